@@ -1,0 +1,1 @@
+"""Benchmark suites (YAML), published figures, and the speed benchmark."""

@@ -1,0 +1,74 @@
+"""visprompt: make a vision model look where you want, without touching its weights.
+
+Public names are resolved on first use, because importing torch alone takes more than a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visprompt.geometry import Geometry as Geometry
+    from visprompt.models import Model as Model
+    from visprompt.models import list_models as list_models
+    from visprompt.models import load_model as load_model
+    from visprompt.models import wrap as wrap
+    from visprompt.prompter import Options as Options
+    from visprompt.prompter import Prompter as Prompter
+    from visprompt.registry import Ensemble as Ensemble
+    from visprompt.registry import list_strategies as list_strategies
+    from visprompt.request import Box as Box
+    from visprompt.request import Mask as Mask
+    from visprompt.request import Point as Point
+    from visprompt.request import Region as Region
+    from visprompt.request import Request as Request
+    from visprompt.runner import AttentionMap as AttentionMap
+    from visprompt.runner import Runner as Runner
+    from visprompt.visual_prompt import AttentionEdit as AttentionEdit
+    from visprompt.visual_prompt import PromptTokens as PromptTokens
+    from visprompt.visual_prompt import VisualPrompt as VisualPrompt
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "load_model": "models",
+    "wrap": "models",
+    "list_models": "models",
+    "Model": "models",
+    "Prompter": "prompter",
+    "Options": "prompter",
+    "Ensemble": "registry",
+    "list_strategies": "registry",
+    "Runner": "runner",
+    "AttentionMap": "runner",
+    "Request": "request",
+    "Region": "request",
+    "Box": "request",
+    "Point": "request",
+    "Mask": "request",
+    "Geometry": "geometry",
+    "VisualPrompt": "visual_prompt",
+    "AttentionEdit": "visual_prompt",
+    "PromptTokens": "visual_prompt",
+    "VispromptError": "errors",
+    "InvalidInputError": "errors",
+    "UnknownNameError": "errors",
+    "UnsupportedError": "errors",
+    "SiteNotReachedError": "errors",
+}
+
+__all__ = ["__version__", *sorted(_WHERE)]
+
+
+def __getattr__(name: str) -> Any:
+    module = _WHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module 'visprompt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"visprompt.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,162 @@
+"""The interface of every strategy, and composition.
+
+A strategy turns one `VisualPrompt` into the next: `edit(prompt, model)`. That makes composition a chain, left to right,
+and keeps strategies ignorant of batching, devices, hooks and checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
+from visprompt.visual_prompt import VisualPrompt
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+    from visprompt.request import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of every strategy's options: a frozen dataclass whose fields are the option names."""
+
+
+class Prompter:
+    """A way of making a model look somewhere.
+
+    Sub-classes set `Options`, `acts_on`, `needs` and write `edit`. Numbers in `<module>.yaml` beside the module are the
+    measured defaults (`defaults:`) and named settings (`presets:`).
+
+    >>> import visprompt as vp
+    >>> vp.Prompter.from_name("circle", width=3).options.width
+    3
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    #: what it changes: "pixels", "text", "tokens", "attention"
+    acts_on: ClassVar[frozenset[str]] = frozenset()
+    #: what it cannot do without: "region", "query", "training"
+    needs: ClassVar[frozenset[str]] = frozenset({"region"})
+    #: the name in the registry; set by the registry
+    name: str = ""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options: Any = options if options is not None else self.Options()
+
+    # -- making one -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_name(name: str, preset: str | None = None, **options: Any) -> Prompter:
+        """Makes a strategy, or several joined with `+` (left to right).
+
+        Args:
+            name: `"falip"`, `"circle+falip"`, `"crop+falip"`, …; see `list_strategies()`.
+            preset: named settings of that strategy, e.g. `"paper"`.
+            **options: its options. In a composition every option goes to the parts that have it.
+
+        Raises:
+            UnknownNameError: for a name, preset or option that does not exist; the message lists those that do.
+            InvalidInputError: for an option with a value it cannot have.
+        """
+        from visprompt.registry import make_prompter
+
+        return make_prompter(name, preset=preset, **options)
+
+    @staticmethod
+    def from_pretrained(path: str | Path) -> Prompter:
+        """Loads a saved strategy (`config.json`, and `prompt.safetensors` for the learned ones)."""
+        from visprompt.registry import load_prompter
+
+        return load_prompter(path)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes `config.json` (strategy, options, version) into the folder `path`, made if it is not there."""
+        from visprompt.registry import save_prompter
+
+        save_prompter(self, path)
+
+    def fit(self, model: Model, data: Any, **settings: Any) -> Any:
+        """Learns the prompt; strategies without anything to learn say so."""
+        raise UnsupportedError(f"{self.name or type(self).__name__!r} has nothing to learn: use it as it is.")
+
+    # -- using it ---------------------------------------------------------------------------------------------------
+
+    def prompt(self, requests: Request | Iterable[Request], model: Model) -> list[VisualPrompt]:
+        """One prompt per request and region, in order (`regions_as="together"`: one per request).
+
+        Raises:
+            UnsupportedError: if the model cannot take in what the strategy changes.
+            InvalidInputError: if a request lacks what the strategy needs.
+        """
+        from visprompt.request import Request as RequestType
+
+        items = [requests] if isinstance(requests, RequestType) else list(requests)
+        return self.edit_all([unit for request in items for unit in request.units()], model)
+
+    def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        """Edits many prompts; strategies that need a model's help override it to work in batches."""
+        self.check(prompts, model)
+        return [self._labelled(self.edit(prompt, model)) for prompt in prompts]
+
+    def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
+        """Turns one prompt into the next. This is what a strategy is."""
+        raise TypeError(f"{type(self).__name__} does not define edit().")
+
+    def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        """Says, before anything is computed, what is missing."""
+        model.require(self.acts_on, self.name)
+        for prompt in prompts:
+            if "region" in self.needs and not prompt.regions:
+                raise InvalidInputError(
+                    f"strategy {self.name!r} needs a region and {prompt.request!r} has none: "
+                    "give region=vp.Box(x0, y0, x1, y1), vp.Point(x, y, radius) or vp.Mask(array)."
+                )
+            if "query" in self.needs and not prompt.query:
+                raise InvalidInputError(f"strategy {self.name!r} needs a query and {prompt.request!r} has none: give query='…'.")
+
+    def _labelled(self, prompt: VisualPrompt) -> VisualPrompt:
+        before = "" if prompt.label == "none" else prompt.label + "+"
+        return prompt.with_(label=before + self.name)
+
+    def describe(self) -> dict[str, Any]:
+        """Name and options, ready for JSON: goes into every result row."""
+        return {"name": self.name, "options": dataclasses.asdict(self.options)}
+
+    def __repr__(self) -> str:
+        return f"<Prompter {self.name} {dataclasses.asdict(self.options)}>"
+
+
+class Composition(Prompter):
+    """Several strategies, one after the other, left to right."""
+
+    def __init__(self, parts: Sequence[Prompter]) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+        self.name = "+".join(part.name for part in self.parts)
+        self.acts_on = frozenset().union(*(part.acts_on for part in self.parts))  # type: ignore[misc]
+        self.needs = frozenset().union(*(part.needs for part in self.parts))  # type: ignore[misc]
+
+    def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        self.check(prompts, model)
+        result = list(prompts)
+        for part in self.parts:
+            result = part.edit_all(result, model)
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "parts": [part.describe() for part in self.parts]}
+
+    def __repr__(self) -> str:
+        return f"<Prompter {self.name}>"
+
+
+def checked_options(kind: type[Options], name: str, values: dict[str, Any]) -> Options:
+    """Builds options, naming the known ones if one does not exist."""
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"option of {name!r}", key, known)
+    return kind(**values)

@@ -1,0 +1,190 @@
+"""What a strategy hands to a model: plain data, no hooks, no model classes.
+
+A `VisualPrompt` says what is different from the plain call in the three places a model can be touched: the pixels,
+the tokens, the attention. Strategies make it, models take it in, and neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from visprompt.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from visprompt.request import Region, Request
+
+Fit = Literal["model", "pad", "squash"]
+FITS: tuple[Fit, ...] = ("model", "pad", "squash")
+Rows = Literal["readout", "cls", "patches", "all"] | tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionEdit:
+    """One change to the attention of one tower, in one of four forms.
+
+    With logits `s = q kᵀ · scale` of the chosen rows and heads, in float32:
+
+    - **temperature** τ: `s / τ`;
+    - **bias** b over the patches: `s + b`;
+    - **target mass** t: `s + log w + β` on the patches with weight `w > 0`, where β is the one number per head and row
+      that gives the region the share t of the row's attention: `β = logit(t) − (logsumexp(region) − logsumexp(rest))`.
+      Rows that already give it t or more are left alone;
+    - **output gain** g: the row's attention output `o` becomes `o + g · (o − o_ref)`, where `o_ref` is what the same row
+      gives without the prompt (on `VisualPrompt.reference`, or on the unedited picture).
+
+    Args:
+        tower: name of the tower, `"vision"` for image encoders.
+        first_block: first block it acts in, counted from 0; a float in [0, 1) is a fraction of the depth, and negative
+            numbers count from the end. The attention pooling head of a model that has one counts as the block after
+            the last.
+        last_block: last block (included); None means to the end.
+        heads: head indices, or None for all.
+        rows: query rows that are edited. `"readout"` is whatever the model reads the picture through (CLS, probe,
+            all patches of mean-pooled models): the model knows.
+        bias: `[P]` numbers added to the logits of the P patch columns (row-major, tiles one after the other).
+        target_mass: share of attention in (0, 1) for the region given by `weights`.
+        weights: `[P]` coverage of every patch by the region, in [0, 1]; goes with `target_mass`.
+        temperature: τ > 0.
+        gain: g; 0 changes nothing.
+        responsive: with `gain`, only heads whose output moved by at least this share of its norm get it; None: all.
+
+    Raises:
+        InvalidInputError: if not exactly one form is given, or a number is out of range.
+    """
+
+    tower: str = "vision"
+    first_block: int | float = 0
+    last_block: int | None = None
+    heads: tuple[int, ...] | None = None
+    rows: Rows = "readout"
+    bias: np.ndarray | None = None
+    target_mass: float | None = None
+    weights: np.ndarray | None = None
+    temperature: float | torch.Tensor | None = None
+    gain: float | None = None
+    responsive: float | None = None
+
+    def __post_init__(self) -> None:
+        forms = [name for name in ("bias", "target_mass", "temperature", "gain") if getattr(self, name) is not None]
+        if len(forms) != 1:
+            raise InvalidInputError(
+                f"an attention edit has exactly one of bias, target_mass, temperature and gain; got {forms or 'none'}. "
+                "Give several edits to combine forms."
+            )
+        if self.bias is not None:
+            object.__setattr__(self, "bias", _vector("bias", self.bias))
+        if self.target_mass is not None:
+            if not 0.0 < self.target_mass < 1.0:
+                raise InvalidInputError(f"target_mass is a share strictly between 0 and 1; got {self.target_mass}.")
+            if self.weights is None:
+                raise InvalidInputError("target_mass needs weights: the coverage of every patch by the region.")
+            weights = _vector("weights", self.weights)
+            if (weights < 0).any():
+                raise InvalidInputError("weights are coverages and cannot be negative.")
+            object.__setattr__(self, "weights", weights)
+        if isinstance(self.temperature, int | float) and not self.temperature > 0:
+            raise InvalidInputError(f"temperature must be positive; got {self.temperature}.")
+
+    def blocks(self, num_blocks: int) -> range:
+        """The blocks it acts in, for a tower of `num_blocks` blocks (the pooling head counted as one)."""
+        first = self.first_block
+        if isinstance(first, float) and not float(first).is_integer():
+            first = round(first * num_blocks)
+        first = int(first)
+        start = first + num_blocks if first < 0 else first
+        stop = num_blocks if self.last_block is None else (self.last_block % num_blocks) + 1
+        if not 0 <= start < num_blocks or start >= stop:
+            raise InvalidInputError(
+                f"first_block={self.first_block}, last_block={self.last_block} name no block of a tower with "
+                f"{num_blocks} blocks (0 to {num_blocks - 1})."
+            )
+        return range(start, stop)
+
+    @property
+    def is_identity(self) -> bool:
+        """True if it cannot change anything: such an edit is never installed, so the model runs bit-identical."""
+        if self.bias is not None:
+            return not self.bias.any()
+        if self.gain is not None:
+            return self.gain == 0
+        return isinstance(self.temperature, int | float) and self.temperature == 1
+
+
+def _vector(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float32).reshape(-1)
+    if not np.isfinite(array).all():
+        raise InvalidInputError(f"{name} must be finite; it has {int((~np.isfinite(array)).sum())} NaN or infinity.")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class PromptTokens:
+    """Learned tokens that a tower carries beside its patches.
+
+    Args:
+        tokens: `[blocks, m, d]`; one block: shallow prompts, as many as the tower has blocks: deep ones.
+        gate_logits: `[L − 1]` gates between the blocks, or None.
+        tower: name of the tower.
+    """
+
+    tokens: torch.Tensor
+    gate_logits: torch.Tensor | None = None
+    tower: str = "vision"
+
+
+@dataclass(frozen=True, eq=False)
+class VisualPrompt:
+    """A picture with everything a strategy wants to be different about how it is looked at.
+
+    Args:
+        picture: the picture the model gets, RGB.
+        regions: the regions in pixels of `picture` (re-mapped by strategies that crop).
+        query: the question or expression, if the request had one.
+        fit: how the picture is brought into the model's input: `"model"` as its processor does it, `"pad"` whole
+            picture on a mean-coloured square, `"squash"` whole picture, aspect ratio given up.
+        text: turns a text into the one that goes with this prompt (CPT's "… is in red color."), or None.
+        tokens: learned prompt tokens, or None.
+        attention: attention edits, applied together.
+        reference: the picture that `gain` edits compare with; None: `picture`, without the other edits.
+        label: the names of the strategies that made it, for reports.
+    """
+
+    picture: Image.Image
+    regions: tuple[Region, ...] = ()
+    query: str | None = None
+    fit: Fit = "model"
+    text: Callable[[str], str] | None = None
+    tokens: PromptTokens | None = None
+    attention: tuple[AttentionEdit, ...] = ()
+    reference: Image.Image | None = None
+    label: str = "none"
+    request: Request | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise InvalidInputError(f"fit must be one of {', '.join(FITS)}; got {self.fit!r}.")
+
+    def with_(self, **changes: Any) -> VisualPrompt:
+        """A copy with some fields changed.
+
+        >>> from PIL import Image
+        >>> VisualPrompt(Image.new("RGB", (8, 8))).with_(fit="pad").fit
+        'pad'
+        """
+        return replace(self, **changes)
+
+    def adding(self, *edits: AttentionEdit) -> VisualPrompt:
+        """A copy with further attention edits; those that cannot change anything are left out."""
+        return replace(self, attention=self.attention + tuple(edit for edit in edits if not edit.is_identity))
+
+    def with_text(self, text: Callable[[str], str]) -> VisualPrompt:
+        """A copy whose text edit runs after the ones that are already there."""
+        before = self.text
+        return replace(self, text=text if before is None else lambda value: text(before(value)))
