@@ -1,0 +1,243 @@
+"""What people ask: a picture, where to look, and what about it. It must not know models or strategies."""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from visprompt.errors import InvalidInputError
+from visprompt.images import ImageSource, load_image
+from visprompt.regions import POINT_RADIUS_SHARE, Box, Mask, Point, Region, plain_array, short
+from visprompt.visual_prompt import VisualPrompt
+
+__all__ = ["POINT_RADIUS_SHARE", "Box", "Mask", "Point", "Region", "Request", "as_regions"]
+
+
+def as_regions(value: Any) -> tuple[Region, ...]:
+    """Makes regions of what people have.
+
+    | given | becomes |
+    |---|---|
+    | `Box`, `Point`, `Mask` | itself |
+    | four numbers (tuple, list, array) | `Box`, `xyxy` pixels |
+    | two numbers | `Point` |
+    | boolean array `[H, W]`, `[n, H, W]` | `Mask`, n masks |
+    | number array `[n, 4]` | n boxes |
+    | COCO RLE dict | `Mask` |
+    | supervision `Detections` | its masks if it has them, else its boxes |
+    | a sequence of any of these | all of them, in order |
+
+    >>> as_regions([(0, 0, 4, 4), (2, 2)])
+    (Box(x0=0.0, y0=0.0, x1=4.0, y1=4.0), Point(x=2.0, y=2.0, radius=None))
+
+    Raises:
+        InvalidInputError: if it is none of these, or there is no region in it.
+    """
+    regions = tuple(_regions(value))
+    if not regions:
+        raise InvalidInputError(
+            "there is no region in it (an empty list or empty detections); give region=None for none."
+        )
+    return regions
+
+
+def _regions(value: Any) -> list[Region]:
+    if isinstance(value, Box | Point | Mask):
+        return [value]
+    if isinstance(value, dict):
+        return [Mask.from_rle(value)]
+    if type(value).__name__ == "Detections" and hasattr(value, "xyxy"):
+        masks = getattr(value, "mask", None)
+        return _regions(np.asarray(value.xyxy if masks is None else masks)) if len(value.xyxy) else []
+    if isinstance(value, list | tuple) and not all(_is_number(item) for item in value):
+        return [region for item in value for region in _regions(item)]
+    array = None if isinstance(value, str | bytes | Image.Image) else plain_array(value)
+    if array is not None and array.size == 0 and array.dtype.kind in "fiub":
+        return []
+    if array is not None and array.dtype.kind == "b" and array.ndim in (2, 3):
+        return [Mask(array)] if array.ndim == 2 else [Mask(item) for item in array]
+    if array is not None and array.dtype.kind in "fiu":
+        if array.shape == (4,):
+            return [Box(*array.tolist())]
+        if array.shape == (2,):
+            return [Point(*array.tolist())]
+        if array.ndim == 2 and array.shape[1] == 4:
+            return [Box(*row) for row in array.tolist()]
+        if array.ndim == 2:
+            raise InvalidInputError(
+                f"an array of shape {array.shape} and dtype {array.dtype} is no region; "
+                "masks must be boolean (array > 0)."
+            )
+    raise InvalidInputError(
+        f"{short(value)} is no region; give vp.Box(x0, y0, x1, y1), vp.Point(x, y, radius), vp.Mask(array), four xyxy "
+        "numbers, a boolean array, supervision Detections, or a list of these."
+    )
+
+
+RegionsAs: TypeAlias = Literal["each", "together"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Request:
+    """A picture, where to look, and what about it.
+
+    Args:
+        image: path, PIL image, array, or web address; see `visprompt.images.load_image`.
+        region: a region or several, in any form that `as_regions` takes; None: the whole picture, no place meant.
+        query: the question or expression.
+        regions_as: several regions: `"each"` gives one result per region, `"together"` one with all of them.
+        id: your name for it, used in messages and reports.
+        allow_url: fetch a web address.
+
+    >>> Request(Image.new("RGB", (64, 48)), region=Box(4, 4, 20, 20), query="the dog")
+    Request(<64×48 picture>, Box(x0=4.0, y0=4.0, x1=20.0, y1=20.0), query='the dog')
+
+    Raises:
+        InvalidInputError: for a malformed region at once; for a picture that cannot be read, and regions outside it,
+            when they are first needed.
+    """
+
+    image: ImageSource
+    region: Any = None
+    query: str | None = None
+    regions_as: RegionsAs = "each"
+    id: str | None = None
+    allow_url: bool = False
+    _given: tuple[Region, ...] = field(init=False, default=())
+    _lock: threading.RLock = field(init=False, default_factory=threading.RLock)
+    _cache: dict[str, Any] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.regions_as not in ("each", "together"):
+            raise InvalidInputError(f'regions_as is "each" or "together"; got {self.regions_as!r}.')
+        if self.query is not None and not isinstance(self.query, str):
+            raise InvalidInputError(f"a query is a text; got {short(self.query)}. Make one request per query.")
+        if self.region is not None:
+            with _naming(self):
+                object.__setattr__(self, "_given", as_regions(self.region))
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture, upright RGB.
+
+        Pictures read from files are kept only while something uses them (and the last few besides), so a list of many
+        thousand requests does not fill the memory; requests on one file share one picture.
+        """
+        with self._lock:
+            held = self._cache.get("picture")
+            picture = held() if held is not None else None
+            if picture is None:
+                with _naming(self):
+                    picture = _shared_picture(self.image, self.allow_url)
+                from_file = isinstance(self.image, str | os.PathLike)
+                self._cache["picture"] = weakref.ref(picture) if from_file else _always(picture)
+            return picture
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions, clipped to the picture (with a warning if that changed one); empty without a region.
+
+        Raises:
+            InvalidInputError: naming the request, if nothing of a region is left or a mask has another size.
+        """
+        if not self._given:
+            return ()
+        with self._lock:
+            if "regions" not in self._cache:
+                wh = self.picture.size
+                with _naming(self):
+                    clipped = tuple(region.clip(wh) for region in self._given)
+                for before, after in zip(self._given, clipped, strict=True):
+                    outside = isinstance(before, Point) and not (0 <= before.x <= wh[0] and 0 <= before.y <= wh[1])
+                    if outside or (isinstance(before, Box) and before != after):
+                        message = f"{self!r}: {before!r} reaches beyond the picture ({wh[0]}×{wh[1]} pixels), clipped."
+                        warnings.warn(message, UserWarning, stacklevel=2)
+                self._cache["regions"] = clipped
+            result: tuple[Region, ...] = self._cache["regions"]
+            return result
+
+    def units(self) -> list[VisualPrompt]:
+        """What the request asks to be looked at: one plain prompt per region, or one with all or none of them."""
+        picture, regions = self.picture, self.regions
+        groups = [(region,) for region in regions] if regions and self.regions_as == "each" else [regions]
+        return [VisualPrompt(picture, regions=group, query=self.query, request=self) for group in groups]
+
+    def __repr__(self) -> str:
+        parts = [repr(self.id)] if self.id is not None else []
+        parts.append(_image_name(self.image))
+        if self._given:
+            parts.append(
+                repr(self._given[0]) if len(self._given) == 1 else f"{len(self._given)} regions {self.regions_as}"
+            )
+        if self.query is not None:
+            parts.append(f"query={self.query if len(self.query) <= 60 else self.query[:57] + '…'!r}")
+        return f"Request({', '.join(parts)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # locks and caches do not travel to worker processes
+        return (Request, (self.image, self.region, self.query, self.regions_as, self.id, self.allow_url))
+
+
+# -- helpers ----------------------------------------------------------------------------------------------------
+
+_pictures: weakref.WeakValueDictionary[tuple[Any, ...], Image.Image] = weakref.WeakValueDictionary()
+_recent: collections.deque[Image.Image] = collections.deque(maxlen=4)
+_pictures_lock = threading.Lock()
+
+
+def _shared_picture(source: ImageSource, allow_url: bool) -> Image.Image:
+    if not isinstance(source, str | os.PathLike):
+        return load_image(source, allow_url)
+    try:
+        stat = Path(source).stat()
+        key: tuple[Any, ...] = (os.path.realpath(source), stat.st_mtime_ns, stat.st_size)
+    except (OSError, ValueError):  # a web address, or no such file: load_image tells them apart
+        key = (str(source), allow_url)
+    with _pictures_lock:
+        known = _pictures.get(key)
+    picture = known if known is not None else load_image(source, allow_url)
+    with _pictures_lock:
+        picture = _pictures.setdefault(key, picture)
+        _recent.append(picture)
+    return picture
+
+
+def _always(picture: Image.Image) -> Callable[[], Image.Image]:
+    return lambda: picture
+
+
+class _naming:
+    """Puts the request in front of an error that comes out of the block."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, InvalidInputError):
+            raise InvalidInputError(f"{self.request!r}: {error}") from None
+
+
+def _image_name(image: Any) -> str:
+    if isinstance(image, str | os.PathLike):
+        return repr(str(image))
+    if isinstance(image, Image.Image):
+        return f"<{image.width}×{image.height} picture>"
+    shape = getattr(image, "shape", None)
+    return f"<{type(image).__name__}{'' if shape is None else ' ' + str(tuple(shape))}>"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
