@@ -42,7 +42,8 @@ class Tiny:
         processor: what turns a picture into its input: a transformers image processor or a torchvision transform.
         tokenizer: its tokenizer, or None if it has no text tower.
         backend: the library it comes from.
-        patch_size: side of a patch in pixels of the model's input; for a convolutional model, of a cell of its last map.
+        patch_size: side of a patch in pixels of the model's input; for a convolutional model, of a cell of
+            its last map.
         grid_hw: patch grid of its ordinary input; None if it depends on the picture (NaFlex).
         patch_embedding: path of the sub-module whose output holds one vector per patch.
         has_text: whether it can score texts.
@@ -159,7 +160,7 @@ def _draw(
         return normal(parameter, 0.1, mean=1.0)
     if leaf in ("lambda1", "lambda_1", "lambda_2", "gamma", "gamma_1", "gamma_2"):
         return 0.5 + 0.5 * torch.rand(parameter.shape, generator=generator)
-    if leaf.endswith("bias") or parameter.ndim == 1 and leaf not in ("class_embedding",):
+    if leaf.endswith("bias") or (parameter.ndim == 1 and leaf != "class_embedding"):
         return normal(parameter, 0.1)
     if parameter.ndim >= 2 and leaf in ("weight", "in_proj_weight") and not _is_table(name):
         return normal(parameter, parameter[0].numel() ** -0.5)

@@ -14,10 +14,10 @@ _VIT = {**_WIDTH, "image_size": 64, "patch_size": 8}
 _TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 _SIDE = {"height": 64, "width": 64}
 
-_WORDS = (
+_VOCABULARY = (
     "a an the of in on is and photo picture left right top bottom small large red green blue yellow grey black white "
     "color dog cat bird car person man woman tree star circle square triangle"
-).split()
+)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'!?:"
 
 
@@ -34,7 +34,7 @@ def word_tokenizer(start: str | None, end: str, pad: str, max_length: int, input
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = list(dict.fromkeys(token for token in ("<unk>", pad, start, end) if token is not None))
-    tokens = [*_WORDS, *_LETTERS, *("##" + letter for letter in _LETTERS)]
+    tokens = [*_VOCABULARY.split(), *_LETTERS, *("##" + letter for letter in _LETTERS)]
     # Special tokens last but for padding, as in CLIP's vocabulary, where the end of text has the highest id.
     ordered = list(dict.fromkeys([*(["<pad>"] if pad == "<pad>" else []), *tokens, *special]))
     vocabulary = {token: index for index, token in enumerate(ordered)}
