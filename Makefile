@@ -1,0 +1,41 @@
+# Everything runs in an environment of its own, made on first use: only Python ≥ 3.10 and make are needed.
+#   make bench              the bundled benchmark, offline: table and report in runs/bench
+#   make test, make lint    what CI runs
+#   make zoo                trains the bundled models anew (about half an hour each on two cores)
+#   make support-matrix     writes docs/support-matrix.md
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: bench test lint zoo support-matrix clean
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+bench: $(STAMP)
+	$(BIN)/visprompt bench benchmarks/scenes.yaml --out runs/bench
+
+# Workers share the cores, so each gets one thread. Doctests are collected by package name: by path, a second copy of
+# visprompt.strategies (which lies in strategies/) would be imported.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --doctest-modules --pyargs \
+		visprompt visprompt.strategies tests $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+zoo: $(STAMP)
+	$(BIN)/python -m zoo
+
+support-matrix: $(STAMP)
+	$(BIN)/python -m visprompt.testing.matrix docs/support-matrix.md
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
