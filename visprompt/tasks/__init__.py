@@ -1,1 +1,16 @@
-"""See the modules."""
+"""Evaluations: one module per task, a loop that runs any of them, and where their data comes from.
+
+>>> from visprompt.tasks import Pointing, Referring
+>>> Referring().settings()["template"]
+'a photo of {}'
+"""
+
+from visprompt.tasks.base import Outcome, Task, evaluate
+from visprompt.tasks.naming import Naming
+from visprompt.tasks.pointing import Pointing
+from visprompt.tasks.referring import Referring
+
+__all__ = ["TASKS", "Naming", "Outcome", "Pointing", "Referring", "Task", "evaluate"]
+
+#: the tasks by the name that suites use
+TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming}

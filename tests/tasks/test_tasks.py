@@ -1,0 +1,270 @@
+"""Tasks with a runner that knows the answers: what is asked, what counts, what is written, and what survives."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visprompt.data.referring import Expression, ReferringPicture, iou
+from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
+from visprompt.results import RowLog
+from visprompt.tasks import Naming, Pointing, Referring, evaluate
+from visprompt.tasks.pointing import elsewhere, swapped
+from visprompt.tasks.sources import load_data, scene_pictures
+
+PICTURES = scene_pictures(12)
+
+
+class FakeModel:
+    name = "fake"
+    supports = frozenset({"pixels", "attention", "text"})
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "weights": "0" * 16}
+
+
+class Oracle:
+    """Scores a region by the name of the object whose box it is; knows every picture by its request's id."""
+
+    def __init__(self, model: FakeModel, prompter: Any, pictures: Sequence[ReferringPicture] = PICTURES) -> None:
+        self.model, self.prompter = model, prompter
+        self.known = {picture.id: picture for picture in pictures}
+
+    def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
+        self.model.calls.append(len(requests))
+        rows = []
+        for request in requests:
+            picture = self.known[request.id]
+            for region in request.regions or [None]:
+                seen = ""
+                if region is not None:
+                    overlap = iou(np.array([region.xyxy]), picture.candidates_xyxy)[0]
+                    seen = picture.names[int(overlap.argmax())] if overlap.max() > 0.9 else ""
+                rows.append([5.0 if seen and seen in text else 0.0 for text in texts])
+        return np.array(rows)
+
+
+def run(task: Any, pointing: Pointing, pictures: Sequence[ReferringPicture] = PICTURES, **options: Any) -> Any:
+    options.setdefault("make_runner", Oracle)
+    return evaluate(task, options.pop("model", FakeModel()), pointing, pictures, **options)
+
+
+class TestReferring:
+    def test_the_oracle_is_always_right_and_its_rows_have_the_fields_of_the_field(self) -> None:
+        outcome = run(Referring(template="{}"), Pointing("circle"), chunk=5)
+        assert outcome.accuracy == 1.0
+        row = outcome.rows[0]
+        assert {"probs", "pred", "box", "bboxes", "text", "correct", "gold_index"} <= row.keys()
+        assert row["box"] == row["bboxes"][row["pred"]]
+        assert row["pred"] == row["gold_index"]
+        assert sum(row["probs"]) == pytest.approx(1, abs=1e-4)
+        assert 0.1 < outcome.chance < 0.4
+        json.dumps(outcome.rows)
+
+    def test_template_is_filled_with_lower_case(self) -> None:
+        assert Referring().prompt(" Left MAN ") == "a photo of left man"
+        with pytest.raises(InvalidInputError, match="template needs"):
+            Referring(template="a photo")
+
+    def test_without_a_prompt_the_choice_is_by_chance_and_repeatable(self) -> None:
+        pictures = scene_pictures(150)
+        plain = run(
+            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p: Oracle(m, p, pictures)
+        )
+        again = run(
+            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p: Oracle(m, p, pictures)
+        )
+        assert [row["pred"] for row in plain.rows] == [row["pred"] for row in again.rows]
+        assert plain.accuracy == pytest.approx(plain.chance, abs=0.12)
+        random = run(Referring(template="{}"), Pointing("random"), pictures, model=None)
+        assert random.accuracy == pytest.approx(plain.chance, abs=0.12)
+
+    def test_another_candidates_box_as_control_is_never_right_for_the_oracle(self) -> None:
+        assert run(Referring(template="{}"), Pointing("circle", region="other")).accuracy < 0.5
+
+    def test_subtraction_uses_a_fixed_sample_and_leaves_the_own_text_out(self) -> None:
+        task = Referring(template="{}", subtract="negatives", num_negatives=3)
+        prepared = task.prepare(PICTURES)
+        assert len(prepared.negatives) == 3
+        assert prepared == task.prepare(PICTURES)
+        outcome = run(task, Pointing("circle"))
+        assert outcome.accuracy == 1.0
+        assert outcome.rows[0]["scores"][outcome.rows[0]["pred"]] == 5.0
+
+    def test_iou_threshold_any_gold_box_and_no_candidates(self) -> None:
+        image = Image.new("RGB", (64, 64))
+        gold = np.array([[0.0, 0, 10, 10], [30, 30, 50, 50]])
+        candidates = np.array([[0.0, 0, 4, 4], [31, 31, 50, 50]])
+        picture = ReferringPicture("p", image, candidates, (Expression("e", "red", gold),), ("blue", "red"))
+        outcome = run(
+            Referring(template="{}"), Pointing("circle"), [picture], make_runner=lambda m, p: Oracle(m, p, [picture])
+        )
+        assert outcome.rows[0]["correct"] is True
+        assert outcome.chance == 0.5
+        empty = ReferringPicture("p", image, np.zeros((0, 4)), picture.expressions)
+        outcome = run(
+            Referring(template="{}"), Pointing("circle"), [empty], make_runner=lambda m, p: Oracle(m, p, [empty])
+        )
+        assert outcome.rows[0]["correct"] is False
+        assert outcome.rows[0]["pred"] is None
+
+    def test_unknown_settings_are_refused(self) -> None:
+        with pytest.raises(UnknownNameError, match="negatives"):
+            Referring(subtract="negative")  # type: ignore[arg-type]
+        with pytest.raises(UnknownNameError, match="naming only"):
+            Referring(subtract="unprompted")  # type: ignore[arg-type]
+
+
+class TestNaming:
+    def test_the_oracle_names_everything_and_the_controls_nothing(self) -> None:
+        task = Naming(template="a {}")
+        outcome = run(task, Pointing("circle"))
+        assert outcome.accuracy == 1.0
+        assert outcome.rows[0]["answer"] == outcome.rows[0]["text"]
+        assert outcome.chance == pytest.approx(1 / len(task.prepare(PICTURES).labels))
+        assert run(task, Pointing("circle", region="random")).accuracy < 0.3
+
+    def test_subtracting_the_unprompted_picture(self) -> None:
+        assert run(Naming(template="a {}", subtract="unprompted"), Pointing("circle")).accuracy == 1.0
+
+    def test_boxes_without_names_are_refused(self) -> None:
+        picture = ReferringPicture("p", Path("x.jpg"), np.zeros((1, 4)), PICTURES[0].expressions)
+        with pytest.raises(InvalidInputError, match="needs candidates with names"):
+            run(Naming(), Pointing("circle"), [picture])
+
+
+class TestPointing:
+    @pytest.mark.parametrize("aggregate", ["sum", "max"])
+    def test_ensembles_join_their_members(self, aggregate: Any) -> None:
+        outcome = run(Referring(template="{}"), Pointing("circle|crop", aggregate=aggregate))
+        assert max(outcome.rows[0]["scores"]) == (10.0 if aggregate == "sum" else 5.0)
+        assert Pointing("circle|crop", aggregate=aggregate).describe()["aggregate"] == aggregate
+
+    def test_values_that_do_not_exist(self) -> None:
+        with pytest.raises(UnknownNameError, match="did you mean 'random'"):
+            Pointing("circle", region="randm")  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="no options"):
+            Pointing("none", {"width": 3})
+        with pytest.raises(UnknownNameError):
+            Pointing("circel").members()
+
+    def test_random_regions_keep_their_size_and_stay_clear(self) -> None:
+        boxes = np.array([[0.0, 0, 20, 10], [40, 40, 60, 64]])
+        moved = elsewhere(boxes, (64, 64), np.random.default_rng(0))
+        np.testing.assert_allclose(moved[:, 2:] - moved[:, :2], boxes[:, 2:] - boxes[:, :2])
+        assert (moved >= 0).all()
+        assert (moved <= 64).all()
+        assert np.diag(iou(boxes, moved)).max() < 0.05
+        assert not np.array_equal(swapped(boxes, boxes, np.random.default_rng(0)), boxes)
+        assert elsewhere(np.array([[0.0, 0, 64, 64]]), (64, 64), np.random.default_rng(0)).tolist() == [[0, 0, 64, 64]]
+
+
+class TestResuming:
+    def test_rows_that_are_there_are_not_made_again(self, tmp_path: Path) -> None:
+        log, model = RowLog(tmp_path / "items.jsonl"), FakeModel()
+        first = run(Referring(template="{}"), Pointing("circle"), log=log, limit=5, model=model)
+        second = run(Referring(template="{}"), Pointing("circle"), log=RowLog(log.path), model=model)
+        assert (first.reused, second.reused, len(second.rows)) == (0, 5, 12)
+        assert sum(model.calls) == 12
+        other = run(Referring(template="a {}"), Pointing("circle"), log=RowLog(log.path))
+        assert other.reused == 0
+        assert other.run != second.run
+
+    def test_a_line_cut_off_by_a_kill_is_made_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "items.jsonl"
+        run(Referring(template="{}"), Pointing("circle"), log=RowLog(path))
+        content = path.read_bytes()
+        path.write_bytes(content[:-40])
+        outcome = run(Referring(template="{}"), Pointing("circle"), log=RowLog(path))
+        assert (outcome.reused, len(outcome.rows)) == (11, 12)
+        assert len(RowLog(path).rows()) == 12
+        assert path.read_bytes() == content
+
+    def test_a_file_that_is_something_else_is_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "items.jsonl"
+        path.write_text("hello\nworld\n")
+        with pytest.raises(InvalidInputError, match="line 1 is not JSON"):
+            run(Referring(template="{}"), Pointing("circle"), log=RowLog(path))
+        assert path.read_text() == "hello\nworld\n"
+
+
+class TestBadItems:
+    def test_a_missing_picture_costs_only_itself_and_is_tried_again(self, tmp_path: Path) -> None:
+        files = []
+        for picture in PICTURES[:4]:
+            picture.image.save(tmp_path / f"{picture.id}.png")  # type: ignore[union-attr]
+            path = tmp_path / f"{picture.id}.png"
+            files.append(
+                ReferringPicture(picture.id, path, picture.candidates_xyxy, picture.expressions, picture.names)
+            )
+        moved = tmp_path / "moved.png"
+        Path(files[1].image).rename(moved)  # type: ignore[arg-type]
+        log = RowLog(tmp_path / "items.jsonl")
+        outcome = run(Referring(template="{}"), Pointing("circle"), files, log=log)
+        assert (len(outcome.rows), len(outcome.errors)) == (3, 1)
+        assert files[1].image_name in outcome.errors[0]["error"]
+        moved.rename(Path(files[1].image))  # type: ignore[arg-type]
+        outcome = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log.path))
+        assert (len(outcome.rows), len(outcome.errors), outcome.reused) == (4, 0, 3)
+
+    def test_if_nothing_works_the_run_stops(self) -> None:
+        gone = [ReferringPicture(p.id, Path("gone.png"), p.candidates_xyxy, p.expressions) for p in PICTURES]
+        with pytest.raises(InvalidInputError, match=r"none of the first 12 items could be asked.*gone\.png"):
+            run(Referring(template="{}"), Pointing("circle"), gone)
+
+    def test_a_model_that_cannot_do_it_is_not_a_bad_item(self) -> None:
+        class Refusing:
+            def __init__(self, *_: Any) -> None: ...
+
+            def score(self, requests: Any, texts: Any) -> Any:
+                raise UnsupportedError("no attention here")
+
+        with pytest.raises(UnsupportedError):
+            run(Referring(template="{}"), Pointing("circle"), make_runner=Refusing)
+
+
+class TestSources:
+    def test_scenes(self) -> None:
+        data = load_data({"source": "scenes", "kind": "position", "split": "validation", "n": 3})
+        assert len(data.pictures) == 3
+        longer = load_data({"source": "scenes", "kind": "position", "split": "validation", "n": 20})
+        assert longer.identity == data.identity
+        assert load_data({"source": "scenes", "kind": "hard", "n": 3}).identity["hash"] != data.identity["hash"]
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ({"source": "scene"}, "did you mean 'scenes'"),
+            ({"source": "scenes", "splt": "test"}, "did you mean 'split'"),
+            ({"source": "scenes", "split": "tst"}, "unknown split"),
+            ({"source": "reclip"}, "needs file"),
+            ({"source": "reclip", "file": "none.jsonl"}, "--annotations"),
+        ],
+    )
+    def test_mistakes(self, spec: dict[str, Any], message: str) -> None:
+        with pytest.raises((InvalidInputError, UnknownNameError), match=message):
+            load_data(spec)
+
+    def test_reclip_files(self, tmp_path: Path) -> None:
+        line = {
+            "file_name": "a_1.jpg",
+            "image_id": 5,
+            "ann_id": 1,
+            "sentences": [{"raw": "x"}],
+            "anns": [{"id": 1, "bbox": [0, 0, 5, 5]}],
+        }
+        (tmp_path / "a.jsonl").write_text(json.dumps(line))
+        (tmp_path / "dets.json").write_text(json.dumps({"5": [[0, 0, 5, 4]]}))
+        data = load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path, tmp_path)
+        detected = load_data({"source": "reclip", "file": "a.jsonl", "detections": "dets.json"}, tmp_path, tmp_path)
+        assert (data.boxes, detected.boxes) == ("gold", "detector")
+        assert data.identity["hash"] != detected.identity["hash"]
+        with pytest.raises(InvalidInputError, match="--images"):
+            load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path / "none", tmp_path)

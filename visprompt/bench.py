@@ -1,0 +1,372 @@
+"""Runs a suite: tunes on validation, evaluates on test, compares rows, and writes down what every figure depends on.
+
+>>> import visprompt.bench as bench
+>>> "scenes" in bench.list_suites()
+True
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
+from visprompt.results import RowLog, digest, provenance, read_jsonl, write_jsonl
+from visprompt.statistics import paired
+from visprompt.suites import RowSpec, Suite, TaskSpec, TuneSpec, list_suites, load_published, load_suite
+from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
+from visprompt.tasks.base import Row
+from visprompt.tasks.pointing import RunnerFactory, default_runner
+from visprompt.tasks.sources import Data, load_data
+
+__all__ = ["Bench", "BenchResult", "Listener", "list_suites", "load_published", "load_suite", "run_suite"]
+
+RESULTS = "results.jsonl"
+TUNING = "tuning.jsonl"
+
+
+class Listener:
+    """What a run tells those who watch it; sub-classes show it."""
+
+    def planned(self, pictures: int) -> None:
+        """How many pictures will be looked at, all rows together."""
+
+    def row(self, text: str) -> None:
+        """Which row is at work."""
+
+    def done(self, pictures: int) -> None:
+        """Pictures done since the last call."""
+
+    def result(self, row: Row) -> None:
+        """A finished row."""
+
+
+@dataclass(frozen=True, eq=False)
+class BenchResult:
+    """What came out of a suite.
+
+    Attributes:
+        rows: as in `results.jsonl`, one per model, task and way of pointing.
+        tuning: one per tuned row and model: the grid with its validation figures, and what was chosen.
+        problems: sentences for people: items that failed, rows that a model cannot run.
+        out: the folder.
+    """
+
+    suite: Suite
+    rows: list[Row]
+    tuning: list[Row]
+    problems: list[str]
+    out: Path
+
+
+def run_suite(
+    suite: Suite | str | Path,
+    *,
+    models: Sequence[Any] | None = None,
+    images: str | Path | None = None,
+    annotations: str | Path | None = None,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    strategies: Sequence[str] | None = None,
+    fresh: bool = False,
+    device: str = "auto",
+    listener: Listener | None = None,
+    make_runner: RunnerFactory = default_runner,
+) -> BenchResult:
+    """Runs a suite and writes `results.jsonl`, `tuning.jsonl` and `items-*.jsonl` into `out`.
+
+    Rows that are in `out` already and depend on the same model, strategy, data and code are not made again.
+
+    Args:
+        suite: a suite, its name, or the path of its file.
+        models: instead of the suite's: specifications for `load_model`, or models.
+        images, annotations: folders, for suites on data that does not ship with the package.
+        out: by default `runs/<suite>`.
+        limit: only the first so many pictures of every task (and of the tuning data).
+        strategies: only rows with these labels.
+        fresh: forget the rows that are there.
+        device: for models that are loaded here.
+        listener: is told how it goes.
+        make_runner: see `visprompt.tasks.pointing.Pointer`.
+
+    Raises:
+        UnknownNameError: for names that do not exist.
+        InvalidInputError: for data that cannot be read, or no model to run.
+    """
+    if not isinstance(suite, Suite):
+        suite = load_suite(suite)
+    if limit is not None and limit < 1:
+        raise InvalidInputError(f"limit must be at least 1; got {limit}.")
+    bench = Bench(
+        suite=_chosen(suite, strategies),
+        out=Path(out) if out is not None else Path("runs") / suite.name,
+        images=images,
+        annotations=annotations,
+        limit=limit,
+        listener=listener or Listener(),
+        make_runner=make_runner,
+    )
+    specs = list(models) if models else list(suite.models)
+    if not specs:
+        raise InvalidInputError(f"suite {suite.name} names no model: give one, e.g. --model open_clip:ViT-B-16/openai.")
+    return bench.run(specs, device, fresh)
+
+
+@dataclass(eq=False)
+class Bench:
+    """One run of a suite; `run_suite` is the way in."""
+
+    suite: Suite
+    out: Path
+    images: str | Path | None = None
+    annotations: str | Path | None = None
+    limit: int | None = None
+    listener: Listener = field(default_factory=Listener)
+    make_runner: RunnerFactory = default_runner
+    rows: list[Row] = field(default_factory=list)
+    tuning: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _data: dict[str, Data] = field(default_factory=dict)
+    _logs: dict[Path, RowLog] = field(default_factory=dict)
+    _before: dict[str, Row] = field(default_factory=dict)
+    _provenance: Row = field(default_factory=dict)
+
+    def run(self, specs: Sequence[Any], device: str, fresh: bool) -> BenchResult:
+        """Runs everything."""
+        if fresh:
+            for file in self.out.glob("items-*.jsonl"):
+                file.unlink()
+        elif (self.out / RESULTS).exists():
+            self._before = {str(row.get("run")): row for row in read_jsonl(self.out / RESULTS)}
+        self._provenance = provenance()
+        # All data first: a missing folder should not show after an hour of work on another task.
+        sizes = {task.key: len(self.data(task.data).pictures[: self.limit]) for task in self.suite.tasks}
+        per_model = sum(sizes[task.key] for row in self.suite.rows for task in self._tasks(row))
+        for tune in self.suite.tune:
+            tuned = [self.data({**self.suite.task(key).data, **tune.data}) for key in tune.tasks]
+            per_model += sum(len(data.pictures[: self.limit]) for data in tuned) * len(list(tune.points()))
+        self.listener.planned(per_model * len(specs))
+        failures: list[VispromptError] = []
+        for spec in specs:
+            try:
+                model = _model(spec, device)
+            except VispromptError as error:
+                failures.append(error)
+                self.problems.append(f"model {spec} was left out: {error}")
+                continue
+            self._one_model(model)
+        if len(failures) == len(specs):
+            raise failures[0]
+        return BenchResult(self.suite, self.rows, self.tuning, self.problems, self.out)
+
+    def data(self, spec: dict[str, Any]) -> Data:
+        """The data of a description, read once."""
+        key = digest(spec)
+        if key not in self._data:
+            self._data[key] = load_data(spec, self.images, self.annotations)
+        return self._data[key]
+
+    def _one_model(self, model: Any) -> None:
+        chosen = {tune.strategy: self._tune(model, tune) for tune in self.suite.tune}
+        rows = [(row, self._settled(row, chosen)) for row in self.suite.rows]
+        for task in self.suite.tasks:
+            outcomes: dict[str, Outcome] = {}
+            made: list[Row] = []
+            for row, pointing in rows:
+                if row.tasks and task.key not in row.tasks:
+                    continue
+                self.listener.row(f"{model.name} · {task.key} · {row.pointing.label}")
+                result = self._result(model, task, row, pointing, outcomes)
+                tuned = chosen.get(row.tuned_as or row.pointing.label)
+                if tuned is not None:
+                    result["tuned"] = {key: tuned[key] for key in ("options", "validation", "data", "metric")}
+                made.append(result)
+                self.rows.append(result)
+                self.listener.result(result)
+                write_jsonl(self.out / RESULTS, self.rows)
+            self._compare(made, outcomes)
+            write_jsonl(self.out / RESULTS, self.rows)
+
+    def _settled(self, row: RowSpec, chosen: dict[str, Row]) -> Pointing:
+        tuned = chosen.get(row.tuned_as or row.pointing.label)
+        if tuned is None:
+            return row.pointing
+        return dataclasses.replace(row.pointing, options={**row.pointing.options, **tuned["options"]})
+
+    def _tune(self, model: Any, tune: TuneSpec) -> Row:
+        points: list[Row] = []
+        for options in tune.points():
+            pointing = dataclasses.replace(tune.pointing, options={**tune.pointing.options, **options})
+            shown = ", ".join(f"{key} {value}" for key, value in options.items())
+            self.listener.row(f"{model.name} · tuning · {tune.strategy} · {shown}")
+            figures: dict[str, float] = {}
+            for key in tune.tasks:
+                task = self.suite.task(key)
+                data = self.data({**task.data, **tune.data})
+                try:
+                    outcome = self._evaluate(model, task, pointing, data, "tuning")
+                except UnsupportedError as error:
+                    self.problems.append(f"{tune.strategy} was not tuned on {model.name}: {error}")
+                    return {"options": {}, "validation": None, "data": tune.data, "metric": tune.metric}
+                figures[key] = round(outcome.accuracy, 5)
+            points.append(
+                {"options": options, "validation": figures, "mean": round(sum(figures.values()) / len(figures), 5)}
+            )
+        best = max(points, key=lambda point: point["mean"])
+        record = {
+            "id": f"{model.name}/{tune.strategy}",
+            "suite": self.suite.name,
+            "model": model.name,
+            "strategy": tune.strategy,
+            "metric": tune.metric,
+            "data": tune.data,
+            "tasks": list(tune.tasks),
+            "limit": self.limit,
+            "points": points,
+            "options": best["options"],
+            "validation": {**best["validation"], "mean": best["mean"]},
+        }
+        self.tuning.append(record)
+        write_jsonl(self.out / TUNING, self.tuning)
+        return record
+
+    def _evaluate(self, model: Any, task: TaskSpec, pointing: Pointing, data: Data, kind: str) -> Outcome:
+        path = self.out / f"items-{kind}-{_slug(model.name)}.jsonl"
+        return evaluate(
+            _with_boxes(task.task, data),
+            model,
+            pointing,
+            data.pictures,
+            data=data.identity,
+            log=self._logs.setdefault(path, RowLog(path)),
+            limit=self.limit,
+            progress=self.listener.done,
+            make_runner=self.make_runner,
+        )
+
+    def _result(
+        self, model: Any, task: TaskSpec, row: RowSpec, pointing: Pointing, outcomes: dict[str, Outcome]
+    ) -> Row:
+        data = self.data(task.data)
+        label = row.pointing.label
+        base: Row = {
+            "id": f"{model.name}/{task.key}/{label}",
+            "suite": self.suite.name,
+            "suite_hash": self.suite.hash,
+            "task": task.key,
+            "task_title": task.title,
+            "model": model.name,
+            "strategy": label,
+            "control": pointing.is_control,
+            "metric": task.task.metric,
+        }
+        details: Row = {
+            "settings": _with_boxes(task.task, data).settings(),
+            "pointing": pointing.describe(),
+            "model_identity": model.describe(),
+            "data": data.identity,
+            "boxes": data.boxes,
+            "limit": self.limit,
+            "published": task.published,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **self._provenance,
+        }
+        try:
+            outcome = self._evaluate(model, task, pointing, data, task.key)
+        except UnsupportedError as error:
+            self.problems.append(f"{label} cannot run on {model.name}: {error}")
+            self.listener.done(len(data.pictures[: self.limit]))
+            return {**base, "value": None, "n": 0, "unsupported": str(error), **details}
+        outcomes[label] = outcome
+        if outcome.errors:
+            asked = len(outcome.errors) + len(outcome.rows)
+            self.problems.append(
+                f"{model.name}, {task.key}, {label}: {len(outcome.errors)} of {asked} "
+                f"items could not be asked; the first: {outcome.errors[0]['error']}"
+            )
+        before = self._before.get(outcome.run, {})
+        old = bool(before) and outcome.reused == len(outcome.rows) == before.get("n")
+        interval = outcome.interval
+        return {
+            **base,
+            "value": round(outcome.accuracy, 5) if outcome.rows else None,
+            "ci95": [round(interval.low, 5), round(interval.high, 5)] if interval else None,
+            "ci_method": interval.method if interval else None,
+            "n": len(outcome.rows),
+            "correct": sum(bool(item["correct"]) for item in outcome.rows),
+            "pictures": len({item["image"] for item in outcome.rows}),
+            "chance": round(outcome.chance, 5),
+            "errors": len(outcome.errors),
+            "error_example": outcome.errors[0]["error"] if outcome.errors else None,
+            "run": outcome.run,
+            "reused": outcome.reused,
+            **details,
+            "seconds": before["seconds"] if old else round(outcome.seconds, 2),
+            "date": before["date"] if old else details["date"],
+        }
+
+    def _compare(self, rows: list[Row], outcomes: dict[str, Outcome]) -> None:
+        """Adds the paired differences; both rows answered the same items."""
+        for row in rows:
+            this = outcomes.get(row["strategy"])
+            row["comparisons"] = {}
+            for label in self.suite.compare_with:
+                other = outcomes.get(label)
+                if this is None or other is None or label == row["strategy"]:
+                    continue
+                answers = {item["id"]: bool(item["correct"]) for item in other.rows}
+                both = [item for item in this.rows if item["id"] in answers]
+                if not both:
+                    continue
+                result = paired(
+                    [bool(item["correct"]) for item in both],
+                    [answers[item["id"]] for item in both],
+                    [item["image"] for item in both],
+                )
+                row["comparisons"][label] = {
+                    "difference": round(result.difference, 5),
+                    "ci95": [round(result.interval.low, 5), round(result.interval.high, 5)],
+                    "ci_method": result.interval.method,
+                    "mcnemar_p": result.p_value,
+                    "wins": result.wins,
+                    "losses": result.losses,
+                    "n": result.n,
+                }
+
+    def _tasks(self, row: RowSpec) -> list[TaskSpec]:
+        return [task for task in self.suite.tasks if not row.tasks or task.key in row.tasks]
+
+
+def _chosen(suite: Suite, strategies: Sequence[str] | None) -> Suite:
+    if not strategies:
+        return suite
+    labels = [row.pointing.label for row in suite.rows]
+    for name in strategies:
+        if name not in labels:
+            raise unknown_name(f"row of suite {suite.name}", name, labels)
+    rows = tuple(row for row in suite.rows if row.pointing.label in strategies)
+    needed = {row.tuned_as or row.pointing.label for row in rows}
+    # A row may borrow its options from one that is tuned but, here, not asked for.
+    tune = tuple(one for one in suite.tune if one.strategy in needed)
+    return dataclasses.replace(suite, rows=rows, tune=tune)
+
+
+def _with_boxes(task: Task, data: Data) -> Task:
+    return dataclasses.replace(task, boxes=data.boxes) if isinstance(task, Referring) else task  # type: ignore[arg-type]
+
+
+def _model(spec: Any, device: str) -> Any:
+    if not isinstance(spec, str):
+        return spec
+    from visprompt.models import load_model
+
+    return load_model(spec, device=device)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")

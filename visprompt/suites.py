@@ -1,0 +1,254 @@
+"""Suites: which models, tasks, data and ways of pointing belong into one table, as a YAML file says it.
+
+Reading and checking only; nothing here loads a model, and a misspelt key is an error before anything is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.results import digest
+from visprompt.tasks import TASKS, Pointing, Task
+from visprompt.tasks.sources import SOURCE_KEYS
+
+_PACKAGE = "visprompt.benchmarks"
+_NOT_SUITES = ("published",)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One column of the table: a task on a data split."""
+
+    key: str
+    title: str
+    task: Task
+    data: dict[str, Any]
+    note: str = ""
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row of the table: a way of pointing, on the tasks named (all, if none is)."""
+
+    pointing: Pointing
+    tasks: tuple[str, ...] = ()
+    tuned_as: str | None = None
+
+
+@dataclass(frozen=True)
+class TuneSpec:
+    """Options of one row that are chosen on the validation split.
+
+    The combination with the highest mean accuracy over `tasks` is taken, for every model on its own.
+    """
+
+    pointing: Pointing
+    grid: dict[str, list[Any]]
+    tasks: tuple[str, ...]
+    data: dict[str, Any]
+    metric: str = "accuracy"
+
+    @property
+    def strategy(self) -> str:
+        """The label of the row."""
+        return self.pointing.label
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """All combinations of the grid, in the order of the file."""
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite.
+
+    Attributes:
+        name: file name without `.yaml`.
+        models: specifications for `load_model`; may be empty, then they are given on the command line.
+        compare_with: labels of the rows that all others are compared with, item by item.
+        examples: right and wrong answers per strategy in the report.
+    """
+
+    name: str
+    title: str
+    description: str
+    models: tuple[str, ...]
+    tasks: tuple[TaskSpec, ...]
+    rows: tuple[RowSpec, ...]
+    tune: tuple[TuneSpec, ...] = ()
+    compare_with: tuple[str, ...] = ("none", "falip")
+    examples: int = 2
+    hash: str = field(default="", compare=False)
+
+    def task(self, key: str) -> TaskSpec:
+        """The task with that key."""
+        for one in self.tasks:
+            if one.key == key:
+                return one
+        raise unknown_name("task", key, [one.key for one in self.tasks])
+
+
+def list_suites() -> list[str]:
+    """Names of the suites that ship with the package."""
+    names = (Path(item.name) for item in resources.files(_PACKAGE).iterdir())
+    return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem not in _NOT_SUITES)
+
+
+def load_suite(name: str | Path) -> Suite:
+    """Reads a suite by path, or by the name of one that ships with the package.
+
+    Raises:
+        UnknownNameError: if there is no such suite, or it has a key, task or source that does not exist.
+        InvalidInputError: if the file is not a suite.
+    """
+    path = Path(name)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        # `benchmarks/scenes.yaml` is how the documentation names it; outside of a checkout the packaged one is meant.
+        bare = path.stem if str(path.parent) in (".", "benchmarks") else None
+        if bare not in list_suites():
+            raise unknown_name("suite", str(name), list_suites(), "Or give the path of a YAML file.")
+        text = resources.files(_PACKAGE).joinpath(f"{bare}.yaml").read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{name} is not readable YAML: {error}") from error
+    return parse_suite(content, path.stem)
+
+
+def load_published() -> list[dict[str, Any]]:
+    """The papers' figures (`benchmarks/published.yaml`), each with its source and a note on how sure it is."""
+    content = yaml.safe_load(resources.files(_PACKAGE).joinpath("published.yaml").read_text(encoding="utf-8"))
+    return list(content["figures"])
+
+
+def parse_suite(content: Any, name: str) -> Suite:
+    """Checks what a YAML file holds; `load_suite` says what is raised."""
+    known = ("title", "description", "models", "tasks", "strategies", "controls", "tune", "compare_with", "examples")
+    top = _mapping(content, f"suite {name}", known)
+    tasks = tuple(_task(key, value) for key, value in _mapping(top.get("tasks"), "tasks").items())
+    if not tasks:
+        raise InvalidInputError(f"suite {name} has no tasks.")
+    keys = [one.key for one in tasks]
+    rows = [_row(value, keys) for part in ("strategies", "controls") for value in _list(top.get(part), part)]
+    if not rows:
+        raise InvalidInputError(f"suite {name} has no strategies.")
+    labels = [row.pointing.label for row in rows]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise InvalidInputError(f"suite {name} has two rows called {', '.join(twice)}: give them a label of their own.")
+    tune = tuple(_tune(value, keys, [row.pointing for row in rows]) for value in _list(top.get("tune"), "tune"))
+    for row in rows:
+        if row.tuned_as is not None and row.tuned_as not in [one.strategy for one in tune]:
+            raise unknown_name("tuned row", row.tuned_as, [one.strategy for one in tune])
+    return Suite(
+        name=name,
+        title=str(top.get("title", name)),
+        description=str(top.get("description", "")).strip(),
+        models=tuple(str(one) for one in _list(top.get("models"), "models")),
+        tasks=tasks,
+        rows=tuple(rows),
+        tune=tune,
+        compare_with=tuple(str(one) for one in top.get("compare_with", ("none", "falip"))),
+        examples=int(top.get("examples", 2)),
+        hash=digest(content),
+    )
+
+
+def _task(key: str, content: Any) -> TaskSpec:
+    where = f"task {key}"
+    if not isinstance(content, Mapping) or content.get("task") not in TASKS:
+        raise unknown_name(
+            f"task of {where!r}", (content or {}).get("task") if isinstance(content, Mapping) else content, TASKS
+        )
+    kind = TASKS[content["task"]]
+    settings = [item.name for item in dataclasses.fields(kind) if item.name not in ("negatives", "boxes")]
+    values = _mapping(content, where, ["task", "title", "data", "note", "published", *settings])
+    data = _mapping(values.get("data"), f"data of {where}")
+    if data.get("source") not in SOURCE_KEYS:
+        raise unknown_name(f"data source of {where}", data.get("source"), SOURCE_KEYS)
+    _mapping(data, f"data of {where}", ("source", *SOURCE_KEYS[data["source"]]))
+    chosen = {name: values[name] for name in settings if name in values}
+    if chosen.get("labels") == "scenes":
+        from visprompt.data.scenes import all_names
+
+        chosen["labels"] = tuple(all_names())
+    published = values.get("published")
+    return TaskSpec(
+        key=str(key),
+        title=str(values.get("title", key)),
+        task=kind(**chosen),
+        data=dict(data),
+        note=str(values.get("note", "")).strip(),
+        published=None if published is None else str(published),
+    )
+
+
+def _row(content: Any, tasks: Sequence[str]) -> RowSpec:
+    if isinstance(content, str):
+        return RowSpec(Pointing(content))
+    known = ("strategy", "options", "preset", "label", "aggregate", "region", "seed", "tasks", "tuned_as")
+    values = _mapping(content, "a strategy", known)
+    if "strategy" not in values:
+        raise InvalidInputError(f"a row needs strategy: its name; got {dict(values)}.")
+    only = tuple(str(one) for one in _list(values.get("tasks"), "tasks of a strategy"))
+    for one in only:
+        if one not in tasks:
+            raise unknown_name("task", one, tasks)
+    given = {key: values[key] for key in ("preset", "label", "aggregate", "region", "seed") if key in values}
+    pointing = Pointing(str(values["strategy"]), dict(_mapping(values.get("options"), "options")), **given)
+    return RowSpec(pointing, only, values.get("tuned_as"))
+
+
+def _tune(content: Any, tasks: Sequence[str], pointings: Sequence[Pointing]) -> TuneSpec:
+    values = _mapping(content, "tune", ("strategy", "grid", "tasks", "data", "metric"))
+    label = str(values.get("strategy"))
+    pointing = next((one for one in pointings if one.label == label), None)
+    if pointing is None:
+        raise unknown_name("row to tune", label, [one.label for one in pointings])
+    only = tuple(str(one) for one in _list(values.get("tasks"), "tasks of tune")) or tuple(tasks)
+    for one in only:
+        if one not in tasks:
+            raise unknown_name("task", one, tasks)
+    grid = {key: _list(value, f"grid of {key}") for key, value in _mapping(values.get("grid"), "grid").items()}
+    if not grid or not all(grid.values()):
+        raise InvalidInputError(f"tune of {label} needs a grid: every option with a list of values.")
+    metric = str(values.get("metric", "accuracy"))
+    if metric != "accuracy":
+        raise unknown_name("metric", metric, ["accuracy"])
+    data = dict(_mapping(values.get("data"), "data of tune"))
+    if data.get("split") in (None, "test"):
+        raise InvalidInputError(f"tune of {label} needs data with a split of its own, e.g. split: validation.")
+    return TuneSpec(pointing, grid, only, data, metric)
+
+
+def _mapping(content: Any, where: str, known: Sequence[str] | None = None) -> dict[str, Any]:
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise InvalidInputError(f"{where}: expected keys with values, got {content!r:.60}.")
+    if known is not None:
+        for key in content:
+            if key not in known:
+                raise unknown_name(f"key in {where}", key, known)
+    return {str(key): value for key, value in content.items()}
+
+
+def _list(content: Any, where: str) -> list[Any]:
+    if content is None:
+        return []
+    if not isinstance(content, list):
+        raise InvalidInputError(f"{where}: expected a list, got {content!r:.60}.")
+    return content

@@ -1,0 +1,229 @@
+"""The loop all evaluations share: chunks of pictures in, rows out; it resumes, and a bad picture costs itself only.
+
+What is asked and what counts as right is a `Task`'s business; how the region is pointed out is a `Pointing`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from visprompt.data.referring import Boxes, ReferringPicture
+from visprompt.errors import InvalidInputError
+from visprompt.results import RowLog, digest, source_digest
+from visprompt.statistics import Interval, accuracy_interval
+from visprompt.tasks.pointing import Pointer, Pointing, RunnerFactory, Scores, default_runner
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+
+Row = dict[str, Any]
+#: errors that belong to one picture: it is missing, damaged, or its boxes are not usable
+_ITEM_ERRORS = (InvalidInputError, OSError)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked about pictures. Sub-classes are frozen dataclasses whose fields are the task's settings."""
+
+    name: ClassVar[str] = ""
+    metric: ClassVar[str] = "accuracy"
+    #: True if the score of the picture without a prompt is needed as well
+    needs_plain: ClassVar[bool] = False
+
+    def prepare(self, pictures: Sequence[ReferringPicture]) -> Task:
+        """A copy that knows what it needs of the whole data set (label set, negatives)."""
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as they go into every row."""
+        return {"task": self.name, **dataclasses.asdict(self)}
+
+    def questions(self, picture: ReferringPicture) -> list[str]:
+        """The ids of the items that a picture holds."""
+        raise TypeError(f"{type(self).__name__} does not define questions().")
+
+    def regions(self, picture: ReferringPicture) -> Boxes:
+        """`[k, 4]` boxes to be pointed at."""
+        raise TypeError(f"{type(self).__name__} does not define regions().")
+
+    def texts(self, picture: ReferringPicture) -> list[str]:
+        """The texts that the regions are scored against."""
+        raise TypeError(f"{type(self).__name__} does not define texts().")
+
+    def rows(
+        self, picture: ReferringPicture, scores: Scores, plain: Scores | None, pointing: Pointing
+    ) -> Iterable[Row]:
+        """One row per item, from `[k, len(texts(picture))]` scores; `plain` are those of the unprompted picture."""
+        raise TypeError(f"{type(self).__name__} does not define rows().")
+
+    def chance(self, picture: ReferringPicture) -> list[float]:
+        """For every item the probability that a random answer is right."""
+        raise TypeError(f"{type(self).__name__} does not define chance().")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One row of a table, with the items it was made from.
+
+    Attributes:
+        rows: the answered items.
+        errors: items that could not be asked, each with `id` and `error`.
+        chance: expected accuracy of a random answer.
+        seconds: time spent, without what was already there.
+        reused: items taken from an earlier run.
+        run: hash of everything that decides the rows; rows with the same hash are interchangeable.
+    """
+
+    rows: list[Row]
+    errors: list[Row]
+    chance: float
+    seconds: float
+    reused: int
+    run: str
+
+    @property
+    def accuracy(self) -> float:
+        """Share of items answered right; NaN without items."""
+        return float(np.mean([row["correct"] for row in self.rows])) if self.rows else float("nan")
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the accuracy; None without items."""
+        if not self.rows:
+            return None
+        return accuracy_interval([row["correct"] for row in self.rows], [row["image"] for row in self.rows])
+
+
+def run_hash(task: Task, model: Any, pointing: Pointing, data: Any) -> str:
+    """The hash that ties a row to model, strategy, task, data and code."""
+    identity = None if pointing.strategy == "random" else model.describe()
+    return digest(
+        {
+            "task": task.settings(),
+            "model": identity,
+            "pointing": pointing.describe(),
+            "data": data,
+            "code": source_digest(),
+        }
+    )
+
+
+def evaluate(
+    task: Task,
+    model: Model | Any,
+    pointing: Pointing,
+    pictures: Sequence[ReferringPicture],
+    *,
+    data: Any = None,
+    log: RowLog | None = None,
+    limit: int | None = None,
+    chunk: int = 64,
+    progress: Callable[[int], None] | None = None,
+    make_runner: RunnerFactory = default_runner,
+) -> Outcome:
+    """Runs one task with one way of pointing.
+
+    Args:
+        task: what is asked.
+        model: as `load_model` gives it.
+        pointing: how the region is pointed out.
+        pictures: the data.
+        data: identity of the data (hash, split, …), part of the run's hash.
+        log: where rows are kept; rows of the same run are not made again. None: nothing is written.
+        limit: only the first so many pictures.
+        chunk: pictures that go to the runner in one call, and are lost at most when the process is killed.
+        progress: called with the number of pictures done since the last call.
+        make_runner: see `Pointer`.
+
+    Raises:
+        InvalidInputError: if not one of the items of the first chunks could be asked.
+        UnsupportedError: if the model cannot run the strategy.
+    """
+    task = task.prepare(pictures)
+    pictures = list(pictures[:limit])
+    run = run_hash(task, model, pointing, data)
+    wanted = {item: number for number, picture in enumerate(pictures) for item in task.questions(picture)}
+    kept = {row["id"]: row for row in (log.rows(run) if log else []) if row["id"] in wanted and "error" not in row}
+    todo = [picture for picture in pictures if any(item not in kept for item in task.questions(picture))]
+    if progress:
+        progress(len(pictures) - len(todo))
+    made: dict[str, Row] = {}
+    started = time.perf_counter()
+    if todo:
+        pointer = Pointer(model, pointing, make_runner)
+        plain = Pointer(model, Pointing("none"), make_runner) if task.needs_plain else None
+        for start in range(0, len(todo), chunk):
+            part = todo[start : start + chunk]
+            rows = _chunk(task, pointer, plain, part)
+            failed = [row for row in rows if "error" in row]
+            # If the first chunk fails as a whole, the folder or the options are wrong, not a picture.
+            if failed and len(failed) == len(rows) and not kept and not made:
+                raise InvalidInputError(f"none of the first {len(rows)} items could be asked: {failed[0]['error']}")
+            new = [{"run": run, **row} for row in rows]
+            if log:
+                log.append(new)
+            made.update((row["id"], row) for row in new)
+            if progress:
+                progress(len(part))
+    everything = sorted({**kept, **made}.values(), key=lambda row: wanted[row["id"]])
+    chances = [value for picture in pictures for value in task.chance(picture)]
+    return Outcome(
+        rows=[row for row in everything if "error" not in row],
+        errors=[row for row in everything if "error" in row],
+        chance=float(np.mean(chances)) if chances else float("nan"),
+        seconds=time.perf_counter() - started,
+        reused=len(kept),
+        run=run,
+    )
+
+
+def _chunk(task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture]) -> list[Row]:
+    try:
+        return _ask(task, pointer, plain, pictures)
+    except _ITEM_ERRORS:
+        pass
+    # One of them is bad; asked one by one, the others still get their answer.
+    rows: list[Row] = []
+    for picture in pictures:
+        try:
+            rows += _ask(task, pointer, plain, [picture])
+        except _ITEM_ERRORS as error:
+            failure = {"image": picture.image_name, "error": str(error)}
+            rows += [{"id": item, **failure} for item in task.questions(picture)]
+    return rows
+
+
+def _ask(task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture]) -> list[Row]:
+    texts = list(dict.fromkeys(text for picture in pictures for text in task.texts(picture)))
+    column = {text: number for number, text in enumerate(texts)}
+    boxes = [task.regions(picture) for picture in pictures]
+    scores = pointer.score(pictures, boxes, texts)
+    base = plain.score(pictures, boxes, texts) if plain else [None] * len(pictures)
+    rows: list[Row] = []
+    for picture, one, unprompted in zip(pictures, scores, base, strict=True):
+        own = [column[text] for text in task.texts(picture)]
+        rows += task.rows(picture, one[:, own], None if unprompted is None else unprompted[:, own], pointer.pointing)
+    return rows
+
+
+def softmax(values: Scores) -> Scores:
+    """Softmax over the last axis, safe for large logits."""
+    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def pick(scores: Scores, rng: np.random.Generator) -> int:
+    """Index of the highest score; exact ties are broken by chance, because the first place means something in files."""
+    best = np.flatnonzero(scores == scores.max())
+    return int(best[0]) if len(best) == 1 else int(best[int(rng.integers(len(best)))])
+
+
+def rounded(values: Scores, digits: int = 5) -> list[float]:
+    """Numbers as they go into a row."""
+    return [round(float(value), digits) for value in values]

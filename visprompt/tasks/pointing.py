@@ -1,0 +1,219 @@
+"""One way of pointing, as a row of a table: a strategy or an ensemble of them, or a control.
+
+It knows runners and regions; it does not know what the scores are used for.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprompt.data.referring import Boxes, ReferringPicture, iou
+from visprompt.errors import InvalidInputError, unknown_name
+
+if TYPE_CHECKING:
+    from visprompt.prompter import Prompter
+    from visprompt.request import Request
+
+Scores = NDArray[np.float64]
+Aggregate = Literal["sum", "max"]
+RegionChoice = Literal["own", "random", "other"]
+
+
+class RunnerLike(Protocol):
+    """What is needed of a `visprompt.Runner`."""
+
+    def score(self, requests: Any, texts: Sequence[str]) -> Any: ...
+
+
+RunnerFactory = Callable[[Any, "Prompter | None"], RunnerLike]
+
+
+def default_runner(model: Any, prompter: Prompter | None) -> RunnerLike:
+    """A `visprompt.Runner` with its own settings."""
+    from visprompt.runner import Runner
+
+    return Runner(model, prompter)
+
+
+@dataclass(frozen=True, eq=False)
+class Pointing:
+    """How the region is pointed out to the model.
+
+    Args:
+        strategy: a strategy's name, compositions (`circle+falip`) and ensembles (`circle|falip`) included; `"none"` is
+            the model without a prompt, `"random"` answers by chance, without a model.
+        options: its options.
+        preset: named settings of the strategy.
+        label: the row's name; by default the strategy with what differs from its defaults.
+        aggregate: how the scores of an ensemble's members are joined.
+        region: `"own"`: the region that is meant. The controls: `"random"`: a box of the same size somewhere else in
+            the picture; `"other"`: another candidate's box.
+        seed: of the random places and choices.
+
+    Raises:
+        InvalidInputError: for a value that does not exist.
+    """
+
+    strategy: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    label: str = ""
+    aggregate: Aggregate = "sum"
+    region: RegionChoice = "own"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("aggregate", Aggregate), ("region", RegionChoice)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown_name(name, getattr(self, name), get_args(kind))
+        if self.is_plain and (self.options or self.preset or self.region != "own"):
+            raise InvalidInputError(f"{self.strategy!r} has no options, preset or region: it does not point anywhere.")
+        object.__setattr__(self, "label", self.label or self._default_label())
+
+    @property
+    def is_plain(self) -> bool:
+        """True for `none` and `random`, which do not point."""
+        return self.strategy in ("none", "random")
+
+    @property
+    def is_control(self) -> bool:
+        """True for rows that no method should lose to."""
+        return self.is_plain or self.region != "own"
+
+    def members(self) -> list[Prompter | None]:
+        """The prompters whose scores are joined: one, or an ensemble's; `[None]` is the plain model."""
+        if self.strategy == "none":
+            return [None]
+        if self.strategy == "random":
+            return []
+        from visprompt.prompter import Prompter
+
+        made = Prompter.from_name(self.strategy, preset=self.preset, **self.options)
+        members = getattr(made, "members", None)
+        return list(members) if members is not None else [made]
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides the row's figures, defaults filled in; ready for JSON."""
+        members = [None if member is None else member.describe() for member in self.members()]
+        described: dict[str, Any] = {"strategy": self.strategy, "preset": self.preset, "members": members}
+        if len(members) > 1:
+            described["aggregate"] = self.aggregate
+        if self.region != "own" or self.strategy in ("none", "random"):
+            described["seed"] = self.seed
+        described["region"] = self.region
+        return described
+
+    def rng(self, key: str) -> np.random.Generator:
+        """Random numbers that depend on the item only, not on what was asked before it."""
+        return np.random.default_rng([self.seed, zlib.crc32(key.encode())])
+
+    def _default_label(self) -> str:
+        parts = [self.strategy]
+        if self.preset:
+            parts.append(f"({self.preset})")
+        if self.aggregate != "sum":
+            parts.append(self.aggregate)
+        if self.region != "own":
+            parts.append(f"@ {self.region} region")
+        return " ".join(parts)
+
+
+class Pointer:
+    """A way of pointing, joined to a model: scores regions against texts.
+
+    Args:
+        model: as `load_model` gives it; unused by `"random"`.
+        pointing: how to point.
+        make_runner: makes the runner of one member; a seam for tests and for runners with other settings.
+    """
+
+    def __init__(self, model: Any, pointing: Pointing, make_runner: RunnerFactory = default_runner) -> None:
+        self.pointing = pointing
+        self.runners = [make_runner(model, member) for member in pointing.members()]
+
+    def score(self, pictures: Sequence[ReferringPicture], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
+        """Logits of every region against every text, all pictures in one call so that the runner can batch them.
+
+        Args:
+            pictures: the pictures.
+            boxes: for every picture `[k, 4]` regions.
+            texts: the texts, complete with their template.
+
+        Returns:
+            for every picture `[k, len(texts)]`.
+        """
+        counts = [len(one) for one in boxes]
+        if self.pointing.strategy == "random":
+            return [
+                self.pointing.rng(picture.id).random((count, len(texts)))
+                for picture, count in zip(pictures, counts, strict=True)
+            ]
+        used = [number for number, count in enumerate(counts) if count]
+        if not used:
+            return [np.zeros((0, len(texts))) for _ in pictures]
+        plain = self.pointing.strategy == "none"
+        requests = [self.request(pictures[number], None if plain else boxes[number]) for number in used]
+        members = [_array(runner.score(requests, texts)) for runner in self.runners]
+        joined = np.sum(members, axis=0) if self.pointing.aggregate == "sum" else np.max(members, axis=0)
+        if plain:
+            # One score per picture, the same for all of its regions: ties are then exact, and broken by chance.
+            found = {
+                number: np.repeat(row[None], counts[number], axis=0) for number, row in zip(used, joined, strict=True)
+            }
+        else:
+            pieces = np.split(joined, np.cumsum([counts[number] for number in used])[:-1])
+            found = dict(zip(used, pieces, strict=True))
+        return [found.get(number, np.zeros((0, len(texts)))) for number in range(len(pictures))]
+
+    def request(self, picture: ReferringPicture, boxes: Boxes | None) -> Request:
+        """The request for the regions of one picture; `None`: for the picture alone."""
+        from visprompt.request import Box, Request
+
+        if boxes is None:
+            return Request(_source(picture), id=picture.id)
+        request = Request(_source(picture), id=picture.id)
+        if self.pointing.region == "random":
+            boxes = elsewhere(boxes, request.picture.size, self.pointing.rng(picture.id))
+        elif self.pointing.region == "other":
+            boxes = swapped(boxes, picture.candidates_xyxy, self.pointing.rng(picture.id))
+        return Request(_source(picture), region=[Box(*box) for box in boxes.tolist()], id=picture.id)
+
+
+def elsewhere(boxes: Boxes, size_wh: tuple[int, int], rng: np.random.Generator) -> Boxes:
+    """Boxes of the same sizes at random places, overlapping the original as little as 30 draws allow."""
+    wh = boxes[:, 2:] - boxes[:, :2]
+    room = np.maximum(np.asarray(size_wh) - wh, 0.0)
+    corners = rng.random((30, len(boxes), 2)) * room
+    drawn = np.concatenate([corners, corners + wh], axis=-1)
+    overlap = np.stack(
+        [[iou(box[None], own[None])[0, 0] for box, own in zip(row, boxes, strict=True)] for row in drawn]
+    )
+    # The first draw that stays clear of the original; always taking the least overlap would favour the far corners.
+    clear = overlap < 0.05
+    first = np.where(clear.any(axis=0), clear.argmax(axis=0), overlap.argmin(axis=0))
+    return np.asarray(drawn[first, np.arange(len(boxes))])
+
+
+def swapped(boxes: Boxes, candidates: Boxes, rng: np.random.Generator) -> Boxes:
+    """For every box another candidate of the picture; a picture with one candidate keeps it."""
+    chosen = []
+    for box in boxes:
+        others = [one for one in candidates if not np.array_equal(one, box)]
+        chosen.append(others[int(rng.integers(len(others)))] if others else box)
+    return np.stack(chosen)
+
+
+def _source(picture: ReferringPicture) -> Any:
+    return picture.image
+
+
+def _array(value: Any) -> Scores:
+    if hasattr(value, "detach"):
+        value = value.detach().float().cpu().numpy()
+    return np.asarray(value, dtype=np.float64)

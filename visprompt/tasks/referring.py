@@ -1,0 +1,134 @@
+"""Referring expression comprehension: which of the boxes is meant?
+
+Every candidate is pointed out in turn, and the expression is scored against each of the pictures that this gives; the
+candidate with the highest score is the answer. It is right if it overlaps a gold box with IoU > 0.5 (ReCLIP,
+https://arxiv.org/abs/2204.05991; FALIP, https://arxiv.org/abs/2407.05578).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from visprompt.data.referring import Boxes, ReferringPicture, iou
+from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.tasks.base import Row, Task, pick, rounded, softmax
+from visprompt.tasks.pointing import Pointing, Scores
+
+IOU_THRESHOLD = 0.5
+Subtract = Literal["none", "negatives"]
+
+
+@dataclass(frozen=True)
+class Referring(Task):
+    """Picks one of the candidate boxes for every expression.
+
+    With `subtract="negatives"`, a region's score becomes `s(region, text) − w · mean of s(region, t)` over a fixed
+    sample t of the data's other expressions: a region that fits every text well no longer wins by that (Shtedritski et
+    al., https://arxiv.org/abs/2304.06712, and FALIP's code do so). Subtracting the score of the unprompted
+    picture instead would change nothing here, because it is the same for all candidates.
+
+    Args:
+        template: the prompt; `{}` stands for the lower-cased expression.
+        boxes: `"gold"` or `"detector"`: what the candidates are. Recorded, because it is worth 1 to 9 points.
+        subtract: as above.
+        weight: w.
+        num_negatives: size of the sample.
+        seed: of the sample.
+        negatives: the sample; filled in by `prepare`.
+
+    Raises:
+        InvalidInputError: for a template without `{}`, or numbers out of range.
+    """
+
+    name: ClassVar[str] = "referring"
+
+    template: str = "a photo of {}"
+    boxes: Literal["gold", "detector"] = "gold"
+    subtract: Subtract = "none"
+    weight: float = 1.0
+    num_negatives: int = 100
+    seed: int = 0
+    negatives: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.template:
+            raise InvalidInputError(f"template needs {{}} for the expression; got {self.template!r}.")
+        if self.subtract not in get_args(Subtract):
+            raise unknown_name("subtract", self.subtract, get_args(Subtract), "('unprompted' is for naming only.)")
+        if self.boxes not in ("gold", "detector"):
+            raise unknown_name("boxes", self.boxes, ("gold", "detector"))
+        if self.num_negatives < 1:
+            raise InvalidInputError(f"num_negatives must be at least 1; got {self.num_negatives}.")
+
+    def prepare(self, pictures: Sequence[ReferringPicture]) -> Referring:
+        if self.subtract == "none" or self.negatives:
+            return self
+        texts = sorted({self.prompt(one.text) for picture in pictures for one in picture.expressions})
+        order = np.random.default_rng(self.seed).permutation(len(texts))[: self.num_negatives]
+        return dataclasses.replace(self, negatives=tuple(texts[number] for number in sorted(order)))
+
+    def prompt(self, expression: str) -> str:
+        """The text that the model gets.
+
+        >>> Referring().prompt("The red star")
+        'a photo of the red star'
+        """
+        return self.template.replace("{}", expression.lower().strip())
+
+    def questions(self, picture: ReferringPicture) -> list[str]:
+        return [one.id for one in picture.expressions]
+
+    def regions(self, picture: ReferringPicture) -> Boxes:
+        return picture.candidates_xyxy
+
+    def texts(self, picture: ReferringPicture) -> list[str]:
+        return [*(self.prompt(one.text) for one in picture.expressions), *self.negatives]
+
+    def rows(
+        self, picture: ReferringPicture, scores: Scores, plain: Scores | None, pointing: Pointing
+    ) -> Iterable[Row]:
+        count = len(picture.expressions)
+        for number, expression in enumerate(picture.expressions):
+            text = self.prompt(expression.text)
+            column = scores[:, number]
+            if self.negatives:
+                others = [count + i for i, negative in enumerate(self.negatives) if negative != text]
+                if others:
+                    column = column - self.weight * scores[:, others].mean(axis=1)
+            yield self._row(picture, number, text, column, pointing)
+
+    def chance(self, picture: ReferringPicture) -> list[float]:
+        return [
+            float(_hits(picture.candidates_xyxy, one.gold_xyxy).mean()) if len(picture.candidates_xyxy) else 0.0
+            for one in picture.expressions
+        ]
+
+    def _row(self, picture: ReferringPicture, number: int, text: str, scores: Scores, pointing: Pointing) -> Row:
+        expression = picture.expressions[number]
+        row: Row = {"id": expression.id, "image": picture.image_name, "text": expression.text, "prompt": text}
+        candidates = picture.candidates_xyxy
+        if not len(candidates):  # the detector found nothing: an answer that cannot be right
+            return {**row, "probs": [], "pred": None, "box": None, "bboxes": [], "correct": False, "gold_index": None}
+        answer = pick(scores, pointing.rng(expression.id))
+        overlap = iou(candidates, expression.gold_xyxy).max(axis=1)
+        best = int(overlap.argmax())
+        return {
+            **row,
+            "probs": rounded(softmax(scores)),
+            "scores": rounded(scores, 4),
+            "pred": answer,
+            "box": rounded(candidates[answer], 2),
+            "bboxes": [rounded(box, 2) for box in candidates],
+            "correct": bool(overlap[answer] > IOU_THRESHOLD),
+            "gold_index": best if overlap[best] > IOU_THRESHOLD else None,
+            "iou": round(float(overlap[answer]), 4),
+        }
+
+
+def _hits(candidates: Boxes, gold: Boxes) -> Scores:
+    return np.asarray(iou(candidates, gold).max(axis=1) > IOU_THRESHOLD, dtype=np.float64)

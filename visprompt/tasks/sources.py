@@ -1,0 +1,166 @@
+"""Data by description: what a suite's `data:` section means.
+
+`{source: scenes, kind: hard, split: test, n: 1000}`, `{source: reclip, file: …}` or `{source: refer, refs: …}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from visprompt.data.detections import read_detections
+from visprompt.data.reclip import read_reclip
+from visprompt.data.refer import read_refer
+from visprompt.data.referring import Expression, ReferringPicture
+from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.results import digest, file_digest
+
+_HASHED_SCENES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Pictures, and what they are.
+
+    Attributes:
+        pictures: in a fixed order; a limit takes the first.
+        identity: source, settings and hash; goes into every result row.
+        boxes: "gold" or "detector".
+    """
+
+    pictures: list[ReferringPicture]
+    identity: dict[str, Any]
+    boxes: str
+
+
+def load_data(spec: Mapping[str, Any], images: str | Path | None = None, annotations: str | Path | None = None) -> Data:
+    """Reads or makes the data that a `data:` section describes.
+
+    Args:
+        spec: the section.
+        images: folder of the pictures; only for sources that read files.
+        annotations: folder that the file names in the section are relative to.
+
+    Raises:
+        UnknownNameError: for a source or key that does not exist.
+        InvalidInputError: for files that are missing or are not what they should be.
+    """
+    source = spec.get("source")
+    if source not in _SOURCES:
+        raise unknown_name("data source", source, _SOURCES)
+    known, load = _SOURCES[source]
+    for key in spec:
+        if key != "source" and key not in known:
+            raise unknown_name(f"key of data source {source!r}", key, known)
+    return load(spec, images, annotations)
+
+
+def _scenes(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
+    settings: dict[str, Any] = {
+        "kind": str(spec.get("kind", "hard")),
+        "split": str(spec.get("split", "test")),
+        "seed": int(spec.get("seed", 0)),
+        "size_wh": tuple(spec.get("size_wh", (64, 64))),
+    }
+    pictures = list(scene_pictures(int(spec.get("n", 1000)), **settings))
+    total = hashlib.sha256()
+    for picture in scene_pictures(_HASHED_SCENES, **settings):
+        total.update(np.asarray(picture.image).tobytes())
+        total.update("\n".join(one.text for one in picture.expressions).encode())
+        total.update(picture.candidates_xyxy.tobytes())
+    # The number of scenes is left out: a longer run may then reuse the rows of a shorter one.
+    identity = {"source": "scenes", **settings, "size_wh": list(settings["size_wh"]), "hash": total.hexdigest()[:16]}
+    return Data(pictures, identity, "gold")
+
+
+@lru_cache(maxsize=8)
+def scene_pictures(
+    n: int, kind: str = "hard", split: str = "test", seed: int = 0, size_wh: tuple[int, int] = (64, 64)
+) -> tuple[ReferringPicture, ...]:
+    """Generated scenes as referring data, one expression each, so that items are independent draws.
+
+    Raises:
+        InvalidInputError: for a kind or split that does not exist.
+    """
+    from visprompt.data import scenes
+
+    try:
+        made = scenes.scenes(n, split=split, seed=seed, kind=cast(Any, kind), size_wh=size_wh)
+    except ValueError as error:
+        raise InvalidInputError(f"data source 'scenes': {error}.") from error
+    found = []
+    for number, scene in enumerate(made):
+        if not scene.referring:
+            continue
+        said = scene.referring[0]
+        key = f"{kind}-{split}-{seed}-{number:05d}"
+        boxes = np.array([scene.objects[index].box_xyxy for index in said.candidates], dtype=np.float64)
+        names = tuple(scene.objects[index].name for index in said.candidates)
+        gold = np.array([said.box_xyxy], dtype=np.float64)
+        found.append(ReferringPicture(key, scene.pil, boxes, (Expression(key, said.text, gold),), names))
+    return tuple(found)
+
+
+def _reclip(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
+    path = _path(spec, "file", annotations)
+    detector = _optional(spec, "detections", annotations)
+    boxes = read_detections(detector) if detector else None
+    found = read_reclip(path, _folder(spec, images), boxes)
+    return Data(found, _identity(spec, path, *([detector] if detector else [])), "detector" if detector else "gold")
+
+
+def _refer(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
+    refs, instances = _path(spec, "refs", annotations), _path(spec, "instances", annotations)
+    detector = _optional(spec, "detections", annotations)
+    boxes = read_detections(detector) if detector else None
+    found = read_refer(refs, instances, str(spec.get("split", "val")), _folder(spec, images), boxes)
+    files = [refs, instances, *([detector] if detector else [])]
+    return Data(found, _identity(spec, *files), "detector" if detector else "gold")
+
+
+_Loader = Callable[[Mapping[str, Any], "str | Path | None", "str | Path | None"], Data]
+_SOURCES: dict[Any, tuple[tuple[str, ...], _Loader]] = {
+    "scenes": (("kind", "split", "n", "seed", "size_wh"), _scenes),
+    "reclip": (("file", "detections", "images"), _reclip),
+    "refer": (("refs", "instances", "split", "detections", "images"), _refer),
+}
+#: the keys of every source, for those who check a suite before anything is loaded
+SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SOURCES.items()}
+
+
+def _identity(spec: Mapping[str, Any], *files: Path) -> dict[str, Any]:
+    named = {key: value for key, value in spec.items() if key != "images"}
+    return {**named, "files": [file.name for file in files], "hash": digest([file_digest(*files), named])}
+
+
+def _path(spec: Mapping[str, Any], key: str, annotations: str | Path | None) -> Path:
+    found = _optional(spec, key, annotations)
+    if found is None:
+        raise InvalidInputError(f"data source {spec['source']!r} needs {key}: the name of a file.")
+    return found
+
+
+def _optional(spec: Mapping[str, Any], key: str, annotations: str | Path | None) -> Path | None:
+    value = spec.get(key)
+    if value is None:
+        return None
+    path = Path(str(value)).expanduser()
+    if not path.is_absolute() and annotations is not None:
+        path = Path(annotations) / path
+    if not path.exists():
+        hint = "" if annotations is not None or path.is_absolute() else " Give the folder with --annotations DIR."
+        raise InvalidInputError(f"there is no file {path} ({key} of the suite's data).{hint}")
+    return path
+
+
+def _folder(spec: Mapping[str, Any], images: str | Path | None) -> Path:
+    folder = Path(images if images is not None else spec.get("images", "."))
+    if not folder.is_dir():
+        raise InvalidInputError(f"there is no folder of pictures at {folder}: give it with --images DIR.")
+    return folder
