@@ -52,7 +52,7 @@ def test_help_answers_without_torch() -> None:
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     for command in ("list", "show", "score", "bench"):
         assert command in done.stdout

@@ -1,0 +1,508 @@
+"""What every strategy must hold on every model family: the checks that our own strategies and plug-ins pass.
+
+Each check takes the name of a strategy and of a tiny model and raises `AssertionError` with the reason. Nothing is
+listed by hand: who enumerates `list_strategies()` × `tiny_names()` forgets nobody. The readers of a check's numbers are
+plain library calls, never the code under test.
+
+| check | holds when |
+|---|---|
+| `check_support` | it runs, or refuses with an error that names strategies that do run |
+| `check_neutral` | at its neutral setting the result equals the plain model's, bit for bit |
+| `check_leaves_no_trace` | the model is bit for bit as before: after a run, after bad input, after a crash |
+| `check_batching` | batch size, shared prefixes and order do not change results beyond rounding |
+| `check_threads` | two threads with different prompts on one model do not mix |
+| `check_mass_rises`, `check_target_mass` | the readout attends to the region as asked |
+| `check_gradients`, `check_dtype` | gradients reach the pixels; half precision works |
+| `check_geometry` | a painted region lands on the patches that geometry says |
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import visprompt as vp
+from visprompt.registry import get_class
+from visprompt.testing.tiny import Tiny, tiny, tiny_names
+
+#: rounding that other batch shapes bring, relative to the size of the embedding
+ROUNDING = 1e-5
+
+#: picture size → a region that every processor leaves in view, centre crops included
+PICTURES: dict[tuple[int, int], vp.Box] = {
+    (96, 96): vp.Box(14, 20, 50, 62),
+    (144, 48): vp.Box(54, 8, 80, 40),
+    (48, 144): vp.Box(10, 58, 34, 88),
+}
+
+
+# -- material -----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def picture(wh: tuple[int, int], seed: int = 0) -> Image.Image:
+    """A picture with structure at every scale, so that no two patches look alike."""
+    generator = np.random.default_rng([seed, *wh])
+    coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(wh, Image.Resampling.BICUBIC)
+    noise = generator.normal(0, 20, (wh[1], wh[0], 3))
+    return Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
+
+
+def requests() -> list[vp.Request]:
+    """One request per aspect ratio: square, 3:1 and 1:3."""
+    return [vp.Request(picture(wh), region=box, query="the red dog") for wh, box in PICTURES.items()]
+
+
+def crowded_requests() -> list[vp.Request]:
+    """Several regions on one picture, and two on another: what prefixes are shared for."""
+    first = [vp.Box(14, 20, 50, 62), vp.Box(40, 44, 84, 84), vp.Box(30, 14, 64, 40)]
+    return [
+        vp.Request(picture((96, 96)), region=first, query="the red dog"),
+        vp.Request(picture((144, 48)), region=[vp.Box(54, 8, 80, 40), vp.Box(64, 20, 90, 42)], query="a cat"),
+    ]
+
+
+@functools.cache
+def wrapped(model_name: str) -> tuple[Tiny, Any]:
+    """A tiny model and its wrapped form, made once per process."""
+    made = tiny(model_name)
+    return made, vp.wrap(made.module, made.processor, made.tokenizer)
+
+
+def encode(model: Any, prompter: vp.Prompter | None, items: Iterable[vp.Request], **options: Any) -> torch.Tensor:
+    """Image embeddings, without gradients."""
+    with torch.no_grad():
+        return vp.Runner(model, prompter, **options).encode(items)
+
+
+def neutral_options(strategy: str) -> dict[str, Any] | None:
+    """The options with which a strategy says that it changes nothing, or None if it has no such setting."""
+    return getattr(get_class(strategy), "neutral", None)
+
+
+def expected_support(strategy: str, model_name: str) -> bool:
+    """Pixels and text can be edited on every model, attention where there is some."""
+    made, _ = wrapped(model_name)
+    return made.has_attention or not get_class(strategy).acts_on & {"attention", "tokens"}
+
+
+def _apart(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one - two).abs().max() / one.abs().max())
+
+
+# -- checks -------------------------------------------------------------------------------------------------------
+
+
+def check_support(strategy: str, model_name: str) -> str:
+    """Runs the strategy, or holds its refusal to the promise: the error names strategies that do work here.
+
+    Returns:
+        `"supported"` or `"refused"`.
+    """
+    _, model = wrapped(model_name)
+    items = requests()
+    try:
+        result = encode(model, vp.Prompter.from_name(strategy), items)
+    except vp.UnsupportedError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert not expected_support(strategy, model_name), f"it should run: {refusal}"
+        others = [info.name for info in vp.list_strategies() if info.name != strategy]
+        named = [name for name in others if re.search(rf"\b{re.escape(name)}\b", refusal)]
+        wrong = [name for name in named if not _runs(name, model)]
+        assert named, f"the error names no strategy that works instead: {refusal}"
+        assert not wrong, f"the error recommends what does not work, {wrong}: {refusal}"
+        return "refused"
+    assert result.shape[0] == len(items)
+    assert torch.isfinite(result).all()
+    return "supported"
+
+
+def _runs(strategy: str, model: Any) -> bool:
+    try:
+        encode(model, vp.Prompter.from_name(strategy), requests()[:1])
+    except vp.UnsupportedError:
+        return False
+    return True
+
+
+def check_effect(strategy: str, model_name: str) -> None:
+    """The strategy moves the embedding: a prompt that silently does nothing fails here.
+
+    A strategy that only strengthens others (it has no effect alone) declares `amplifies = True` and is checked behind
+    `circle`.
+    """
+    _, model = wrapped(model_name)
+    before: vp.Prompter | None = None
+    name = strategy
+    if getattr(get_class(strategy), "amplifies", False):
+        before, name = vp.Prompter.from_name("circle"), f"circle+{strategy}"
+    plain = encode(model, before, requests())
+    prompted = encode(model, vp.Prompter.from_name(name), requests())
+    for index, row in enumerate((prompted - plain).abs().amax(dim=1).tolist()):
+        assert row > 0, f"{name} changes nothing on {model_name}, picture {index}"
+
+
+def check_neutral(strategy: str, model_name: str) -> None:
+    """At its neutral setting the strategy equals the plain model, bit for bit."""
+    options = neutral_options(strategy)
+    assert options is not None, f"{strategy} declares no `neutral` options"
+    _, model = wrapped(model_name)
+    plain = encode(model, None, requests())
+    switched_off = encode(model, vp.Prompter.from_name(strategy, **options), requests())
+    assert torch.equal(plain, switched_off), f"off is not off: {_apart(plain, switched_off):.2e} from the plain model"
+
+
+def check_leaves_no_trace(strategy: str, model_name: str) -> None:
+    """Before and after are bit-identical: around a normal run, bad input, and a model that raises mid-forward."""
+    made, model = wrapped(model_name)
+    before, state = encode(model, None, requests()), snapshot(made.module)
+    runner = vp.Runner(model, vp.Prompter.from_name(strategy), batch_size=1)
+
+    def run_normally() -> None:
+        with torch.no_grad():
+            runner.encode(requests())
+
+    def run_bad_input() -> None:
+        bad = vp.Request(np.full((20, 20, 3), np.nan), region=vp.Box(2, 2, 8, 8), query="the red dog")
+        try:
+            with torch.no_grad():
+                runner.encode([*requests(), bad])
+        except vp.InvalidInputError:
+            return
+        raise AssertionError("a picture full of NaN was accepted")
+
+    def run_into_a_crash() -> None:
+        with crashing(_middle_module(model_name)):
+            try:
+                with torch.no_grad():
+                    runner.encode(requests())
+            except _Crash:
+                return
+        raise AssertionError("the model's own error was swallowed, or the model never ran")
+
+    for what in (run_normally, run_bad_input, run_into_a_crash):
+        what()
+        changed = differences(state, snapshot(made.module))
+        assert not changed, f"{what.__name__} leaves behind: {changed}"
+        after = encode(model, None, requests())
+        assert torch.equal(before, after), f"{what.__name__} changes later results by {_apart(before, after):.2e}"
+
+
+def check_batching(strategy: str, model_name: str) -> None:
+    """Batch size, shared prefixes and the order of requests change nothing but rounding."""
+    _, model = wrapped(model_name)
+    prompter = vp.Prompter.from_name(strategy)
+    items = crowded_requests()
+    reference = encode(model, prompter, items)
+    assert reference.shape[0] == 5, "one row per region"
+    for options in (
+        {"share_prefix": False},
+        {"batch_size": 1},
+        {"batch_size": 2},
+        {"batch_size": 2, "share_prefix": False},
+    ):
+        result = encode(model, prompter, items, **options)
+        assert _apart(reference, result) < ROUNDING, f"{options} changes results by {_apart(reference, result):.2e}"
+    turned = encode(model, prompter, items[::-1])
+    assert _apart(reference, torch.cat((turned[2:], turned[:2]))) < ROUNDING, "results are out of order"
+    assert _apart(reference, encode(model, prompter, iter(items))) < ROUNDING, "an iterator gives something else"
+
+
+def check_threads(strategy: str, model_name: str, rounds: int = 4) -> None:
+    """Two threads, each with its own region, on one model: each gets what it gets alone."""
+    _, model = wrapped(model_name)
+    prompter = vp.Prompter.from_name(strategy)
+    regions = [vp.Box(14, 20, 50, 62), vp.Box(44, 40, 84, 84)]
+    items = [vp.Request(picture((96, 96)), region=box, query="the red dog") for box in regions]
+    alone = [encode(model, prompter, [item]) for item in items]
+    plain = encode(model, None, items[:1])
+    mixed: list[str] = []
+    start = threading.Barrier(3)
+
+    def work(index: int) -> None:
+        start.wait(timeout=60)
+        for _ in range(rounds):
+            try:
+                if index == 2:  # a third thread uses the model without any prompt meanwhile
+                    result, wanted = encode(model, None, items[:1]), plain
+                else:
+                    result, wanted = encode(model, prompter, [items[index]]), alone[index]
+            except Exception as error:
+                mixed.append(f"thread {index}: {type(error).__name__}: {error}")
+                return
+            if not torch.equal(result, wanted):
+                mixed.append(f"thread {index}: {_apart(wanted, result):.2e} away")
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not mixed, f"threads mix: {mixed}"
+
+
+def check_mass_rises(strategy: str, model_name: str) -> None:
+    """Readout attention on the region rises with `strength`, in every head, on every aspect ratio."""
+    _, model = wrapped(model_name)
+    strengths = (0.0, 0.5, 1.0, 2.0, 4.0)
+    for item in requests():
+        masses = []
+        for strength in strengths:
+            # The last block alone: an edit further down changes what later blocks attend to by themselves.
+            prompter = vp.Prompter.from_name(strategy, strength=strength, first_block=-1)
+            inside = model.geometry(item.picture.size).coverage(item.regions[0]) > 0
+            masses.append(readout_attention(model, prompter, item)[:, inside].sum(axis=1))
+        rises = np.diff(masses, axis=0)
+        assert (rises > -1e-6).all(), f"on {item} a head attends less to the region at more strength: {masses}"
+        assert (rises.mean(axis=1) > 1e-4).all(), f"on {item} the region's attention does not rise: {masses}"
+
+
+def check_target_mass(strategy: str, model_name: str, share: float = 0.9) -> None:
+    """With `target_mass` the region gets the asked share of the readout's attention, in every head."""
+    _, model = wrapped(model_name)
+    for item in requests():
+        inside = model.geometry(item.picture.size).coverage(item.regions[0]) > 0
+        prompter = vp.Prompter.from_name(strategy, target_mass=share)
+        masses = readout_attention(model, prompter, item)[:, inside].sum(axis=1)
+        assert np.abs(masses - share).max() < 1e-3, f"asked for {share} on {item}, got {masses}"
+
+
+def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request) -> np.ndarray:
+    """`[heads, patches]` readout attention of the last block (or pooling head), one region."""
+    prompts = item.units() if prompter is None else prompter.prompt(item, model)
+    last = model.num_blocks - 1
+    with torch.no_grad():
+        return np.asarray(model.encode(prompts, read=[last]).attention[last][0].float())
+
+
+class _Fitted(vp.Prompter):
+    """Only asks for another way of fitting the picture."""
+
+    name = "fitted"
+
+    def __init__(self, fit: Any) -> None:
+        super().__init__()
+        self.fit_picture = fit
+
+    def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
+        return prompt.with_(fit=self.fit_picture)
+
+
+def check_geometry(model_name: str, fit: Any = "model") -> None:
+    """A painted region changes the patches that geometry says it covers, and no others.
+
+    Resizing smears a region's border by the reach of its kernel, so patches within that reach may change or not; the
+    reach is smaller than half a patch.
+    """
+    _, model = wrapped(model_name)
+    for wh, box in PICTURES.items():
+        geometry = model.geometry(wh, fit=fit)
+        change = _patch_change(model_name, wh, box, fit, geometry.num_patches)
+        reach = max(2.0 * max(1.0, 1.0 / scale) + 1.0 for scale in geometry.tiles[0].scale_xy)
+        grown = vp.Box(box.x0 - reach, box.y0 - reach, box.x1 + reach, box.y1 + reach)
+        covered, near = geometry.coverage(box) > 0.02, geometry.coverage(grown) > 0
+        assert covered.any(), f"{wh}: geometry says that no patch shows {box}"
+        assert not covered.all(), f"{wh}: geometry says that every patch shows {box}"
+        missed, extra = covered & ~change, change & ~near
+        assert not missed.any(), f"{wh}, fit={fit}: patches {np.flatnonzero(missed)} should show {box} and do not"
+        assert not extra.any(), f"{wh}, fit={fit}: patches {np.flatnonzero(extra)} show {box} and should not"
+
+
+def _patch_change(model_name: str, wh: tuple[int, int], box: vp.Box, fit: Any, num_patches: int) -> np.ndarray:
+    """Which patch embeddings change when the region turns from black to white, bool `[P]`."""
+    made, model = wrapped(model_name)
+    seen: list[torch.Tensor] = []
+    handle = made.module.get_submodule(made.patch_embedding).register_forward_hook(lambda *call: seen.append(call[2]))
+    try:
+        for colour in (0, 255):
+            pixels = np.asarray(picture(wh)).copy()
+            pixels[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = colour
+            encode(model, _Fitted(fit), [vp.Request(Image.fromarray(pixels))])
+    finally:
+        handle.remove()
+    black, white = (item[0].flatten(1).T if item.ndim == 4 else item[0, :num_patches] for item in seen)
+    assert len(black) == num_patches, f"the model has {len(black)} patches, geometry says {num_patches}"
+    moved = (black - white).abs().amax(dim=1)
+    return np.asarray(moved > 1e-3 * moved.max())
+
+
+def check_gradients(strategy: str, model_name: str) -> None:
+    """Gradients flow from the prompted embedding to the pixels, and the prompt shows in them."""
+    made, model = wrapped(model_name)
+    item = requests()[0]
+    pixels = _input_pixels(made, item.picture)
+    gradients = []
+    for prompts in (vp.Prompter.from_name(strategy).prompt(item, model), item.units()):
+        leaf = pixels.clone().requires_grad_()
+        embedding = model.embed_pixels(leaf, prompts).embeddings
+        (gradient,) = torch.autograd.grad(embedding.square().sum(), leaf)
+        assert torch.isfinite(gradient).all()
+        assert gradient.abs().max() > 0, "no gradient reaches the pixels"
+        gradients.append(gradient)
+    assert not torch.equal(*gradients), "the prompt does not show in the gradient"
+
+
+def _input_pixels(made: Tiny, image: Image.Image) -> torch.Tensor:
+    if made.backend == "transformers":
+        return made.processor(images=image, return_tensors="pt")["pixel_values"]
+    return made.processor(image)[None]
+
+
+def check_dtype(strategy: str, model_name: str, dtype: torch.dtype) -> None:
+    """Runs in half precision and gives about what it gives in float32."""
+    _, exact = wrapped(model_name)
+    made = tiny(model_name)
+    model = vp.wrap(made.module.to(dtype), made.processor, made.tokenizer)
+    items, prompter = requests(), vp.Prompter.from_name(strategy)
+    result = encode(model, prompter, items)
+    assert torch.isfinite(result).all()
+    reference = encode(exact, prompter, items)
+    similarity = torch.cosine_similarity(result.float(), reference, dim=1)
+    assert (similarity > 0.98).all(), f"{dtype} gives something else than float32: cosine {similarity.tolist()}"
+
+
+#: what `check_strategy` runs where the strategy is supported
+CHECKS: dict[str, Callable[[str, str], None]] = {
+    "effect": check_effect,
+    "leaves no trace": check_leaves_no_trace,
+    "batching": check_batching,
+    "threads": check_threads,
+}
+
+
+def check_strategy(strategy: str, models: Sequence[str] | None = None) -> dict[str, str]:
+    """Holds a strategy to everything here, on tiny models of every family: the one call for a plug-in's test.
+
+    Args:
+        strategy: its name in the registry.
+        models: names of tiny models; None: all of them.
+
+    Returns:
+        For every model `"supported"` or `"refused"`.
+
+    Raises:
+        AssertionError: naming the check, the strategy and the model.
+
+    >>> check_strategy("circle", models=["timm-vit"])
+    {'timm-vit': 'supported'}
+    """
+    outcomes = {}
+    for model_name in tiny_names() if models is None else models:
+        checks = {"support": check_support, **CHECKS}
+        if neutral_options(strategy) is not None:
+            checks["neutral"] = check_neutral
+        for label, check in checks.items():
+            try:
+                outcome = check(strategy, model_name)
+            except AssertionError as error:
+                raise AssertionError(f"{strategy} on {model_name}, {label}: {error}") from error
+            if label == "support":
+                outcomes[model_name] = str(outcome)
+                if outcome == "refused":
+                    break
+    return outcomes
+
+
+# -- looking at a module from outside -----------------------------------------------------------------------------
+
+
+def snapshot(module: nn.Module) -> dict[str, Any]:
+    """Everything about a module that a prompt could leave changed: our hooks, configs, modes, overrides, weights."""
+    state: dict[str, Any] = {}
+    for path, child in module.named_modules():
+        state[f"{path} hooks"] = own_hooks(child)
+        state[f"{path} training"] = child.training
+        state[f"{path} attributes"] = sorted(name for name in vars(child) if not name.startswith("_"))
+        config = getattr(child, "config", None)
+        if hasattr(config, "to_dict"):
+            state[f"{path} config"] = (id(config), config.to_dict(), config._attn_implementation_internal)
+    for name, tensor in module.state_dict().items():
+        state[f"{name} weight"] = (tensor.dtype, tuple(tensor.shape), tensor.double().sum().item())
+    for name, parameter in module.named_parameters():
+        state[f"{name} requires_grad"] = (parameter.requires_grad, parameter.grad is None)
+    return state
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The entries of two snapshots that differ."""
+    return sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+
+
+def own_hooks(module: nn.Module) -> int:
+    """How many hooks of ours one module carries; libraries leave some of their own, which are not counted."""
+    count = 0
+    for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        for hook in getattr(module, kind).values():
+            count += str(getattr(hook, "__module__", "")).startswith("visprompt")
+    return count
+
+
+class _Crash(RuntimeError):
+    """The error of a model that fails mid-forward."""
+
+
+@contextmanager
+def crashing(module: nn.Module) -> Iterator[None]:
+    """For the time of the block the sub-module raises when it is called."""
+
+    def crash(*_: Any) -> None:
+        raise _Crash("crashed on purpose")
+
+    handle = module.register_forward_pre_hook(crash)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@functools.cache
+def _middle_module(model_name: str) -> nn.Module:
+    """A sub-module that is called about halfway through the model."""
+    made, model = wrapped(model_name)
+    called: list[nn.Module] = []
+    handles = [
+        child.register_forward_pre_hook(lambda owner, _: called.append(owner))
+        for child in made.module.modules()
+        if next(child.parameters(recurse=False), None) is not None and not list(child.children())
+    ]
+    try:
+        encode(model, None, requests()[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called[len(called) // 2]
+
+
+def library_embedding(made: Tiny, image: Image.Image) -> torch.Tensor:
+    """What the library itself gives for a picture, without any visprompt code: for before-and-after comparisons."""
+    torch.manual_seed(0)  # ViTMAE shuffles its patches
+    with torch.no_grad():
+        if made.backend == "transformers":
+            inputs = made.processor(images=image, return_tensors="pt")
+            output = made.module.get_image_features(**inputs) if made.has_text else made.module(**inputs)  # type: ignore[operator]
+            if isinstance(output, torch.Tensor):
+                return output
+            names = ("image_embeds", "pooler_output", "last_hidden_state")
+            return next(item for name in names if (item := getattr(output, name, None)) is not None)
+        pixels = made.processor(image)[None]
+        return made.module.encode_image(pixels) if made.has_text else made.module(pixels)  # type: ignore[operator]
+
+
+def shuffled(items: Sequence[Any], seed: int = 0) -> tuple[list[Any], list[int]]:
+    """A seeded permutation and the order it was made with."""
+    order = list(range(len(items)))
+    random.Random(seed).shuffle(order)
+    return [items[index] for index in order], order
