@@ -115,7 +115,9 @@ class Prompter:
                     "give region=vp.Box(x0, y0, x1, y1), vp.Point(x, y, radius) or vp.Mask(array)."
                 )
             if "query" in self.needs and not prompt.query:
-                raise InvalidInputError(f"strategy {self.name!r} needs a query and {prompt.request!r} has none: give query='…'.")
+                raise InvalidInputError(
+                    f"strategy {self.name!r} needs a query and {prompt.request!r} has none: give query='…'."
+                )
 
     def _labelled(self, prompt: VisualPrompt) -> VisualPrompt:
         before = "" if prompt.label == "none" else prompt.label + "+"

@@ -1,1 +1,6 @@
-"""See the modules."""
+"""Models: `load_model`, `wrap`, and one module per backend. No strategy is known here."""
+
+from visprompt.models.base import Encoding, Model
+from visprompt.models.loading import list_models, load_model, wrap
+
+__all__ = ["Encoding", "Model", "list_models", "load_model", "wrap"]

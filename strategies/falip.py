@@ -1,0 +1,160 @@
+"""FALIP: foveal attention. The readout's attention is raised on the region's patches; pixels stay untouched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from visprompt.errors import InvalidInputError
+from visprompt.prompter import Options, Prompter
+from visprompt.visual_prompt import FITS, AttentionEdit, VisualPrompt
+
+if TYPE_CHECKING:
+    from visprompt.geometry import Geometry
+    from visprompt.request import Region
+
+
+@dataclass(frozen=True)
+class FalipOptions(Options):
+    """Options of `falip`.
+
+    Args:
+        strength: α, in logits: how much the attention logits rise on the region (paper: 0.2). 0: the plain model.
+        target_mass: instead of `strength`, the share in (0, 1) of the readout's attention that the region gets in every
+            head; one number that means the same on every model.
+        first_block: first block it acts in; a float is a fraction of the depth (paper: block 8 of 12).
+        last_block: last block, included; None: to the end.
+        heads: head indices; None: all.
+        rows: query rows that look there: "readout" (whatever the model reads the picture through), "cls", "patches",
+            "all", or row numbers. The paper compares rows in its ablations; CLS alone is best.
+        profile: "flat", or "foveal": the paper's Gaussian bump.
+        sigma_tokens: standard deviation of the bump in tokens (paper: 100, which makes it a paraboloid).
+        rounding: "coverage" weighs patches by the share that the region covers; "touched" takes every patch that it
+            touches fully; "paper" is the authors' rounding of boxes to tokens.
+        fit: how the picture is brought into the model: None leaves that to the prompt; "squash" is the paper's.
+    """
+
+    strength: float = 2.0
+    target_mass: float | None = None
+    first_block: int | float = 2 / 3
+    last_block: int | None = None
+    heads: tuple[int, ...] | None = None
+    rows: Any = "readout"
+    profile: Literal["flat", "foveal"] = "flat"
+    sigma_tokens: float = 100.0
+    rounding: Literal["coverage", "touched", "paper"] = "coverage"
+    fit: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.strength, int | float) or not np.isfinite(self.strength):
+            raise InvalidInputError(f"strength is a finite number of logits; got {self.strength!r}.")
+        if self.target_mass is not None and not 0 < self.target_mass < 1:
+            raise InvalidInputError(f"target_mass is a share strictly between 0 and 1; got {self.target_mass!r}.")
+        for name, allowed in (("profile", ("flat", "foveal")), ("rounding", ("coverage", "touched", "paper"))):
+            if getattr(self, name) not in allowed:
+                raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+        if self.fit is not None and self.fit not in FITS:
+            raise InvalidInputError(f"fit is one of {', '.join(FITS)}; got {self.fit!r}.")
+        if not self.sigma_tokens > 0:
+            raise InvalidInputError(f"sigma_tokens must be positive; got {self.sigma_tokens!r}.")
+        if isinstance(self.rows, list | tuple):
+            object.__setattr__(self, "rows", tuple(int(row) for row in self.rows))
+        elif self.rows not in ("readout", "cls", "patches", "all"):
+            raise InvalidInputError(f'rows is "readout", "cls", "patches", "all" or row numbers; got {self.rows!r}.')
+        if isinstance(self.heads, list):
+            object.__setattr__(self, "heads", tuple(self.heads))
+
+
+class Falip(Prompter):
+    """FALIP (Zhuang et al., ECCV 2024, https://arxiv.org/abs/2407.05578): look there without painting anything.
+
+    In blocks ≥ `first_block` the readout row's attention logits become `s + α·m`, with m on the patches of the region:
+    its coverage, or the paper's `m = minmax(exp(−½ (dist/σ)²))`. With `target_mass=t` they become `s + log m + β`, where β
+    gives the region the share t of the row (`AttentionEdit`).
+
+    >>> import visprompt as vp
+    >>> vp.Prompter.from_name("falip", preset="paper").options.strength
+    0.2
+
+    Shapes: m is `[P]`, one number per patch, row-major. Units: logits.
+
+    Raises:
+        InvalidInputError: without a region, or if the model's centre crop removes it (use `fit="pad"` or `"squash"`).
+        UnsupportedError: on a model without attention.
+    """
+
+    Options = FalipOptions
+    acts_on = frozenset({"attention"})
+    needs = frozenset({"region"})
+    neutral: ClassVar[dict[str, Any]] = {"strength": 0.0}
+
+    def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
+        """Adds the attention edit for the prompt's regions."""
+        options: FalipOptions = self.options
+        if options.fit is not None:
+            prompt = prompt.with_(fit=options.fit)
+        geometry = model.geometry(prompt.picture.size, prompt.fit)
+        weights = np.zeros(geometry.num_patches, dtype=np.float32)
+        for region in prompt.regions:
+            geometry.require_visible(region, repr(prompt.request))
+            weights = np.maximum(weights, self._weights(geometry, region))
+        where: dict[str, Any] = {
+            "first_block": options.first_block,
+            "last_block": options.last_block,
+            "heads": options.heads,
+            "rows": options.rows,
+        }
+        if options.target_mass is not None:
+            return prompt.adding(AttentionEdit(target_mass=options.target_mass, weights=weights, **where))
+        return prompt.adding(AttentionEdit(bias=options.strength * weights, **where))
+
+    def _weights(self, geometry: Geometry, region: Region) -> np.ndarray:
+        options: FalipOptions = self.options
+        rows, columns = geometry.grid_hw
+        if options.rounding == "paper":
+            cover = _authors_rectangle(geometry, region)
+        else:
+            cover = geometry.coverage(region)
+            if options.rounding == "touched":
+                cover = (cover > 0).astype(np.float32)
+        if options.profile == "foveal":
+            cover = cover * _foveal(cover.reshape(rows, columns) > 0, options.sigma_tokens).reshape(-1)
+        return cover
+
+
+def _authors_rectangle(geometry: Geometry, region: Region) -> np.ndarray:
+    """The authors' rounding: first = max(⌈x0/p⌉, 1) − 1, last = max(⌈x1/p⌉, 1) − 1, both included."""
+    rows, columns = geometry.grid_hw
+    height, width = geometry.tiles[0].input_hw
+    x0, y0, x1, y1 = region.xyxy
+    (a, b), (c, d) = geometry.to_input((x0, y0)), geometry.to_input((x1, y1))
+
+    def token(value: float, side: int, count: int) -> int:
+        # 32-bit as in the authors' code: one rounding more would move boxes that end on a patch border.
+        return min(max(int(np.ceil(np.float32(value) / np.float32(side / count))), 1), count) - 1
+
+    result = np.zeros((rows, columns), dtype=np.float32)
+    top, bottom = token(b, height, rows), token(d, height, rows)
+    result[top : bottom + 1, token(a, width, columns) : token(c, width, columns) + 1] = 1.0
+    return result.reshape(-1)
+
+
+def _foveal(inside: np.ndarray, sigma: float) -> np.ndarray:
+    """`(g − min + 1e-6) / (max + 1e-6 − min)` of a Gaussian around the middle of the touched rectangle.
+
+    g is rounded to float32 before the min-max, as the authors do: with σ = 100 its range is about 1e-4, so that the
+    rounding shows.
+    """
+    result = np.zeros(inside.shape, dtype=np.float32)
+    if not inside.any():
+        return result
+    ys, xs = np.nonzero(inside)
+    top, bottom, left, right = ys.min(), ys.max(), xs.min(), xs.max()
+    yy, xx = np.mgrid[top : bottom + 1, left : right + 1].astype(np.float64)
+    distance = (yy - (top + bottom) / 2) ** 2 + (xx - (left + right) / 2) ** 2
+    bump = np.exp(-0.5 * distance / sigma**2).astype(np.float32)
+    low, high, tiny = bump.min(), bump.max(), np.float32(1e-6)
+    result[top : bottom + 1, left : right + 1] = (bump - low + tiny) / (high + tiny - low)
+    return result

@@ -1,0 +1,361 @@
+"""The three ways an attention call is reached. Each sees the model's own queries, keys and values, recomputes only the
+edited rows in float32 and overwrites them; everything else is what the model's own kernel computed.
+
+- transformers: a thin shim in `AttentionInterface`, installed once by `wrap` (`install_shim`);
+- `nn.MultiheadAttention`: hooks that overwrite the rows after the output projection (a mask would switch kernels);
+- timm: a `TorchFunctionMode` that sees `scaled_dot_product_attention` inside the attention module, so fused attention
+  stays on.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from visprompt.attention.program import SiteProgram
+from visprompt.attention.rows import add_mask, attend, heads_like, row_logits
+from visprompt.attention.scope import Scope, current_scope
+from visprompt.attention.sites import Site
+from visprompt.errors import UnsupportedError
+
+PREFIX = "visprompt_"
+
+
+def install(scope: Scope) -> None:
+    """Puts a scope's hooks in place; the transformers shim is there already."""
+    kinds = {site.backend for site in scope.programs}
+    if kinds & {"mha", "sdpa"}:
+        refuse_compiled(scope.tower.blocks)
+    if "sdpa" in kinds:
+        mode = _SeeAttention(scope)
+        mode.__enter__()
+        scope.on_close(lambda: mode.__exit__(None, None, None))
+    for site in scope.programs:
+        if site.backend == "mha":
+            scope.hook_before(site.module, _MhaHooks(scope, site).before)
+            scope.hook_after(site.module, _MhaHooks(scope, site).after)
+        elif site.backend == "sdpa":
+            scope.hook_before(site.module, mode.enter_module)
+            scope.hook_after(site.module, mode.leave_module)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """True for a module that `torch.compile` or `module.compile()` has been called on."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def refuse_compiled(modules: Any) -> None:
+    """Hooks added after compilation are silently ignored by compiled code, so they are refused."""
+    if any(is_compiled(module) for module in modules) or torch.compiler.is_compiling():
+        raise UnsupportedError(
+            "this edit reaches the model through hooks, which compiled code ignores: wrap the model before "
+            "torch.compile, or use a transformers model, whose attention edits work under compilation."
+        )
+
+
+# -- transformers -----------------------------------------------------------------------------------------------------
+
+
+def install_shim(module: nn.Module) -> list[tuple[Any, str]]:
+    """Makes every transformers config inside `module` go through the shim; returns what to restore."""
+    restore: list[tuple[Any, str]] = []
+    seen: set[int] = set()
+    for child in module.modules():
+        config = getattr(child, "config", None)
+        name = getattr(config, "_attn_implementation_internal", None)
+        if config is None or not isinstance(name, str) or id(config) in seen or name.startswith(PREFIX):
+            continue
+        seen.add(id(config))
+        restore.append((config, name))
+        config._attn_implementation_internal = register_shim(name)
+    return restore
+
+
+def register_shim(name: str) -> str:
+    """Registers `visprompt_<name>` beside the implementation `name`, with the mask function that `name` had.
+
+    Without the mask function decoders lose their causal mask; the name is kept inside ours because some models branch
+    on it.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+    ours = PREFIX + name
+    if ours not in ALL_ATTENTION_FUNCTIONS._global_mapping:
+
+        def shim(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+        ) -> tuple[Tensor, Tensor | None]:
+            base = _eager_of(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+            scope = current_scope(module)
+            if scope is None:
+                return base(module, query, key, value, attention_mask, **kwargs)
+            return _edited(scope, base, module, query, key, value, attention_mask, kwargs)
+
+        AttentionInterface.register(ours, shim)
+        if name in ALL_MASK_ATTENTION_FUNCTIONS:
+            AttentionMaskInterface.register(ours, ALL_MASK_ATTENTION_FUNCTIONS[name])
+    return ours
+
+
+def _eager_of(module: nn.Module) -> Any:
+    """The eager attention function of the file that defines this attention class."""
+    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+
+
+def _edited(
+    scope: Scope,
+    base: Any,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    if kwargs.get("s_aux") is not None:
+        raise UnsupportedError("attention with learned sinks (s_aux) is not supported: its rows cannot be recomputed.")
+    site = scope.programs_by_module[id(module)]
+    program = scope.program(site)
+    copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
+    rows_query, key, value, query = query[:, :, :copies], key[:, :, copies:], value[:, :, copies:], query[:, :, copies:]
+    own, weights = base(module, query, key, value, mask, **kwargs)
+    if not copies:
+        rows_query = query.index_select(2, program.rows)
+    scaling = kwargs.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    wanted_rows = torch.zeros_like(program.rows) if copies else program.rows
+    new = run_rows(
+        scope,
+        site,
+        program,
+        rows_query,
+        key,
+        value,
+        scale,
+        _mask_rows(module, mask, wanted_rows, query, key, kwargs),
+        kwargs,
+    )
+    new = new.transpose(1, 2)  # [n, R, H, D], the interface's layout
+    if copies:
+        base_rows = own[:, :1].expand(-1, copies, -1, -1)
+        changed = torch.where(program.edited.transpose(1, 2)[..., None], new.to(own.dtype), base_rows)
+        return torch.cat((changed, own), dim=1), weights
+    return overwrite(own, new, program, row_dim=1, head_dim=2), weights
+
+
+def _mask_rows(
+    module: nn.Module, mask: Tensor | None, rows: Tensor, query: Tensor, key: Tensor, kwargs: dict[str, Any]
+) -> Tensor | None:
+    """The part of the model's own mask that the edited rows see."""
+    keys, queries = key.shape[2], query.shape[2]
+    if mask is None:
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", False) if causal is None else causal
+        if not causal or queries == 1:
+            return None
+        allowed = torch.arange(keys, device=rows.device)[None] <= rows[:, None] + (keys - queries)
+        return allowed[None, None]
+    if mask.dim() == 2:  # flash attention's padding mask
+        return mask[:, None, None, :keys].bool()
+    mask = mask[..., :keys]
+    return mask if mask.shape[-2] == 1 else mask.index_select(-2, rows)
+
+
+# -- what the three have in common --------------------------------------------------------------------------------------
+
+
+def run_rows(
+    scope: Scope,
+    site: Site,
+    program: SiteProgram,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """`[n, H, R, D]` outputs of the rows after the edits, float32, outside autocast; keeps what is to be read."""
+    with torch.autocast(query.device.type, enabled=False):
+        value = heads_like(value, query)
+        logits = row_logits(query, key, scale, mask, options.get("softcap"))
+        output, attention = program.run(logits, value, site.prefix, float(options.get("dropout") or 0.0))
+        scope.keep(site, program, output, attention, value)
+    return output
+
+
+def overwrite(own: Tensor, new: Tensor, program: SiteProgram, row_dim: int, head_dim: int) -> Tensor:
+    """Puts the new rows into the model's own output; streams, heads and rows that are not edited stay bit for bit.
+
+    Args:
+        own: four axes: n, and in either order rows and heads, then D.
+        new: the same with R rows.
+    """
+    if not program.edits:
+        return own
+    edited = program.edited if program.inject is None else torch.ones_like(program.edited)
+    edited = (edited.transpose(1, 2) if row_dim < head_dim else edited)[..., None]
+    new = new.to(own.dtype)
+    if not edited.all():
+        new = torch.where(edited, new, own.index_select(row_dim, program.rows))
+    return own.index_copy(row_dim, program.rows, new)
+
+
+# -- nn.MultiheadAttention ------------------------------------------------------------------------------------------------
+
+
+class _MhaHooks:
+    """Overwrites rows of an `nn.MultiheadAttention` after its output projection."""
+
+    def __init__(self, scope: Scope, site: Site) -> None:
+        self.scope, self.site = scope, site
+        module: Any = site.module
+        if module.bias_k is not None or module.add_zero_attn:
+            raise UnsupportedError("nn.MultiheadAttention with bias_k or add_zero_attn is not supported.")
+
+    def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Folded readout copies stand in front of the sequence: the module itself must not see them."""
+        copies = 0 if self.scope.sharing is None else self.scope.sharing.copies_at(self.site)
+        if not copies:
+            return None
+        self.scope.sharing.stash = args[0]
+        return tuple(item[:, copies:] for item in args[:3]) + tuple(args[3:]), kwargs
+
+    def after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        scope, site = self.scope, self.site
+        query, key, value = (args[i] if i < len(args) else kwargs[n] for i, n in enumerate(("query", "key", "value")))
+        own = output[0] if isinstance(output, tuple) else output
+        if not module.batch_first:
+            query, key, value, own = (item.transpose(0, 1) for item in (query, key, value, own))
+        program = scope.program(site)
+        copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
+        if copies:
+            rows_in = scope.sharing.stash[:, :copies]
+        else:
+            rows_in = query.index_select(1, program.rows)
+        mask = kwargs.get("attn_mask") if len(args) <= 5 else args[5]
+        rows = torch.zeros_like(program.rows) if copies else program.rows
+        with torch.autocast(query.device.type, enabled=False):
+            new = self._rows(module, program, rows_in, key, value, self._mask(module, mask, rows, len(query)))
+            new = F.linear(new, module.out_proj.weight.float(), _float(module.out_proj.bias)).to(own.dtype)
+        if copies:
+            changed = torch.where(program.edited.any(dim=1)[..., None], new, own[:, :1].expand_as(new))
+            own = torch.cat((changed, own), dim=1)
+        elif program.edits:
+            edited = program.edited.any(dim=1)[..., None] if program.inject is None else torch.tensor(True)
+            if not edited.all():
+                new = torch.where(edited, new, own.index_select(1, program.rows))
+            own = own.index_copy(1, program.rows, new)
+        own = own if module.batch_first else own.transpose(0, 1)
+        return (own, *output[1:]) if isinstance(output, tuple) else own
+
+    def _mask(self, module: Any, mask: Tensor | None, rows: Tensor, batch: int) -> Tensor | None:
+        if mask is None:
+            return None
+        if mask.dim() == 3:
+            mask = mask.view(batch, module.num_heads, *mask.shape[1:])
+        mask = mask.index_select(-2, rows)
+        return ~mask if mask.dtype == torch.bool else mask  # nn.MultiheadAttention: True means "not allowed"
+
+    def _rows(
+        self, module: Any, program: SiteProgram, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """`[n, R, H·D]`. For few rows the key and value projections are folded into the query and the output
+        (`q·(W x) = (Wᵀq)·x`), so keys are never projected a second time."""
+        heads, width = module.num_heads, module.head_dim
+        if module._qkv_same_embed_dim:
+            w_q, w_k, w_v = module.in_proj_weight.float().chunk(3)
+        else:
+            w_q, w_k, w_v = (getattr(module, f"{n}_proj_weight").float() for n in "qkv")
+        b_q, b_k, b_v = module.in_proj_bias.float().chunk(3) if module.in_proj_bias is not None else (None, None, None)
+        scale, dropout = width**-0.5, module.dropout if module.training else 0.0
+        q = F.linear(query.float(), w_q, b_q).unflatten(-1, (heads, width)).transpose(1, 2)
+        if (
+            q.shape[2] > 8
+            or program.decompose
+            or program.capture_output
+            or program.gain is not None
+            or program.inject is not None
+        ):
+            k = F.linear(key.float(), w_k, b_k).unflatten(-1, (heads, width)).transpose(1, 2)
+            v = F.linear(value.float(), w_v, b_v).unflatten(-1, (heads, width)).transpose(1, 2)
+            new = run_rows(self.scope, self.site, program, q, k, v, scale, mask, {"dropout": dropout})
+            return new.transpose(1, 2).flatten(-2)
+        w_k, w_v = w_k.view(heads, width, -1), w_v.view(heads, width, -1)
+        logits = torch.einsum("nhrd,hde->nhre", q, w_k) @ key.float()[:, None].transpose(-1, -2)
+        if b_k is not None:
+            logits = logits + torch.einsum("nhrd,hd->nhr", q, b_k.view(heads, width))[..., None]
+        logits = program.apply_to_logits(add_mask(logits * scale, mask), self.site.prefix)
+        mixed, attention = attend(logits, value[:, None], dropout)
+        self.scope.keep(self.site, program, mixed, attention, value)
+        new = torch.einsum("nhre,hde->nrhd", mixed, w_v)
+        if b_v is not None:
+            new = new + b_v.view(heads, width)
+        return new.flatten(-2)
+
+
+def _float(item: Tensor | None) -> Tensor | None:
+    return None if item is None else item.float()
+
+
+# -- timm: fused attention seen from inside -------------------------------------------------------------------------------
+
+
+class _SeeAttention(TorchFunctionMode):
+    """Sees the arguments of `scaled_dot_product_attention` while one of the scope's modules runs."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self.scope = scope
+        self.inside: list[Site] = []
+
+    def enter_module(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """The module's attention is the next one that runs."""
+        self.inside.append(self.scope.programs_by_module[id(module)])
+
+    def leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """The module is through."""
+        self.inside.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self.inside or func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        site, scope = self.inside[-1], self.scope
+        query, key, value = args[:3] if len(args) >= 3 else (kwargs[n] for n in ("query", "key", "value"))
+        rest = dict(zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False))
+        rest.update({name: item for name, item in kwargs.items() if name not in ("query", "key", "value")})
+        program = scope.program(site)
+        copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
+        rows_query, query, key, value = (
+            query[:, :, :copies],
+            query[:, :, copies:],
+            key[:, :, copies:],
+            value[:, :, copies:],
+        )
+        own = F.scaled_dot_product_attention(query, key, value, **rest)
+        if not copies:
+            rows_query = query.index_select(2, program.rows)
+        scale = rest.get("scale") or query.shape[-1] ** -0.5
+        wanted = torch.zeros_like(program.rows) if copies else program.rows
+        mask = _mask_rows(
+            site.module, rest.get("attn_mask"), wanted, query, key, {"is_causal": rest.get("is_causal", False)}
+        )
+        new = run_rows(
+            scope, site, program, rows_query, key, value, scale, mask, {"dropout": rest.get("dropout_p", 0.0)}
+        )
+        if copies:
+            changed = torch.where(
+                program.edited[..., None], new.to(own.dtype), own[:, :, :1].expand(-1, -1, copies, -1)
+            )
+            return torch.cat((changed, own), dim=2)
+        return overwrite(own, new, program, row_dim=2, head_dim=1)
+
+
+__all__ = ["install", "install_shim", "is_compiled", "refuse_compiled", "register_shim"]

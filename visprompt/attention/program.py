@@ -1,0 +1,291 @@
+"""From the attention edits of many prompts to one batch of numbers per site.
+
+`compile_programs` is where "bias the readout from block 8 on" becomes rows, heads and columns. The result depends on
+no hook and no backend; every backend calls `SiteProgram.run` with the queries, keys and values it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visprompt.attention.rows import attend, target_mass_logits
+from visprompt.attention.sites import Site, Tower
+from visprompt.errors import InvalidInputError
+from visprompt.visual_prompt import AttentionEdit
+
+
+@dataclass(frozen=True, eq=False)
+class SiteProgram:
+    """Everything that happens at one site for a batch of n streams.
+
+    `bias` and `log_weights` run over the P patch columns and are widened to the keys at the call. Head and row axes
+    are 1 where all heads or rows get the same.
+
+    Args:
+        rows: `[R]` query positions.
+        edited: bool `[n, H, R]`: which streams, heads and rows change; elsewhere the model's own output stays.
+        bias: `[n, H|1, R|1, P]`, or None.
+        log_weights: `[n, 1, 1, P]`, −inf outside the region, or None.
+        target: `[n, H|1, R|1]`, NaN where there is no target, or None.
+        temperature: `[n, H|1, R|1]`, or None.
+        gain: `[n, H|1, R|1]`, or None.
+        responsive: `[n]` threshold on the relative change of a head's output, or None.
+        reference: `[n, H, R, D]` outputs without the prompt, for `gain`.
+        read: keep the attention of these rows.
+        decompose: keep every key's contribution to the first row's output.
+        capture_output: keep the rows' outputs (to serve as a reference).
+        inject: `[n, H, R, D]` added to the rows' outputs; lets `wrap` prove that a site has an effect.
+    """
+
+    rows: Tensor
+    edited: Tensor
+    bias: Tensor | None = None
+    log_weights: Tensor | None = None
+    target: Tensor | None = None
+    temperature: Tensor | None = None
+    gain: Tensor | None = None
+    responsive: Tensor | None = None
+    reference: Tensor | None = None
+    read: bool = False
+    decompose: bool = False
+    capture_output: bool = False
+    inject: Tensor | None = None
+
+    @property
+    def edits(self) -> bool:
+        """True if anything is overwritten, False if it only reads."""
+        return self.inject is not None or bool(self.edited.any())
+
+    def to(self, device: torch.device) -> SiteProgram:
+        """The same program with its tensors on a device."""
+        if self.rows.device == device:
+            return self
+        moved = {name: item.to(device) for name, item in vars(self).items() if isinstance(item, Tensor)}
+        return replace(self, **moved)
+
+    def take(self, index: Tensor) -> SiteProgram:
+        """The program of some of the streams."""
+        names = ("edited", "bias", "log_weights", "target", "temperature", "gain", "responsive", "reference")
+        taken = {name: item.index_select(0, index) for name in names if (item := getattr(self, name)) is not None}
+        return replace(self, **taken)
+
+    def folded(self, slots: Tensor) -> SiteProgram:
+        """Streams of one picture become rows of one sequence.
+
+        Args:
+            slots: `[m, S]`: which stream the s-th readout copy of picture i is (padding repeats a stream).
+        """
+        pictures, copies = slots.shape
+
+        def fold(item: Tensor | None) -> Tensor | None:
+            if item is None:
+                return None
+            picked = item.index_select(0, slots.reshape(-1))  # [m*S, H|1, 1, ...]
+            return picked.reshape(pictures, copies, *item.shape[1:2], *item.shape[3:]).transpose(1, 2)
+
+        names = ("edited", "bias", "log_weights", "target", "temperature")
+        rows = torch.arange(copies, device=self.rows.device)
+        return replace(self, rows=rows, **{name: fold(getattr(self, name)) for name in names})
+
+    def run(self, logits: Tensor, value: Tensor, prefix: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Outputs and attention of the rows after the edits.
+
+        Args:
+            logits: `[n, H, R, K]` scaled and masked, float32.
+            value: `[n, H, K, D]`.
+            prefix: key columns before the first patch.
+            dropout: attention dropout of the module while training.
+
+        Returns:
+            `([n, H, R, D], [n, H, R, K])`, float32.
+
+        Raises:
+            InvalidInputError: if the region is masked out, or the keys are fewer than prefix + patches.
+        """
+        edited = self.apply_to_logits(logits, prefix)
+        output, attention = attend(edited, value, dropout)
+        return self.amplify(output), attention
+
+    def apply_to_logits(self, logits: Tensor, prefix: int) -> Tensor:
+        """Temperature, bias and target mass on `[n, H, R, K]` logits; rows and heads that are not edited keep theirs."""
+        plain, keys = logits, logits.shape[-1]
+        if self.temperature is not None:
+            finite = torch.where(torch.isfinite(logits), logits / self.temperature[..., None], logits)
+            logits = finite
+        if self.bias is not None:
+            logits = logits + widen(self.bias, prefix, keys, 0.0)
+        if self.log_weights is not None and self.target is not None:
+            weights = widen(self.log_weights, prefix, keys, float("-inf"))
+            logits = target_mass_logits(logits, weights, self.target)
+        if logits is plain or self.edited.all():
+            return logits
+        return torch.where(self.edited[..., None], logits, plain)
+
+    def amplify(self, output: Tensor) -> Tensor:
+        """`o + g · (o − o_ref)` in the heads that respond."""
+        if self.inject is not None:
+            output = output + self.inject
+        if self.gain is None or self.reference is None:
+            return output
+        change = output - self.reference
+        gain = self.gain[..., None]
+        if self.responsive is not None:
+            moved = change.norm(dim=-1) >= self.responsive[:, None, None] * self.reference.norm(dim=-1)
+            gain = gain * moved[..., None]
+        return output + gain * change
+
+
+def widen(item: Tensor, prefix: int, keys: int, fill: float) -> Tensor:
+    """Patch columns → key columns: prefix in front, padding behind."""
+    behind = keys - prefix - item.shape[-1]
+    if behind < 0:
+        raise InvalidInputError(
+            f"this block sees {keys} keys but the picture has {prefix} + {item.shape[-1]} tokens: its attention window "
+            "is shorter than the picture, and columns cannot be matched."
+        )
+    return torch.nn.functional.pad(item, (prefix, behind), value=fill)
+
+
+def compile_programs(
+    tower: Tower,
+    edits: Sequence[Sequence[AttentionEdit]],
+    num_patches: Sequence[int],
+    read: Sequence[int] | None = None,
+    decompose: Sequence[int] | None = None,
+) -> dict[Site, SiteProgram]:
+    """One program per site that is edited or read.
+
+    Args:
+        tower: whose sites.
+        edits: for every stream the edits it carries (those on other towers are not looked at).
+        num_patches: for every stream the number of its patches.
+        read: block indices whose readout attention is kept, or None.
+        decompose: block indices whose readout row is decomposed, or None.
+
+    Raises:
+        InvalidInputError: for blocks or heads that do not exist, a bias of the wrong length, or edits that meet no
+            readout row.
+    """
+    wanted: dict[Site, list[list[AttentionEdit]]] = {}
+    for stream, group in enumerate(edits):
+        for edit in group:
+            if edit.tower != tower.name or edit.is_identity:
+                continue
+            _check_columns(edit, num_patches[stream])
+            sites = [tower.sites[block] for block in edit.blocks(tower.num_blocks)]
+            sites = [site for site in sites if len(tower.rows_of(site, edit.rows, num_patches[stream]))]
+            if not sites:
+                raise InvalidInputError(
+                    f"blocks {list(edit.blocks(tower.num_blocks))} hold no row that rows={edit.rows!r} means in this model "
+                    f"(readout: {tower.readout}, {tower.num_blocks} blocks); start at a later block or name other rows."
+                )
+            for site in sites:
+                wanted.setdefault(site, [[] for _ in edits])[stream].append(edit)
+    programs = {site: _compile_site(tower, site, groups, num_patches) for site, groups in wanted.items()}
+    for blocks, flag in ((read, "read"), (decompose, "decompose")):
+        for block in blocks or ():
+            site = tower.sites[block]
+            rows = tower.rows_of(site, "readout", max(num_patches))
+            if not len(rows):
+                continue
+            if site not in programs:
+                empty = torch.zeros(len(edits), site.heads, len(rows), dtype=torch.bool)
+                programs[site] = SiteProgram(rows=torch.as_tensor(list(rows)), edited=empty)
+            elif programs[site].rows.tolist() != list(rows):
+                raise InvalidInputError(
+                    f"block {block} is edited in other rows than the readout: its readout attention cannot be read in the same call."
+                )
+            programs[site] = replace(programs[site], **{flag: True})
+    return programs
+
+
+def _check_columns(edit: AttentionEdit, num_patches: int) -> None:
+    columns = edit.bias if edit.bias is not None else edit.weights
+    if columns is None:
+        return
+    if len(columns) != num_patches:
+        raise InvalidInputError(
+            f"an attention edit has {len(columns)} patch columns, but the picture has {num_patches} patches: "
+            "make it from model.geometry() of the same picture and fit."
+        )
+    if edit.target_mass is not None:
+        covered = int((columns > 0).sum())
+        if covered in (0, num_patches):
+            raise InvalidInputError(
+                f"target_mass needs a region and a rest: the region covers {covered} of {num_patches} patches."
+            )
+
+
+def _compile_site(
+    tower: Tower, site: Site, groups: Sequence[Sequence[AttentionEdit]], num_patches: Sequence[int]
+) -> SiteProgram:
+    streams, patches, heads = len(groups), max(num_patches), site.heads
+    rows = sorted(
+        {r for i, group in enumerate(groups) for e in group for r in tower.rows_of(site, e.rows, num_patches[i])}
+    )
+    position = {row: index for index, row in enumerate(rows)}
+    edited = np.zeros((streams, heads, len(rows)), dtype=bool)
+    numbers: dict[str, np.ndarray] = {}
+    threshold = np.zeros(streams, dtype=np.float32)
+    temperature: list[tuple[np.ndarray, Tensor]] = []
+
+    def array(name: str, fill: float, columns: bool) -> np.ndarray:
+        if name not in numbers:
+            shape = (streams, heads, len(rows), patches) if columns else (streams, heads, len(rows))
+            numbers[name] = np.full(shape, fill, dtype=np.float32)
+        return numbers[name]
+
+    for stream, group in enumerate(groups):
+        for edit in group:
+            chosen = list(range(heads)) if edit.heads is None else list(edit.heads)
+            if any(not -heads <= head < heads for head in chosen):
+                raise InvalidInputError(f"heads={edit.heads} but the blocks have {heads} heads (0 to {heads - 1}).")
+            where = np.ix_([stream], chosen, [position[r] for r in tower.rows_of(site, edit.rows, num_patches[stream])])
+            edited[where] = True
+            count = num_patches[stream]
+            if edit.bias is not None:
+                array("bias", 0.0, True)[where + (slice(0, count),)] += edit.bias
+            elif edit.target_mass is not None:
+                target = array("target", np.nan, False)
+                if not np.isnan(target[where]).all():
+                    raise InvalidInputError(
+                        "two target_mass edits meet in one block: give one region, or use a bias for one."
+                    )
+                target[where] = edit.target_mass
+                with np.errstate(divide="ignore"):
+                    array("log_weights", -np.inf, True)[where + (slice(0, count),)] = np.log(edit.weights)  # type: ignore[arg-type]
+            elif edit.gain is not None:
+                array("gain", 0.0, False)[where] += edit.gain
+                threshold[stream] = max(threshold[stream], edit.responsive or 0.0)
+            elif isinstance(edit.temperature, Tensor):
+                mask = np.zeros_like(edited)
+                mask[where] = True
+                temperature.append((mask, edit.temperature))
+            else:
+                array("temperature", 1.0, False)[where] *= edit.temperature
+    tensors = {name: torch.from_numpy(_narrow(item)) for name, item in numbers.items()}
+    for mask, tau in temperature:
+        factor = torch.where(torch.from_numpy(mask).to(tau.device), tau.reshape(()), torch.ones((), device=tau.device))
+        tensors["temperature"] = (
+            factor if "temperature" not in tensors else tensors["temperature"].to(tau.device) * factor
+        )
+    return SiteProgram(
+        rows=torch.as_tensor(rows),
+        edited=torch.from_numpy(edited),
+        responsive=torch.from_numpy(threshold) if threshold.any() else None,
+        **tensors,
+    )
+
+
+def _narrow(item: np.ndarray) -> np.ndarray:
+    """Keeps one head and one row where all are equal: a bias for 12 heads × 197 rows would be 2,364 copies of one."""
+    for axis in (1, 2):
+        first = np.take(item, [0], axis=axis)
+        if np.array_equal(np.broadcast_to(first, item.shape), item, equal_nan=True):
+            item = first
+    return np.ascontiguousarray(item)

@@ -1,0 +1,102 @@
+"""The arithmetic of edited attention rows, in float32: plain tensors in, plain tensors out.
+
+Shapes: n streams (batch), H heads, R rows (queries), K keys, D head width, P patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def row_logits(
+    query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
+    """Logits of some rows, `q kᵀ · scale (+ mask)`, in float32.
+
+    Args:
+        query: `[n, H, R, D]`.
+        key: `[n, H, K, D]`; fewer heads are repeated (grouped-query attention).
+        scale: factor on the dot products.
+        mask: additive float or boolean (True = attend), broadcastable to `[n, H, R, K]`.
+        softcap: `cap · tanh(logits / cap)` before the mask, for models that cap their logits.
+
+    >>> row_logits(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 3, 4), scale=0.5).flatten().tolist()
+    [2.0, 2.0, 2.0]
+    """
+    logits = query.float() @ heads_like(key, query).float().transpose(-1, -2) * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return add_mask(logits, mask)
+
+
+def heads_like(key: Tensor, query: Tensor) -> Tensor:
+    """Repeats key or value heads for grouped-query attention."""
+    repeats = query.shape[1] // key.shape[1]
+    return key if repeats == 1 else key.repeat_interleave(repeats, dim=1)
+
+
+def add_mask(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Adds an additive mask or applies a boolean one (True = attend)."""
+    if mask is None:
+        return logits
+    if mask.dtype == torch.bool:
+        return logits.masked_fill(~mask, float("-inf"))
+    return logits + mask.float()
+
+
+def target_mass_logits(logits: Tensor, log_weights: Tensor, target: Tensor) -> Tensor:
+    """Raises the region's logits so that it gets the share `target` of every row's attention, in closed form.
+
+    `β = logit(t) − (logsumexp(region logits + log w) − logsumexp(the rest))`, added on the region together with `log w`.
+    Rows whose region has the share already are returned as they are.
+
+    Args:
+        logits: `[n, H, R, K]`, masked keys at −inf.
+        log_weights: broadcastable to `[n, 1, 1, K]`; −inf outside the region.
+        target: share in (0, 1), broadcastable to `[n, H, R]`; NaN: leave this row alone.
+
+    >>> logits = torch.zeros(1, 1, 1, 4)
+    >>> log_weights = torch.tensor([0.0, float("-inf"), float("-inf"), float("-inf")])
+    >>> target_mass_logits(logits, log_weights, torch.tensor([[[0.7]]])).softmax(-1)[..., 0].item()
+    0.699999988079071
+    """
+    inside = log_weights > float("-inf")
+    nothing = torch.full_like(logits, float("-inf"))
+    weighted = torch.where(inside, logits + torch.where(inside, log_weights, 0.0), nothing)
+    rest = torch.where(inside, nothing, logits).logsumexp(-1)
+    now = torch.where(inside, logits, nothing).logsumexp(-1)
+    share = torch.where(torch.isnan(target), torch.full_like(target, 0.5), target)
+    beta = torch.logit(share) - (weighted.logsumexp(-1) - rest)
+    skip = torch.isnan(target) | (now - rest >= torch.logit(share)) | ~torch.isfinite(beta)
+    raised = torch.where(inside, weighted + torch.where(skip, 0.0, beta)[..., None], logits)
+    return torch.where(skip[..., None], logits, raised)
+
+
+def attend(logits: Tensor, value: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Softmax and weighted sum: `([n, H, R, D] outputs, [n, H, R, K] attention)`, float32."""
+    attention = logits.softmax(-1)
+    kept = F.dropout(attention, dropout) if dropout else attention
+    return kept @ value.float(), attention
+
+
+def contributions(attention: Tensor, value: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """What every key adds to the output of one row: `c_m = Σ_h a_h[m] · W_O,h v_h[m] + b_O / K` (API, arXiv 2409.17143).
+
+    Summed over m it is the attention module's output for that row.
+
+    Args:
+        attention: `[n, H, K]`.
+        value: `[n, H, K, D]`.
+        weight: `[d, H·D]` output projection; None: no projection.
+        bias: `[d]` of the output projection, or None.
+
+    Returns:
+        `[n, K, d]`, float32.
+    """
+    n, heads, keys = attention.shape
+    weighted = (attention[..., None] * value.float()).transpose(1, 2).reshape(n, keys, -1)
+    if weight is None:
+        return weighted
+    return F.linear(weighted, weight.float()) + (0.0 if bias is None else bias.float() / keys)

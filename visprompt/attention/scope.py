@@ -1,0 +1,185 @@
+"""The one scope that owns every side effect on a model: its edits, its hooks, what it captures.
+
+The edits of a scope travel in a `ContextVar`, so two threads with different prompts on one model never mix; hooks that
+one thread's scope puts on a module do nothing in another's. Everything is undone on exit, also when something raises.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visprompt.attention.program import SiteProgram
+from visprompt.attention.rows import contributions
+from visprompt.attention.sites import Site, Tower
+from visprompt.errors import SiteNotReachedError, UnsupportedError
+
+_current: ContextVar[Scope | None] = ContextVar("visprompt_scope", default=None)
+_training_scopes: list[Scope] = []
+_lock = threading.RLock()
+
+
+def current_scope(module: nn.Module) -> Scope | None:
+    """The innermost scope that has something to do in `module`, or None.
+
+    Inside a backward pass autograd may run on a thread of its own, where the `ContextVar` is not set: recomputation
+    under gradient checkpointing then finds its scope among those that are open with gradients on.
+    """
+    scope = _current.get()
+    while scope is not None and id(module) not in scope.programs_by_module:
+        scope = scope.parent
+    if scope is None and _training_scopes and torch._C._current_graph_task_id() != -1:
+        open_here = [item for item in _training_scopes if id(module) in item.programs_by_module]
+        if len(open_here) > 1:
+            raise UnsupportedError(
+                "gradient checkpointing recomputes a block while several prompt scopes are open on this model: run one "
+                "forward and backward pass at a time."
+            )
+        return open_here[0] if open_here else None
+    return scope
+
+
+class Scope:
+    """Attention edits on one tower for the time of a `with` block (forward, and backward if gradients are wanted).
+
+    Args:
+        tower: whose sites.
+        programs: what happens at each site.
+        sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
+        device: where the programs' numbers go.
+
+    Raises:
+        SiteNotReachedError: on exit, if a site never answered: nothing silently does nothing.
+        UnsupportedError: on entry, if an edit needs hooks and the model is compiled.
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        programs: dict[Site, SiteProgram],
+        sharing: Any = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.tower = tower
+        self.programs = {site: item if device is None else item.to(device) for site, item in programs.items()}
+        self.programs_by_module = {id(site.module): site for site in programs}
+        self.sharing = sharing
+        self.parent: Scope | None = None
+        self.attention: dict[Site, Tensor] = {}
+        self.decomposition: dict[Site, Tensor] = {}
+        self.outputs: dict[Site, Tensor] = {}
+        self.fired: set[Site] = set()
+        self._hooks: list[Any] = []
+        self._token: Token[Scope | None] | None = None
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Scope:
+        from visprompt.attention.backends import install
+
+        self.parent = _current.get()
+        self._token = _current.set(self)
+        try:
+            if torch.is_grad_enabled():
+                with _lock:
+                    _training_scopes.append(self)
+                self._undo.append(self._leave_training)
+            install(self)
+            if self.sharing is not None:
+                self.sharing.install(self)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        if kind is None:
+            silent = [site for site in self.programs if site not in self.fired]
+            if silent:
+                raise SiteNotReachedError(
+                    f"{', '.join(map(repr, silent))} never ran, so the prompt did not act there. The model was run another "
+                    "way than the one it was wrapped for (unfused attention, a compiled or replaced block)."
+                )
+
+    def _leave_training(self) -> None:
+        with _lock:
+            _training_scopes.remove(self)
+
+    def _close(self) -> None:
+        try:
+            for handle in self._hooks:
+                handle.remove()
+            self._hooks.clear()
+            while self._undo:
+                self._undo.pop()()
+        finally:
+            if self._token is not None:
+                _current.reset(self._token)
+                self._token = None
+
+    # -- used by backends ---------------------------------------------------------------------------------------------
+
+    def hook_before(self, module: nn.Module, call: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        """Runs `call(module, args, kwargs)` before the module, in this scope's context only."""
+
+        # Other threads' calls may see the hook while it is half registered or half removed, and then pass no kwargs.
+        def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            return call(owner, args, kwargs or {}) if self.is_active() else None
+
+        self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def hook_after(
+        self, module: nn.Module, call: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
+    ) -> None:
+        """Runs `call(module, args, kwargs, output)` after the module, in this scope's context only."""
+
+        def hook(owner: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:  # rest: (kwargs, output), or see above
+            return call(owner, args, *rest) if self.is_active() else None
+
+        self._hooks.append(module.register_forward_hook(hook, with_kwargs=True))
+
+    def on_close(self, undo: Callable[[], None]) -> None:
+        """Something to undo when the scope ends."""
+        self._undo.append(undo)
+
+    def is_active(self) -> bool:
+        """True in the thread and context that opened this scope (or in its backward pass)."""
+        scope = _current.get()
+        while scope is not None:
+            if scope is self:
+                return True
+            scope = scope.parent
+        return self in _training_scopes and torch._C._current_graph_task_id() != -1
+
+    def site_of(self, module: nn.Module) -> Site | None:
+        """The site whose attention this module computes, if the scope has something to do there."""
+        return self.programs_by_module.get(id(module))
+
+    def program(self, site: Site) -> SiteProgram:
+        """What happens at a site, laid out for the sequence that the site sees now (streams, pictures or folded)."""
+        program = self.programs[site]
+        return program if self.sharing is None else self.sharing.lay_out(self, site, program)
+
+    def keep(self, site: Site, program: SiteProgram, output: Tensor, attention: Tensor, value: Tensor) -> None:
+        """Stores what the program wants read, per stream."""
+        self.fired.add(site)
+        if not (program.read or program.decompose or program.capture_output):
+            return
+        if self.sharing is not None:
+            output, attention, value = self.sharing.per_stream(self, site, output, attention, value)
+        if program.read:
+            self.attention[site] = attention.mean(dim=2)
+        if program.capture_output:
+            self.outputs[site] = output
+        if program.decompose:
+            weight = getattr(site.projection, "weight", None)
+            bias = getattr(site.projection, "bias", None)
+            self.decomposition[site] = contributions(attention[:, :, 0], value, weight, bias)

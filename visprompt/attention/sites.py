@@ -1,0 +1,98 @@
+"""Where a tower's attention can be edited and read: one site per block, and one for an attention pooling head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from visprompt.errors import InvalidInputError
+from visprompt.visual_prompt import Rows
+
+Backend = Literal["transformers", "mha", "sdpa"]
+Readout = Literal["cls", "mean", "probe"]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One attention call of a tower.
+
+    Args:
+        tower: name of the tower.
+        block: block index; the pooling head counts as the block after the last.
+        module: the module whose call computes the attention; sites are known by its identity.
+        backend: how it is reached: `"transformers"` through the attention interface, `"mha"`
+            (`nn.MultiheadAttention`) through hooks, `"sdpa"` by seeing the fused kernel's arguments (timm).
+        heads: number of heads.
+        prefix: key columns before the first patch.
+        projection: the output projection, for the decomposition.
+        is_pool: True for an attention pooling head.
+    """
+
+    tower: str
+    block: int
+    module: nn.Module
+    backend: Backend
+    heads: int
+    prefix: int
+    projection: nn.Module | None = None
+    is_pool: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Site {self.tower} block {self.block}{' (pool)' if self.is_pool else ''}, {self.backend}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Tower:
+    """The attention sites of one encoder and what can be shared between prompts on one picture.
+
+    Args:
+        name: `"vision"` for image encoders.
+        sites: one per block in order, the pooling head last.
+        blocks: the blocks' modules, in order.
+        readout: what the picture is read through: `"cls"`, `"mean"` of the patches, or a pooling `"probe"`.
+        prefix: tokens before the patches inside the blocks (CLS, registers).
+        foldable: blocks do not care how many tokens stand in front of the patches, so several CLS copies can share
+            one sequence.
+        norms: the norm in front of each block's attention if the blocks are plain pre-norm ones, for the shortcut that
+            computes only the readout row in the last block; empty if they are not.
+        padded: patches are padded to a common length (packed pictures).
+        readout_rows: the rows of a `"cls"` readout: CLS, and the distillation token of a distilled DeiT.
+    """
+
+    name: str
+    sites: tuple[Site, ...]
+    blocks: tuple[nn.Module, ...]
+    readout: Readout
+    prefix: int
+    foldable: bool = False
+    norms: tuple[nn.Module, ...] = ()
+    padded: bool = False
+    readout_rows: tuple[int, ...] = (0,)
+    by_module: dict[int, Site] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.by_module.update({id(site.module): site for site in self.sites})
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks, a pooling head counted as one."""
+        return len(self.sites)
+
+    def rows_of(self, site: Site, rows: Rows, num_patches: int) -> range | tuple[int, ...]:
+        """The query rows that a name means at a site; empty if it means none there."""
+        if isinstance(rows, tuple):
+            return () if site.is_pool else rows
+        if rows == "readout":
+            if site.is_pool or self.readout == "probe":
+                return (0,) if site.is_pool else ()
+            return self.readout_rows if self.readout == "cls" else range(self.prefix, self.prefix + num_patches)
+        if site.is_pool:
+            return ()
+        if rows == "cls":
+            if self.readout != "cls" and self.prefix == 0:
+                raise InvalidInputError("rows='cls': this model has no CLS token; rows='readout' works on every model.")
+            return (0,)
+        start = self.prefix if rows == "patches" else 0
+        return range(start, self.prefix + num_patches)

@@ -1,0 +1,373 @@
+"""A wrapped model: takes `VisualPrompt`s in, gives embeddings, logits and readout attention out.
+
+Backends (transformers, open_clip, timm) fill in where the attention is and how the model is called; everything that
+prompts need (sharing, edits, proofs, references) is here, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visprompt.attention.program import SiteProgram, compile_programs
+from visprompt.attention.scope import Scope
+from visprompt.attention.sharing import Sharing
+from visprompt.attention.sites import Site, Tower
+from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
+from visprompt.geometry import Geometry
+from visprompt.models.pictures import PicturePixels, PictureReader
+from visprompt.visual_prompt import Fit, VisualPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a backend tells about a model.
+
+    Args:
+        embed: model inputs (a dict of tensors, pictures on the first axis) → `[m, d]` image embeddings.
+        reader: turns pictures into inputs and knows their geometry.
+        tower: attention sites, or None for a model without attention.
+        embed_text: texts → `[t, d]`, or None without a text tower.
+        logits: (`[n, d]`, `[t, d]`) → `[n, t]` scores as the model defines them, or None.
+        backend: name of the library.
+        restore: what `unwrap` undoes.
+    """
+
+    embed: Callable[[dict[str, Tensor]], Tensor]
+    reader: PictureReader
+    tower: Tower | None
+    embed_text: Callable[[list[str]], Tensor] | None
+    logits: Callable[[Tensor, Tensor], Tensor] | None
+    backend: str
+    restore: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What one forward gave: `embeddings` `[n, d]`; for every block that was read, `attention[block]` `[n, H, P]`, and
+    for every block that was decomposed, `contributions[block]` `[n, P, d]` (patches only, in the block's width)."""
+
+    embeddings: Tensor
+    attention: dict[int, Tensor] = field(default_factory=dict)
+    contributions: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Model:
+    """A model that visual prompts can be run on. Made by `load_model` and `wrap`.
+
+    The module's weights, buffers, mode and outputs stay as they were; `unwrap()` gives it back with its configs
+    restored.
+    """
+
+    def __init__(self, module: nn.Module, parts: Parts, name: str) -> None:
+        self.module, self.parts, self.name = module, parts, name
+        self._proved = False
+        self._lock = threading.RLock()
+        self._wrapped = True
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def supports(self) -> frozenset[str]:
+        """The places it can be touched: "pixels" always; "attention" and "text" where it has them."""
+        has = {"pixels"}
+        if self.parts.tower is not None:
+            has.add("attention")
+        if self.parts.embed_text is not None:
+            has.add("text")
+        return frozenset(has)
+
+    @property
+    def tower(self) -> Tower:
+        """Its attention sites.
+
+        Raises:
+            UnsupportedError: for a model without attention.
+        """
+        if self.parts.tower is None:
+            raise UnsupportedError(f"{self.name} has no attention that can be read or edited.")
+        return self.parts.tower
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of attention blocks, an attention pooling head counted as one."""
+        return self.tower.num_blocks
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of its weights."""
+        return next(item for item in self.module.parameters() if item.is_floating_point()).dtype
+
+    def geometry(self, image_wh: tuple[int, int], fit: Fit = "model") -> Geometry:
+        """Where the pixels of a picture of this size go: original pixels ↔ model input ↔ patch grid.
+
+        Args:
+            image_wh: width and height in pixels.
+            fit: `"model"` as its processor does it, `"pad"`, `"squash"`.
+        """
+        return self.parts.reader.geometry(image_wh, fit)
+
+    def require(self, acts_on: frozenset[str], strategy: str) -> None:
+        """Raises UnsupportedError if it cannot take in what a strategy changes; names strategies that work on it."""
+        missing = acts_on - self.supports - {"text"}
+        if not missing:
+            return
+        from visprompt.registry import list_strategies
+
+        works = [info.name for info in list_strategies() if set(info.acts_on) <= self.supports | {"text"}]
+        raise UnsupportedError(
+            f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which {self.name} does not offer "
+            f"(it takes {', '.join(sorted(self.supports))}). Strategies that work on it: {', '.join(works)}."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Identity for result rows: name, class, backend, dtype, device, and a hash over all weights."""
+        return {
+            "name": self.name,
+            "class": type(self.module).__name__,
+            "backend": self.parts.backend,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "weights": self.weights_hash(),
+        }
+
+    def weights_hash(self) -> str:
+        """First 16 hex digits of a SHA-256 over names, shapes and values of the state dict."""
+        digest = hashlib.sha256()
+        for name, item in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}{tuple(item.shape)}".encode())
+            digest.update(item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def unwrap(self) -> nn.Module:
+        """Gives the module back as it was; this wrapper cannot be used afterwards."""
+        with self._lock:
+            while self.parts.restore:
+                self.parts.restore.pop()()
+            self._wrapped = False
+        return self.module
+
+    # -- running it -----------------------------------------------------------------------------------------------------
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """`[t, d]` text embeddings as the model gives them.
+
+        Raises:
+            UnsupportedError: if it has no text tower.
+        """
+        if self.parts.embed_text is None:
+            raise UnsupportedError(
+                f"{self.name} has no text tower, so texts cannot be scored: use encode(), or a CLIP-like model."
+            )
+        self._check_open()
+        return self.parts.embed_text(list(texts))
+
+    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """`[n, t]` scores from image and text embeddings, as the model defines them (scale, bias)."""
+        if self.parts.logits is None:
+            raise UnsupportedError(f"{self.name} has no text tower, so texts cannot be scored.")
+        return self.parts.logits(images, texts)
+
+    def encode(
+        self,
+        prompts: Sequence[VisualPrompt],
+        *,
+        read: Sequence[int] = (),
+        decompose: Sequence[int] = (),
+        share_prefix: bool = True,
+        cache: PicturePixels | None = None,
+    ) -> Encoding:
+        """Runs prompts through the image tower, in order.
+
+        Args:
+            prompts: prompts on one picture should stand together; those that differ only in attention edits share the
+                blocks before the first edit.
+            read: blocks whose readout attention is kept (after the edits).
+            decompose: blocks whose readout row is decomposed into its keys' contributions.
+            share_prefix: False runs every prompt on its own.
+            cache: inputs of pictures that were prepared before.
+
+        Raises:
+            UnsupportedError: for prompt tokens, or attention edits on a model without attention.
+            InvalidInputError: for edits that do not fit the picture or the model.
+            SiteNotReachedError: if a block with an edit never ran.
+        """
+        self._check_open()
+        self._check(prompts, bool(read or decompose))
+        pictures: dict[tuple[int, Fit], int] = {}
+        stream_of = [pictures.setdefault((id(p.picture), p.fit), len(pictures)) for p in prompts]
+        firsts = {place: p for p, place in reversed(list(zip(prompts, stream_of, strict=True)))}
+        inputs = self.parts.reader.inputs(
+            [(firsts[i].picture, firsts[i].fit) for i in range(len(pictures))], self, cache
+        )
+        order = sorted(range(len(prompts)), key=stream_of.__getitem__)
+        index = torch.tensor([stream_of[i] for i in order], device=self.device)
+        chosen = [prompts[i] for i in order]
+        result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), share_prefix)
+        if order == list(range(len(order))):
+            return result
+        back = torch.argsort(torch.tensor(order, device=self.device))
+        return Encoding(
+            result.embeddings[back],
+            {block: item[back] for block, item in result.attention.items()},
+            {block: item[back] for block, item in result.contributions.items()},
+        )
+
+    def embed_pixels(self, pixels: Tensor, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
+        """Like `encode`, from pixels that are in the model's input already, so that gradients reach them.
+
+        Args:
+            pixels: `[n, 3, h, w]`, normalised, one per prompt; the prompts' pictures are only looked at for geometry.
+            prompts: n prompts.
+            **options: `read`, `decompose`.
+        """
+        self._check_open()
+        self._check(prompts, bool(options))
+        index = torch.arange(len(prompts), device=pixels.device)
+        read, decompose = tuple(options.get("read", ())), tuple(options.get("decompose", ()))
+        return self._encode_sorted(prompts, {"pixel_values": pixels}, index, read, decompose, False)
+
+    def _check(self, prompts: Sequence[VisualPrompt], reads: bool) -> None:
+        if not prompts:
+            raise InvalidInputError("nothing to encode: the list of prompts is empty.")
+        if any(prompt.tokens is not None for prompt in prompts):
+            raise UnsupportedError(f"{self.name}: prompt tokens are not offered by this model's wrapper.")
+        if self.parts.tower is None and (reads or any(prompt.attention for prompt in prompts)):
+            self.require(frozenset({"attention"}), prompts[0].label)
+        for prompt in prompts:
+            for edit in prompt.attention:
+                if edit.tower != self.tower.name:
+                    raise UnsupportedError(f"{self.name} has no tower {edit.tower!r}; it has {self.tower.name!r}.")
+
+    def _check_open(self) -> None:
+        if not self._wrapped:
+            raise UnsupportedError(
+                f"{self.name} was unwrapped: wrap the module again with vp.wrap(module, processor, tokenizer)."
+            )
+
+    def _encode_sorted(
+        self,
+        prompts: Sequence[VisualPrompt],
+        inputs: dict[str, Tensor],
+        index: Tensor,
+        read: tuple[int, ...],
+        decompose: tuple[int, ...],
+        share_prefix: bool,
+    ) -> Encoding:
+        edits = [prompt.attention for prompt in prompts]
+        if not (read or decompose or any(edits)):
+            return Encoding(self.parts.embed(inputs).index_select(0, index))
+        tower, count = self.tower, len(prompts)
+        self.prove()
+        patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
+        programs = compile_programs(tower, edits, patches, read, decompose)
+        gains = {site: item for site, item in programs.items() if item.gain is not None}
+        if gains:
+            programs.update(self._with_references(prompts, gains, patches))
+        repeated = count > len(next(iter(inputs.values())))
+        sharing = None
+        if repeated and share_prefix and not gains and not tower.padded:
+            sharing = self._sharing(index, programs, read, decompose)
+        if repeated and sharing is None:
+            inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
+        with Scope(tower, programs, sharing, self.device) as scope:
+            embeddings = self.parts.embed(inputs)
+        first = sharing.first_block if sharing is not None else None
+        if first is not None and len(embeddings) != count:
+            raise SiteNotReachedError(
+                f"{self.name}: sharing from block {first} on gave {len(embeddings)} results for {count} prompts."
+            )
+        width = max(patches)
+
+        def columns(site: Site, item: Tensor, dim: int) -> Tensor:
+            return item.narrow(dim, site.prefix, width)
+
+        return Encoding(
+            embeddings,
+            {site.block: columns(site, item, 2) for site, item in scope.attention.items()},
+            {site.block: columns(site, item, 1) for site, item in scope.decomposition.items()},
+        )
+
+    def _sharing(
+        self, index: Tensor, programs: dict[Site, SiteProgram], read: tuple[int, ...], decompose: tuple[int, ...]
+    ) -> Sharing | None:
+        """Where the streams part, and how."""
+        tower = self.tower
+        edited = [site for site, item in programs.items() if item.edits]
+        if not edited:
+            return None
+        first = min(site.block for site in edited)
+        at_first = [item for site, item in programs.items() if site.block == first]
+        single_row = all(item.rows.tolist() == [0] for item in at_first) and not any(
+            item.decompose for item in at_first
+        )
+        fold = tower.foldable and tower.readout == "cls" and single_row and first < len(tower.blocks)
+        readout_only = (
+            bool(tower.norms)
+            and tower.readout == "cls"
+            and all(item.rows.tolist() == [0] for site, item in programs.items() if site.block == len(tower.blocks) - 1)
+        )
+        return Sharing(tower, index, first, fold, readout_only)
+
+    def _with_references(
+        self, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram], patches: list[int]
+    ) -> dict[Site, SiteProgram]:
+        """Runs the pictures without the prompt and hands its row outputs to the gain edits."""
+        plain = [(prompt.reference or prompt.picture, prompt.fit) for prompt in prompts]
+        watch = {
+            site: SiteProgram(rows=item.rows, edited=torch.zeros_like(item.edited), capture_output=True)
+            for site, item in gains.items()
+        }
+        with torch.no_grad(), Scope(self.tower, watch, None, self.device) as scope:
+            self.parts.embed(self.parts.reader.inputs(plain, self))
+        return {site: replace(item, reference=scope.outputs[site]) for site, item in gains.items()}
+
+    def prove(self) -> None:
+        """Proves every site by an effect, once: a change at the readout's row must move the embedding.
+
+        Hooks can fire without any effect (a model wrapped in another, a head that reads elsewhere), so firing alone is
+        no proof. One forward with a zero added at every site, and one backward: each zero must get a gradient.
+
+        Raises:
+            SiteNotReachedError: naming the sites without an effect.
+        """
+        with self._lock:
+            if self._proved or self.parts.tower is None:
+                return
+            tower = self.parts.tower
+            reader = self.parts.reader
+            picture = reader.specimen()
+            patches = reader.geometry(picture.size, "model").num_patches
+            zeros: dict[Site, Tensor] = {}
+            programs: dict[Site, SiteProgram] = {}
+            for site in tower.sites:
+                rows = tower.rows_of(site, "readout", patches)
+                if not len(rows):
+                    continue
+                row = torch.tensor([rows[0]])
+                zeros[site] = torch.zeros(1, site.heads, 1, 1, device=self.device, requires_grad=True)
+                programs[site] = SiteProgram(row, torch.zeros(1, site.heads, 1, dtype=torch.bool), inject=zeros[site])
+            with torch.enable_grad(), torch.inference_mode(False), Scope(tower, programs, None, self.device):
+                embedding = self.parts.embed(reader.inputs([(picture, "model")], self))
+                weights = torch.linspace(0.5, 1.5, embedding.shape[-1], device=embedding.device)
+                (embedding.float() * weights).sum().backward(inputs=list(zeros.values()))
+            dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
+            if dead:
+                raise SiteNotReachedError(
+                    f"{self.name}: edits at {', '.join(map(repr, dead))} would change nothing in the embedding."
+                )
+            self._proved = True
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name} ({type(self.module).__name__}, {self.parts.backend}), takes {', '.join(sorted(self.supports))}>"

@@ -1,0 +1,29 @@
+"""Laying a map over a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+TINT_RGB = (255, 64, 200)
+
+
+def tint(
+    picture: Image.Image, values: np.ndarray, rgb: tuple[int, int, int] = TINT_RGB, opacity: float = 0.45
+) -> Image.Image:
+    """The picture with a colour over it where a map is high.
+
+    Args:
+        picture: RGB.
+        values: `[H, W]` in [−1, 1] over its pixels; negative values are tinted in the complementary colour.
+        rgb: the colour.
+        opacity: at value 1, in [0, 1].
+
+    >>> tint(Image.new("RGB", (2, 1)), np.array([[0.0, 1.0]]), rgb=(200, 0, 0), opacity=0.5).getpixel((1, 0))
+    (100, 0, 0)
+    """
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    weight = np.clip(np.abs(values), 0, 1)[..., None] * opacity
+    other = tuple(255 - channel for channel in rgb)
+    colour = np.where(values[..., None] >= 0, np.float32(rgb), np.float32(other))
+    return Image.fromarray(np.round(pixels * (1 - weight) + colour * weight).astype(np.uint8))

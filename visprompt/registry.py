@@ -1,0 +1,267 @@
+"""Entry points → strategies. Ours come in the same way as everybody's; none can silently replace one of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from importlib import import_module, metadata, resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.prompter import Composition, Prompter, checked_options
+
+GROUP = "visprompt.strategies"
+OWN_DISTRIBUTION = "visprompt-toolkit"
+
+
+@dataclasses.dataclass(frozen=True)
+class StrategyInfo:
+    """What `visprompt list` shows of one strategy."""
+
+    name: str
+    summary: str
+    acts_on: tuple[str, ...]
+    needs: tuple[str, ...]
+    origin: str
+    presets: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@functools.cache
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    found: dict[str, metadata.EntryPoint] = {}
+
+    def ours(point: metadata.EntryPoint) -> bool:
+        return point.dist is not None and _normal(point.dist.name) == OWN_DISTRIBUTION
+
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda item: (not ours(item), _origin(item))):
+        if point.name in found:
+            # An editable install and its build leftovers announce the same object twice: that is no conflict.
+            if point.value != found[point.name].value:
+                warnings.warn(
+                    f"{_origin(point)} offers a strategy {point.name!r}, which {_origin(found[point.name])} has already: "
+                    "the newcomer is ignored. Its author should rename it.",
+                    stacklevel=3,
+                )
+            continue
+        if "+" in point.name or "|" in point.name:
+            warnings.warn(
+                f"{_origin(point)}: strategy name {point.name!r} is ignored, '+' and '|' mean composition.",
+                stacklevel=3,
+            )
+            continue
+        found[point.name] = point
+    return found
+
+
+def _origin(point: metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown distribution"
+
+
+@functools.cache
+def _classes() -> dict[str, type[Prompter]]:
+    classes: dict[str, type[Prompter]] = {}
+    for name, point in _entry_points().items():
+        try:
+            kind = point.load()
+        except Exception as error:
+            warnings.warn(
+                f"strategy {name!r} from {_origin(point)} is skipped: it fails to import ({type(error).__name__}: {error}).",
+                stacklevel=3,
+            )
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, Prompter)):
+            warnings.warn(
+                f"strategy {name!r} from {_origin(point)} is skipped: {point.value} is not a Prompter.", stacklevel=3
+            )
+            continue
+        kind.name = name
+        classes[name] = kind
+    return classes
+
+
+def refresh() -> None:
+    """Looks at the installed plug-ins again (after installing one in a running process)."""
+    _entry_points.cache_clear()
+    _classes.cache_clear()
+    settings.cache_clear()
+
+
+@functools.cache
+def settings(kind: type[Prompter]) -> dict[str, Any]:
+    """The YAML beside a strategy's module: `summary`, `defaults`, `presets`; empty if there is none.
+
+    Raises:
+        InvalidInputError: if it is not a mapping of those.
+    """
+    module = import_module(kind.__module__)
+    stem = (module.__file__ or "").rpartition("/")[2].removesuffix(".py")
+    try:
+        package = module.__package__ or ""
+        file = (
+            resources.files(package) / f"{stem}.yaml" if package else Path(module.__file__ or "").with_suffix(".yaml")
+        )
+        text = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, ModuleNotFoundError, TypeError):
+        return {}
+    content = yaml.safe_load(text) or {}
+    if not isinstance(content, dict) or set(content) - {"summary", "defaults", "presets"}:
+        raise InvalidInputError(f"{stem}.yaml: expected a mapping with summary, defaults and presets.")
+    return content
+
+
+def list_strategies() -> list[StrategyInfo]:
+    """All strategies that are installed, by name; a broken plug-in is skipped with a warning that names it."""
+    infos = []
+    for name, kind in sorted(_classes().items()):
+        content = settings(kind)
+        first_line = (kind.__doc__ or "").strip().splitlines()[0] if kind.__doc__ else ""
+        infos.append(
+            StrategyInfo(
+                name=name,
+                summary=content.get("summary") or first_line,
+                acts_on=tuple(sorted(kind.acts_on)),
+                needs=tuple(sorted(kind.needs)),
+                origin=_origin(_entry_points()[name]),
+                presets=tuple(content.get("presets") or ()),
+                options={
+                    item.name: getattr(_defaults(name, kind), item.name) for item in dataclasses.fields(kind.Options)
+                },
+            )
+        )
+    return infos
+
+
+def _defaults(name: str, kind: type[Prompter]) -> Any:
+    return checked_options(kind.Options, name, dict(settings(kind).get("defaults") or {}))
+
+
+def get_class(name: str) -> type[Prompter]:
+    """The class behind a name.
+
+    Raises:
+        UnknownNameError: with suggestions.
+    """
+    classes = _classes()
+    if name not in classes:
+        raise unknown_name("strategy", name, classes, "Join several with '+' (one after the other) or '|' (ensemble).")
+    return classes[name]
+
+
+def make_prompter(name: str, preset: str | None = None, **options: Any) -> Prompter:
+    """`Prompter.from_name`: one strategy, a composition `a+b`, or an ensemble `a|b`."""
+    if "|" in name:
+        members = [part.strip() for part in name.split("|")]
+        return Ensemble([make_prompter(part, preset, **options) for part in members])
+    names = [part.strip() for part in name.split("+")]
+    kinds = [get_class(part) for part in names]
+    if len(names) > 1:
+        known = {item.name for kind in kinds for item in dataclasses.fields(kind.Options)}
+        for key in options:
+            if key not in known:
+                raise unknown_name(f"option of {name!r}", key, known)
+    parts = []
+    for part, kind in zip(names, kinds, strict=True):
+        fields = {item.name for item in dataclasses.fields(kind.Options)}
+        own = {key: value for key, value in options.items() if len(names) == 1 or key in fields}
+        presets = settings(kind).get("presets") or {}
+        # In a composition a preset goes to the parts that have it.
+        if (
+            preset is not None
+            and preset not in presets
+            and (len(names) == 1 or not any(preset in (settings(other).get("presets") or {}) for other in kinds))
+        ):
+            raise unknown_name(f"preset of {part!r}", preset, presets)
+        chosen = presets.get(preset) or {} if preset is not None else {}
+        values = {**(settings(kind).get("defaults") or {}), **chosen, **own}
+        prompter = kind(checked_options(kind.Options, part, values))
+        prompter.name = part
+        parts.append(prompter)
+    return parts[0] if len(parts) == 1 else Composition(parts)
+
+
+class Ensemble(Prompter):
+    """Several strategies whose scores are summed (the way FALIP's baselines are ensembled); `from_name("circle|blur")`.
+
+    >>> Prompter.from_name("circle|blur").name
+    'circle|blur'
+    """
+
+    def __init__(self, members: Sequence[Prompter]) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise InvalidInputError("an ensemble has at least two members.")
+        self.members = tuple(members)
+        self.name = "|".join(member.name for member in self.members)
+        self.acts_on = frozenset().union(*(member.acts_on for member in self.members))  # type: ignore[misc]
+        self.needs = frozenset().union(*(member.needs for member in self.members))  # type: ignore[misc]
+
+    def edit_all(self, prompts: Any, model: Any) -> Any:
+        raise InvalidInputError(
+            f"the ensemble {self.name!r} has one prompt per member, and scores are what it sums: use Runner.score, or "
+            "encode with each member on its own."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "members": [member.describe() for member in self.members]}
+
+
+def save_prompter(prompter: Prompter, path: str | Path) -> None:
+    """Writes a strategy's name and options to `path/config.json`."""
+    from visprompt import __version__
+
+    if isinstance(prompter, Ensemble):
+        raise InvalidInputError("save the members of an ensemble one by one.")
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = prompter.parts if isinstance(prompter, Composition) else (prompter,)
+    content = {"visprompt_version": __version__, "parts": [part.describe() for part in parts]}
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_prompter(path: str | Path) -> Prompter:
+    """Reads what `save_prompter` wrote.
+
+    Raises:
+        InvalidInputError: if there is no readable `config.json`.
+        UnknownNameError: if its strategy is not installed.
+    """
+    from visprompt import __version__
+
+    file = Path(path) / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        parts = [(str(part["name"]), dict(part["options"])) for part in content["parts"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"{file} is not a saved strategy ({type(error).__name__}): expected what save_pretrained wrote."
+        ) from None
+    made: list[Prompter] = []
+    for name, options in parts:
+        kind = get_class(name)
+        fields = {item.name for item in dataclasses.fields(kind.Options)}
+        unknown = sorted(set(options) - fields)
+        if unknown:
+            warnings.warn(
+                f"{file} was written by visprompt {content.get('visprompt_version')} (this is {__version__}); options {unknown} of "
+                f"{name!r} are not known here and are left out.",
+                stacklevel=3,
+            )
+        values = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if key in fields
+        }
+        prompter = kind(checked_options(kind.Options, name, values))
+        prompter.name = name
+        made.append(prompter)
+    return made[0] if len(made) == 1 else Composition(made)

@@ -1,0 +1,351 @@
+"""Joins a model and a strategy: batches, shares, caches, keeps order, gets out of the way when memory runs out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.geometry import Geometry
+from visprompt.models.pictures import PicturePixels
+from visprompt.request import Region, Request
+from visprompt.visual_prompt import Fit, VisualPrompt
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from visprompt.models.base import Encoding, Model
+    from visprompt.prompter import Prompter
+
+T = TypeVar("T")
+
+#: prompts per forward to start with; halved when memory runs out
+FIRST_BATCH = {"cuda": 256, "mps": 128, "cpu": 64}
+#: a progress bar appears after this many seconds
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """Where the readout of one prompted picture looks.
+
+    Args:
+        maps: `[B, H, h, w]` float32: share of the readout's attention on every patch, per block and head, after the
+            edits. They sum to less than 1, since CLS and registers get attention too.
+        blocks: `[B]` block numbers; models with a pooling head have the readout there only.
+        geometry: patches ↔ pixels of the picture that the model saw.
+        index: (request, region) that it belongs to.
+    """
+
+    maps: Tensor
+    blocks: tuple[int, ...]
+    geometry: Geometry
+    index: tuple[int, int]
+
+    def mass(self, region: Region) -> Tensor:
+        """`[B, H]` share of the attention that falls on a region; patches count by their coverage."""
+        cover = torch.from_numpy(self.geometry.coverage(region)).to(self.maps)
+        return (self.maps.flatten(2) * cover).sum(-1)
+
+    def image_map(self, block: int = -1, head: int | None = None) -> np.ndarray:
+        """`[H, W]` over the pixels of the picture, mean over heads unless one is named; 0 where the model did not look."""
+        chosen = self.maps[block] if head is None else self.maps[block, head : head + 1]
+        return self.geometry.to_map(chosen.mean(0).flatten().cpu().numpy())
+
+
+class Runner:
+    """Runs a strategy on a model: `encode`, `score`, `attention`, `render`.
+
+    Args:
+        model: from `load_model` or `wrap`.
+        prompter: from `Prompter.from_name`; None: the plain model, the baseline of everything.
+        batch_size: prompts per forward; None: found automatically. Either way it is halved when memory runs out.
+        share_prefix: prompts on one picture share the blocks before their first edit; False runs each on its own.
+        fit: how pictures are brought into the model, unless the strategy says otherwise: "model", "pad" or "squash".
+        progress: True or False; None: a bar on standard error when a run takes longer than two seconds on a terminal.
+
+    >>> import visprompt as vp
+    >>> from PIL import Image
+    >>> model = vp.load_model("bundled:scenes-clip")
+    >>> runner = vp.Runner(model, vp.Prompter.from_name("falip"))
+    >>> request = vp.Request(Image.new("RGB", (64, 64)), region=vp.Box(8, 8, 40, 40))
+    >>> runner.score([request], ["a red star", "a blue circle"]).shape
+    torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompter: Prompter | None = None,
+        *,
+        batch_size: int | None = None,
+        share_prefix: bool = True,
+        fit: Fit = "model",
+        progress: bool | None = None,
+    ) -> None:
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InvalidInputError(f"batch_size is a positive number or None; got {batch_size!r}.")
+        self.model, self.prompter, self.share_prefix, self.fit, self.progress = (
+            model,
+            prompter,
+            share_prefix,
+            fit,
+            progress,
+        )
+        self.batch_size = batch_size or FIRST_BATCH.get(model.device.type, 64)
+        #: (request, region) of every row of the last result
+        self.index: list[tuple[int, int]] = []
+        self._pixels = PicturePixels()
+        self._texts: dict[str, Tensor] = {}
+        self._text_version: tuple[int, ...] = ()
+
+    # -- results --------------------------------------------------------------------------------------------------------
+
+    def encode(self, requests: Request | Iterable[Request], normalize: bool = False) -> Tensor:
+        """`[n, d]` image embeddings as the model gives them, one row per request and region, in order.
+
+        Args:
+            requests: one, a list or any iterable.
+            normalize: to unit length.
+
+        Raises:
+            InvalidInputError: for a request that cannot be used; the message names it.
+            UnsupportedError: if the model cannot take in what the strategy changes.
+        """
+        rows = self._run(requests, lambda prompts, encoding: list(encoding.embeddings))
+        result = torch.stack(rows)
+        return torch.nn.functional.normalize(result, dim=-1) if normalize else result
+
+    def score(self, requests: Request | Iterable[Request], texts: Sequence[str]) -> Tensor:
+        """`[n, len(texts)]` logits as the model defines them. A strategy's text edit is applied to the texts.
+
+        Raises:
+            UnsupportedError: on a model without a text tower.
+            InvalidInputError: as `encode`; or without texts.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise InvalidInputError(f"texts is a list of one or more strings; got {texts!r}.")
+        members = getattr(self.prompter, "members", None)
+        if members is not None:
+            items = [requests] if isinstance(requests, Request) else list(requests)
+            runners = [self._like(member) for member in members]
+            scores = torch.stack([runner.score(items, texts) for runner in runners]).sum(0)
+            self.index = runners[0].index
+            return scores
+        with torch.no_grad():
+            self._embed_texts(texts)
+
+        def rows(prompts: Sequence[VisualPrompt], encoding: Encoding) -> list[Tensor]:
+            result: list[Tensor] = []
+            for edit, group in itertools.groupby(range(len(prompts)), key=lambda i: prompts[i].text):
+                wanted = texts if edit is None else [edit(text) for text in texts]
+                result += self.model.logits(encoding.embeddings[list(group)], self._embed_texts(wanted))
+            return result
+
+        return torch.stack(self._run(requests, rows))
+
+    def attention(
+        self, requests: Request | Iterable[Request], blocks: Sequence[int] | None = None
+    ) -> list[AttentionMap]:
+        """The readout's attention over the patches after the edits, for every request and region.
+
+        Args:
+            requests: as in `encode`.
+            blocks: block numbers, negative from the end; None: all that the picture is read through.
+
+        Raises:
+            UnsupportedError: on a model without attention.
+        """
+        tower = self.model.tower
+        wanted = range(tower.num_blocks) if blocks is None else [block % tower.num_blocks for block in blocks]
+        read = [block for block in wanted if tower.readout != "probe" or tower.sites[block].is_pool]
+        if not read:
+            raise InvalidInputError(
+                f"this model is read through its pooling head, block {tower.num_blocks - 1}; blocks={blocks} names others."
+            )
+
+        def maps(prompts: Sequence[VisualPrompt], encoding: Encoding) -> list[AttentionMap]:
+            result = []
+            stacked = torch.stack([encoding.attention[block] for block in read], dim=1)  # [n, B, H, P]
+            for prompt, item in zip(prompts, stacked, strict=True):
+                geometry = self.model.geometry(prompt.picture.size, prompt.fit)
+                grid = item[..., : geometry.num_patches].reshape(*item.shape[:2], *geometry.grid_hw)
+                result.append(AttentionMap(grid.float().clone(), tuple(read), geometry, (0, 0)))
+            return result
+
+        found = self._run(requests, maps, read=read)
+        return [AttentionMap(m.maps, m.blocks, m.geometry, place) for m, place in zip(found, self.index, strict=True)]
+
+    def render(self, requests: Request | Iterable[Request]) -> list[Image.Image]:
+        """What the strategy did, to look at: the prompted pictures, with attention edits tinted over them."""
+        from visprompt.overlay import tint
+
+        pictures = []
+        self.index = []
+        for prompt, place in self._prompts(requests):
+            self.index.append(place)
+            picture = prompt.picture
+            for edit in prompt.attention:
+                values = edit.bias if edit.bias is not None else edit.weights
+                if values is not None:
+                    geometry = self.model.geometry(picture.size, prompt.fit)
+                    shown = geometry.to_map(values / max(float(np.abs(values).max()), 1e-12), resample="nearest")
+                    picture = tint(picture, shown)
+            pictures.append(picture)
+        return pictures
+
+    def generate(self, requests: Request | Iterable[Request], **options: Any) -> list[str]:
+        """Text from a vision-language model; encoders have none.
+
+        Raises:
+            UnsupportedError: always, on an encoder.
+        """
+        raise UnsupportedError(f"{self.model.name} is an encoder and writes no text: use encode, score or attention.")
+
+    # -- how ------------------------------------------------------------------------------------------------------------
+
+    def _like(self, prompter: Prompter) -> Runner:
+        other = Runner(
+            self.model,
+            prompter,
+            batch_size=self.batch_size,
+            share_prefix=self.share_prefix,
+            fit=self.fit,
+            progress=self.progress,
+        )
+        other._pixels, other._texts, other._text_version = self._pixels, self._texts, self._text_version
+        return other
+
+    def _prompts(self, requests: Request | Iterable[Request]) -> Iterator[tuple[VisualPrompt, tuple[int, int]]]:
+        """Prompts with their place, lazily: requests may be an endless generator of pictures."""
+        items: Iterable[Request] = [requests] if isinstance(requests, Request) else requests
+        numbered = enumerate(items)
+        while chunk := list(itertools.islice(numbered, self.batch_size)):
+            units: list[VisualPrompt] = []
+            places: list[tuple[int, int]] = []
+            for number, request in chunk:
+                if not isinstance(request, Request):
+                    raise InvalidInputError(
+                        f"request {number} is a {type(request).__name__}; expected vp.Request(image, region=…)."
+                    )
+                for region, unit in enumerate(request.units()):
+                    units.append(unit if self.fit == "model" else unit.with_(fit=self.fit))
+                    places.append((number, region))
+            if self.prompter is not None:
+                units = self.prompter.edit_all(units, self.model)
+            yield from zip(units, places, strict=True)
+
+    def _batches(
+        self, prompts: Iterable[tuple[VisualPrompt, tuple[int, int]]]
+    ) -> Iterator[list[tuple[VisualPrompt, tuple[int, int]]]]:
+        """Batches of at most `batch_size` that do not part the prompts of one picture if they need not."""
+        batch: list[tuple[VisualPrompt, tuple[int, int]]] = []
+        for _, group in itertools.groupby(prompts, key=lambda item: (id(item[0].picture), item[0].fit)):
+            members = list(group)
+            if batch and len(batch) + len(members) > self.batch_size:
+                yield batch
+                batch = []
+            batch += members
+            while len(batch) >= self.batch_size:
+                yield batch[: self.batch_size]
+                batch = batch[self.batch_size :]
+        if batch:
+            yield batch
+
+    def _run(
+        self,
+        requests: Request | Iterable[Request],
+        collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
+        read: Sequence[int] = (),
+    ) -> list[T]:
+        index: list[tuple[int, int]] = []
+        results: list[T] = []
+        total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]
+        with torch.no_grad(), _Progress(total, self.progress) as progress:
+            for batch in self._batches(self._prompts(requests)):
+                results += self._forward([prompt for prompt, _ in batch], collect, read)
+                index += [place for _, place in batch]
+                progress.update(batch[-1][1][0] + 1)
+        if not results:
+            raise InvalidInputError("there are no requests.")
+        self.index = index
+        return results
+
+    def _forward(
+        self,
+        prompts: list[VisualPrompt],
+        collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
+        read: Sequence[int],
+    ) -> list[T]:
+        """One batch, in halves if memory runs out; what was computed before is kept."""
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        results: list[T] = []
+        start = 0
+        while start < len(prompts):
+            part = prompts[start : start + self.batch_size]
+            try:
+                encoding = self.model.encode(part, read=read, share_prefix=self.share_prefix, cache=self._pixels)
+                results += collect(part, encoding)
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                    raise
+                self.batch_size = max(1, min(self.batch_size, len(part)) // 2)
+                clear_device_cache(garbage_collection=True)
+                continue
+            start += len(part)
+        return results
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """`[t, d]` text embeddings; each text is embedded once while the weights stay as they are."""
+        version = tuple(item._version for item in self.model.module.parameters())
+        if version != self._text_version:
+            self._texts.clear()
+            self._text_version = version
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        for start in range(0, len(fresh), 256):
+            part = fresh[start : start + 256]
+            self._texts.update(zip(part, self.model.embed_text(part), strict=True))
+        return torch.stack([self._texts[text] for text in texts])
+
+
+class _Progress:
+    """A progress bar that appears only when a run takes long."""
+
+    def __init__(self, total: int | None, wanted: bool | None) -> None:
+        import sys
+
+        self.total = total
+        self.after = 0.0 if wanted else PATIENCE_SECONDS
+        self.wanted = wanted if wanted is not None else sys.stderr.isatty()
+        self.started = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def update(self, done: int) -> None:
+        """`done` requests are through."""
+        if not self.wanted or time.monotonic() - self.started < self.after:
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("requests", total=self.total)
+        self._bar.update(self._task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
