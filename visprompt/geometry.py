@@ -201,7 +201,10 @@ class Geometry:
         if not parts:
             raise InvalidInputError("nothing of the picture reaches the model: its tiles lie outside of it.")
         x0, y0, x1, y1 = zip(*parts, strict=True)
-        return (min(x0), min(y0), max(x1), max(y1))
+        seen = (min(x0), min(y0), max(x1), max(y1))
+        # dividing by a scale leaves 199.99999999999997
+        whole = [edge if abs(value - edge) < 1e-6 else value for value, edge in zip(seen, picture, strict=True)]
+        return (whole[0], whole[1], whole[2], whole[3])
 
     def visible_fraction(self, region: Region) -> float:
         """Share of the region's area that reaches the model."""

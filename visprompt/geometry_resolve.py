@@ -137,19 +137,19 @@ def fitted(
     first = _map(processor, preprocess, (width, height))
     canvas = canvas_for((height, width), first.scale_xy)
     last = _map(processor, preprocess, (canvas[1], canvas[0]))
-    exact = all(abs(value - 1) < 1e-9 for value in last.scale_xy) and last.input_hw == own.input_hw
-    inside = exact and all(
-        value <= 0 and value == round(value) and side - value <= room
-        for value, side, room in zip(last.offset_xy, (width, height), (canvas[1], canvas[0]), strict=True)
-    )
-    if not inside:
+    exact = last.input_hw == own.input_hw and all(abs(scale - 1) < 1e-9 for scale in last.scale_xy)
+    # the part of the canvas that the input shows: all that a crop leaves, or the whole canvas where the processor pads
+    left, top = (max(0, -round(offset)) for offset in last.offset_xy)
+    right = min(canvas[1], width - round(last.offset_xy[0]))
+    bottom = min(canvas[0], height - round(last.offset_xy[1]))
+    if not exact or right <= left or bottom <= top:
         raise InvalidInputError(
-            f"fit={fit!r} is not possible with this processor: there is no picture size that it only crops to its "
-            f'input of {height}×{width} pixels (it takes {canvas[0]}×{canvas[1]} to {last}); use fit="model".'
+            f"fit={fit!r} is not possible with this processor: there is no picture size that it leaves alone but for a crop "
+            f'or a padding (it takes {canvas[1]}×{canvas[0]} to {last}); use fit="model".'
         )
-    origin = (-round(last.offset_xy[0]), -round(last.offset_xy[1]))
     colour = mean_rgb(processor) if fill is None else fill
-    result, scale_xy, offset_xy = fit_picture(picture, fit, (height, width), colour, resample, canvas, origin)
+    window = (bottom - top, right - left)
+    result, scale_xy, offset_xy = fit_picture(picture, fit, window, colour, resample, canvas, (left, top))
     return result, Geometry.single(picture.size, last.after(scale_xy, offset_xy), patch_size, grid)
 
 
