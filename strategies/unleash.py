@@ -58,7 +58,7 @@ class Unleash(Prompter):
 
     Options = UnleashOptions
     acts_on = frozenset({"attention"})
-    needs = frozenset()
+    needs = frozenset({"prompt"})
     neutral: ClassVar[dict[str, Any]] = {"gain": 0.0}
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,9 +83,9 @@ def test_threads_do_not_mix(strategy: str, model: str) -> None:
 @pytest.mark.parametrize(
     "composition",
     [
-        f"{pixel}+{other}"
-        for pixel, other in itertools.product(STRATEGIES, repeat=2)
-        if "pixels" in STRATEGIES[pixel].acts_on and "attention" in STRATEGIES[other].acts_on
+        f"{first}+{second}"
+        for first, second in itertools.permutations(STRATEGIES, 2)
+        if "attention" in STRATEGIES[second].acts_on and "prompt" not in STRATEGIES[first].needs
     ],
 )
 @pytest.mark.parametrize("model", ["transformers-clip", "open-clip-siglip", "timm-beit"])
@@ -141,7 +142,7 @@ def test_unwrap_gives_the_module_back(model: str) -> None:
     wrapped = vp.wrap(made.module, made.processor, made.tokenizer)
     for strategy in STRATEGIES:
         if (strategy, model) in SUPPORTED:
-            conformance.encode(wrapped, vp.Prompter.from_name(strategy), conformance.requests())
+            conformance.encode(wrapped, conformance.prompter_of(strategy), conformance.requests())
     assert wrapped.unwrap() is made.module
     assert not conformance.differences(state, conformance.snapshot(made.module))
     assert torch.equal(before, conformance.library_embedding(made, conformance.picture((96, 96))))
@@ -213,7 +214,7 @@ def test_a_compiled_model_that_needs_hooks_refuses() -> None:
     made = tiny_model("open-clip-vit")
     model = vp.wrap(made.module, made.processor, made.tokenizer)
     made.module.visual.compile(backend="eager")
-    with pytest.raises(vp.UnsupportedError, match="compile"):
+    with pytest.raises((vp.UnsupportedError, vp.SiteNotReachedError), match="compile"):
         conformance.encode(model, vp.Prompter.from_name("falip"), conformance.requests())
 
 
@@ -240,3 +241,10 @@ def test_strategies_of_this_package_come_with_it() -> None:
     for name, info in STRATEGIES.items():
         assert info.summary, f"{name} has no summary"
         assert get_class(name).__doc__
+
+
+def test_the_support_matrix_is_up_to_date() -> None:
+    from visprompt.testing.matrix import support_matrix
+
+    committed = (Path(__file__).parent.parent / "docs" / "support-matrix.md").read_text(encoding="utf-8")
+    assert committed == support_matrix(), "run `make support-matrix` and commit docs/support-matrix.md"

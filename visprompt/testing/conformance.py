@@ -90,6 +90,28 @@ def neutral_options(strategy: str) -> dict[str, Any] | None:
     return getattr(get_class(strategy), "neutral", None)
 
 
+def recipe(strategy: str) -> tuple[str | None, str]:
+    """What to compare with, and what to run: strategies that need a prompt before them are put behind `circle`.
+
+    >>> recipe("falip"), recipe("unleash")
+    ((None, 'falip'), ('circle', 'circle+unleash'))
+    """
+    if "prompt" not in get_class(strategy).needs:
+        return None, strategy
+    return "circle", f"circle+{strategy}"
+
+
+def prompter_of(strategy: str, **options: Any) -> vp.Prompter:
+    """The strategy, ready to run, behind what it needs before it."""
+    return vp.Prompter.from_name(recipe(strategy)[1], **options)
+
+
+def without(strategy: str) -> vp.Prompter | None:
+    """What `prompter_of` gives, without the strategy itself."""
+    before, _ = recipe(strategy)
+    return None if before is None else vp.Prompter.from_name(before)
+
+
 def expected_support(strategy: str, model_name: str) -> bool:
     """Pixels and text can be edited on every model, attention where there is some."""
     made, _ = wrapped(model_name)
@@ -112,7 +134,7 @@ def check_support(strategy: str, model_name: str) -> str:
     _, model = wrapped(model_name)
     items = requests()
     try:
-        result = encode(model, vp.Prompter.from_name(strategy), items)
+        result = encode(model, prompter_of(strategy), items)
     except vp.UnsupportedError as error:
         refusal = str(error)
     else:
@@ -132,27 +154,19 @@ def check_support(strategy: str, model_name: str) -> str:
 
 def _runs(strategy: str, model: Any) -> bool:
     try:
-        encode(model, vp.Prompter.from_name(strategy), requests()[:1])
+        encode(model, prompter_of(strategy), requests()[:1])
     except vp.UnsupportedError:
         return False
     return True
 
 
 def check_effect(strategy: str, model_name: str) -> None:
-    """The strategy moves the embedding: a prompt that silently does nothing fails here.
-
-    A strategy that only strengthens others (it has no effect alone) declares `amplifies = True` and is checked behind
-    `circle`.
-    """
+    """The strategy moves the embedding of every picture: a prompt that silently does nothing fails here."""
     _, model = wrapped(model_name)
-    before: vp.Prompter | None = None
-    name = strategy
-    if getattr(get_class(strategy), "amplifies", False):
-        before, name = vp.Prompter.from_name("circle"), f"circle+{strategy}"
-    plain = encode(model, before, requests())
-    prompted = encode(model, vp.Prompter.from_name(name), requests())
-    for index, row in enumerate((prompted - plain).abs().amax(dim=1).tolist()):
-        assert row > 0, f"{name} changes nothing on {model_name}, picture {index}"
+    plain = encode(model, without(strategy), requests())
+    prompted = encode(model, prompter_of(strategy), requests())
+    for index, moved in enumerate((prompted - plain).abs().amax(dim=1).tolist()):
+        assert moved > 0, f"it changes nothing on picture {index}"
 
 
 def check_neutral(strategy: str, model_name: str) -> None:
@@ -160,8 +174,8 @@ def check_neutral(strategy: str, model_name: str) -> None:
     options = neutral_options(strategy)
     assert options is not None, f"{strategy} declares no `neutral` options"
     _, model = wrapped(model_name)
-    plain = encode(model, None, requests())
-    switched_off = encode(model, vp.Prompter.from_name(strategy, **options), requests())
+    plain = encode(model, without(strategy), requests())
+    switched_off = encode(model, prompter_of(strategy, **options), requests())
     assert torch.equal(plain, switched_off), f"off is not off: {_apart(plain, switched_off):.2e} from the plain model"
 
 
@@ -169,7 +183,7 @@ def check_leaves_no_trace(strategy: str, model_name: str) -> None:
     """Before and after are bit-identical: around a normal run, bad input, and a model that raises mid-forward."""
     made, model = wrapped(model_name)
     before, state = encode(model, None, requests()), snapshot(made.module)
-    runner = vp.Runner(model, vp.Prompter.from_name(strategy), batch_size=1)
+    runner = vp.Runner(model, prompter_of(strategy), batch_size=1)
 
     def run_normally() -> None:
         with torch.no_grad():
@@ -204,7 +218,7 @@ def check_leaves_no_trace(strategy: str, model_name: str) -> None:
 def check_batching(strategy: str, model_name: str) -> None:
     """Batch size, shared prefixes and the order of requests change nothing but rounding."""
     _, model = wrapped(model_name)
-    prompter = vp.Prompter.from_name(strategy)
+    prompter = prompter_of(strategy)
     items = crowded_requests()
     reference = encode(model, prompter, items)
     assert reference.shape[0] == 5, "one row per region"
@@ -221,10 +235,10 @@ def check_batching(strategy: str, model_name: str) -> None:
     assert _apart(reference, encode(model, prompter, iter(items))) < ROUNDING, "an iterator gives something else"
 
 
-def check_threads(strategy: str, model_name: str, rounds: int = 4) -> None:
+def check_threads(strategy: str, model_name: str, rounds: int = 8) -> None:
     """Two threads, each with its own region, on one model: each gets what it gets alone."""
     _, model = wrapped(model_name)
-    prompter = vp.Prompter.from_name(strategy)
+    prompter = prompter_of(strategy)
     regions = [vp.Box(14, 20, 50, 62), vp.Box(44, 40, 84, 84)]
     items = [vp.Request(picture((96, 96)), region=box, query="the red dog") for box in regions]
     alone = [encode(model, prompter, [item]) for item in items]
@@ -262,7 +276,7 @@ def check_mass_rises(strategy: str, model_name: str) -> None:
         masses = []
         for strength in strengths:
             # The last block alone: an edit further down changes what later blocks attend to by themselves.
-            prompter = vp.Prompter.from_name(strategy, strength=strength, first_block=-1)
+            prompter = prompter_of(strategy, strength=strength, first_block=-1)
             inside = model.geometry(item.picture.size).coverage(item.regions[0]) > 0
             masses.append(readout_attention(model, prompter, item)[:, inside].sum(axis=1))
         rises = np.diff(masses, axis=0)
@@ -275,7 +289,7 @@ def check_target_mass(strategy: str, model_name: str, share: float = 0.9) -> Non
     _, model = wrapped(model_name)
     for item in requests():
         inside = model.geometry(item.picture.size).coverage(item.regions[0]) > 0
-        prompter = vp.Prompter.from_name(strategy, target_mass=share)
+        prompter = prompter_of(strategy, target_mass=share)
         masses = readout_attention(model, prompter, item)[:, inside].sum(axis=1)
         assert np.abs(masses - share).max() < 1e-3, f"asked for {share} on {item}, got {masses}"
 
@@ -291,6 +305,7 @@ def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request
 class _Fitted(vp.Prompter):
     """Only asks for another way of fitting the picture."""
 
+    needs = frozenset()
     name = "fitted"
 
     def __init__(self, fit: Any) -> None:
@@ -345,7 +360,7 @@ def check_gradients(strategy: str, model_name: str) -> None:
     item = requests()[0]
     pixels = _input_pixels(made, item.picture)
     gradients = []
-    for prompts in (vp.Prompter.from_name(strategy).prompt(item, model), item.units()):
+    for prompts in (prompter_of(strategy).prompt(item, model), item.units()):
         leaf = pixels.clone().requires_grad_()
         embedding = model.embed_pixels(leaf, prompts).embeddings
         (gradient,) = torch.autograd.grad(embedding.square().sum(), leaf)
@@ -366,7 +381,7 @@ def check_dtype(strategy: str, model_name: str, dtype: torch.dtype) -> None:
     _, exact = wrapped(model_name)
     made = tiny(model_name)
     model = vp.wrap(made.module.to(dtype), made.processor, made.tokenizer)
-    items, prompter = requests(), vp.Prompter.from_name(strategy)
+    items, prompter = requests(), prompter_of(strategy)
     result = encode(model, prompter, items)
     assert torch.isfinite(result).all()
     reference = encode(exact, prompter, items)

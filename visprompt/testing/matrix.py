@@ -1,0 +1,63 @@
+"""Writes the support matrix: which strategy runs on which model family, found out by running them.
+
+```
+python -m visprompt.testing.matrix docs/support-matrix.md
+```
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+from visprompt.registry import OWN_DISTRIBUTION, list_strategies
+from visprompt.testing.conformance import check_support, wrapped
+from visprompt.testing.tiny import tiny_names
+
+_HEAD = """# Support matrix
+
+What runs on what. This file is written by `make support-matrix`, which runs every strategy on a tiny random model of every
+family, and the test suite fails when it is out of date. "✓": it runs, and the conformance checks hold it to the rest (off means
+the plain model bit for bit, no trace left behind, one result whatever the batch, threads that do not mix). "–": refused with an
+error that names the strategies that work instead.
+
+*Readout* is what the model reads the picture through, and therefore which rows of attention a strategy edits.
+"""
+
+_READOUT = {
+    "cls": "CLS token",
+    "probe": "attention-pooling probe",
+    "mean": "mean of the patches",
+    "pooler": "CLS token of the tower and attention pooler",
+    "none": "none over patches",
+}
+
+
+def support_matrix() -> str:
+    """The matrix as Markdown, from running every strategy of this package on every tiny model."""
+    strategies = [info.name for info in list_strategies() if info.origin.startswith(OWN_DISTRIBUTION)]
+    lines = ["| model family | class | readout | text tower | " + " | ".join(f"`{name}`" for name in strategies) + " |"]
+    lines.append("|---|---|---|---|" + ":-:|" * len(strategies))
+    for model_name in tiny_names():
+        made, _ = wrapped(model_name)
+        marks = ["✓" if check_support(name, model_name) == "supported" else "–" for name in strategies]
+        kind = type(made.module).__name__
+        cells = [model_name, f"`{kind}`", _READOUT[made.readout], "yes" if made.has_text else "no", *marks]
+        lines.append("| " + " | ".join(cells) + " |")
+    return _HEAD + "\n" + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Writes the matrix to the file named on the command line, or prints it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = support_matrix()
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
