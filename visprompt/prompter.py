@@ -38,7 +38,7 @@ class Prompter:
     Options: ClassVar[type[Options]] = Options
     #: what it changes: "pixels", "text", "tokens", "attention"
     acts_on: ClassVar[frozenset[str]] = frozenset()
-    #: what it cannot do without: "region", "query", "training"
+    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it)
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
     #: the name in the registry; set by the registry
     name: str = ""

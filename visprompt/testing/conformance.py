@@ -441,7 +441,7 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
         state[f"{path} hooks"] = own_hooks(child)
         state[f"{path} training"] = child.training
         state[f"{path} attributes"] = sorted(name for name in vars(child) if not name.startswith("_"))
-        config = getattr(child, "config", None)
+        config: Any = getattr(child, "config", None)
         if hasattr(config, "to_dict"):
             state[f"{path} config"] = (id(config), config.to_dict(), config._attn_implementation_internal)
     for name, tensor in module.state_dict().items():

@@ -17,12 +17,14 @@ from visprompt.testing.tiny import tiny_names
 
 _HEAD = """# Support matrix
 
-What runs on what. This file is written by `make support-matrix`, which runs every strategy on a tiny random model of every
-family, and the test suite fails when it is out of date. "✓": it runs, and the conformance checks hold it to the rest (off means
-the plain model bit for bit, no trace left behind, one result whatever the batch, threads that do not mix). "–": refused with an
-error that names the strategies that work instead.
+What runs on what. This file is written by `make support-matrix`, which runs every strategy on a tiny random model of
+every family, and the test suite fails when it is out of date.
 
-*Readout* is what the model reads the picture through, and therefore which rows of attention a strategy edits.
+- ✓: it runs, and the conformance checks hold it to the rest: off means the plain model bit for bit, no trace is left
+  behind, the batch does not matter, threads do not mix.
+- –: it is refused, with an error that names the strategies that work instead.
+
+*Readout* is what the model reads the picture through, and so the rows of attention that a strategy edits.
 """
 
 _READOUT = {
