@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
+from visprompt.exhibits import Exhibits
 from visprompt.results import RowLog, digest, provenance, read_jsonl, write_jsonl
 from visprompt.statistics import paired
 from visprompt.suites import RowSpec, Suite, TaskSpec, TuneSpec, list_suites, load_published, load_suite
@@ -55,6 +56,7 @@ class BenchResult:
         tuning: one per tuned row and model: the grid with its validation figures, and what was chosen.
         problems: sentences for people: items that failed, rows that a model cannot run.
         out: the folder.
+        exhibits: pictures for the report, if they were asked for.
     """
 
     suite: Suite
@@ -62,6 +64,7 @@ class BenchResult:
     tuning: list[Row]
     problems: list[str]
     out: Path
+    exhibits: Exhibits
 
 
 def run_suite(
@@ -75,6 +78,7 @@ def run_suite(
     strategies: Sequence[str] | None = None,
     fresh: bool = False,
     device: str = "auto",
+    pictures: bool = False,
     listener: Listener | None = None,
     make_runner: RunnerFactory = default_runner,
 ) -> BenchResult:
@@ -91,6 +95,7 @@ def run_suite(
         strategies: only rows with these labels.
         fresh: forget the rows that are there.
         device: for models that are loaded here.
+        pictures: collect examples and attention maps for the report.
         listener: is told how it goes.
         make_runner: see `visprompt.tasks.pointing.Pointer`.
 
@@ -108,6 +113,7 @@ def run_suite(
         images=images,
         annotations=annotations,
         limit=limit,
+        pictures=pictures,
         listener=listener or Listener(),
         make_runner=make_runner,
     )
@@ -126,11 +132,14 @@ class Bench:
     images: str | Path | None = None
     annotations: str | Path | None = None
     limit: int | None = None
+    pictures: bool = False
     listener: Listener = field(default_factory=Listener)
     make_runner: RunnerFactory = default_runner
     rows: list[Row] = field(default_factory=list)
     tuning: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    exhibits: Exhibits = field(default_factory=Exhibits)
+    _identity: Row = field(default_factory=dict)
     _data: dict[str, Data] = field(default_factory=dict)
     _logs: dict[Path, RowLog] = field(default_factory=dict)
     _before: dict[str, Row] = field(default_factory=dict)
@@ -162,7 +171,7 @@ class Bench:
             self._one_model(model)
         if len(failures) == len(specs):
             raise failures[0]
-        return BenchResult(self.suite, self.rows, self.tuning, self.problems, self.out)
+        return BenchResult(self.suite, self.rows, self.tuning, self.problems, self.out, self.exhibits)
 
     def data(self, spec: dict[str, Any]) -> Data:
         """The data of a description, read once."""
@@ -172,6 +181,8 @@ class Bench:
         return self._data[key]
 
     def _one_model(self, model: Any) -> None:
+        # Once: it hashes all weights.
+        self._identity = model.describe()
         chosen = {tune.strategy: self._tune(model, tune) for tune in self.suite.tune}
         rows = [(row, self._settled(row, chosen)) for row in self.suite.rows]
         for task in self.suite.tasks:
@@ -191,6 +202,16 @@ class Bench:
                 write_jsonl(self.out / RESULTS, self.rows)
             self._compare(made, outcomes)
             write_jsonl(self.out / RESULTS, self.rows)
+            if self.pictures:
+                self._exhibit(model, task, [(pointing, outcomes.get(pointing.label)) for _, pointing in rows])
+
+    def _exhibit(self, model: Any, task: TaskSpec, answers: list[tuple[Pointing, Outcome | None]]) -> None:
+        self.listener.row(f"{model.name} · {task.key} · pictures for the report")
+        found = self.data(task.data).pictures[: self.limit]
+        answered = [(pointing, outcome) for pointing, outcome in answers if outcome is not None]
+        self.exhibits.add_answers(model, task.key, found, answered, self.suite.examples, self.make_runner)
+        if model.name not in self.exhibits.attention and task is self.suite.tasks[0]:
+            self.exhibits.add_attention(model, found, [pointing for pointing, _ in answered], self.make_runner)
 
     def _settled(self, row: RowSpec, chosen: dict[str, Row]) -> Pointing:
         tuned = chosen.get(row.tuned_as or row.pointing.label)
@@ -243,6 +264,7 @@ class Bench:
             pointing,
             data.pictures,
             data=data.identity,
+            identity=self._identity,
             log=self._logs.setdefault(path, RowLog(path)),
             limit=self.limit,
             progress=self.listener.done,
@@ -268,7 +290,7 @@ class Bench:
         details: Row = {
             "settings": _with_boxes(task.task, data).settings(),
             "pointing": pointing.describe(),
-            "model_identity": model.describe(),
+            "model_identity": self._identity,
             "data": data.identity,
             "boxes": data.boxes,
             "limit": self.limit,

@@ -100,9 +100,9 @@ class Outcome:
         return accuracy_interval([row["correct"] for row in self.rows], [row["image"] for row in self.rows])
 
 
-def run_hash(task: Task, model: Any, pointing: Pointing, data: Any) -> str:
+def run_hash(task: Task, identity: Any, pointing: Pointing, data: Any) -> str:
     """The hash that ties a row to model, strategy, task, data and code."""
-    identity = None if pointing.strategy == "random" else model.describe()
+    identity = None if pointing.strategy == "random" else identity
     return digest(
         {
             "task": task.settings(),
@@ -121,6 +121,7 @@ def evaluate(
     pictures: Sequence[ReferringPicture],
     *,
     data: Any = None,
+    identity: Any = None,
     log: RowLog | None = None,
     limit: int | None = None,
     chunk: int = 64,
@@ -135,6 +136,7 @@ def evaluate(
         pointing: how the region is pointed out.
         pictures: the data.
         data: identity of the data (hash, split, …), part of the run's hash.
+        identity: what `model.describe()` says, for those who have it already (it hashes all weights).
         log: where rows are kept; rows of the same run are not made again. None: nothing is written.
         limit: only the first so many pictures.
         chunk: pictures that go to the runner in one call, and are lost at most when the process is killed.
@@ -147,7 +149,9 @@ def evaluate(
     """
     task = task.prepare(pictures)
     pictures = list(pictures[:limit])
-    run = run_hash(task, model, pointing, data)
+    if identity is None and model is not None:
+        identity = model.describe()
+    run = run_hash(task, identity, pointing, data)
     wanted = {item: number for number, picture in enumerate(pictures) for item in task.questions(picture)}
     kept = {row["id"]: row for row in (log.rows(run) if log else []) if row["id"] in wanted and "error" not in row}
     todo = [picture for picture in pictures if any(item not in kept for item in task.questions(picture))]

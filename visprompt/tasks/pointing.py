@@ -35,10 +35,10 @@ RunnerFactory = Callable[[Any, "Prompter | None"], RunnerLike]
 
 
 def default_runner(model: Any, prompter: Prompter | None) -> RunnerLike:
-    """A `visprompt.Runner` with its own settings."""
+    """A `visprompt.Runner` with its own settings; the progress bar is the caller's."""
     from visprompt.runner import Runner
 
-    return Runner(model, prompter)
+    return Runner(model, prompter, progress=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,137 @@
+"""The command line: `visprompt list | show | score | bench`.
+
+Only typer is imported here; what needs torch is imported inside of a command, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+import visprompt
+from visprompt.cli_bench import bench
+from visprompt.cli_look import score, show
+from visprompt.errors import VispromptError, unknown_name
+
+_EPILOG = "Example: visprompt show photo.jpg --region 40,30,200,180 --prompter falip --out shown.png"
+app = typer.Typer(
+    name="visprompt",
+    help="Make a vision model look where you want, without touching its weights.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_debug = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"visprompt {visprompt.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _settings(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command("list", epilog="Example: visprompt list strategies --json")
+def list_(
+    what: Annotated[str, typer.Argument(help="strategies, models or suites.")] = "strategies",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the strategies that are installed, the models that ship with visprompt, or the suites."""
+    known = {"strategies": _strategies, "models": _models, "suites": _suites}
+    if what not in known:
+        raise unknown_name("list", what, known)
+    rows = known[what]()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=what, title_justify="left")
+    shown = [key for key in rows[0] if key != "options"] if rows else []
+    for key in shown:
+        table.add_column(key.replace("_", " "), style="bold" if key == "name" else "", no_wrap=key == "name")
+    for row in rows:
+        table.add_row(*(_text(row[key]) for key in shown))
+    console = Console()
+    console.print(table)
+    if what == "strategies":
+        console.print("Join with + (one after the other) or | (sum of scores): circle+falip, crop|falip.", style="dim")
+    if what == "models":
+        console.print("Also: any transformers hub id or folder, open_clip:NAME/TAG, timm:NAME.", style="dim")
+
+
+def _strategies() -> list[dict[str, Any]]:
+    from visprompt.registry import list_strategies
+
+    order = ("name", "summary", "acts_on", "needs", "presets", "origin", "options")
+    found = [dataclasses.asdict(info) for info in list_strategies()]
+    return [{key: row[key] for key in order} for row in found]
+
+
+def _models() -> list[dict[str, Any]]:
+    from visprompt.models import list_models
+
+    return [{"name": name} for name in list_models()]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from visprompt.suites import list_suites, load_suite
+
+    found = [load_suite(name) for name in list_suites()]
+    return [{"name": one.name, "title": one.title, "tasks": [task.key for task in one.tasks]} for one in found]
+
+
+def _text(value: Any) -> str:
+    return ", ".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
+
+
+app.command(
+    "show", epilog="Example: visprompt show cat.jpg --region 40,30,200,180 -p circle+falip -o strength=2 --out cat.png"
+)(show)
+app.command("score", epilog='Example: visprompt score cat.jpg "a cat" "a dog" --region 40,30,200,180 -p falip --json')(
+    score
+)
+app.command("bench", epilog="Example: visprompt bench scenes --limit 100 --out runs/first")(bench)
+
+
+def main() -> None:
+    """Entry point: errors that visprompt raises on purpose become one line on standard error, and exit code 2."""
+    warnings.showwarning = _warn
+    try:
+        app()
+    except VispromptError as error:
+        if _debug:
+            raise
+        _say("red", "error", error)
+        sys.exit(2)
+
+
+def _warn(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+        _say("yellow", "warning", message)
+
+
+def _say(colour: str, kind: str, message: Any) -> None:
+    typer.secho(f"{kind}: {' '.join(str(message).split())}", fg=colour, err=True)
+
+
+if __name__ == "__main__":
+    main()

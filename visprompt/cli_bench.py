@@ -1,0 +1,100 @@
+"""`visprompt bench`: a suite from data to report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def bench(
+    suite: Annotated[str, typer.Argument(help="A YAML file, or the name of a suite: see `visprompt list suites`.")],
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Instead of the suite's models.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of the pictures.")] = None,
+    annotations: Annotated[Path | None, typer.Option("--annotations", help="Folder of the annotation files.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where results go; default: runs/SUITE.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N pictures of every task.")
+    ] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option("--strategy", "-s", help="Only these rows of the suite.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Reuse the answers that are in the folder, or start over.")
+    ] = True,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result rows as JSON lines.")] = False,
+) -> None:
+    """Run a suite: accuracies with intervals in the terminal, report.html, report.md and results.jsonl in a folder."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from visprompt.bench import run_suite
+    from visprompt.cli_look import quiet
+    from visprompt.report import terminal, write_report
+    from visprompt.results import json_line
+    from visprompt.suites import load_suite
+
+    checked = load_suite(suite)  # a misspelt key is said before torch is imported
+    quiet()
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        result = run_suite(
+            checked,
+            models=model,
+            images=images,
+            annotations=annotations,
+            out=out,
+            limit=limit,
+            strategies=strategy,
+            fresh=not resume,
+            device=device,
+            pictures=True,
+            listener=_shown(bar),
+        )
+    paths = write_report(result)
+    if as_json:
+        for row in result.rows:
+            typer.echo(json_line(dict(row)), nl=False)
+    else:
+        Console().print(terminal(result.rows, result.suite.title))
+    for problem in result.problems:
+        typer.secho(f"warning: {problem}", fg="yellow", err=True)
+    names = ", ".join(str(path) for path in (*paths, result.out / "results.jsonl"))
+    typer.echo(f"wrote {names}", err=True)
+
+
+def _shown(bar: Progress) -> Any:
+    from visprompt.bench import Listener
+
+    class Shown(Listener):
+        """Shows a run as one progress bar, and a line per row where there is no terminal."""
+
+        def __init__(self) -> None:
+            self.task = bar.add_task("reading data", total=None)
+
+        def planned(self, pictures: int) -> None:
+            bar.update(self.task, total=pictures)
+
+        def row(self, text: str) -> None:
+            bar.update(self.task, description=text)
+
+        def done(self, pictures: int) -> None:
+            bar.advance(self.task, pictures)
+
+        def result(self, row: Mapping[str, Any]) -> None:
+            if bar.disable and row["value"] is not None:
+                typer.echo(
+                    f"{row['model']} · {row['task']} · {row['strategy']}: {100 * row['value']:.1f} % of {row['n']} "
+                    f"({row['seconds']:.0f} s)",
+                    err=True,
+                )
+
+    return Shown()

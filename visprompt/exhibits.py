@@ -1,0 +1,222 @@
+"""Pictures for a report: answers right and wrong as the model got them, and where it looked.
+
+Taken while a model is in memory; kept as files' bytes, so that a report needs neither the model nor the data.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from visprompt import plots
+from visprompt.data.referring import ReferringPicture
+from visprompt.errors import VispromptError
+from visprompt.tasks import Outcome, Pointing
+from visprompt.tasks.base import Row
+from visprompt.tasks.pointing import Pointer, RunnerFactory
+
+_SIDE_PX = 184
+_ATTENTION_PICTURES = 3
+_ATTENTION_COLUMNS = 7
+
+
+@dataclass(frozen=True)
+class Card:
+    """One answer: the question with its boxes, and what the model got.
+
+    Attributes:
+        question, seen: pictures as data URIs; `seen` is None where nothing was pointed at.
+        alt: what the picture shows, for those who do not see it.
+        text: what was asked.
+        answer: what came out.
+    """
+
+    question: str
+    seen: str | None
+    alt: str
+    text: str
+    answer: str
+    correct: bool
+
+
+@dataclass
+class Exhibits:
+    """Everything a report shows besides figures.
+
+    Attributes:
+        cards: by (model, task): for every strategy its cards, right ones first.
+        attention: by model: a figure as a data URI, and its alternative text.
+        notes: why something is not shown.
+    """
+
+    cards: dict[tuple[str, str], dict[str, list[Card]]] = field(default_factory=dict)
+    attention: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add_answers(
+        self,
+        model: Any,
+        task: str,
+        pictures: Sequence[ReferringPicture],
+        answers: Sequence[tuple[Pointing, Outcome]],
+        count: int,
+        make_runner: RunnerFactory,
+    ) -> None:
+        """Shows for every strategy the first `count` right and wrong answers, in the order of the data.
+
+        Args:
+            model: the model that answered.
+            task: the task's key.
+            pictures: the data.
+            answers: what was pointed with, and what came out.
+            count: right ones, and as many wrong ones.
+            make_runner: makes the runner that renders what the model got.
+        """
+        items = {one.id: (picture, one) for picture in pictures for one in picture.expressions}
+        shown = self.cards.setdefault((model.name, task), {})
+        for pointing, outcome in answers:
+            if pointing.strategy == "random" or not count:
+                continue
+            right = [row for row in outcome.rows if row["correct"] and row["pred"] is not None][:count]
+            wrong = [row for row in outcome.rows if not row["correct"] and row["pred"] is not None][:count]
+            try:
+                pointer = Pointer(model, pointing, make_runner)
+                shown[pointing.label] = [_card(pointer, items[row["id"]][0], row) for row in right + wrong]
+            except VispromptError as error:
+                self.notes.append(f"No examples of {pointing.label} on {model.name}, {task}: {error}")
+
+    def add_attention(
+        self,
+        model: Any,
+        pictures: Sequence[ReferringPicture],
+        pointings: Sequence[Pointing],
+        make_runner: RunnerFactory,
+    ) -> None:
+        """Draws the last block's readout attention, plain and with each strategy that keeps the picture whole."""
+        if "attention" not in model.supports:
+            self.notes.append(f"{model.name} has no attention to show.")
+            return
+        if not plots.have_matplotlib():
+            self.notes.append('Figures need matplotlib: pip install "visprompt-toolkit[plots]".')
+            return
+        chosen = [one for one in pointings if not one.is_control and len(one.members()) == 1]
+        chosen = [one for one in chosen if "crop" not in one.strategy][:_ATTENTION_COLUMNS]
+        try:
+            self.attention[model.name] = _attention_figure(model, pictures[:_ATTENTION_PICTURES], chosen, make_runner)
+        except VispromptError as error:
+            self.notes.append(f"No attention maps of {model.name}: {error}")
+
+
+def data_uri(picture: Image.Image | bytes) -> str:
+    """A picture inside a page: PNG for small ones and figures, JPEG for photographs."""
+    if isinstance(picture, bytes):
+        return "data:image/png;base64," + base64.b64encode(picture).decode()
+    buffer = io.BytesIO()
+    flat = len(picture.getcolors(1 << 16) or []) > 0
+    picture.save(buffer, format="PNG" if flat else "JPEG", **({"optimize": True} if flat else {"quality": 86}))
+    kind = "png" if flat else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _card(pointer: Pointer, picture: ReferringPicture, row: Row) -> Card:
+    naming = "answer" in row
+    pred, gold = row["pred"], row["gold_index"]
+    boxes = picture.candidates_xyxy
+    pointed = gold if naming else pred
+    plain = pointer.pointing.strategy == "none"
+    request = pointer.request(picture, None if plain else boxes[[pointed]])
+    image = request.picture
+    marks = [(box, plots.OTHER, False) for i, box in enumerate(boxes) if naming or i not in (pred, gold)]
+    if not naming and gold is not None and gold != pred:
+        marks.append((boxes[gold], plots.RIGHT, True))
+    marks.append((boxes[pointed], plots.RIGHT if row["correct"] else plots.WRONG, False))
+    seen = None
+    render = getattr(pointer.runners[0], "render", None)
+    if not plain and render is not None:
+        seen = data_uri(_sized(render([request])[0]))
+    if naming:
+        text = f"the marked {row['text']}"
+        answer = f"“{row['answer']}”, p = {row['top'][0][1]:.2f}"
+        alt = f"A picture with a {row['text']} marked; the answer is {row['answer']}."
+    else:
+        text = f"“{row['text']}”"
+        answer = f"box {pred + 1} of {len(boxes)}, p = {row['probs'][pred]:.2f}"
+        alt = f"{len(boxes)} boxes on a picture; asked for {row['text']}, box {pred + 1} was chosen, "
+        alt += "which is right." if row["correct"] else "which is wrong."
+    return Card(data_uri(_boxed(image, marks)), seen, alt, text, answer, bool(row["correct"]))
+
+
+def _sized(image: Image.Image) -> Image.Image:
+    scale = _SIDE_PX / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # Blown-up pixels stay pixels: smoothing would hide what a model with a small input gets.
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _boxed(image: Image.Image, marks: Sequence[tuple[Any, str, bool]]) -> Image.Image:
+    drawn = _sized(image)
+    scale = drawn.width / image.width, drawn.height / image.height
+    pen = ImageDraw.Draw(drawn)
+    for box, colour, dashed in marks:
+        x0, x1 = (float(np.clip(box[i] * scale[0], 1, drawn.width - 2)) for i in (0, 2))
+        y0, y1 = (float(np.clip(box[i] * scale[1], 1, drawn.height - 2)) for i in (1, 3))
+        width = 1 if colour == plots.OTHER else 3
+        for extra, tone in ((2, "white"), (0, colour)) if width > 1 else ((0, "white"),):
+            if dashed and tone != "white":
+                _dashes(pen, (x0, y0, x1, y1), tone, width)
+            else:
+                pen.rectangle((x0, y0, max(x1, x0), max(y1, y0)), outline=tone, width=width + extra)
+    return drawn
+
+
+def _dashes(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: str, width: int) -> None:
+    x0, y0, x1, y1 = box
+    for ax, ay, bx, by in ((x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)):
+        length = max(abs(bx - ax) + abs(by - ay), 1.0)
+        for start in np.arange(0, length, 10):
+            end = min(start + 6, length)
+            at = [(ax + (bx - ax) * t / length, ay + (by - ay) * t / length) for t in (start, end)]
+            pen.line(at, fill=colour, width=width)
+
+
+def _attention_figure(
+    model: Any, pictures: Sequence[ReferringPicture], pointings: Sequence[Pointing], make_runner: RunnerFactory
+) -> tuple[str, str]:
+    columns: list[tuple[str, list[Any]]] = []
+    plain = Pointer(model, Pointing("none"), make_runner)
+    pointers = [Pointer(model, pointing, make_runner) for pointing in pointings]
+    marked = [_gold(picture) for picture in pictures]
+    for pointer in (plain, *pointers):
+        none = pointer is plain
+        requests = [
+            pointer.request(picture, None if none else box[None]) for picture, box in zip(pictures, marked, strict=True)
+        ]
+        maps: Any = pointer.runners[0].attention(requests)  # type: ignore[attr-defined]
+        columns.append((pointer.pointing.label, [np.asarray(one.image_map()) for one in maps]))
+    images = [plain.request(picture, None).picture for picture in pictures]
+    figure = plots._figure((1.55 * (len(columns) + 1) + 0.9, 1.75 * len(pictures) + 0.3))
+    grid = figure.subplots(len(pictures), len(columns) + 1, squeeze=False)
+    for line, (picture, image, box) in enumerate(zip(pictures, images, marked, strict=True)):
+        plots._show(grid[line, 0], image, "picture, region" if line == 0 else "")
+        plots._outline(grid[line, 0], box)
+        grid[line, 0].set_xlabel(picture.expressions[0].text, fontsize=8)
+        top = max(float(maps[line].max()) for _, maps in columns)
+        for place, (label, maps) in enumerate(columns, start=1):
+            panel = grid[line, place]
+            drawn = plots.draw_map(panel, image, maps[line], box, top)
+            panel.set_title(label if line == 0 else "", fontsize=9)
+            panel.set_xlabel(f"{plots.share_in_box(maps[line], image.size, box):.0%} on the region", fontsize=8)
+        figure.colorbar(drawn, ax=list(grid[line, 1:]), shrink=0.8, aspect=12).ax.tick_params(labelsize=7)
+    shown = ", ".join(label for label, _ in columns)
+    alt = f"Readout attention of {model.name} in its last block over {len(pictures)} pictures, for {shown}."
+    return data_uri(plots.to_png(figure)), alt
+
+
+def _gold(picture: ReferringPicture) -> Any:
+    return picture.expressions[0].gold_xyxy[0]

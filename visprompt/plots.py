@@ -1,0 +1,256 @@
+"""Figures: accuracies with their intervals, attention over a picture, a prompt before and after.
+
+matplotlib is an extra (`pip install "visprompt-toolkit[plots]"`) and is imported when a figure is made, not before.
+Figures are made without pyplot, so no window system is touched and threads do not share state. Colours are Okabe and
+Ito's, which people with a colour-vision deficiency can tell apart; maps use cividis, which also survives grey printing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprompt.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+#: Okabe and Ito without black and yellow, which is too faint on white
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+RIGHT, WRONG, OTHER = "#009E73", "#D55E00", "#7A7A7A"
+MAP = "cividis"
+_TEXT = "#222222"
+_Map = NDArray[Any]
+
+
+def have_matplotlib() -> bool:
+    """True if figures can be made here."""
+    import importlib.util
+
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
+    """Accuracies with 95 % intervals: one panel per task, one line per strategy, one colour per model.
+
+    Args:
+        rows: as in `results.jsonl`; rows without a value are left out.
+        columns: panels side by side.
+
+    Raises:
+        UnsupportedError: without matplotlib, naming what to install.
+    """
+    rows = [row for row in rows if row.get("value") is not None]
+    tasks = _ordered(rows, "task")
+    models = _ordered(rows, "model")
+    strategies = _ordered(rows, "strategy")
+    across = max(1, min(columns, len(tasks)))
+    down = math.ceil(len(tasks) / across)
+    bar = 0.8 / max(len(models), 1)
+    height = 1.1 + max(1.6, 0.17 * len(strategies) * (len(models) + 0.6))
+    figure = _figure((2.2 + 3.0 * across, down * height))
+    axes = np.atleast_2d(figure.subplots(down, across, sharey=True, squeeze=False))
+    for number, panel in enumerate(axes.flat):
+        if number >= len(tasks):
+            panel.set_visible(False)
+            continue
+        task = tasks[number]
+        for place, model in enumerate(models):
+            chosen = {row["strategy"]: row for row in rows if row["task"] == task and row["model"] == model}
+            where = [i for i, name in enumerate(strategies) if name in chosen]
+            values = np.array([chosen[strategies[i]]["value"] for i in where]) * 100
+            bounds = np.array([chosen[strategies[i]]["ci95"] for i in where]).reshape(-1, 2) * 100
+            errors = np.abs(bounds.T - values) if len(where) else None
+            panel.barh(
+                np.array(where) + (place - (len(models) - 1) / 2) * bar,
+                values,
+                height=bar * 0.92,
+                color=PALETTE[place % len(PALETTE)],
+                # Colour is not the only difference: every second model is hatched.
+                hatch="////" if place % 2 else None,
+                edgecolor="white",
+                linewidth=0.0,
+                xerr=errors,
+                error_kw={"ecolor": _TEXT, "elinewidth": 1.0, "capsize": 2},
+                label=model,
+            )
+        chances = [row["chance"] for row in rows if row["task"] == task and row.get("chance") is not None]
+        if chances:
+            panel.axvline(float(np.mean(chances)) * 100, color=_TEXT, linestyle=":", linewidth=1.2, label="chance")
+        titles = [str(row.get("task")) for row in rows if row["task"] == task]
+        panel.set_title(titles[0], fontsize=10, color=_TEXT)
+        panel.set_xlim(0, 100)
+        panel.set_yticks(range(len(strategies)), strategies)
+        panel.set_xlabel("accuracy, % (bars: 95 % interval)", fontsize=8)
+        panel.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.tick_params(labelsize=9, length=0)
+        for side in ("top", "right", "left"):
+            panel.spines[side].set_visible(False)
+    if len(tasks):
+        axes[0, 0].invert_yaxis()
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
+    return figure
+
+
+def heatmap(
+    picture: Image,
+    attention: _Map,
+    region_xyxy: Sequence[float] | None = None,
+    title: str = "",
+    vmax: float | None = None,
+) -> Figure:
+    """A map over a picture, with a colour bar.
+
+    Args:
+        picture: the picture; it is shown in grey, so that all colour is the map's.
+        attention: `[H, W]` over the whole picture, any resolution of the same aspect.
+        region_xyxy: outlined, pixels of the picture.
+        title: above the picture.
+        vmax: top of the colour scale; by default the map's maximum.
+    """
+    figure = _figure((4.2, 3.6 * picture.height / max(picture.width, 1) + 0.6))
+    axes = figure.subplots()
+    drawn = draw_map(axes, picture, attention, region_xyxy, vmax)
+    axes.set_title(title, fontsize=10, color=_TEXT)
+    figure.colorbar(drawn, ax=axes, shrink=0.85, label="readout attention")
+    return figure
+
+
+def before_after(
+    picture: Image,
+    prompted: Image,
+    before: _Map,
+    after: _Map,
+    region_xyxy: Sequence[float] | None = None,
+    prompted_region_xyxy: Sequence[float] | None = None,
+    label: str = "prompted",
+) -> Figure:
+    """What a strategy did: picture and region, picture as the model gets it, readout attention without and with it.
+
+    Args:
+        picture: the original.
+        prompted: what the strategy made of it.
+        before: `[h, w]` map over `picture`, without the prompt.
+        after: `[h, w]` map over `picture`, or over `prompted` if that has another size (crop).
+        region_xyxy: the region, pixels of `picture`.
+        prompted_region_xyxy: the region, pixels of `prompted`.
+        label: the strategy.
+    """
+    figure = _figure((12.0, 3.4))
+    panels = figure.subplots(1, 4)
+    _show(panels[0], picture, "picture and region")
+    _outline(panels[0], region_xyxy)
+    _show(panels[1], prompted, f"what the model gets: {label}")
+    vmax = float(max(before.max(), after.max()))
+    draw_map(panels[2], picture, before, region_xyxy, vmax)
+    panels[2].set_title(f"attention without{_share(before, picture, region_xyxy)}", fontsize=9, color=_TEXT)
+    same = prompted.size == picture.size
+    below, box = (picture, region_xyxy) if same else (prompted, prompted_region_xyxy)
+    drawn = draw_map(panels[3], below, after, box, vmax)
+    panels[3].set_title(f"attention with {label}{_share(after, below, box)}", fontsize=9, color=_TEXT)
+    figure.colorbar(drawn, ax=list(panels[2:]), shrink=0.85, label="readout attention")
+    return figure
+
+
+def picture_pair(
+    picture: Image, prompted: Image, region_xyxy: Sequence[float] | None = None, label: str = "prompted"
+) -> Figure:
+    """Picture with region, and what a strategy made of it: for models whose attention cannot be read."""
+    figure = _figure((6.4, 3.4))
+    panels = figure.subplots(1, 2)
+    _show(panels[0], picture, "picture and region")
+    _outline(panels[0], region_xyxy)
+    _show(panels[1], prompted, f"what the model gets: {label}")
+    return figure
+
+
+def draw_map(
+    axes: Axes, picture: Image, attention: _Map, region_xyxy: Sequence[float] | None = None, vmax: float | None = None
+) -> Any:
+    """Draws a map over the grey picture; returns the mappable for a colour bar."""
+    extent = (0.0, float(picture.width), float(picture.height), 0.0)
+    axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-60, vmax=255)
+    top = float(vmax if vmax is not None else attention.max()) or 1.0
+    # Weak attention is see-through, so that what is looked at stays visible and what is not, too.
+    alpha = 0.25 + 0.65 * np.clip(np.nan_to_num(attention) / top, 0, 1)
+    drawn = axes.imshow(attention, cmap=MAP, extent=extent, vmin=0.0, vmax=top, alpha=alpha, interpolation="nearest")
+    _outline(axes, region_xyxy)
+    axes.set_xlim(0, picture.width)
+    axes.set_ylim(picture.height, 0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    # The colour bar shows opaque colours: with an alpha per pixel, the image itself cannot say what its bar looks like.
+    return ScalarMappable(Normalize(0.0, top), drawn.get_cmap())
+
+
+def share_in_box(attention: _Map, size_wh: tuple[int, int], region_xyxy: Sequence[float]) -> float:
+    """Which share of a map lies in a box, in [0, 1]; pixels on the border count by their area.
+
+    Args:
+        attention: `[h, w]` over a whole picture.
+        size_wh: the picture's size in pixels.
+        region_xyxy: the box, in its pixels.
+    """
+    height, width = attention.shape
+    x0, x1 = (region_xyxy[i] * width / size_wh[0] for i in (0, 2))
+    y0, y1 = (region_xyxy[i] * height / size_wh[1] for i in (1, 3))
+    columns = np.clip(np.minimum(np.arange(width) + 1, x1) - np.maximum(np.arange(width), x0), 0, 1)
+    lines = np.clip(np.minimum(np.arange(height) + 1, y1) - np.maximum(np.arange(height), y0), 0, 1)
+    clean = np.nan_to_num(attention)
+    total = float(clean.sum())
+    return float(lines @ clean @ columns) / total if total > 0 else 0.0
+
+
+def to_png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    try:
+        from matplotlib.figure import Figure as NewFigure
+    except ImportError as error:
+        raise UnsupportedError('figures need matplotlib: pip install "visprompt-toolkit[plots]".') from error
+    return NewFigure(figsize=size, layout="constrained")
+
+
+def _show(axes: Axes, picture: Image, title: str) -> None:
+    axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
+    axes.set_title(title, fontsize=9, color=_TEXT)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _outline(axes: Axes, region_xyxy: Sequence[float] | None) -> None:
+    if region_xyxy is None:
+        return
+    from matplotlib.patches import Rectangle
+
+    x0, y0, x1, y1 = region_xyxy
+    # Black below white: visible on every picture and on both ends of the colour map.
+    for colour, width in (("black", 2.6), ("white", 1.3)):
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
+
+
+def _share(attention: _Map, picture: Image, region_xyxy: Sequence[float] | None) -> str:
+    if region_xyxy is None:
+        return ""
+    return f": {share_in_box(attention, picture.size, region_xyxy):.0%} on the region"
+
+
+def _ordered(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(str(row[key]) for row in rows))

@@ -1,0 +1,302 @@
+"""Reports of a suite: `report.html` (one file, nothing to fetch), `report.md`, and the same table for a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt import plots
+from visprompt.exhibits import data_uri
+from visprompt.suites import load_published
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from visprompt.bench import BenchResult
+
+Row = Mapping[str, Any]
+HTML, MARKDOWN = "report.html", "report.md"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the table, as text.
+
+    Attributes:
+        value: accuracy in percent, "–" where there is none.
+        interval: "91.4–94.5".
+        best: the highest of its column, controls left out.
+        title: the sentence behind it.
+    """
+
+    value: str = "–"
+    interval: str = ""
+    best: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One strategy with its cells, in the order of the columns."""
+
+    label: str
+    control: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The summary: strategies down, models and tasks across.
+
+    Attributes:
+        models: with the number of their columns.
+        columns: (model, task) of every column.
+        chance: percent, one per column.
+    """
+
+    models: tuple[tuple[str, int], ...]
+    columns: tuple[tuple[str, str], ...]
+    lines: tuple[Line, ...]
+    chance: tuple[str, ...]
+
+
+def summary(rows: Sequence[Row]) -> Table:
+    """The table of a suite's rows (`results.jsonl`)."""
+    columns = tuple(dict.fromkeys((str(row["model"]), str(row["task"])) for row in rows))
+    models = tuple(dict.fromkeys(model for model, _ in columns))
+    labels = sorted(dict.fromkeys(str(row["strategy"]) for row in rows), key=lambda label: _is_control(rows, label))
+    found = {(row["model"], row["task"], row["strategy"]): row for row in rows}
+    best = {
+        column: max(
+            (row["value"] for row in rows if _of(row, column) and not row["control"] and row["value"] is not None),
+            default=None,
+        )
+        for column in columns
+    }
+    lines = tuple(
+        Line(
+            label,
+            _is_control(rows, label),
+            tuple(_cell(found.get((*column, label)), best[column]) for column in columns),
+        )
+        for label in labels
+    )
+    chance = []
+    for column in columns:
+        known = [row["chance"] for row in rows if _of(row, column) and row.get("chance") is not None]
+        chance.append(f"{100 * known[0]:.1f}" if known else "–")
+    sizes = tuple((model, sum(one == model for one, _ in columns)) for model in models)
+    return Table(sizes, columns, lines, tuple(chance))
+
+
+def terminal(rows: Sequence[Row], title: str) -> RenderableType:
+    """The summary as rich tables, one per model."""
+    from rich.console import Group
+    from rich.table import Table as RichTable
+
+    table = summary(rows)
+    shown: list[RenderableType] = []
+    for model, _ in table.models:
+        chosen = [number for number, (one, _) in enumerate(table.columns) if one == model]
+        grid = RichTable(title=f"{title} · {model}", title_justify="left", title_style="bold", caption_justify="left")
+        grid.caption = "accuracy in %, 95 % interval; bold: best of a column"
+        grid.add_column("strategy")
+        for number in chosen:
+            grid.add_column(table.columns[number][1], justify="right")
+        for place, line in enumerate(table.lines):
+            cells = [line.cells[number] for number in chosen]
+            texts = [f"[bold]{c.value}[/bold]" if c.best else c.value for c in cells]
+            texts = [
+                f"{text} [dim]{c.interval}[/dim]" if c.interval else text for text, c in zip(texts, cells, strict=True)
+            ]
+            following = table.lines[place + 1 :]
+            grid.add_row(
+                f"[dim]{line.label}[/dim]" if line.control else line.label,
+                *texts,
+                end_section=not following or (following[0].control and not line.control),
+            )
+        grid.add_row("[dim]chance[/dim]", *(f"[dim]{table.chance[number]}[/dim]" for number in chosen))
+        shown.append(grid)
+    return Group(*shown)
+
+
+def markdown(result: BenchResult) -> str:
+    """The report as Markdown: table, comparisons, settings."""
+    table = summary(result.rows)
+    lines = [f"# {result.suite.title}", "", " ".join(result.suite.description.split()), ""]
+    lines += ["Accuracy in %, with 95 % intervals. Best of a column in bold; controls in italics.", ""]
+    lines.append("| strategy | " + " | ".join(f"{model}: {task}" for model, task in table.columns) + " |")
+    lines.append("|---|" + "---:|" * len(table.columns))
+    for line in table.lines:
+        cells = [f"**{c.value}**" if c.best else c.value for c in line.cells]
+        cells = [f"{text} ({c.interval})" if c.interval else text for text, c in zip(cells, line.cells, strict=True)]
+        label = _escaped(line.label)
+        lines.append(f"| {f'*{label}*' if line.control else label} | " + " | ".join(cells) + " |")
+    lines.append("| *chance* | " + " | ".join(table.chance) + " |")
+    lines += ["", "## Tasks", ""]
+    for task in result.suite.tasks:
+        lines.append(f"- **{task.key}**: {task.title}.{' ' + task.note if task.note else ''}")
+    differences = [row for row in result.rows if row.get("comparisons")]
+    if differences:
+        others = list(dict.fromkeys(key for row in differences for key in row["comparisons"]))
+        lines += ["", "## Differences on the same items, percentage points", ""]
+        lines.append("| model | task | strategy | " + " | ".join(f"against {other}" for other in others) + " |")
+        lines.append("|---|---|---|" + "---:|" * len(others))
+        for row in differences:
+            cells = [_difference(row["comparisons"].get(other)) for other in others]
+            lines.append(
+                f"| {row['model']} | {row['task']} | {_escaped(row['strategy'])} | " + " | ".join(cells) + " |"
+            )
+    published = matching_figures(result.rows)
+    if published:
+        lines += [
+            "",
+            "## Published beside measured, %",
+            "",
+            "| task | strategy | measured | published | model, protocol, source |",
+        ]
+        lines.append("|---|---|---|---:|---|")
+        for one in published:
+            label = _escaped(one["strategy"])
+            lines.append(f"| {one['task']} | {label} | {one['measured']} | {one['value']} | {one['source']} |")
+    for record in result.tuning:
+        chosen = ", ".join(f"{key} = {value}" for key, value in record["options"].items())
+        lines += ["", f"Chosen on validation for {record['strategy']} on {record['model']}: {chosen}."]
+    if result.problems:
+        lines += ["", "## Problems", "", *(f"- {problem}" for problem in result.problems)]
+    lines += ["", "## What it depends on", ""]
+    lines += [f"- {name}: {value}" for name, value in provenance_lines(result.rows)]
+    return "\n".join(lines) + "\n"
+
+
+def html(result: BenchResult) -> str:
+    """The report as one page: inline style, pictures inside, no scripts."""
+    import jinja2
+
+    exhibits = result.exhibits
+    notes = list(exhibits.notes)
+    chart = None
+    if plots.have_matplotlib() and any(row.get("value") is not None for row in result.rows):
+        chart = data_uri(plots.to_png(plots.bar_chart(result.rows)))
+    elif not plots.have_matplotlib():
+        notes.append('Figures need matplotlib: pip install "visprompt-toolkit[plots]".')
+    source = resources.files("visprompt").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["difference"] = _difference
+    environment.filters["tidy"] = lambda value: json.dumps(value, ensure_ascii=False, default=str)
+    return environment.from_string(source).render(
+        suite=result.suite,
+        rows=result.rows,
+        table=summary(result.rows),
+        chart=chart,
+        tuning=result.tuning,
+        problems=result.problems,
+        published=matching_figures(result.rows),
+        cards=exhibits.cards,
+        attention=exhibits.attention,
+        notes=list(dict.fromkeys(notes)),
+        compared=[
+            label
+            for label in result.suite.compare_with
+            if any(label in row.get("comparisons", {}) for row in result.rows)
+        ],
+        titles={task.key: task.title for task in result.suite.tasks},
+        provenance=provenance_lines(result.rows),
+    )
+
+
+def write_report(result: BenchResult) -> list[Path]:
+    """Writes `report.html` and `report.md` into the result's folder and returns their paths."""
+    result.out.mkdir(parents=True, exist_ok=True)
+    paths = [result.out / HTML, result.out / MARKDOWN]
+    paths[0].write_text(html(result), encoding="utf-8")
+    paths[1].write_text(markdown(result), encoding="utf-8")
+    return paths
+
+
+def matching_figures(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Published figures for the rows whose task and strategy have one, with where they come from."""
+    found = []
+    keys = {row["published"] for row in rows if row.get("published")}
+    if not keys:
+        return []
+    for figure in load_published():
+        for row in rows:
+            if row.get("published") not in figure["values"] or row["strategy"] not in figure["strategies"]:
+                continue
+            sure = " (secondary source: check before quoting)" if figure.get("certainty") == "secondary" else ""
+            measured = "–" if row["value"] is None else f"{100 * row['value']:.1f} ({row['model']})"
+            found.append(
+                {
+                    "task": str(row["task"]),
+                    "strategy": str(row["strategy"]),
+                    "measured": measured,
+                    "value": f"{figure['values'][row['published']]:.1f}",
+                    "source": f"{figure['model']}, {figure['protocol']}; {figure['paper']}{sure}",
+                }
+            )
+    return found
+
+
+def provenance_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What the figures depend on, as name and value."""
+    if not rows:
+        return []
+    first = rows[0]
+    lines = [(name, version) for name, version in first["versions"].items()]
+    lines = [("versions", ", ".join(f"{name} {version}" for name, version in lines))]
+    lines.append(("git commit", str(first["git_commit"] or "none")))
+    lines.append(("code hash", str(first["code"])))
+    lines.append(("machine", str(first["machine"])))
+    lines.append(("suite", f"{first['suite']} (hash {first['suite_hash']})"))
+    for model in {row["model"]: row["model_identity"] for row in rows}.values():
+        lines.append(
+            ("model", ", ".join(f"{key} {value}" for key, value in model.items() if not isinstance(value, dict)))
+        )
+    for task, row in {row["task"]: row for row in rows}.items():
+        lines.append((f"data of {task}", ", ".join(f"{key} {value}" for key, value in row["data"].items())))
+        settings = {key: value for key, value in row["settings"].items() if key not in ("labels", "negatives", "task")}
+        shown = ", ".join(f"{key} {value!r}" for key, value in settings.items())
+        lines.append((f"settings of {task}", f"{shown}; n = {row['n']}, {row['boxes']} boxes"))
+    seconds = sum(row.get("seconds", 0) for row in rows)
+    lines.append(("time", f"{seconds:.0f} s for the rows; written {max(row['date'] for row in rows)}"))
+    return lines
+
+
+def _cell(row: Row | None, best: float | None) -> Cell:
+    if row is None:
+        return Cell(title="not part of this suite")
+    if row["value"] is None:
+        return Cell(title=row.get("unsupported") or row.get("error_example") or "no items")
+    low, high = row["ci95"]
+    title = f"{row['correct']} of {row['n']} right; 95 % interval ({row['ci_method']})"
+    title += f"; {row['errors']} items could not be asked" if row["errors"] else ""
+    interval = f"{100 * low:.1f}–{100 * high:.1f}"
+    return Cell(
+        f"{100 * row['value']:.1f}", interval, best is not None and row["value"] == best and not row["control"], title
+    )
+
+
+def _difference(comparison: Mapping[str, Any] | None) -> str:
+    if not comparison:
+        return ""
+    low, high = comparison["ci95"]
+    return f"{100 * comparison['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _of(row: Row, column: tuple[str, str]) -> bool:
+    return (row["model"], row["task"]) == column
+
+
+def _is_control(rows: Sequence[Row], label: str) -> bool:
+    return any(row["strategy"] == label and row["control"] for row in rows)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
