@@ -59,7 +59,7 @@ def _clip_tokenizer() -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _siglip_tokenizer(end: str) -> Any:
-    return word_tokenizer(None, end, "<pad>" if end == "<eos>" else end, 16, ["input_ids"])
+    return word_tokenizer(None, end, "<pad>" if end == "<eos>" else end, 32, ["input_ids"])
 
 
 def _clip_processor() -> Any:
@@ -112,7 +112,7 @@ def _siglip(end: str, side: int) -> Tiny:
     text = {
         **_TEXT,
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": 16,
+        "max_position_embeddings": 32,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -146,7 +146,7 @@ def transformers_siglip2_naflex() -> Tiny:
     text = {
         **_TEXT,
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": 16,
+        "max_position_embeddings": 32,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
