@@ -1,0 +1,142 @@
+"""What the manual markers share: colours, shapes and drawing. No model, no registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from visprompt.errors import InvalidInputError
+from visprompt.regions import Box
+
+if TYPE_CHECKING:
+    from visprompt.regions import Region, Xyxy
+    from visprompt.visual_prompt import VisualPrompt
+
+Rgb = tuple[int, int, int]
+SHAPES = ("mask", "box")
+
+
+def parse_colour(value: Any, known: dict[str, Rgb] | None = None) -> Rgb:
+    """A colour name, `#rrggbb`, grey level or RGB triple as RGB, 0–255.
+
+    >>> parse_colour("red"), parse_colour((0, 10, 255)), parse_colour(128)
+    ((255, 0, 0), (0, 10, 255), (128, 128, 128))
+
+    Raises:
+        InvalidInputError: for anything else.
+    """
+    if isinstance(value, str):
+        if known is not None and value.lower() in known:
+            return known[value.lower()]
+        try:
+            red, green, blue = ImageColor.getrgb(value)[:3]
+        except ValueError:
+            names = f" ({', '.join(known)}, …)" if known else ""
+            raise InvalidInputError(
+                f"{value!r} is no colour; give a name{names}, '#rrggbb', or a tuple (red, green, blue) of 0 to 255."
+            ) from None
+        return (red, green, blue)
+    levels = (value,) * 3 if isinstance(value, int | np.integer) and not isinstance(value, bool) else value
+    if isinstance(levels, Sequence) and len(levels) == 3 and all(_is_level(level) for level in levels):
+        return (int(levels[0]), int(levels[1]), int(levels[2]))
+    raise InvalidInputError(f"a colour is a name, '#rrggbb', or (red, green, blue) of 0 to 255; got {value!r}.")
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def frozen_colour(options: Any, name: str, known: dict[str, Rgb] | None = None) -> None:
+    """Checks a colour option early; lists, as YAML and JSON give them, become tuples."""
+    value = getattr(options, name)
+    parse_colour(value, known)
+    if isinstance(value, list):
+        object.__setattr__(options, name, tuple(value))
+
+
+def check_number(name: str, value: Any, low: float, high: float | None = None, unit: str = "") -> None:
+    """Refuses options that are no finite number within their range."""
+    fine = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(float(value))
+    if not fine or value < low or (high is not None and value > high):
+        span = f"{low:g} or more" if high is None else f"between {low:g} and {high:g}"
+        raise InvalidInputError(f"{name} is a number{unit and ' of ' + unit}, {span}; got {value!r}.")
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Refuses options that are none of the names allowed."""
+    if value not in allowed:
+        raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {value!r}.")
+
+
+def placed(prompt: VisualPrompt) -> tuple[Region, ...]:
+    """The prompt's regions within its picture, points with their radius filled in.
+
+    Raises:
+        InvalidInputError: if there is none, or one lies outside.
+    """
+    if not prompt.regions:
+        raise InvalidInputError("this strategy needs a region: give vp.Request(…, region=vp.Box(x0, y0, x1, y1)).")
+    return tuple(region.clip(prompt.picture.size) for region in prompt.regions)
+
+
+def stroke_width(wh: tuple[int, int], width: int | None) -> int:
+    """Line width in pixels; None: 1/200 of the longer side, at least one pixel."""
+    return max(1, int(max(wh) / 200)) if width is None else width
+
+
+def padded(xyxy: Xyxy, padding: float) -> Xyxy:
+    """A box grown by `padding` pixels on every side."""
+    return (xyxy[0] - padding, xyxy[1] - padding, xyxy[2] + padding, xyxy[3] + padding)
+
+
+def ellipse_share(xyxy: Xyxy, wh: tuple[int, int]) -> np.ndarray:
+    """Share of every pixel inside the ellipse inscribed in a box, float32 `[H, W]`; smooth to a pixel at the edge.
+
+    All zero for a box without area, as the inside of a ring may be.
+    """
+    width, height = wh
+    result = np.zeros((height, width), dtype=np.float32)
+    x0, y0, x1, y1 = xyxy
+    a, b = (x1 - x0) / 2, (y1 - y0) / 2
+    left, top, right, bottom = (
+        max(int(x0) - 1, 0),
+        max(int(y0) - 1, 0),
+        min(int(x1) + 2, width),
+        min(int(y1) + 2, height),
+    )
+    if a <= 0 or b <= 0 or right <= left or bottom <= top:
+        return result
+    x = (np.arange(left, right) + 0.5 - (x0 + x1) / 2)[None, :]
+    y = (np.arange(top, bottom) + 0.5 - (y0 + y1) / 2)[:, None]
+    # distance to the edge to first order: the implicit function over the length of its gradient
+    radius = np.sqrt((x / a) ** 2 + (y / b) ** 2)
+    slope = np.sqrt((x / a**2) ** 2 + (y / b**2) ** 2) / np.maximum(radius, 1e-9)
+    distance = (radius - 1) / np.maximum(slope, 1 / max(a, b))
+    result[top:bottom, left:right] = np.clip(0.5 - distance, 0, 1)
+    return result
+
+
+def rectangle_share(xyxy: Xyxy, wh: tuple[int, int]) -> np.ndarray:
+    """Share of every pixel inside a box, float32 `[H, W]`; all zero for a box without area or outside."""
+    x0, y0, x1, y1 = max(xyxy[0], 0.0), max(xyxy[1], 0.0), min(xyxy[2], float(wh[0])), min(xyxy[3], float(wh[1]))
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros((wh[1], wh[0]), dtype=np.float32)
+    return Box(x0, y0, x1, y1).rasterise(wh)
+
+
+def inside_share(regions: Sequence[Region], wh: tuple[int, int], shape: str) -> np.ndarray:
+    """Share of every pixel inside any of the regions, float32 `[H, W]`; `shape="box"` takes the boxes around them."""
+    result = np.zeros((wh[1], wh[0]), dtype=np.float32)
+    for region in regions:
+        share = region.rasterise(wh) if shape == "mask" or isinstance(region, Box) else rectangle_share(region.xyxy, wh)
+        np.maximum(result, share, out=result)
+    return result
+
+
+def lay_over(picture: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> Image.Image:
+    """A copy of `picture` with `top` (a picture or a colour) over it, as opaque as `share` says, `[H, W]` in [0, 1]."""
+    layer = top if isinstance(top, Image.Image) else Image.new("RGB", picture.size, top)
+    return Image.composite(layer, picture, Image.fromarray(np.round(share * 255).astype(np.uint8)))
