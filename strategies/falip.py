@@ -71,8 +71,8 @@ class Falip(Prompter):
     """FALIP (Zhuang et al., ECCV 2024, https://arxiv.org/abs/2407.05578): look there without painting anything.
 
     In blocks ≥ `first_block` the readout row's attention logits become `s + α·m`, with m on the patches of the region:
-    its coverage, or the paper's `m = minmax(exp(−½ (dist/σ)²))`. With `target_mass=t` they become `s + log m + β`, where β
-    gives the region the share t of the row (`AttentionEdit`).
+    its coverage, or the paper's `m = minmax(exp(−½ (dist/σ)²))`. With `target_mass=t` they become `s + log m + β`,
+    where β gives the region the share t of the row (`AttentionEdit`).
 
     >>> import visprompt as vp
     >>> vp.Prompter.from_name("falip", preset="paper").options.strength

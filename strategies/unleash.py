@@ -66,7 +66,8 @@ class Unleash(Prompter):
         options: UnleashOptions = self.options
         if prompt.label == "none" and options.gain:
             raise InvalidInputError(
-                "unleash amplifies another prompt and none came before it: put it last, e.g. 'circle+unleash' or 'falip+unleash'."
+                "unleash amplifies another prompt and none came before it: put it last, e.g. "
+                "'circle+unleash' or 'falip+unleash'."
             )
         original = prompt.reference or (prompt.request.picture if prompt.request is not None else prompt.picture)
         edit = AttentionEdit(

@@ -21,7 +21,7 @@ from visprompt.tasks import Outcome, Pointing
 from visprompt.tasks.base import Row
 from visprompt.tasks.pointing import Pointer, RunnerFactory
 
-_SIDE_PX = 184
+_SIDE_PX = 224
 _ATTENTION_PICTURES = 3
 _ATTENTION_COLUMNS = 7
 
@@ -166,12 +166,16 @@ def _boxed(image: Image.Image, marks: Sequence[tuple[Any, str, bool]]) -> Image.
     for box, colour, dashed in marks:
         x0, x1 = (float(np.clip(box[i] * scale[0], 1, drawn.width - 2)) for i in (0, 2))
         y0, y1 = (float(np.clip(box[i] * scale[1], 1, drawn.height - 2)) for i in (1, 3))
-        width = 1 if colour == plots.OTHER else 3
-        for extra, tone in ((2, "white"), (0, colour)) if width > 1 else ((0, "white"),):
-            if dashed and tone != "white":
-                _dashes(pen, (x0, y0, x1, y1), tone, width)
-            else:
-                pen.rectangle((x0, y0, max(x1, x0), max(y1, y0)), outline=tone, width=width + extra)
+        box_px = (x0, y0, max(x1, x0), max(y1, y0))
+        if colour == plots.OTHER:  # black and white: visible on every ground
+            pen.rectangle(box_px, outline="black", width=3)
+            pen.rectangle(box_px, outline="white", width=1)
+            continue
+        pen.rectangle(box_px, outline="white", width=5)
+        if dashed:
+            _dashes(pen, box_px, colour, 3)
+        else:
+            pen.rectangle(box_px, outline=colour, width=3)
     return drawn
 
 

@@ -25,5 +25,5 @@ def tint(
     pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
     weight = np.clip(np.abs(values), 0, 1)[..., None] * opacity
     other = tuple(255 - channel for channel in rgb)
-    colour = np.where(values[..., None] >= 0, np.float32(rgb), np.float32(other))
+    colour = np.where(values[..., None] >= 0, np.array(rgb, np.float32), np.array(other, np.float32))
     return Image.fromarray(np.round(pixels * (1 - weight) + colour * weight).astype(np.uint8))

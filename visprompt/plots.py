@@ -2,7 +2,7 @@
 
 matplotlib is an extra (`pip install "visprompt-toolkit[plots]"`) and is imported when a figure is made, not before.
 Figures are made without pyplot, so no window system is touched and threads do not share state. Colours are Okabe and
-Ito's, which people with a colour-vision deficiency can tell apart; maps use cividis, which also survives grey printing.
+Ito's, which people with a colour-vision deficiency can tell apart; maps use inferno, which gets brighter with the value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Okabe and Ito without black and yellow, which is too faint on white
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 RIGHT, WRONG, OTHER = "#009E73", "#D55E00", "#7A7A7A"
-MAP = "cividis"
+MAP = "inferno"
 _TEXT = "#222222"
 _Map = NDArray[Any]
 
@@ -180,9 +180,8 @@ def draw_map(
     extent = (0.0, float(picture.width), float(picture.height), 0.0)
     axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-60, vmax=255)
     top = float(vmax if vmax is not None else attention.max()) or 1.0
-    # Weak attention is see-through, so that what is looked at stays visible and what is not, too.
-    alpha = 0.25 + 0.65 * np.clip(np.nan_to_num(attention) / top, 0, 1)
-    drawn = axes.imshow(attention, cmap=MAP, extent=extent, vmin=0.0, vmax=top, alpha=alpha, interpolation="nearest")
+    # One opacity for all values: the picture stays visible, and the eye compares brightness only.
+    drawn = axes.imshow(attention, cmap=MAP, extent=extent, vmin=0.0, vmax=top, alpha=0.7, interpolation="nearest")
     _outline(axes, region_xyxy)
     axes.set_xlim(0, picture.width)
     axes.set_ylim(picture.height, 0)
@@ -191,7 +190,7 @@ def draw_map(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    # The colour bar shows opaque colours: with an alpha per pixel, the image itself cannot say what its bar looks like.
+    # The colour bar is opaque: see-through, its colours would be mixed with white and not with a picture.
     return ScalarMappable(Normalize(0.0, top), drawn.get_cmap())
 
 

@@ -40,10 +40,12 @@ class Prompter:
     acts_on: ClassVar[frozenset[str]] = frozenset()
     #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it)
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
+    #: options with which it changes nothing, or None if it has no such setting; the tests check it bit for bit
+    neutral: ClassVar[dict[str, Any] | None] = None
     #: the name in the registry; set by the registry
     name: str = ""
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(self, options: Any = None) -> None:
         self.options: Any = options if options is not None else self.Options()
 
     # -- making one -------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def _entry_points() -> dict[str, metadata.EntryPoint]:
             # An editable install and its build leftovers announce the same object twice: that is no conflict.
             if point.value != found[point.name].value:
                 warnings.warn(
-                    f"{_origin(point)} offers a strategy {point.name!r}, which {_origin(found[point.name])} has already: "
+                    f"{_origin(point)} offers a strategy {point.name!r}, which "
+                    f"{_origin(found[point.name])} has already: "
                     "the newcomer is ignored. Its author should rename it.",
                     stacklevel=3,
                 )
@@ -77,7 +78,8 @@ def _classes() -> dict[str, type[Prompter]]:
             kind = point.load()
         except Exception as error:
             warnings.warn(
-                f"strategy {name!r} from {_origin(point)} is skipped: it fails to import ({type(error).__name__}: {error}).",
+                f"strategy {name!r} from {_origin(point)} is skipped: it fails to import "
+                f"({type(error).__name__}: {error}).",
                 stacklevel=3,
             )
             continue
@@ -99,7 +101,7 @@ def refresh() -> None:
 
 
 @functools.cache
-def settings(kind: type[Prompter]) -> dict[str, Any]:
+def settings(kind: Any) -> dict[str, Any]:
     """The YAML beside a strategy's module: `summary`, `defaults`, `presets`; empty if there is none.
 
     Raises:
@@ -160,35 +162,34 @@ def get_class(name: str) -> type[Prompter]:
 
 
 def make_prompter(name: str, preset: str | None = None, **options: Any) -> Prompter:
-    """`Prompter.from_name`: one strategy, a composition `a+b`, or an ensemble `a|b`."""
-    if "|" in name:
-        members = [part.strip() for part in name.split("|")]
-        return Ensemble([make_prompter(part, preset, **options) for part in members])
-    names = [part.strip() for part in name.split("+")]
-    kinds = [get_class(part) for part in names]
-    if len(names) > 1:
-        known = {item.name for kind in kinds for item in dataclasses.fields(kind.Options)}
-        for key in options:
-            if key not in known:
-                raise unknown_name(f"option of {name!r}", key, known)
-    parts = []
-    for part, kind in zip(names, kinds, strict=True):
-        fields = {item.name for item in dataclasses.fields(kind.Options)}
-        own = {key: value for key, value in options.items() if len(names) == 1 or key in fields}
-        presets = settings(kind).get("presets") or {}
-        # In a composition a preset goes to the parts that have it.
-        if (
-            preset is not None
-            and preset not in presets
-            and (len(names) == 1 or not any(preset in (settings(other).get("presets") or {}) for other in kinds))
-        ):
-            raise unknown_name(f"preset of {part!r}", preset, presets)
-        chosen = presets.get(preset) or {} if preset is not None else {}
-        values = {**(settings(kind).get("defaults") or {}), **chosen, **own}
-        prompter = kind(checked_options(kind.Options, part, values))
+    """`Prompter.from_name`: one strategy, a composition `a+b`, or an ensemble `a|b` of either.
+
+    With several parts every option, and the preset, goes to the parts that have it.
+    """
+    members = [[part.strip() for part in member.split("+")] for member in name.split("|")]
+    parts = [part for member in members for part in member]
+    kinds = {part: get_class(part) for part in parts}
+    fields = {part: {item.name for item in dataclasses.fields(kind.Options)} for part, kind in kinds.items()}
+    presets = {part: settings(kind).get("presets") or {} for part, kind in kinds.items()}
+    known_options = set().union(*fields.values())
+    for key in options:
+        if key not in known_options:
+            raise unknown_name(f"option of {name!r}", key, known_options)
+    known_presets = set().union(*presets.values())
+    if preset is not None and preset not in known_presets:
+        raise unknown_name(f"preset of {name!r}", preset, known_presets)
+
+    def make(part: str) -> Prompter:
+        own = {key: value for key, value in options.items() if key in fields[part]}
+        chosen = presets[part].get(preset) or {} if preset is not None else {}
+        values = {**(settings(kinds[part]).get("defaults") or {}), **chosen, **own}
+        prompter = kinds[part](checked_options(kinds[part].Options, part, values))
         prompter.name = part
-        parts.append(prompter)
-    return parts[0] if len(parts) == 1 else Composition(parts)
+        return prompter
+
+    made = [[make(part) for part in member] for member in members]
+    joined = [member[0] if len(member) == 1 else Composition(member) for member in made]
+    return joined[0] if len(joined) == 1 else Ensemble(joined)
 
 
 class Ensemble(Prompter):
@@ -254,7 +255,8 @@ def load_prompter(path: str | Path) -> Prompter:
         unknown = sorted(set(options) - fields)
         if unknown:
             warnings.warn(
-                f"{file} was written by visprompt {content.get('visprompt_version')} (this is {__version__}); options {unknown} of "
+                f"{file} was written by visprompt {content.get('visprompt_version')} (this is "
+                f"{__version__}); options {unknown} of "
                 f"{name!r} are not known here and are left out.",
                 stacklevel=3,
             )

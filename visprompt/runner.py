@@ -55,7 +55,9 @@ class AttentionMap:
         return (self.maps.flatten(2) * cover).sum(-1)
 
     def image_map(self, block: int = -1, head: int | None = None) -> np.ndarray:
-        """`[H, W]` over the pixels of the picture, mean over heads unless one is named; 0 where the model did not look."""
+        """`[H, W]` over the pixels of the picture, mean over heads unless one is named; 0 where the model did
+        not look.
+        """
         chosen = self.maps[block] if head is None else self.maps[block, head : head + 1]
         return self.geometry.to_map(chosen.mean(0).flatten().cpu().numpy())
 
@@ -106,7 +108,7 @@ class Runner:
         self._texts: dict[str, Tensor] = {}
         self._text_version: tuple[int, ...] = ()
 
-    # -- results --------------------------------------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------------------------------
 
     def encode(self, requests: Request | Iterable[Request], normalize: bool = False) -> Tensor:
         """`[n, d]` image embeddings as the model gives them, one row per request and region, in order.
@@ -169,7 +171,8 @@ class Runner:
         read = [block for block in wanted if tower.readout != "probe" or tower.sites[block].is_pool]
         if not read:
             raise InvalidInputError(
-                f"this model is read through its pooling head, block {tower.num_blocks - 1}; blocks={blocks} names others."
+                f"this model is read through its pooling head, block {tower.num_blocks - 1}; "
+                f"blocks={blocks} names others."
             )
 
         def maps(prompts: Sequence[VisualPrompt], encoding: Encoding) -> list[AttentionMap]:
@@ -210,7 +213,7 @@ class Runner:
         """
         raise UnsupportedError(f"{self.model.name} is an encoder and writes no text: use encode, score or attention.")
 
-    # -- how ------------------------------------------------------------------------------------------------------------
+    # -- how ----------------------------------------------------------------------------------------------------------
 
     def _like(self, prompter: Prompter) -> Runner:
         other = Runner(

@@ -36,8 +36,8 @@ class AttentionEdit:
     - **target mass** t: `s + log w + β` on the patches with weight `w > 0`, where β is the one number per head and row
       that gives the region the share t of the row's attention: `β = logit(t) − (logsumexp(region) − logsumexp(rest))`.
       Rows that already give it t or more are left alone;
-    - **output gain** g: the row's attention output `o` becomes `o + g · (o − o_ref)`, where `o_ref` is what the same row
-      gives without the prompt (on `VisualPrompt.reference`, or on the unedited picture).
+    - **output gain** g: the row's attention output `o` becomes `o + g · (o − o_ref)`, where `o_ref` is what the same
+      row gives without the prompt (on `VisualPrompt.reference`, or on the unedited picture).
 
     Args:
         tower: name of the tower, `"vision"` for image encoders.

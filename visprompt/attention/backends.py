@@ -29,8 +29,6 @@ PREFIX = "visprompt_"
 def install(scope: Scope) -> None:
     """Puts a scope's hooks in place; the transformers shim is there already."""
     kinds = {site.backend for site in scope.programs}
-    if kinds & {"mha", "sdpa"}:
-        refuse_compiled(scope.tower.blocks)
     if "sdpa" in kinds:
         mode = _SeeAttention(scope)
         mode.__enter__()
@@ -49,13 +47,12 @@ def is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
-def refuse_compiled(modules: Any) -> None:
+def refuse_compiled(name: str) -> UnsupportedError:
     """Hooks added after compilation are silently ignored by compiled code, so they are refused."""
-    if any(is_compiled(module) for module in modules) or torch.compiler.is_compiling():
-        raise UnsupportedError(
-            "this edit reaches the model through hooks, which compiled code ignores: wrap the model before "
-            "torch.compile, or use a transformers model, whose attention edits work under compilation."
-        )
+    return UnsupportedError(
+        f"{name} is compiled, and this edit reaches its attention through hooks, which compiled code ignores: use it "
+        "without torch.compile, or a transformers model with edits in its blocks, where they work under compilation."
+    )
 
 
 # -- transformers -----------------------------------------------------------------------------------------------------
@@ -92,15 +89,28 @@ def register_shim(name: str) -> str:
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
             base = _eager_of(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
-            scope = current_scope(module)
-            if scope is None:
-                return base(module, query, key, value, attention_mask, **kwargs)
-            return _edited(scope, base, module, query, key, value, attention_mask, kwargs)
+            call = _not_compiled if torch.compiler.is_compiling() else _attend
+            return call(base, module, query, key, value, attention_mask, kwargs)
 
         AttentionInterface.register(ours, shim)
         if name in ALL_MASK_ATTENTION_FUNCTIONS:
             AttentionMaskInterface.register(ours, ALL_MASK_ATTENTION_FUNCTIONS[name])
     return ours
+
+
+def _attend(
+    base: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    scope = current_scope(module)
+    if scope is None:
+        return base(module, query, key, value, mask, **kwargs)
+    return _edited(scope, base, module, query, key, value, mask, kwargs)
+
+
+@torch.compiler.disable
+def _not_compiled(*args: Any) -> tuple[Tensor, Tensor | None]:
+    """Compiled code does not notice that a `ContextVar` changed, so the attention call stays outside the graph."""
+    return _attend(*args)
 
 
 def _eager_of(module: nn.Module) -> Any:
@@ -167,7 +177,7 @@ def _mask_rows(
     return mask if mask.shape[-2] == 1 else mask.index_select(-2, rows)
 
 
-# -- what the three have in common --------------------------------------------------------------------------------------
+# -- what the three have in common ------------------------------------------------------------------------------------
 
 
 def run_rows(
@@ -207,7 +217,7 @@ def overwrite(own: Tensor, new: Tensor, program: SiteProgram, row_dim: int, head
     return own.index_copy(row_dim, program.rows, new)
 
 
-# -- nn.MultiheadAttention ------------------------------------------------------------------------------------------------
+# -- nn.MultiheadAttention --------------------------------------------------------------------------------------------
 
 
 class _MhaHooks:
@@ -304,7 +314,7 @@ def _float(item: Tensor | None) -> Tensor | None:
     return None if item is None else item.float()
 
 
-# -- timm: fused attention seen from inside -------------------------------------------------------------------------------
+# -- timm: fused attention seen from inside ---------------------------------------------------------------------------
 
 
 class _SeeAttention(TorchFunctionMode):

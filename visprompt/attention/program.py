@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,8 @@ class SiteProgram:
 
         names = ("edited", "bias", "log_weights", "target", "temperature")
         rows = torch.arange(copies, device=self.rows.device)
-        return replace(self, rows=rows, **{name: fold(getattr(self, name)) for name in names})
+        changes: dict[str, Any] = {name: fold(getattr(self, name)) for name in names}
+        return replace(self, rows=rows, **changes)
 
     def run(self, logits: Tensor, value: Tensor, prefix: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
         """Outputs and attention of the rows after the edits.
@@ -112,7 +114,9 @@ class SiteProgram:
         return self.amplify(output), attention
 
     def apply_to_logits(self, logits: Tensor, prefix: int) -> Tensor:
-        """Temperature, bias and target mass on `[n, H, R, K]` logits; rows and heads that are not edited keep theirs."""
+        """Temperature, bias and target mass on `[n, H, R, K]` logits; rows and heads that are not edited keep
+        theirs.
+        """
         plain, keys = logits, logits.shape[-1]
         if self.temperature is not None:
             finite = torch.where(torch.isfinite(logits), logits / self.temperature[..., None], logits)
@@ -181,7 +185,8 @@ def compile_programs(
             sites = [site for site in sites if len(tower.rows_of(site, edit.rows, num_patches[stream]))]
             if not sites:
                 raise InvalidInputError(
-                    f"blocks {list(edit.blocks(tower.num_blocks))} hold no row that rows={edit.rows!r} means in this model "
+                    f"blocks {list(edit.blocks(tower.num_blocks))} hold no row that rows={edit.rows!r} "
+                    "means in this model "
                     f"(readout: {tower.readout}, {tower.num_blocks} blocks); start at a later block or name other rows."
                 )
             for site in sites:
@@ -198,7 +203,8 @@ def compile_programs(
                 programs[site] = SiteProgram(rows=torch.as_tensor(list(rows)), edited=empty)
             elif programs[site].rows.tolist() != list(rows):
                 raise InvalidInputError(
-                    f"block {block} is edited in other rows than the readout: its readout attention cannot be read in the same call."
+                    f"block {block} is edited in other rows than the readout: its readout attention "
+                    "cannot be read in the same call."
                 )
             programs[site] = replace(programs[site], **{flag: True})
     return programs
@@ -245,11 +251,13 @@ def _compile_site(
             chosen = list(range(heads)) if edit.heads is None else list(edit.heads)
             if any(not -heads <= head < heads for head in chosen):
                 raise InvalidInputError(f"heads={edit.heads} but the blocks have {heads} heads (0 to {heads - 1}).")
-            where = np.ix_([stream], chosen, [position[r] for r in tower.rows_of(site, edit.rows, num_patches[stream])])
+            where: Any = np.ix_(
+                [stream], chosen, [position[r] for r in tower.rows_of(site, edit.rows, num_patches[stream])]
+            )
             edited[where] = True
-            count = num_patches[stream]
+            columns: Any = (*where, slice(0, num_patches[stream]))
             if edit.bias is not None:
-                array("bias", 0.0, True)[where + (slice(0, count),)] += edit.bias
+                array("bias", 0.0, True)[columns] += edit.bias
             elif edit.target_mass is not None:
                 target = array("target", np.nan, False)
                 if not np.isnan(target[where]).all():
@@ -258,7 +266,7 @@ def _compile_site(
                     )
                 target[where] = edit.target_mass
                 with np.errstate(divide="ignore"):
-                    array("log_weights", -np.inf, True)[where + (slice(0, count),)] = np.log(edit.weights)  # type: ignore[arg-type]
+                    array("log_weights", -np.inf, True)[columns] = np.log(edit.weights)  # type: ignore[arg-type]
             elif edit.gain is not None:
                 array("gain", 0.0, False)[where] += edit.gain
                 threshold[stream] = max(threshold[stream], edit.responsive or 0.0)

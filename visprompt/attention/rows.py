@@ -49,8 +49,8 @@ def add_mask(logits: Tensor, mask: Tensor | None) -> Tensor:
 def target_mass_logits(logits: Tensor, log_weights: Tensor, target: Tensor) -> Tensor:
     """Raises the region's logits so that it gets the share `target` of every row's attention, in closed form.
 
-    `β = logit(t) − (logsumexp(region logits + log w) − logsumexp(the rest))`, added on the region together with `log w`.
-    Rows whose region has the share already are returned as they are.
+    `β = logit(t) − (logsumexp(region logits + log w) − logsumexp(the rest))`, added on the region together with `log
+    w`. Rows whose region has the share already are returned as they are.
 
     Args:
         logits: `[n, H, R, K]`, masked keys at −inf.
@@ -82,7 +82,8 @@ def attend(logits: Tensor, value: Tensor, dropout: float = 0.0) -> tuple[Tensor,
 
 
 def contributions(attention: Tensor, value: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """What every key adds to the output of one row: `c_m = Σ_h a_h[m] · W_O,h v_h[m] + b_O / K` (API, arXiv 2409.17143).
+    """What every key adds to the output of one row: `c_m = Σ_h a_h[m] · W_O,h v_h[m] + b_O / K` (API, arXiv
+    2409.17143).
 
     Summed over m it is the attention module's output for that row.
 
@@ -95,7 +96,7 @@ def contributions(attention: Tensor, value: Tensor, weight: Tensor | None, bias:
     Returns:
         `[n, K, d]`, float32.
     """
-    n, heads, keys = attention.shape
+    n, _, keys = attention.shape
     weighted = (attention[..., None] * value.float()).transpose(1, 2).reshape(n, keys, -1)
     if weight is None:
         return weighted

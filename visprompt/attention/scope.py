@@ -105,7 +105,8 @@ class Scope:
             silent = [site for site in self.programs if site not in self.fired]
             if silent:
                 raise SiteNotReachedError(
-                    f"{', '.join(map(repr, silent))} never ran, so the prompt did not act there. The model was run another "
+                    f"{', '.join(map(repr, silent))} never ran, so the prompt did not act there. The "
+                    "model was run another "
                     "way than the one it was wrapped for (unfused attention, a compiled or replaced block)."
                 )
 

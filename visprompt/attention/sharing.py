@@ -1,9 +1,10 @@
-"""Shares what is equal: prompts on one picture that differ only in attention edits from block f on run blocks 0 … f−1 once.
+"""Shares what is equal: prompts on one picture that differ only in attention edits from block f on run blocks 0 … f−1
+once.
 
 At block f the readout copies of all regions are folded into one sequence, `[copy_1 … copy_S, CLS, …, patches]`. The
-copies are identical before the block, so each of them attends to the sequence's own keys (its own CLS included) with its
-own edit, and never sees another copy. After the block the sequence is unfolded into a batch of streams. In the last block
-only the readout row goes through the output of the attention and the MLP, because nothing else is read.
+copies are identical before the block, so each of them attends to the sequence's own keys (its own CLS included) with
+its own edit, and never sees another copy. After the block the sequence is unfolded into a batch of streams. In the last
+block only the readout row goes through the output of the attention and the MLP, because nothing else is read.
 
 Towers that cannot be folded (positions inside the blocks, several readout rows) expand the batch at block f instead.
 """

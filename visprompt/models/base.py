@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from visprompt.attention.backends import is_compiled, refuse_compiled
 from visprompt.attention.program import SiteProgram, compile_programs
 from visprompt.attention.scope import Scope
 from visprompt.attention.sharing import Sharing
@@ -158,7 +160,7 @@ class Model:
             self._wrapped = False
         return self.module
 
-    # -- running it -----------------------------------------------------------------------------------------------------
+    # -- running it ---------------------------------------------------------------------------------------------------
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """`[t, d]` text embeddings as the model gives them.
@@ -224,19 +226,49 @@ class Model:
             {block: item[back] for block, item in result.contributions.items()},
         )
 
-    def embed_pixels(self, pixels: Tensor, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
-        """Like `encode`, from pixels that are in the model's input already, so that gradients reach them.
+    @contextmanager
+    def prompting(
+        self, prompts: Sequence[VisualPrompt], *, read: Sequence[int] = (), decompose: Sequence[int] = ()
+    ) -> Iterator[Callable[[Tensor], Encoding]]:
+        """A scope for training: gives a function from pixels to an `Encoding`, with gradients.
+
+        Call `backward()` inside the scope: gradient checkpointing runs blocks again, and the edits must still be there.
 
         Args:
-            pixels: `[n, 3, h, w]`, normalised, one per prompt; the prompts' pictures are only looked at for geometry.
-            prompts: n prompts.
-            **options: `read`, `decompose`.
+            prompts: n prompts; their pictures are only looked at for geometry.
+            read: as in `encode`.
+            decompose: as in `encode`.
+
+        Yields:
+            `encode(pixels)` with pixels `[n, 3, h, w]`, normalised, already in the model's input size.
+
+        Raises:
+            UnsupportedError: for packed pictures, and as `encode`.
         """
         self._check_open()
-        self._check(prompts, bool(options))
-        index = torch.arange(len(prompts), device=pixels.device)
-        read, decompose = tuple(options.get("read", ())), tuple(options.get("decompose", ()))
-        return self._encode_sorted(prompts, {"pixel_values": pixels}, index, read, decompose, False)
+        self._check(prompts, bool(read or decompose))
+        if self.parts.tower is not None and self.parts.tower.padded:
+            raise UnsupportedError(
+                f"{self.name} takes packed pictures of its own layout: pixels cannot be given directly."
+            )
+        edits = [prompt.attention for prompt in prompts]
+        if not (read or decompose or any(edits)):
+            yield lambda pixels: Encoding(self.parts.embed({"pixel_values": pixels}))
+            return
+        self.prove()
+        patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
+        programs = compile_programs(self.tower, edits, patches, read, decompose)
+        gains = {site: item for site, item in programs.items() if item.gain is not None}
+        if gains:
+            programs.update(self._with_references(prompts, gains))
+        self._refuse_compiled(programs)
+        with Scope(self.tower, programs, None, self.device) as scope:
+            yield lambda pixels: _collect(scope, self.parts.embed({"pixel_values": pixels}), max(patches))
+
+    def embed_pixels(self, pixels: Tensor, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
+        """`prompting` for one forward; without gradient checkpointing its gradients are right as well."""
+        with self.prompting(prompts, **options) as encode:
+            return encode(pixels)
 
     def _check(self, prompts: Sequence[VisualPrompt], reads: bool) -> None:
         if not prompts:
@@ -274,10 +306,11 @@ class Model:
         programs = compile_programs(tower, edits, patches, read, decompose)
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
-            programs.update(self._with_references(prompts, gains, patches))
+            programs.update(self._with_references(prompts, gains))
+        compiled = self._refuse_compiled(programs)
         repeated = count > len(next(iter(inputs.values())))
         sharing = None
-        if repeated and share_prefix and not gains and not tower.padded:
+        if repeated and share_prefix and not gains and not tower.padded and not compiled:
             sharing = self._sharing(index, programs, read, decompose)
         if repeated and sharing is None:
             inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
@@ -288,16 +321,14 @@ class Model:
             raise SiteNotReachedError(
                 f"{self.name}: sharing from block {first} on gave {len(embeddings)} results for {count} prompts."
             )
-        width = max(patches)
+        return _collect(scope, embeddings, max(patches))
 
-        def columns(site: Site, item: Tensor, dim: int) -> Tensor:
-            return item.narrow(dim, site.prefix, width)
-
-        return Encoding(
-            embeddings,
-            {site.block: columns(site, item, 2) for site, item in scope.attention.items()},
-            {site.block: columns(site, item, 1) for site, item in scope.decomposition.items()},
-        )
+    def _refuse_compiled(self, programs: dict[Site, SiteProgram]) -> bool:
+        """True if the module is compiled, where only the transformers shim still works."""
+        compiled = any(is_compiled(module) for module in self.module.modules())
+        if compiled and any(site.backend != "transformers" for site in programs):
+            raise refuse_compiled(self.name)
+        return compiled
 
     def _sharing(
         self, index: Tensor, programs: dict[Site, SiteProgram], read: tuple[int, ...], decompose: tuple[int, ...]
@@ -321,7 +352,7 @@ class Model:
         return Sharing(tower, index, first, fold, readout_only)
 
     def _with_references(
-        self, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram], patches: list[int]
+        self, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram]
     ) -> dict[Site, SiteProgram]:
         """Runs the pictures without the prompt and hands its row outputs to the gain edits."""
         plain = [(prompt.reference or prompt.picture, prompt.fit) for prompt in prompts]
@@ -370,4 +401,15 @@ class Model:
             self._proved = True
 
     def __repr__(self) -> str:
-        return f"<Model {self.name} ({type(self.module).__name__}, {self.parts.backend}), takes {', '.join(sorted(self.supports))}>"
+        kind = type(self.module).__name__
+        takes = ", ".join(sorted(self.supports))
+        return f"<Model {self.name} ({kind}, {self.parts.backend}), takes {takes}>"
+
+
+def _collect(scope: Scope, embeddings: Tensor, patches: int) -> Encoding:
+    """What a scope kept, cut to the patch columns."""
+    return Encoding(
+        embeddings,
+        {site.block: item.narrow(2, site.prefix, patches) for site, item in scope.attention.items()},
+        {site.block: item.narrow(1, site.prefix, patches) for site, item in scope.decomposition.items()},
+    )

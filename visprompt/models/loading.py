@@ -108,14 +108,16 @@ def wrap(module: nn.Module, processor: Any = None, tokenizer: Any = None, name: 
         parts = backend.parts_of(module, processor, tokenizer)
     else:
         raise UnsupportedError(
-            f"{type(inner).__name__} is not a model of transformers, open_clip or timm; visprompt wraps image encoders of "
+            f"{type(inner).__name__} is not a model of transformers, open_clip or timm; visprompt wraps "
+            "image encoders of "
             "these three (docs/adding-a-model.md says how to add another)."
         )
     model = Model(module, parts, name or type(inner).__name__)
     if is_compiled(module) and parts.tower is not None and parts.tower.sites[0].backend != "transformers":
         model.unwrap()
         raise UnsupportedError(
-            f"{type(inner).__name__} is compiled, and its attention is reached through hooks, which compiled code ignores: "
+            f"{type(inner).__name__} is compiled, and its attention is reached through hooks, which "
+            "compiled code ignores: "
             "wrap the module before torch.compile."
         )
     return model
@@ -159,7 +161,8 @@ def _load_transformers(
             "model",
             name,
             list_models(),
-            "Otherwise: a hub id such as 'openai/clip-vit-base-patch16', a folder, 'open_clip:ARCH/TAG' or 'timm:NAME'.",
+            "Otherwise: a hub id such as 'openai/clip-vit-base-patch16', a folder, 'open_clip:ARCH/TAG' "
+            "or 'timm:NAME'.",
         )
     where = str(folder) if is_folder else name
     common: dict[str, Any] = {"trust_remote_code": trust, **options}
@@ -170,7 +173,8 @@ def _load_transformers(
     except (OSError, ValueError, KeyError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInputError(
-            f"{name!r} cannot be loaded as a transformers model: {first_line} (expected a hub id or a folder with config.json, "
+            f"{name!r} cannot be loaded as a transformers model: {first_line} (expected a hub id or a "
+            "folder with config.json, "
             "safetensors weights and preprocessor_config.json)"
         ) from error
     tokenizer = None

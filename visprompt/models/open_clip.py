@@ -1,4 +1,6 @@
-"""Image encoders of `open_clip`: CLIP ViTs, CoCa, SigLIP and EVA-02-CLIP (timm towers), and ResNet CLIPs (pixels only)."""
+"""Image encoders of `open_clip`: CLIP ViTs, CoCa, SigLIP and EVA-02-CLIP (timm towers), and ResNet CLIPs
+(pixels only).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
     """
     if processor is None:
         raise InvalidInputError(
-            f"{type(module).__name__} needs its transform: vp.wrap(module, preprocess, tokenizer) as open_clip.create_model_"
+            f"{type(module).__name__} needs its transform: vp.wrap(module, preprocess, tokenizer) as "
+            "open_clip.create_model_"
             "and_transforms and open_clip.get_tokenizer give them."
         )
     model: Any = module

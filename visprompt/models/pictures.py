@@ -110,7 +110,8 @@ def _stack(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     shapes = {tuple(item["pixel_values"].shape) for item in items}
     if len(shapes) > 1:
         raise InvalidInputError(
-            f"this processor gives inputs of different sizes for these pictures ({sorted(shapes)}), which one batch cannot "
+            f"this processor gives inputs of different sizes for these pictures ({sorted(shapes)}), "
+            "which one batch cannot "
             'hold: use batch_size=1, or fit="pad".'
         )
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}

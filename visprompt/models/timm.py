@@ -92,6 +92,7 @@ def tower_of(trunk: Any) -> Tower | None:
 def _require_fused(attention: Any) -> None:
     if not getattr(attention, "fused_attn", True):
         raise UnsupportedError(
-            f"timm's {type(attention).__name__} was built with fused attention off, where its attention cannot be reached: "
+            f"timm's {type(attention).__name__} was built with fused attention off, where its attention "
+            "cannot be reached: "
             "build the model after timm.layers.set_fused_attn(True)."
         )

@@ -41,7 +41,7 @@ def default_runner(model: Any, prompter: Prompter | None) -> RunnerLike:
     return Runner(model, prompter, progress=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Pointing:
     """How the region is pointed out to the model.
 
