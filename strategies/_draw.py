@@ -46,7 +46,7 @@ def parse_colour(value: Any, known: dict[str, Rgb] | None = None) -> Rgb:
 
 
 def _is_level(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value <= 255
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) <= 255
 
 
 def frozen_colour(options: Any, name: str, known: dict[str, Rgb] | None = None) -> None:

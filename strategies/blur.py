@@ -36,8 +36,8 @@ class BlurOptions(Options):
 class Blur(Prompter):
     """Blur outside (FGVP, Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356): keep only the region sharp.
 
-    With m the share of a pixel inside the region: `m · picture + (1 − m) · (picture ∗ Gaussian(σ))`. The finer the region's
-    mask, the better it works; FGVP takes masks of a segmenter.
+    With m the share of a pixel inside the region: `m · picture + (1 − m) · (picture ∗ Gaussian(σ))`. The finer the
+    region's mask, the better it works; FGVP takes masks of a segmenter.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -55,7 +55,7 @@ class Blur(Prompter):
     Options = BlurOptions
     acts_on = frozenset({"pixels"})
     needs = frozenset({"region"})
-    neutral: ClassVar[dict[str, Any]] = {"sigma": 0.0}
+    neutral: ClassVar[dict[str, Any]] = {"sigma": 0.0, "sigma_px": None}
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Blurs what lies outside all regions."""

@@ -22,7 +22,8 @@ class CircleOptions(Options):
 
     Args:
         colour: name, `#rrggbb` or RGB triple (paper: red).
-        width: of the line, pixels of the picture; None: 1/200 of its longer side, at least 1 (the authors' rule). 0: none.
+        width: of the line, pixels of the picture; None: 1/200 of its longer side, at least 1 (the authors' rule);
+            0: none.
         padding: room between the box and the ellipse's box, pixels.
         blur_outside: standard deviation of the Gaussian that blurs everything outside the ellipse, pixels (the authors'
             variant: 100). 0: none.
@@ -46,13 +47,13 @@ class CircleOptions(Options):
 class Circle(Prompter):
     """Red circle (Shtedritski et al., ICCV 2023, https://arxiv.org/abs/2304.06712): draw an ellipse around the region.
 
-    Pixels with `1 ≥ ((x − cx)/a)² + ((y − cy)/b)²` in the ellipse inscribed in the region's box, and not in the one that is
-    `width` pixels smaller on every side, get the colour; with `blur_outside=σ` all others outside are Gaussian-blurred first.
+    Pixels with `((x − cx)/a)² + ((y − cy)/b)² ≤ 1` in the ellipse inscribed in the region's box, and not in the one that
+    is `width` pixels smaller on every side, get the colour; with `blur_outside=σ` everything outside is blurred first.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
     >>> prompt = VisualPrompt(Image.new("RGB", (64, 64)), regions=(Box(16, 16, 48, 48),))
-    >>> Circle().edit(prompt, model=None).picture.getpixel((32, 16))
+    >>> Circle(CircleOptions(width=3)).edit(prompt, model=None).picture.getpixel((32, 17))
     (255, 0, 0)
 
     Units: pixels of the picture that the request gives, before the model's resize.

@@ -37,8 +37,8 @@ class Crop(Prompter):
     """Crop (as ReCLIP isolates its proposals, Subramanian et al., ACL 2022, https://arxiv.org/abs/2204.05991).
 
     The picture becomes its part from `⌊x0 − m·w⌋` to `⌈x1 + m·w⌉`, likewise in y, with the region re-mapped into it, so
-    `crop+falip` and `crop+circle` work. Several regions in one prompt: the crop holds them all. Crops below 16 pixels are
-    enlarged, and slivers beyond 50 to 1 widened, because processors cannot take them.
+    `crop+falip` and `crop+circle` work. Several regions in one prompt: the crop holds them all. Crops below 16 pixels
+    are enlarged, and slivers beyond 50 to 1 widened, because processors cannot take them.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt

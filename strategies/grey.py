@@ -32,10 +32,10 @@ class GreyOptions(Options):
 
 
 class Grey(Prompter):
-    """Grey outside, one of the maskings that FGVP compares (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356).
+    """Grey outside, a masking of the kind FGVP compares (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356).
 
-    With m the share of a pixel inside the region: `picture + α · (1 − m) · (level − picture)`. Position and size stay visible,
-    the surroundings do not.
+    With m the share of a pixel inside the region: `picture + α · (1 − m) · (level − picture)`. Position and size
+    stay visible, the surroundings do not.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt

@@ -55,15 +55,15 @@ class ShadeOptions(Options):
         nameless = not isinstance(self.colour, str) or self.colour.startswith("#")
         if self.text and "{colour}" in self.suffix and self.colour_name is None and nameless:
             raise InvalidInputError(
-                f"the text needs a name for the colour {self.colour!r}: give colour_name='…', or text=False for the tint alone."
+                f"the text needs a name for the colour {self.colour!r}: give colour_name='…', or text=False."
             )
 
 
 class Shade(Prompter):
-    """CPT colour shade (Yao et al., 2021, https://arxiv.org/abs/2109.11797): tint the region and name the tint in the text.
+    """CPT colour shade (Yao et al., 2021, https://arxiv.org/abs/2109.11797): tint the region, name the tint in the text.
 
-    Inside the box `(1 − α) · picture + α · tint`, with tint (240, 0, 30) and α = 127/255; a text "the dog" becomes "the dog is
-    in red color.", so the tint is a shared word between picture and text.
+    Inside the box `(1 − α) · picture + α · tint`, with tint (240, 0, 30) and α = 127/255; a text "the dog" becomes "the
+    dog is in red color.", so picture and text share a word for the place.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -83,7 +83,7 @@ class Shade(Prompter):
     needs = frozenset({"region"})
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(self, options: ShadeOptions | None = None) -> None:
         super().__init__(options)
         if not self.options.text:
             self.acts_on = frozenset({"pixels"})  # type: ignore[misc]  # so models without a text tower take it

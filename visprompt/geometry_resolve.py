@@ -144,8 +144,8 @@ def fitted(
     bottom = min(canvas[0], height - round(last.offset_xy[1]))
     if not exact or right <= left or bottom <= top:
         raise InvalidInputError(
-            f"fit={fit!r} is not possible with this processor: there is no picture size that it leaves alone but for a crop "
-            f'or a padding (it takes {canvas[1]}×{canvas[0]} to {last}); use fit="model".'
+            f"fit={fit!r} is not possible with this processor: there is no picture size that it leaves alone but for a "
+            f'crop or a padding (it takes {canvas[1]}×{canvas[0]} to {last}); use fit="model".'
         )
     colour = mean_rgb(processor) if fill is None else fill
     window = (bottom - top, right - left)

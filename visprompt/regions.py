@@ -1,8 +1,8 @@
 """Regions: where in a picture to look.
 
 Coordinates are always pixels of the original picture, upright as viewers show it, with x to the right and y down; pixel
-i spans [i, i + 1], so a whole picture of width W is the box from 0 to W. Every region has `xyxy`, `rasterise`, `clip` and
-`transform`. Regions must not know requests, models or strategies.
+i spans [i, i + 1], so a whole picture of width W is the box from 0 to W. Every region has `xyxy`, `rasterise`, `clip`
+and `transform`. Regions must not know requests, models or strategies.
 """
 
 from __future__ import annotations
