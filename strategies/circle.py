@@ -47,8 +47,8 @@ class CircleOptions(Options):
 class Circle(Prompter):
     """Red circle (Shtedritski et al., ICCV 2023, https://arxiv.org/abs/2304.06712): draw an ellipse around the region.
 
-    Pixels with `((x − cx)/a)² + ((y − cy)/b)² ≤ 1` in the ellipse inscribed in the region's box, and not in the one that
-    is `width` pixels smaller on every side, get the colour; with `blur_outside=σ` everything outside is blurred first.
+    Pixels with `((x − cx)/a)² + ((y − cy)/b)² ≤ 1` in the ellipse inscribed in the region's box, and not in the one
+    `width` pixels smaller on every side, get the colour; with `blur_outside=σ` everything outside is blurred first.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt

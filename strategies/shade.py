@@ -60,7 +60,7 @@ class ShadeOptions(Options):
 
 
 class Shade(Prompter):
-    """CPT colour shade (Yao et al., 2021, https://arxiv.org/abs/2109.11797): tint the region, name the tint in the text.
+    """CPT colour shade (Yao et al., 2021, https://arxiv.org/abs/2109.11797): tint it, and say so in the text.
 
     Inside the box `(1 − α) · picture + α · tint`, with tint (240, 0, 30) and α = 127/255; a text "the dog" becomes "the
     dog is in red color.", so picture and text share a word for the place.

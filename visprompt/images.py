@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from visprompt.errors import InvalidInputError
 
@@ -114,7 +114,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise InvalidInputError(f"the array has shape {array.shape} and therefore no pixels; give at least 1×1.")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (3, 4):
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] > 4:
         raise InvalidInputError(
             f"the array has shape {array.shape}, channels first; channels go last: array.transpose(1, 2, 0)."
         )
@@ -156,7 +156,8 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise InvalidInputError(f"{name} is {image.width}×{image.height} pixels; a picture needs at least 1×1.")
     try:
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing reliable about rotation; the pixels are still good
         warnings.warn(f"{name} has EXIF data that cannot be read; its rotation is ignored.", UserWarning, stacklevel=3)
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
+from visprompt.regions_coco import decode_rle, fill_polygons, short
 
 #: radius of a `Point` that has none, as a share of the picture's shorter side
 POINT_RADIUS_SHARE = 0.05
@@ -258,28 +259,7 @@ class Mask:
         Raises:
             InvalidInputError: if it is malformed, or compressed and pycocotools is not installed.
         """
-        try:
-            height, width = (int(value) for value in rle["size"])
-            counts = rle["counts"]
-        except (KeyError, TypeError, ValueError):
-            raise InvalidInputError(
-                'an RLE mask is {"size": [height, width], "counts": …}; ' + f"got {short(rle)}."
-            ) from None
-        if isinstance(counts, str | bytes):
-            try:
-                from pycocotools import mask as coco
-            except ImportError:
-                raise InvalidInputError(
-                    "compressed RLE needs pycocotools: pip install 'visprompt-toolkit[coco]', "
-                    "or give uncompressed counts."
-                ) from None
-            data = counts.encode() if isinstance(counts, str) else counts
-            return cls(coco.decode({"size": [height, width], "counts": data}).astype(bool))
-        runs = np.asarray(counts)
-        if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or int(runs.sum()) != height * width:
-            raise InvalidInputError(f"the RLE counts do not add up to {height} × {width} pixels.")
-        inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        return cls(inside.reshape(width, height).T)  # COCO runs down the columns
+        return cls(decode_rle(rle))
 
     @classmethod
     def from_polygon(cls, polygons: Sequence[Any], wh: Size) -> Mask:
@@ -287,19 +267,7 @@ class Mask:
 
         A pixel is inside if its centre is; several polygons are joined, each filled by the even-odd rule.
         """
-        width, height = _size(wh)
-        inside = np.zeros((height, width), dtype=bool)
-        parts = [polygons] if len(polygons) and np.ndim(polygons[0]) == 0 else polygons
-        for part in parts:
-            points = np.asarray(part, dtype=np.float64).reshape(-1)
-            if len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-                raise InvalidInputError(
-                    f"a polygon is [x0, y0, x1, y1, …] with at least three corners; got {short(part)}."
-                )
-            _fill_polygon(inside, points.reshape(-1, 2))
-        if not inside.any():
-            raise InvalidInputError(f"the polygon holds no pixel of a {width}×{height} picture; check its coordinates.")
-        return cls(inside)
+        return cls(fill_polygons(polygons, _size(wh)))
 
     @cached_property
     def xyxy(self) -> Xyxy:
@@ -379,26 +347,3 @@ def _overlap(low: float, high: float, count: int) -> np.ndarray:
     """Length of [low, high] in each of the cells [0, 1], [1, 2], …"""
     edges = np.arange(count + 1, dtype=np.float64)
     return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, 1.0)
-
-
-def _fill_polygon(inside: np.ndarray, points: np.ndarray) -> None:
-    """Even-odd fill, in place: a pixel belongs to it if its centre does."""
-    height, width = inside.shape
-    ends = np.roll(points, -1, axis=0)
-    first = max(math.ceil(points[:, 1].min() - 0.5), 0)
-    last = min(math.ceil(points[:, 1].max() - 0.5), height)
-    part = np.zeros_like(inside)
-    for row in range(first, last):
-        y = row + 0.5
-        crossed = (points[:, 1] <= y) != (ends[:, 1] <= y)
-        a, b = points[crossed], ends[crossed]
-        xs = np.sort(a[:, 0] + (y - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0]))
-        columns = np.clip(np.ceil(xs - 0.5), 0, width).astype(int)
-        for left, right in zip(columns[0::2], columns[1::2], strict=True):
-            part[row, left:right] = True
-    inside |= part
-
-
-def short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "…"
