@@ -97,17 +97,21 @@ def refresh() -> None:
     """Looks at the installed plug-ins again (after installing one in a running process)."""
     _entry_points.cache_clear()
     _classes.cache_clear()
-    settings.cache_clear()
+    _settings_of.cache_clear()
 
 
-@functools.cache
-def settings(kind: Any) -> dict[str, Any]:
+def settings(kind: type[Prompter]) -> dict[str, Any]:
     """The YAML beside a strategy's module: `summary`, `defaults`, `presets`; empty if there is none.
 
     Raises:
         InvalidInputError: if it is not a mapping of those.
     """
-    module = import_module(kind.__module__)
+    return _settings_of(kind.__module__)
+
+
+@functools.cache
+def _settings_of(module_name: str) -> dict[str, Any]:
+    module = import_module(module_name)
     stem = (module.__file__ or "").rpartition("/")[2].removesuffix(".py")
     try:
         package = module.__package__ or ""
