@@ -55,7 +55,7 @@ def probe(preprocess: Preprocess, image_wh: tuple[int, int]) -> InputMap:
         raise InvalidInputError("the preprocessing gives pictures of one size different shapes; give the map by hand.")
     span = white - black
     # where black and white do not differ the input shows padding, not the picture
-    live = np.abs(span) > 0.5 * np.abs(span).max()
+    live = np.abs(span) > 0.5 * np.abs(span).max(axis=(1, 2), keepdims=True)
     if not live.any() or not np.isfinite(span).all():
         raise InvalidInputError("the preprocessing gives the same input for black and white; it cannot be probed.")
     span = np.where(live, span, 1.0)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from visprompt.errors import InvalidInputError
 from visprompt.images import ImageSource, load_image
-from visprompt.regions import POINT_RADIUS_SHARE, Box, Mask, Point, Region, plain_array, short
+from visprompt.regions import POINT_RADIUS_SHARE, Box, Mask, Point, Region, plain_array
+from visprompt.regions_coco import short
 from visprompt.visual_prompt import VisualPrompt
 
 __all__ = ["POINT_RADIUS_SHARE", "Box", "Mask", "Point", "Region", "Request", "as_regions"]
