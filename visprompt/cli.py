@@ -67,7 +67,9 @@ def list_(
     table = Table(title=what, title_justify="left")
     shown = [key for key in rows[0] if key != "options"] if rows else []
     for key in shown:
-        table.add_column(key.replace("_", " "), style="bold" if key == "name" else "", no_wrap=key == "name")
+        table.add_column(
+            key.replace("_", " "), style="bold" if key == "name" else "", no_wrap=key == "name", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(_text(row[key]) for key in shown))
     console = Console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("xyxy", "xywh", "normalised", "qwen")
 DEFAULT_MODEL = "bundled:scenes-clip"
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 _Image = Annotated[Path, typer.Argument(help="The picture.", show_default=False)]
 _Regions = Annotated[
@@ -167,7 +169,9 @@ def options_of(pairs: list[str] | None) -> dict[str, Any]:
         if not equals or not key.strip():
             raise InvalidInputError(f"an option is key=value, e.g. -o strength=0.5; got {pair!r}.")
         try:
-            found[key.strip()] = yaml.safe_load(text)
+            value = yaml.safe_load(text)
+            # YAML 1.1 takes 1e-3 for a text; people do not.
+            found[key.strip()] = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
         except yaml.YAMLError as error:
             raise InvalidInputError(f"option {key.strip()}: {text!r} is not readable YAML.") from error
     return found

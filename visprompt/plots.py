@@ -2,7 +2,7 @@
 
 matplotlib is an extra (`pip install "visprompt-toolkit[plots]"`) and is imported when a figure is made, not before.
 Figures are made without pyplot, so no window system is touched and threads do not share state. Colours are Okabe and
-Ito's, which people with a colour-vision deficiency can tell apart; maps use inferno, which gets brighter with the value.
+Ito's, which people with a colour-vision deficiency can tell apart; maps use inferno: the brighter, the more.
 """
 
 from __future__ import annotations

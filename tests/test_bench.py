@@ -1,0 +1,264 @@
+"""Suites, statistics and the bench: with a runner that knows the answers, no model needed."""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from visprompt.bench import Listener, load_published, load_suite, run_suite
+from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
+from visprompt.results import read_jsonl, source_digest
+from visprompt.statistics import accuracy_interval, mcnemar, paired, wilson
+from visprompt.suites import list_suites, parse_suite
+
+SCENES = {"source": "scenes", "kind": "hard", "split": "test", "n": 12}
+CONTENT: dict[str, Any] = {
+    "title": "A suite",
+    "models": ["fake"],
+    "tasks": {"boxes": {"task": "referring", "template": "{}", "data": SCENES}},
+    "strategies": ["none", "falip"],
+    "controls": ["random"],
+    "tune": [{"strategy": "falip", "grid": {"strength": [0.5, 2.0, 1.0]}, "data": {"split": "validation", "n": 6}}],
+}
+
+
+class FakeModel:
+    name = "fake"
+    supports = frozenset({"pixels", "text"})
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "weights": "0" * 16}
+
+
+class Fake:
+    """Answers by mean colour, weighted with the strategy's strength: better with 2.0 than with 0.5."""
+
+    calls: list[int] = []
+
+    def __init__(self, model: Any, prompter: Any) -> None:
+        self.strength = prompter.options.strength if prompter is not None else 0.0
+
+    def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
+        Fake.calls.append(len(requests))
+        rng = np.random.default_rng(int(self.strength * 10))
+        rows = []
+        for request in requests:
+            picture = np.asarray(request.picture, dtype=float)
+            for region in request.regions or [None]:
+                x0, y0, x1, y1 = (int(v) for v in (region.xyxy if region else (0, 0, 64, 64)))
+                colour = np.median(picture[y0:y1, x0:x1].reshape(-1, 3), axis=0)
+                rows.append([self.strength * _closeness(colour, text) + rng.normal() for text in texts])
+        return np.array(rows)
+
+
+def _closeness(colour: np.ndarray, text: str) -> float:
+    from visprompt.data.scenes import COLOUR_RGB
+
+    named = next((rgb for name, rgb in COLOUR_RGB.items() if name in text.split()), (0, 0, 0))
+    return -float(np.abs(colour - np.array(named)).sum()) / 50
+
+
+def bench(tmp_path: Path, content: dict[str, Any] = CONTENT, **options: Any) -> Any:
+    options.setdefault("models", [FakeModel()])
+    options.setdefault("make_runner", Fake)
+    return run_suite(parse_suite(content, "test"), out=tmp_path / "out", **options)
+
+
+class TestStatistics:
+    @pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (5, 10), (930, 1000)])
+    def test_wilson_solves_its_own_equation(self, correct: int, n: int) -> None:
+        for bound in wilson(correct, n):
+            if 0 < bound < 1:
+                assert abs(correct / n - bound) == pytest.approx(
+                    1.959964 * math.sqrt(bound * (1 - bound) / n), abs=1e-6
+                )
+
+    def test_mcnemar_against_counting(self) -> None:
+        for wins, losses in itertools.product(range(6), range(6)):
+            n = wins + losses
+            tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
+            assert mcnemar(wins, losses) == pytest.approx(min(1.0, 2 * tail))
+        assert 0 <= mcnemar(5000, 100) < 1e-100
+
+    def test_pictures_with_several_items_are_resampled_as_one(self) -> None:
+        correct = [bool(i % 3) for i in range(60)] * 10
+        alone = accuracy_interval(correct, [str(i) for i in range(600)])
+        grouped = accuracy_interval(correct, [str(i % 60) for i in range(600)])
+        assert (alone.method, grouped.method) == ("wilson", "bootstrap over pictures")
+        assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
+        result = paired(correct, [False] * 600, [str(i % 60) for i in range(600)])
+        assert result.p_value is None
+        assert result.difference == pytest.approx(2 / 3)
+        assert accuracy_interval([True] * 4, ["a", "a", "b", "b"]).low < 1
+
+
+class TestSuites:
+    def test_every_suite_that_ships_is_readable(self) -> None:
+        assert {"scenes", "scenes-quick", "refcoco"} <= set(list_suites())
+        for name in list_suites():
+            suite = load_suite(name)
+            assert suite.title
+            assert load_suite(f"benchmarks/{name}.yaml") == suite
+
+    def test_the_default_suite_is_large_enough(self) -> None:
+        for task in load_suite("scenes").tasks:
+            assert (task.data["split"], task.data["n"] >= 1000) == ("test", True)
+
+    def test_published_figures_say_where_they_are_from(self) -> None:
+        for figure in load_published():
+            assert {"paper", "method", "model", "protocol", "certainty", "values"} <= figure.keys()
+            assert all(0 < value < 100 for value in figure["values"].values())
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"taks": {}}, "did you mean 'tasks'"),
+            ({"tasks": {}}, "no tasks"),
+            ({"strategies": [], "controls": [], "tune": []}, "no strategies"),
+            ({"tasks": {"a": {"task": "refering", "data": SCENES}}}, "did you mean 'referring'"),
+            ({"tasks": {"a": {"task": "referring", "data": {**SCENES, "sed": 1}}}}, "did you mean 'seed'"),
+            ({"tasks": {"a": {"task": "referring", "temlpate": "{}", "data": SCENES}}}, "did you mean 'template'"),
+            ({"strategies": [{"strategy": "falip", "opitons": {}}]}, "did you mean 'options'"),
+            ({"strategies": ["falip", "falip"]}, "two rows called falip"),
+            ({"strategies": [{"strategy": "falip", "tasks": ["box"]}]}, "did you mean 'boxes'"),
+            ({"strategies": "falip"}, "expected a list"),
+            (
+                {"tune": [{"strategy": "falip", "grid": {"strength": [1]}, "data": {"split": "test"}}]},
+                "split of its own",
+            ),
+            ({"tune": [{"strategy": "flip", "grid": {"strength": [1]}}]}, "did you mean 'falip'"),
+            ({"strategies": [{"strategy": "falip", "tuned_as": "x"}], "tune": []}, "tuned row"),
+        ],
+    )
+    def test_mistakes_are_named(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises((UnknownNameError, InvalidInputError), match=message):
+            parse_suite({**CONTENT, **change}, "test")
+
+    def test_unknown_and_unreadable_suites(self, tmp_path: Path) -> None:
+        with pytest.raises(UnknownNameError, match="did you mean 'scenes'"):
+            load_suite("scene")
+        (tmp_path / "bad.yaml").write_text("a: [1")
+        with pytest.raises(InvalidInputError, match="not readable YAML"):
+            load_suite(tmp_path / "bad.yaml")
+
+
+class TestBench:
+    def test_rows_carry_their_provenance(self, tmp_path: Path) -> None:
+        result = bench(tmp_path)
+        rows = read_jsonl(tmp_path / "out/results.jsonl")
+        assert [row["strategy"] for row in rows] == ["none", "falip", "random"]
+        row = rows[1]
+        assert row["versions"]["torch"]
+        assert row["model_identity"]["weights"] == "0" * 16
+        assert row["data"]["hash"]
+        assert row["code"] == source_digest()
+        assert row["settings"]["template"] == "{}"
+        assert (row["boxes"], row["n"], row["pictures"]) == ("gold", 12, 12)
+        assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+        assert row["pointing"]["members"][0]["options"]["strength"] == row["tuned"]["options"]["strength"]
+        assert set(row["comparisons"]) == {"none"}
+        assert row["comparisons"]["none"]["n"] == 12
+        assert {"date", "seconds", "git_commit", "chance", "ci_method"} <= row.keys()
+        assert not result.problems
+
+    def test_options_are_chosen_on_validation_and_the_first_best_stands(self, tmp_path: Path) -> None:
+        result = bench(tmp_path)
+        (record,) = result.tuning
+        assert [point["options"]["strength"] for point in record["points"]] == [0.5, 2.0, 1.0]
+        best = max(record["points"], key=lambda point: point["mean"])
+        assert record["options"] == best["options"]
+        assert record["data"]["split"] == "validation"
+        assert read_jsonl(tmp_path / "out/tuning.jsonl")[0]["options"] == record["options"]
+
+    def test_a_second_run_asks_nothing_and_says_the_same(self, tmp_path: Path) -> None:
+        first = bench(tmp_path)
+        Fake.calls.clear()
+        second = bench(tmp_path)
+        assert not Fake.calls
+        keys = ("value", "ci95", "comparisons", "seconds", "date", "run")
+        assert [[row[key] for key in keys] for row in second.rows] == [[row[key] for key in keys] for row in first.rows]
+        bench(tmp_path, fresh=True)
+        assert Fake.calls
+
+    def test_limit_strategy_and_names(self, tmp_path: Path) -> None:
+        result = bench(tmp_path, limit=3, strategies=["random"])
+        assert [(row["strategy"], row["n"]) for row in result.rows] == [("random", 3)]
+        with pytest.raises(UnknownNameError, match="did you mean 'falip'"):
+            bench(tmp_path, strategies=["flip"])
+        with pytest.raises(InvalidInputError, match="at least 1"):
+            bench(tmp_path, limit=0)
+        with pytest.raises(InvalidInputError, match="names no model"):
+            bench(tmp_path, {**CONTENT, "models": []}, models=None)
+
+    def test_a_row_that_the_model_cannot_run_is_said_and_the_others_run(self, tmp_path: Path) -> None:
+        class Refusing(Fake):
+            def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
+                if self.strength:
+                    raise UnsupportedError("no attention here")
+                return super().score(requests, texts)
+
+        result = bench(tmp_path, make_runner=Refusing)
+        assert [row["value"] is None for row in result.rows] == [False, True, False]
+        assert any("no attention here" in problem for problem in result.problems)
+
+    def test_progress_adds_up(self, tmp_path: Path) -> None:
+        class Counting(Listener):
+            def __init__(self) -> None:
+                self.total = self.seen = 0
+
+            def planned(self, pictures: int) -> None:
+                self.total = pictures
+
+            def done(self, pictures: int) -> None:
+                self.seen += pictures
+
+        listener = Counting()
+        bench(tmp_path, listener=listener)
+        assert listener.seen == listener.total == 12 * 3 + 6 * 3
+
+    def test_files_from_outside(self, tmp_path: Path) -> None:
+        from visprompt.tasks.sources import scene_pictures
+
+        lines = []
+        for number, picture in enumerate(scene_pictures(4)):
+            picture.image.save(tmp_path / f"p{number}.png")  # type: ignore[union-attr]
+            boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in picture.candidates_xyxy.tolist()]
+            gold = picture.expressions[0].gold_xyxy[0].tolist()
+            index = picture.candidates_xyxy.tolist().index(gold)
+            anns = [{"id": i, "bbox": box} for i, box in enumerate(boxes)]
+            said = [{"raw": picture.expressions[0].text}, {"raw": "that one"}]
+            lines.append(
+                {
+                    "file_name": f"p{number}_{index}.png",
+                    "image_id": number,
+                    "ann_id": index,
+                    "sentences": said,
+                    "anns": anns,
+                }
+            )
+        (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        (tmp_path / "p3.png").unlink()
+        content = {
+            **CONTENT,
+            "tune": [],
+            "tasks": {"boxes": {"task": "referring", "data": {"source": "reclip", "file": "a.jsonl"}}},
+        }
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+        result = run_suite(
+            tmp_path / "own.yaml",
+            models=[FakeModel()],
+            images=tmp_path,
+            annotations=tmp_path,
+            out=tmp_path / "out",
+            make_runner=Fake,
+        )
+        falip = result.rows[1]
+        assert (falip["n"], falip["errors"], falip["pictures"]) == (6, 2, 3)
+        assert falip["ci_method"] == "bootstrap over pictures"
+        assert any("p3.png" in problem for problem in result.problems)
