@@ -1,0 +1,118 @@
+"""Attention edits and programs: what is refused, and how."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import visprompt as vp
+from visprompt.attention import Scope, compile_programs
+from visprompt.attention.scope import current_scope
+from visprompt.testing.tiny import tiny
+
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def clip() -> vp.Model:
+    small = tiny("transformers-clip")
+    return vp.wrap(small.module, small.processor, small.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of"),
+        ({"gain": 1.0, "temperature": 2.0}, "exactly one of"),
+        ({"target_mass": 0.5}, "needs weights"),
+        ({"target_mass": 1.5, "weights": np.ones(4)}, "between 0 and 1"),
+        ({"target_mass": 0.5, "weights": -np.ones(4)}, "negative"),
+        ({"bias": np.array([0.0, np.nan])}, "finite"),
+        ({"temperature": 0.0}, "positive"),
+    ],
+)
+def test_a_malformed_edit_says_why(options: dict, message: str) -> None:
+    with pytest.raises(vp.InvalidInputError, match=message):
+        vp.AttentionEdit(**options)
+
+
+def test_blocks_are_numbers_fractions_or_from_the_end() -> None:
+    assert vp.AttentionEdit(temperature=2.0, first_block=2 / 3).blocks(12) == range(8, 12)
+    assert vp.AttentionEdit(temperature=2.0, first_block=-1).blocks(12) == range(11, 12)
+    assert vp.AttentionEdit(temperature=2.0, first_block=3, last_block=-2).blocks(6) == range(3, 5)
+    with pytest.raises(vp.InvalidInputError, match="12 blocks"):
+        vp.AttentionEdit(temperature=2.0, first_block=12).blocks(12)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"bias": np.ones(5)}, "5 patch columns"),
+        ({"temperature": 2.0, "heads": (99,)}, "heads"),
+        ({"target_mass": 0.5, "weights": np.zeros(64)}, "a region and a rest"),
+        ({"target_mass": 0.5, "weights": np.ones(64)}, "a region and a rest"),
+        ({"temperature": 2.0, "tower": "decoder"}, "tower"),
+    ],
+)
+def test_an_edit_that_does_not_fit_the_model(clip: vp.Model, edit: dict, message: str) -> None:
+    with pytest.raises(vp.VispromptError, match=message):
+        clip.encode([vp.VisualPrompt(IMAGE, attention=(vp.AttentionEdit(**edit),))])
+
+
+def test_prompt_tokens_are_refused_not_ignored(clip: vp.Model) -> None:
+    with pytest.raises(vp.UnsupportedError, match="prompt tokens"):
+        clip.encode([vp.VisualPrompt(IMAGE, tokens=vp.PromptTokens(torch.zeros(1, 2, 32)))])
+
+
+def test_a_site_that_never_runs_is_an_error(clip: vp.Model) -> None:
+    programs = compile_programs(clip.tower, [(vp.AttentionEdit(temperature=2.0),)], [64])
+    with pytest.raises(vp.SiteNotReachedError, match="never ran"), Scope(clip.tower, programs):
+        clip.module.get_text_features(input_ids=torch.zeros(1, 4, dtype=torch.long))
+
+
+def test_a_scope_is_undone_when_something_raises(clip: vp.Model) -> None:
+    programs = compile_programs(clip.tower, [(vp.AttentionEdit(temperature=2.0),)], [64])
+    module = clip.tower.sites[0].module
+    inside = []
+    with pytest.raises(RuntimeError, match="3 channels"), Scope(clip.tower, programs):
+        clip.parts.embed({"pixel_values": inside.append(current_scope(module)) or torch.zeros(1, 5, 8, 8)})
+    assert inside[0] is not None
+    assert current_scope(module) is None
+
+
+def test_scopes_nest(clip: vp.Model) -> None:
+    first, second = (
+        Scope(clip.tower, compile_programs(clip.tower, [(vp.AttentionEdit("vision", *blocks, temperature=2.0),)], [64]))
+        for blocks in ((0, 2), (3, 3))
+    )
+    with torch.no_grad(), first:
+        with second:
+            assert current_scope(clip.tower.sites[3].module) is second
+            assert current_scope(clip.tower.sites[0].module) is first
+            clip.parts.embed(clip.parts.reader.inputs([(IMAGE, "model")], clip))
+        assert current_scope(clip.tower.sites[3].module) is None
+        assert current_scope(clip.tower.sites[0].module) is first
+
+
+def test_an_edit_that_changes_nothing_is_not_installed(clip: vp.Model) -> None:
+    edits = (
+        vp.AttentionEdit(bias=np.zeros(64)),
+        vp.AttentionEdit(gain=0.0),
+        vp.AttentionEdit(temperature=1.0),
+    )
+    assert vp.VisualPrompt(IMAGE).adding(*edits).attention == ()
+    assert compile_programs(clip.tower, [edits], [64]) == {}
+
+
+def test_gradients_reach_the_pixels_and_a_learned_temperature(clip: vp.Model) -> None:
+    temperature = torch.tensor(1.5, requires_grad=True)
+    prompt = vp.VisualPrompt(IMAGE).adding(vp.AttentionEdit(temperature=temperature))
+    pixels = torch.rand(1, 3, 64, 64, requires_grad=True)
+    with clip.prompting([prompt]) as encode:
+        encode(pixels).embeddings.square().sum().backward()
+    assert pixels.grad is not None
+    assert pixels.grad.abs().sum() > 0
+    assert temperature.grad is not None
+    assert temperature.grad.abs() > 0
