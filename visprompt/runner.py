@@ -301,7 +301,9 @@ class Runner:
             except (RuntimeError, MemoryError) as error:
                 if self.batch_size == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
-                self.batch_size = max(1, min(self.batch_size, len(part)) // 2)
+                self.batch_size //= 2
+                while self.batch_size >= len(part) > 1:
+                    self.batch_size //= 2
                 clear_device_cache(garbage_collection=True)
                 continue
             start += len(part)
