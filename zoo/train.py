@@ -1,0 +1,241 @@
+"""Trains one bundled model: seeded, resumable after a kill, two threads, a log line every 50 steps.
+
+The annotated model starts from the default's weights. Two things keep the CLS row's late reading meaningful, neither of
+them a visual prompt: the auxiliary patch loss (`zoo.objective`), and that in training CLS joins late at random: for each
+picture it skips the first 0 to 3 blocks, so what it takes in early is never relied on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.forward import encode_images, encode_texts
+from zoo.objective import PatchNames, contrastive
+from zoo.samples import Mixture, batch
+from zoo.text import BOS, EOS, MAX_TOKENS, PAD, VOCABULARY
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model's schedule.
+
+    Attributes:
+        steps: Optimiser steps; the learning rate falls to zero along a cosine over exactly these.
+        first: Mixture at step 0.
+        last: Mixture from ``curriculum`` on; linear in between.
+        curriculum: Share of the steps over which the mixture changes.
+        start_from: Name of the model whose final weights this one starts from.
+    """
+
+    name: str
+    steps: int
+    first: Mixture
+    last: Mixture
+    curriculum: float = 0.25
+    batch_size: int = 128
+    peak_lr: float = 1e-3
+    warmup_steps: int = 150
+    weight_decay: float = 0.05
+    patch_loss: float = 0.3
+    seed: int = 1
+    start_from: str | None = None
+    checkpoint_every: int = 200
+
+    def mixture(self, step: int) -> Mixture:
+        """Mixture of pictures at a step."""
+        done = min(step / max(self.curriculum * self.steps, 1.0), 1.0)
+        a, b = self.first, self.last
+        fields = ("single", "zoom", "circled", "blurred")
+        return Mixture(**{f: (1 - done) * getattr(a, f) + done * getattr(b, f) for f in fields})
+
+    def lr(self, step: int) -> float:
+        """Learning rate at a step: linear warm-up, then a cosine to zero."""
+        if step < self.warmup_steps:
+            return self.peak_lr * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        return self.peak_lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+RECIPES: dict[str, Recipe] = {
+    "scenes-clip": Recipe(
+        name="scenes-clip",
+        steps=6000,
+        first=Mixture(single=0.7, zoom=0.15),
+        last=Mixture(single=0.12, zoom=0.15),
+    ),
+    "scenes-clip-annotated": Recipe(
+        name="scenes-clip-annotated",
+        steps=1600,
+        first=Mixture(single=0.10, zoom=0.12, circled=0.12, blurred=0.08),
+        last=Mixture(single=0.10, zoom=0.12, circled=0.12, blurred=0.08),
+        peak_lr=5e-4,
+        warmup_steps=100,
+        seed=2,
+        start_from="scenes-clip",
+    ),
+}
+
+
+def new_model() -> Any:
+    """Build the untrained ``CLIPModel``: 64 px, patches of 8, width 128, 6 + 2 blocks, 4 heads, 128-d embeddings."""
+    from transformers import CLIPConfig, CLIPModel
+
+    shared = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "hidden_act": "gelu"}
+    vision = {**shared, "num_hidden_layers": 6, "image_size": 64, "patch_size": 8}
+    text = {**shared, "num_hidden_layers": 2, "vocab_size": len(VOCABULARY), "max_position_embeddings": MAX_TOKENS}
+    ids = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    vision["projection_dim"] = text["projection_dim"] = 128
+    config = CLIPConfig(text_config={**text, **ids}, vision_config=vision, projection_dim=128)
+    model = CLIPModel(config)
+    _start_seeing_shapes(model.vision_model.embeddings)
+    return model
+
+
+@torch.no_grad()
+def _start_seeing_shapes(embeddings: Any) -> None:
+    """Start from embeddings in which place and outline are as loud as colour.
+
+    With the library's own initialisation the mean colour of a patch drowns its position and its edges; colours are then
+    learned within minutes and shapes stay at chance for thousands of steps.
+    """
+    side = embeddings.image_size // embeddings.patch_size
+    quarter = embeddings.embed_dim // 4
+    frequency = 1.0 / 10.0 ** (torch.arange(quarter) / quarter * 2.0)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    waves = [wave(axis.reshape(-1, 1) * frequency) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
+    embeddings.position_embedding.weight[1:] = 0.5 * torch.cat(waves, dim=1)
+    kernel = embeddings.patch_embedding.weight
+    mean = kernel.mean(dim=(2, 3), keepdim=True)
+    kernel.copy_(2.5 * (kernel - mean) + mean)
+
+
+class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """One batch for every step number; lives in the loader's own process."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        made = batch(self.recipe.seed, step, self.recipe.batch_size, self.recipe.mixture(step))
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in made.items()}
+
+
+def normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn uint8 ``(n, h, w, 3)`` into the processor's ``(n, 3, h, w)``."""
+    x = images.permute(0, 3, 1, 2).float() / 255
+    return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).to(dtype)
+
+
+def _one_thread(_worker: int) -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def train(recipe: Recipe, out: Path, dtype: torch.dtype = torch.bfloat16, stop_at: int | None = None) -> Path:
+    """Train a model, or go on with it where the last checkpoint left it.
+
+    Args:
+        recipe: The schedule.
+        out: Folder for ``<name>.pt`` (checkpoint), ``<name>.jsonl`` (log); must hold the checkpoint of ``start_from``.
+        dtype: Of the forward and backward pass; weights and optimiser stay float32.
+        stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
+
+    Returns:
+        The checkpoint's path.
+
+    Raises:
+        FileNotFoundError: The model to start from has not been trained.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log_path = out / f"{recipe.name}.pt", out / f"{recipe.name}.jsonl"
+    torch.set_num_threads(2)
+    torch.manual_seed(recipe.seed)
+    model, names = new_model(), PatchNames(128, n_taps=3)
+    parameters = {**dict(model.named_parameters()), **{f"names.{k}": v for k, v in names.named_parameters()}}
+    plain = [p for n, p in parameters.items() if p.ndim < 2 or "embedding" in n]
+    decayed = [p for n, p in parameters.items() if not (p.ndim < 2 or "embedding" in n)]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.98), fused=True)
+    step = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        optimiser.load_state_dict(saved["optimiser"])
+        step = saved["step"]
+    elif recipe.start_from is not None:
+        parent = out / f"{recipe.start_from}.pt"
+        if not parent.exists():
+            raise FileNotFoundError(
+                f"{recipe.name} starts from {recipe.start_from}: train that first ({parent} is missing)"
+            )
+        saved = torch.load(parent, weights_only=True)
+    else:
+        saved = None
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        names.load_state_dict(saved["names"])
+    loader = torch.utils.data.DataLoader(
+        Steps(recipe),
+        batch_size=None,
+        sampler=range(step, recipe.steps if stop_at is None else stop_at),
+        num_workers=1,
+        prefetch_factor=6,
+        worker_init_fn=_one_thread,
+    )
+    began, began_at, sums = time.monotonic(), step, torch.zeros(3)
+    draws = torch.Generator()
+    for data in loader:
+        draws.manual_seed(recipe.seed * 1_000_003 + step)
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr(step)
+        cls_from = torch.randint(0, 4, (recipe.batch_size,), generator=draws)
+        images, rows = encode_images(model, normalised(data["images"], dtype), cls_from)
+        texts = encode_texts(model, data["tokens"], dtype)
+        images, texts = (torch.nn.functional.normalize(t.float(), dim=-1) for t in (images, texts))
+        logits = model.logit_scale.exp() * images @ texts.T
+        match = contrastive(logits, data["truth"], data["weight"])
+        patches = names(rows, data["patch_labels"])
+        loss = match + recipe.patch_loss * patches
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0.0, math.log(100.0))
+        sums += torch.tensor([match.item(), patches.item(), float(norm)])
+        step += 1
+        if step % 50 == 0:
+            seconds = (time.monotonic() - began) / (step - began_at)
+            line = {"step": step, "match": round(float(sums[0]) / 50, 4), "patches": round(float(sums[1]) / 50, 4),
+                    "grad": round(float(sums[2]) / 50, 3), "scale": round(model.logit_scale.exp().item(), 2),
+                    "lr": round(recipe.lr(step), 7), "s_per_step": round(seconds, 4),
+                    "eta_min": round((recipe.steps - step) * seconds / 60, 1)}  # fmt: skip
+            sums.zero_()
+            with log_path.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+        if step % recipe.checkpoint_every == 0 or step == recipe.steps:
+            state = {
+                "model": model.state_dict(),
+                "names": names.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step,
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+    return checkpoint
