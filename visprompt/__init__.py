@@ -31,6 +31,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+
+def _refuse_namesake() -> None:
+    """An unrelated distribution `visprompt` ships the same import name: a mixture of both would fail in odd places."""
+    from importlib import metadata
+
+    try:
+        other = metadata.distribution("visprompt")
+    except metadata.PackageNotFoundError:
+        return
+    raise ImportError(
+        f"this environment holds visprompt-toolkit and the unrelated distribution visprompt {other.version}, which "
+        "share the import name: run 'pip uninstall visprompt visprompt-toolkit' and then 'pip install visprompt-toolkit'."
+    )
+
+
+_refuse_namesake()
+
 _WHERE = {
     "load_model": "models",
     "wrap": "models",
@@ -58,7 +75,7 @@ _WHERE = {
     "SiteNotReachedError": "errors",
 }
 
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

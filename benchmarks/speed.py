@@ -1,0 +1,151 @@
+"""How much a prompt costs: FALIP on ViT-B/16 with many regions of one picture, as ratios to one plain forward.
+
+    python benchmarks/speed.py                       # transformers, 1 3 10 30 100 regions
+    python benchmarks/speed.py --backend open_clip --regions 10
+    python benchmarks/speed.py --markdown
+
+Everything is measured in one process, in turns (plain, shared, plain, shared, …), because machines drift; the ratio of
+the fastest of each is reported. `--clock cpu` counts processor time on one thread instead of wall time: slower, but
+steady on a machine that other programs use as well. Weights are random: they do not change the cost.
+
+Rows: `shared` is what the Runner does (blocks before the first edit once, readouts folded into one sequence, the
+readout row alone in the last block); `expanded` shares the same blocks but runs the first edited block once per region;
+`each` is one whole forward per region, the way the authors' code works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import visprompt as vp
+from visprompt.models.pictures import PicturePixels
+
+
+def build(backend: str) -> vp.Model:
+    """A ViT-B/16 CLIP image tower with random weights."""
+    torch.manual_seed(0)
+    if backend == "transformers":
+        from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        config = CLIPVisionConfig(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            image_size=224,
+            patch_size=16,
+            projection_dim=512,
+        )
+        return vp.wrap(CLIPVisionModelWithProjection(config).eval(), CLIPImageProcessor())
+    if backend == "open_clip":
+        import open_clip
+
+        module, _, transform = open_clip.create_model_and_transforms("ViT-B-16")
+        return vp.wrap(module.eval(), transform)
+    import timm
+
+    module = timm.create_model("vit_base_patch16_clip_224", num_classes=0).eval()
+    return vp.wrap(module, timm.data.create_transform(**timm.data.resolve_model_data_config(module)))
+
+
+def prompts(model: vp.Model, regions: int) -> list[vp.VisualPrompt]:
+    """FALIP prompts (the authors' settings: blocks 8 to 11) for random boxes of one picture."""
+    random = np.random.default_rng(0)
+    picture = Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8))
+    corners = random.integers(0, 140, (regions, 2))
+    boxes = [vp.Box(x, y, x + 60, y + 60) for x, y in corners.tolist()]
+    return vp.Prompter.from_name("falip", preset="paper").prompt(vp.Request(picture, region=boxes), model)
+
+
+def measure(calls: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Fastest time of every call in seconds, measured in turns."""
+    best = dict.fromkeys(calls, float("inf"))
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            if turn:  # the first turn warms up
+                best[name] = min(best[name], clock() - start)
+    return best
+
+
+def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: PicturePixels) -> Callable[[], Any]:
+    """Sharing without folding, for comparison."""
+    from dataclasses import replace
+
+    plain = vp.Model(
+        model.module, replace(model.parts, tower=replace(model.tower, foldable=False, norms=())), model.name
+    )
+    return lambda: plain.encode(items, cache=cache)
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backend", choices=["transformers", "open_clip", "timm"], default="transformers")
+    parser.add_argument("--regions", type=int, nargs="+", default=[1, 3, 10, 30, 100])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--batch", type=int, default=64, help="regions per forward, as in the Runner")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.clock == "cpu":
+        torch.set_num_threads(1)
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    model = build(arguments.backend)
+    rows = []
+    with torch.no_grad():
+        for count in arguments.regions:
+            cache = PicturePixels()
+            items = prompts(model, count)
+            plain = [items[0].with_(attention=())]
+            parts = [items[i : i + arguments.batch] for i in range(0, count, arguments.batch)]
+            calls: dict[str, Callable[[], Any]] = {
+                "plain": lambda plain=plain, cache=cache: model.encode(plain, cache=cache),  # type: ignore[misc]
+                "shared": lambda parts=parts, cache=cache: [model.encode(part, cache=cache) for part in parts],  # type: ignore[misc]
+            }
+            if count <= 10:
+                calls["expanded"] = expanded(model, items, cache)
+                calls["each"] = lambda items=items, cache=cache: model.encode(items, share_prefix=False, cache=cache)  # type: ignore[misc]
+            best = measure(calls, arguments.repeats if count <= 30 else 2, clock)
+            ratio = {name: value / best["plain"] for name, value in best.items()}
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+            rows.append(
+                [
+                    str(count),
+                    f"{best['plain'] * 1e3:.0f}",
+                    *(f"{ratio[name]:.2f}" if name in ratio else "" for name in ("shared", "expanded", "each")),
+                    f"{count / best['shared']:.1f}",
+                    f"{memory:.2f}",
+                ]
+            )
+    head = ["regions", "plain ms", "shared ÷ plain", "expanded ÷ plain", "each ÷ plain", "regions/s", "peak GiB so far"]
+    title = (
+        f"FALIP, ViT-B/16, {arguments.backend}, {arguments.clock} time, {torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__}, {platform.machine()}"
+    )
+    if arguments.markdown:
+        print(f"{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
