@@ -251,13 +251,14 @@ class Geometry:
         Raises:
             InvalidInputError: if there is not one number per patch.
         """
-        values = np.asarray(values, dtype=np.float64).reshape(-1)
+        values = np.asarray(values, dtype=np.float32).reshape(-1)
         if len(values) != self.num_patches:
             raise InvalidInputError(f"a map needs one number per patch, {self.num_patches}; got {len(values)}.")
         if resample not in ("bilinear", "nearest"):
             raise InvalidInputError(f'resample is "bilinear" or "nearest"; got {resample!r}.')
         width, height = self.image_wh
-        total, seen = np.zeros((height, width)), np.zeros((height, width))
+        total = np.zeros((height, width), dtype=np.float32)
+        seen = np.zeros((height, width), dtype=np.uint8)
         start = 0
         for tile in self.tiles:
             rows, columns = tile.grid_hw
@@ -272,7 +273,9 @@ class Geometry:
             window = np.ix_(in_y, in_x)
             total[window] += sampled
             seen[window] += 1
-        return np.where(seen > 0, total / np.maximum(seen, 1), outside).astype(np.float32)
+        total /= np.maximum(seen, 1)
+        total[seen == 0] = outside
+        return total
 
 
 # -- helpers --------------------------------------------------------------------------------------------------------
@@ -289,7 +292,7 @@ def _sample(grid: np.ndarray, at: np.ndarray, resample: str) -> np.ndarray:
     at = np.clip(at - 0.5, 0, len(grid) - 1)
     low = np.minimum(np.floor(at).astype(int), max(len(grid) - 2, 0))
     high = np.minimum(low + 1, len(grid) - 1)
-    share = (at - low)[:, None]
+    share = (at - low)[:, None].astype(grid.dtype)
     return grid[low] * (1 - share) + grid[high] * share
 
 
