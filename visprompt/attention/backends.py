@@ -31,15 +31,14 @@ def install(scope: Scope) -> None:
     kinds = {site.backend for site in scope.programs}
     if "sdpa" in kinds:
         mode = _SeeAttention(scope)
-        mode.__enter__()
-        scope.on_close(lambda: mode.__exit__(None, None, None))
     for site in scope.programs:
         if site.backend == "mha":
             scope.hook_before(site.module, _MhaHooks(scope, site).before)
             scope.hook_after(site.module, _MhaHooks(scope, site).after)
         elif site.backend == "sdpa":
             scope.hook_before(site.module, mode.enter_module)
-            scope.hook_after(site.module, mode.leave_module)
+            # always: what gradient checkpointing recomputes stops in the middle of a module, once it has enough
+            scope.hook_after(site.module, mode.leave_module, always=True)
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -326,12 +325,19 @@ class _SeeAttention(TorchFunctionMode):
         self.inside: list[Site] = []
 
     def enter_module(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """The module's attention is the next one that runs."""
+        """The module's attention is the next one that runs.
+
+        The mode is on inside these modules only: `backward()` under a mode would run with the mode off, and what
+        gradient checkpointing recomputes there would go unseen.
+        """
         self.inside.append(self.scope.programs_by_module[id(module)])
+        self.__enter__()
 
     def leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """The module is through."""
-        self.inside.pop()
+        """The module is through, or raised."""
+        if self.inside and self.inside[-1].module is module:
+            self.inside.pop()
+            self.__exit__(None, None, None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

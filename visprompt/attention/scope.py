@@ -138,14 +138,18 @@ class Scope:
         self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def hook_after(
-        self, module: nn.Module, call: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
+        self,
+        module: nn.Module,
+        call: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any],
+        always: bool = False,
     ) -> None:
-        """Runs `call(module, args, kwargs, output)` after the module, in this scope's context only."""
+        """Runs `call(module, args, kwargs, output)` after the module, in this scope's context only; with `always` also
+        when the module raises (the output is None then)."""
 
         def hook(owner: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:  # rest: (kwargs, output), or see above
             return call(owner, args, *rest) if self.is_active() else None
 
-        self._hooks.append(module.register_forward_hook(hook, with_kwargs=True))
+        self._hooks.append(module.register_forward_hook(hook, with_kwargs=True, always_call=always))
 
     def on_close(self, undo: Callable[[], None]) -> None:
         """Something to undo when the scope ends."""

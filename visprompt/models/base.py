@@ -255,13 +255,13 @@ class Model:
         if not (read or decompose or any(edits)):
             yield lambda pixels: Encoding(self.parts.embed({"pixel_values": pixels}))
             return
-        self.prove()
         patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
         programs = compile_programs(self.tower, edits, patches, read, decompose)
+        self._refuse_compiled(programs)
+        self.prove()
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
             programs.update(self._with_references(prompts, gains))
-        self._refuse_compiled(programs)
         with Scope(self.tower, programs, None, self.device) as scope:
             yield lambda pixels: _collect(scope, self.parts.embed({"pixel_values": pixels}), max(patches))
 
@@ -301,13 +301,13 @@ class Model:
         if not (read or decompose or any(edits)):
             return Encoding(self.parts.embed(inputs).index_select(0, index))
         tower, count = self.tower, len(prompts)
-        self.prove()
         patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
         programs = compile_programs(tower, edits, patches, read, decompose)
+        compiled = self._refuse_compiled(programs)
+        self.prove()
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
             programs.update(self._with_references(prompts, gains))
-        compiled = self._refuse_compiled(programs)
         repeated = count > len(next(iter(inputs.values())))
         sharing = None
         if repeated and share_prefix and not gains and not tower.padded and not compiled:

@@ -358,7 +358,7 @@ def check_gradients(strategy: str, model_name: str) -> None:
     """Gradients flow from the prompted embedding to the pixels, and the prompt shows in them."""
     made, model = wrapped(model_name)
     item = requests()[0]
-    pixels = _input_pixels(made, item.picture)
+    pixels = input_pixels(made, item.picture)
     gradients = []
     for prompts in (prompter_of(strategy).prompt(item, model), item.units()):
         leaf = pixels.clone().requires_grad_()
@@ -370,7 +370,8 @@ def check_gradients(strategy: str, model_name: str) -> None:
     assert not torch.equal(*gradients), "the prompt does not show in the gradient"
 
 
-def _input_pixels(made: Tiny, image: Image.Image) -> torch.Tensor:
+def input_pixels(made: Tiny, image: Image.Image) -> torch.Tensor:
+    """The picture as the model's own processor hands it over, `[1, 3, h, w]`."""
     if made.backend == "transformers":
         return made.processor(images=image, return_tensors="pt")["pixel_values"]
     return made.processor(image)[None]

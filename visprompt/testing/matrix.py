@@ -31,7 +31,7 @@ _READOUT = {
     "cls": "CLS token",
     "probe": "attention-pooling probe",
     "mean": "mean of the patches",
-    "pooler": "CLS token of the tower and attention pooler",
+    "pooler": "attention pooler",
     "none": "none over patches",
 }
 
