@@ -19,11 +19,10 @@ $(STAMP): pyproject.toml
 bench: $(STAMP)
 	$(BIN)/visprompt bench benchmarks/scenes.yaml --out runs/bench
 
-# Workers share the cores, so each gets one thread. Doctests are collected by package name: by path, a second copy of
-# visprompt.strategies (which lies in strategies/) would be imported.
+# Workers share the cores, so each gets one thread. --pyargs: the doctests of the installed package, not of a second copy.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --doctest-modules --pyargs \
-		visprompt visprompt.strategies tests $(PYTEST_ARGS)
+		visprompt tests $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
