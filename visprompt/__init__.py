@@ -42,7 +42,7 @@ def _refuse_namesake() -> None:
         return
     raise ImportError(
         f"this environment holds visprompt-toolkit and the unrelated distribution visprompt {other.version}, which "
-        "share the import name: run 'pip uninstall visprompt visprompt-toolkit' and then 'pip install visprompt-toolkit'."
+        "share the import name: run 'pip uninstall visprompt visprompt-toolkit', then 'pip install visprompt-toolkit'."
     )
 
 

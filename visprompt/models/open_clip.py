@@ -14,6 +14,7 @@ from visprompt.attention.sites import Readout, Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.models import timm as timm_models
 from visprompt.models.base import Parts
+from visprompt.models.scores import contrastive_logits
 
 
 def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
@@ -46,7 +47,7 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
         embed_text=_text_embedder(model, tokenizer)
         if tokenizer is not None and hasattr(model, "encode_text")
         else None,
-        logits=_logits(model) if tokenizer is not None else None,
+        logits=contrastive_logits(model) if tokenizer is not None else None,
         backend="open_clip",
     )
 
@@ -103,13 +104,3 @@ def _text_embedder(model: Any, tokenizer: Any) -> Callable[[list[str]], Tensor]:
         return model.encode_text(tokens.to(next(model.parameters()).device))
 
     return embed
-
-
-def _logits(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    def logits(images: Tensor, texts: Tensor) -> Tensor:
-        images, texts = (nn.functional.normalize(item.float(), dim=-1) for item in (images, texts))
-        scores = images @ texts.T * model.logit_scale.float().exp()
-        bias = getattr(model, "logit_bias", None)
-        return scores if bias is None else scores + bias.float()
-
-    return logits

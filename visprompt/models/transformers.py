@@ -15,6 +15,7 @@ from visprompt.attention.sites import Readout, Site, Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.base import Parts
 from visprompt.models.pictures import PictureReader
+from visprompt.models.scores import contrastive_logits
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
         reader=reader,
         tower=tower,
         embed_text=_text_embedder(module, tokenizer, kind) if has_text else None,
-        logits=_logits(module) if has_text else None,
+        logits=contrastive_logits(module) if has_text else None,
         backend="transformers",
         restore=restore,
     )
@@ -245,13 +246,3 @@ def _text_embedder(module: Any, tokenizer: Any, kind: str) -> Callable[[list[str
         return _pooled(module.get_text_features(**{name: batch[name].to(device) for name in names if name in batch}))
 
     return embed
-
-
-def _logits(module: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    def logits(images: Tensor, texts: Tensor) -> Tensor:
-        images, texts = (nn.functional.normalize(item.float(), dim=-1) for item in (images, texts))
-        scores = images @ texts.T * module.logit_scale.float().exp()
-        bias = getattr(module, "logit_bias", None)
-        return scores if bias is None else scores + bias.float()
-
-    return logits
