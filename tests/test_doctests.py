@@ -1,4 +1,4 @@
-"""Doctests of the packages that lie outside of visprompt/: collected by path, a second copy of them would be imported."""
+"""Doctests of the packages that lie outside of visprompt/: by path, a second copy of them would be imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib
 import pkgutil
 
 import pytest
-
 import visprompt.benchmarks
 import visprompt.strategies
 

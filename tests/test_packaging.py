@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import shutil
 import subprocess
 import sys
@@ -50,8 +51,8 @@ def test_every_module_and_data_file_is_in_it(wheel: zipfile.ZipFile) -> None:
     ("prefix", "suffix"),
     [
         ("visprompt/strategies/", "falip.yaml"),
-        ("visprompt/bundled/scenes-clip/", ".safetensors"),
-        ("visprompt/bundled/scenes-clip-annotated/", ".safetensors"),
+        ("visprompt/bundled/scenes_clip/", ".safetensors"),
+        ("visprompt/bundled/scenes_clip_annotated/", ".safetensors"),
         ("visprompt/benchmarks/", "scenes.yaml"),
         ("visprompt/benchmarks/", "published.yaml"),
         ("visprompt/templates/", ""),
@@ -87,3 +88,32 @@ def test_bundled_models_stay_small(wheel: zipfile.ZipFile) -> None:
             sizes[parts[2]] = sizes.get(parts[2], 0) + item.file_size
     assert sizes
     assert all(size <= 12_000_000 for size in sizes.values()), sizes
+
+
+def test_the_unpacked_wheel_works_outside_the_checkout(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    wheel.extractall(site)
+    elsewhere.mkdir()
+    code = (
+        "import visprompt as vp, visprompt.strategies.falip as falip\n"
+        "from PIL import Image\n"
+        "model = vp.load_model('bundled:scenes-clip')\n"
+        "request = vp.Request(Image.new('RGB', (64, 64), (200, 30, 30)), region=vp.Box(8, 8, 40, 40))\n"
+        "scores = vp.Runner(model, vp.Prompter.from_name('falip')).score([request], ['a red star', 'a blue circle'])\n"
+        "print(vp.__file__, falip.__file__, scores.isfinite().all().item(), sep='\\n')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:visprompt", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        cwd=elsewhere,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    package, strategy, finite = done.stdout.split()[-3:]
+    assert Path(package).is_relative_to(site)
+    assert Path(strategy).is_relative_to(site)
+    assert finite == "True"
