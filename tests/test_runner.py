@@ -134,13 +134,16 @@ def test_render_shows_what_was_done(clip: vp.Model, requests: list[vp.Request]) 
         assert (np.asarray(shown) != original).any()
 
 
-def test_the_crop_removes_a_region_unless_told_otherwise(clip: vp.Model) -> None:
+@pytest.mark.parametrize("name", ["falip", "circle", "blur", "circle+falip"])
+def test_the_crop_removes_a_region_unless_told_otherwise(clip: vp.Model, name: str) -> None:
     request = vp.Request(picture(0, (180, 60)), region=vp.Box(2, 5, 30, 50), id="left edge")
-    falip = vp.Prompter.from_name("falip")
+    prompter = vp.Prompter.from_name(name)
     with pytest.raises(vp.InvalidInputError, match=r"left edge[\s\S]*pad"):
-        vp.Runner(clip, falip).encode(request)
+        vp.Runner(clip, prompter).encode(request)
     for fit in ("pad", "squash"):
-        assert torch.isfinite(vp.Runner(clip, falip, fit=fit).encode(request)).all()
+        assert torch.isfinite(vp.Runner(clip, prompter, fit=fit).encode(request)).all()
+    # a crop brings the region to the middle, so nothing is lost
+    assert torch.isfinite(vp.Runner(clip, vp.Prompter.from_name("crop")).encode(request)).all()
 
 
 def test_encode_normalises_on_request(clip: vp.Model, requests: list[vp.Request]) -> None:

@@ -244,7 +244,18 @@ class Runner:
                     places.append((number, region))
             if self.prompter is not None:
                 units = self.prompter.edit_all(units, self.model)
+                self._require_visible(units)
             yield from zip(units, places, strict=True)
+
+    def _require_visible(self, prompts: Sequence[VisualPrompt]) -> None:
+        """A marker on a region that the model's crop removes would do nothing: an error that says what to do.
+
+        Checked here, after the last strategy of a composition, because any of them may change the fit or the region.
+        """
+        for prompt in prompts:
+            geometry = self.model.geometry(prompt.picture.size, prompt.fit) if prompt.regions else None
+            for region in prompt.regions:
+                geometry.require_visible(region, repr(prompt.request))  # type: ignore[union-attr]
 
     def _batches(
         self, prompts: Iterable[tuple[VisualPrompt, tuple[int, int]]]
