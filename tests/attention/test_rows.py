@@ -150,3 +150,40 @@ def test_output_gain_adds_the_change_once_more(clip: vp.Model) -> None:
         expected = clip.module.visual_projection(clip.module.vision_model.post_layernorm(x))
     handle.remove()
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_chosen_rows_are_read_one_by_one(clip: vp.Model) -> None:
+    image = picture(5)
+    block = 2
+    layer = clip.module.vision_model.encoder.layers[block]
+    states: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda m, a: states.append(a[0]))
+    with torch.no_grad():
+        clip.prove()
+        states.clear()
+        read = clip.encode([vp.VisualPrompt(image)], read=[block], read_rows=(0, 3)).attention[block]
+        attention, x = layer.self_attn, layer.layer_norm1(states[0])
+        q, k = (
+            getattr(attention, f"{name}_proj")(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for name in "qk"
+        )
+        expected = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)[:, :, [0, 3], 1:]
+    handle.remove()
+    torch.testing.assert_close(read, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ["patches", "all", (0, 5)])
+def test_the_readout_can_be_read_while_other_rows_are_edited(clip: vp.Model, rows: object) -> None:
+    request = vp.Request(picture(6), region=vp.Box(20, 20, 60, 60))
+    prompter = vp.Prompter.from_name("falip", rows=rows, strength=3.0, first_block=1)
+    runner = vp.Runner(clip, prompter)
+    (read,) = runner.attention(request)
+    embeddings = vp.Runner(clip, prompter).encode(request)
+    plain = vp.Runner(clip).attention(request)[0]
+    if rows == "patches":  # the readout's own logits are not raised in the first edited block
+        torch.testing.assert_close(read.maps[1], plain.maps[1], atol=1e-5, rtol=1e-4)
+    else:
+        assert (read.mass(request.regions[0])[1] > plain.mass(request.regions[0])[1]).all()
+    with torch.no_grad():
+        together = clip.encode(prompter.prompt(request, clip), read=range(4)).embeddings
+    torch.testing.assert_close(together, embeddings, atol=1e-5, rtol=1e-5)

@@ -17,7 +17,7 @@ from torch import Tensor
 from visprompt.attention.rows import attend, target_mass_logits
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError
-from visprompt.visual_prompt import AttentionEdit
+from visprompt.visual_prompt import AttentionEdit, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,9 @@ class SiteProgram:
         gain: `[n, H|1, R|1]`, or None.
         responsive: `[n]` threshold on the relative change of a head's output, or None.
         reference: `[n, H, R, D]` outputs without the prompt, for `gain`.
-        read: keep the attention of these rows.
+        read: keep the attention of the rows in `read_rows` (all, if that is None).
+        read_rows: `[r]` positions in `rows`.
+        per_row: keep every row's attention instead of their mean.
         decompose: keep every key's contribution to the first row's output.
         capture_output: keep the rows' outputs (to serve as a reference).
         inject: `[n, H, R, D]` added to the rows' outputs; lets `wrap` prove that a site has an effect.
@@ -53,6 +55,8 @@ class SiteProgram:
     responsive: Tensor | None = None
     reference: Tensor | None = None
     read: bool = False
+    read_rows: Tensor | None = None
+    per_row: bool = False
     decompose: bool = False
     capture_output: bool = False
     inject: Tensor | None = None
@@ -93,6 +97,26 @@ class SiteProgram:
         rows = torch.arange(copies, device=self.rows.device)
         changes: dict[str, Any] = {name: fold(getattr(self, name)) for name in names}
         return replace(self, rows=rows, **changes)
+
+    def with_rows(self, rows: list[int]) -> SiteProgram:
+        """The same program for more rows, which are not edited."""
+        own = self.rows.tolist()
+        if own == rows:
+            return self
+        place = torch.tensor([rows.index(row) for row in own])
+
+        def spread(item: Tensor | None, fill: float) -> Tensor | None:
+            if item is None or item.shape[2] == 1 < len(own):
+                return item
+            shape = list(item.shape)
+            shape[2] = len(rows)
+            wide = item.new_full(shape, fill)
+            return wide.index_copy(2, place, item.expand(*item.shape[:2], len(own), *item.shape[3:]))
+
+        # Only rows marked as edited take these numbers, so what stands in the other rows does not matter.
+        fills = {"edited": 0, "bias": 0.0, "log_weights": 0.0, "target": float("nan"), "temperature": 1.0, "gain": 0.0}
+        changes: dict[str, Any] = {name: spread(getattr(self, name), fill) for name, fill in fills.items()}
+        return replace(self, rows=torch.tensor(rows), **changes)
 
     def run(self, logits: Tensor, value: Tensor, prefix: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
         """Outputs and attention of the rows after the edits.
@@ -161,6 +185,7 @@ def compile_programs(
     num_patches: Sequence[int],
     read: Sequence[int] | None = None,
     decompose: Sequence[int] | None = None,
+    read_rows: Rows = "readout",
 ) -> dict[Site, SiteProgram]:
     """One program per site that is edited or read.
 
@@ -170,6 +195,7 @@ def compile_programs(
         num_patches: for every stream the number of its patches.
         read: block indices whose readout attention is kept, or None.
         decompose: block indices whose readout row is decomposed, or None.
+        read_rows: the rows that are read; `"readout"` keeps their mean, anything else every row.
 
     Raises:
         InvalidInputError: for blocks or heads that do not exist, a bias of the wrong length, or edits that meet no
@@ -192,21 +218,28 @@ def compile_programs(
             for site in sites:
                 wanted.setdefault(site, [[] for _ in edits])[stream].append(edit)
     programs = {site: _compile_site(tower, site, groups, num_patches) for site, groups in wanted.items()}
-    for blocks, flag in ((read, "read"), (decompose, "decompose")):
-        for block in blocks or ():
-            site = tower.sites[block]
-            rows = tower.rows_of(site, "readout", max(num_patches))
-            if not len(rows):
-                continue
-            if site not in programs:
-                empty = torch.zeros(len(edits), site.heads, len(rows), dtype=torch.bool)
-                programs[site] = SiteProgram(rows=torch.as_tensor(list(rows)), edited=empty)
-            elif programs[site].rows.tolist() != list(rows):
-                raise InvalidInputError(
-                    f"block {block} is edited in other rows than the readout: its readout attention "
-                    "cannot be read in the same call."
-                )
-            programs[site] = replace(programs[site], **{flag: True})
+    for block in {*(read or ()), *(decompose or ())}:
+        site = tower.sites[block]
+        decomposes = block in (decompose or ())
+        rows = list(tower.rows_of(site, "readout" if decomposes else read_rows, max(num_patches)))
+        if not rows:
+            continue
+        if site not in programs:
+            empty = torch.zeros(len(edits), site.heads, len(rows), dtype=torch.bool)
+            programs[site] = SiteProgram(rows=torch.tensor(rows), edited=empty)
+        program = programs[site].with_rows(sorted({*programs[site].rows.tolist(), *rows}))
+        at = [program.rows.tolist().index(row) for row in rows]
+        if decomposes and at[0] != 0:
+            raise InvalidInputError(
+                f"block {block} is edited in rows before the readout's: decompose it in another call."
+            )
+        programs[site] = replace(
+            program,
+            read=block in (read or ()),
+            decompose=decomposes,
+            read_rows=None if len(at) == len(program.rows) else torch.tensor(at),
+            per_row=read_rows != "readout",
+        )
     return programs
 
 

@@ -181,7 +181,8 @@ class Scope:
         if self.sharing is not None:
             output, attention, value = self.sharing.per_stream(self, site, output, attention, value)
         if program.read:
-            self.attention[site] = attention.mean(dim=2)
+            kept = attention if program.read_rows is None else attention.index_select(2, program.read_rows)
+            self.attention[site] = kept if program.per_row else kept.mean(dim=2)
         if program.capture_output:
             self.outputs[site] = output
         if program.decompose:

@@ -24,7 +24,7 @@ from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
 from visprompt.geometry import Geometry
 from visprompt.models.pictures import PicturePixels, PictureReader
-from visprompt.visual_prompt import Fit, VisualPrompt
+from visprompt.visual_prompt import Fit, Rows, VisualPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,8 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """What one forward gave: `embeddings` `[n, d]`; for every block that was read, `attention[block]` `[n, H, P]`, and
+    """What one forward gave: `embeddings` `[n, d]`; for every block that was read, `attention[block]` `[n, H, P]`
+    (`[n, H, R, P]` for rows other than the readout), and
     for every block that was decomposed, `contributions[block]` `[n, P, d]` (patches only, in the block's width)."""
 
     embeddings: Tensor
@@ -189,6 +190,7 @@ class Model:
         decompose: Sequence[int] = (),
         share_prefix: bool = True,
         cache: PicturePixels | None = None,
+        read_rows: Rows = "readout",
     ) -> Encoding:
         """Runs prompts through the image tower, in order.
 
@@ -199,6 +201,7 @@ class Model:
             decompose: blocks whose readout row is decomposed into its keys' contributions.
             share_prefix: False runs every prompt on its own.
             cache: inputs of pictures that were prepared before.
+            read_rows: rows whose attention `read` keeps; `"readout"` gives their mean, anything else every row.
 
         Raises:
             UnsupportedError: for prompt tokens, or attention edits on a model without attention.
@@ -216,7 +219,7 @@ class Model:
         order = sorted(range(len(prompts)), key=stream_of.__getitem__)
         index = torch.tensor([stream_of[i] for i in order], device=self.device)
         chosen = [prompts[i] for i in order]
-        result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), share_prefix)
+        result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), share_prefix, read_rows)
         if order == list(range(len(order))):
             return result
         back = torch.argsort(torch.tensor(order, device=self.device))
@@ -296,13 +299,14 @@ class Model:
         read: tuple[int, ...],
         decompose: tuple[int, ...],
         share_prefix: bool,
+        read_rows: Rows = "readout",
     ) -> Encoding:
         edits = [prompt.attention for prompt in prompts]
         if not (read or decompose or any(edits)):
             return Encoding(self.parts.embed(inputs).index_select(0, index))
         tower, count = self.tower, len(prompts)
         patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
-        programs = compile_programs(tower, edits, patches, read, decompose)
+        programs = compile_programs(tower, edits, patches, read, decompose, read_rows)
         compiled = self._refuse_compiled(programs)
         self.prove()
         gains = {site: item for site, item in programs.items() if item.gain is not None}
@@ -410,6 +414,6 @@ def _collect(scope: Scope, embeddings: Tensor, patches: int) -> Encoding:
     """What a scope kept, cut to the patch columns."""
     return Encoding(
         embeddings,
-        {site.block: item.narrow(2, site.prefix, patches) for site, item in scope.attention.items()},
+        {site.block: item.narrow(-1, site.prefix, patches) for site, item in scope.attention.items()},
         {site.block: item.narrow(1, site.prefix, patches) for site, item in scope.decomposition.items()},
     )
