@@ -86,6 +86,24 @@ class TestStatistics:
             assert mcnemar(wins, losses) == pytest.approx(min(1.0, 2 * tail))
         assert 0 <= mcnemar(5000, 100) < 1e-100
 
+    def test_equal_answers_do_not_claim_certainty(self) -> None:
+        ids = [str(i) for i in range(50)]
+        for groups in (ids, [str(i // 2) for i in range(50)]):
+            result = paired([True] * 50, [True] * 50, groups)
+            assert result.difference == 0
+            assert result.interval.low < -0.03 < 0.03 < result.interval.high
+            assert paired([True] * 50, [False] * 50, groups).interval.low < 0.99
+
+    def test_intervals_of_differences_cover(self) -> None:
+        rng = np.random.default_rng(0)
+        ids = [str(i) for i in range(80)]
+        hits = 0
+        for _ in range(200):
+            this, other = rng.random(80) < 0.8, rng.random(80) < 0.6
+            interval = paired(list(this), list(other), ids).interval
+            hits += interval.low <= 0.2 <= interval.high
+        assert 0.9 <= hits / 200 <= 1.0
+
     def test_pictures_with_several_items_are_resampled_as_one(self) -> None:
         correct = [bool(i % 3) for i in range(60)] * 10
         alone = accuracy_interval(correct, [str(i) for i in range(600)])

@@ -21,7 +21,11 @@ from visprompt.tasks import Outcome, Pointing
 from visprompt.tasks.base import Row
 from visprompt.tasks.pointing import Pointer, RunnerFactory
 
-_SIDE_PX = 224
+_SIDE_PX = 176
+# Up to here a picture goes into the page as it is, and the page blows it up.
+_SMALL_PX = 96
+# No colour subsampling: thin coloured frames would bleed.
+_JPEG = {"quality": 80, "subsampling": 0}
 _ATTENTION_PICTURES = 3
 _ATTENTION_COLUMNS = 7
 
@@ -114,14 +118,13 @@ class Exhibits:
 
 
 def data_uri(picture: Image.Image | bytes) -> str:
-    """A picture inside a page: PNG for small ones and figures, JPEG for photographs."""
+    """A picture inside a page: PNG for figures and small pictures, JPEG for photographs."""
     if isinstance(picture, bytes):
         return "data:image/png;base64," + base64.b64encode(picture).decode()
     buffer = io.BytesIO()
-    flat = len(picture.getcolors(1 << 16) or []) > 0
-    picture.save(buffer, format="PNG" if flat else "JPEG", **({"optimize": True} if flat else {"quality": 86}))
-    kind = "png" if flat else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+    small = max(picture.size) <= _SMALL_PX
+    picture.save(buffer, format="PNG" if small else "JPEG", **({"optimize": True} if small else _JPEG))
+    return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _card(pointer: Pointer, picture: ReferringPicture, row: Row) -> Card:
@@ -139,7 +142,8 @@ def _card(pointer: Pointer, picture: ReferringPicture, row: Row) -> Card:
     seen = None
     render = getattr(pointer.runners[0], "render", None)
     if not plain and render is not None:
-        seen = data_uri(_sized(render([request])[0]))
+        rendered = render([request])[0].convert("RGB")
+        seen = data_uri(rendered if max(rendered.size) <= _SMALL_PX else _sized(rendered))
     if naming:
         text = f"the marked {row['text']}"
         answer = f"“{row['answer']}”, p = {row['top'][0][1]:.2f}"
@@ -204,7 +208,7 @@ def _attention_figure(
         maps: Any = pointer.runners[0].attention(requests)  # type: ignore[attr-defined]
         columns.append((pointer.pointing.label, [np.asarray(one.image_map()) for one in maps]))
     images = [plain.request(picture, None).picture for picture in pictures]
-    figure = plots._figure((1.55 * (len(columns) + 1) + 0.9, 1.75 * len(pictures) + 0.3))
+    figure = plots._figure((1.3 * (len(columns) + 1) + 0.8, 1.56 * len(pictures) + 0.3))
     grid = figure.subplots(len(pictures), len(columns) + 1, squeeze=False)
     for line, (picture, image, box) in enumerate(zip(pictures, images, marked, strict=True)):
         plots._show(grid[line, 0], image, "picture, region" if line == 0 else "")
@@ -216,7 +220,7 @@ def _attention_figure(
             drawn = plots.draw_map(panel, image, maps[line], box, top)
             panel.set_title(label if line == 0 else "", fontsize=9)
             panel.set_xlabel(f"{plots.share_in_box(maps[line], image.size, box):.0%} on the region", fontsize=8)
-        figure.colorbar(drawn, ax=list(grid[line, 1:]), shrink=0.8, aspect=12).ax.tick_params(labelsize=7)
+        figure.colorbar(drawn, ax=list(grid[line, 1:]), shrink=0.8, aspect=12, pad=0.01).ax.tick_params(labelsize=7)
     shown = ", ".join(label for label, _ in columns)
     alt = f"Readout attention of {model.name} in its last block over {len(pictures)} pictures, for {shown}."
     return data_uri(plots.to_png(figure)), alt

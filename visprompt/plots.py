@@ -50,7 +50,8 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     rows = [row for row in rows if row.get("value") is not None]
     tasks = _ordered(rows, "task")
     models = _ordered(rows, "model")
-    strategies = _ordered(rows, "strategy")
+    # Controls come last, as in the table.
+    strategies = _ordered(sorted(rows, key=lambda row: bool(row.get("control"))), "strategy")
     across = max(1, min(columns, len(tasks)))
     down = math.ceil(len(tasks) / across)
     bar = 0.8 / max(len(models), 1)
@@ -178,20 +179,22 @@ def draw_map(
 ) -> Any:
     """Draws a map over the grey picture; returns the mappable for a colour bar."""
     extent = (0.0, float(picture.width), float(picture.height), 0.0)
-    axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-60, vmax=255)
+    axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
     top = float(vmax if vmax is not None else attention.max()) or 1.0
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+
+    # Attention is peaked: on a linear scale all but the peak would be black. The colour bar has the same scale.
+    norm = PowerNorm(0.6, 0.0, top)
     # One opacity for all values: the picture stays visible, and the eye compares brightness only.
-    drawn = axes.imshow(attention, cmap=MAP, extent=extent, vmin=0.0, vmax=top, alpha=0.7, interpolation="nearest")
+    axes.imshow(np.maximum(attention, 0), cmap=MAP, extent=extent, norm=norm, alpha=0.62, interpolation="nearest")
     _outline(axes, region_xyxy)
     axes.set_xlim(0, picture.width)
     axes.set_ylim(picture.height, 0)
     axes.set_xticks([])
     axes.set_yticks([])
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     # The colour bar is opaque: see-through, its colours would be mixed with white and not with a picture.
-    return ScalarMappable(Normalize(0.0, top), drawn.get_cmap())
+    return ScalarMappable(norm, MAP)
 
 
 def share_in_box(attention: _Map, size_wh: tuple[int, int], region_xyxy: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -189,7 +188,6 @@ def html(result: BenchResult) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["difference"] = _difference
-    environment.filters["tidy"] = lambda value: json.dumps(value, ensure_ascii=False, default=str)
     return environment.from_string(source).render(
         suite=result.suite,
         rows=result.rows,
@@ -207,6 +205,7 @@ def html(result: BenchResult) -> str:
             if any(label in row.get("comparisons", {}) for row in result.rows)
         ],
         titles={task.key: task.title for task in result.suite.tasks},
+        options=option_lines(result.rows),
         provenance=provenance_lines(result.rows),
     )
 
@@ -242,6 +241,25 @@ def matching_figures(rows: Sequence[Row]) -> list[dict[str, str]]:
                 }
             )
     return found
+
+
+def option_lines(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Model, label and options of every row, as text; a row has the same options in all tasks of a suite."""
+    found = {(str(row["model"]), str(row["strategy"])): row["pointing"] for row in rows}
+    return [(model, label, _options(pointing)) for (model, label), pointing in found.items()]
+
+
+def _options(pointing: Mapping[str, Any]) -> str:
+    parts = [f"preset {pointing['preset']}"] if pointing.get("preset") else []
+    for member in pointing.get("members", ()):
+        for one in (member or {}).get("parts", [member] if member else []):
+            options = ", ".join(f"{key} {value}" for key, value in one.get("options", {}).items())
+            parts.append(f"{one['name']}: {options or 'no options'}")
+    if pointing.get("region", "own") != "own":
+        parts.append(f"{pointing['region']} region, seed {pointing['seed']}")
+    if "aggregate" in pointing:
+        parts.append(f"{pointing['aggregate']} of the scores")
+    return "; ".join(parts) or "no prompt"
 
 
 def provenance_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
