@@ -123,6 +123,34 @@ def test_half_precision(strategy: str, model: str, dtype: torch.dtype) -> None:
     conformance.check_dtype(strategy, model, dtype)
 
 
+@pytest.mark.parametrize("model", WITH_ATTENTION)
+def test_attention_maps_lie_on_the_patch_grid_and_show_the_edit(model: str) -> None:
+    made, wrapped = conformance.wrapped(model)
+    items = conformance.requests()
+    plain = vp.Runner(wrapped, None).attention(items)
+    prompted = vp.Runner(wrapped, vp.Prompter.from_name("falip", strength=3.0)).attention(items)
+    for item, before, after in zip(items, plain, prompted, strict=True):
+        assert after.maps.shape[2:] == after.geometry.grid_hw
+        assert made.grid_hw in (None, after.geometry.grid_hw)
+        assert after.maps.dtype == torch.float32
+        assert (after.maps.sum((2, 3)) < 1 + 1e-5).all()
+        region = item.regions[0]
+        assert (after.mass(region)[-1] > before.mass(region)[-1]).all()
+        assert after.image_map().shape == item.picture.size[::-1]
+
+
+@pairs(list(STRATEGIES), [name for name, made in MODELS.items() if made.has_text])
+def test_scores_have_one_column_per_text(strategy: str, model: str) -> None:
+    runner = vp.Runner(conformance.wrapped(model)[1], conformance.prompter_of(strategy))
+    if (strategy, model) not in SUPPORTED:
+        with pytest.raises(vp.UnsupportedError, match="work on it"):
+            runner.score(conformance.requests(), ["a dog"])
+        return
+    scores = runner.score(conformance.requests(), ["a dog", "a red star", "a cat"])
+    assert scores.shape == (3, 3)
+    assert torch.isfinite(scores).all()
+
+
 # -- models -------------------------------------------------------------------------------------------------------
 
 
