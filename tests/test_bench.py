@@ -41,7 +41,7 @@ class Fake:
 
     calls: list[int] = []
 
-    def __init__(self, model: Any, prompter: Any) -> None:
+    def __init__(self, model: Any, prompter: Any, fit: str) -> None:
         self.strength = prompter.options.strength if prompter is not None else 0.0
 
     def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
@@ -136,6 +136,7 @@ class TestSuites:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
+            ({"fit": "squeeze"}, "did you mean 'squash'|Known: model, pad, squash"),
             ({"taks": {}}, "did you mean 'tasks'"),
             ({"tasks": {}}, "no tasks"),
             ({"strategies": [], "controls": [], "tune": []}, "no strategies"),
@@ -203,6 +204,17 @@ class TestBench:
         assert [[row[key] for key in keys] for row in second.rows] == [[row[key] for key in keys] for row in first.rows]
         bench(tmp_path, fresh=True)
         assert Fake.calls
+
+    def test_fit_reaches_the_runner_and_the_row(self, tmp_path: Path) -> None:
+        seen = set()
+
+        def make(model: Any, prompter: Any, fit: str) -> Fake:
+            seen.add(fit)
+            return Fake(model, prompter, fit)
+
+        result = bench(tmp_path, {**CONTENT, "fit": "squash"}, make_runner=make)
+        assert seen == {"squash"}
+        assert result.rows[1]["pointing"]["fit"] == "squash"
 
     def test_limit_strategy_and_names(self, tmp_path: Path) -> None:
         result = bench(tmp_path, limit=3, strategies=["random"])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.prompter import Prompter
     from visprompt.request import Region, Request
+    from visprompt.visual_prompt import Fit
 
 FORMATS = ("xyxy", "xywh", "normalised", "qwen")
 DEFAULT_MODEL = "bundled:scenes-clip"
@@ -39,6 +40,7 @@ _Model = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
 _Prompter = Annotated[str, typer.Option("--prompter", "-p", help="A strategy, a+b or a|b; see `visprompt list`.")]
 _Preset = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
 _Options = Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value, e.g. -o strength=0.5.")]
+_Fit = Annotated[str, typer.Option("--fit", help="model (its own crop), pad or squash (the whole picture).")]
 _Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 
 
@@ -55,6 +57,7 @@ def show(
     query: Annotated[str | None, typer.Option("--query", "-q", help="For strategies that need a text.")] = None,
     block: Annotated[int, typer.Option("--block", help="Block whose attention is shown; negative from the end.")] = -1,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("visprompt.png"),
+    fit: _Fit = "model",
     device: _Device = "auto",
 ) -> None:
     """Save what a strategy does: the prompted picture, and where the model looks without and with it."""
@@ -69,8 +72,10 @@ def show(
     request = _request(image, _regions(image, region, format, point, mask), query, together=True)
     made = _prompter(prompter, preset, option)
     loaded = _model(model, device)
-    runner, plain = Runner(loaded, made, progress=False), Runner(loaded, None, progress=False)
-    (prompt,) = made.prompt(request, loaded)
+    chosen = _checked_fit(fit)
+    runner = Runner(loaded, made, fit=chosen, progress=False)
+    plain = Runner(loaded, None, fit=chosen, progress=False)
+    (prompt,) = made.edit_all([unit.with_(fit=chosen) for unit in request.units()], loaded)
     rendered = runner.render(request)[0]
     boxes = [one.xyxy for one in request.regions]
     inside = [one.xyxy for one in prompt.regions]
@@ -105,6 +110,7 @@ def score(
     preset: _Preset = None,
     option: _Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fit: _Fit = "model",
     device: _Device = "auto",
 ) -> None:
     """Score texts against a picture, or against regions of it."""
@@ -122,7 +128,7 @@ def score(
             )
     else:
         made = _prompter(prompter, preset, option)
-    scores = Runner(_model(model, device), made, progress=False).score(request, texts).float()
+    scores = Runner(_model(model, device), made, fit=_checked_fit(fit), progress=False).score(request, texts).float()
     probs = scores.softmax(dim=-1)
     names = [repr(one) for one in request.regions] or ["whole picture"]
     rows = [
@@ -231,6 +237,15 @@ def _request(image: Path, regions: list[Region], query: str | None, together: bo
     # Reading it now gives the error about the picture or region before a model is loaded.
     _ = request.regions if regions else request.picture
     return request
+
+
+def _checked_fit(name: str) -> Fit:
+    from visprompt.visual_prompt import FITS
+
+    for fit in FITS:
+        if fit == name:
+            return fit
+    raise unknown_name("fit", name, FITS)
 
 
 def _prompter(name: str, preset: str | None, option: list[str] | None) -> Prompter:

@@ -197,7 +197,7 @@ def _attention_figure(
     model: Any, pictures: Sequence[ReferringPicture], pointings: Sequence[Pointing], make_runner: RunnerFactory
 ) -> tuple[str, str]:
     columns: list[tuple[str, list[Any]]] = []
-    plain = Pointer(model, Pointing("none"), make_runner)
+    plain = Pointer(model, Pointing("none", fit=pointings[0].fit if pointings else "model"), make_runner)
     pointers = [Pointer(model, pointing, make_runner) for pointing in pointings]
     marked = [_gold(picture) for picture in pictures]
     for pointer in (plain, *pointers):

@@ -146,7 +146,8 @@ def before_after(
         prompted_region_xyxy: the region, pixels of `prompted`.
         label: the strategy.
     """
-    figure = _figure((12.0, 3.4))
+    aspect = max(picture.height / max(picture.width, 1), prompted.height / max(prompted.width, 1))
+    figure = _figure((12.0, 0.5 + 2.75 * min(aspect, 2.5)))
     panels = figure.subplots(1, 4)
     _show(panels[0], picture, "picture and region")
     _outline(panels[0], region_xyxy)

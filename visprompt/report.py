@@ -255,6 +255,8 @@ def _options(pointing: Mapping[str, Any]) -> str:
         for one in (member or {}).get("parts", [member] if member else []):
             options = ", ".join(f"{key} {value}" for key, value in one.get("options", {}).items())
             parts.append(f"{one['name']}: {options or 'no options'}")
+    if pointing.get("fit", "model") != "model":
+        parts.append(f"fit {pointing['fit']}")
     if pointing.get("region", "own") != "own":
         parts.append(f"{pointing['region']} region, seed {pointing['seed']}")
     if "aggregate" in pointing:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -136,13 +136,25 @@ def load_published() -> list[dict[str, Any]]:
 
 def parse_suite(content: Any, name: str) -> Suite:
     """Checks what a YAML file holds; `load_suite` says what is raised."""
-    known = ("title", "description", "models", "tasks", "strategies", "controls", "tune", "compare_with", "examples")
+    known = (
+        "title",
+        "description",
+        "models",
+        "tasks",
+        "strategies",
+        "controls",
+        "tune",
+        "compare_with",
+        "examples",
+        "fit",
+    )
     top = _mapping(content, f"suite {name}", known)
     tasks = tuple(_task(key, value) for key, value in _mapping(top.get("tasks"), "tasks").items())
     if not tasks:
         raise InvalidInputError(f"suite {name} has no tasks.")
     keys = [one.key for one in tasks]
-    rows = [_row(value, keys) for part in ("strategies", "controls") for value in _list(top.get(part), part)]
+    fit = str(top.get("fit", "model"))
+    rows = [_row(value, keys, fit) for part in ("strategies", "controls") for value in _list(top.get(part), part)]
     if not rows:
         raise InvalidInputError(f"suite {name} has no strategies.")
     labels = [row.pointing.label for row in rows]
@@ -196,10 +208,10 @@ def _task(key: str, content: Any) -> TaskSpec:
     )
 
 
-def _row(content: Any, tasks: Sequence[str]) -> RowSpec:
+def _row(content: Any, tasks: Sequence[str], fit: str) -> RowSpec:
     if isinstance(content, str):
-        return RowSpec(Pointing(content))
-    known = ("strategy", "options", "preset", "label", "aggregate", "region", "seed", "tasks", "tuned_as")
+        return RowSpec(Pointing(content, fit=cast(Any, fit)))
+    known = ("strategy", "options", "preset", "label", "aggregate", "region", "seed", "fit", "tasks", "tuned_as")
     values = _mapping(content, "a strategy", known)
     if "strategy" not in values:
         raise InvalidInputError(f"a row needs strategy: its name; got {dict(values)}.")
@@ -207,7 +219,8 @@ def _row(content: Any, tasks: Sequence[str]) -> RowSpec:
     for one in only:
         if one not in tasks:
             raise unknown_name("task", one, tasks)
-    given = {key: values[key] for key in ("preset", "label", "aggregate", "region", "seed") if key in values}
+    optional = ("preset", "label", "aggregate", "region", "seed", "fit")
+    given = {"fit": fit, **{key: values[key] for key in optional if key in values}}
     pointing = Pointing(str(values["strategy"]), dict(_mapping(values.get("options"), "options")), **given)
     return RowSpec(pointing, only, values.get("tuned_as"))
 

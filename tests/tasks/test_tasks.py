@@ -33,7 +33,9 @@ class FakeModel:
 class Oracle:
     """Scores a region by the name of the object whose box it is; knows every picture by its request's id."""
 
-    def __init__(self, model: FakeModel, prompter: Any, pictures: Sequence[ReferringPicture] = PICTURES) -> None:
+    def __init__(
+        self, model: FakeModel, prompter: Any, fit: str, pictures: Sequence[ReferringPicture] = PICTURES
+    ) -> None:
         self.model, self.prompter = model, prompter
         self.known = {picture.id: picture for picture in pictures}
 
@@ -76,10 +78,10 @@ class TestReferring:
     def test_without_a_prompt_the_choice_is_by_chance_and_repeatable(self) -> None:
         pictures = scene_pictures(150)
         plain = run(
-            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p: Oracle(m, p, pictures)
+            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p, f: Oracle(m, p, f, pictures)
         )
         again = run(
-            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p: Oracle(m, p, pictures)
+            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p, f: Oracle(m, p, f, pictures)
         )
         assert [row["pred"] for row in plain.rows] == [row["pred"] for row in again.rows]
         assert plain.accuracy == pytest.approx(plain.chance, abs=0.12)
@@ -104,13 +106,16 @@ class TestReferring:
         candidates = np.array([[0.0, 0, 4, 4], [31, 31, 50, 50]])
         picture = ReferringPicture("p", image, candidates, (Expression("e", "red", gold),), ("blue", "red"))
         outcome = run(
-            Referring(template="{}"), Pointing("circle"), [picture], make_runner=lambda m, p: Oracle(m, p, [picture])
+            Referring(template="{}"),
+            Pointing("circle"),
+            [picture],
+            make_runner=lambda m, p, f: Oracle(m, p, f, [picture]),
         )
         assert outcome.rows[0]["correct"] is True
         assert outcome.chance == 0.5
         empty = ReferringPicture("p", image, np.zeros((0, 4)), picture.expressions)
         outcome = run(
-            Referring(template="{}"), Pointing("circle"), [empty], make_runner=lambda m, p: Oracle(m, p, [empty])
+            Referring(template="{}"), Pointing("circle"), [empty], make_runner=lambda m, p, f: Oracle(m, p, f, [empty])
         )
         assert outcome.rows[0]["correct"] is False
         assert outcome.rows[0]["pred"] is None

@@ -161,7 +161,7 @@ def evaluate(
     started = time.perf_counter()
     if todo:
         pointer = Pointer(model, pointing, make_runner)
-        plain = Pointer(model, Pointing("none"), make_runner) if task.needs_plain else None
+        plain = Pointer(model, Pointing("none", fit=pointing.fit), make_runner) if task.needs_plain else None
         for start in range(0, len(todo), chunk):
             part = todo[start : start + chunk]
             rows = _chunk(task, pointer, plain, part)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from visprompt.data.referring import Boxes, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
     from visprompt.prompter import Prompter
@@ -31,14 +32,14 @@ class RunnerLike(Protocol):
     def score(self, requests: Any, texts: Sequence[str]) -> Any: ...
 
 
-RunnerFactory = Callable[[Any, "Prompter | None"], RunnerLike]
+RunnerFactory = Callable[[Any, "Prompter | None", Fit], RunnerLike]
 
 
-def default_runner(model: Any, prompter: Prompter | None) -> RunnerLike:
+def default_runner(model: Any, prompter: Prompter | None, fit: Fit) -> RunnerLike:
     """A `visprompt.Runner` with its own settings; the progress bar is the caller's."""
     from visprompt.runner import Runner
 
-    return Runner(model, prompter, progress=False)
+    return Runner(model, prompter, fit=fit, progress=False)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Pointing:
         region: `"own"`: the region that is meant. The controls: `"random"`: a box of the same size somewhere else in
             the picture; `"other"`: another candidate's box.
         seed: of the random places and choices.
+        fit: how pictures are brought into the model, unless the strategy says otherwise. `"model"` keeps the model's
+            own centre crop, so candidates at the edge of a photograph can be cropped away, which is an error.
 
     Raises:
         InvalidInputError: for a value that does not exist.
@@ -67,9 +70,10 @@ class Pointing:
     aggregate: Aggregate = "sum"
     region: RegionChoice = "own"
     seed: int = 0
+    fit: Fit = "model"
 
     def __post_init__(self) -> None:
-        for name, kind in (("aggregate", Aggregate), ("region", RegionChoice)):
+        for name, kind in (("aggregate", Aggregate), ("region", RegionChoice), ("fit", Fit)):
             if getattr(self, name) not in get_args(kind):
                 raise unknown_name(name, getattr(self, name), get_args(kind))
         if self.is_plain and (self.options or self.preset or self.region != "own"):
@@ -106,7 +110,7 @@ class Pointing:
             described["aggregate"] = self.aggregate
         if self.region != "own" or self.strategy in ("none", "random"):
             described["seed"] = self.seed
-        described["region"] = self.region
+        described["region"], described["fit"] = self.region, self.fit
         return described
 
     def rng(self, key: str) -> np.random.Generator:
@@ -135,7 +139,7 @@ class Pointer:
 
     def __init__(self, model: Any, pointing: Pointing, make_runner: RunnerFactory = default_runner) -> None:
         self.pointing = pointing
-        self.runners = [make_runner(model, member) for member in pointing.members()]
+        self.runners = [make_runner(model, member, pointing.fit) for member in pointing.members()]
 
     def score(self, pictures: Sequence[ReferringPicture], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
         """Logits of every region against every text, all pictures in one call so that the runner can batch them.
