@@ -235,7 +235,7 @@ def check_batching(strategy: str, model_name: str) -> None:
     assert _apart(reference, encode(model, prompter, iter(items))) < ROUNDING, "an iterator gives something else"
 
 
-def check_threads(strategy: str, model_name: str, rounds: int = 8) -> None:
+def check_threads(strategy: str, model_name: str, rounds: int = 4) -> None:
     """Two threads, each with its own region, on one model: each gets what it gets alone."""
     _, model = wrapped(model_name)
     prompter = prompter_of(strategy)
