@@ -201,6 +201,7 @@ class Bench:
                 self.listener.result(result)
                 write_jsonl(self.out / RESULTS, self.rows)
             self._compare(made, outcomes)
+            self._report_errors(model, task, made)
             write_jsonl(self.out / RESULTS, self.rows)
             if self.pictures:
                 self._exhibit(model, task, [(pointing, outcomes.get(pointing.label)) for _, pointing in rows])
@@ -305,12 +306,6 @@ class Bench:
             self.listener.done(len(data.pictures[: self.limit]))
             return {**base, "value": None, "n": 0, "unsupported": str(error), **details}
         outcomes[label] = outcome
-        if outcome.errors:
-            asked = len(outcome.errors) + len(outcome.rows)
-            self.problems.append(
-                f"{model.name}, {task.key}, {label}: {len(outcome.errors)} of {asked} "
-                f"items could not be asked; the first: {outcome.errors[0]['error']}"
-            )
         before = self._before.get(outcome.run, {})
         old = bool(before) and outcome.reused == len(outcome.rows) == before.get("n")
         interval = outcome.interval
@@ -359,6 +354,15 @@ class Bench:
                     "losses": result.losses,
                     "n": result.n,
                 }
+
+    def _report_errors(self, model: Any, task: TaskSpec, rows: list[Row]) -> None:
+        """One sentence for all rows: a missing picture is missing in every one of them."""
+        failed = [row for row in rows if row.get("errors")]
+        if failed:
+            worst, names = max(failed, key=lambda row: row["errors"]), ", ".join(row["strategy"] for row in failed)
+            count = f"{worst['errors']} of {worst['errors'] + worst['n']} items"
+            first = worst["error_example"]
+            self.problems.append(f"{model.name}, {task.key}: {count} could not be asked ({names}); the first: {first}")
 
     def _tasks(self, row: RowSpec) -> list[TaskSpec]:
         return [task for task in self.suite.tasks if not row.tasks or task.key in row.tasks]

@@ -109,8 +109,9 @@ def terminal(rows: Sequence[Row], title: str) -> RenderableType:
         for place, line in enumerate(table.lines):
             cells = [line.cells[number] for number in chosen]
             texts = [f"[bold]{c.value}[/bold]" if c.best else c.value for c in cells]
+            between = "\n" if len(chosen) > 3 else " "  # four columns and their intervals are wider than a terminal
             texts = [
-                f"{text} [dim]{c.interval}[/dim]" if c.interval else text for text, c in zip(texts, cells, strict=True)
+                f"{t}{between}[dim]{c.interval}[/dim]" if c.interval else t for t, c in zip(texts, cells, strict=True)
             ]
             following = table.lines[place + 1 :]
             grid.add_row(
@@ -229,7 +230,8 @@ def matching_figures(rows: Sequence[Row]) -> list[dict[str, str]]:
         for row in rows:
             if row.get("published") not in figure["values"] or row["strategy"] not in figure["strategies"]:
                 continue
-            sure = " (secondary source: check before quoting)" if figure.get("certainty") == "secondary" else ""
+            sure = "; taken from a secondary source: check before quoting" if figure["certainty"] == "secondary" else ""
+            paper = f"{figure['source']['title'].partition(':')[0]}, {figure['source']['link']}"
             measured = "–" if row["value"] is None else f"{100 * row['value']:.1f} ({row['model']})"
             found.append(
                 {
@@ -237,7 +239,7 @@ def matching_figures(rows: Sequence[Row]) -> list[dict[str, str]]:
                     "strategy": str(row["strategy"]),
                     "measured": measured,
                     "value": f"{figure['values'][row['published']]:.1f}",
-                    "source": f"{figure['model']}, {figure['protocol']}; {figure['paper']}{sure}",
+                    "source": f"{figure['model']}, {figure['protocol']}; {paper}{sure}",
                 }
             )
     return found
