@@ -129,7 +129,7 @@ def load_suite(name: str | Path) -> Suite:
 
 
 def load_published() -> list[dict[str, Any]]:
-    """The papers' figures (`benchmarks/published.yaml`), each with its source (title, link, venue) and how sure it is."""
+    """The papers' figures (`benchmarks/published.yaml`), each with its source and how sure it is."""
     content = yaml.safe_load(resources.files(_PACKAGE).joinpath("published.yaml").read_text(encoding="utf-8"))
     return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]
 
