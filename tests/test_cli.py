@@ -146,6 +146,8 @@ class TestErrors:
             ),
             (("show", "PICTURE", "--region", "1,2,30,40", "--out", "x.jpg"), "should end in .png"),
             (("show", "PICTURE", "-p", "falip", "--out", "x.png"), "needs a region"),
+            (("show", "PICTURE", "-r", "1,2,30,40", "-p", "crop|falip", "--out", "x.png"), "one prompt per member"),
+            (("show", "PICTURE", "-r", "1,2,30,40", "--fit", "sqush", "--out", "x.png"), "did you mean 'squash'"),
             (("score", "PICTURE", "a cat", "--model", "bundled:scenes-clp"), "did you mean 'scenes-clip'"),
         ],
     )

@@ -5,6 +5,7 @@ Nothing here knows what is measured.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -37,6 +38,7 @@ class RowLog:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._rows: list[dict[str, Any]] | None = None
+        self._mended = False
 
     def rows(self, run: str | None = None) -> list[dict[str, Any]]:
         """All rows, or those of one run; of rows with one id the last stands."""
@@ -53,7 +55,9 @@ class RowLog:
         new = list(rows)
         self.rows()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._mend()
+        if not self._mended:
+            self._mend()
+            self._mended = True
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json_line(row) for row in new)
         if self._rows is not None:
@@ -128,8 +132,12 @@ def file_digest(*paths: str | Path) -> str:
     return total.hexdigest()[:16]
 
 
+@functools.cache
 def source_digest() -> str:
-    """A hash of the code and defaults that decide figures, so that rows of another version are never reused."""
+    """A hash of the code and defaults that decide figures, so that rows of another version are never reused.
+
+    Taken once per process: what runs is what was imported, whatever happens to the files meanwhile.
+    """
     import visprompt
     import visprompt.strategies
 
