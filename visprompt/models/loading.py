@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,8 @@ def load_model(
 
         if rest not in bundled.names():
             raise unknown_name("bundled model", rest, bundled.names())
-        module, processor, tokenizer = _load_transformers(str(bundled.path(rest)), kind, where, False, options)
+        with _without_progress_bar():  # it is a few megabytes on the disk
+            module, processor, tokenizer = _load_transformers(str(bundled.path(rest)), kind, where, False, options)
     elif prefix == "open_clip":
         module, processor, tokenizer = _load_open_clip(rest, options)
     elif prefix == "timm":
@@ -143,6 +146,19 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InvalidInputError(f"dtype {dtype!r} is not a floating type: use float32, float16, bfloat16 or auto.")
     return found
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _load_transformers(
