@@ -63,7 +63,9 @@ class TestList:
         assert rows["falip"]["origin"].startswith("visprompt-toolkit")
 
     def test_models_and_suites(self) -> None:
-        assert {"name": "bundled:scenes-clip"} in json.loads(run("list", "models", "--json"))
+        import visprompt as vp
+
+        assert [row["name"] for row in json.loads(run("list", "models", "--json"))] == vp.list_models()
         assert "scenes-quick" in run("list", "suites")
 
 
