@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and export the models named on the command line, all by default."""
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Train the bundled models.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{' or '.join(RECIPES)}; default: all, in this order")
-    parser.add_argument("--work", type=Path, default=Path("build/zoo"), help="checkpoints and logs (default: build/zoo)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/zoo"), help="checkpoints and logs (default: build/zoo)"
+    )
     parser.add_argument("--into", type=Path, help="folder for the model folders (default: visprompt/bundled)")
     parser.add_argument("--export-only", action="store_true", help="do not train, export the checkpoints there are")
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
 """Trains one bundled model: seeded, resumable after a kill, two threads, a log line every 50 steps.
 
 The annotated model starts from the default's weights. Two things keep the CLS row's late reading meaningful, neither of
-them a visual prompt: the auxiliary patch loss (`zoo.objective`), and that in training CLS joins late at random: for each
-picture it skips the first 0 to 3 blocks, so what it takes in early is never relied on.
+them a visual prompt: the auxiliary patch loss (`zoo.objective`), and that in training CLS joins late at random: for
+each picture it skips the first 0 to 3 blocks, so what it takes in early is never relied on.
 """
 
 from __future__ import annotations
@@ -148,13 +148,16 @@ def _one_thread(_worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def train(recipe: Recipe, out: Path, dtype: torch.dtype = torch.bfloat16, stop_at: int | None = None) -> Path:
+def train(
+    recipe: Recipe, out: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 2, stop_at: int | None = None
+) -> Path:
     """Train a model, or go on with it where the last checkpoint left it.
 
     Args:
         recipe: The schedule.
         out: Folder for ``<name>.pt`` (checkpoint), ``<name>.jsonl`` (log); must hold the checkpoint of ``start_from``.
         dtype: Of the forward and backward pass; weights and optimiser stay float32.
+        threads: Of the training process; pictures are made in one more process.
         stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
 
     Returns:
@@ -165,7 +168,7 @@ def train(recipe: Recipe, out: Path, dtype: torch.dtype = torch.bfloat16, stop_a
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log_path = out / f"{recipe.name}.pt", out / f"{recipe.name}.jsonl"
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     model, names = new_model(), PatchNames(128, n_taps=3)
     parameters = {**dict(model.named_parameters()), **{f"names.{k}": v for k, v in names.named_parameters()}}
