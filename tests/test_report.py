@@ -129,7 +129,15 @@ class TestPage:
 
     def test_figures_published_and_unsupported_are_in_it(self, tmp_path: Path) -> None:
         text = html(result(tmp_path))
-        for wanted in ("90.0", "85.0–95.0", "no attention here", "44.2", "secondary source", "+25.0 (+10.0 to +40.0)"):
+        for wanted in (
+            "90.0",
+            "85.0–95.0",
+            "no attention here",
+            "44.2",
+            "secondary source",
+            "gold boxes, n = 100",
+            "+25.0 (+10.0 to +40.0)",
+        ):
             assert wanted in text, wanted
 
     def test_without_matplotlib_the_tables_are_still_there(

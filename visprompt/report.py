@@ -92,6 +92,14 @@ def summary(rows: Sequence[Row]) -> Table:
     return Table(sizes, columns, lines, tuple(chance))
 
 
+def protocol(rows: Sequence[Row]) -> str:
+    """What a reader has to know beside a figure: candidates and number of items."""
+    boxes = " and ".join(dict.fromkeys(f"{row['boxes']} boxes" for row in rows))
+    sizes = sorted({row["n"] for row in rows if row["n"]})
+    count = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}" if sizes else "no items"
+    return f"{boxes}, {count}"
+
+
 def terminal(rows: Sequence[Row], title: str) -> RenderableType:
     """The summary as rich tables, one per model."""
     from rich.console import Group
@@ -102,7 +110,7 @@ def terminal(rows: Sequence[Row], title: str) -> RenderableType:
     for model, _ in table.models:
         chosen = [number for number, (one, _) in enumerate(table.columns) if one == model]
         grid = RichTable(title=f"{title} · {model}", title_justify="left", title_style="bold", caption_justify="left")
-        grid.caption = "accuracy in %, 95 % interval; bold: best of a column"
+        grid.caption = f"accuracy in %, 95 % interval; {protocol(rows)}; bold: best of a column"
         grid.add_column("strategy")
         for number in chosen:
             grid.add_column(table.columns[number][1], justify="right")
@@ -128,7 +136,10 @@ def markdown(result: BenchResult) -> str:
     """The report as Markdown: table, comparisons, settings."""
     table = summary(result.rows)
     lines = [f"# {result.suite.title}", "", " ".join(result.suite.description.split()), ""]
-    lines += ["Accuracy in %, with 95 % intervals. Best of a column in bold; controls in italics.", ""]
+    shown = (
+        f"Accuracy in %, with 95 % intervals; {protocol(result.rows)}. Best of a column in bold; controls in italics."
+    )
+    lines += [shown, ""]
     lines.append("| strategy | " + " | ".join(f"{model}: {task}" for model, task in table.columns) + " |")
     lines.append("|---|" + "---:|" * len(table.columns))
     for line in table.lines:
@@ -193,6 +204,7 @@ def html(result: BenchResult) -> str:
         suite=result.suite,
         rows=result.rows,
         table=summary(result.rows),
+        protocol=protocol(result.rows),
         chart=chart,
         tuning=result.tuning,
         problems=result.problems,
