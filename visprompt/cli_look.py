@@ -65,7 +65,7 @@ def show(
     from visprompt.runner import Runner
 
     if not plots.have_matplotlib():
-        plots._figure((1.0, 1.0))  # says what to install, before a model is loaded for nothing
+        plots.new_figure((1.0, 1.0))  # says what to install, before a model is loaded for nothing
     if out.suffix.lower() != ".png":
         raise InvalidInputError(f"--out should end in .png; got {out}.")
     # The request first: a bad picture or region should not wait for a model.

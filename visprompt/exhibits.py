@@ -208,11 +208,11 @@ def _attention_figure(
         maps: Any = pointer.runners[0].attention(requests)  # type: ignore[attr-defined]
         columns.append((pointer.pointing.label, [np.asarray(one.image_map()) for one in maps]))
     images = [plain.request(picture, None).picture for picture in pictures]
-    figure = plots._figure((1.3 * (len(columns) + 1) + 0.8, 1.56 * len(pictures) + 0.3))
+    figure = plots.new_figure((1.3 * (len(columns) + 1) + 0.8, 1.56 * len(pictures) + 0.3))
     grid = figure.subplots(len(pictures), len(columns) + 1, squeeze=False)
     for line, (picture, image, box) in enumerate(zip(pictures, images, marked, strict=True)):
-        plots._show(grid[line, 0], image, "picture, region" if line == 0 else "")
-        plots._outline(grid[line, 0], box)
+        plots.show_picture(grid[line, 0], image, "picture, region" if line == 0 else "")
+        plots.outline(grid[line, 0], box)
         grid[line, 0].set_xlabel(picture.expressions[0].text, fontsize=8)
         top = max(float(maps[line].max()) for _, maps in columns)
         for place, (label, maps) in enumerate(columns, start=1):

@@ -56,7 +56,7 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     down = math.ceil(len(tasks) / across)
     bar = 0.8 / max(len(models), 1)
     height = 1.1 + max(1.6, 0.17 * len(strategies) * (len(models) + 0.6))
-    figure = _figure((2.2 + 3.0 * across, down * height))
+    figure = new_figure((2.2 + 3.0 * across, down * height))
     axes = np.atleast_2d(figure.subplots(down, across, sharey=True, squeeze=False))
     for number, panel in enumerate(axes.flat):
         if number >= len(tasks):
@@ -118,7 +118,7 @@ def heatmap(
         title: above the picture.
         vmax: top of the colour scale; by default the map's maximum.
     """
-    figure = _figure((4.2, 3.6 * picture.height / max(picture.width, 1) + 0.6))
+    figure = new_figure((4.2, 3.6 * picture.height / max(picture.width, 1) + 0.6))
     axes = figure.subplots()
     drawn = draw_map(axes, picture, attention, region_xyxy, vmax)
     axes.set_title(title, fontsize=10, color=_TEXT)
@@ -147,11 +147,11 @@ def before_after(
         label: the strategy.
     """
     aspect = max(picture.height / max(picture.width, 1), prompted.height / max(prompted.width, 1))
-    figure = _figure((12.0, 0.5 + 2.75 * min(aspect, 2.5)))
+    figure = new_figure((12.0, 0.5 + 2.75 * min(aspect, 2.5)))
     panels = figure.subplots(1, 4)
-    _show(panels[0], picture, "picture and region")
-    _outline(panels[0], region_xyxy)
-    _show(panels[1], prompted, f"what the model gets: {label}")
+    show_picture(panels[0], picture, "picture and region")
+    outline(panels[0], region_xyxy)
+    show_picture(panels[1], prompted, f"what the model gets: {label}")
     vmax = float(max(before.max(), after.max()))
     draw_map(panels[2], picture, before, region_xyxy, vmax)
     panels[2].set_title(f"attention without{_share(before, picture, region_xyxy)}", fontsize=9, color=_TEXT)
@@ -167,11 +167,11 @@ def picture_pair(
     picture: Image, prompted: Image, region_xyxy: Sequence[float] | None = None, label: str = "prompted"
 ) -> Figure:
     """Picture with region, and what a strategy made of it: for models whose attention cannot be read."""
-    figure = _figure((6.4, 3.4))
+    figure = new_figure((6.4, 3.4))
     panels = figure.subplots(1, 2)
-    _show(panels[0], picture, "picture and region")
-    _outline(panels[0], region_xyxy)
-    _show(panels[1], prompted, f"what the model gets: {label}")
+    show_picture(panels[0], picture, "picture and region")
+    outline(panels[0], region_xyxy)
+    show_picture(panels[1], prompted, f"what the model gets: {label}")
     return figure
 
 
@@ -189,7 +189,7 @@ def draw_map(
     norm = PowerNorm(0.6, 0.0, top)
     # One opacity for all values: the picture stays visible, and the eye compares brightness only.
     axes.imshow(np.maximum(attention, 0), cmap=MAP, extent=extent, norm=norm, alpha=0.62, interpolation="nearest")
-    _outline(axes, region_xyxy)
+    outline(axes, region_xyxy)
     axes.set_xlim(0, picture.width)
     axes.set_ylim(picture.height, 0)
     axes.set_xticks([])
@@ -223,7 +223,12 @@ def to_png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of that width and height in inches.
+
+    Raises:
+        UnsupportedError: without matplotlib, naming what to install.
+    """
     try:
         from matplotlib.figure import Figure as NewFigure
     except ImportError as error:
@@ -231,14 +236,16 @@ def _figure(size: tuple[float, float]) -> Figure:
     return NewFigure(figsize=size, layout="constrained")
 
 
-def _show(axes: Axes, picture: Image, title: str) -> None:
+def show_picture(axes: Axes, picture: Image, title: str) -> None:
+    """Draws a picture without ticks; pixels stay pixels."""
     axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
     axes.set_title(title, fontsize=9, color=_TEXT)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _outline(axes: Axes, region_xyxy: Sequence[float] | None) -> None:
+def outline(axes: Axes, region_xyxy: Sequence[float] | None) -> None:
+    """Frames a box, if there is one."""
     if region_xyxy is None:
         return
     from matplotlib.patches import Rectangle
