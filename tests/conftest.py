@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+#: a package of its own, which its test installs; its examples run only there
+collect_ignore = ["plugin_example"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_worker() -> None:
