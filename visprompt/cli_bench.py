@@ -35,14 +35,16 @@ def bench(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from visprompt.bench import run_suite
     from visprompt.cli_look import quiet
-    from visprompt.report import terminal, write_report
-    from visprompt.results import json_line
     from visprompt.suites import load_suite
 
     checked = load_suite(suite)  # a misspelt key is said before torch is imported
     quiet()
+
+    from visprompt.bench import run_suite
+    from visprompt.report import terminal, write_report
+    from visprompt.results import json_line
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

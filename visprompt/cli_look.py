@@ -263,9 +263,6 @@ def _model(spec: str, device: str) -> Model:
 
 def quiet() -> None:
     """Keeps the libraries' own progress bars off the terminal."""
-    import os
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
 
     logging.disable_progress_bar()
