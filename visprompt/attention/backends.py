@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from visprompt.attention.program import SiteProgram
-from visprompt.attention.rows import add_mask, attend, heads_like, row_logits
+from visprompt.attention.rows import add_mask, heads_like, row_logits
 from visprompt.attention.scope import Scope, current_scope
 from visprompt.attention.sites import Site
 from visprompt.errors import UnsupportedError
@@ -297,12 +297,16 @@ class _MhaHooks:
             new = run_rows(self.scope, self.site, program, q, k, v, scale, mask, {"dropout": dropout})
             return new.transpose(1, 2).flatten(-2)
         w_k, w_v = w_k.view(heads, width, -1), w_v.view(heads, width, -1)
-        logits = torch.einsum("nhrd,hde->nhre", q, w_k) @ key.float()[:, None].transpose(-1, -2)
+        # Heads and rows in one axis: a product per head would copy the keys for every head.
+        rows = torch.einsum("nhrd,hde->nhre", q, w_k)
+        logits = (rows.flatten(1, 2) @ key.float().transpose(-1, -2)).unflatten(1, (heads, -1))
         if b_k is not None:
             logits = logits + torch.einsum("nhrd,hd->nhr", q, b_k.view(heads, width))[..., None]
         logits = program.apply_to_logits(add_mask(logits * scale, mask), self.site.prefix)
-        mixed, attention = attend(logits, value[:, None], dropout)
-        self.scope.keep(self.site, program, mixed, attention, value)
+        attention = logits.softmax(-1)
+        self.scope.keep(self.site, program, attention, attention, value)  # neither outputs nor values are kept here
+        kept = F.dropout(attention, dropout) if dropout else attention
+        mixed = (kept.flatten(1, 2) @ value.float()).unflatten(1, (heads, -1))
         new = torch.einsum("nhre,hde->nrhd", mixed, w_v)
         if b_v is not None:
             new = new + b_v.view(heads, width)
