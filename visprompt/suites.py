@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -18,7 +19,7 @@ import yaml
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.results import digest
 from visprompt.tasks import TASKS, Pointing, Task
-from visprompt.tasks.sources import SOURCE_KEYS
+from visprompt.tasks.sources import SOURCE_DEFAULTS, SOURCE_KEYS
 
 _PACKAGE = "visprompt.benchmarks"
 _NOT_SUITES = ("published",)
@@ -161,7 +162,7 @@ def parse_suite(content: Any, name: str) -> Suite:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise InvalidInputError(f"suite {name} has two rows called {', '.join(twice)}: give them a label of their own.")
-    tune = tuple(_tune(value, keys, [row.pointing for row in rows]) for value in _list(top.get("tune"), "tune"))
+    tune = tuple(_tune(value, tasks, [row.pointing for row in rows]) for value in _list(top.get("tune"), "tune"))
     for row in rows:
         if row.tuned_as is not None and row.tuned_as not in [one.strategy for one in tune]:
             raise unknown_name("tuned row", row.tuned_as, [one.strategy for one in tune])
@@ -225,16 +226,17 @@ def _row(content: Any, tasks: Sequence[str], fit: str) -> RowSpec:
     return RowSpec(pointing, only, values.get("tuned_as"))
 
 
-def _tune(content: Any, tasks: Sequence[str], pointings: Sequence[Pointing]) -> TuneSpec:
+def _tune(content: Any, tasks: Sequence[TaskSpec], pointings: Sequence[Pointing]) -> TuneSpec:
     values = _mapping(content, "tune", ("strategy", "grid", "tasks", "data", "metric"))
     label = str(values.get("strategy"))
     pointing = next((one for one in pointings if one.label == label), None)
     if pointing is None:
         raise unknown_name("row to tune", label, [one.label for one in pointings])
-    only = tuple(str(one) for one in _list(values.get("tasks"), "tasks of tune")) or tuple(tasks)
+    by_key = {task.key: task for task in tasks}
+    only = tuple(str(one) for one in _list(values.get("tasks"), "tasks of tune")) or tuple(by_key)
     for one in only:
-        if one not in tasks:
-            raise unknown_name("task", one, tasks)
+        if one not in by_key:
+            raise unknown_name("task", one, by_key)
     grid = {key: _list(value, f"grid of {key}") for key, value in _mapping(values.get("grid"), "grid").items()}
     if not grid or not all(grid.values()):
         raise InvalidInputError(f"tune of {label} needs a grid: every option with a list of values.")
@@ -242,9 +244,50 @@ def _tune(content: Any, tasks: Sequence[str], pointings: Sequence[Pointing]) -> 
     if metric != "accuracy":
         raise unknown_name("metric", metric, ["accuracy"])
     data = dict(_mapping(values.get("data"), "data of tune"))
-    if data.get("split") in (None, "test"):
-        raise InvalidInputError(f"tune of {label} needs data with a split of its own, e.g. split: validation.")
+    for key in only:
+        _require_other_data(label, by_key[key], data, tasks)
     return TuneSpec(pointing, grid, only, data, metric)
+
+
+def _require_other_data(label: str, task: TaskSpec, data: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> None:
+    """Refuses to tune on what a figure of the table is measured on, with whatever seed or number of pictures."""
+    merged = {**task.data, **data}
+    where = f"data of tune of {label} for task {task.key}"
+    if merged["source"] not in SOURCE_KEYS:
+        raise unknown_name(f"data source of {where}", merged["source"], SOURCE_KEYS)
+    _mapping(merged, where, ("source", *SOURCE_KEYS[merged["source"]]))
+    tuned, advice = _pictures_of(merged), "e.g. split: validation, or for ReCLIP's files another file"
+    if str(tuned.get("split", "")).lower().startswith("test"):
+        raise InvalidInputError(
+            f"tune of {label} needs data with a split of its own, {advice}; for task {task.key} it would choose "
+            f"options on split {tuned['split']}."
+        )
+    own = _pictures_of(task.data)
+    if all(tuned.get(key) == own.get(key) for key in ("source", "split", "file")):
+        raise InvalidInputError(
+            f"tune of {label} needs data with a split of its own, {advice}; for task {task.key} neither differs from "
+            "what is evaluated."
+        )
+    for other in tasks:
+        if _pictures_of(other.data) == tuned:
+            raise InvalidInputError(
+                f"tune of {label} for task {task.key} would choose options on the data that task {other.key} is "
+                f"evaluated on ({', '.join(f'{key}: {value}' for key, value in tuned.items())}); "
+                f"give it a split of its own, {advice}."
+            )
+
+
+def _pictures_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """What decides which pictures are asked about: not how many, in which draw, or with which candidate boxes."""
+    filled: dict[str, Any] = {**SOURCE_DEFAULTS.get(data["source"], {}), **data}
+    left_out = ("n", "seed", "detections", "images")
+    files = ("file", "refs", "instances")
+    # The same file under another spelling is the same file.
+    return {
+        key: str(Path(os.path.normpath(str(value)))) if key in files else str(value)
+        for key, value in sorted(filled.items())
+        if key not in left_out
+    }
 
 
 def _mapping(content: Any, where: str, known: Sequence[str] | None = None) -> dict[str, Any]:

@@ -132,6 +132,11 @@ _SOURCES: dict[Any, tuple[tuple[str, ...], _Loader]] = {
 }
 #: the keys of every source, for those who check a suite before anything is loaded
 SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SOURCES.items()}
+#: what a source takes for a key that decides which pictures these are, and is left out
+SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "scenes": {"kind": "hard", "split": "test", "size_wh": [64, 64]},
+    "refer": {"split": "val"},
+}
 
 
 def _identity(spec: Mapping[str, Any], *files: Path) -> dict[str, Any]:
