@@ -28,6 +28,16 @@ CONTENT: dict[str, Any] = {
 }
 
 
+def task(**changes: Any) -> dict[str, Any]:
+    """The suite with one task, `a`, that has these changes."""
+    return {"tasks": {"a": {"task": "referring", "data": SCENES, **changes}}}
+
+
+def tuned(grid: dict[str, Any], data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The suite with this grid for falip."""
+    return {"tune": [{"strategy": "falip", "grid": grid, "data": data or {"split": "validation", "n": 6}}]}
+
+
 class FakeModel:
     name = "fake"
     supports = frozenset({"pixels", "text"})
@@ -42,7 +52,8 @@ class Fake:
     calls: list[int] = []
 
     def __init__(self, model: Any, prompter: Any, fit: str) -> None:
-        self.strength = prompter.options.strength if prompter is not None else 0.0
+        given = prompter.options.strength if prompter is not None else 0.0
+        self.strength = 4.0 if given is None else given
 
     def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
         Fake.calls.append(len(requests))
@@ -153,6 +164,38 @@ class TestSuites:
             ),
             ({"tune": [{"strategy": "flip", "grid": {"strength": [1]}}]}, "did you mean 'falip'"),
             ({"strategies": [{"strategy": "falip", "tuned_as": "x"}], "tune": []}, "tuned row"),
+            ({"strategies": ["none", "flip"], "tune": []}, "row 'flip'.*did you mean 'falip'"),
+            ({"strategies": [{"strategy": "falip", "options": {"strenght": 1}}]}, "did you mean 'strength'"),
+            ({"strategies": [{"strategy": "falip", "options": {"strength": "much"}}]}, "row 'falip'.*'much'"),
+            ({"strategies": [{"strategy": "falip", "preset": "papper"}], "tune": []}, "did you mean 'paper'"),
+            ({"strategies": [{"strategy": ["falip"]}], "tune": []}, "a row needs strategy"),
+            ({"strategies": [{"strategy": "falip", "seed": "one"}], "tune": []}, "seed in row of 'falip'.*'one'"),
+            ({"strategies": [{"strategy": "falip", "options": [1]}], "tune": []}, "options of row of 'falip'"),
+            (tuned({"strenght": [1]}), "tune of 'falip', strenght 1.*did you mean 'strength'"),
+            (tuned({"strength": [1, "lots"]}), "tune of 'falip', strength lots.*'lots'"),
+            (tuned({"strength": [1]}, {"split": "validation", "n": "all"}), "data of tune of 'falip'.*'all'"),
+            ({"compare_with": "nnoe"}, "compare_with.*did you mean 'none'"),
+            ({"compare_with": ["none", "circle"]}, "compare_with.*'circle'"),
+            ({"compare_with": [1]}, "list of texts"),
+            ({"examples": "few"}, "examples is a whole number.*'few'"),
+            ({"examples": -1}, "at least 0"),
+            ({"title": ["a"]}, "title is a text"),
+            ({"models": [1]}, "models: expected a list of texts"),
+            (task(template=3), "task a: template is a text; got 3"),
+            (task(template="no braces"), "task a: template needs {}"),
+            (task(weight="heavy"), "weight is a number"),
+            (task(task="naming", labels="sceenes"), "labels is a list of names"),
+            (task(task="naming", labels=[1]), "labels of task a"),
+            (task(task=["referring"]), "unknown task of 'task a'"),
+            (task(data={**SCENES, "n": "many"}), "n in data of task a is a whole number, at least 1; got 'many'"),
+            (task(data={**SCENES, "n": 0}), "at least 1"),
+            (task(data={**SCENES, "size_wh": 64}), "size_wh is"),
+            (task(data={**SCENES, "split": 1}), "split is a text"),
+            (task(data={"source": ["scenes"]}), "unknown source in data of task a"),
+            (task(data=None), "unknown source in data of task a"),
+            ({"tasks": {"x/../../evil": {"task": "referring", "data": SCENES}}}, "letters, digits"),
+            ({"tasks": {"": {"task": "referring", "data": SCENES}}}, "letters, digits"),
+            ({"tasks": {"a": "referring"}}, "task a: expected keys"),
         ],
     )
     def test_mistakes_are_named(self, change: dict[str, Any], message: str) -> None:
@@ -165,6 +208,12 @@ class TestSuites:
         (tmp_path / "bad.yaml").write_text("a: [1")
         with pytest.raises(InvalidInputError, match="not readable YAML"):
             load_suite(tmp_path / "bad.yaml")
+        (tmp_path / "latin.yaml").write_bytes("title: Übersicht".encode("latin-1"))
+        with pytest.raises(InvalidInputError, match="not UTF-8"):
+            load_suite(tmp_path / "latin.yaml")
+
+    def test_one_row_to_compare_with_needs_no_list(self) -> None:
+        assert parse_suite({**CONTENT, "compare_with": "none"}, "test").compare_with == ("none",)
 
 
 class TestBench:

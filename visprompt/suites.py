@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,13 +17,19 @@ from typing import Any, cast
 
 import yaml
 
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError, UnknownNameError, VispromptError, unknown_name
 from visprompt.results import digest
 from visprompt.tasks import TASKS, Pointing, Task
 from visprompt.tasks.sources import SOURCE_DEFAULTS, SOURCE_KEYS
 
 _PACKAGE = "visprompt.benchmarks"
 _NOT_SUITES = ("published",)
+#: task keys become parts of file names
+_TASK_KEY = re.compile(r"[A-Za-z0-9_.+-]+")
+_TEXTS = ("title", "note", "published", "template", "subtract", "task")
+_NUMBERS = ("weight",)
+_COUNTS = ("n", "num_negatives")
+_WHOLE = ("seed",)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Suite:
         models: specifications for `load_model`; may be empty, then they are given on the command line.
         compare_with: labels of the rows that all others are compared with, item by item.
         examples: right and wrong answers per strategy in the report.
+        hash: of the file's content.
+        source: what it was loaded by, empty for one that was made in Python.
     """
 
     name: str
@@ -91,6 +100,7 @@ class Suite:
     compare_with: tuple[str, ...] = ("none", "falip")
     examples: int = 2
     hash: str = field(default="", compare=False)
+    source: str = field(default="", compare=False)
 
     def task(self, key: str) -> TaskSpec:
         """The task with that key."""
@@ -115,7 +125,12 @@ def load_suite(name: str | Path) -> Suite:
     """
     path = Path(name)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"{name} is not a suite: it is not UTF-8 text ({error.reason}).") from None
+        except OSError as error:
+            raise InvalidInputError(f"cannot read {name}: {error.strerror or error}.") from error
     else:
         # `benchmarks/scenes.yaml` is how the documentation names it; outside of a checkout the packaged one is meant.
         bare = path.stem if str(path.parent) in (".", "benchmarks") else None
@@ -126,7 +141,7 @@ def load_suite(name: str | Path) -> Suite:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{name} is not readable YAML: {error}") from error
-    return parse_suite(content, path.stem)
+    return dataclasses.replace(parse_suite(content, path.stem), source=str(name))
 
 
 def load_published() -> list[dict[str, Any]]:
@@ -150,6 +165,8 @@ def parse_suite(content: Any, name: str) -> Suite:
         "fit",
     )
     top = _mapping(content, f"suite {name}", known)
+    for key in ("title", "description"):
+        _text(top, key, f"suite {name}")
     tasks = tuple(_task(key, value) for key, value in _mapping(top.get("tasks"), "tasks").items())
     if not tasks:
         raise InvalidInputError(f"suite {name} has no tasks.")
@@ -164,49 +181,119 @@ def parse_suite(content: Any, name: str) -> Suite:
         raise InvalidInputError(f"suite {name} has two rows called {', '.join(twice)}: give them a label of their own.")
     tune = tuple(_tune(value, tasks, [row.pointing for row in rows]) for value in _list(top.get("tune"), "tune"))
     for row in rows:
+        _runnable(row.pointing, f"row {row.pointing.label!r}")
+    for one in tune:
+        for options in one.points():
+            shown = ", ".join(f"{key} {value}" for key, value in options.items())
+            where = f"tune of {one.strategy!r}, {shown}"
+            _runnable(dataclasses.replace(one.pointing, options={**one.pointing.options, **options}), where)
+        for key in one.tasks:
+            data = next(task.data for task in tasks if task.key == key)
+            _data({**data, **one.data}, f"data of tune of {one.strategy!r}")
+    for row in rows:
         if row.tuned_as is not None and row.tuned_as not in [one.strategy for one in tune]:
             raise unknown_name("tuned row", row.tuned_as, [one.strategy for one in tune])
     return Suite(
         name=name,
         title=str(top.get("title", name)),
         description=str(top.get("description", "")).strip(),
-        models=tuple(str(one) for one in _list(top.get("models"), "models")),
+        models=tuple(_texts(top.get("models"), "models")),
         tasks=tasks,
         rows=tuple(rows),
         tune=tune,
-        compare_with=tuple(str(one) for one in top.get("compare_with", ("none", "falip"))),
-        examples=int(top.get("examples", 2)),
+        compare_with=_compare_with(top, labels),
+        examples=_whole(top.get("examples", 2), "examples", least=0),
         hash=digest(content),
     )
 
 
 def _task(key: str, content: Any) -> TaskSpec:
     where = f"task {key}"
-    if not isinstance(content, Mapping) or content.get("task") not in TASKS:
-        raise unknown_name(
-            f"task of {where!r}", (content or {}).get("task") if isinstance(content, Mapping) else content, TASKS
+    if not _TASK_KEY.fullmatch(key):
+        raise InvalidInputError(
+            f"task {key!r}: a task's key goes into file names; use letters, digits and _ . + - only."
         )
-    kind = TASKS[content["task"]]
+    if not isinstance(content, Mapping):
+        raise InvalidInputError(f"{where}: expected keys with values, got {content!r:.60}.")
+    name = content.get("task")
+    if not isinstance(name, str) or name not in TASKS:
+        raise unknown_name(f"task of {where!r}", name, TASKS)
+    kind = TASKS[name]
     settings = [item.name for item in dataclasses.fields(kind) if item.name not in ("negatives", "boxes")]
     values = _mapping(content, where, ["task", "title", "data", "note", "published", *settings])
-    data = _mapping(values.get("data"), f"data of {where}")
-    if data.get("source") not in SOURCE_KEYS:
-        raise unknown_name(f"data source of {where}", data.get("source"), SOURCE_KEYS)
-    _mapping(data, f"data of {where}", ("source", *SOURCE_KEYS[data["source"]]))
+    _types(values, where)
+    data = _data(_mapping(values.get("data"), f"data of {where}"), f"data of {where}")
     chosen = {name: values[name] for name in settings if name in values}
     if chosen.get("labels") == "scenes":
         from visprompt.data.scenes import all_names
 
         chosen["labels"] = tuple(all_names())
+    elif "labels" in chosen:
+        if isinstance(chosen["labels"], str):
+            raise InvalidInputError(f"{where}: labels is a list of names, or scenes; got {chosen['labels']!r}.")
+        chosen["labels"] = tuple(_texts(chosen["labels"], f"labels of {where}"))
     published = values.get("published")
+    try:
+        task = kind(**chosen)
+    except (UnknownNameError, InvalidInputError) as error:
+        raise type(error)(f"{where}: {error}") from error
     return TaskSpec(
-        key=str(key),
+        key=key,
         title=str(values.get("title", key)),
-        task=kind(**chosen),
-        data=dict(data),
+        task=task,
+        data=data,
         note=str(values.get("note", "")).strip(),
-        published=None if published is None else str(published),
+        published=published,
     )
+
+
+def _data(values: dict[str, Any], where: str) -> dict[str, Any]:
+    source = values.get("source")
+    if not isinstance(source, str) or source not in SOURCE_KEYS:
+        raise unknown_name(f"source in {where}", source, SOURCE_KEYS)
+    _mapping(values, where, ("source", *SOURCE_KEYS[source]))
+    _types(values, where)
+    for key in ("kind", "split", "file", "detections", "images", "refs", "instances"):
+        _text(values, key, where)
+    size = values.get("size_wh", (64, 64))
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise InvalidInputError(f"{where}: size_wh is [width, height] in pixels; got {size!r}.")
+    for side in size:
+        _whole(side, f"size_wh in {where}", least=1)
+    return values
+
+
+def _types(values: Mapping[str, Any], where: str) -> None:
+    for key in _TEXTS:
+        _text(values, key, where)
+    for key in _NUMBERS:
+        value = values.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInputError(f"{where}: {key} is a number; got {value!r}.")
+    for key in (*_COUNTS, *_WHOLE):
+        if key in values:
+            _whole(values[key], f"{key} in {where}", least=1 if key in _COUNTS else 0)
+
+
+def _runnable(pointing: Pointing, where: str) -> None:
+    """Makes the strategies once, so that a wrong name or option is said now and not after the rows before it."""
+    try:
+        pointing.members()
+    except VispromptError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{where}: the options {pointing.options} cannot be used: {error}.") from error
+
+
+def _compare_with(top: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, ...]:
+    given = top.get("compare_with")
+    if given is None:
+        return Suite.compare_with
+    chosen = [given] if isinstance(given, str) else _texts(given, "compare_with")
+    for one in chosen:
+        if one not in labels:
+            raise unknown_name("row in compare_with", one, labels)
+    return tuple(chosen)
 
 
 def _row(content: Any, tasks: Sequence[str], fit: str) -> RowSpec:
@@ -214,15 +301,19 @@ def _row(content: Any, tasks: Sequence[str], fit: str) -> RowSpec:
         return RowSpec(Pointing(content, fit=cast(Any, fit)))
     known = ("strategy", "options", "preset", "label", "aggregate", "region", "seed", "fit", "tasks", "tuned_as")
     values = _mapping(content, "a strategy", known)
-    if "strategy" not in values:
-        raise InvalidInputError(f"a row needs strategy: its name; got {dict(values)}.")
-    only = tuple(str(one) for one in _list(values.get("tasks"), "tasks of a strategy"))
+    if not isinstance(values.get("strategy"), str):
+        raise InvalidInputError(f"a row needs strategy: its name; got {values}.")
+    where = f"row of {values['strategy']!r}"
+    only = tuple(_texts(values.get("tasks"), f"tasks of {where}"))
     for one in only:
         if one not in tasks:
             raise unknown_name("task", one, tasks)
+    for key in ("preset", "label", "aggregate", "region", "fit", "tuned_as"):
+        _text(values, key, where)
+    _types(values, where)
     optional = ("preset", "label", "aggregate", "region", "seed", "fit")
     given = {"fit": fit, **{key: values[key] for key in optional if key in values}}
-    pointing = Pointing(str(values["strategy"]), dict(_mapping(values.get("options"), "options")), **given)
+    pointing = Pointing(values["strategy"], _mapping(values.get("options"), f"options of {where}"), **given)
     return RowSpec(pointing, only, values.get("tuned_as"))
 
 
@@ -308,3 +399,23 @@ def _list(content: Any, where: str) -> list[Any]:
     if not isinstance(content, list):
         raise InvalidInputError(f"{where}: expected a list, got {content!r:.60}.")
     return content
+
+
+def _text(values: Mapping[str, Any], key: str, where: str) -> None:
+    value = values.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InvalidInputError(f"{where}: {key} is a text; got {value!r:.60}.")
+
+
+def _texts(content: Any, where: str) -> list[str]:
+    found = _list(content, where)
+    for one in found:
+        if not isinstance(one, str):
+            raise InvalidInputError(f"{where}: expected a list of texts, got {one!r:.60} in it.")
+    return found
+
+
+def _whole(value: Any, where: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInputError(f"{where} is a whole number, at least {least}; got {value!r:.60}.")
+    return value
