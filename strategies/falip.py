@@ -9,11 +9,23 @@ import numpy as np
 
 from visprompt.errors import InvalidInputError
 from visprompt.prompter import Options, Prompter
-from visprompt.visual_prompt import FITS, AttentionEdit, VisualPrompt
+from visprompt.visual_prompt import (
+    FITS,
+    AttentionEdit,
+    VisualPrompt,
+    check_blocks,
+    checked_heads,
+    checked_rows,
+    is_number,
+)
 
 if TYPE_CHECKING:
     from visprompt.geometry import Geometry
     from visprompt.request import Region
+
+
+DEFAULT_STRENGTH = 4.0
+PAPER_SIGMA_TOKENS = 100.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,8 @@ class FalipOptions(Options):
 
     Args:
         strength: α, in logits: how much the attention logits rise on the region (paper: 0.2). 0: the plain model.
-            4 from the middle of the depth is where the bundled models' validation accuracy levels off.
+            None: 4, unless `target_mass` is given; from the middle of the depth, 4 is where the bundled models'
+            validation accuracy levels off.
         target_mass: instead of `strength`, the share in (0, 1) of the readout's attention that the region gets in every
             head; one number that means the same on every model.
         first_block: first block it acts in; a float is a fraction of the depth (paper: block 8 of 12).
@@ -31,41 +44,44 @@ class FalipOptions(Options):
         rows: query rows that look there: "readout" (whatever the model reads the picture through), "cls", "patches",
             "all", or row numbers. The paper compares rows in its ablations; CLS alone is best.
         profile: "flat", or "foveal": the paper's Gaussian bump.
-        sigma_tokens: standard deviation of the bump in tokens (paper: 100, which makes it a paraboloid).
+        sigma_tokens: standard deviation of the foveal bump in tokens; None: the paper's 100, which makes it a
+            paraboloid.
         rounding: "coverage" weighs patches by the share that the region covers; "touched" takes every patch that it
             touches fully; "paper" is the authors' rounding of boxes to tokens.
         fit: how the picture is brought into the model: None leaves that to the prompt; "squash" is the paper's.
     """
 
-    strength: float = 4.0
+    strength: float | None = None
     target_mass: float | None = None
     first_block: int | float = 0.5
     last_block: int | None = None
     heads: tuple[int, ...] | None = None
     rows: Any = "readout"
     profile: Literal["flat", "foveal"] = "flat"
-    sigma_tokens: float = 100.0
+    sigma_tokens: float | None = None
     rounding: Literal["coverage", "touched", "paper"] = "coverage"
     fit: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strength, int | float) or not np.isfinite(self.strength):
+        if self.strength is not None and not is_number(self.strength):
             raise InvalidInputError(f"strength is a finite number of logits; got {self.strength!r}.")
-        if self.target_mass is not None and not 0 < self.target_mass < 1:
+        if self.target_mass is not None and not (is_number(self.target_mass) and 0 < self.target_mass < 1):
             raise InvalidInputError(f"target_mass is a share strictly between 0 and 1; got {self.target_mass!r}.")
+        if self.strength is not None and self.target_mass is not None:
+            raise InvalidInputError("strength and target_mass are two ways of saying how much: give one of them.")
         for name, allowed in (("profile", ("flat", "foveal")), ("rounding", ("coverage", "touched", "paper"))):
             if getattr(self, name) not in allowed:
                 raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
         if self.fit is not None and self.fit not in FITS:
             raise InvalidInputError(f"fit is one of {', '.join(FITS)}; got {self.fit!r}.")
-        if not self.sigma_tokens > 0:
-            raise InvalidInputError(f"sigma_tokens must be positive; got {self.sigma_tokens!r}.")
-        if isinstance(self.rows, list | tuple):
-            object.__setattr__(self, "rows", tuple(int(row) for row in self.rows))
-        elif self.rows not in ("readout", "cls", "patches", "all"):
-            raise InvalidInputError(f'rows is "readout", "cls", "patches", "all" or row numbers; got {self.rows!r}.')
-        if isinstance(self.heads, list):
-            object.__setattr__(self, "heads", tuple(self.heads))
+        if self.sigma_tokens is not None:
+            if not (is_number(self.sigma_tokens) and self.sigma_tokens > 0):
+                raise InvalidInputError(f"sigma_tokens must be a positive number; got {self.sigma_tokens!r}.")
+            if self.profile == "flat":
+                raise InvalidInputError('sigma_tokens shapes the foveal bump: give profile="foveal" with it.')
+        object.__setattr__(self, "rows", checked_rows(self.rows))
+        object.__setattr__(self, "heads", checked_heads(self.heads))
+        check_blocks(self.first_block, self.last_block)
 
 
 class Falip(Prompter):
@@ -109,7 +125,8 @@ class Falip(Prompter):
         }
         if options.target_mass is not None:
             return prompt.adding(AttentionEdit(target_mass=options.target_mass, weights=weights, **where))
-        return prompt.adding(AttentionEdit(bias=options.strength * weights, **where))
+        strength = DEFAULT_STRENGTH if options.strength is None else options.strength
+        return prompt.adding(AttentionEdit(bias=strength * weights, **where))
 
     def _weights(self, geometry: Geometry, region: Region) -> np.ndarray:
         options: FalipOptions = self.options
@@ -121,7 +138,8 @@ class Falip(Prompter):
             if options.rounding == "touched":
                 cover = (cover > 0).astype(np.float32)
         if options.profile == "foveal":
-            cover = cover * _foveal(cover.reshape(rows, columns) > 0, options.sigma_tokens).reshape(-1)
+            sigma = PAPER_SIGMA_TOKENS if options.sigma_tokens is None else options.sigma_tokens
+            cover = cover * _foveal(cover.reshape(rows, columns) > 0, sigma).reshape(-1)
         return cover
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from visprompt.errors import InvalidInputError
 from visprompt.prompter import Options, Prompter
-from visprompt.visual_prompt import AttentionEdit, VisualPrompt
+from visprompt.visual_prompt import AttentionEdit, VisualPrompt, check_blocks, checked_heads, is_number
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,12 @@ class UnleashOptions(Options):
     heads: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.gain, int | float) or not np.isfinite(self.gain):
+        if not is_number(self.gain):
             raise InvalidInputError(f"gain is a finite number; got {self.gain!r}.")
-        if self.responsive is not None and not self.responsive >= 0:
+        if self.responsive is not None and not (is_number(self.responsive) and self.responsive >= 0):
             raise InvalidInputError(f"responsive is a share of a head's norm, 0 or more; got {self.responsive!r}.")
-        if isinstance(self.heads, list):
-            object.__setattr__(self, "heads", tuple(self.heads))
+        object.__setattr__(self, "heads", checked_heads(self.heads))
+        check_blocks(self.first_block, self.last_block)
 
 
 class Unleash(Prompter):

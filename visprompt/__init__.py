@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from visprompt.models import list_models as list_models
     from visprompt.models import load_model as load_model
     from visprompt.models import wrap as wrap
+    from visprompt.prompter import Composition as Composition
     from visprompt.prompter import Options as Options
     from visprompt.prompter import Prompter as Prompter
     from visprompt.registry import Ensemble as Ensemble
@@ -55,6 +56,7 @@ _WHERE = {
     "Model": "models",
     "Prompter": "prompter",
     "Options": "prompter",
+    "Composition": "prompter",
     "Ensemble": "registry",
     "list_strategies": "registry",
     "Runner": "runner",

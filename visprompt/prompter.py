@@ -65,6 +65,8 @@ class Prompter:
         """
         from visprompt.registry import make_prompter
 
+        if not isinstance(name, str):
+            raise InvalidInputError(f"from_name takes a strategy's name; got {name!r}. For none, use Runner(model).")
         return make_prompter(name, preset=preset, **options)
 
     @staticmethod
@@ -101,7 +103,7 @@ class Prompter:
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
         """Edits many prompts; strategies that need a model's help override it to work in batches."""
         self.check(prompts, model)
-        return [self._labelled(self.edit(prompt, model)) for prompt in prompts]
+        return [self._labelled(self._checked(self.edit(prompt, model))) for prompt in prompts]
 
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
         """Turns one prompt into the next. This is what a strategy is."""
@@ -121,6 +123,21 @@ class Prompter:
                     f"strategy {self.name!r} needs a query and {prompt.request!r} has none: give query='…'."
                 )
 
+    def __add__(self, other: Prompter) -> Composition:
+        """`first + second`: one after the other, each with options of its own."""
+        if not isinstance(other, Prompter):
+            return NotImplemented
+        parts = [part for item in (self, other) for part in (item.parts if isinstance(item, Composition) else (item,))]
+        return Composition(parts)
+
+    def _checked(self, prompt: Any) -> VisualPrompt:
+        if not isinstance(prompt, VisualPrompt) or not hasattr(prompt.picture, "getpixel"):
+            raise TypeError(
+                f"{type(self).__name__}.edit() must return a VisualPrompt with a PIL picture; it "
+                f"returned {prompt!r:.60}."
+            )
+        return prompt
+
     def _labelled(self, prompt: VisualPrompt) -> VisualPrompt:
         before = "" if prompt.label == "none" else prompt.label + "+"
         return prompt.with_(label=before + self.name)
@@ -134,10 +151,17 @@ class Prompter:
 
 
 class Composition(Prompter):
-    """Several strategies, one after the other, left to right."""
+    """Several strategies, one after the other, left to right: `from_name("circle+falip")`, or `circle + falip` on
+    objects when parts need options of their own.
+
+    Raises:
+        InvalidInputError: for fewer than two parts, or an ensemble among them.
+    """
 
     def __init__(self, parts: Sequence[Prompter]) -> None:
         super().__init__()
+        if len(parts) < 2 or any(hasattr(part, "members") for part in parts):
+            raise InvalidInputError("a composition has two or more parts, and none of them is an ensemble.")
         self.parts = tuple(parts)
         self.name = "+".join(part.name for part in self.parts)
         self.acts_on = frozenset().union(*(part.acts_on for part in self.parts))  # type: ignore[misc]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.geometry import Geometry
 from visprompt.models.pictures import PicturePixels
 from visprompt.request import Region, Request
-from visprompt.visual_prompt import Fit, VisualPrompt
+from visprompt.visual_prompt import FITS, Fit, VisualPrompt, block_number
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,23 +42,41 @@ class AttentionMap:
         blocks: `[B]` block numbers; models with a pooling head have the readout there only.
         geometry: patches ↔ pixels of the picture that the model saw.
         index: (request, region) that it belongs to.
+        regions: the prompt's regions in pixels of that picture (after a crop: of the crop).
     """
 
     maps: Tensor
     blocks: tuple[int, ...]
     geometry: Geometry
     index: tuple[int, int]
+    regions: tuple[Region, ...] = ()
 
-    def mass(self, region: Region) -> Tensor:
-        """`[B, H]` share of the attention that falls on a region; patches count by their coverage."""
-        cover = torch.from_numpy(self.geometry.coverage(region)).to(self.maps)
-        return (self.maps.flatten(2) * cover).sum(-1)
+    def mass(self, region: Region | None = None) -> Tensor:
+        """`[B, H]` share of the attention that falls on a region; patches count by their coverage.
+
+        Args:
+            region: in pixels of the picture that the model saw; None: the prompt's own regions.
+
+        Raises:
+            InvalidInputError: without a region where the request had none either.
+        """
+        regions = self.regions if region is None else (region,)
+        if not regions:
+            raise InvalidInputError("the request had no region: say which one, mass(vp.Box(…)).")
+        cover = np.max([self.geometry.coverage(item) for item in regions], axis=0)
+        return (self.maps.flatten(2) * torch.from_numpy(cover).to(self.maps)).sum(-1)
 
     def image_map(self, block: int = -1, head: int | None = None) -> np.ndarray:
         """`[H, W]` over the pixels of the picture, mean over heads unless one is named; 0 where the model did
         not look.
         """
-        chosen = self.maps[block] if head is None else self.maps[block, head : head + 1]
+        if not -len(self.blocks) <= block < 0 and block not in self.blocks:
+            raise InvalidInputError(f"block {block} was not read; blocks {list(self.blocks)} were.")
+        chosen = self.maps[block if block < 0 else self.blocks.index(block)]
+        if head is not None:
+            if not -len(chosen) <= head < len(chosen):
+                raise InvalidInputError(f"head {head} of {len(chosen)} heads.")
+            chosen = chosen[[head]]
         return self.geometry.to_map(chosen.mean(0).flatten().cpu().numpy())
 
 
@@ -92,6 +110,17 @@ class Runner:
         fit: Fit = "model",
         progress: bool | None = None,
     ) -> None:
+        from visprompt.models.base import Model as ModelType
+        from visprompt.prompter import Prompter as PrompterType
+
+        if not isinstance(model, ModelType):
+            raise InvalidInputError(f"Runner takes a model from vp.load_model or vp.wrap; got {model!r:.80}.")
+        if prompter is not None and not isinstance(prompter, PrompterType):
+            raise InvalidInputError(
+                f"Runner takes vp.Prompter.from_name({prompter!r:.40}), not {prompter!r:.40} itself."
+            )
+        if fit not in FITS:
+            raise InvalidInputError(f"fit is one of {', '.join(FITS)}; got {fit!r}.")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InvalidInputError(f"batch_size is a positive number or None; got {batch_size!r}.")
         self.model, self.prompter, self.share_prefix, self.fit, self.progress = (
@@ -167,13 +196,11 @@ class Runner:
             UnsupportedError: on a model without attention.
         """
         tower = self.model.tower
-        wanted = range(tower.num_blocks) if blocks is None else [block % tower.num_blocks for block in blocks]
-        read = [block for block in wanted if tower.readout != "probe" or tower.sites[block].is_pool]
-        if not read:
-            raise InvalidInputError(
-                f"this model is read through its pooling head, block {tower.num_blocks - 1}; "
-                f"blocks={blocks} names others."
-            )
+        if blocks is None:
+            pool = [site.block for site in tower.sites if site.is_pool]
+            read = pool if tower.readout == "probe" else list(range(tower.num_blocks))
+        else:
+            read = [block_number(block, tower.num_blocks) for block in blocks]
 
         def maps(prompts: Sequence[VisualPrompt], encoding: Encoding) -> list[AttentionMap]:
             result = []
@@ -181,11 +208,11 @@ class Runner:
             for prompt, item in zip(prompts, stacked, strict=True):
                 geometry = self.model.geometry(prompt.picture.size, prompt.fit)
                 grid = item[..., : geometry.num_patches].reshape(*item.shape[:2], *geometry.grid_hw)
-                result.append(AttentionMap(grid.float().clone(), tuple(read), geometry, (0, 0)))
+                result.append(AttentionMap(grid.float().clone(), tuple(read), geometry, (0, 0), prompt.regions))
             return result
 
         found = self._run(requests, maps, read=read)
-        return [AttentionMap(m.maps, m.blocks, m.geometry, place) for m, place in zip(found, self.index, strict=True)]
+        return [replace(item, index=place) for item, place in zip(found, self.index, strict=True)]
 
     def render(self, requests: Request | Iterable[Request]) -> list[Image.Image]:
         """What the strategy did, to look at: the prompted pictures, with attention edits tinted over them."""
@@ -229,6 +256,8 @@ class Runner:
 
     def _prompts(self, requests: Request | Iterable[Request]) -> Iterator[tuple[VisualPrompt, tuple[int, int]]]:
         """Prompts with their place, lazily: requests may be an endless generator of pictures."""
+        if not isinstance(requests, Request | Iterable) or isinstance(requests, str):
+            raise InvalidInputError(f"requests is a vp.Request, or several; got {requests!r:.80}.")
         items: Iterable[Request] = [requests] if isinstance(requests, Request) else requests
         numbered = enumerate(items)
         while chunk := list(itertools.islice(numbered, self.batch_size)):
@@ -322,7 +351,9 @@ class Runner:
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         """`[t, d]` text embeddings; each text is embedded once while the weights stay as they are."""
-        version = tuple(item._version for item in self.model.module.parameters())
+        parameters = list(self.model.module.parameters())
+        # Tensors made in inference mode cannot change and count no versions.
+        version = tuple(0 if item.is_inference() else item._version for item in parameters)
         if version != self._text_version:
             self._texts.clear()
             self._text_version = version

@@ -6,8 +6,11 @@ the tokens, the attention. Strategies make it, models take it in, and neither kn
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -81,7 +84,7 @@ class AttentionEdit:
         if self.bias is not None:
             object.__setattr__(self, "bias", _vector("bias", self.bias))
         if self.target_mass is not None:
-            if not 0.0 < self.target_mass < 1.0:
+            if not is_number(self.target_mass) or not 0.0 < self.target_mass < 1.0:
                 raise InvalidInputError(f"target_mass is a share strictly between 0 and 1; got {self.target_mass}.")
             if self.weights is None:
                 raise InvalidInputError("target_mass needs weights: the coverage of every patch by the region.")
@@ -89,21 +92,21 @@ class AttentionEdit:
             if (weights < 0).any():
                 raise InvalidInputError("weights are coverages and cannot be negative.")
             object.__setattr__(self, "weights", weights)
-        if isinstance(self.temperature, int | float) and not self.temperature > 0:
-            raise InvalidInputError(f"temperature must be positive; got {self.temperature}.")
+        learned = hasattr(self.temperature, "requires_grad")
+        if self.temperature is not None and not learned and not (is_number(self.temperature) and self.temperature > 0):
+            raise InvalidInputError(f"temperature must be a positive number; got {self.temperature!r}.")
+        if self.gain is not None and not is_number(self.gain):
+            raise InvalidInputError(f"gain is a finite number; got {self.gain!r}.")
+        object.__setattr__(self, "heads", checked_heads(self.heads))
+        object.__setattr__(self, "rows", checked_rows(self.rows))
 
     def blocks(self, num_blocks: int) -> range:
         """The blocks it acts in, for a tower of `num_blocks` blocks (the pooling head counted as one)."""
-        first = self.first_block
-        if isinstance(first, float) and not float(first).is_integer():
-            first = round(first * num_blocks)
-        first = int(first)
-        start = first + num_blocks if first < 0 else first
-        stop = num_blocks if self.last_block is None else (self.last_block % num_blocks) + 1
-        if not 0 <= start < num_blocks or start >= stop:
+        start = block_number(self.first_block, num_blocks, "first_block")
+        stop = num_blocks if self.last_block is None else block_number(self.last_block, num_blocks, "last_block") + 1
+        if start >= stop:
             raise InvalidInputError(
-                f"first_block={self.first_block}, last_block={self.last_block} name no block of a tower with "
-                f"{num_blocks} blocks (0 to {num_blocks - 1})."
+                f"first_block={self.first_block} lies behind last_block={self.last_block} in a tower of {num_blocks}."
             )
         return range(start, stop)
 
@@ -114,7 +117,85 @@ class AttentionEdit:
             return not self.bias.any()
         if self.gain is not None:
             return self.gain == 0
-        return isinstance(self.temperature, int | float) and self.temperature == 1
+        return is_number(self.temperature) and self.temperature == 1
+
+    @property
+    def has_columns(self) -> bool:
+        """True if it is tied to the patches of one picture."""
+        return self.bias is not None or self.weights is not None
+
+
+def is_number(value: Any) -> bool:
+    """A finite real number, Python's or numpy's; booleans are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def block_number(value: Any, num_blocks: int, name: str = "block") -> int:
+    """The index of a block: a number from 0, negative from the end, or a fraction of the depth in (0, 1).
+
+    >>> block_number(-1, 12), block_number(2 / 3, 12)
+    (11, 8)
+
+    Raises:
+        InvalidInputError: if there is no such block.
+    """
+    if is_number(value):
+        whole = float(value).is_integer()
+        index = int(value) if whole else min(round(value * num_blocks), num_blocks - 1) if 0 < value < 1 else None
+        if index is not None and -num_blocks <= index < num_blocks:
+            return index % num_blocks
+    raise InvalidInputError(
+        f"{name}={value!r} names no block of a tower with {num_blocks} blocks: give 0 to {num_blocks - 1}, a negative "
+        "number from the end, or a fraction of the depth between 0 and 1."
+    )
+
+
+def check_blocks(*values: Any) -> None:
+    """Says early that a block is neither None, nor a whole number, nor a fraction of the depth.
+
+    Raises:
+        InvalidInputError: naming the value.
+    """
+    for value in values:
+        if value is not None and not (is_number(value) and (float(value).is_integer() or 0 < value < 1)):
+            raise InvalidInputError(
+                "a block is a number from 0, a negative number from the end, or a fraction of the "
+                f"depth; got {value!r}."
+            )
+
+
+def checked_heads(heads: Any) -> tuple[int, ...] | None:
+    """Head indices as a tuple; None for all.
+
+    Raises:
+        InvalidInputError: for anything else, and for an empty list, which would do nothing.
+    """
+    if heads is None:
+        return None
+    try:
+        found = tuple(operator.index(head) for head in heads)
+    except TypeError:
+        found = ()
+    if not found:
+        raise InvalidInputError(f"heads is a list of one or more head numbers, or None for all; got {heads!r}.")
+    return found
+
+
+def checked_rows(rows: Any) -> Rows:
+    """A name of rows, or row numbers as a tuple.
+
+    Raises:
+        InvalidInputError: for anything else.
+    """
+    if isinstance(rows, str) and rows in ("readout", "cls", "patches", "all"):
+        return rows  # type: ignore[return-value]
+    try:
+        found = () if isinstance(rows, str) else tuple(operator.index(row) for row in rows)
+    except TypeError:
+        found = ()
+    if not found or min(found) < 0:
+        raise InvalidInputError(f'rows is "readout", "cls", "patches", "all" or a list of token numbers; got {rows!r}.')
+    return found
 
 
 def _vector(name: str, value: Any) -> np.ndarray:
@@ -177,8 +258,18 @@ class VisualPrompt:
         >>> from PIL import Image
         >>> VisualPrompt(Image.new("RGB", (8, 8))).with_(fit="pad").fit
         'pad'
+
+        Raises:
+            InvalidInputError: if the picture's size or fit changes under an edit that is tied to its patches.
         """
-        return replace(self, **changes)
+        changed = replace(self, **changes)
+        moved = changed.picture.size != self.picture.size or changed.fit != self.fit
+        if moved and any(edit.has_columns for edit in self.attention) and "attention" not in changes:
+            raise InvalidInputError(
+                f"the attention edit of {self.label!r} is tied to the patches of the picture as it was, and now the "
+                "picture is cropped or fitted another way: put what changes the picture first, e.g. 'crop+falip'."
+            )
+        return changed
 
     def adding(self, *edits: AttentionEdit) -> VisualPrompt:
         """A copy with further attention edits; those that cannot change anything are left out."""

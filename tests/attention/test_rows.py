@@ -118,7 +118,7 @@ def test_contributions_sum_to_the_attention_output(name: str) -> None:
     seen = []
     handle = site.module.register_forward_hook(lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out))
     prompt = vp.VisualPrompt(picture())
-    model.prove()
+    model.prove(prompt)
     seen.clear()
     from visprompt.attention import Scope, compile_programs
 
@@ -159,7 +159,7 @@ def test_chosen_rows_are_read_one_by_one(clip: vp.Model) -> None:
     states: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda m, a: states.append(a[0]))
     with torch.no_grad():
-        clip.prove()
+        clip.prove(vp.VisualPrompt(image))
         states.clear()
         read = clip.encode([vp.VisualPrompt(image)], read=[block], read_rows=(0, 3)).attention[block]
         attention, x = layer.self_attn, layer.layer_norm1(states[0])

@@ -17,7 +17,7 @@ from torch import Tensor
 from visprompt.attention.rows import attend, target_mass_logits
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError
-from visprompt.visual_prompt import AttentionEdit, Rows
+from visprompt.visual_prompt import AttentionEdit, Rows, block_number, checked_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class SiteProgram:
         read: keep the attention of the rows in `read_rows` (all, if that is None).
         read_rows: `[r]` positions in `rows`.
         per_row: keep every row's attention instead of their mean.
-        decompose: keep every key's contribution to the first row's output.
+        decompose: keep every key's contribution to the mean output of the rows in `decompose_rows` (all, if None).
+        decompose_rows: positions in `rows`.
         capture_output: keep the rows' outputs (to serve as a reference).
         inject: `[n, H, R, D]` added to the rows' outputs; lets `wrap` prove that a site has an effect.
     """
@@ -58,6 +59,7 @@ class SiteProgram:
     read_rows: Tensor | None = None
     per_row: bool = False
     decompose: bool = False
+    decompose_rows: Tensor | None = None
     capture_output: bool = False
     inject: Tensor | None = None
 
@@ -131,7 +133,7 @@ class SiteProgram:
             `([n, H, R, D], [n, H, R, K])`, float32.
 
         Raises:
-            InvalidInputError: if the region is masked out, or the keys are fewer than prefix + patches.
+            InvalidInputError: if the keys are fewer than prefix + patches.
         """
         edited = self.apply_to_logits(logits, prefix)
         output, attention = attend(edited, value, dropout)
@@ -215,32 +217,55 @@ def compile_programs(
                     "means in this model "
                     f"(readout: {tower.readout}, {tower.num_blocks} blocks); start at a later block or name other rows."
                 )
+            _check_reach(tower, edit, sites, num_patches[stream])
             for site in sites:
                 wanted.setdefault(site, [[] for _ in edits])[stream].append(edit)
     programs = {site: _compile_site(tower, site, groups, num_patches) for site, groups in wanted.items()}
-    for block in {*(read or ()), *(decompose or ())}:
-        site = tower.sites[block]
-        decomposes = block in (decompose or ())
-        rows = list(tower.rows_of(site, "readout" if decomposes else read_rows, max(num_patches)))
-        if not rows:
-            continue
-        if site not in programs:
-            empty = torch.zeros(len(edits), site.heads, len(rows), dtype=torch.bool)
-            programs[site] = SiteProgram(rows=torch.tensor(rows), edited=empty)
-        program = programs[site].with_rows(sorted({*programs[site].rows.tolist(), *rows}))
-        at = [program.rows.tolist().index(row) for row in rows]
-        if decomposes and at[0] != 0:
-            raise InvalidInputError(
-                f"block {block} is edited in rows before the readout's: decompose it in another call."
-            )
-        programs[site] = replace(
-            program,
-            read=block in (read or ()),
-            decompose=decomposes,
-            read_rows=None if len(at) == len(program.rows) else torch.tensor(at),
-            per_row=read_rows != "readout",
-        )
+    for blocks, flag, rows_name in ((read, "read", read_rows), (decompose, "decompose", "readout")):
+        for block in blocks or ():
+            number = block_number(block, tower.num_blocks)
+            _keep(programs, tower, number, flag, checked_rows(rows_name), len(edits), max(num_patches))
     return programs
+
+
+def _keep(
+    programs: dict[Site, SiteProgram], tower: Tower, block: int, flag: str, name: Rows, streams: int, patches: int
+) -> None:
+    """Adds to a site's program that some rows are read or decomposed."""
+    site = tower.sites[block]
+    rows = list(tower.rows_of(site, name, patches))
+    if not rows:
+        where = f"block {tower.num_blocks - 1}, its pooling head" if tower.readout == "probe" else "its blocks"
+        raise InvalidInputError(f"block {block} has no rows that {name!r} means: this model is read through {where}.")
+    if site not in programs:
+        empty = torch.zeros(streams, site.heads, len(rows), dtype=torch.bool)
+        programs[site] = SiteProgram(rows=torch.tensor(rows), edited=empty)
+    old = programs[site]
+    program = old.with_rows(sorted({*old.rows.tolist(), *rows}))
+    order = program.rows.tolist()
+    at = {flag: torch.tensor([order.index(row) for row in rows])}
+    for other in ("read", "decompose"):  # rows that were asked for before may have moved
+        if getattr(old, other) and other not in at:
+            kept = old.rows if getattr(old, f"{other}_rows") is None else old.rows[getattr(old, f"{other}_rows")]
+            at[other] = torch.tensor([order.index(row) for row in kept.tolist()])
+    changes: dict[str, Any] = {flag: True}
+    changes.update({f"{other}_rows": None if len(rows_at) == len(order) else rows_at for other, rows_at in at.items()})
+    if flag == "read":
+        changes["per_row"] = name != "readout"
+    programs[site] = replace(program, **changes)
+
+
+def _check_reach(tower: Tower, edit: AttentionEdit, sites: Sequence[Site], num_patches: int) -> None:
+    """Other rows than the readout's reach the embedding only through a later block."""
+    last = tower.sites[-1]
+    if list(sites) == [last]:
+        readout = set(tower.rows_of(last, "readout", num_patches))
+        if readout.isdisjoint(tower.rows_of(last, edit.rows, num_patches)):
+            raise InvalidInputError(
+                f"rows={edit.rows!r} in the last block alone change nothing: no later block reads them. "
+                "Start earlier, or "
+                "edit the readout."
+            )
 
 
 def _check_columns(edit: AttentionEdit, num_patches: int) -> None:

@@ -83,8 +83,8 @@ def attend(logits: Tensor, value: Tensor, dropout: float = 0.0) -> tuple[Tensor,
 
 
 def contributions(attention: Tensor, value: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """What every key adds to the output of one row: `c_m = Σ_h a_h[m] · W_O,h v_h[m] + b_O / K` (API, arXiv
-    2409.17143).
+    """What every key adds to the output of one row, or to the mean output of several: `c_m = Σ_h a_h[m] · W_O,h
+    v_h[m] + b_O / K` (API, arXiv 2409.17143).
 
     Summed over m it is the attention module's output for that row.
 

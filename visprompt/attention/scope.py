@@ -188,4 +188,5 @@ class Scope:
         if program.decompose:
             weight = getattr(site.projection, "weight", None)
             bias = getattr(site.projection, "bias", None)
-            self.decomposition[site] = contributions(attention[:, :, 0], value, weight, bias)
+            rows = attention if program.decompose_rows is None else attention.index_select(2, program.decompose_rows)
+            self.decomposition[site] = contributions(rows.mean(dim=2), value, weight, bias)

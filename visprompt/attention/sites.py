@@ -58,6 +58,7 @@ class Tower:
         norms: the norm in front of each block's attention if the blocks are plain pre-norm ones, for the shortcut that
             computes only the readout row in the last block; empty if they are not.
         padded: patches are padded to a common length (packed pictures).
+        shareable: blocks take the batch on their first axis, so prompts on one picture can share blocks.
         readout_rows: the rows of a `"cls"` readout: CLS, and the distillation token of a distilled DeiT.
     """
 
@@ -69,6 +70,7 @@ class Tower:
     foldable: bool = False
     norms: tuple[nn.Module, ...] = ()
     padded: bool = False
+    shareable: bool = True
     readout_rows: tuple[int, ...] = (0,)
     by_module: dict[int, Site] = field(default_factory=dict, repr=False)
 
@@ -83,6 +85,10 @@ class Tower:
     def rows_of(self, site: Site, rows: Rows, num_patches: int) -> range | tuple[int, ...]:
         """The query rows that a name means at a site; empty if it means none there."""
         if isinstance(rows, tuple):
+            if not site.is_pool and max(rows) >= self.prefix + num_patches:
+                raise InvalidInputError(
+                    f"rows={rows}, but there are {self.prefix + num_patches} tokens ({self.prefix} before the patches)."
+                )
             return () if site.is_pool else rows
         if rows == "readout":
             if site.is_pool or self.readout == "probe":

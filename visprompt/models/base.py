@@ -23,7 +23,9 @@ from visprompt.attention.sharing import Sharing
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
 from visprompt.geometry import Geometry
+from visprompt.models.encoding import Encoding, collect
 from visprompt.models.pictures import PicturePixels, PictureReader
+from visprompt.models.proof import prove
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt
 
 
@@ -48,17 +50,6 @@ class Parts:
     logits: Callable[[Tensor, Tensor], Tensor] | None
     backend: str
     restore: list[Callable[[], None]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """What one forward gave: `embeddings` `[n, d]`; for every block that was read, `attention[block]` `[n, H, P]`
-    (`[n, H, R, P]` for rows other than the readout), and
-    for every block that was decomposed, `contributions[block]` `[n, P, d]` (patches only, in the block's width)."""
-
-    embeddings: Tensor
-    attention: dict[int, Tensor] = field(default_factory=dict)
-    contributions: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Model:
@@ -213,21 +204,62 @@ class Model:
         pictures: dict[tuple[int, Fit], int] = {}
         stream_of = [pictures.setdefault((id(p.picture), p.fit), len(pictures)) for p in prompts]
         firsts = {place: p for p, place in reversed(list(zip(prompts, stream_of, strict=True)))}
-        inputs = self.parts.reader.inputs(
-            [(firsts[i].picture, firsts[i].fit) for i in range(len(pictures))], self, cache
-        )
+        wanted = [(firsts[i].picture, firsts[i].fit) for i in range(len(pictures))]
+        groups = self.parts.reader.same_shape(wanted, cache)
+        if len(groups) > 1:
+            return self._in_groups(groups, stream_of, prompts, read, decompose, share_prefix, cache, read_rows)
+        inputs = self.parts.reader.inputs(wanted, self, cache)
         order = sorted(range(len(prompts)), key=stream_of.__getitem__)
         index = torch.tensor([stream_of[i] for i in order], device=self.device)
         chosen = [prompts[i] for i in order]
-        result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), share_prefix, read_rows)
+        with self._evaluating():
+            result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), share_prefix, read_rows)
         if order == list(range(len(order))):
             return result
-        back = torch.argsort(torch.tensor(order, device=self.device))
-        return Encoding(
-            result.embeddings[back],
-            {block: item[back] for block, item in result.attention.items()},
-            {block: item[back] for block, item in result.contributions.items()},
-        )
+        return result.take(torch.argsort(torch.tensor(order, device=self.device)))
+
+    def _in_groups(
+        self,
+        groups: list[list[int]],
+        stream_of: list[int],
+        prompts: Sequence[VisualPrompt],
+        read: Sequence[int],
+        decompose: Sequence[int],
+        share_prefix: bool,
+        cache: PicturePixels | None,
+        read_rows: Rows,
+    ) -> Encoding:
+        """Pictures whose inputs differ in size run in a forward of their own each size."""
+        order: list[int] = []
+        found: list[Encoding] = []
+        for group in groups:
+            members = [i for i, place in enumerate(stream_of) if place in group]
+            order += members
+            found.append(
+                self.encode(
+                    [prompts[i] for i in members],
+                    read=read,
+                    decompose=decompose,
+                    share_prefix=share_prefix,
+                    cache=cache,
+                    read_rows=read_rows,
+                )
+            )
+        return Encoding.joined(found, torch.argsort(torch.tensor(order, device=self.device)))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Modules in training mode are put into evaluation mode for a run: batch norms would otherwise learn
+        from it.
+        """
+        training = [module for module in self.module.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
     @contextmanager
     def prompting(
@@ -250,6 +282,7 @@ class Model:
         """
         self._check_open()
         self._check(prompts, bool(read or decompose))
+        prompts = list(prompts)
         if self.parts.tower is not None and self.parts.tower.padded:
             raise UnsupportedError(
                 f"{self.name} takes packed pictures of its own layout: pixels cannot be given directly."
@@ -261,12 +294,20 @@ class Model:
         patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
         programs = compile_programs(self.tower, edits, patches, read, decompose)
         self._refuse_compiled(programs)
-        self.prove()
+        self.prove(prompts[0])
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
             programs.update(self._with_references(prompts, gains))
         with Scope(self.tower, programs, None, self.device) as scope:
-            yield lambda pixels: _collect(scope, self.parts.embed({"pixel_values": pixels}), max(patches))
+
+            def encode(pixels: Tensor) -> Encoding:
+                if len(pixels) != len(prompts):
+                    raise InvalidInputError(
+                        f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
+                    )
+                return collect(scope, self.parts.embed({"pixel_values": pixels}), max(patches))
+
+            yield encode
 
     def embed_pixels(self, pixels: Tensor, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
         """`prompting` for one forward; without gradient checkpointing its gradients are right as well."""
@@ -308,13 +349,13 @@ class Model:
         patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
         programs = compile_programs(tower, edits, patches, read, decompose, read_rows)
         compiled = self._refuse_compiled(programs)
-        self.prove()
+        self.prove(prompts[0])
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
             programs.update(self._with_references(prompts, gains))
         repeated = count > len(next(iter(inputs.values())))
         sharing = None
-        if repeated and share_prefix and not gains and not tower.padded and not compiled:
+        if repeated and share_prefix and not gains and tower.shareable and not compiled:
             sharing = self._sharing(index, programs, read, decompose)
         if repeated and sharing is None:
             inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
@@ -325,7 +366,7 @@ class Model:
             raise SiteNotReachedError(
                 f"{self.name}: sharing from block {first} on gave {len(embeddings)} results for {count} prompts."
             )
-        return _collect(scope, embeddings, max(patches))
+        return collect(scope, embeddings, max(patches))
 
     def _refuse_compiled(self, programs: dict[Site, SiteProgram]) -> bool:
         """True if the module is compiled, where only the transformers shim still works."""
@@ -360,19 +401,30 @@ class Model:
     ) -> dict[Site, SiteProgram]:
         """Runs the pictures without the prompt and hands its row outputs to the gain edits."""
         plain = [(prompt.reference or prompt.picture, prompt.fit) for prompt in prompts]
+        places: dict[tuple[int, Fit], int] = {}
+        which = [places.setdefault((id(picture), fit), len(places)) for picture, fit in plain]
+        once = [plain[which.index(place)] for place in range(len(places))]
         watch = {
-            site: SiteProgram(rows=item.rows, edited=torch.zeros_like(item.edited), capture_output=True)
+            site: SiteProgram(
+                rows=item.rows,
+                edited=torch.zeros(len(once), *item.edited.shape[1:], dtype=torch.bool),
+                capture_output=True,
+            )
             for site, item in gains.items()
         }
         with torch.no_grad(), Scope(self.tower, watch, None, self.device) as scope:
-            self.parts.embed(self.parts.reader.inputs(plain, self))
-        return {site: replace(item, reference=scope.outputs[site]) for site, item in gains.items()}
+            self.parts.embed(self.parts.reader.inputs(once, self))
+        index = torch.tensor(which, device=self.device)
+        return {site: replace(item, reference=scope.outputs[site][index]) for site, item in gains.items()}
 
-    def prove(self) -> None:
+    def prove(self, prompt: VisualPrompt) -> None:
         """Proves every site by an effect, once: a change at the readout's row must move the embedding.
 
         Hooks can fire without any effect (a model wrapped in another, a head that reads elsewhere), so firing alone is
         no proof. One forward with a zero added at every site, and one backward: each zero must get a gradient.
+
+        Args:
+            prompt: whose picture and fit it is proved on.
 
         Raises:
             SiteNotReachedError: naming the sites without an effect.
@@ -380,40 +432,17 @@ class Model:
         with self._lock:
             if self._proved or self.parts.tower is None:
                 return
-            tower = self.parts.tower
-            reader = self.parts.reader
-            picture = reader.specimen()
-            patches = reader.geometry(picture.size, "model").num_patches
-            zeros: dict[Site, Tensor] = {}
-            programs: dict[Site, SiteProgram] = {}
-            for site in tower.sites:
-                rows = tower.rows_of(site, "readout", patches)
-                if not len(rows):
-                    continue
-                row = torch.tensor([rows[0]])
-                zeros[site] = torch.zeros(1, site.heads, 1, 1, device=self.device, requires_grad=True)
-                programs[site] = SiteProgram(row, torch.zeros(1, site.heads, 1, dtype=torch.bool), inject=zeros[site])
-            with torch.enable_grad(), torch.inference_mode(False), Scope(tower, programs, None, self.device):
-                embedding = self.parts.embed(reader.inputs([(picture, "model")], self))
-                weights = torch.linspace(0.5, 1.5, embedding.shape[-1], device=embedding.device)
-                (embedding.float() * weights).sum().backward(inputs=list(zeros.values()))
-            dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
-            if dead:
-                raise SiteNotReachedError(
-                    f"{self.name}: edits at {', '.join(map(repr, dead))} would change nothing in the embedding."
+            if any(item.is_inference() for item in self.module.parameters()):
+                raise UnsupportedError(
+                    f"{self.name} was loaded inside torch.inference_mode(), so its effect cannot be "
+                    "proved with gradients: "
+                    "load it outside, and run inside if you like."
                 )
+            with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
+                prove(self.name, self.parts, prompt, self)
             self._proved = True
 
     def __repr__(self) -> str:
         kind = type(self.module).__name__
         takes = ", ".join(sorted(self.supports))
         return f"<Model {self.name} ({kind}, {self.parts.backend}), takes {takes}>"
-
-
-def _collect(scope: Scope, embeddings: Tensor, patches: int) -> Encoding:
-    """What a scope kept, cut to the patch columns."""
-    return Encoding(
-        embeddings,
-        {site.block: item.narrow(-1, site.prefix, patches) for site, item in scope.attention.items()},
-        {site.block: item.narrow(1, site.prefix, patches) for site, item in scope.decomposition.items()},
-    )

@@ -51,6 +51,8 @@ def load_model(
         InvalidInputError: if the folder or hub id cannot be loaded.
         UnsupportedError: for a model that is not an image encoder visprompt knows.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise InvalidInputError(f"load_model takes a name or a folder; got {name!r:.80}. For a module use vp.wrap.")
     name = os.fspath(name)
     where, kind = pick_device(device), pick_dtype(dtype)
     prefix, _, rest = name.partition(":")
@@ -130,9 +132,11 @@ def pick_device(device: str | torch.device) -> torch.device:
     """`"auto"`: CUDA, then MPS, then CPU."""
     if device != "auto":
         try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise InvalidInputError(f"device {device!r} is not one that torch knows: {error}") from None
+            found = torch.device(device)
+            torch.empty(1, device=found)
+            return found
+        except (RuntimeError, AssertionError) as error:
+            raise InvalidInputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -84,6 +84,7 @@ def _tower(visual: Any) -> Tower | None:
         blocks=blocks,
         readout=readout,
         prefix=1,
+        shareable=all(block.attn.batch_first for block in blocks),
         foldable=cls and all(block.attn.batch_first for block in blocks),
         norms=tuple(block.ln_1 for block in blocks) if cls and all(block.attn.batch_first for block in blocks) else (),
     )

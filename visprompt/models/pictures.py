@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visprompt.errors import InvalidInputError
 from visprompt.geometry import Geometry, fitted, resolve
 from visprompt.visual_prompt import Fit
 
@@ -89,31 +88,23 @@ class PictureReader:
     def inputs(
         self, pictures: Sequence[tuple[Image.Image, Fit]], model: Model, cache: PicturePixels | None = None
     ) -> dict[str, Tensor]:
-        """Model inputs of several pictures on the model's device and in its dtype.
-
-        Raises:
-            InvalidInputError: if their inputs differ in size and the model cannot take that.
-        """
+        """Model inputs of several pictures on the model's device and in its dtype."""
         batch = self._batch([self.one(picture, fit, cache) for picture, fit in pictures])
         return {
             name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
             for name, item in batch.items()
         }
 
-    def specimen(self) -> Image.Image:
-        """A noisy picture for proofs: every patch differs."""
-        noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-        return Image.fromarray(noise)
+    def same_shape(self, pictures: Sequence[tuple[Image.Image, Fit]], cache: PicturePixels | None) -> list[list[int]]:
+        """Positions of pictures whose inputs have the same size, and so fit into one batch."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for number, (picture, fit) in enumerate(pictures):
+            shape = tuple(self.one(picture, fit, cache)["pixel_values"].shape)
+            groups.setdefault(shape, []).append(number)
+        return list(groups.values())
 
 
 def _stack(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    shapes = {tuple(item["pixel_values"].shape) for item in items}
-    if len(shapes) > 1:
-        raise InvalidInputError(
-            f"this processor gives inputs of different sizes for these pictures ({sorted(shapes)}), "
-            "which one batch cannot "
-            'hold: use batch_size=1, or fit="pad".'
-        )
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 

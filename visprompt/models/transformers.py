@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +78,6 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
     restore: list[Callable[[], None]] = []
     for owner, name in install_shim(module):
         restore.append(lambda owner=owner, name=name: setattr(owner, "_attn_implementation_internal", name))  # type: ignore[misc]
-    if kind == "vit_mae" and config.mask_ratio != 0:
-        # Its masking is for pre-training: 75 % of the picture would be thrown away.
-        ratio = config.mask_ratio
-        config.mask_ratio = 0.0
-        restore.append(lambda: setattr(config, "mask_ratio", ratio))
     has_text = hasattr(module, "get_text_features") and tokenizer is not None
     return Parts(
         embed=_embedder(module, tower_module, kind, config),
@@ -155,6 +152,7 @@ def _tower(tower: Any, config: Any, kind: str, family: Family) -> Tower:
         foldable=family.foldable and readout == "cls",
         norms=() if any(norm is None for norm in norms) else norms,  # type: ignore[arg-type]
         padded=family.packed,
+        shareable=not family.packed,  # the masks of packed pictures are built for the batch they come in
     )
 
 
@@ -212,7 +210,8 @@ def _embedder(module: Any, tower: Any, kind: str, config: Any) -> Callable[[dict
             pixels = call["pixel_values"]
             count = (pixels.shape[-2] // config.patch_size) * (pixels.shape[-1] // config.patch_size)
             call["noise"] = torch.arange(count, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
-            return tower(**call).last_hidden_state[:, 1:].mean(dim=1)
+            with _unmasked(config):
+                return tower(**call).last_hidden_state[:, 1:].mean(dim=1)
         output = tower(**call)
         if kind in ("vit", "deit"):
             # Their pooler is a classification head's layer that checkpoints often leave untrained.
@@ -223,6 +222,22 @@ def _embedder(module: Any, tower: Any, kind: str, config: Any) -> Callable[[dict
         return states.mean(dim=1) if kind in ("ijepa", "siglip", "siglip2") else states[:, 0]
 
     return embed
+
+
+_masking = threading.Lock()
+
+
+@contextmanager
+def _unmasked(config: Any) -> Iterator[None]:
+    """ViTMAE throws away 75 % of the patches, which is for pre-training; off for one call, since the ratio is only
+    reachable through the config."""
+    with _masking:
+        ratio = config.mask_ratio
+        config.mask_ratio = 0.0
+        try:
+            yield
+        finally:
+            config.mask_ratio = ratio
 
 
 def _text_embedder(module: Any, tokenizer: Any, kind: str) -> Callable[[list[str]], Tensor]:
