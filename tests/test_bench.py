@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from visprompt.bench import Listener, load_published, load_suite, run_suite
+from visprompt.bench_workers import automatic_jobs, cores
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.results import read_jsonl, source_digest
 from visprompt.statistics import accuracy_interval, mcnemar, paired, wilson
@@ -285,6 +287,32 @@ class TestBench:
         result = bench(tmp_path, make_runner=Refusing)
         assert [row["value"] is None for row in result.rows] == [False, True, False]
         assert any("no attention here" in problem for problem in result.problems)
+
+    def test_workers_leave_rows_that_the_run_finds(self, tmp_path: Path) -> None:
+        content = {**CONTENT, "tune": [], "tasks": {"boxes": {**CONTENT["tasks"]["boxes"], "data": {**SCENES, "n": 3}}}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+        models = ["bundled:scenes-clip", "bundled:scenes-clip-annotated"]
+
+        def unused(*_: Any) -> Any:
+            raise AssertionError("everything should be there already")
+
+        result = run_suite(tmp_path / "own.yaml", models=models, out=tmp_path / "out", jobs=2, make_runner=unused)
+        assert [row["reused"] for row in result.rows] == [3] * 6
+        assert all(row["seconds"] > 0 for row in result.rows if row["strategy"] != "random")
+        assert not list((tmp_path / "out").glob("part-*"))
+
+    def test_a_worker_that_dies_costs_time_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump({**CONTENT, "tune": [], "strategies": ["none"]}))
+        models = ["bundled:scenes-clip", "bundled:scenes-clip-annotated"]
+        result = run_suite(tmp_path / "own.yaml", models=models, out=tmp_path / "out", jobs=2, make_runner=Fake)
+        assert [row["n"] for row in result.rows] == [12] * 4
+
+    def test_jobs(self) -> None:
+        assert automatic_jobs(["bundled:a"], "auto") == 1
+        assert automatic_jobs(["bundled:a", "large/model"], "cpu") == 1
+        assert automatic_jobs(["bundled:a", "bundled:b"], "cuda") == 1
+        assert automatic_jobs(["bundled:a", "bundled:b"], "cpu") == min(2, cores())
 
     def test_progress_adds_up(self, tmp_path: Path) -> None:
         class Counting(Listener):

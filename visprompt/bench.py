@@ -15,10 +15,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from visprompt.bench_workers import run_workers
+from visprompt.comparisons import add_comparisons, failures
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 from visprompt.exhibits import Exhibits
 from visprompt.results import RowLog, digest, provenance, read_jsonl, write_jsonl
-from visprompt.statistics import paired
 from visprompt.suites import RowSpec, Suite, TaskSpec, TuneSpec, list_suites, load_published, load_suite
 from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
 from visprompt.tasks.base import Row
@@ -79,6 +80,8 @@ def run_suite(
     fresh: bool = False,
     device: str = "auto",
     pictures: bool = False,
+    jobs: int = 1,
+    part: bool = False,
     listener: Listener | None = None,
     make_runner: RunnerFactory = default_runner,
 ) -> BenchResult:
@@ -96,6 +99,8 @@ def run_suite(
         fresh: forget the rows that are there.
         device: for models that are loaded here.
         pictures: collect examples and attention maps for the report.
+        jobs: models at a time, a process each (`visprompt.bench_workers`); for suites given by name or path.
+        part: this is such a process: leave the summaries alone.
         listener: is told how it goes.
         make_runner: see `visprompt.tasks.pointing.Pointer`.
 
@@ -103,8 +108,8 @@ def run_suite(
         UnknownNameError: for names that do not exist.
         InvalidInputError: for data that cannot be read, or no model to run.
     """
-    if not isinstance(suite, Suite):
-        suite = load_suite(suite)
+    source = None if isinstance(suite, Suite) else str(suite)
+    suite = suite if isinstance(suite, Suite) else load_suite(suite)
     if limit is not None and limit < 1:
         raise InvalidInputError(f"limit must be at least 1; got {limit}.")
     bench = Bench(
@@ -114,12 +119,21 @@ def run_suite(
         annotations=annotations,
         limit=limit,
         pictures=pictures,
+        part=part,
         listener=listener or Listener(),
         make_runner=make_runner,
     )
     specs = list(models) if models else list(suite.models)
     if not specs:
         raise InvalidInputError(f"suite {suite.name} names no model: give one, e.g. --model open_clip:ViT-B-16/openai.")
+    if jobs > 1 and source and len(specs) > 1 and all(isinstance(spec, str) for spec in specs):
+        if fresh:
+            bench.forget()
+        told = {"suite": source, "images": images, "annotations": annotations, "out": bench.out, "limit": limit}
+        told = {key: str(value) if isinstance(value, Path) else value for key, value in told.items()}
+        bench.prepare(specs)  # what is wrong with the data is said here, once
+        run_workers(specs, {**told, "strategies": strategies, "device": device}, jobs, bench.listener)
+        bench.warmed, fresh = True, False
     return bench.run(specs, device, fresh)
 
 
@@ -133,6 +147,8 @@ class Bench:
     annotations: str | Path | None = None
     limit: int | None = None
     pictures: bool = False
+    part: bool = False
+    warmed: bool = False
     listener: Listener = field(default_factory=Listener)
     make_runner: RunnerFactory = default_runner
     rows: list[Row] = field(default_factory=list)
@@ -142,36 +158,44 @@ class Bench:
     _identity: Row = field(default_factory=dict)
     _data: dict[str, Data] = field(default_factory=dict)
     _logs: dict[Path, RowLog] = field(default_factory=dict)
-    _before: dict[str, Row] = field(default_factory=dict)
+    _before: dict[tuple[str, str], Row] = field(default_factory=dict)
     _provenance: Row = field(default_factory=dict)
 
     def run(self, specs: Sequence[Any], device: str, fresh: bool) -> BenchResult:
         """Runs everything."""
         if fresh:
-            for file in self.out.glob("items-*.jsonl"):
-                file.unlink()
-        elif (self.out / RESULTS).exists():
-            self._before = {str(row.get("run")): row for row in read_jsonl(self.out / RESULTS)}
+            self.forget()
+        earlier = [self.out / RESULTS, *sorted(self.out.glob(f"part-*-{RESULTS}"))]
+        # Not by the run alone: "random" is the same run for every model.
+        for file in earlier if not fresh else ():
+            if file.exists():
+                self._before.update({(str(row["model"]), str(row.get("run"))): row for row in read_jsonl(file)})
         self._provenance = provenance()
-        # All data first: a missing folder should not show after an hour of work on another task.
+        self.prepare(specs)
+        errors: list[VispromptError] = []
+        for spec in specs:
+            try:
+                model = _model(spec, device)
+            except VispromptError as error:
+                errors.append(error)
+                self.problems.append(f"model {spec} was left out: {error}")
+                continue
+            self._one_model(model)
+        if len(errors) == len(specs):
+            raise errors[0]
+        if not self.part:
+            for file in self.out.glob("part-*.jsonl"):
+                file.unlink()
+        return BenchResult(self.suite, self.rows, self.tuning, self.problems, self.out, self.exhibits)
+
+    def prepare(self, specs: Sequence[Any]) -> None:
+        """Reads all data, because a missing folder should not show after an hour of work on another task."""
         sizes = {task.key: len(self.data(task.data).pictures[: self.limit]) for task in self.suite.tasks}
         per_model = sum(sizes[task.key] for row in self.suite.rows for task in self._tasks(row))
         for tune in self.suite.tune:
             tuned = [self.data({**self.suite.task(key).data, **tune.data}) for key in tune.tasks]
             per_model += sum(len(data.pictures[: self.limit]) for data in tuned) * len(list(tune.points()))
         self.listener.planned(per_model * len(specs))
-        failures: list[VispromptError] = []
-        for spec in specs:
-            try:
-                model = _model(spec, device)
-            except VispromptError as error:
-                failures.append(error)
-                self.problems.append(f"model {spec} was left out: {error}")
-                continue
-            self._one_model(model)
-        if len(failures) == len(specs):
-            raise failures[0]
-        return BenchResult(self.suite, self.rows, self.tuning, self.problems, self.out, self.exhibits)
 
     def data(self, spec: dict[str, Any]) -> Data:
         """The data of a description, read once."""
@@ -198,11 +222,12 @@ class Bench:
                     result["tuned"] = {key: tuned[key] for key in ("options", "validation", "data", "metric")}
                 made.append(result)
                 self.rows.append(result)
-                self.listener.result(result)
-                write_jsonl(self.out / RESULTS, self.rows)
-            self._compare(made, outcomes)
-            self._report_errors(model, task, made)
-            write_jsonl(self.out / RESULTS, self.rows)
+                if not (self.warmed and result.get("reused") == result["n"]):
+                    self.listener.result(result)
+                self._write(RESULTS, self.rows)
+            add_comparisons(made, outcomes, self.suite.compare_with)
+            self.problems += failures(made)
+            self._write(RESULTS, self.rows)
             if self.pictures:
                 self._exhibit(model, task, [(pointing, outcomes.get(pointing.label)) for _, pointing in rows])
 
@@ -254,7 +279,7 @@ class Bench:
             "validation": {**best["validation"], "mean": best["mean"]},
         }
         self.tuning.append(record)
-        write_jsonl(self.out / TUNING, self.tuning)
+        self._write(TUNING, self.tuning)
         return record
 
     def _evaluate(self, model: Any, task: TaskSpec, pointing: Pointing, data: Data, kind: str) -> Outcome:
@@ -306,7 +331,7 @@ class Bench:
             self.listener.done(len(data.pictures[: self.limit]))
             return {**base, "value": None, "n": 0, "unsupported": str(error), **details}
         outcomes[label] = outcome
-        before = self._before.get(outcome.run, {})
+        before = self._before.get((model.name, outcome.run), {})
         old = bool(before) and outcome.reused == len(outcome.rows) == before.get("n")
         interval = outcome.interval
         return {
@@ -327,42 +352,14 @@ class Bench:
             "date": before["date"] if old else details["date"],
         }
 
-    def _compare(self, rows: list[Row], outcomes: dict[str, Outcome]) -> None:
-        """Adds the paired differences; both rows answered the same items."""
-        for row in rows:
-            this = outcomes.get(row["strategy"])
-            row["comparisons"] = {}
-            for label in self.suite.compare_with:
-                other = outcomes.get(label)
-                if this is None or other is None or label == row["strategy"]:
-                    continue
-                answers = {item["id"]: bool(item["correct"]) for item in other.rows}
-                both = [item for item in this.rows if item["id"] in answers]
-                if not both:
-                    continue
-                result = paired(
-                    [bool(item["correct"]) for item in both],
-                    [answers[item["id"]] for item in both],
-                    [item["image"] for item in both],
-                )
-                row["comparisons"][label] = {
-                    "difference": round(result.difference, 5),
-                    "ci95": [round(result.interval.low, 5), round(result.interval.high, 5)],
-                    "ci_method": result.interval.method,
-                    "mcnemar_p": result.p_value,
-                    "wins": result.wins,
-                    "losses": result.losses,
-                    "n": result.n,
-                }
+    def forget(self) -> None:
+        """Removes the answers of earlier runs."""
+        for file in (*self.out.glob("items-*.jsonl"), *self.out.glob("part-*.jsonl")):
+            file.unlink()
 
-    def _report_errors(self, model: Any, task: TaskSpec, rows: list[Row]) -> None:
-        """One sentence for all rows: a missing picture is missing in every one of them."""
-        failed = [row for row in rows if row.get("errors")]
-        if failed:
-            worst, names = max(failed, key=lambda row: row["errors"]), ", ".join(row["strategy"] for row in failed)
-            count = f"{worst['errors']} of {worst['errors'] + worst['n']} items"
-            first = worst["error_example"]
-            self.problems.append(f"{model.name}, {task.key}: {count} could not be asked ({names}); the first: {first}")
+    def _write(self, name: str, rows: list[Row]) -> None:
+        # A worker's summary is only there to hand over how long its rows took.
+        write_jsonl(self.out / (f"part-{_slug(rows[0]['model'])}-{name}" if self.part else name), rows)
 
     def _tasks(self, row: RowSpec) -> list[TaskSpec]:
         return [task for task in self.suite.tasks if not row.tasks or task.key in row.tasks]

@@ -27,6 +27,10 @@ def bench(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Reuse the answers that are in the folder, or start over.")
     ] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Models at a time, a process each; default: by cores and model size."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result rows as JSON lines.")] = False,
 ) -> None:
@@ -42,6 +46,7 @@ def bench(
     quiet()
 
     from visprompt.bench import run_suite
+    from visprompt.bench_workers import automatic_jobs
     from visprompt.report import terminal, write_report
     from visprompt.results import json_line
 
@@ -49,7 +54,7 @@ def bench(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         result = run_suite(
-            checked,
+            suite,
             models=model,
             images=images,
             annotations=annotations,
@@ -59,6 +64,7 @@ def bench(
             fresh=not resume,
             device=device,
             pictures=True,
+            jobs=jobs or automatic_jobs(model or checked.models, device),
             listener=_shown(bar),
         )
     paths = write_report(result)
@@ -83,7 +89,7 @@ def _shown(bar: Progress) -> Any:
             self.task = bar.add_task("reading data", total=None)
 
         def planned(self, pictures: int) -> None:
-            bar.update(self.task, total=pictures)
+            bar.reset(self.task, total=pictures)
 
         def row(self, text: str) -> None:
             bar.update(self.task, description=text)

@@ -22,7 +22,7 @@ from visprompt.errors import InvalidInputError
 _NUMERICS = ("attention", "models", "tasks", "strategies", "data")
 _PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "numpy", "pillow")
 #: sources that only say how figures are kept or shown
-_NOT_NUMERICS = ("bench.py", "cli.py", "plots.py", "report.py", "results.py", "statistics.py", "suites.py")
+_NOT_NUMERICS = ("comparisons.py", "exhibits.py", "plots.py", "report.py", "results.py", "statistics.py", "suites.py")
 
 
 class RowLog:
@@ -142,7 +142,11 @@ def source_digest() -> str:
     import visprompt.strategies
 
     root = Path(visprompt.__file__).parent
-    files = [path for path in root.glob("*.py") if path.name not in _NOT_NUMERICS and not path.name.startswith("cli")]
+    files = [
+        path
+        for path in root.glob("*.py")
+        if path.name not in _NOT_NUMERICS and not path.name.startswith(("bench", "cli"))
+    ]
     folders = [root / name for name in _NUMERICS if name != "strategies"]
     folders += [Path(path) for path in visprompt.strategies.__path__]
     for folder in folders:
