@@ -33,8 +33,9 @@ def falip(**options: object) -> vp.Prompter:
 
 def test_inference_mode() -> None:
     expected = vp.Runner(fresh(), falip()).encode(REQUEST)
+    model = fresh()
     with torch.inference_mode():
-        inside = vp.Runner(fresh(), falip()).encode(REQUEST)
+        inside = vp.Runner(model, falip()).encode(REQUEST)
     assert torch.equal(inside, expected)
     with torch.inference_mode():
         born_inside = fresh()
@@ -62,9 +63,8 @@ def test_pictures_whose_inputs_differ_in_size() -> None:
     together = runner.encode(requests)
     alone = torch.cat([vp.Runner(model, falip()).encode(request) for request in requests])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    assert [item.maps.shape[-2:] for item in runner.attention(requests)][0] != runner.attention(requests)[1].maps.shape[
-        -2:
-    ]
+    first, second, _ = (item.maps.shape[-2:] for item in runner.attention(requests))
+    assert first != second
 
 
 @pytest.mark.parametrize("name", ["falip+crop", "falip+blur+crop"])

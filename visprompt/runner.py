@@ -21,7 +21,8 @@ from visprompt.visual_prompt import FITS, Fit, VisualPrompt, block_number
 if TYPE_CHECKING:
     from PIL import Image
 
-    from visprompt.models.base import Encoding, Model
+    from visprompt.models.base import Model
+    from visprompt.models.encoding import Encoding
     from visprompt.prompter import Prompter
 
 T = TypeVar("T")
