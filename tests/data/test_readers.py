@@ -1,5 +1,7 @@
 """Readers of other people's files: the layouts they have, and what is said when they have another."""
 
+import collections
+import io
 import json
 import pickle
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from visprompt.data.detections import read_detections
 from visprompt.data.reclip import picture_name, read_reclip
-from visprompt.data.refer import load_refs, read_refer
+from visprompt.data.refer import _PlainUnpickler, load_refs, read_refer
 from visprompt.data.referring import iou, xyxy_from_xywh
 from visprompt.errors import InvalidInputError
 
@@ -53,8 +55,39 @@ class TestReclip:
         (picture,) = read_reclip(path, detections=boxes)
         assert picture.candidates_xyxy.tolist() == [[1, 2, 3, 4]]
         assert picture.expressions[0].gold_xyxy.tolist() == [[10, 20, 40, 60]]
-        (empty,) = read_reclip(path, detections={})
+        with pytest.warns(UserWarning, match="1 of 1 pictures have no detections"):
+            (empty,) = read_reclip(path, detections={"581857": np.zeros((0, 4))})
         assert empty.candidates_xyxy.shape == (0, 4)
+
+    def test_detections_that_do_not_belong_to_the_pictures(self, tmp_path: Path) -> None:
+        path = jsonl(tmp_path / "a.jsonl", entry(), entry(image_id=5))
+        with pytest.raises(InvalidInputError, match=r"none of the 2 pictures of .*581857, 5.*are 000581857\."):
+            read_reclip(path, detections={"000581857": np.array([[1.0, 2, 3, 4]])})
+        with pytest.raises(InvalidInputError, match="none at all"):
+            read_reclip(path, detections={})
+        problems: list[str] = []
+        read_reclip(path, detections={"5": np.array([[1.0, 2, 3, 4]])}, problems=problems)
+        assert "1 of 2 pictures have no detections" in problems[0]
+        assert "581857" in problems[0]
+
+    def test_two_lines_about_one_annotation_keep_all_expressions(self, tmp_path: Path) -> None:
+        path = jsonl(
+            tmp_path / "a.jsonl", entry(), entry(sentences=[{"raw": "again"}]), entry(ref_id=3), entry(ref_id=3)
+        )
+        (picture,) = read_reclip(path)
+        assert len(picture.expressions) == 7
+        assert len({one.id for one in picture.expressions}) == 7
+
+    def test_candidates_without_area_and_crowds(self, tmp_path: Path) -> None:
+        more = [*ANNS, {"id": 1, "bbox": [1, 2, 0, 4]}, {"id": 2, "bbox": [0, 0, 60, 60], "iscrowd": 1}]
+        path = jsonl(tmp_path / "a.jsonl", entry(anns=more), entry(ann_id=17, anns=more))
+        with pytest.warns(UserWarning, match=r"a\.jsonl: 1 candidate box has no area"):
+            (picture,) = read_reclip(path)
+        assert picture.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
+        problems: list[str] = []
+        (crowd,) = read_reclip(jsonl(tmp_path / "b.jsonl", entry(ann_id=2, anns=more)), problems=problems)
+        assert crowd.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5], [0, 0, 60, 60]]
+        assert len(problems) == 1
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -112,6 +145,24 @@ class TestDetections:
         assert read_detections(one)["8"].shape == (0, 4)
         assert len(read_detections(two, min_score=0.5)["7"]) == 1
 
+    def test_boxes_without_area_are_left_out_with_one_sentence(self, tmp_path: Path) -> None:
+        path = tmp_path / "d.json"
+        path.write_text('{"7": [[1, 2, 3, 4], [0, 0, 0, 1]], "8": [[0, 0, 1, NaN], [0, 0, 1, -1]]}')
+        problems: list[str] = []
+        boxes = read_detections(path, problems=problems)
+        assert (len(boxes["7"]), len(boxes["8"])) == (1, 0)
+        (told,) = problems
+        assert "3 candidate boxes have no area" in told
+        assert "image 7, [0, 0, 0, 1]" in told
+
+    @pytest.mark.parametrize("score", ["null", '"high"', "NaN", "true"])
+    def test_a_score_that_is_no_number(self, tmp_path: Path, score: str) -> None:
+        path = tmp_path / "d.json"
+        path.write_text(f'[{{"image_id": 7, "box": [1, 2, 3, 4], "score": {score}}}]')
+        with pytest.raises(InvalidInputError, match="entry 0: score should be a number"):
+            read_detections(path, min_score=0.5)
+        assert len(read_detections(path)["7"]) == 1
+
     @pytest.mark.parametrize("content", ['"text"', '{"7": 3}', "[[1, 2]]", "[1", '{"7": [[1, 2, 3]]}'])
     def test_anything_else_is_refused(self, tmp_path: Path, content: str) -> None:
         path = tmp_path / "d.json"
@@ -163,6 +214,59 @@ class TestRefer:
         (other,) = read_refer(*files, split="val", detections={"581857": np.array([[0.0, 0, 5, 5]])})
         assert (other.expressions[0].text, other.names) == ("small", ())
 
+    def test_only_the_pictures_of_the_split_are_looked_at(self, files: tuple[Path, Path]) -> None:
+        other = [{"id": 50, "image_id": 1, "bbox": [0, 0, 0, 0]}, {"id": 51, "image_id": 1}]
+        files[1].write_text(json.dumps({**INSTANCES, "annotations": [*INSTANCES["annotations"], *other]}))
+        problems: list[str] = []
+        (picture,) = read_refer(*files, split="val", problems=problems)
+        assert len(picture.candidates_xyxy) == 2
+        assert problems == []
+
+    def test_candidates_without_area_and_crowds(self, files: tuple[Path, Path]) -> None:
+        more = [
+            {"id": 50, "image_id": 581857, "bbox": [0, 0, 0, 5], "category_id": 1},
+            {"id": 52, "image_id": 581857, "bbox": [0, 0, 60, 60], "category_id": 1, "iscrowd": 1},
+        ]
+        files[1].write_text(json.dumps({**INSTANCES, "annotations": [more[0], *INSTANCES["annotations"], more[1]]}))
+        with pytest.warns(UserWarning, match=r"instances\.json: 1 candidate box has no area.*image 581857"):
+            (picture,) = read_refer(*files, split="val")
+        assert picture.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
+        assert picture.names == ("person", "person")
+        files[0].write_bytes(pickle.dumps([*REFS, {**REFS[1], "ann_id": 52, "ref_id": 9}], protocol=2))
+        (picture,) = read_refer(*files, split="val", problems=[])
+        assert picture.candidates_xyxy.tolist()[-1] == [0, 0, 60, 60]
+        assert len(picture.expressions) == 2
+        files[0].write_bytes(pickle.dumps([{**REFS[1], "ann_id": 50}], protocol=2))
+        with pytest.raises(InvalidInputError, match=r"annotation 50: box .* has no area"):
+            read_refer(*files, split="val", problems=[])
+
+    @pytest.mark.parametrize(
+        ("annotation", "message"),
+        [
+            ({"id": 50, "image_id": 581857}, "annotation 50 of image 581857 has no bbox"),
+            ({"id": 50, "image_id": 581857, "bbox": None}, "annotation 50 of image 581857 has no bbox"),
+            ({"image_id": 581857, "bbox": [0, 0, 1, 1]}, "has no id"),
+            ({"id": 50}, "annotation number 2 has no image_id"),
+            ({"id": 50, "image_id": 581857, "bbox": [0, 0, 1]}, r"\[x, y, width, height\]"),
+        ],
+    )
+    def test_annotations_that_lack_something(
+        self, files: tuple[Path, Path], annotation: dict[str, object], message: str
+    ) -> None:
+        files[1].write_text(json.dumps({**INSTANCES, "annotations": [*INSTANCES["annotations"], annotation]}))
+        with pytest.raises(InvalidInputError, match=message):
+            read_refer(*files, split="val")
+
+    def test_detections_that_do_not_belong_to_the_pictures(self, files: tuple[Path, Path]) -> None:
+        with pytest.raises(InvalidInputError, match="none of the 1 pictures"):
+            read_refer(*files, split="val", detections={"x": np.array([[0.0, 0, 5, 5]])})
+
+    def test_refs_without_an_id_keep_all_expressions(self, files: tuple[Path, Path]) -> None:
+        refs = [{key: value for key, value in REFS[1].items() if key != "ref_id"}] * 2
+        files[0].write_bytes(pickle.dumps(refs, protocol=2))
+        (picture,) = read_refer(*files, split="val")
+        assert len({one.id for one in picture.expressions}) == 2
+
     def test_unknown_split_lists_the_known_ones(self, files: tuple[Path, Path]) -> None:
         with pytest.raises(InvalidInputError, match="it has testA, val"):
             read_refer(*files, split="testa")
@@ -195,6 +299,43 @@ class TestRefer:
         path.write_bytes(b"cbuiltins\nstr.format\n.")
         with pytest.raises(InvalidInputError, match="tries to load"):
             load_refs(path)
+
+    @pytest.mark.parametrize(
+        "name",
+        [b"_codecs\nencode", b"numpy\ndtype", b"numpy.core.multiarray\nscalar", b"numpy._core.multiarray\nscalar"],
+    )
+    @pytest.mark.parametrize(
+        "state",
+        [
+            b"N}U\x0a__module__U\x04evils\x86",  # slot state: (None, {...}) sets attributes
+            b"}U\x0c__defaults__U\x04evils",  # state for __dict__
+            b"N}U\x08__call__U\x04evils\x86",
+            b"]",
+        ],
+    )
+    def test_a_file_cannot_change_our_functions(self, tmp_path: Path, name: bytes, state: bytes) -> None:
+        path = tmp_path / "refs.p"
+        path.write_bytes(b"\x80\x02c" + name + b"\n" + state + b"b.")
+        with pytest.raises(InvalidInputError, match="a function with a changed state"):
+            load_refs(path)
+        path.write_bytes(pickle.dumps([{**REFS[0], "ann_id": np.int64(16), "raw": b"x"}], protocol=2))
+        assert load_refs(path)[0]["ann_id"] == 16
+
+    def test_what_a_file_gets_to_call_has_no_attributes_and_is_its_own(self) -> None:
+        first, second = (_PlainUnpickler(io.BytesIO()).find_class("_codecs", "encode") for _ in range(2))
+        assert first is not second
+        with pytest.raises(AttributeError):
+            first.anything = 1
+        with pytest.raises(AttributeError):
+            first.__module__ = "evil"
+
+    @pytest.mark.parametrize("name", [b"builtins\ndict", b"builtins\nstr", b"collections\nOrderedDict"])
+    def test_a_file_cannot_change_the_types_either(self, tmp_path: Path, name: bytes) -> None:
+        path = tmp_path / "refs.p"
+        path.write_bytes(b"\x80\x02c" + name + b"\nN}U\x04evilU\x04evils\x86b.")
+        with pytest.raises(InvalidInputError, match="not a readable pickle"):
+            load_refs(path)
+        assert not any(hasattr(kind, "evil") for kind in (dict, str, collections.OrderedDict))
 
     @pytest.mark.parametrize("value", [np.int64(16), np.float32(16), np.int32(16), 16])
     @pytest.mark.parametrize("protocol", [2, 4])

@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from visprompt.data.referring import Boxes, Expression, ReferringPicture, grouped, xyxy_from_xywh
+from visprompt.data.referring import (
+    Boxes,
+    Expression,
+    ReferringPicture,
+    grouped,
+    report_dropped,
+    report_undetected,
+    usable_xyxy,
+    xyxy_from_xywh,
+)
 from visprompt.errors import InvalidInputError
 
 # COCO_train2014_000000581857_16.jpg: refer glued the annotation's id to the name of the picture.
@@ -25,19 +34,25 @@ def read_reclip(
     path: str | Path,
     images: str | Path | None = None,
     detections: Mapping[str, Boxes] | None = None,
+    *,
+    problems: list[str] | None = None,
 ) -> list[ReferringPicture]:
     """Reads a ReCLIP `.jsonl` file.
+
+    Annotated boxes without an area, and crowds (`iscrowd`), are no candidates unless an expression is about them.
 
     Args:
         path: the file.
         images: folder of the pictures; they are not opened here, so a missing one only costs its own items.
         detections: candidate boxes by image id (`read_detections`); None: the annotated boxes are the candidates.
+        problems: what was left out or is missing is told here; None: as warnings.
 
     Returns:
         one `ReferringPicture` per picture, in the order of the file.
 
     Raises:
-        InvalidInputError: naming file and line, for anything that is not as described above.
+        InvalidInputError: naming file and line, for anything that is not as described above; and if the detector's
+            file knows none of the pictures.
     """
     path = Path(path)
     try:
@@ -47,17 +62,27 @@ def read_reclip(
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path} should be a .jsonl file, but it is not UTF-8 text: {error}.") from error
     folder = Path(images) if images is not None else Path()
-    found = [
-        _picture(f"{path.name}, line {number}", line, folder, detections)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    found = []
+    dropped: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path.name}, line {number}"
+            picture, left_out = _picture(where, number, line, folder, detections)
+            found.append(picture)
+            if left_out:
+                dropped[picture.id] = left_out
     if not found:
         raise InvalidInputError(f"{path} has no entries.")
+    report_dropped(problems, path, sum(dropped.values()), f"on picture {next(iter(dropped), '')}")
+    if detections is not None:
+        report_undetected(problems, path, (picture.id for picture in found), detections)
     return grouped(found)
 
 
-def _picture(where: str, line: str, folder: Path, detections: Mapping[str, Boxes] | None) -> ReferringPicture:
+def _picture(
+    where: str, line_number: int, line: str, folder: Path, detections: Mapping[str, Boxes] | None
+) -> tuple[ReferringPicture, int]:
+    """The picture with what one line says about it, and how many of its annotated boxes have no area."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
@@ -67,29 +92,30 @@ def _picture(where: str, line: str, folder: Path, detections: Mapping[str, Boxes
     missing = [key for key in ("file_name", "ann_id", "sentences", "anns") if key not in entry]
     if missing:
         raise InvalidInputError(f"{where}: no {', '.join(missing)}; it has {', '.join(sorted(entry))}.")
+    wanted = gold_ids(entry["ann_id"])
     try:
         ids = [str(ann["id"]) for ann in entry["anns"]]
-        annotated = xyxy_from_xywh((ann["bbox"] for ann in entry["anns"]), where)
+        boxes = [(ann["bbox"], str(ann["id"]) in wanted, bool(ann.get("iscrowd"))) for ann in entry["anns"]]
         texts = [str(sentence.get("raw", sentence.get("sent", ""))).strip() for sentence in entry["sentences"]]
     except (TypeError, KeyError, AttributeError) as error:
         raise InvalidInputError(f"{where}: anns need id and bbox, sentences need raw ({error!r}).") from error
-    wanted = gold_ids(entry["ann_id"])
-    gold = annotated[[number for number, one in enumerate(ids) if one in wanted]]
+    gold = xyxy_from_xywh((box for box, is_gold, _ in boxes if is_gold), where)
     if not len(gold):
         raise InvalidInputError(f"{where}: ann_id {entry['ann_id']!r} is not among the anns ({', '.join(ids[:8])}).")
     image_id = str(entry.get("image_id", ""))
-    if detections is None:
-        candidates = annotated
-    else:
-        candidates = detections.get(image_id, np.zeros((0, 4)))
     name = picture_name(str(entry["file_name"]), wanted)
-    ref = "/".join(sorted(wanted))
-    # Two refs can be about the same annotation, so the ref's own id belongs into the name where there is one.
-    ref = f"{entry['ref_id']}:{ref}" if "ref_id" in entry else ref
+    dropped = 0
+    if detections is None:
+        candidates, kept = usable_xyxy((box for box, is_gold, crowd in boxes if is_gold or not crowd), where)
+        dropped = int((~kept).sum())
+    else:
+        candidates = detections.get(image_id or name, np.zeros((0, 4)))
+    # Two lines can be about one annotation, and files need not have ref_id: only the line's number tells them apart.
+    ref = f"{'/'.join(sorted(wanted))}/line{line_number}"
     expressions = tuple(
         Expression(f"{image_id or name}/{ref}/{number}", text, gold) for number, text in enumerate(texts) if text
     )
-    return ReferringPicture(image_id or name, folder / name, candidates, expressions)
+    return ReferringPicture(image_id or name, folder / name, candidates, expressions), dropped
 
 
 def gold_ids(ann_id: Any) -> frozenset[str]:

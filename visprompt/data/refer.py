@@ -18,7 +18,16 @@ import numpy as np
 
 from visprompt.data.detections import load_json
 from visprompt.data.reclip import gold_ids, picture_name
-from visprompt.data.referring import Boxes, Expression, ReferringPicture, grouped, xyxy_from_xywh
+from visprompt.data.referring import (
+    Boxes,
+    Expression,
+    ReferringPicture,
+    grouped,
+    report_dropped,
+    report_undetected,
+    usable_xyxy,
+    xyxy_from_xywh,
+)
 from visprompt.errors import InvalidInputError
 
 
@@ -28,8 +37,12 @@ def read_refer(
     split: str,
     images: str | Path | None = None,
     detections: Mapping[str, Boxes] | None = None,
+    *,
+    problems: list[str] | None = None,
 ) -> list[ReferringPicture]:
     """Reads one split of a refer data set.
+
+    Annotated boxes without an area, and crowds (`iscrowd`), are no candidates unless an expression is about them.
 
     Args:
         refs: the pickle, e.g. `refcoco/refs(unc).p`.
@@ -37,9 +50,11 @@ def read_refer(
         split: as written in the file: "val", "testA", "testB", "test", "train".
         images: folder of the pictures (not opened here).
         detections: candidate boxes by image id; None: every annotated box of the picture is a candidate.
+        problems: what was left out or is missing is told here; None: as warnings.
 
     Raises:
-        InvalidInputError: if a file is missing, is not what it should be, or tries to load code.
+        InvalidInputError: if a file is missing, is not what it should be, or tries to load code; and if the detector's
+            file knows none of the pictures.
     """
     entries = load_refs(refs)
     splits = sorted({str(entry.get("split")) for entry in entries})
@@ -48,44 +63,89 @@ def read_refer(
     content = load_json(instances, "COCO annotations")
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise InvalidInputError(f"{instances} should hold COCO annotations: an object with images and annotations.")
-    names = {str(image["id"]): str(image["file_name"]) for image in content.get("images", [])}
-    categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
-    by_image: dict[str, list[dict[str, Any]]] = {}
-    for annotation in content["annotations"]:
-        by_image.setdefault(str(annotation["image_id"]), []).append(annotation)
+    chosen = [(number, entry) for number, entry in enumerate(entries) if str(entry.get("split")) == split]
+    wanted_on: dict[str, set[str]] = {}
+    for _, entry in chosen:
+        wanted_on.setdefault(str(entry["image_id"]), set()).update(gold_ids(entry["ann_id"]))
+    coco = _Coco(content, instances, wanted_on)
     folder = Path(images) if images is not None else Path()
-    boxes = {
-        key: xyxy_from_xywh([one["bbox"] for one in anns], f"{instances}, image {key}")
-        for key, anns in by_image.items()
-    }
     found = []
-    for entry in entries:
-        if str(entry.get("split")) != split:
-            continue
+    for number, entry in chosen:
         image_id = str(entry["image_id"])
-        where = f"{Path(refs).name}, ref {entry.get('ref_id')}"
-        annotations = by_image.get(image_id)
-        if annotations is None:
+        ref = entry.get("ref_id", f"entry{number}")
+        where = f"{Path(refs).name}, ref {ref}"
+        annotated = coco.annotated.get(image_id)
+        if annotated is None:
             raise InvalidInputError(
                 f"{where}: {instances} knows nothing of image {image_id}; do the two belong together?"
             )
         wanted = gold_ids(entry["ann_id"])
-        gold = boxes[image_id][[i for i, one in enumerate(annotations) if str(one["id"]) in wanted]]
+        gold = xyxy_from_xywh(
+            [one["bbox"] for one in annotated if str(one["id"]) in wanted], f"{instances}, annotation {entry['ann_id']}"
+        )
         if not len(gold):
             raise InvalidInputError(f"{where}: {instances} has no annotation {entry['ann_id']} on image {image_id}.")
         expressions = tuple(
-            Expression(f"{image_id}/{entry.get('ref_id', entry['ann_id'])}/{number}", text.strip(), gold)
-            for number, text in enumerate(_texts(entry, where))
+            Expression(f"{image_id}/{ref}/{i}", text.strip(), gold)
+            for i, text in enumerate(_texts(entry, where))
             if text.strip()
         )
-        name = names.get(image_id) or picture_name(str(entry.get("file_name", "")), wanted)
+        name = coco.names.get(image_id) or picture_name(str(entry.get("file_name", "")), wanted)
         if detections is None:
-            labels = tuple(categories.get(one.get("category_id"), "") for one in annotations)
-            candidates = boxes[image_id]
+            candidates, labels = coco.candidates(image_id)
         else:
-            labels, candidates = (), detections.get(image_id, np.zeros((0, 4)))
-        found.append(ReferringPicture(image_id, folder / name, candidates, expressions, labels if all(labels) else ()))
+            candidates, labels = detections.get(image_id, np.zeros((0, 4))), ()
+        found.append(ReferringPicture(image_id, folder / name, candidates, expressions, labels))
+    report_dropped(problems, instances, sum(coco.dropped.values()), f"on image {next(iter(coco.dropped), '')}")
+    if detections is not None:
+        report_undetected(problems, refs, (picture.id for picture in found), detections)
     return grouped(found)
+
+
+class _Coco:
+    """What COCO's file says about the pictures of one split; the others are not looked at."""
+
+    def __init__(self, content: dict[str, Any], path: str | Path, wanted_on: Mapping[str, set[str]]) -> None:
+        self.path, self.wanted_on = path, wanted_on
+        #: annotations by image id, in the order of the file
+        self.annotated: dict[str, list[dict[str, Any]]] = {}
+        #: boxes without an area that were left out, by image id
+        self.dropped: dict[str, int] = {}
+        try:
+            self.names = {str(image["id"]): str(image["file_name"]) for image in content.get("images", [])}
+            self.categories = {one["id"]: str(one["name"]) for one in content.get("categories", [])}
+        except (TypeError, KeyError) as error:
+            raise InvalidInputError(
+                f"{path}: images need id and file_name, categories need id and name ({error!r})."
+            ) from error
+        for number, one in enumerate(content["annotations"]):
+            if not isinstance(one, dict) or "image_id" not in one:
+                raise InvalidInputError(f"{path}: annotation number {number} has no image_id; it is {one!r:.60}.")
+            image_id = str(one["image_id"])
+            if image_id not in wanted_on:
+                continue
+            missing = [key for key in ("id", "bbox") if one.get(key) is None]
+            if missing:
+                raise InvalidInputError(
+                    f"{path}: annotation {one.get('id', f'number {number}')} of image {image_id} has no "
+                    f"{' and no '.join(missing)}; a referring expression needs boxes to choose from."
+                )
+            self.annotated.setdefault(image_id, []).append(one)
+        self._candidates: dict[str, tuple[Boxes, tuple[str, ...]]] = {}
+
+    def candidates(self, image_id: str) -> tuple[Boxes, tuple[str, ...]]:
+        """Boxes to choose from and their categories; no categories unless all of them have one."""
+        if image_id not in self._candidates:
+            wanted = self.wanted_on[image_id]
+            # A crowd is a region of many; only an expression that is about it makes it one to choose.
+            single = [one for one in self.annotated[image_id] if not one.get("iscrowd") or str(one["id"]) in wanted]
+            boxes, kept = usable_xyxy((one["bbox"] for one in single), f"{self.path}, image {image_id}")
+            if not kept.all():
+                self.dropped[image_id] = int((~kept).sum())
+            used = [one for one, keep in zip(single, kept.tolist(), strict=True) if keep]
+            labels = tuple(self.categories.get(one.get("category_id"), "") for one in used)
+            self._candidates[image_id] = boxes, labels if all(labels) else ()
+        return self._candidates[image_id]
 
 
 def load_refs(path: str | Path) -> list[dict[str, Any]]:
@@ -122,10 +182,12 @@ class _RefusedError(pickle.UnpicklingError):
     """The file asked for something that is not plain data."""
 
 
-class _PlainDtype:
-    """Stands in for `numpy.dtype`: numbers only, and nothing that could hold an object."""
+class _Number:
+    """Stands in for a `numpy.dtype` in the file: numbers only, and nothing that could hold an object."""
 
-    def __init__(self, code: str, *_: Any) -> None:
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: Any) -> None:
         text = code.decode("latin1") if isinstance(code, bytes) else str(code)
         if not re.fullmatch(r"[<>=|]?[biuf][1248]", text):
             raise _RefusedError(f"a numpy value of type {text!r}")
@@ -137,41 +199,70 @@ class _PlainDtype:
         self.order = ">" if order == ">" else "<"
 
 
-def _scalar(dtype: _PlainDtype, data: Any) -> int | float | bool:
-    raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
-    if not isinstance(dtype, _PlainDtype) or len(raw) != int(dtype.code[1:]):
-        raise _RefusedError("a damaged numpy number")
-    value: int | float | bool = np.frombuffer(raw, dtype=np.dtype(dtype.order + dtype.code))[0].item()
-    return value
+class _Callable:
+    """What a file gets when it names a function: something it can call and nothing else.
+
+    A pickle can set attributes of whatever it holds (the BUILD instruction), and so change a function of ours for
+    everybody. These have no attributes, refuse any state, and are made anew for every file.
+    """
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise _RefusedError("a function with a changed state")
 
 
-def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"the codec {encoding!r}")
-    return text.encode("latin1")
+class _Dtype(_Callable):
+    __slots__ = ()
+
+    def __call__(self, code: Any, *_: Any) -> _Number:
+        return _Number(code)
 
 
-_BUILTINS = {
-    name: kind for kind in (set, frozenset, list, dict, tuple, str, int, float, bool, bytes) for name in [kind.__name__]
-}
-_ALLOWED: dict[tuple[str, str], Any] = {
-    **{(module, name): kind for module in ("builtins", "__builtin__") for name, kind in _BUILTINS.items()},
+class _Scalar(_Callable):
+    __slots__ = ()
+
+    def __call__(self, dtype: Any, data: Any) -> int | float | bool:
+        raw = data.encode("latin1") if isinstance(data, str) else bytes(data) if isinstance(data, bytes) else b""
+        if not isinstance(dtype, _Number) or len(raw) != int(dtype.code[1:]):
+            raise _RefusedError("a damaged numpy number")
+        value: int | float | bool = np.frombuffer(raw, dtype=np.dtype(dtype.order + dtype.code))[0].item()
+        return value
+
+
+class _Encode(_Callable):
+    __slots__ = ()
+
+    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise _RefusedError(f"the codec {encoding!r}")
+        return text.encode("latin1")
+
+
+# Types written in C, whose attributes nobody can set.
+_BUILTINS: tuple[type, ...] = (set, frozenset, list, dict, tuple, str, int, float, bool, bytes)
+_TYPES: dict[tuple[str, str], type] = {
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in _BUILTINS},
     ("__builtin__", "unicode"): str,
     ("__builtin__", "long"): int,
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): _encoded,
-    ("numpy", "dtype"): _PlainDtype,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
+}
+_FUNCTIONS: dict[tuple[str, str], type[_Callable]] = {
+    ("_codecs", "encode"): _Encode,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "scalar"): _Scalar,
+    ("numpy._core.multiarray", "scalar"): _Scalar,
 }
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _RefusedError(f"{module}.{name}") from None
+        key = (module, name)
+        if key in _TYPES:
+            return _TYPES[key]
+        if key in _FUNCTIONS:
+            return _FUNCTIONS[key]()
+        raise _RefusedError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
         raise _RefusedError("an object by reference")

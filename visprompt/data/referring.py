@@ -6,7 +6,8 @@ picture is opened: a path stays a path until a task asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,21 +72,67 @@ def xyxy_from_xywh(boxes: Iterable[Sequence[float]], where: str) -> Boxes:
     Raises:
         InvalidInputError: for boxes that are not four finite numbers with positive width and height.
     """
-    rows = list(boxes)
-    if not rows:
-        return np.zeros((0, 4))
-    try:
-        array = np.asarray(rows, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{where}: a box is [x, y, width, height]; got {_short(rows)}.") from error
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise InvalidInputError(f"{where}: a box is [x, y, width, height]; got {_short(rows)}.")
-    bad = ~np.isfinite(array).all(axis=1) | (array[:, 2:] <= 0).any(axis=1)
+    array = _xywh(boxes, where)
+    bad = ~_has_area(array)
     if bad.any():
         raise InvalidInputError(
             f"{where}: box {_short(array[bad][0].tolist())} has no area, or a number that is not finite."
         )
-    return np.concatenate([array[:, :2], array[:, :2] + array[:, 2:]], axis=1)
+    return _corners(array)
+
+
+def usable_xyxy(boxes: Iterable[Sequence[float]], where: str) -> tuple[Boxes, NDArray[np.bool_]]:
+    """Corners of the boxes that have an area, and which those are: candidates, of which annotators make a few without.
+
+    >>> boxes, kept = usable_xyxy([[10, 20, 5, 4], [3, 3, 0, 2]], "an example")
+    >>> boxes.tolist(), kept.tolist()
+    ([[10.0, 20.0, 15.0, 24.0]], [True, False])
+
+    Raises:
+        InvalidInputError: for boxes that are not four numbers.
+    """
+    array = _xywh(boxes, where)
+    kept = _has_area(array)
+    return _corners(array[kept]), kept
+
+
+def tell(problems: list[str] | None, message: str) -> None:
+    """Says what a reader left out: to those who collect it, or as a warning."""
+    if problems is None:
+        warnings.warn(message, UserWarning, stacklevel=3)
+    else:
+        problems.append(message)
+
+
+def report_dropped(problems: list[str] | None, path: str | Path, dropped: int, first: str) -> None:
+    """One sentence for all candidates without an area; none if there were none."""
+    if dropped:
+        boxes = "1 candidate box has" if dropped == 1 else f"{dropped} candidate boxes have"
+        tell(problems, f"{path}: {boxes} no area, or a number that is not finite, and left out; the first: {first}.")
+
+
+def report_undetected(
+    problems: list[str] | None, path: str | Path, images: Iterable[str], detections: Mapping[str, Boxes]
+) -> None:
+    """Compares the pictures of a data set with those of a detector's file.
+
+    Raises:
+        InvalidInputError: if the detector's file knows none of the pictures, so that every answer would be wrong.
+    """
+    wanted = list(dict.fromkeys(images))
+    if not any(image in detections for image in wanted):
+        theirs = ", ".join(list(detections)[:3]) or "none at all"
+        raise InvalidInputError(
+            f"the detector's file has boxes for none of the {len(wanted)} pictures of {path}: image ids there are "
+            f"{', '.join(wanted[:3])}, …, and the detector's are {theirs}. Do the two belong together?"
+        )
+    without = [image for image in wanted if not len(detections.get(image, ()))]
+    if without:
+        tell(
+            problems,
+            f"{path}: {len(without)} of {len(wanted)} pictures have no detections, so every answer on them counts as "
+            f"wrong; the first: {without[0]}.",
+        )
 
 
 def iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
@@ -126,6 +173,27 @@ def grouped(pictures: Iterable[ReferringPicture]) -> list[ReferringPicture]:
                 seen.id, seen.image, seen.candidates_xyxy, expressions, seen.names, seen.extra
             )
     return list(groups.values())
+
+
+def _xywh(boxes: Iterable[Sequence[float]], where: str) -> Boxes:
+    rows = list(boxes)
+    if not rows:
+        return np.zeros((0, 4))
+    try:
+        array = np.asarray(rows, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{where}: a box is [x, y, width, height]; got {_short(rows)}.") from error
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise InvalidInputError(f"{where}: a box is [x, y, width, height]; got {_short(rows)}.")
+    return array
+
+
+def _has_area(xywh: Boxes) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1))
+
+
+def _corners(xywh: Boxes) -> Boxes:
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
 def _short(value: Any) -> str:
