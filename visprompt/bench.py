@@ -8,6 +8,7 @@ True
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from visprompt.bench_rows import Earlier, stale
 from visprompt.bench_workers import run_workers
 from visprompt.comparisons import add_comparisons, failures
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 from visprompt.exhibits import Exhibits
-from visprompt.results import RowLog, digest, provenance, read_jsonl, write_jsonl
+from visprompt.results import RowLog, digest, provenance, read_jsonl, require_folder, write_jsonl
 from visprompt.suites import RowSpec, Suite, TaskSpec, TuneSpec, list_suites, load_published, load_suite
 from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
 from visprompt.tasks.base import Row
@@ -53,7 +55,8 @@ class BenchResult:
     """What came out of a suite.
 
     Attributes:
-        rows: as in `results.jsonl`, one per model, task and way of pointing.
+        rows: as in `results.jsonl`, one per model, task and way of pointing; those of earlier runs of the suite in the
+            same folder are among them.
         tuning: one per tuned row and model: the grid with its validation figures, and what was chosen.
         problems: sentences for people: items that failed, rows that a model cannot run.
         out: the folder.
@@ -87,7 +90,8 @@ def run_suite(
 ) -> BenchResult:
     """Runs a suite and writes `results.jsonl`, `tuning.jsonl` and `items-*.jsonl` into `out`.
 
-    Rows that are in `out` already and depend on the same model, strategy, data and code are not made again.
+    Rows that are in `out` already and depend on the same model, strategy, data and code are not made again. Rows that
+    are not asked for (`models`, `strategies`) stay in the summaries.
 
     Args:
         suite: a suite, its name, or the path of its file.
@@ -96,7 +100,7 @@ def run_suite(
         out: by default `runs/<suite>`.
         limit: only the first so many pictures of every task (and of the tuning data).
         strategies: only rows with these labels.
-        fresh: forget the rows that are there.
+        fresh: forget the rows that are there, once data and model are loaded.
         device: for models that are loaded here.
         pictures: collect examples and attention maps for the report.
         jobs: models at a time, a process each (`visprompt.bench_workers`); for suites given by name or path.
@@ -106,7 +110,7 @@ def run_suite(
 
     Raises:
         UnknownNameError: for names that do not exist.
-        InvalidInputError: for data that cannot be read, or no model to run.
+        InvalidInputError: for data that cannot be read, a folder that cannot be written, or no model to run.
     """
     source = None if isinstance(suite, Suite) else str(suite)
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
@@ -114,6 +118,7 @@ def run_suite(
         raise InvalidInputError(f"limit must be at least 1; got {limit}.")
     bench = Bench(
         suite=_chosen(suite, strategies),
+        whole=suite,
         out=Path(out) if out is not None else Path("runs") / suite.name,
         images=images,
         annotations=annotations,
@@ -126,14 +131,20 @@ def run_suite(
     specs = list(models) if models else list(suite.models)
     if not specs:
         raise InvalidInputError(f"suite {suite.name} names no model: give one, e.g. --model open_clip:ViT-B-16/openai.")
+    require_folder(bench.out)
     if jobs > 1 and source and len(specs) > 1 and all(isinstance(spec, str) for spec in specs):
-        if fresh:
-            bench.forget()
-        told = {"suite": source, "images": images, "annotations": annotations, "out": bench.out, "limit": limit}
+        told = {
+            "suite": source,
+            "images": images,
+            "annotations": annotations,
+            "out": bench.out,
+            "limit": limit,
+            "fresh": fresh,
+        }
         told = {key: str(value) if isinstance(value, Path) else value for key, value in told.items()}
         bench.prepare(specs)  # what is wrong with the data is said here, once
         run_workers(specs, {**told, "strategies": strategies, "device": device}, jobs, bench.listener)
-        bench.warmed, fresh = True, False
+        bench.warmed = True
     return bench.run(specs, device, fresh)
 
 
@@ -142,6 +153,7 @@ class Bench:
     """One run of a suite; `run_suite` is the way in."""
 
     suite: Suite
+    whole: Suite
     out: Path
     images: str | Path | None = None
     annotations: str | Path | None = None
@@ -156,20 +168,20 @@ class Bench:
     problems: list[str] = field(default_factory=list)
     exhibits: Exhibits = field(default_factory=Exhibits)
     _identity: Row = field(default_factory=dict)
+    _name: str = ""
     _data: dict[str, Data] = field(default_factory=dict)
     _logs: dict[Path, RowLog] = field(default_factory=dict)
     _before: dict[tuple[str, str], Row] = field(default_factory=dict)
     _provenance: Row = field(default_factory=dict)
+    _earlier: dict[str, Earlier] = field(default_factory=dict)
 
     def run(self, specs: Sequence[Any], device: str, fresh: bool) -> BenchResult:
         """Runs everything."""
-        if fresh:
-            self.forget()
-        earlier = [self.out / RESULTS, *sorted(self.out.glob(f"part-*-{RESULTS}"))]
+        self._earlier = {name: Earlier(self.out / name, self.whole) for name in (RESULTS, TUNING)}
+        handed_over = sorted(self.out.glob(f"part-*-{RESULTS}"))
         # Not by the run alone: "random" is the same run for every model.
-        for file in earlier if not fresh else ():
-            if file.exists():
-                self._before.update({(str(row["model"]), str(row.get("run"))): row for row in read_jsonl(file)})
+        for row in itertools.chain(self._earlier[RESULTS].rows, *map(read_jsonl, handed_over)):
+            self._before[str(row.get("model")), str(row.get("run"))] = row
         self._provenance = provenance()
         self.prepare(specs)
         errors: list[VispromptError] = []
@@ -180,13 +192,17 @@ class Bench:
                 errors.append(error)
                 self.problems.append(f"model {spec} was left out: {error}")
                 continue
-            self._one_model(model)
+            self._one_model(model, fresh)
         if len(errors) == len(specs):
             raise errors[0]
         if not self.part:
+            if fresh and not errors:
+                self._forget_others()
             for file in self.out.glob("part-*.jsonl"):
                 file.unlink()
-        return BenchResult(self.suite, self.rows, self.tuning, self.problems, self.out, self.exhibits)
+        rows, tuning = self._earlier[RESULTS].shown(self.rows), self._earlier[TUNING].shown(self.tuning)
+        self.problems += stale(rows, self.rows)
+        return BenchResult(self.suite, rows, tuning, self.problems, self.out, self.exhibits)
 
     def prepare(self, specs: Sequence[Any]) -> None:
         """Reads all data, because a missing folder should not show after an hour of work on another task."""
@@ -201,12 +217,17 @@ class Bench:
         """The data of a description, read once."""
         key = digest(spec)
         if key not in self._data:
-            self._data[key] = load_data(spec, self.images, self.annotations)
+            self._data[key] = data = load_data(spec, self.images, self.annotations)
+            self.problems += [problem for problem in data.problems if problem not in self.problems]
         return self._data[key]
 
-    def _one_model(self, model: Any) -> None:
+    def _one_model(self, model: Any, fresh: bool) -> None:
         # Once: it hashes all weights.
         self._identity = model.describe()
+        self._name = self._earlier[RESULTS].label(model.name, str(self._identity.get("weights", "")), self.rows)
+        # A worker has forgotten already what its own rows replace.
+        if fresh and not (self.warmed and (self.out / self._part(RESULTS)).exists()):
+            self._forget()
         chosen = {tune.strategy: self._tune(model, tune) for tune in self.suite.tune}
         rows = [(row, self._settled(row, chosen)) for row in self.suite.rows]
         for task in self.suite.tasks:
@@ -215,7 +236,7 @@ class Bench:
             for row, pointing in rows:
                 if row.tasks and task.key not in row.tasks:
                     continue
-                self.listener.row(f"{model.name} · {task.key} · {row.pointing.label}")
+                self.listener.row(f"{self._name} · {task.key} · {row.pointing.label}")
                 result = self._result(model, task, row, pointing, outcomes)
                 tuned = chosen.get(row.tuned_as or row.pointing.label)
                 if tuned is not None:
@@ -225,19 +246,23 @@ class Bench:
                 if not (self.warmed and result.get("reused") == result["n"]):
                     self.listener.result(result)
                 self._write(RESULTS, self.rows)
-            add_comparisons(made, outcomes, self.suite.compare_with)
+            beside = self._earlier[RESULTS].beside(self._name, task.key, self.rows)
+            answers = {label: outcome.rows for label, outcome in outcomes.items()}
+            add_comparisons([*made, *beside], {**self._answers(task, beside), **answers}, self.suite.compare_with)
             self.problems += failures(made)
             self._write(RESULTS, self.rows)
             if self.pictures:
                 self._exhibit(model, task, [(pointing, outcomes.get(pointing.label)) for _, pointing in rows])
 
     def _exhibit(self, model: Any, task: TaskSpec, answers: list[tuple[Pointing, Outcome | None]]) -> None:
-        self.listener.row(f"{model.name} · {task.key} · pictures for the report")
+        self.listener.row(f"{self._name} · {task.key} · pictures for the report")
         found = self.data(task.data).pictures[: self.limit]
         answered = [(pointing, outcome) for pointing, outcome in answers if outcome is not None]
-        self.exhibits.add_answers(model, task.key, found, answered, self.suite.examples, self.make_runner)
-        if model.name not in self.exhibits.attention and task is self.suite.tasks[0]:
-            self.exhibits.add_attention(model, found, [pointing for pointing, _ in answered], self.make_runner)
+        self.exhibits.add_answers(model, self._name, task.key, found, answered, self.suite.examples, self.make_runner)
+        if self._name not in self.exhibits.attention and task is self.suite.tasks[0]:
+            self.exhibits.add_attention(
+                model, self._name, found, [pointing for pointing, _ in answered], self.make_runner
+            )
 
     def _settled(self, row: RowSpec, chosen: dict[str, Row]) -> Pointing:
         tuned = chosen.get(row.tuned_as or row.pointing.label)
@@ -250,7 +275,7 @@ class Bench:
         for options in tune.points():
             pointing = dataclasses.replace(tune.pointing, options={**tune.pointing.options, **options})
             shown = ", ".join(f"{key} {value}" for key, value in options.items())
-            self.listener.row(f"{model.name} · tuning · {tune.strategy} · {shown}")
+            self.listener.row(f"{self._name} · tuning · {tune.strategy} · {shown}")
             figures: dict[str, float] = {}
             for key in tune.tasks:
                 task = self.suite.task(key)
@@ -258,17 +283,20 @@ class Bench:
                 try:
                     outcome = self._evaluate(model, task, pointing, data, "tuning")
                 except UnsupportedError as error:
-                    self.problems.append(f"{tune.strategy} was not tuned on {model.name}: {error}")
+                    self.problems.append(f"{tune.strategy} was not tuned on {self._name}: {error}")
                     return {"options": {}, "validation": None, "data": tune.data, "metric": tune.metric}
-                figures[key] = round(outcome.accuracy, 5)
+                if not outcome.rows:
+                    first = outcome.errors[0]["error"] if outcome.errors else "there are no items"
+                    self.problems.append(f"{tune.strategy} with {shown} counts as 0 % on {model.name}, {key}: {first}")
+                figures[key] = round(outcome.accuracy, 5) if outcome.rows else 0.0
             points.append(
                 {"options": options, "validation": figures, "mean": round(sum(figures.values()) / len(figures), 5)}
             )
         best = max(points, key=lambda point: point["mean"])
         record = {
-            "id": f"{model.name}/{tune.strategy}",
+            "id": f"{self._name}/{tune.strategy}",
             "suite": self.suite.name,
-            "model": model.name,
+            "model": self._name,
             "strategy": tune.strategy,
             "metric": tune.metric,
             "data": tune.data,
@@ -283,7 +311,6 @@ class Bench:
         return record
 
     def _evaluate(self, model: Any, task: TaskSpec, pointing: Pointing, data: Data, kind: str) -> Outcome:
-        path = self.out / f"items-{kind}-{_slug(model.name)}.jsonl"
         return evaluate(
             _with_boxes(task.task, data),
             model,
@@ -291,7 +318,7 @@ class Bench:
             data.pictures,
             data=data.identity,
             identity=self._identity,
-            log=self._logs.setdefault(path, RowLog(path)),
+            log=self._log(kind),
             limit=self.limit,
             progress=self.listener.done,
             make_runner=self.make_runner,
@@ -303,12 +330,12 @@ class Bench:
         data = self.data(task.data)
         label = row.pointing.label
         base: Row = {
-            "id": f"{model.name}/{task.key}/{label}",
+            "id": f"{self._name}/{task.key}/{label}",
             "suite": self.suite.name,
             "suite_hash": self.suite.hash,
             "task": task.key,
             "task_title": task.title,
-            "model": model.name,
+            "model": self._name,
             "strategy": label,
             "control": pointing.is_control,
             "metric": task.task.metric,
@@ -327,11 +354,11 @@ class Bench:
         try:
             outcome = self._evaluate(model, task, pointing, data, task.key)
         except UnsupportedError as error:
-            self.problems.append(f"{label} cannot run on {model.name}: {error}")
+            self.problems.append(f"{label} cannot run on {self._name}: {error}")
             self.listener.done(len(data.pictures[: self.limit]))
             return {**base, "value": None, "n": 0, "unsupported": str(error), **details}
         outcomes[label] = outcome
-        before = self._before.get((model.name, outcome.run), {})
+        before = self._before.get((self._name, outcome.run), {})
         old = bool(before) and outcome.reused == len(outcome.rows) == before.get("n")
         interval = outcome.interval
         return {
@@ -352,14 +379,48 @@ class Bench:
             "date": before["date"] if old else details["date"],
         }
 
-    def forget(self) -> None:
-        """Removes the answers of earlier runs."""
-        for file in (*self.out.glob("items-*.jsonl"), *self.out.glob("part-*.jsonl")):
-            file.unlink()
+    def _log(self, kind: str) -> RowLog:
+        path = self.out / f"items-{kind}-{_slug(self._name)}.jsonl"
+        return self._logs.setdefault(path, RowLog(path))
+
+    def _answers(self, task: TaskSpec, rows: Sequence[Row]) -> dict[str, list[Row]]:
+        """The answers behind rows of an earlier run, for comparisons with today's."""
+        found = {}
+        data = self.data(task.data)
+        for row in rows:
+            if not row.get("run") or digest(row.get("data")) != digest(data.identity):
+                continue
+            wanted = {item for picture in data.pictures[: row.get("limit")] for item in task.task.questions(picture)}
+            items = [item for item in self._log(task.key).rows(row["run"]) if "error" not in item]
+            found[str(row["strategy"])] = [item for item in items if item["id"] in wanted]
+        return {label: items for label, items in found.items() if items}
+
+    def _forget(self) -> None:
+        """Removes what earlier runs left of the model at work."""
+        for kind in ("tuning", *(task.key for task in self.whole.tasks)):
+            self._log(kind).path.unlink(missing_ok=True)
+        for earlier in self._earlier.values():
+            earlier.forget(self._name)
+
+    def _forget_others(self) -> None:
+        """Removes what earlier runs left of everything that was not asked for."""
+        for file in self.out.glob("items-*.jsonl"):
+            if file not in self._logs:
+                file.unlink()
+        for (name, earlier), made in zip(self._earlier.items(), (self.rows, self.tuning), strict=True):
+            earlier.forget()
+            if (self.out / name).exists():
+                write_jsonl(self.out / name, made)
+
+    def _part(self, name: str) -> str:
+        return f"part-{_slug(self._name)}-{name}"
 
     def _write(self, name: str, rows: list[Row]) -> None:
         # A worker's summary is only there to hand over how long its rows took.
-        write_jsonl(self.out / (f"part-{_slug(rows[0]['model'])}-{name}" if self.part else name), rows)
+        if self.part:
+            write_jsonl(self.out / self._part(name), rows)
+        else:
+            write_jsonl(self.out / name, self._earlier[name].merged(rows))
 
     def _tasks(self, row: RowSpec) -> list[TaskSpec]:
         return [task for task in self.suite.tasks if not row.tasks or task.key in row.tasks]

@@ -32,11 +32,13 @@ class Data:
         pictures: in a fixed order; a limit takes the first.
         identity: source, settings and hash; goes into every result row.
         boxes: "gold" or "detector".
+        problems: sentences for people about what was left out or is missing.
     """
 
     pictures: list[ReferringPicture]
     identity: dict[str, Any]
     boxes: str
+    problems: tuple[str, ...] = ()
 
 
 def load_data(spec: Mapping[str, Any], images: str | Path | None = None, annotations: str | Path | None = None) -> Data:
@@ -108,20 +110,22 @@ def scene_pictures(
 
 
 def _reclip(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
-    path = _path(spec, "file", annotations)
+    path, folder = _path(spec, "file", annotations), _folder(spec, images)
     detector = _optional(spec, "detections", annotations)
-    boxes = read_detections(detector) if detector else None
-    found = read_reclip(path, _folder(spec, images), boxes)
-    return Data(found, _identity(spec, path, *([detector] if detector else [])), "detector" if detector else "gold")
+    problems: list[str] = []
+    boxes = read_detections(detector, problems=problems) if detector else None
+    found = read_reclip(path, folder, boxes, problems=problems)
+    return Data(found, _identity(spec, folder, path, detector), "detector" if detector else "gold", tuple(problems))
 
 
 def _refer(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
     refs, instances = _path(spec, "refs", annotations), _path(spec, "instances", annotations)
-    detector = _optional(spec, "detections", annotations)
-    boxes = read_detections(detector) if detector else None
-    found = read_refer(refs, instances, str(spec.get("split", "val")), _folder(spec, images), boxes)
-    files = [refs, instances, *([detector] if detector else [])]
-    return Data(found, _identity(spec, *files), "detector" if detector else "gold")
+    detector, folder = _optional(spec, "detections", annotations), _folder(spec, images)
+    problems: list[str] = []
+    boxes = read_detections(detector, problems=problems) if detector else None
+    found = read_refer(refs, instances, str(spec.get("split", "val")), folder, boxes, problems=problems)
+    identity = _identity(spec, folder, refs, instances, detector)
+    return Data(found, identity, "detector" if detector else "gold", tuple(problems))
 
 
 _Loader = Callable[[Mapping[str, Any], "str | Path | None", "str | Path | None"], Data]
@@ -139,9 +143,16 @@ SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _identity(spec: Mapping[str, Any], *files: Path) -> dict[str, Any]:
+def _identity(spec: Mapping[str, Any], folder: Path, *used: Path | None) -> dict[str, Any]:
+    """Settings, contents of the files, and where the pictures are; the pictures' own stamps are kept with the rows."""
+    files = [file for file in used if file is not None]
     named = {key: value for key, value in spec.items() if key != "images"}
-    return {**named, "files": [file.name for file in files], "hash": digest([file_digest(*files), named])}
+    return {
+        **named,
+        "images": str(folder.resolve()),
+        "files": [file.name for file in files],
+        "hash": digest([file_digest(*files), named]),
+    }
 
 
 def _path(spec: Mapping[str, Any], key: str, annotations: str | Path | None) -> Path:
