@@ -256,6 +256,72 @@ class TestBench:
         bench(tmp_path, fresh=True)
         assert Fake.calls
 
+    def test_a_run_of_some_rows_keeps_the_others(self, tmp_path: Path) -> None:
+        content = {**CONTENT, "controls": ["random"], "compare_with": ["none", "falip"]}
+        whole = bench(tmp_path, content)
+        before = read_jsonl(tmp_path / "out/results.jsonl")
+        assert len(before) == 3
+        part = bench(tmp_path, content, strategies=["random"])
+        after = read_jsonl(tmp_path / "out/results.jsonl")
+        keys = ("model", "task", "strategy", "value", "run", "comparisons")
+        assert [[row[key] for key in keys] for row in after] == [[row[key] for key in keys] for row in before]
+        assert [row["strategy"] for row in part.rows] == ["none", "falip", "random"]
+        assert [record["options"] for record in part.tuning] == [record["options"] for record in whole.tuning]
+        assert not part.problems
+
+    def test_a_killed_run_leaves_the_table_whole(self, tmp_path: Path) -> None:
+        bench(tmp_path)
+
+        class Killed(Listener):
+            def result(self, row: Any) -> None:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            bench(tmp_path, listener=Killed())
+        assert [row["strategy"] for row in read_jsonl(tmp_path / "out/results.jsonl")] == ["none", "falip", "random"]
+
+    def test_rows_made_in_another_way_are_pointed_out(self, tmp_path: Path) -> None:
+        bench(tmp_path)
+        result = bench(tmp_path, limit=3, strategies=["none"])
+        assert [row["n"] for row in result.rows] == [3, 12, 12]
+        assert any("another limit (falip, random)" in problem for problem in result.problems)
+        assert [row["n"] for row in bench(tmp_path, limit=3, strategies=["none"], fresh=True).rows] == [3]
+
+    def test_models_add_up_and_namesakes_stay_apart(self, tmp_path: Path) -> None:
+        class Other(FakeModel):
+            def describe(self) -> dict[str, Any]:
+                return {"name": self.name, "weights": "abcdef0123456789"}
+
+        bench(tmp_path)
+        result = bench(tmp_path, models=[Other()])
+        assert [row["model"] for row in result.rows] == ["fake"] * 3 + ["fake-abcdef"] * 3
+        assert (tmp_path / "out/items-boxes-fake-abcdef.jsonl").exists()
+        Fake.calls.clear()
+        again = bench(tmp_path, models=[Other(), FakeModel()])
+        assert [row["model"] for row in again.rows] == ["fake"] * 3 + ["fake-abcdef"] * 3
+        assert not Fake.calls
+
+    def test_fresh_forgets_nothing_before_data_and_model_are_there(self, tmp_path: Path) -> None:
+        bench(tmp_path)
+        before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        lost = {**CONTENT, "tune": [], "tasks": {"boxes": {"task": "referring", "data": {"source": "reclip"}}}}
+        with pytest.raises(InvalidInputError, match="needs file"):
+            bench(tmp_path, lost, fresh=True)
+        with pytest.raises(UnknownNameError, match="bundled"):
+            bench(tmp_path, models=["bundled:none"], fresh=True)
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+        (tmp_path / "out/results.jsonl").write_text("not JSON\n")
+        with pytest.raises(InvalidInputError, match="--fresh"):
+            bench(tmp_path)
+        assert len(bench(tmp_path, strategies=["none"], fresh=True).rows) == 1
+        assert [path.name for path in sorted((tmp_path / "out").glob("items-*"))] == ["items-boxes-fake.jsonl"]
+
+    def test_the_folder_is_tried_before_the_model(self, tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("a file")
+        for out in (tmp_path / "out", tmp_path / "out/below"):
+            with pytest.raises(InvalidInputError, match="is a file and not a folder"):
+                run_suite("scenes-quick", models=["bundled:none"], out=out)
+
     def test_fit_reaches_the_runner_and_the_row(self, tmp_path: Path) -> None:
         seen = set()
 

@@ -142,6 +142,8 @@ def run_suite(
             "fresh": fresh,
         }
         told = {key: str(value) if isinstance(value, Path) else value for key, value in told.items()}
+        if fresh:
+            bench.forget_parts()
         bench.prepare(specs)  # what is wrong with the data is said here, once
         run_workers(specs, {**told, "strategies": strategies, "device": device}, jobs, bench.listener)
         bench.warmed = True
@@ -177,7 +179,7 @@ class Bench:
 
     def run(self, specs: Sequence[Any], device: str, fresh: bool) -> BenchResult:
         """Runs everything."""
-        self._earlier = {name: Earlier(self.out / name, self.whole) for name in (RESULTS, TUNING)}
+        self._earlier = {name: Earlier(self.out / name, self.whole, fresh) for name in (RESULTS, TUNING)}
         handed_over = sorted(self.out.glob(f"part-*-{RESULTS}"))
         # Not by the run alone: "random" is the same run for every model.
         for row in itertools.chain(self._earlier[RESULTS].rows, *map(read_jsonl, handed_over)):
@@ -198,8 +200,7 @@ class Bench:
         if not self.part:
             if fresh and not errors:
                 self._forget_others()
-            for file in self.out.glob("part-*.jsonl"):
-                file.unlink()
+            self.forget_parts()
         rows, tuning = self._earlier[RESULTS].shown(self.rows), self._earlier[TUNING].shown(self.tuning)
         self.problems += stale(rows, self.rows)
         return BenchResult(self.suite, rows, tuning, self.problems, self.out, self.exhibits)
@@ -394,6 +395,11 @@ class Bench:
             items = [item for item in self._log(task.key).rows(row["run"]) if "error" not in item]
             found[str(row["strategy"])] = [item for item in items if item["id"] in wanted]
         return {label: items for label, items in found.items() if items}
+
+    def forget_parts(self) -> None:
+        """Removes what workers handed over."""
+        for file in self.out.glob("part-*.jsonl"):
+            file.unlink()
 
     def _forget(self) -> None:
         """Removes what earlier runs left of the model at work."""

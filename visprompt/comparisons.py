@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from visprompt.statistics import paired
-from visprompt.tasks import Outcome
 from visprompt.tasks.base import Row
 
 
-def add_comparisons(rows: Sequence[Row], outcomes: Mapping[str, Outcome], labels: Sequence[str]) -> None:
-    """Writes into every row its paired difference to the rows called `labels`, on the items that both answered."""
+def add_comparisons(rows: Sequence[Row], answers: Mapping[str, Sequence[Row]], labels: Sequence[str]) -> None:
+    """Writes into every row its paired difference to the rows called `labels`, on the items that both answered.
+
+    Args:
+        rows: of one model and task.
+        answers: by label, what was answered; a row without loses what it was compared with before.
+        labels: the rows to compare with.
+    """
     for row in rows:
-        this = outcomes.get(row["strategy"])
+        this = answers.get(row["strategy"])
         row["comparisons"] = {}
         for label in labels:
-            other = outcomes.get(label)
+            other = answers.get(label)
             if this is None or other is None or label == row["strategy"]:
                 continue
-            answers = {item["id"]: bool(item["correct"]) for item in other.rows}
-            both = [item for item in this.rows if item["id"] in answers]
+            correct = {item["id"]: bool(item["correct"]) for item in other}
+            both = [item for item in this if item["id"] in correct]
             if not both:
                 continue
             result = paired(
                 [bool(item["correct"]) for item in both],
-                [answers[item["id"]] for item in both],
+                [correct[item["id"]] for item in both],
                 [item["image"] for item in both],
             )
             row["comparisons"][label] = {

@@ -66,6 +66,7 @@ class Exhibits:
     def add_answers(
         self,
         model: Any,
+        name: str,
         task: str,
         pictures: Sequence[ReferringPicture],
         answers: Sequence[tuple[Pointing, Outcome]],
@@ -76,6 +77,7 @@ class Exhibits:
 
         Args:
             model: the model that answered.
+            name: what the report calls it.
             task: the task's key.
             pictures: the data.
             answers: what was pointed with, and what came out.
@@ -83,7 +85,7 @@ class Exhibits:
             make_runner: makes the runner that renders what the model got.
         """
         items = {one.id: (picture, one) for picture in pictures for one in picture.expressions}
-        shown = self.cards.setdefault((model.name, task), {})
+        shown = self.cards.setdefault((name, task), {})
         for pointing, outcome in answers:
             if pointing.strategy == "random" or not count:
                 continue
@@ -93,18 +95,19 @@ class Exhibits:
                 pointer = Pointer(model, pointing, make_runner)
                 shown[pointing.label] = [_card(pointer, items[row["id"]][0], row) for row in right + wrong]
             except VispromptError as error:
-                self.notes.append(f"No examples of {pointing.label} on {model.name}, {task}: {error}")
+                self.notes.append(f"No examples of {pointing.label} on {name}, {task}: {error}")
 
     def add_attention(
         self,
         model: Any,
+        name: str,
         pictures: Sequence[ReferringPicture],
         pointings: Sequence[Pointing],
         make_runner: RunnerFactory,
     ) -> None:
         """Draws the last block's readout attention, plain and with each strategy that keeps the picture whole."""
         if "attention" not in model.supports:
-            self.notes.append(f"{model.name} has no attention to show.")
+            self.notes.append(f"{name} has no attention to show.")
             return
         if not plots.have_matplotlib():
             self.notes.append('Figures need matplotlib: pip install "visprompt-toolkit[plots]".')
@@ -112,9 +115,9 @@ class Exhibits:
         chosen = [one for one in pointings if not one.is_control and len(one.members()) == 1]
         chosen = [one for one in chosen if "crop" not in one.strategy][:_ATTENTION_COLUMNS]
         try:
-            self.attention[model.name] = _attention_figure(model, pictures[:_ATTENTION_PICTURES], chosen, make_runner)
+            self.attention[name] = _attention_figure(model, name, pictures[:_ATTENTION_PICTURES], chosen, make_runner)
         except VispromptError as error:
-            self.notes.append(f"No attention maps of {model.name}: {error}")
+            self.notes.append(f"No attention maps of {name}: {error}")
 
 
 def data_uri(picture: Image.Image | bytes) -> str:
@@ -194,7 +197,11 @@ def _dashes(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], co
 
 
 def _attention_figure(
-    model: Any, pictures: Sequence[ReferringPicture], pointings: Sequence[Pointing], make_runner: RunnerFactory
+    model: Any,
+    name: str,
+    pictures: Sequence[ReferringPicture],
+    pointings: Sequence[Pointing],
+    make_runner: RunnerFactory,
 ) -> tuple[str, str]:
     columns: list[tuple[str, list[Any]]] = []
     plain = Pointer(model, Pointing("none", fit=pointings[0].fit if pointings else "model"), make_runner)
@@ -222,7 +229,7 @@ def _attention_figure(
             panel.set_xlabel(f"{plots.share_in_box(maps[line], image.size, box):.0%} on the region", fontsize=8)
         figure.colorbar(drawn, ax=list(grid[line, 1:]), shrink=0.8, aspect=12, pad=0.01).ax.tick_params(labelsize=7)
     shown = ", ".join(label for label, _ in columns)
-    alt = f"Readout attention of {model.name} in its last block over {len(pictures)} pictures, for {shown}."
+    alt = f"Readout attention of {name} in its last block over {len(pictures)} pictures, for {shown}."
     return data_uri(plots.to_png(figure)), alt
 
 

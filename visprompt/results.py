@@ -90,6 +90,24 @@ class RowLog:
                 file.truncate(whole)
 
 
+def require_folder(path: str | Path) -> Path:
+    """Makes sure, before anything is computed, that files can be written into a folder; makes it if need be.
+
+    Raises:
+        InvalidInputError: if it is a file, or cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InvalidInputError(f"cannot write into {path}: it, or a part of it, is a file and not a folder.") from None
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"cannot make the folder {path}: {getattr(error, 'strerror', error)}.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"cannot write into the folder {path}: permission denied.")
+    return path
+
+
 def json_line(row: dict[str, Any]) -> str:
     """One row as one line; numpy numbers and arrays become plain ones."""
     return json.dumps(row, ensure_ascii=False, default=_plain) + "\n"

@@ -86,8 +86,6 @@ class Suite:
         models: specifications for `load_model`; may be empty, then they are given on the command line.
         compare_with: labels of the rows that all others are compared with, item by item.
         examples: right and wrong answers per strategy in the report.
-        hash: of the file's content.
-        source: what it was loaded by, empty for one that was made in Python.
     """
 
     name: str
@@ -100,7 +98,6 @@ class Suite:
     compare_with: tuple[str, ...] = ("none", "falip")
     examples: int = 2
     hash: str = field(default="", compare=False)
-    source: str = field(default="", compare=False)
 
     def task(self, key: str) -> TaskSpec:
         """The task with that key."""
@@ -141,7 +138,7 @@ def load_suite(name: str | Path) -> Suite:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{name} is not readable YAML: {error}") from error
-    return dataclasses.replace(parse_suite(content, path.stem), source=str(name))
+    return parse_suite(content, path.stem)
 
 
 def load_published() -> list[dict[str, Any]]:
