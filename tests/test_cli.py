@@ -104,6 +104,11 @@ class TestScore:
         ]
         assert all(one == found[0] for one in found)
 
+    def test_brackets_and_colons_are_text(self, picture: str) -> None:
+        text = run("score", picture, "a [/b] dog", "[red]x[/red] :cat:")
+        assert "a [/b] dog" in text
+        assert "[red]x[/red] :cat:" in text
+
     def test_the_whole_picture(self, picture: str) -> None:
         assert json.loads(run("score", picture, "a red star", "--json"))[0]["region"] == "whole picture"
 
@@ -115,6 +120,11 @@ class TestShow:
         run("show", picture, "--region", "8,8,40,40", "-p", prompter, "--out", str(out))
         with Image.open(out) as shown:
             assert shown.width > 800
+
+    def test_blocks_have_numbers_and_no_strategy_is_one_too(self, picture: str, tmp_path: Path) -> None:
+        for words in (("-r", "8,8,40,40", "--block", "0"), ("-r", "8,8,40,40", "-p", "none"), ("-p", "none")):
+            run("show", picture, *words, "--out", str(tmp_path / "a.png"))
+            (tmp_path / "a.png").unlink()
 
     def test_points_and_masks(self, picture: str, tmp_path: Path) -> None:
         mask = Image.new("L", (64, 64))
@@ -151,6 +161,19 @@ class TestErrors:
             (("show", "PICTURE", "-r", "1,2,30,40", "-p", "crop|falip", "--out", "x.png"), "one prompt per member"),
             (("show", "PICTURE", "-r", "1,2,30,40", "--fit", "sqush", "--out", "x.png"), "did you mean 'squash'"),
             (("score", "PICTURE", "a cat", "--model", "bundled:scenes-clp"), "did you mean 'scenes-clip'"),
+            (("score", "PICTURE", "a cat", "-r", "1,2,30,40", "-p", "falip", "-o", "heads=all"), "all"),
+            (("score", "PICTURE", "a cat", "-r", "1,2,30,40", "-p", "falip", "-o", "name=x"), "no option of 'falip'"),
+            (("score", "PICTURE", "a [/b] dog", "-r", "1,2,30,40", "-p", "f[/b]lip"), "'f[/b]lip'"),
+            (("show", "PICTURE", "-p", "none", "-o", "strength=1", "--out", "x.png"), "belong to a strategy"),
+            (("show", "PICTURE", "-r", "1,2,30,40", "--block", "99", "--out", "x.png"), "99"),
+            (("show", "PICTURE", "-r", "1,2,30,40", "--out", "PICTURE/x.png", "-m", "none"), "is a file and not a"),
+            (("show", "PICTURE", "-r", "1,2,30,40", "--out", "FOLDER.png", "-m", "none"), "is a folder"),
+            (("bench", "scenes-quick", "--out", "PICTURE", "-m", "none"), "is a file and not a folder"),
+            (("bench", "scenes-quick", "--out", "PICTURE/runs", "-m", "none"), "is a file and not a folder"),
+            (("bench", "SUITE latin-1", "--out", "FOLDER.png"), "not UTF-8"),
+            (("bench", "SUITE many", "--out", "FOLDER.png"), "n in data of task a is a whole number"),
+            (("bench", "SUITE evil", "--out", "FOLDER.png"), "letters, digits"),
+            (("bench", "scenes-quick", "-s", "[/b]", "--out", "FOLDER.png"), "'[/b]'"),
         ],
     )
     def test_one_red_line_and_exit_code_2(
@@ -158,10 +181,23 @@ class TestErrors:
         words: tuple[str, ...],
         message: str,
         picture: str,
+        tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(sys, "argv", ["visprompt", *(picture if word == "PICTURE" else word for word in words)])
+        suites = {
+            "SUITE latin-1": "title: Übersicht".encode("latin-1"),
+            "SUITE many": b"tasks: {a: {task: referring, data: {source: scenes, n: many}}}\nstrategies: [none]",
+            "SUITE evil": b"tasks: {x/../../evil: {task: referring, data: {source: scenes}}}\nstrategies: [none]",
+        }
+        for number, (name, content) in enumerate(suites.items()):
+            (tmp_path / f"{number}.yaml").write_bytes(content)
+            words = tuple(str(tmp_path / f"{number}.yaml") if word == name else word for word in words)
+        (tmp_path / "folder.png").mkdir()
+        words = tuple(word.replace("FOLDER", str(tmp_path / "folder")) for word in words)
+        words = tuple(word.replace("PICTURE", picture) for word in words)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["visprompt", *words])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capsys.readouterr()

@@ -185,6 +185,19 @@ class TestTable:
         assert "90.0" in text
         assert "crop|falip" in text
 
+    def test_brackets_in_names_are_text(self) -> None:
+        from rich.console import Console
+
+        console = Console(width=120, record=True, file=io.StringIO())
+        rows = [
+            row("[/b] circle", 0.5, model="m[/]", task="[x]"),
+            row("[/i]", 0.2, control=True, model="m[/]", task="[x]"),
+        ]
+        console.print(terminal(rows, "A [/bold] suite"))
+        text = console.export_text()
+        for wanted in ("[/b] circle", "m[/]", "[x]", "[/i]", "A [/bold] suite"):
+            assert wanted in text
+
     def test_published_figures_need_the_same_task_and_strategy(self) -> None:
         assert {one["strategy"] for one in matching_figures(ROWS)} == {"circle", "falip"}
         assert matching_figures([row("falip", 0.5, published=None)]) == []

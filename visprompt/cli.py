@@ -63,6 +63,7 @@ def list_(
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=what, title_justify="left")
@@ -72,8 +73,8 @@ def list_(
             key.replace("_", " "), style="bold" if key == "name" else "", no_wrap=key == "name", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(_text(row[key]) for key in shown))
-    console = Console()
+        table.add_row(*(escape(_text(row[key])) for key in shown))
+    console = Console(emoji=False)
     console.print(table)
     if what == "strategies":
         console.print("Join with + (one after the other) or | (sum of scores): circle+falip, crop|falip.", style="dim")
@@ -129,6 +130,11 @@ def main() -> None:
         if _debug:
             raise
         _say("red", "error", error)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that went away
+        if _debug:
+            raise
+        _say("red", "error", f"{error.filename or type(error).__name__}: {error.strerror or error}")
         sys.exit(2)
 
 

@@ -40,18 +40,19 @@ def bench(
     from rich.progress import Progress as Bar
 
     from visprompt.cli_look import quiet
+    from visprompt.results import json_line, require_folder
     from visprompt.suites import load_suite
 
     checked = load_suite(suite)  # a misspelt key is said before torch is imported
+    require_folder(out if out is not None else Path("runs") / checked.name)
     quiet()
 
     from visprompt.bench import run_suite
     from visprompt.bench_workers import automatic_jobs
     from visprompt.report import terminal, write_report
-    from visprompt.results import json_line
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         result = run_suite(
             suite,
@@ -72,7 +73,7 @@ def bench(
         for row in result.rows:
             typer.echo(json_line(dict(row)), nl=False)
     else:
-        Console().print(terminal(result.rows, result.suite.title))
+        Console(emoji=False).print(terminal(result.rows, result.suite.title))
     for problem in result.problems:
         typer.secho(f"warning: {problem}", fg="yellow", err=True)
     names = ", ".join(str(path) for path in (*paths, result.out / "results.jsonl"))

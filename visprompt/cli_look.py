@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model
@@ -37,7 +37,9 @@ _Masks = Annotated[
     list[Path] | None, typer.Option("--mask", help="A picture as large as the image: bright is the region.")
 ]
 _Model = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
-_Prompter = Annotated[str, typer.Option("--prompter", "-p", help="A strategy, a+b or a|b; see `visprompt list`.")]
+_Prompter = Annotated[
+    str, typer.Option("--prompter", "-p", help="A strategy, a+b or a|b, or none; see `visprompt list`.")
+]
 _Preset = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
 _Options = Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value, e.g. -o strength=0.5.")]
 _Fit = Annotated[str, typer.Option("--fit", help="model (its own crop), pad or squash (the whole picture).")]
@@ -62,25 +64,28 @@ def show(
 ) -> None:
     """Save what a strategy does: the prompted picture, and where the model looks without and with it."""
     from visprompt import plots
+    from visprompt.results import require_file
     from visprompt.runner import Runner
 
     if not plots.have_matplotlib():
         plots.new_figure((1.0, 1.0))  # says what to install, before a model is loaded for nothing
     if out.suffix.lower() != ".png":
         raise InvalidInputError(f"--out should end in .png; got {out}.")
+    require_file(out, "--out")
     # The request first: a bad picture or region should not wait for a model.
     request = _request(image, _regions(image, region, format, point, mask), query, together=True)
     made = _prompter(prompter, preset, option)
-    loaded = _model(model, device)
     chosen = _checked_fit(fit)
+    loaded = _model(model, device)
     runner = Runner(loaded, made, fit=chosen, progress=False)
     plain = Runner(loaded, None, fit=chosen, progress=False)
-    (prompt,) = made.edit_all([unit.with_(fit=chosen) for unit in request.units()], loaded)
+    units = [unit.with_(fit=chosen) for unit in request.units()]
+    (prompt,) = units if made is None else made.edit_all(units, loaded)
     rendered = runner.render(request)[0]
     boxes = [one.xyxy for one in request.regions]
     inside = [one.xyxy for one in prompt.regions]
     if "attention" not in loaded.supports:
-        figure = plots.picture_pair(request.picture, rendered, boxes[0] if boxes else None, made.name)
+        figure = plots.picture_pair(request.picture, rendered, boxes[0] if boxes else None, prompter)
     else:
         before = plain.attention(request)[0].image_map(block)
         after = runner.attention(request)[0].image_map(block)
@@ -91,7 +96,7 @@ def show(
             after,
             boxes[0] if len(boxes) == 1 else None,
             inside[0] if len(inside) == 1 else None,
-            made.name,
+            prompter,
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(plots.to_png(figure))
@@ -118,17 +123,11 @@ def score(
 
     regions = _regions(image, region, format, point, mask)
     request = _request(image, regions, None)
-    if prompter == "none":
-        if preset or option:
-            raise InvalidInputError("--preset and --option belong to a strategy: name it with --prompter.")
-        made = None
-        if regions:
-            raise InvalidInputError(
-                "a region without a strategy changes nothing: name one with --prompter, e.g. falip."
-            )
-    else:
-        made = _prompter(prompter, preset, option)
-    scores = Runner(_model(model, device), made, fit=_checked_fit(fit), progress=False).score(request, texts).float()
+    made = _prompter(prompter, preset, option)
+    if made is None and regions:
+        raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
+    chosen = _checked_fit(fit)
+    scores = Runner(_model(model, device), made, fit=chosen, progress=False).score(request, texts).float()
     probs = scores.softmax(dim=-1)
     names = [repr(one) for one in request.regions] or ["whole picture"]
     rows = [
@@ -143,19 +142,22 @@ def score(
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{model}, {prompter}: logits (softmax over the texts)", title_justify="left")
+    title = escape(f"{model}, {prompter}: logits (softmax over the texts)")
+    table = Table(title=title, title_justify="left")
     table.add_column("region")
     for text in texts:
-        table.add_column(text, justify="right")
+        table.add_column(escape(text), justify="right")
     for name, line, share in zip(names, scores.tolist(), probs.tolist(), strict=True):
         best = max(line)
         cells = [f"{value:.2f} ({part:.0%})" for value, part in zip(line, share, strict=True)]
         table.add_row(
-            name, *(f"[bold]{cell}[/bold]" if value == best else cell for cell, value in zip(cells, line, strict=True))
+            escape(name),
+            *(f"[bold]{cell}[/bold]" if value == best else cell for cell, value in zip(cells, line, strict=True)),
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def options_of(pairs: list[str] | None) -> dict[str, Any]:
@@ -248,10 +250,23 @@ def _checked_fit(name: str) -> Fit:
     raise unknown_name("fit", name, FITS)
 
 
-def _prompter(name: str, preset: str | None, option: list[str] | None) -> Prompter:
+def _prompter(name: str, preset: str | None, option: list[str] | None) -> Prompter | None:
     from visprompt.prompter import Prompter as Maker
 
-    return Maker.from_name(name, preset=preset, **options_of(option))
+    if name == "none":
+        if preset or option:
+            raise InvalidInputError("--preset and --option belong to a strategy: name it with --prompter.")
+        return None
+    options = options_of(option)
+    for taken in ("name", "preset"):
+        if taken in options:
+            raise InvalidInputError(f"-o {taken}=…: that is no option of {name!r}; there is --prompter and --preset.")
+    try:
+        return Maker.from_name(name, preset=preset, **options)
+    except VispromptError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"the options {options} of {name!r} cannot be used: {error}.") from error
 
 
 def _model(spec: str, device: str) -> Model:

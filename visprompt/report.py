@@ -103,17 +103,20 @@ def protocol(rows: Sequence[Row]) -> str:
 def terminal(rows: Sequence[Row], title: str) -> RenderableType:
     """The summary as rich tables, one per model."""
     from rich.console import Group
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
     table = summary(rows)
     shown: list[RenderableType] = []
     for model, _ in table.models:
         chosen = [number for number, (one, _) in enumerate(table.columns) if one == model]
-        grid = RichTable(title=f"{title} · {model}", title_justify="left", title_style="bold", caption_justify="left")
-        grid.caption = f"accuracy in %, 95 % interval; {protocol(rows)}; bold: best of a column"
+        grid = RichTable(
+            title=escape(f"{title} · {model}"), title_justify="left", title_style="bold", caption_justify="left"
+        )
+        grid.caption = f"accuracy in %, 95 % interval; {escape(protocol(rows))}; bold: best of a column"
         grid.add_column("strategy")
         for number in chosen:
-            grid.add_column(table.columns[number][1], justify="right")
+            grid.add_column(escape(table.columns[number][1]), justify="right")
         for place, line in enumerate(table.lines):
             cells = [line.cells[number] for number in chosen]
             texts = [f"[bold]{c.value}[/bold]" if c.best else c.value for c in cells]
@@ -121,9 +124,10 @@ def terminal(rows: Sequence[Row], title: str) -> RenderableType:
             texts = [
                 f"{t}{between}[dim]{c.interval}[/dim]" if c.interval else t for t, c in zip(texts, cells, strict=True)
             ]
+            label = escape(line.label)
             following = table.lines[place + 1 :]
             grid.add_row(
-                f"[dim]{line.label}[/dim]" if line.control else line.label,
+                f"[dim]{label}[/dim]" if line.control else label,
                 *texts,
                 end_section=not following or (following[0].control and not line.control),
             )
