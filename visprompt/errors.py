@@ -14,6 +14,10 @@ class InvalidInputError(VispromptError, ValueError):
     """A picture, region, request or option that cannot be used as it is."""
 
 
+class RegionNotVisibleError(InvalidInputError):
+    """A region of which nothing is in the picture, or too little reaches the model; other regions of it may do."""
+
+
 class UnknownNameError(VispromptError, ValueError):
     """A strategy, preset, option, model or suite that does not exist; the message lists what does."""
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from visprompt.errors import InvalidInputError
+from visprompt.errors import InvalidInputError, RegionNotVisibleError
 from visprompt.geometry_analytic import InputMap, Pair, Size, analytic, mean_rgb
 from visprompt.geometry_fit import check_processable, fit_picture
 from visprompt.geometry_probe import probe
@@ -223,13 +223,13 @@ class Geometry:
         """Refuses a region that the processor's crop takes away.
 
         Raises:
-            InvalidInputError: if less than a tenth of it (`MIN_VISIBLE_SHARE`) reaches the model.
+            RegionNotVisibleError: if less than a tenth of it (`MIN_VISIBLE_SHARE`) reaches the model.
         """
         share = self.visible_fraction(region)
         if share >= MIN_VISIBLE_SHARE:
             return
         x0, y0, x1, y1 = self.visible_xyxy()
-        raise InvalidInputError(
+        raise RegionNotVisibleError(
             f"{name + ': ' if name else ''}the model's processor crops {region!r} away ({share:.0%} of it is "
             f"left): of the {self.image_wh[0]}×{self.image_wh[1]} picture it keeps "
             f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f}). Use "

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from visprompt.errors import InvalidInputError
+from visprompt.errors import InvalidInputError, RegionNotVisibleError
 from visprompt.regions_coco import decode_rle, fill_polygons, short
 
 #: radius of a `Point` that has none, as a share of the picture's shorter side
@@ -117,12 +117,12 @@ class Box:
         """The part inside a picture of size `wh`.
 
         Raises:
-            InvalidInputError: if nothing is left.
+            RegionNotVisibleError: if nothing is left.
         """
         width, height = _size(wh)
         x0, y0, x1, y1 = max(self.x0, 0.0), max(self.y0, 0.0), min(self.x1, float(width)), min(self.y1, float(height))
         if x1 <= x0 or y1 <= y0:
-            raise InvalidInputError(
+            raise RegionNotVisibleError(
                 f"the box {short(self.xyxy)} lies outside the picture, which is {width}×{height} pixels; check "
                 "whether its coordinates are pixels of the original picture."
             )
@@ -201,7 +201,7 @@ class Point:
         dy = max(-self.y, self.y - height, 0.0)
         touches = (dx == 0 and dy == 0 and 0 <= self.x < width and 0 <= self.y < height) or math.hypot(dx, dy) < radius
         if not touches or (self.radius is None and (dx > 0 or dy > 0)):
-            raise InvalidInputError(
+            raise RegionNotVisibleError(
                 f"the point ({self.x:g}, {self.y:g}) lies outside the picture, which is {width}×{height} pixels; "
                 "check whether its coordinates are pixels of the original picture."
             )

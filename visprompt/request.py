@@ -228,7 +228,7 @@ class _naming:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, InvalidInputError):
-            raise InvalidInputError(f"{self.request!r}: {error}") from None
+            raise type(error)(f"{self.request!r}: {error}") from None
 
 
 def _image_name(image: Any) -> str:

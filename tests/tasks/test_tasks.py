@@ -1,6 +1,8 @@
 """Tasks with a runner that knows the answers: what is asked, what counts, what is written, and what survives."""
 
+import importlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ from PIL import Image
 
 from visprompt.data.referring import Expression, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
+from visprompt.models import load_model
 from visprompt.results import RowLog
 from visprompt.tasks import Naming, Pointing, Referring, evaluate
+from visprompt.tasks.base import run_hash
+from visprompt.tasks.code import library_versions, strategy_code
 from visprompt.tasks.pointing import elsewhere, swapped
 from visprompt.tasks.sources import load_data, scene_pictures
 
@@ -56,6 +61,15 @@ class Oracle:
 def run(task: Any, pointing: Pointing, pictures: Sequence[ReferringPicture] = PICTURES, **options: Any) -> Any:
     options.setdefault("make_runner", Oracle)
     return evaluate(task, options.pop("model", FakeModel()), pointing, pictures, **options)
+
+
+def on_disk(folder: Path, count: int = 4) -> list[ReferringPicture]:
+    made = []
+    for one in PICTURES[:count]:
+        path = folder / f"{one.id}.png"
+        one.image.save(path)  # type: ignore[union-attr]
+        made.append(ReferringPicture(one.id, path, one.candidates_xyxy, one.expressions, one.names))
+    return made
 
 
 class TestReferring:
@@ -202,13 +216,7 @@ class TestResuming:
 
 class TestBadItems:
     def test_a_missing_picture_costs_only_itself_and_is_tried_again(self, tmp_path: Path) -> None:
-        files = []
-        for picture in PICTURES[:4]:
-            picture.image.save(tmp_path / f"{picture.id}.png")  # type: ignore[union-attr]
-            path = tmp_path / f"{picture.id}.png"
-            files.append(
-                ReferringPicture(picture.id, path, picture.candidates_xyxy, picture.expressions, picture.names)
-            )
+        files = on_disk(tmp_path)
         moved = tmp_path / "moved.png"
         Path(files[1].image).rename(moved)  # type: ignore[arg-type]
         log = RowLog(tmp_path / "items.jsonl")
@@ -224,6 +232,46 @@ class TestBadItems:
         with pytest.raises(InvalidInputError, match=r"none of the first 12 items could be asked.*gone\.png"):
             run(Referring(template="{}"), Pointing("circle"), gone)
 
+    def test_two_items_with_one_id_are_refused(self) -> None:
+        with pytest.raises(InvalidInputError, match=r"1 of the items' ids occur more than once.*00003"):
+            run(Referring(template="{}"), Pointing("circle"), [*PICTURES, PICTURES[3]])
+
+    @pytest.mark.parametrize(
+        "pointing", [Pointing("circle"), Pointing("circle|crop"), Pointing("circle", region="other")]
+    )
+    def test_scores_that_are_not_finite_cost_their_item_only(self, pointing: Pointing) -> None:
+        class Overflowing(Oracle):
+            def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
+                found = super().score(requests, texts).astype(np.float16)
+                if any(request.id == PICTURES[2].id for request in requests):
+                    found[-1, -1] = np.nan
+                return found
+
+        outcome = run(Referring(template="{}"), pointing, make_runner=Overflowing)
+        assert (len(outcome.rows), len(outcome.errors)) == (11, 1)
+        error = outcome.errors[0]
+        assert error["id"] == PICTURES[2].expressions[0].id
+        assert PICTURES[2].id in error["error"]
+        assert f"{pointing.label} gives" in error["error"]
+        assert "float16" in error["error"]
+
+    def test_if_no_score_is_finite_the_run_goes_on_without_an_answer(self) -> None:
+        class Broken(Oracle):
+            def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
+                return super().score(requests, texts) * np.inf
+
+        with np.errstate(invalid="ignore"):
+            outcome = run(Naming(template="a {}"), Pointing("circle"), make_runner=Broken)
+        assert (outcome.rows, len(outcome.errors), outcome.interval) == ([], 12, None)
+
+    def test_chance_does_not_answer_for_a_picture_that_is_gone(self, tmp_path: Path) -> None:
+        files = on_disk(tmp_path)
+        Path(files[1].image).unlink()  # type: ignore[arg-type]
+        outcomes = [run(Referring(template="{}"), Pointing(name), files) for name in ("random", "circle")]
+        assert {tuple(row["id"] for row in outcome.rows) for outcome in outcomes} == {
+            tuple(one.expressions[0].id for one in (files[0], *files[2:]))
+        }
+
     def test_a_model_that_cannot_do_it_is_not_a_bad_item(self) -> None:
         class Refusing:
             def __init__(self, *_: Any) -> None: ...
@@ -233,6 +281,130 @@ class TestBadItems:
 
         with pytest.raises(UnsupportedError):
             run(Referring(template="{}"), Pointing("circle"), make_runner=Refusing)
+
+
+def outside(picture: ReferringPicture, which: Sequence[int]) -> ReferringPicture:
+    """The same picture with some of its candidates beyond its right edge."""
+    boxes, gold = picture.candidates_xyxy.copy(), picture.expressions[0].gold_xyxy
+    boxes[list(which)] += [100, 0, 100, 0]
+    said = Expression(picture.expressions[0].id, picture.expressions[0].text, gold)
+    return ReferringPicture(picture.id, picture.image, boxes, (said,), picture.names)
+
+
+def gold_index(picture: ReferringPicture) -> int:
+    return int(iou(picture.candidates_xyxy, picture.expressions[0].gold_xyxy)[:, 0].argmax())
+
+
+class TestCandidatesThatCannotBePointedAt:
+    @pytest.mark.parametrize("task", [Referring(template="{}"), Referring(template="{}", subtract="negatives")])
+    def test_every_row_of_a_column_answers_the_same_items(self, task: Referring) -> None:
+        wrong = next(i for i in range(len(PICTURES[1].candidates_xyxy)) if i != gold_index(PICTURES[1]))
+        pictures = [PICTURES[0], outside(PICTURES[1], [wrong]), *PICTURES[2:]]
+        rows = {}
+        for pointing in (Pointing("none"), Pointing("random"), Pointing("circle"), Pointing("circle|crop")):
+            outcome = run(task, pointing, pictures)
+            assert (len(outcome.rows), outcome.errors) == (12, [])
+            rows[pointing.label] = outcome.rows[1]
+        assert run(task, Pointing("circle"), pictures).unpointable == 1
+        row = rows["circle"]
+        assert row["unpointable"] == [wrong]
+        assert "lies outside the picture" in row["unpointable_why"]
+        assert row["correct"] is True
+        assert (row["scores"][wrong], row["probs"][wrong]) == (None, 0.0)
+        assert "unpointable" not in rows["none"]
+        json.dumps(list(rows.values()), allow_nan=False)
+
+    def test_it_is_chosen_only_if_all_are_like_that(self) -> None:
+        every = range(len(PICTURES[1].candidates_xyxy))
+        pictures = [PICTURES[0], outside(PICTURES[1], every), *PICTURES[2:]]
+        with np.errstate(invalid="raise"):
+            outcome = run(Referring(template="{}"), Pointing("circle"), pictures)
+        assert len(outcome.rows) == 12
+        assert outcome.rows[1]["pred"] in every
+        assert sum(outcome.rows[1]["probs"]) == pytest.approx(1, abs=1e-4)
+
+    def test_naming_answers_by_chance(self) -> None:
+        task = Naming(template="a {}", subtract="unprompted")
+        picture = PICTURES[1]
+        moved = outside(picture, [gold_index(picture)])
+        said = (Expression("moved", "x", moved.candidates_xyxy[[gold_index(picture)]]),)
+        moved = ReferringPicture(moved.id, moved.image, moved.candidates_xyxy, said, moved.names)
+        counts = [len(run(task, Pointing(name), [PICTURES[0], moved]).rows) for name in ("none", "circle")]
+        assert counts == [2, 2]
+
+    def test_if_that_is_so_everywhere_the_coordinates_are_wrong_and_the_run_stops(self) -> None:
+        pictures = [outside(picture, range(len(picture.candidates_xyxy))) for picture in PICTURES]
+        with pytest.raises(InvalidInputError, match=r"none of the first 12 items.*pixels of the original picture"):
+            run(Referring(template="{}"), Pointing("circle"), pictures)
+
+    def test_a_candidate_that_the_models_crop_removes(self) -> None:
+        wide = Image.new("RGB", (160, 64), "grey")
+        boxes = np.array([[60.0, 10, 100, 50], [0, 0, 20, 20], [70, 30, 90, 60]])
+        made = [
+            ReferringPicture(str(i), wide, boxes, (Expression(str(i), "a red star", boxes[[i]]),), ()) for i in range(3)
+        ]
+        model = load_model("bundled:scenes-clip")
+        outcomes = {fit: evaluate(Referring(), model, Pointing("circle", fit=fit), made) for fit in ("model", "squash")}
+        assert [len(outcome.rows) for outcome in outcomes.values()] == [3, 3]
+        assert outcomes["model"].rows[0]["unpointable"] == [1]
+        assert "crops" in outcomes["model"].rows[0]["unpointable_why"]
+        assert 1 not in [row["pred"] for row in outcomes["model"].rows]
+        assert outcomes["squash"].unpointable == 0
+
+
+class TestWhatAnAnswerDependsOn:
+    def test_another_picture_under_the_same_name_is_asked_again_alone(self, tmp_path: Path) -> None:
+        files, log = on_disk(tmp_path), tmp_path / "items.jsonl"
+        first = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
+        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
+        Image.new("RGB", (64, 64)).save(files[2].image)  # type: ignore[arg-type]
+        again = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
+        assert (again.reused, len(again.rows), again.run) == (3, 4, first.run)
+        assert again.rows[2]["file"] != first.rows[2]["file"]
+        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
+
+    def test_the_code_of_a_plug_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        hashes = []
+        for number, text in enumerate(["x = 1", "x = 2", "x = 2"]):
+            folder = tmp_path / str(number) / "someones_plugin"
+            folder.mkdir(parents=True)
+            (folder / "__init__.py").write_text("")
+            (folder / "helper.py").write_text(text)
+            (folder / "strategy.py").write_text(
+                "from visprompt.strategies.circle import Circle\n\n\nclass Mine(Circle):\n    name = 'mine'\n"
+            )
+            monkeypatch.syspath_prepend(str(folder.parent))
+            for name in [one for one in sys.modules if one.startswith("someones_plugin")]:
+                monkeypatch.delitem(sys.modules, name)
+            member = importlib.import_module("someones_plugin.strategy").Mine()
+            monkeypatch.setattr(Pointing, "members", lambda self, member=member: [member])
+            hashes.append(run_hash(Referring(), {}, Pointing("circle"), None))
+        for name in [one for one in sys.modules if one.startswith("someones_plugin")]:
+            del sys.modules[name]
+        assert hashes[0] != hashes[1]
+        assert hashes[1] == hashes[2]
+
+    def test_code_without_a_file_is_never_taken_for_the_same(self) -> None:
+        kind = type("Typed", (type(Pointing("circle").members()[0]),), {"__module__": "no_such_module"})
+        (found,) = strategy_code([kind()])
+        assert len(found["sources"]["no_such_module"]) == 32
+
+    def test_our_own_strategies_have_the_version_of_the_distribution(self) -> None:
+        (found,) = strategy_code(Pointing("circle").members())
+        assert found["class"] == "visprompt.strategies.circle.Circle"
+        assert found["distribution"].startswith("visprompt-toolkit ")
+        assert found["sources"] == {}
+        assert [one["class"].rpartition(".")[2] for one in strategy_code(Pointing("circle+falip").members())] == [
+            "Composition",
+            "Circle",
+            "Falip",
+        ]
+
+    def test_the_versions_of_libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = run_hash(Referring(), {}, Pointing("circle"), None)
+        assert {"torch", "transformers"} <= library_versions().keys()
+        monkeypatch.setattr("visprompt.tasks.base.library_versions", lambda: {**library_versions(), "torch": "99"})
+        assert run_hash(Referring(), {}, Pointing("circle"), None) != before
 
 
 class TestSources:
@@ -271,5 +443,12 @@ class TestSources:
         detected = load_data({"source": "reclip", "file": "a.jsonl", "detections": "dets.json"}, tmp_path, tmp_path)
         assert (data.boxes, detected.boxes) == ("gold", "detector")
         assert data.identity["hash"] != detected.identity["hash"]
+        assert load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path, tmp_path).identity == data.identity
+        (tmp_path / "other").mkdir()
+        moved = load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path / "other", tmp_path)
+        assert moved.identity != data.identity
+        (tmp_path / "more.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({**line, "image_id": 6}))
+        spec = {"source": "reclip", "file": "more.jsonl", "detections": "dets.json"}
+        assert "1 of 2 pictures have no detections" in load_data(spec, tmp_path, tmp_path).problems[0]
         with pytest.raises(InvalidInputError, match="--images"):
             load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path / "none", tmp_path)

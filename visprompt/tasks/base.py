@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from visprompt.data.referring import Boxes, ReferringPicture
-from visprompt.errors import InvalidInputError
+from visprompt.errors import InvalidInputError, RegionNotVisibleError
 from visprompt.results import RowLog, digest, source_digest
 from visprompt.statistics import Interval, accuracy_interval
-from visprompt.tasks.pointing import Pointer, Pointing, RunnerFactory, Scores, default_runner
+from visprompt.tasks.code import library_versions, strategy_code
+from visprompt.tasks.pointing import NotFiniteError, Pointer, Pointing, RunnerFactory, Scores, default_runner
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model
@@ -59,7 +62,10 @@ class Task:
     def rows(
         self, picture: ReferringPicture, scores: Scores, plain: Scores | None, pointing: Pointing
     ) -> Iterable[Row]:
-        """One row per item, from `[k, len(texts(picture))]` scores; `plain` are those of the unprompted picture."""
+        """One row per item, from `[k, len(texts(picture))]` scores; `plain` are those of the unprompted picture.
+
+        A region that cannot be pointed at has −inf everywhere.
+        """
         raise TypeError(f"{type(self).__name__} does not define rows().")
 
     def chance(self, picture: ReferringPicture) -> list[float]:
@@ -77,7 +83,8 @@ class Outcome:
         chance: expected accuracy of a random answer.
         seconds: time spent, without what was already there.
         reused: items taken from an earlier run.
-        run: hash of everything that decides the rows; rows with the same hash are interchangeable.
+        run: hash of everything that decides the rows but the pictures' files, whose stamps are in the rows (`file`);
+            rows with the same hash and stamp are interchangeable.
     """
 
     rows: list[Row]
@@ -93,6 +100,11 @@ class Outcome:
         return float(np.mean([row["correct"] for row in self.rows])) if self.rows else float("nan")
 
     @property
+    def unpointable(self) -> int:
+        """Items of which at least one candidate lies outside the picture, or is cropped away, and cannot be chosen."""
+        return sum(bool(row.get("unpointable")) for row in self.rows)
+
+    @property
     def interval(self) -> Interval | None:
         """95 % interval of the accuracy; None without items."""
         if not self.rows:
@@ -101,7 +113,7 @@ class Outcome:
 
 
 def run_hash(task: Task, identity: Any, pointing: Pointing, data: Any) -> str:
-    """The hash that ties a row to model, strategy, task, data and code."""
+    """The hash that ties a row to model, strategy, task, data and code, plug-ins and libraries included."""
     identity = None if pointing.strategy == "random" else identity
     return digest(
         {
@@ -110,6 +122,8 @@ def run_hash(task: Task, identity: Any, pointing: Pointing, data: Any) -> str:
             "pointing": pointing.describe(),
             "data": data,
             "code": source_digest(),
+            "strategies": strategy_code(pointing.members()),
+            "libraries": library_versions(),
         }
     )
 
@@ -144,7 +158,7 @@ def evaluate(
         make_runner: see `Pointer`.
 
     Raises:
-        InvalidInputError: if not one of the items of the first chunks could be asked.
+        InvalidInputError: if two items have one id, or not one of the items of the first chunk could be asked.
         UnsupportedError: if the model cannot run the strategy.
     """
     task = task.prepare(pictures)
@@ -152,8 +166,13 @@ def evaluate(
     if identity is None and model is not None:
         identity = model.describe()
     run = run_hash(task, identity, pointing, data)
-    wanted = {item: number for number, picture in enumerate(pictures) for item in task.questions(picture)}
-    kept = {row["id"]: row for row in (log.rows(run) if log else []) if row["id"] in wanted and "error" not in row}
+    wanted = _numbered(task, pictures)
+    stamps = {item: stamp for picture in pictures for stamp in [_stamp(picture)] for item in task.questions(picture)}
+    kept = {
+        row["id"]: row
+        for row in (log.rows(run) if log else [])
+        if row["id"] in wanted and "error" not in row and row.get("file") == stamps[row["id"]]
+    }
     todo = [picture for picture in pictures if any(item not in kept for item in task.questions(picture))]
     if progress:
         progress(len(pictures) - len(todo))
@@ -164,12 +183,11 @@ def evaluate(
         plain = Pointer(model, Pointing("none", fit=pointing.fit), make_runner) if task.needs_plain else None
         for start in range(0, len(todo), chunk):
             part = todo[start : start + chunk]
-            rows = _chunk(task, pointer, plain, part)
-            failed = [row for row in rows if "error" in row]
+            rows, blame = _chunk(task, pointer, plain, part)
             # If the first chunk fails as a whole, the folder or the options are wrong, not a picture.
-            if failed and len(failed) == len(rows) and not kept and not made:
-                raise InvalidInputError(f"none of the first {len(rows)} items could be asked: {failed[0]['error']}")
-            new = [{"run": run, **row} for row in rows]
+            if blame and len(blame) == len(rows) and not kept and not made:
+                raise InvalidInputError(f"none of the first {len(rows)} items could be asked: {blame[0]}")
+            new = [{"run": run, **row, **_file(stamps[row["id"]])} for row in rows]
             if log:
                 log.append(new)
             made.update((row["id"], row) for row in new)
@@ -187,38 +205,94 @@ def evaluate(
     )
 
 
-def _chunk(task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture]) -> list[Row]:
+def _numbered(task: Task, pictures: Sequence[ReferringPicture]) -> dict[str, int]:
+    """For every item the number of its picture."""
+    items = [(item, number) for number, picture in enumerate(pictures) for item in task.questions(picture)]
+    twice = [item for item, count in Counter(item for item, _ in items).items() if count > 1]
+    if twice:
+        raise InvalidInputError(
+            f"{len(twice)} of the items' ids occur more than once, the first: {twice[0]!r}. Answers are kept by id, "
+            "so every expression of the data needs one of its own."
+        )
+    return dict(items)
+
+
+def _stamp(picture: ReferringPicture) -> list[Any] | None:
+    """Name, bytes and time of a picture's file; None for a picture that has no file, or whose file is gone."""
+    if not isinstance(picture.image, Path):
+        return None
     try:
-        return _ask(task, pointer, plain, pictures)
+        stat = picture.image.stat()
+    except OSError:
+        return None
+    return [picture.image.name, stat.st_size, stat.st_mtime_ns]
+
+
+def _file(stamp: list[Any] | None) -> Row:
+    return {} if stamp is None else {"file": stamp}
+
+
+def _chunk(
+    task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture]
+) -> tuple[list[Row], list[str]]:
+    """The rows, and for every item that no place in its picture could be pointed at for why that is so."""
+    try:
+        return _ask(task, pointer, plain, pictures), []
     except _ITEM_ERRORS:
         pass
     # One of them is bad; asked one by one, the others still get their answer.
     rows: list[Row] = []
+    blame: list[str] = []
     for picture in pictures:
         try:
-            rows += _ask(task, pointer, plain, [picture])
+            try:
+                rows += _ask(task, pointer, plain, [picture])
+            except RegionNotVisibleError:
+                new = _ask(task, pointer, plain, [picture], apart=True)
+                rows += new
+                places = len(task.regions(picture))
+                blame += [row["unpointable_why"] for row in new if len(row.get("unpointable", ())) == places]
         except _ITEM_ERRORS as error:
             failure = {"image": picture.image_name, "error": str(error)}
-            rows += [{"id": item, **failure} for item in task.questions(picture)]
-    return rows
+            new = [{"id": item, **failure} for item in task.questions(picture)]
+            rows += new
+            # That numbers overflow is a result of the row, not a mistake of who asked.
+            blame += [] if isinstance(error, NotFiniteError) else [row["error"] for row in new]
+    return rows, blame
 
 
-def _ask(task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture]) -> list[Row]:
+def _ask(
+    task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture], apart: bool = False
+) -> list[Row]:
+    """The rows of some pictures; with `apart`, of one, whose regions that cannot be pointed at are never chosen."""
     texts = list(dict.fromkeys(text for picture in pictures for text in task.texts(picture)))
     column = {text: number for number, text in enumerate(texts)}
     boxes = [task.regions(picture) for picture in pictures]
-    scores = pointer.score(pictures, boxes, texts)
+    note: Row = {}
+    if apart:
+        one, why = pointer.score_apart(pictures[0], boxes[0], texts)
+        lost = np.flatnonzero(np.isneginf(one).all(axis=1)).tolist()
+        scores = [one]
+        note = {"unpointable": lost, "unpointable_why": why} if lost else {}
+    else:
+        scores = pointer.score(pictures, boxes, texts)
     base = plain.score(pictures, boxes, texts) if plain else [None] * len(pictures)
     rows: list[Row] = []
     for picture, one, unprompted in zip(pictures, scores, base, strict=True):
         own = [column[text] for text in task.texts(picture)]
-        rows += task.rows(picture, one[:, own], None if unprompted is None else unprompted[:, own], pointer.pointing)
+        made = task.rows(picture, one[:, own], None if unprompted is None else unprompted[:, own], pointer.pointing)
+        rows += [{**row, **note} for row in made]
     return rows
 
 
 def softmax(values: Scores) -> Scores:
-    """Softmax over the last axis, safe for large logits."""
-    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+    """Softmax over the last axis, safe for large logits; −inf gets nothing, unless there is nothing else.
+
+    >>> softmax(np.array([[-np.inf, 0.0, 0.0], [-np.inf, -np.inf, -np.inf]])).round(2).tolist()
+    [[0.0, 0.5, 0.5], [0.33, 0.33, 0.33]]
+    """
+    highest = values.max(axis=-1, keepdims=True)
+    shifted = np.exp(np.where(np.isneginf(highest), 0.0, values - np.where(np.isneginf(highest), 0.0, highest)))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
@@ -228,6 +302,6 @@ def pick(scores: Scores, rng: np.random.Generator) -> int:
     return int(best[0]) if len(best) == 1 else int(best[int(rng.integers(len(best)))])
 
 
-def rounded(values: Scores, digits: int = 5) -> list[float]:
-    """Numbers as they go into a row."""
-    return [round(float(value), digits) for value in values]
+def rounded(values: Scores, digits: int = 5) -> list[float | None]:
+    """Numbers as they go into a row; −inf, which JSON does not have, becomes None."""
+    return [round(float(value), digits) if np.isfinite(value) else None for value in values]

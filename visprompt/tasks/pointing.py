@@ -5,16 +5,18 @@ It knows runners and regions; it does not know what the scores are used for.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.data.referring import Boxes, ReferringPicture, iou
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError, RegionNotVisibleError, unknown_name
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 Scores = NDArray[np.float64]
 Aggregate = Literal["sum", "max"]
 RegionChoice = Literal["own", "random", "other"]
+
+
+class NotFiniteError(InvalidInputError):
+    """A model's scores are NaN or infinite: the picture is not to blame, but nothing can be said about it."""
 
 
 class RunnerLike(Protocol):
@@ -57,7 +63,7 @@ class Pointing:
             the picture; `"other"`: another candidate's box.
         seed: of the random places and choices.
         fit: how pictures are brought into the model, unless the strategy says otherwise. `"model"` keeps the model's
-            own centre crop, so candidates at the edge of a photograph can be cropped away, which is an error.
+            own centre crop, so candidates at the edge of a photograph can be cropped away; they are then never chosen.
 
     Raises:
         InvalidInputError: for a value that does not exist.
@@ -151,20 +157,26 @@ class Pointer:
 
         Returns:
             for every picture `[k, len(texts)]`.
+
+        Raises:
+            RegionNotVisibleError: if one of the regions cannot be pointed at; `score_apart` then tells which.
+            NotFiniteError: if a score is NaN or infinite.
+            InvalidInputError: if a picture cannot be read.
         """
         counts = [len(one) for one in boxes]
+        used = [number for number, count in enumerate(counts) if count]
         if self.pointing.strategy == "random":
+            for number in used:
+                _require_readable(pictures[number])
             return [
                 self.pointing.rng(picture.id).random((count, len(texts)))
                 for picture, count in zip(pictures, counts, strict=True)
             ]
-        used = [number for number, count in enumerate(counts) if count]
         if not used:
             return [np.zeros((0, len(texts))) for _ in pictures]
         plain = self.pointing.strategy == "none"
         requests = [self.request(pictures[number], None if plain else boxes[number]) for number in used]
-        members = [_array(runner.score(requests, texts)) for runner in self.runners]
-        joined = np.sum(members, axis=0) if self.pointing.aggregate == "sum" else np.max(members, axis=0)
+        joined = self._joined(requests, texts)
         if plain:
             # One score per picture, the same for all of its regions: ties are then exact, and broken by chance.
             found = {
@@ -174,6 +186,21 @@ class Pointer:
             pieces = np.split(joined, np.cumsum([counts[number] for number in used])[:-1])
             found = dict(zip(used, pieces, strict=True))
         return [found.get(number, np.zeros((0, len(texts)))) for number in range(len(pictures))]
+
+    def score_apart(self, picture: ReferringPicture, boxes: Boxes, texts: Sequence[str]) -> tuple[Scores, str]:
+        """As `score` for one picture, every region on its own: −inf for those that cannot be pointed at.
+
+        Returns:
+            `[k, len(texts)]`, and what is wrong with the first of those regions ("" if there is none).
+        """
+        scores, why = np.full((len(boxes), len(texts)), -np.inf), ""
+        request = self.request(picture, boxes)
+        for number, region in enumerate(request.region):
+            try:
+                scores[number] = self._joined([dataclasses.replace(request, region=[region])], texts)[0]
+            except RegionNotVisibleError as error:
+                why = why or str(error)
+        return scores, why
 
     def request(self, picture: ReferringPicture, boxes: Boxes | None) -> Request:
         """The request for the regions of one picture; `None`: for the picture alone."""
@@ -187,6 +214,22 @@ class Pointer:
         elif self.pointing.region == "other":
             boxes = swapped(boxes, picture.candidates_xyxy, self.pointing.rng(picture.id))
         return Request(_source(picture), region=[Box(*box) for box in boxes.tolist()], id=picture.id)
+
+    def _joined(self, requests: Sequence[Request], texts: Sequence[str]) -> Scores:
+        members = [self._finite(runner.score(requests, texts), requests) for runner in self.runners]
+        return np.asarray(np.sum(members, axis=0) if self.pointing.aggregate == "sum" else np.max(members, axis=0))
+
+    def _finite(self, value: Any, requests: Sequence[Request]) -> Scores:
+        array = _array(value)
+        if np.isfinite(array).all():
+            return array
+        names = ", ".join(str(request.id) for request in requests[:3]) + (", …" if len(requests) > 3 else "")
+        dtype = str(getattr(value, "dtype", array.dtype)).removeprefix("torch.")
+        bad = int((~np.isfinite(array)).sum())
+        raise NotFiniteError(
+            f"picture {names}: {self.pointing.label} gives {bad} of {array.size} scores that are not finite (NaN or "
+            f"infinite), computed as {dtype}. Load the model with dtype float32, or take weaker options."
+        )
 
 
 def elsewhere(boxes: Boxes, size_wh: tuple[int, int], rng: np.random.Generator) -> Boxes:
@@ -211,6 +254,14 @@ def swapped(boxes: Boxes, candidates: Boxes, rng: np.random.Generator) -> Boxes:
         others = [one for one in candidates if not np.array_equal(one, box)]
         chosen.append(others[int(rng.integers(len(others)))] if others else box)
     return np.stack(chosen)
+
+
+def _require_readable(picture: ReferringPicture) -> None:
+    """Chance needs no picture, but should answer the same items as the rows it stands beside."""
+    if isinstance(picture.image, Path):
+        from visprompt.request import Request
+
+        _ = Request(picture.image, id=picture.id).picture
 
 
 def _source(picture: ReferringPicture) -> Any:

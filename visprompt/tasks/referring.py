@@ -99,7 +99,9 @@ class Referring(Task):
             if self.negatives:
                 others = [count + i for i, negative in enumerate(self.negatives) if negative != text]
                 if others:
-                    column = column - self.weight * scores[:, others].mean(axis=1)
+                    # −inf (cannot be pointed at) stays what it is
+                    usual = np.where(np.isneginf(column), 0.0, scores[:, others].mean(axis=1))
+                    column = column - self.weight * usual
             yield self._row(picture, number, text, column, pointing)
 
     def chance(self, picture: ReferringPicture) -> list[float]:
