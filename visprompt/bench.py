@@ -373,6 +373,7 @@ class Bench:
             "chance": round(outcome.chance, 5),
             "errors": len(outcome.errors),
             "error_example": outcome.errors[0]["error"] if outcome.errors else None,
+            "unpointable": outcome.unpointable,
             "run": outcome.run,
             "reused": outcome.reused,
             **details,

@@ -44,11 +44,22 @@ def add_comparisons(rows: Sequence[Row], answers: Mapping[str, Sequence[Row]], l
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """One sentence for all rows of a task: a missing picture is missing in every one of them."""
+    """One sentence for all rows of a task: a missing picture is missing in every one of them.
+
+    Another for candidates that lie outside of their picture or are cropped away, and were therefore never chosen.
+    """
+    told = []
     failed = [row for row in rows if row.get("errors")]
-    if not failed:
-        return []
-    worst, names = max(failed, key=lambda row: row["errors"]), ", ".join(row["strategy"] for row in failed)
-    count = f"{worst['errors']} of {worst['errors'] + worst['n']} items"
-    where = f"{worst['model']}, {worst['task']}"
-    return [f"{where}: {count} could not be asked ({names}); the first: {worst['error_example']}"]
+    if failed:
+        worst, names = max(failed, key=lambda row: row["errors"]), ", ".join(row["strategy"] for row in failed)
+        count = f"{worst['errors']} of {worst['errors'] + worst['n']} items"
+        where = f"{worst['model']}, {worst['task']}"
+        told.append(f"{where}: {count} could not be asked ({names}); the first: {worst['error_example']}")
+    partly = [row for row in rows if row.get("unpointable")]
+    if partly:
+        worst, names = max(partly, key=lambda row: row["unpointable"]), ", ".join(row["strategy"] for row in partly)
+        told.append(
+            f"{worst['model']}, {worst['task']}: in {worst['unpointable']} of {worst['n']} items a candidate lies "
+            f"outside the picture or is cropped away, and cannot be chosen ({names}); fit: squash or pad shows all of it."
+        )
+    return told

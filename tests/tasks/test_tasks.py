@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visprompt.bench import run_suite
 from visprompt.data.referring import Expression, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.models import load_model
 from visprompt.results import RowLog
+from visprompt.suites import parse_suite
 from visprompt.tasks import Naming, Pointing, Referring, evaluate
 from visprompt.tasks.base import run_hash
 from visprompt.tasks.code import library_versions, strategy_code
@@ -350,6 +352,51 @@ class TestCandidatesThatCannotBePointedAt:
         assert "crops" in outcomes["model"].rows[0]["unpointable_why"]
         assert 1 not in [row["pred"] for row in outcomes["model"].rows]
         assert outcomes["squash"].unpointable == 0
+
+
+class TestInASuite:
+    """What a run over ReCLIP's files says about what was left out, and that its rows stay comparable."""
+
+    def test_problem_lines_and_equal_item_sets(self, tmp_path: Path) -> None:
+        lines = []
+        for number in range(4):
+            Image.new("RGB", (80, 60), "grey").save(tmp_path / f"{number}.png")
+            anns = [{"id": 1, "bbox": [5, 5, 20, 20]}, {"id": 2, "bbox": [40, 5, 20, 20]}]
+            lines.append(
+                {
+                    "file_name": f"{number}.png",
+                    "image_id": number,
+                    "ann_id": 1,
+                    "sentences": [{"raw": "red"}],
+                    "anns": anns,
+                }
+            )
+        (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        boxes = {"0": [[5, 5, 20, 20], [0, 0, 0, 4]], "1": [[5, 5, 20, 20], [90, 5, 20, 20]], "2": [[5, 5, 20, 20]]}
+        (tmp_path / "dets.json").write_text(json.dumps(boxes))
+        data = {"source": "reclip", "file": "a.jsonl", "detections": "dets.json"}
+        content = {"tasks": {"a": {"task": "referring", "data": data}}, "strategies": ["none", "circle", "random"]}
+
+        class Flat:
+            def __init__(self, *_: Any) -> None: ...
+
+            def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
+                return np.zeros((sum(len(one.units()) for one in requests), len(texts)))
+
+        result = run_suite(
+            parse_suite(content, "files"),
+            models=[FakeModel()],
+            images=tmp_path,
+            annotations=tmp_path,
+            out=tmp_path / "out",
+            make_runner=Flat,
+        )
+        assert [row["n"] for row in result.rows] == [4, 4, 4]
+        assert [row["unpointable"] for row in result.rows] == [0, 1, 0]
+        said = "\n".join(result.problems)
+        assert "dets.json: 1 candidate box has no area" in said
+        assert "1 of 4 pictures have no detections" in said
+        assert "fake, a: in 1 of 4 items a candidate lies outside" in said
 
 
 class TestWhatAnAnswerDependsOn:
