@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import platform
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -89,6 +90,24 @@ def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: PicturePixels
     return lambda: plain.encode(items, cache=cache)
 
 
+def own_peak(backend: str, regions: int, batch: int) -> float:
+    """Peak memory of this process in GiB after one shared forward; fewer than one region: after a plain one."""
+    model = build(backend)
+    items = prompts(model, max(regions, 1))
+    if regions < 1:
+        items = [items[0].with_(attention=())]
+    with torch.no_grad():
+        for start in range(0, len(items), batch):
+            model.encode(items[start : start + batch])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def peak_gib(backend: str, regions: int, batch: int) -> float:
+    """`own_peak` in a process of its own, so that no other measurement counts."""
+    command = [sys.executable, __file__, "--backend", backend, "--peak-of", str(regions or -1), "--batch", str(batch)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -98,7 +117,11 @@ def main() -> None:
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--batch", type=int, default=64, help="regions per forward, as in the Runner")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.peak_of:
+        print(own_peak(arguments.backend, arguments.peak_of, arguments.batch))
+        return
     if arguments.clock == "cpu":
         torch.set_num_threads(1)
     clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
@@ -119,17 +142,27 @@ def main() -> None:
                 calls["each"] = lambda items=items, cache=cache: model.encode(items, share_prefix=False, cache=cache)  # type: ignore[misc]
             best = measure(calls, arguments.repeats if count <= 30 else 2, clock)
             ratio = {name: value / best["plain"] for name, value in best.items()}
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+            memory = [peak_gib(arguments.backend, regions, arguments.batch) for regions in (0, count)]
             rows.append(
                 [
                     str(count),
                     f"{best['plain'] * 1e3:.0f}",
                     *(f"{ratio[name]:.2f}" if name in ratio else "" for name in ("shared", "expanded", "each")),
                     f"{count / best['shared']:.1f}",
-                    f"{memory:.2f}",
+                    f"{memory[1]:.2f}",
+                    f"{memory[1] - memory[0]:.2f}",
                 ]
             )
-    head = ["regions", "plain ms", "shared ÷ plain", "expanded ÷ plain", "each ÷ plain", "regions/s", "peak GiB so far"]
+    head = [
+        "regions",
+        "plain ms",
+        "shared ÷ plain",
+        "expanded ÷ plain",
+        "each ÷ plain",
+        "regions/s",
+        "peak GiB",
+        "of it above plain",
+    ]
     title = (
         f"FALIP, ViT-B/16, {arguments.backend}, {arguments.clock} time, {torch.get_num_threads()} thread(s), "
         f"torch {torch.__version__}, {platform.machine()}"
