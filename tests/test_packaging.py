@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import shutil
+import site as site_module
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -90,30 +93,92 @@ def test_bundled_models_stay_small(wheel: zipfile.ZipFile) -> None:
     assert all(size <= 12_000_000 for size in sizes.values()), sizes
 
 
-def test_the_unpacked_wheel_works_outside_the_checkout(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
-    wheel.extractall(site)
-    elsewhere.mkdir()
-    code = (
-        "import visprompt as vp, visprompt.strategies.falip as falip\n"
-        "from PIL import Image\n"
-        "model = vp.load_model('bundled:scenes-clip')\n"
-        "request = vp.Request(Image.new('RGB', (64, 64), (200, 30, 30)), region=vp.Box(8, 8, 40, 40))\n"
-        "scores = vp.Runner(model, vp.Prompter.from_name('falip')).score([request], ['a red star', 'a blue circle'])\n"
-        "print(vp.__file__, falip.__file__, scores.isfinite().all().item(), sep='\\n')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+@pytest.fixture(scope="module")
+def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that pip has installed the wheel into."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:visprompt", "-c", code],
+        [*command, "--target", str(site), str(wheel.filename)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+#: -I and -S: no PYTHONPATH, no working folder, and no .pth files, so an editable install cannot answer for the wheel;
+#: what the wheel depends on is added by hand
+_START = """
+import sys
+sys.path[:0] = [{site!r}]
+sys.path += {dependencies!r}
+assert not any("editable" in type(finder).__module__ or "editable" in repr(finder) for finder in sys.meta_path)
+"""
+
+
+def run_installed(site: Path, folder: Path, code: str) -> list[str]:
+    """Runs code in a fresh interpreter that knows the installed wheel and its dependencies only; its lines."""
+    paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site_module.getsitepackages()]
+    start = _START.format(site=str(site), dependencies=list(dict.fromkeys(paths)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", start + code],
         capture_output=True,
         text=True,
         timeout=300,
         env=environment,
-        cwd=elsewhere,
+        cwd=folder,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    package, strategy, finite = done.stdout.split()[-3:]
-    assert Path(package).is_relative_to(site)
-    assert Path(strategy).is_relative_to(site)
-    assert finite == "True"
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+# The console script of the wheel's own entry points, run as pip's wrapper runs it.
+_CONSOLE = """
+from importlib.metadata import distribution
+entries = distribution("visprompt-toolkit").entry_points
+(main,) = (one.load() for one in entries if (one.group, one.name) == ("console_scripts", "visprompt"))
+sys.argv = ["visprompt", *{words!r}]
+try:
+    main()
+finally:
+    import visprompt, visprompt.strategies.falip, visprompt.benchmarks
+    print("FILES")
+    print(visprompt.__file__, visprompt.strategies.falip.__file__, visprompt.benchmarks.__file__, sep="\\n")
+"""
+_NO_MATPLOTLIB = """
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.mark.parametrize("plots", [True, False])
+def test_the_installed_wheel_runs_the_bench_outside_the_checkout(installed: Path, tmp_path: Path, plots: bool) -> None:
+    words = ["bench", "scenes-quick", "--limit", "2", "--out", "runs/quick", "-s", "none", "-s", "falip", "--json"]
+    code = ("" if plots else _NO_MATPLOTLIB) + _CONSOLE.format(words=words)
+    lines = run_installed(installed, tmp_path, code)
+    files = lines[lines.index("FILES") + 1 :]
+    assert len(files) == 3
+    assert all(Path(file).is_relative_to(installed) for file in files), files
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row["n"] for row in rows] == [2] * 4
+    page = (tmp_path / "runs/quick/report.html").read_text(encoding="utf-8")
+    assert "falip" in page
+    assert ("Bar chart of the accuracies" in page) == plots
+    assert ("visprompt-toolkit[plots]" in page) != plots
+    assert (tmp_path / "runs/quick/report.md").stat().st_size > 500
+
+
+def test_the_installed_wheel_finds_its_strategies_and_models(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import visprompt as vp\n"
+        "from PIL import Image\n"
+        "model = vp.load_model('bundled:scenes-clip-annotated')\n"
+        "request = vp.Request(Image.new('RGB', (64, 64), (200, 30, 30)), region=vp.Box(8, 8, 40, 40))\n"
+        "scores = vp.Runner(model, vp.Prompter.from_name('circle')).score([request], ['a red star', 'a blue circle'])\n"
+        "print(len(vp.list_strategies()), scores.isfinite().all().item())"
+    )
+    assert run_installed(installed, tmp_path, code)[-1] == "8 True"

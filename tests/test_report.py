@@ -231,6 +231,10 @@ class TestPlots:
             assert plots.to_png(figure, dpi=40).startswith(b"\x89PNG")
         assert len(figures[0].axes) == 2  # the picture and its colour bar
 
+    def test_dollars_are_no_formulas(self) -> None:
+        figure = plots.bar_chart([row(r"a $\no{$ b", 0.5, model=r"$\x$", task_title=r"$\y{$")])
+        assert plots.to_png(figure, dpi=40).startswith(b"\x89PNG")
+
     def test_missing_matplotlib_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         with pytest.raises(UnsupportedError, match=r"pip install"):

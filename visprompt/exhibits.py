@@ -220,12 +220,12 @@ def _attention_figure(
     for line, (picture, image, box) in enumerate(zip(pictures, images, marked, strict=True)):
         plots.show_picture(grid[line, 0], image, "picture, region" if line == 0 else "")
         plots.outline(grid[line, 0], box)
-        grid[line, 0].set_xlabel(picture.expressions[0].text, fontsize=8)
+        grid[line, 0].set_xlabel(plots.literal(picture.expressions[0].text), fontsize=8)
         top = max(float(maps[line].max()) for _, maps in columns)
         for place, (label, maps) in enumerate(columns, start=1):
             panel = grid[line, place]
             drawn = plots.draw_map(panel, image, maps[line], box, top)
-            panel.set_title(label if line == 0 else "", fontsize=9)
+            panel.set_title(plots.literal(label) if line == 0 else "", fontsize=9)
             panel.set_xlabel(f"{plots.share_in_box(maps[line], image.size, box):.0%} on the region", fontsize=8)
         figure.colorbar(drawn, ax=list(grid[line, 1:]), shrink=0.8, aspect=12, pad=0.01).ax.tick_params(labelsize=7)
     shown = ", ".join(label for label, _ in columns)

@@ -31,10 +31,17 @@ _Map = NDArray[Any]
 
 
 def have_matplotlib() -> bool:
-    """True if figures can be made here."""
-    import importlib.util
+    """True if figures can be made here: matplotlib is there, and not only as a name."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
-    return importlib.util.find_spec("matplotlib") is not None
+
+def literal(text: str) -> str:
+    """Text from outside for matplotlib, which would take what stands between two dollars for a formula."""
+    return text.replace("$", r"\$")
 
 
 def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
@@ -80,15 +87,15 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
                 linewidth=0.0,
                 xerr=errors,
                 error_kw={"ecolor": _TEXT, "elinewidth": 1.0, "capsize": 2},
-                label=model,
+                label=literal(model),
             )
         chances = [row["chance"] for row in rows if row["task"] == task and row.get("chance") is not None]
         if chances:
             panel.axvline(float(np.mean(chances)) * 100, color=_TEXT, linestyle=":", linewidth=1.2, label="chance")
         titles = [str(row.get("task")) for row in rows if row["task"] == task]
-        panel.set_title(titles[0], fontsize=10, color=_TEXT)
+        panel.set_title(literal(titles[0]), fontsize=10, color=_TEXT)
         panel.set_xlim(0, 100)
-        panel.set_yticks(range(len(strategies)), strategies)
+        panel.set_yticks(range(len(strategies)), [literal(one) for one in strategies])
         panel.set_xlabel("accuracy, % (bars: 95 % interval)", fontsize=8)
         panel.grid(axis="x", color="#DDDDDD", linewidth=0.6)
         panel.set_axisbelow(True)
@@ -121,7 +128,7 @@ def heatmap(
     figure = new_figure((4.2, 3.6 * picture.height / max(picture.width, 1) + 0.6))
     axes = figure.subplots()
     drawn = draw_map(axes, picture, attention, region_xyxy, vmax)
-    axes.set_title(title, fontsize=10, color=_TEXT)
+    axes.set_title(literal(title), fontsize=10, color=_TEXT)
     figure.colorbar(drawn, ax=axes, shrink=0.85, label="readout attention")
     return figure
 
@@ -158,7 +165,7 @@ def before_after(
     same = prompted.size == picture.size
     below, box = (picture, region_xyxy) if same else (prompted, prompted_region_xyxy)
     drawn = draw_map(panels[3], below, after, box, vmax)
-    panels[3].set_title(f"attention with {label}{_share(after, below, box)}", fontsize=9, color=_TEXT)
+    panels[3].set_title(f"attention with {literal(label)}{_share(after, below, box)}", fontsize=9, color=_TEXT)
     figure.colorbar(drawn, ax=list(panels[2:]), shrink=0.85, label="readout attention")
     return figure
 
@@ -239,7 +246,7 @@ def new_figure(size: tuple[float, float]) -> Figure:
 def show_picture(axes: Axes, picture: Image, title: str) -> None:
     """Draws a picture without ticks; pixels stay pixels."""
     axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
-    axes.set_title(title, fontsize=9, color=_TEXT)
+    axes.set_title(literal(title), fontsize=9, color=_TEXT)
     axes.set_xticks([])
     axes.set_yticks([])
 
