@@ -86,7 +86,7 @@ class Shade(Prompter):
     def __init__(self, options: ShadeOptions | None = None) -> None:
         super().__init__(options)
         if not self.options.text:
-            self.acts_on = frozenset({"pixels"})  # type: ignore[misc]  # so models without a text tower take it
+            self.acts_on = frozenset({"pixels"})  # type: ignore[misc]  # nothing is done to texts then
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Tints the regions and adds the suffix to texts."""

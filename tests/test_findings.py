@@ -231,3 +231,8 @@ def test_attention_after_a_crop_knows_its_region(clip: vp.Model) -> None:
     assert read.mass().mean() > 0.5
     with pytest.raises(vp.InvalidInputError, match="no region"):
         vp.Runner(clip).attention(vp.Request(IMAGE))[0].mass()
+
+
+def test_a_box_that_looks_normalised_warns() -> None:
+    with pytest.warns(UserWarning, match="from_normalised"):
+        _ = vp.Request(IMAGE, region=(0.3, 0.3, 0.5, 0.6)).regions

@@ -159,6 +159,9 @@ class Request:
                 with _naming(self):
                     clipped = tuple(region.clip(wh) for region in self._given)
                 for before, after in zip(self._given, clipped, strict=True):
+                    if isinstance(before, Box) and max(before.xyxy) <= 1:
+                        message = f"{self!r}: {before!r} is smaller than a pixel; for shares of the picture use "
+                        warnings.warn(message + "Box.from_normalised(x0, y0, x1, y1, wh).", UserWarning, stacklevel=2)
                     outside = isinstance(before, Point) and not (0 <= before.x <= wh[0] and 0 <= before.y <= wh[1])
                     if outside or (isinstance(before, Box) and before != after):
                         message = f"{self!r}: {before!r} reaches beyond the picture ({wh[0]}×{wh[1]} pixels), clipped."
