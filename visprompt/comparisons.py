@@ -60,6 +60,6 @@ def failures(rows: Sequence[Row]) -> list[str]:
         worst, names = max(partly, key=lambda row: row["unpointable"]), ", ".join(row["strategy"] for row in partly)
         told.append(
             f"{worst['model']}, {worst['task']}: in {worst['unpointable']} of {worst['n']} items a candidate lies "
-            f"outside the picture or is cropped away, and cannot be chosen ({names}); fit: squash or pad shows all of it."
+            f"outside the picture or is cropped away, and cannot be chosen ({names}); fit: squash shows it whole."
         )
     return told
