@@ -398,6 +398,29 @@ class TestInASuite:
         assert "1 of 4 pictures have no detections" in said
         assert "fake, a: in 1 of 4 items a candidate lies outside" in said
 
+    def test_a_row_without_a_finite_score_does_not_stop_the_others(self, tmp_path: Path) -> None:
+        class HalfModel(FakeModel):
+            dtype = "torch.float16"
+
+        class Broken:
+            def __init__(self, model: Any, prompter: Any, fit: str) -> None:
+                self.value = 0.0 if prompter is None else np.nan
+
+            def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
+                return np.full((sum(len(one.units()) for one in requests), len(texts)), self.value)
+
+        data = {"source": "scenes", "n": 4}
+        tune = {"strategy": "circle", "grid": {"width": [1, 2]}, "data": {"split": "validation"}}
+        content = {
+            "tasks": {"a": {"task": "referring", "data": data}},
+            "strategies": ["circle", "none"],
+            "tune": [tune],
+        }
+        result = run_suite(parse_suite(content, "nan"), models=[HalfModel()], out=tmp_path / "out", make_runner=Broken)
+        assert [(row["value"] is None, row["n"], row["errors"]) for row in result.rows] == [(True, 0, 4), (False, 4, 0)]
+        assert any("4 of 4 items could not be asked (circle)" in one and "float16" in one for one in result.problems)
+        assert result.tuning[0]["points"][0]["mean"] == 0.0
+
 
 class TestWhatAnAnswerDependsOn:
     def test_another_picture_under_the_same_name_is_asked_again_alone(self, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ class Pointer:
     """
 
     def __init__(self, model: Any, pointing: Pointing, make_runner: RunnerFactory = default_runner) -> None:
-        self.pointing = pointing
+        self.pointing, self.dtype = pointing, getattr(model, "dtype", None)
         self.runners = [make_runner(model, member, pointing.fit) for member in pointing.members()]
 
     def score(self, pictures: Sequence[ReferringPicture], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
@@ -224,11 +224,13 @@ class Pointer:
         if np.isfinite(array).all():
             return array
         names = ", ".join(str(request.id) for request in requests[:3]) + (", …" if len(requests) > 3 else "")
-        dtype = str(getattr(value, "dtype", array.dtype)).removeprefix("torch.")
+        # The model's, if it says so: runners may give float32 of what was computed in half of that.
+        dtype = str(self.dtype or getattr(value, "dtype", array.dtype)).removeprefix("torch.")
         bad = int((~np.isfinite(array)).sum())
+        advice = "Load the model with dtype float32" if "16" in dtype else "Check the model's weights"
         raise NotFiniteError(
             f"picture {names}: {self.pointing.label} gives {bad} of {array.size} scores that are not finite (NaN or "
-            f"infinite), computed as {dtype}. Load the model with dtype float32, or take weaker options."
+            f"infinite), computed as {dtype}. {advice}, or take weaker options."
         )
 
 
