@@ -70,10 +70,13 @@ def list_(
     shown = [key for key in rows[0] if key != "options"] if rows else []
     for key in shown:
         table.add_column(
-            key.replace("_", " "), style="bold" if key == "name" else "", no_wrap=key == "name", overflow="fold"
+            key.replace("_", " "),
+            style="bold" if key == "name" else "",
+            no_wrap=key in ("name", "needs", "origin"),
+            overflow="fold",
         )
     for row in rows:
-        table.add_row(*(escape(_text(row[key])) for key in shown))
+        table.add_row(*(escape(_short(key, row[key])) for key in shown))
     console = Console(emoji=False)
     console.print(table)
     if what == "strategies":
@@ -102,6 +105,14 @@ def _suites() -> list[dict[str, Any]]:
 
     found = [load_suite(name) for name in list_suites()]
     return [{"name": one.name, "title": one.title, "tasks": [task.key for task in one.tasks]} for one in found]
+
+
+def _short(key: str, value: Any) -> str:
+    """Our own strategies need no version on a narrow terminal; `--json` has it."""
+    from visprompt.registry import OWN_DISTRIBUTION
+
+    own = key == "origin" and str(value).partition(" ")[0] == OWN_DISTRIBUTION
+    return "built in" if own else _text(value)
 
 
 def _text(value: Any) -> str:
