@@ -15,6 +15,7 @@ from visprompt.bench import run_suite
 from visprompt.data.referring import Expression, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.models import load_model
+from visprompt.registry import list_strategies
 from visprompt.results import RowLog
 from visprompt.suites import parse_suite
 from visprompt.tasks import Naming, Pointing, Referring, evaluate
@@ -352,6 +353,22 @@ class TestCandidatesThatCannotBePointedAt:
         assert "crops" in outcomes["model"].rows[0]["unpointable_why"]
         assert 1 not in [row["pred"] for row in outcomes["model"].rows]
         assert outcomes["squash"].unpointable == 0
+
+    @pytest.mark.parametrize("name", sorted(one.name for one in list_strategies()))
+    def test_no_strategy_loses_the_item(self, name: str) -> None:
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8))
+        boxes = np.array([[60.0, 10, 100, 50], [300, 3, 310, 9], [70, 30, 90, 60]])
+        picture = ReferringPicture("p", image, boxes, (Expression("e", "a red star", boxes[[0]]),))
+        model = load_model("bundled:scenes-clip")
+        # Some strategies edit what another one before them made.
+        strategy = f"circle+{name}" if "prompt" in strategy_needs(name) else name
+        outcome = evaluate(Referring(), model, Pointing(strategy, fit="pad"), [picture])
+        assert (outcome.errors, outcome.rows[0]["unpointable"]) == ([], [1])
+        assert outcome.rows[0]["pred"] != 1
+
+
+def strategy_needs(name: str) -> Sequence[str]:
+    return next(one.needs for one in list_strategies() if one.name == name)
 
 
 class TestInASuite:
