@@ -366,6 +366,17 @@ class TestBench:
         assert [row["reused"] for row in result.rows] == [3] * 6
         assert all(row["seconds"] > 0 for row in result.rows if row["strategy"] != "random")
         assert not list((tmp_path / "out").glob("part-*"))
+        again = run_suite(
+            tmp_path / "own.yaml",
+            models=models,
+            out=tmp_path / "out",
+            jobs=2,
+            make_runner=unused,
+            strategies=["none"],
+            fresh=True,
+        )
+        assert [(row["strategy"], row["reused"]) for row in again.rows] == [("none", 3)] * 2
+        assert [len(read_jsonl(path)) for path in (tmp_path / "out").glob("items-*")] == [3, 3]
 
     def test_a_worker_that_dies_costs_time_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
