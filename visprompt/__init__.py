@@ -75,6 +75,7 @@ _WHERE = {
     "UnknownNameError": "errors",
     "UnsupportedError": "errors",
     "SiteNotReachedError": "errors",
+    "RegionNotVisibleError": "errors",
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
