@@ -349,7 +349,7 @@ def _compile_site(
 
 
 def _narrow(item: np.ndarray) -> np.ndarray:
-    """Keeps one head and one row where all are equal: a bias for 12 heads × 197 rows would be 2,364 copies of one."""
+    """Keeps one head and one row where all are equal: a bias for every head and row would be thousands of copies."""
     for axis in (1, 2):
         first = np.take(item, [0], axis=axis)
         if np.array_equal(np.broadcast_to(first, item.shape), item, equal_nan=True):
