@@ -205,6 +205,7 @@ class Model:
         stream_of = [pictures.setdefault((id(p.picture), p.fit), len(pictures)) for p in prompts]
         firsts = {place: p for p, place in reversed(list(zip(prompts, stream_of, strict=True)))}
         wanted = [(firsts[i].picture, firsts[i].fit) for i in range(len(pictures))]
+        cache = PicturePixels() if cache is None else cache  # looked at for their size, then batched: prepared once
         groups = self.parts.reader.same_shape(wanted, cache)
         if len(groups) > 1:
             return self._in_groups(groups, stream_of, prompts, read, decompose, share_prefix, cache, read_rows)
@@ -291,13 +292,7 @@ class Model:
         if not (read or decompose or any(edits)):
             yield lambda pixels: Encoding(self.parts.embed({"pixel_values": pixels}))
             return
-        patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
-        programs = compile_programs(self.tower, edits, patches, read, decompose)
-        self._refuse_compiled(programs)
-        self.prove(prompts[0])
-        gains = {site: item for site, item in programs.items() if item.gain is not None}
-        if gains:
-            programs.update(self._with_references(prompts, gains))
+        programs, patches = self._programs(prompts, read, decompose, "readout")
         with Scope(self.tower, programs, None, self.device) as scope:
 
             def encode(pixels: Tensor) -> Encoding:
@@ -305,7 +300,7 @@ class Model:
                     raise InvalidInputError(
                         f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
                     )
-                return collect(scope, self.parts.embed({"pixel_values": pixels}), max(patches))
+                return collect(scope, self.parts.embed({"pixel_values": pixels}), patches)
 
             yield encode
 
@@ -346,17 +341,12 @@ class Model:
         if not (read or decompose or any(edits)):
             return Encoding(self.parts.embed(inputs).index_select(0, index))
         tower, count = self.tower, len(prompts)
-        patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
-        programs = compile_programs(tower, edits, patches, read, decompose, read_rows)
-        compiled = self._refuse_compiled(programs)
-        self.prove(prompts[0])
-        gains = {site: item for site, item in programs.items() if item.gain is not None}
-        if gains:
-            programs.update(self._with_references(prompts, gains))
+        programs, patches = self._programs(prompts, read, decompose, read_rows)
+        gains = any(item.gain is not None for item in programs.values())
         repeated = count > len(next(iter(inputs.values())))
         sharing = None
-        if repeated and share_prefix and not gains and tower.shareable and not compiled:
-            sharing = self._sharing(index, programs, read, decompose)
+        if repeated and share_prefix and not gains and tower.shareable and not self._is_compiled():
+            sharing = self._sharing(index, programs)
         if repeated and sharing is None:
             inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
         with Scope(tower, programs, sharing, self.device) as scope:
@@ -366,18 +356,29 @@ class Model:
             raise SiteNotReachedError(
                 f"{self.name}: sharing from block {first} on gave {len(embeddings)} results for {count} prompts."
             )
-        return collect(scope, embeddings, max(patches))
+        return collect(scope, embeddings, patches)
 
-    def _refuse_compiled(self, programs: dict[Site, SiteProgram]) -> bool:
-        """True if the module is compiled, where only the transformers shim still works."""
-        compiled = any(is_compiled(module) for module in self.module.modules())
-        if compiled and any(site.backend != "transformers" for site in programs):
+    def _programs(
+        self, prompts: Sequence[VisualPrompt], read: Sequence[int], decompose: Sequence[int], read_rows: Rows
+    ) -> tuple[dict[Site, SiteProgram], int]:
+        """What happens at every site, ready to run, and the largest number of patches."""
+        patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
+        edits = [prompt.attention for prompt in prompts]
+        programs = compile_programs(self.tower, edits, patches, read, decompose, read_rows)
+        # Compiled code ignores hooks, and the proof would go through the same ones: this comes first.
+        if self._is_compiled() and any(site.backend != "transformers" for site in programs):
             raise refuse_compiled(self.name)
-        return compiled
+        self.prove(prompts[0])
+        gains = {site: item for site, item in programs.items() if item.gain is not None}
+        if gains:
+            programs.update(self._with_references(prompts, gains))
+        return programs, max(patches)
 
-    def _sharing(
-        self, index: Tensor, programs: dict[Site, SiteProgram], read: tuple[int, ...], decompose: tuple[int, ...]
-    ) -> Sharing | None:
+    def _is_compiled(self) -> bool:
+        """True if any module is compiled, where only the transformers shim still works."""
+        return any(is_compiled(module) for module in self.module.modules())
+
+    def _sharing(self, index: Tensor, programs: dict[Site, SiteProgram]) -> Sharing | None:
         """Where the streams part, and how."""
         tower = self.tower
         edited = [site for site, item in programs.items() if item.edits]
