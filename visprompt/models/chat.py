@@ -1,0 +1,59 @@
+"""What a model that writes text is asked, and what it answers: plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from visprompt.errors import InvalidInputError
+from visprompt.visual_prompt import VisualPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """One question about one or several prompted pictures.
+
+    Args:
+        prompts: the pictures in order, with their attention edits; the frames, for a video.
+        text: the question.
+        video: the pictures are frames of one video; models without video get them as pictures.
+        system: instruction put before everything else, or None for the model's own default.
+
+    Raises:
+        InvalidInputError: without a picture or without a question.
+    """
+
+    prompts: tuple[VisualPrompt, ...]
+    text: str
+    video: bool = False
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if not self.prompts:
+            raise InvalidInputError("a chat needs at least one picture.")
+        if not isinstance(self.text, str) or not self.text.strip():
+            name = self.prompts[0].request if self.prompts[0].request is not None else "the request"
+            raise InvalidInputError(f"{name!r} has no question to answer: give query='…'.")
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """An answer, and where the model looked while it wrote it.
+
+    Args:
+        text: the answer without special tokens, stripped.
+        tokens: the text of every token of the answer; the one that ended it is not among them.
+        blocks: `[B]` decoder blocks that were read.
+        attention: for every picture (frame group of a video) `[T, B, H, P]` float32 on the CPU: the share of the
+            attention of the position that wrote token t on every image token, after the edits. T counts the steps,
+            the one that ended the answer included.
+        finished: False if it stopped because `max_new_tokens` was reached.
+    """
+
+    text: str
+    tokens: tuple[str, ...] = ()
+    blocks: tuple[int, ...] = ()
+    attention: tuple[Tensor, ...] = field(default=(), repr=False)
+    finished: bool = True
