@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Fit = Literal["model", "pad", "squash"]
 FITS: tuple[Fit, ...] = ("model", "pad", "squash")
-Rows = Literal["readout", "cls", "patches", "all"] | tuple[int, ...]
+Rows = Literal["readout", "cls", "patches", "all", "answer"] | tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +43,15 @@ class AttentionEdit:
       row gives without the prompt (on `VisualPrompt.reference`, or on the unedited picture).
 
     Args:
-        tower: name of the tower, `"vision"` for image encoders.
+        tower: name of the tower: `"vision"`, or `"decoder"` for the language model of an LVLM.
         first_block: first block it acts in, counted from 0; a float in [0, 1) is a fraction of the depth, and negative
             numbers count from the end. The attention pooling head of a model that has one counts as the block after
             the last.
         last_block: last block (included); None means to the end.
         heads: head indices, or None for all.
         rows: query rows that are edited. `"readout"` is whatever the model reads the picture through (CLS, probe,
-            all patches of mean-pooled models): the model knows.
+            all patches of mean-pooled models, the text behind the picture in a decoder): the model knows. `"answer"`:
+            the positions that write a decoder's answer.
         bias: `[P]` numbers added to the logits of the P patch columns (row-major, tiles one after the other).
         target_mass: share of attention in (0, 1) for the region given by `weights`.
         weights: `[P]` coverage of every patch by the region, in [0, 1]; goes with `target_mass`.
@@ -187,14 +188,16 @@ def checked_rows(rows: Any) -> Rows:
     Raises:
         InvalidInputError: for anything else.
     """
-    if isinstance(rows, str) and rows in ("readout", "cls", "patches", "all"):
+    if isinstance(rows, str) and rows in ("readout", "cls", "patches", "all", "answer"):
         return rows  # type: ignore[return-value]
     try:
         found = () if isinstance(rows, str) else tuple(operator.index(row) for row in rows)
     except TypeError:
         found = ()
     if not found or min(found) < 0:
-        raise InvalidInputError(f'rows is "readout", "cls", "patches", "all" or a list of token numbers; got {rows!r}.')
+        raise InvalidInputError(
+            f'rows is "readout", "cls", "patches", "all", "answer" or a list of token numbers; got {rows!r}.'
+        )
     return found
 
 
@@ -235,6 +238,8 @@ class VisualPrompt:
         attention: attention edits, applied together.
         reference: the picture that `gain` edits compare with; None: `picture`, without the other edits.
         label: the names of the strategies that made it, for reports.
+        request: where it comes from.
+        place: (number of the picture in its request, number of pictures of the request).
     """
 
     picture: Image.Image
@@ -247,6 +252,7 @@ class VisualPrompt:
     reference: Image.Image | None = None
     label: str = "none"
     request: Request | None = field(default=None, repr=False)
+    place: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:

@@ -130,7 +130,10 @@ def _edited(
     if kwargs.get("s_aux") is not None:
         raise UnsupportedError("attention with learned sinks (s_aux) is not supported: its rows cannot be recomputed.")
     site = scope.programs_by_module[id(module)]
-    program = scope.program(site)
+    program = scope.program(site, query, key)
+    if not len(program.rows):  # a decoder's call without any of the rows that are meant
+        scope.fired.add(site)
+        return base(module, query, key, value, mask, **kwargs)
     copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
     rows_query, key, value, query = query[:, :, :copies], key[:, :, copies:], value[:, :, copies:], query[:, :, copies:]
     own, weights = base(module, query, key, value, mask, **kwargs)
@@ -149,7 +152,10 @@ def _edited(
         scale,
         _mask_rows(module, mask, wanted_rows, query, key, kwargs),
         kwargs,
+        always=bool(copies),
     )
+    if new is None:
+        return own, weights
     new = new.transpose(1, 2)  # [n, R, H, D], the interface's layout
     if copies:
         base_rows = own[:, :1].expand(-1, copies, -1, -1)
@@ -168,12 +174,21 @@ def _mask_rows(
         causal = getattr(module, "is_causal", False) if causal is None else causal
         if not causal or queries == 1:
             return None
-        allowed = torch.arange(keys, device=rows.device)[None] <= rows[:, None] + (keys - queries)
-        return allowed[None, None]
-    if mask.dim() == 2:  # flash attention's padding mask
-        return mask[:, None, None, :keys].bool()
+        return _causal(rows, queries, keys, kwargs)[None, None]
+    if mask.dim() == 2:  # flash attention's padding mask; the kernel itself knows what is causal
+        allowed = mask[:, None, None, -keys:].bool()
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", False) if causal is None else causal
+        return allowed & _causal(rows, queries, keys, kwargs) if causal else allowed
     mask = mask[..., :keys]
     return mask if mask.shape[-2] == 1 else mask.index_select(-2, rows)
+
+
+def _causal(rows: Tensor, queries: int, keys: int, kwargs: dict[str, Any]) -> Tensor:
+    """bool `[R, K]`: keys up to each row's own position, within the sliding window if there is one."""
+    at, column = rows[:, None] + (keys - queries), torch.arange(keys, device=rows.device)[None]
+    window = kwargs.get("sliding_window")
+    return column <= at if not window else (column <= at) & (column > at - window)
 
 
 # -- what the three have in common ------------------------------------------------------------------------------------
@@ -189,13 +204,18 @@ def run_rows(
     scale: float,
     mask: Tensor | None,
     options: dict[str, Any],
-) -> Tensor:
-    """`[n, H, R, D]` outputs of the rows after the edits, float32, outside autocast; keeps what is to be read."""
+    always: bool = False,
+) -> Tensor | None:
+    """`[n, H, R, D]` outputs of the rows after the edits, float32, outside autocast; None if only the attention is
+    read, unless they are wanted `always`. Keeps what is to be read.
+    """
     with torch.autocast(query.device.type, enabled=False):
-        value = heads_like(value, query)
         logits = row_logits(query, key, scale, mask, options.get("softcap"))
+        if not (program.needs_outputs or always):
+            scope.keep(site, program, None, logits.softmax(-1), value)
+            return None
         output, attention = program.run(logits, value, site.prefix, float(options.get("dropout") or 0.0))
-        scope.keep(site, program, output, attention, value)
+        scope.keep(site, program, output, attention, heads_like(value, query) if program.decompose else value)
     return output
 
 
@@ -294,7 +314,8 @@ class _MhaHooks:
         ):
             k = F.linear(key.float(), w_k, b_k).unflatten(-1, (heads, width)).transpose(1, 2)
             v = F.linear(value.float(), w_v, b_v).unflatten(-1, (heads, width)).transpose(1, 2)
-            new = run_rows(self.scope, self.site, program, q, k, v, scale, mask, {"dropout": dropout})
+            new = run_rows(self.scope, self.site, program, q, k, v, scale, mask, {"dropout": dropout}, always=True)
+            assert new is not None
             return new.transpose(1, 2).flatten(-2)
         w_k, w_v = w_k.view(heads, width, -1), w_v.view(heads, width, -1)
         # Heads and rows in one axis: a product per head would copy the keys for every head.
@@ -367,9 +388,10 @@ class _SeeAttention(TorchFunctionMode):
         mask = _mask_rows(
             site.module, rest.get("attn_mask"), wanted, query, key, {"is_causal": rest.get("is_causal", False)}
         )
-        new = run_rows(
-            scope, site, program, rows_query, key, value, scale, mask, {"dropout": rest.get("dropout_p", 0.0)}
-        )
+        options = {"dropout": rest.get("dropout_p", 0.0)}
+        new = run_rows(scope, site, program, rows_query, key, value, scale, mask, options, always=bool(copies))
+        if new is None:
+            return own
         if copies:
             changed = torch.where(
                 program.edited[..., None], new.to(own.dtype), own[:, :, :1].expand(-1, -1, copies, -1)

@@ -43,6 +43,9 @@ class SiteProgram:
         decompose: keep every key's contribution to the mean output of the rows in `decompose_rows` (all, if None).
         decompose_rows: positions in `rows`.
         capture_output: keep the rows' outputs (to serve as a reference).
+        columns: `[n, P]` key column of every patch, −1 for none; None: patches stand behind `prefix` in one block.
+        kind: what the one row of a decoder's program stands for.
+        read_kind: the same for the row that is read.
         inject: `[n, H, R, D]` added to the rows' outputs; lets `wrap` prove that a site has an effect.
     """
 
@@ -61,12 +64,20 @@ class SiteProgram:
     decompose: bool = False
     decompose_rows: Tensor | None = None
     capture_output: bool = False
+    columns: Tensor | None = None
+    kind: Rows = "readout"
+    read_kind: Rows = "readout"
     inject: Tensor | None = None
 
     @property
     def edits(self) -> bool:
         """True if anything is overwritten, False if it only reads."""
         return self.inject is not None or bool(self.edited.any())
+
+    @property
+    def needs_outputs(self) -> bool:
+        """True if the rows' outputs are wanted, not just where they look."""
+        return self.edits or self.capture_output or self.decompose
 
     def to(self, device: torch.device) -> SiteProgram:
         """The same program with its tensors on a device."""
@@ -77,7 +88,7 @@ class SiteProgram:
 
     def take(self, index: Tensor) -> SiteProgram:
         """The program of some of the streams."""
-        names = ("edited", "bias", "log_weights", "target", "temperature", "gain", "responsive", "reference")
+        names = ("edited", "bias", "log_weights", "target", "temperature", "gain", "responsive", "reference", "columns")
         taken = {name: item.index_select(0, index) for name in names if (item := getattr(self, name)) is not None}
         return replace(self, **taken)
 
@@ -148,13 +159,23 @@ class SiteProgram:
             finite = torch.where(torch.isfinite(logits), logits / self.temperature[..., None], logits)
             logits = finite
         if self.bias is not None:
-            logits = logits + widen(self.bias, prefix, keys, 0.0)
+            logits = logits + self._to_keys(self.bias, prefix, keys, 0.0)
         if self.log_weights is not None and self.target is not None:
-            weights = widen(self.log_weights, prefix, keys, float("-inf"))
+            weights = self._to_keys(self.log_weights, prefix, keys, float("-inf"))
             logits = target_mass_logits(logits, weights, self.target)
         if logits is plain or self.edited.all():
             return logits
         return torch.where(self.edited[..., None], logits, plain)
+
+    def _to_keys(self, item: Tensor, prefix: int, keys: int, fill: float) -> Tensor:
+        return widen(item, prefix, keys, fill) if self.columns is None else scatter(item, self.columns, keys, fill)
+
+    def patches_of(self, attention: Tensor) -> Tensor:
+        """The patch columns of `[n, H, R, K]` attention, `[n, H, R, P]`; 0 where a patch has no column."""
+        assert self.columns is not None
+        there = (self.columns >= 0)[:, None, None]
+        index = self.columns.clamp(min=0)[:, None, None].expand(*attention.shape[:3], -1)
+        return attention.gather(-1, index) * there
 
     def amplify(self, output: Tensor) -> Tensor:
         """`o + g · (o − o_ref)` in the heads that respond."""
@@ -179,6 +200,14 @@ def widen(item: Tensor, prefix: int, keys: int, fill: float) -> Tensor:
             "is shorter than the picture, and columns cannot be matched."
         )
     return torch.nn.functional.pad(item, (prefix, behind), value=fill)
+
+
+def scatter(item: Tensor, columns: Tensor, keys: int, fill: float) -> Tensor:
+    """Patch columns → key columns, wherever they stand: `[n, H, R, P]` with `[n, P]` gives `[n, H, R, keys]`."""
+    index = torch.where((columns >= 0) & (columns < keys), columns, keys)[:, None, None]
+    wide = item.new_full((len(columns), *item.shape[1:3], keys + 1), fill)
+    item = item.expand(len(columns), -1, -1, -1)
+    return wide.scatter(-1, index.expand_as(item), item)[..., :keys]
 
 
 def compile_programs(
@@ -252,6 +281,7 @@ def _keep(
     changes.update({f"{other}_rows": None if len(rows_at) == len(order) else rows_at for other, rows_at in at.items()})
     if flag == "read":
         changes["per_row"] = name != "readout"
+        changes["read_kind"] = name
     programs[site] = replace(program, **changes)
 
 
@@ -292,6 +322,12 @@ def _compile_site(
     rows = sorted(
         {r for i, group in enumerate(groups) for e in group for r in tower.rows_of(site, e.rows, num_patches[i])}
     )
+    kinds = {edit.rows for group in groups for edit in group}
+    if tower.readout == "text" and len(kinds) > 1:
+        raise InvalidInputError(
+            f"edits of one decoder block name different rows, {' and '.join(map(repr, sorted(map(str, kinds))))}: give "
+            "all of them the same."
+        )
     position = {row: index for index, row in enumerate(rows)}
     edited = np.zeros((streams, heads, len(rows)), dtype=bool)
     numbers: dict[str, np.ndarray] = {}
@@ -344,6 +380,7 @@ def _compile_site(
         rows=torch.as_tensor(rows),
         edited=torch.from_numpy(edited),
         responsive=torch.from_numpy(threshold) if threshold.any() else None,
+        kind=next(iter(kinds)) if tower.readout == "text" else "readout",
         **tensors,
     )
 

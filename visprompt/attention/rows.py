@@ -17,7 +17,7 @@ def row_logits(
 
     Args:
         query: `[n, H, R, D]`.
-        key: `[n, H, K, D]`; fewer heads are repeated (grouped-query attention).
+        key: `[n, H, K, D]`, or fewer heads, each for a group of query heads (grouped-query attention).
         scale: factor on the dot products.
         mask: additive float or boolean (True = attend), broadcastable to `[n, H, R, K]`.
         softcap: `cap · tanh(logits / cap)` before the mask, for models that cap their logits.
@@ -25,10 +25,20 @@ def row_logits(
     >>> row_logits(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 3, 4), scale=0.5).flatten().tolist()
     [2.0, 2.0, 2.0]
     """
-    logits = query.float() @ heads_like(key, query).float().transpose(-1, -2) * scale
+    logits = _grouped(query.float(), key.float().transpose(-1, -2)) * scale
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     return add_mask(logits, mask)
+
+
+def _grouped(rows: Tensor, shared: Tensor) -> Tensor:
+    """`rows @ shared` where one head of `shared` serves several heads of `rows`: nothing is copied for it."""
+    groups = rows.shape[1] // shared.shape[1]
+    if groups == 1:
+        return rows @ shared
+    n, heads, count, width = rows.shape
+    together = rows.reshape(n, heads // groups, groups * count, width) @ shared
+    return together.reshape(n, heads, count, -1)
 
 
 def heads_like(key: Tensor, query: Tensor) -> Tensor:
@@ -79,7 +89,7 @@ def attend(logits: Tensor, value: Tensor, dropout: float = 0.0) -> tuple[Tensor,
     """Softmax and weighted sum: `([n, H, R, D] outputs, [n, H, R, K] attention)`, float32."""
     attention = logits.softmax(-1)
     kept = F.dropout(attention, dropout) if dropout else attention
-    return kept @ value.float(), attention
+    return _grouped(kept, value.float()), attention
 
 
 def contributions(attention: Tensor, value: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

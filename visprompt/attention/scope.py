@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import contributions
 from visprompt.attention.sites import Site, Tower
+from visprompt.attention.timeline import Timeline
 from visprompt.errors import SiteNotReachedError, UnsupportedError
 
 _current: ContextVar[Scope | None] = ContextVar("visprompt_scope", default=None)
@@ -53,6 +54,7 @@ class Scope:
         programs: what happens at each site.
         sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
         device: where the programs' numbers go.
+        timeline: for a decoder: where its rows and columns are, call by call.
 
     Raises:
         SiteNotReachedError: on exit, if a site never answered: nothing silently does nothing.
@@ -65,8 +67,9 @@ class Scope:
         programs: dict[Site, SiteProgram],
         sharing: Any = None,
         device: torch.device | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
-        self.tower = tower
+        self.tower, self.timeline = tower, timeline
         self.programs = {site: item if device is None else item.to(device) for site, item in programs.items()}
         self.programs_by_module = {id(site.module): site for site in programs}
         self.sharing = sharing
@@ -74,6 +77,8 @@ class Scope:
         self.attention: dict[Site, Tensor] = {}
         self.decomposition: dict[Site, Tensor] = {}
         self.outputs: dict[Site, Tensor] = {}
+        #: a decoder's maps, `[n, H, R, P]` for every call that read
+        self.steps: dict[Site, list[Tensor]] = {}
         self.fired: set[Site] = set()
         self._hooks: list[Any] = []
         self._token: Token[Scope | None] | None = None
@@ -168,22 +173,31 @@ class Scope:
         """The site whose attention this module computes, if the scope has something to do there."""
         return self.programs_by_module.get(id(module))
 
-    def program(self, site: Site) -> SiteProgram:
-        """What happens at a site, laid out for the sequence that the site sees now (streams, pictures or folded)."""
+    def program(self, site: Site, query: Tensor | None = None, key: Tensor | None = None) -> SiteProgram:
+        """What happens at a site, laid out for the sequence that the site sees now (streams, pictures, folded, or the
+        part of its text that a decoder is at, which `query` and `key` `[n, H, length, D]` tell).
+        """
         program = self.programs[site]
+        if self.timeline is not None and query is not None and key is not None:
+            return self.timeline.lay_out(site, program, query.shape[0], query.shape[2], key.shape[2])
         return program if self.sharing is None else self.sharing.lay_out(self, site, program)
 
-    def keep(self, site: Site, program: SiteProgram, output: Tensor, attention: Tensor, value: Tensor) -> None:
-        """Stores what the program wants read, per stream."""
+    def keep(self, site: Site, program: SiteProgram, output: Tensor | None, attention: Tensor, value: Tensor) -> None:
+        """Stores what the program wants read, per stream; `output` is only looked at if it `needs_outputs`."""
         self.fired.add(site)
         if not (program.read or program.decompose or program.capture_output):
+            return
+        if program.columns is not None:
+            if program.read_rows is not None and len(program.read_rows):
+                rows = attention.index_select(2, program.read_rows)
+                self.steps.setdefault(site, []).append(program.patches_of(rows))
             return
         if self.sharing is not None:
             output, attention, value = self.sharing.per_stream(self, site, output, attention, value)
         if program.read:
             kept = attention if program.read_rows is None else attention.index_select(2, program.read_rows)
             self.attention[site] = kept if program.per_row else kept.mean(dim=2)
-        if program.capture_output:
+        if program.capture_output and output is not None:
             self.outputs[site] = output
         if program.decompose:
             weight = getattr(site.projection, "weight", None)

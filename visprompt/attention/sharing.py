@@ -64,14 +64,16 @@ class Sharing:
         return self._programs[site]
 
     def per_stream(
-        self, scope: Scope, site: Site, output: Tensor, attention: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, scope: Scope, site: Site, output: Tensor | None, attention: Tensor, value: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Brings what a site captured back to one entry per stream."""
         if self.copies_at(site):
-            picked = (item[self.index, :, self.slot_of][:, :, None] for item in (output, attention))
-            return (*picked, value[self.index])  # type: ignore[return-value]
+            rows = [
+                None if item is None else item[self.index, :, self.slot_of][:, :, None] for item in (output, attention)
+            ]
+            return rows[0], rows[1], value[self.index]  # type: ignore[return-value]
         if site.block < self.first_block and not site.is_pool:
-            return output[self.index], attention[self.index], value[self.index]
+            return None if output is None else output[self.index], attention[self.index], value[self.index]
         return output, attention, value
 
     # -- hooks -------------------------------------------------------------------------------------------------------

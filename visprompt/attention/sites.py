@@ -11,7 +11,7 @@ from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import Rows
 
 Backend = Literal["transformers", "mha", "sdpa"]
-Readout = Literal["cls", "mean", "probe"]
+Readout = Literal["cls", "mean", "probe", "text"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,8 @@ class Tower:
         name: `"vision"` for image encoders.
         sites: one per block in order, the pooling head last.
         blocks: the blocks' modules, in order.
-        readout: what the picture is read through: `"cls"`, `"mean"` of the patches, or a pooling `"probe"`.
+        readout: what the picture is read through: `"cls"`, `"mean"` of the patches, a pooling `"probe"`, or the
+            `"text"` of a decoder, whose rows and columns differ from call to call (`Timeline`).
         prefix: tokens before the patches inside the blocks (CLS, registers).
         foldable: blocks do not care how many tokens stand in front of the patches, so several CLS copies can share
             one sequence.
@@ -83,7 +84,14 @@ class Tower:
         return len(self.sites)
 
     def rows_of(self, site: Site, rows: Rows, num_patches: int) -> range | tuple[int, ...]:
-        """The query rows that a name means at a site; empty if it means none there."""
+        """The query rows that a name means at a site; empty if it means none there.
+
+        A decoder's rows are only known at the call: one row stands for all of them.
+        """
+        if self.readout == "text":
+            return (0,)
+        if rows == "answer":
+            raise InvalidInputError('rows="answer": an encoder writes no answer; rows="readout" works on every model.')
         if isinstance(rows, tuple):
             if not site.is_pool and max(rows) >= self.prefix + num_patches:
                 raise InvalidInputError(

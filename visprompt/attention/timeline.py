@@ -1,0 +1,126 @@
+"""Where pictures and text stand in a decoder's sequence, while it reads the prompt and writes on.
+
+An encoder sees its whole sequence in one call, with the patches in one block of columns. A decoder sees the prompt in
+one call or several, then one token a call; the patches of its pictures lie anywhere in the prompt, behind different
+amounts of padding; and layers with a sliding window see the last keys only. `Timeline` turns what a program says about
+patches and kinds of rows into the rows and columns of the call at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.visual_prompt import Rows
+
+if TYPE_CHECKING:
+    from visprompt.attention.program import SiteProgram
+    from visprompt.attention.sites import Site
+
+
+class Timeline:
+    """The layout of a batch of prompts, and how much of it every block has seen.
+
+    Args:
+        columns: `[n, P]` position in the padded prompt of every patch's token, −1 for padding patches.
+        pictures: bool `[n, T]`: tokens of pictures, their newline tokens included.
+        padding: bool `[n, T]`.
+    """
+
+    def __init__(self, columns: Tensor, pictures: Tensor, padding: Tensor) -> None:
+        self.columns, self.pictures, self.padding = columns, pictures, padding
+        self.length = pictures.shape[1]
+        self._seen: dict[int, int] = {}
+
+    def to(self, device: torch.device) -> Timeline:
+        """The same on a device, nothing seen yet."""
+        return Timeline(self.columns.to(device), self.pictures.to(device), self.padding.to(device))
+
+    def rows_of(self, kind: Rows) -> Tensor:
+        """bool `[n, T]`: the prompt positions that a name of rows means.
+
+        `"readout"` is the text behind the first picture: what stands before it cannot see it.
+        """
+        if isinstance(kind, tuple):
+            chosen = torch.zeros_like(self.pictures)
+            start = self.padding.sum(dim=1)  # rows are counted without the padding in front
+            for row in kind:
+                at = start + row
+                if bool((at >= self.length).any()):
+                    raise InvalidInputError(f"rows={kind}, but the shortest prompt has {self.length} tokens or fewer.")
+                chosen[torch.arange(len(chosen), device=chosen.device), at] = True
+            return chosen
+        if kind == "all":
+            return ~self.padding
+        if kind == "patches":
+            return self.pictures.clone()
+        if kind == "answer":
+            return torch.arange(self.length, device=self.pictures.device).expand_as(self.pictures) == self.length - 1
+        if kind == "readout":
+            return (self.pictures.cumsum(dim=1) > 0) & ~self.pictures & ~self.padding
+        raise InvalidInputError(
+            f'rows={kind!r}: a decoder has no such rows; it has "readout" (the text behind the picture), "answer" (the '
+            'positions that write the answer), "patches", "all", or row numbers.'
+        )
+
+    def lay_out(self, site: Site, program: SiteProgram, streams: int, queries: int, keys: int) -> SiteProgram:
+        """The program of one call: its rows among the call's queries, its columns among the call's keys.
+
+        Args:
+            site: whose call.
+            program: compiled for one row, which stands for all rows of its kind.
+            streams: batch size of the call; a multiple of n under beam search.
+            queries: number of query positions in the call.
+            keys: number of keys in the call.
+        """
+        seen = self._seen.get(id(site), 0)
+        if queries >= self.length:
+            seen = 0  # a new pass over the prompt: without a cache, or run again
+        total = seen + queries
+        self._seen[id(site)] = total
+        device = self.columns.device
+        positions = torch.arange(seen, total, device=device)
+        inside = positions < self.length
+        edited, _ = self._marked(program.kind, positions, inside)
+        read, last_only = None, False
+        if program.read:
+            read, last_only = self._marked(program.read_kind, positions, inside)
+        if last_only and read is not None:  # one row a step, also without a cache
+            read = torch.zeros_like(read)
+            read[:, -1] = total >= self.length
+        wanted = torch.zeros(len(positions), dtype=torch.bool, device=device)
+        if program.edits:
+            wanted |= edited.any(dim=0)
+        if read is not None:
+            wanted |= read.any(dim=0)
+        rows = wanted.nonzero().flatten()
+        dropped = max(total - keys, 0)  # what a sliding window has left behind
+        columns = torch.where(self.columns >= dropped, self.columns - dropped, -1)
+        changes = {
+            "rows": rows,
+            "columns": columns,
+            "edited": program.edited & edited[:, None, rows],
+            "read_rows": None if read is None else read[:, rows].any(dim=0).nonzero().flatten(),
+        }
+        laid_out = replace(program, **changes)
+        if streams != len(columns):
+            if program.read or streams % len(columns):
+                raise UnsupportedError(
+                    "maps cannot be read while several answers are searched for: use num_beams=1 and "
+                    "num_return_sequences=1."
+                )
+            repeated = torch.arange(len(columns), device=device).repeat_interleave(streams // len(columns))
+            laid_out = laid_out.take(repeated)
+        return laid_out
+
+    def _marked(self, kind: Rows, positions: Tensor, inside: Tensor) -> tuple[Tensor, bool]:
+        """bool `[n, queries]`: what is written counts as text, and as the answer."""
+        prompt = self.rows_of(kind)
+        written = kind in ("readout", "answer", "all")
+        marked = torch.full((len(prompt), len(positions)), written, device=prompt.device)
+        marked[:, inside] = prompt[:, positions[inside]]
+        return marked, kind == "answer"
