@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -28,6 +28,8 @@ class Site:
         prefix: key columns before the first patch.
         projection: the output projection, for the decomposition.
         is_pool: True for an attention pooling head.
+        after: what the attention's output goes through behind `projection` before it joins the residual stream: an
+            inner norm and its own projection (EVA-02), a LayerScale.
     """
 
     tower: str
@@ -38,9 +40,25 @@ class Site:
     prefix: int
     projection: nn.Module | None = None
     is_pool: bool = False
+    after: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Site {self.tower} block {self.block}{' (pool)' if self.is_pool else ''}, {self.backend}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """How the readout row x becomes the embedding: `W·LN(x)`, or `W·(x + MLP(LN(x)))`; needed to decompose it.
+
+    Args:
+        norm: the norm that x goes through, the readout in the first row of what it is given; None: none.
+        projections: linear maps behind, in order: `nn.Linear`, or a matrix `[in, out]`.
+        mlp: first linear map, activation and second linear map of the residual MLP, or None.
+    """
+
+    norm: nn.Module | None
+    projections: tuple[Any, ...] = ()
+    mlp: tuple[nn.Linear, nn.Module, nn.Linear] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +79,7 @@ class Tower:
         padded: patches are padded to a common length (packed pictures).
         shareable: blocks take the batch on their first axis, so prompts on one picture can share blocks.
         readout_rows: the rows of a `"cls"` readout: CLS, and the distillation token of a distilled DeiT.
+        head: from the readout row to the embedding; None where its parts are not known.
     """
 
     name: str
@@ -73,6 +92,7 @@ class Tower:
     padded: bool = False
     shareable: bool = True
     readout_rows: tuple[int, ...] = (0,)
+    head: Head | None = None
     by_module: dict[int, Site] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

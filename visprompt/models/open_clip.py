@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from visprompt.attention.sites import Readout, Site, Tower
+from visprompt.attention.sites import Head, Readout, Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.models import timm as timm_models
 from visprompt.models.base import Parts
@@ -34,6 +35,7 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
     trunk = getattr(visual, "trunk", None)
     if trunk is not None:
         tower, patch = timm_models.tower_of(trunk), timm_models.patch_of(trunk)
+        tower = None if tower is None else replace(tower, head=timm_models.head_of(trunk, visual.head))
     else:
         tower, patch = _tower(visual), getattr(visual, "patch_size", None)
 
@@ -60,7 +62,16 @@ def _tower(visual: Any) -> Tower | None:
     if not all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
         return None
     sites = [
-        Site("vision", index, block.attn, "mha", int(block.attn.num_heads), 1, block.attn.out_proj)
+        Site(
+            "vision",
+            index,
+            block.attn,
+            "mha",
+            int(block.attn.num_heads),
+            1,
+            block.attn.out_proj,
+            after=tuple(item for name in ("ln_attn", "ls_1") if _acts(item := getattr(block, name, None))),
+        )
         for index, block in enumerate(blocks)
     ]
     readout: Readout = "cls"
@@ -78,6 +89,8 @@ def _tower(visual: Any) -> Tower | None:
     elif visual.pool_type == "avg":
         readout = "mean"
     cls = readout == "cls"
+    # CoCa with two poolers normalises in front of them, all others behind
+    norm = None if readout == "probe" and visual.attn_pool_contrastive is not None else visual.ln_post
     return Tower(
         name="vision",
         sites=tuple(sites),
@@ -87,7 +100,12 @@ def _tower(visual: Any) -> Tower | None:
         shareable=all(block.attn.batch_first for block in blocks),
         foldable=cls and all(block.attn.batch_first for block in blocks),
         norms=tuple(block.ln_1 for block in blocks) if cls and all(block.attn.batch_first for block in blocks) else (),
+        head=None if readout == "mean" else Head(norm, () if visual.proj is None else (visual.proj,)),
     )
+
+
+def _acts(module: Any) -> bool:
+    return module is not None and not isinstance(module, nn.Identity)
 
 
 def _text_embedder(model: Any, tokenizer: Any) -> Callable[[list[str]], Tensor]:

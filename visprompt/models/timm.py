@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from visprompt.attention.sites import Readout, Site, Tower
+from visprompt.attention.sites import Head, Readout, Site, Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.base import Parts
 from visprompt.models.pictures import PictureReader
@@ -64,7 +64,10 @@ def tower_of(trunk: Any) -> Tower | None:
         _require_fused(block.attn)
         plain = all(isinstance(getattr(block.attn, n, None), nn.Identity | None) for n in ("norm", "gate"))
         projection = getattr(block.attn, "proj", None) if plain else None
-        sites.append(Site("vision", index, block.attn, "sdpa", int(block.attn.num_heads), prefix, projection))
+        after = _after(block, plain)
+        sites.append(
+            Site("vision", index, block.attn, "sdpa", int(block.attn.num_heads), prefix, projection, after=after)
+        )
     readout: Readout
     pool = getattr(trunk, "attn_pool", None)
     if pool is not None:
@@ -87,6 +90,32 @@ def tower_of(trunk: Any) -> Tower | None:
         norms=tuple(block.norm1 for block in blocks) if single and kinds <= {"Block", "EvaBlock"} else (),
         readout_rows=(0, 1) if hasattr(trunk, "dist_token") else (0,),
     )
+
+
+def head_of(trunk: Any, behind: nn.Module | None = None) -> Head | None:
+    """From the readout row of a timm model to its embedding; None if it is no chain of norm, MLP and linear maps.
+
+    Args:
+        trunk: the timm model.
+        behind: modules that open_clip puts after it.
+    """
+    pool = getattr(trunk, "attn_pool", None)
+    chain = [getattr(trunk, "head", None), *(behind.children() if behind is not None else ())]
+    linear = tuple(item for item in chain if not isinstance(item, nn.Identity | nn.Dropout | None))
+    norms = [pool.norm] if pool is not None else [trunk.norm]
+    norms = [item for item in (*norms, getattr(trunk, "fc_norm", None)) if not isinstance(item, nn.Identity | None)]
+    mlp = getattr(pool, "mlp", None)
+    usual = mlp is None or (hasattr(mlp, "fc1") and isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity))
+    if len(norms) > 1 or not usual or not all(isinstance(item, nn.Linear) for item in linear):
+        return None
+    return Head(norms[0] if norms else None, linear, None if mlp is None else (mlp.fc1, mlp.act, mlp.fc2))
+
+
+def _after(block: Any, plain: bool) -> tuple[Any, ...]:
+    """What the attention's output goes through behind `Site.projection` before the residual stream."""
+    inner = () if plain or getattr(block.attn, "gate", None) is not None else (block.attn.norm, block.attn.proj)
+    scales = (getattr(block, "ls1", None), getattr(block, "gamma_1", None))
+    return (*inner, *(item for item in scales if not isinstance(item, nn.Identity | None)))
 
 
 def _require_fused(attention: Any) -> None:

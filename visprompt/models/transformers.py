@@ -6,14 +6,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from visprompt.attention.backends import install_shim
-from visprompt.attention.sites import Readout, Site, Tower
+from visprompt.attention.sites import Head, Readout, Site, Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.base import Parts
 from visprompt.models.pictures import PictureReader
@@ -74,7 +74,7 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
         if family.packed
         else _reader(image_processor, (patch[0], patch[1]))
     )
-    tower = _tower(tower_module, config, kind, family)
+    tower = replace(tower_of(tower_module, config, kind, family), head=_head(module, tower_module, kind))
     restore: list[Callable[[], None]] = []
     for owner, name in install_shim(module):
         restore.append(lambda owner=owner, name=name: setattr(owner, "_attn_implementation_internal", name))  # type: ignore[misc]
@@ -117,7 +117,8 @@ def _attention_of(block: nn.Module) -> nn.Module:
     raise UnsupportedError(f"{type(block).__name__} holds no attention that visprompt knows.")
 
 
-def _tower(tower: Any, config: Any, kind: str, family: Family) -> Tower:
+def tower_of(tower: Any, config: Any, kind: str, family: Family) -> Tower:
+    """The attention sites of an image tower."""
     blocks = tuple(find_blocks(tower))
     heads = int(config.num_attention_heads)
     registers = int(getattr(config, "num_register_tokens", 0) or 0) if family.registers else 0
@@ -154,6 +155,16 @@ def _tower(tower: Any, config: Any, kind: str, family: Family) -> Tower:
         padded=family.packed,
         shareable=not family.packed,  # the masks of packed pictures are built for the batch they come in
     )
+
+
+def _head(module: Any, tower: Any, kind: str) -> Head | None:
+    """From the readout row to the embedding, for the families that have a text tower."""
+    whole = getattr(module, "_orig_mod", module)
+    if kind == "clip":
+        projection = getattr(whole, "visual_projection", None)
+        return Head(tower.post_layernorm, () if projection is None else (projection,))
+    head = getattr(tower, "head", None) if kind in ("siglip", "siglip2") else None
+    return None if head is None else Head(head.layernorm, mlp=(head.mlp.fc1, head.mlp.activation_fn, head.mlp.fc2))
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
