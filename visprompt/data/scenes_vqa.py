@@ -3,7 +3,7 @@
     >>> from visprompt.data.scenes_vqa import scene_questions
     >>> question = scene_questions("test", seed=0, count=8)[7]
     >>> question.kind, question.text, question.answer
-    ('relation', 'what colour is the object left of the yellow star?', 'yellow')
+    ('relation', 'what colour is the first object left of the yellow star?', 'yellow')
     >>> len(question.target_boxes), question.image.size
     (1, (64, 64))
 
@@ -17,8 +17,8 @@ What is asked (`KINDS`), always answered in one word:
 - **size** (easy pictures only): "is the red star small or large?" Target: the star.
 - **leftmost**: "what colour is the leftmost object?", also rightmost, topmost, bottommost, and shapes. Target: that
   object.
-- **relation**: "what colour is the object left of the red star?", also right of, above, below, and shapes. Only one
-  object stands there. Target: the object that is *asked about*, not the red star.
+- **relation**: "what colour is the first object left of the red star?", also right of, above, below, and shapes: the
+  first that one meets going left, whatever its height. Target: the object that is *asked about*, not the red star.
 
 Two difficulties: *easy* pictures are `scenes.scene`'s with 2 to 4 objects (3 or 4 for leftmost and relation), *hard*
 ones are `scenes_small.small_scene`'s: 5 or 6 small objects. A question is a function of (split, seed, difficulty, kind,
@@ -155,7 +155,8 @@ def scene_questions(
     """Make questions, one picture each, kinds in turn and answers balanced.
 
     Yes and no, numbers, sides and sizes take turns; colours and shapes are drawn evenly. So a model that does not see
-    the picture is right as often as chance has it. The n-th question of a kind does not depend on ``count`` or ``kinds``.
+    the picture is right as often as chance has it. The n-th question of a kind depends on neither ``count`` nor
+    ``kinds``.
 
     Args:
         split: "train", "validation" or "test".
@@ -361,10 +362,10 @@ def _relations(picture: Scene) -> Iterator[Candidate]:
         along = _along(picture, axis, sign)
         for reference, item in _unique(picture):
             gaps = [value - along[reference] for value in along]
-            beyond = [i for i, gap in enumerate(gaps) if gap > 0]
             clear = all(abs(gap) >= MARGIN for i, gap in enumerate(gaps) if i != reference)
-            if len(beyond) == 1 and clear:
-                yield from _asking("relation", picture, beyond[0], word, f"the object {word} the {item.name}")
+            beyond = sorted((gap, i) for i, gap in enumerate(gaps) if gap > 0)
+            if clear and beyond and (len(beyond) == 1 or beyond[1][0] - beyond[0][0] >= MARGIN):
+                yield from _asking("relation", picture, beyond[0][1], word, f"the first object {word} the {item.name}")
 
 
 def _asking(kind: str, picture: Scene, target: int, word: str, phrase: str) -> Iterator[Candidate]:
