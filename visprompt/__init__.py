@@ -76,6 +76,7 @@ _WHERE = {
     "UnsupportedError": "errors",
     "SiteNotReachedError": "errors",
     "RegionNotVisibleError": "errors",
+    "RemoteError": "errors",
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class VispromptError(Exception):
@@ -28,6 +29,35 @@ class UnsupportedError(VispromptError, RuntimeError):
 
 class SiteNotReachedError(VispromptError, RuntimeError):
     """An attention edit that was requested but never answered: a prompt that silently does nothing is an error."""
+
+
+class RemoteError(VispromptError):
+    """A remote model that left questions unanswered; the answers that did come are in it.
+
+    Not a `RuntimeError`: a server's own words ("out of memory") must not be taken for this machine's.
+
+    Args:
+        message: what happened and what to do.
+        done: answers by the position of their question, counted from 0.
+        failed: why a question got no answer, by its position. Questions in neither were not asked.
+    """
+
+    def __init__(
+        self, message: str, done: Mapping[int, Any] | None = None, failed: Mapping[int, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.done: dict[int, Any] = dict(done or {})
+        self.failed: dict[int, str] = dict(failed or {})
+
+    def after(self, earlier: Sequence[Any]) -> RemoteError:
+        """The same error for a run that had `earlier` answers before: they join `done`, positions move up.
+
+        >>> RemoteError("no answer", {0: "red"}, {1: "timed out"}).after(["blue", "green"]).done
+        {0: 'blue', 1: 'green', 2: 'red'}
+        """
+        start = len(earlier)
+        done = {**dict(enumerate(earlier)), **{start + number: answer for number, answer in self.done.items()}}
+        return RemoteError(str(self), done, {start + number: why for number, why in self.failed.items()})
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], hint: str = "") -> UnknownNameError:

@@ -1,0 +1,157 @@
+"""Many questions at once with a bound, answers in order, and no answer lost because another question failed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from visprompt.errors import RemoteError
+
+T = TypeVar("T")
+
+#: a run stops asking after this many failures one after another without an answer in between
+STOP_AFTER = 5
+
+
+class Failure(Exception):
+    """One question that got no answer.
+
+    Args:
+        message: for people.
+        hopeless: the next question would fare the same (a wrong key, no server): nothing more is asked.
+    """
+
+    def __init__(self, message: str, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
+
+
+class Pace:
+    """Lets no more than so many calls a minute through, evenly spaced: servers count bursts as well as minutes.
+
+    Args:
+        per_minute: calls a minute; None: as many as come.
+    """
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._gap = 0.0 if per_minute is None else 60.0 / per_minute
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self, *_: object) -> None:
+        """Waits for its turn."""
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + self._gap
+        if turn > now:
+            time.sleep(turn - now)
+
+
+def ask_all(
+    count: int,
+    ask: Callable[[int, Callable[[str], None], threading.Event], T],
+    concurrency: int,
+    stream: Callable[[int, str], None] | None = None,
+) -> list[T]:
+    """Answers of `ask(0 … count − 1)` in order.
+
+    Args:
+        count: number of questions.
+        ask: called in threads with the number of the question, a function that takes the next piece of its answer, and
+            an event that is set when nobody waits for the answer any more. Raises `Failure`.
+        concurrency: questions that are under way together, at most.
+        stream: gets the number and the next piece of an answer, in the thread that called `ask_all`.
+
+    Raises:
+        RemoteError: if a question failed, after all that were under way have ended. The others are asked all the same,
+            unless the failure is hopeless, or `STOP_AFTER` came one after another. Its `done` holds the answers.
+    """
+    events: queue.SimpleQueue[tuple[int, object] | None] = queue.SimpleQueue()
+    numbers = iter(range(count))
+    enough = threading.Event()  # start nothing new
+    gone = threading.Event()  # nobody waits any more
+    lock = threading.Lock()
+
+    def work() -> None:
+        while not enough.is_set():
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                break
+            try:
+                events.put((number, _Answer(ask(number, lambda piece, at=number: events.put((at, piece)), gone))))  # type: ignore[misc]
+            except BaseException as error:
+                if not isinstance(error, Failure) or error.hopeless:
+                    enough.set()
+                events.put((number, error))
+        events.put(None)
+
+    # Daemon threads: after Ctrl-C nobody should wait until a slow server has answered or a retry has come round.
+    workers = [
+        threading.Thread(target=work, name="visprompt-remote", daemon=True) for _ in range(min(concurrency, count))
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        return _collected(count, events, len(workers), enough, stream)
+    finally:
+        enough.set()
+        gone.set()
+
+
+class _Answer:
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+def _collected(
+    count: int,
+    events: queue.SimpleQueue[tuple[int, object] | None],
+    running: int,
+    enough: threading.Event,
+    stream: Callable[[int, str], None] | None,
+) -> list[T]:
+    done: dict[int, T] = {}
+    failed: dict[int, str] = {}
+    in_a_row = 0
+    broken: BaseException | None = None
+    while running:
+        event = events.get()
+        if event is None:
+            running -= 1
+            continue
+        number, what = event
+        if isinstance(what, str):
+            if stream is not None:
+                stream(number, what)
+        elif isinstance(what, _Answer):
+            done[number] = what.value  # type: ignore[assignment]
+            in_a_row = 0
+        elif isinstance(what, Failure):
+            failed[number] = str(what)
+            in_a_row += 1
+            if in_a_row >= STOP_AFTER:
+                enough.set()
+        else:
+            broken = what  # type: ignore[assignment]
+    if broken is not None:
+        raise broken
+    if failed:
+        raise RemoteError(_summary(count, done, failed), dict(sorted(done.items())), dict(sorted(failed.items())))
+    return [done[number] for number in range(count)]
+
+
+def _summary(count: int, done: dict[int, T], failed: dict[int, str]) -> str:
+    first = min(failed)
+    if count == 1:
+        return failed[first]
+    kinds = "" if len(set(failed.values())) == 1 else f" (question {first}; the others are in error.failed)"
+    asked = f"{len(failed)} of {count} questions got no answer"
+    rest = count - len(done) - len(failed)
+    if rest:
+        asked += f" and {rest} were not asked after that"
+    return f"{asked}; the {len(done)} answers that came are in error.done. {failed[first]}{kinds}"
