@@ -38,7 +38,10 @@ class FalipOptions(Options):
             validation accuracy levels off.
         target_mass: instead of `strength`, the share in (0, 1) of the readout's attention that the region gets in every
             head; one number that means the same on every model.
-        first_block: first block it acts in; a float is a fraction of the depth (paper: block 8 of 12).
+        tower: "vision", or "decoder" for the attention from the text to the image tokens of an LVLM; None: the one
+            that the model is read through.
+        first_block: first block it acts in; a float is a fraction of the depth (paper: block 8 of 12). None: the middle
+            of an image tower, the first block of a decoder.
         last_block: last block, included; None: to the end.
         heads: head indices; None: all.
         rows: query rows that look there: "readout" (whatever the model reads the picture through), "cls", "patches",
@@ -53,7 +56,8 @@ class FalipOptions(Options):
 
     strength: float | None = None
     target_mass: float | None = None
-    first_block: int | float = 0.5
+    tower: Literal["vision", "decoder"] | None = None
+    first_block: int | float | None = None
     last_block: int | None = None
     heads: tuple[int, ...] | None = None
     rows: Any = "readout"
@@ -72,6 +76,8 @@ class FalipOptions(Options):
         for name, allowed in (("profile", ("flat", "foveal")), ("rounding", ("coverage", "touched", "paper"))):
             if getattr(self, name) not in allowed:
                 raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+        if self.tower not in (None, "vision", "decoder"):
+            raise InvalidInputError(f'tower is "vision", "decoder" or None; got {self.tower!r}.')
         if self.fit is not None and self.fit not in FITS:
             raise InvalidInputError(f"fit is one of {', '.join(FITS)}; got {self.fit!r}.")
         if self.sigma_tokens is not None:
@@ -112,13 +118,18 @@ class Falip(Prompter):
         options: FalipOptions = self.options
         if options.fit is not None:
             prompt = prompt.with_(fit=options.fit)
-        geometry = model.geometry(prompt.picture.size, prompt.fit)
+        tower = options.tower or model.tower.name
+        geometry = model.geometry(prompt.picture.size, prompt.fit, tower=tower)
+        first_block = options.first_block
+        if first_block is None:
+            first_block = 0 if tower == "decoder" else 0.5
         weights = np.zeros(geometry.num_patches, dtype=np.float32)
         for region in prompt.regions:
             geometry.require_visible(region, repr(prompt.request))
             weights = np.maximum(weights, self._weights(geometry, region))
         where: dict[str, Any] = {
-            "first_block": options.first_block,
+            "tower": tower,
+            "first_block": first_block,
             "last_block": options.last_block,
             "heads": options.heads,
             "rows": options.rows,
@@ -130,7 +141,6 @@ class Falip(Prompter):
 
     def _weights(self, geometry: Geometry, region: Region) -> np.ndarray:
         options: FalipOptions = self.options
-        rows, columns = geometry.grid_hw
         if options.rounding == "paper":
             cover = _authors_rectangle(geometry, region)
         else:
@@ -139,7 +149,12 @@ class Falip(Prompter):
                 cover = (cover > 0).astype(np.float32)
         if options.profile == "foveal":
             sigma = PAPER_SIGMA_TOKENS if options.sigma_tokens is None else options.sigma_tokens
-            cover = cover * _foveal(cover.reshape(rows, columns) > 0, sigma).reshape(-1)
+            parts, start = [], 0
+            for rows, columns in (tile.grid_hw for tile in geometry.tiles):
+                inside = cover[start : start + rows * columns].reshape(rows, columns) > 0
+                parts.append(_foveal(inside, sigma).reshape(-1))
+                start += rows * columns
+            cover = cover * np.concatenate(parts)
         return cover
 
 

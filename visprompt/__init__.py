@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visprompt.answering import Answer as Answer
     from visprompt.geometry import Geometry as Geometry
+    from visprompt.maps import AttentionMap as AttentionMap
     from visprompt.models import Model as Model
     from visprompt.models import list_models as list_models
     from visprompt.models import load_model as load_model
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from visprompt.request import Point as Point
     from visprompt.request import Region as Region
     from visprompt.request import Request as Request
-    from visprompt.runner import AttentionMap as AttentionMap
     from visprompt.runner import Runner as Runner
     from visprompt.visual_prompt import AttentionEdit as AttentionEdit
     from visprompt.visual_prompt import PromptTokens as PromptTokens
@@ -60,7 +61,8 @@ _WHERE = {
     "Ensemble": "registry",
     "list_strategies": "registry",
     "Runner": "runner",
-    "AttentionMap": "runner",
+    "Answer": "answering",
+    "AttentionMap": "maps",
     "Request": "request",
     "Region": "request",
     "Box": "request",

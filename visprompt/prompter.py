@@ -103,7 +103,14 @@ class Prompter:
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
         """Edits many prompts; strategies that need a model's help override it to work in batches."""
         self.check(prompts, model)
-        return [self._labelled(self._checked(self.edit(prompt, model))) for prompt in prompts]
+        return [
+            prompt if self.passes(prompt) else self._labelled(self._checked(self.edit(prompt, model)))
+            for prompt in prompts
+        ]
+
+    def passes(self, prompt: VisualPrompt) -> bool:
+        """True for a picture that is left as it is: of several in one request, those without a region of their own."""
+        return "region" in self.needs and not prompt.regions and prompt.place[1] > 1
 
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
         """Turns one prompt into the next. This is what a strategy is."""
@@ -113,7 +120,7 @@ class Prompter:
         """Says, before anything is computed, what is missing."""
         model.require(self.acts_on, self.name)
         for prompt in prompts:
-            if "region" in self.needs and not prompt.regions:
+            if "region" in self.needs and not prompt.regions and not _companion_has_region(prompt):
                 raise InvalidInputError(
                     f"strategy {self.name!r} needs a region and {prompt.request!r} has none: "
                     "give region=vp.Box(x0, y0, x1, y1), vp.Point(x, y, radius) or vp.Mask(array)."
@@ -179,6 +186,12 @@ class Composition(Prompter):
 
     def __repr__(self) -> str:
         return f"<Prompter {self.name}>"
+
+
+def _companion_has_region(prompt: VisualPrompt) -> bool:
+    """True if another picture of the same request has a region."""
+    request, count = prompt.request, prompt.place[1]
+    return count > 1 and request is not None and any(request.regions_of(number) for number in range(count))
 
 
 def checked_options(kind: type[Options], name: str, values: dict[str, Any]) -> Options:

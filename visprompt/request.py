@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -93,12 +93,16 @@ class Request:
     """A picture, where to look, and what about it.
 
     Args:
-        image: path, PIL image, array, or web address; see `visprompt.images.load_image`.
-        region: a region or several, in any form that `as_regions` takes; None: the whole picture, no place meant.
+        image: path, PIL image, array, or web address; see `visprompt.images.load_image`. A list of them: several
+            pictures of one question, or the frames of a video.
+        region: a region or several, in any form that `as_regions` takes; None: the whole picture, no place meant. With
+            several pictures: a list with one entry per picture, each a region, several, or None; they are meant
+            together.
         query: the question or expression.
         regions_as: several regions: `"each"` gives one result per region, `"together"` one with all of them.
         id: your name for it, used in messages and reports.
         allow_url: fetch a web address.
+        video: the pictures are the frames of a video, in order.
 
     >>> Request(Image.new("RGB", (64, 48)), region=Box(4, 4, 20, 20), query="the dog")
     Request(<64×48 picture>, Box(x0=4.0, y0=4.0, x1=20.0, y1=20.0), query='the dog')
@@ -108,13 +112,14 @@ class Request:
             when they are first needed.
     """
 
-    image: ImageSource
+    image: ImageSource | Sequence[ImageSource]
     region: Any = None
     query: str | None = None
     regions_as: RegionsAs = "each"
     id: str | None = None
     allow_url: bool = False
-    _given: tuple[Region, ...] = field(init=False, default=())
+    video: bool = False
+    _given: tuple[tuple[Region, ...], ...] = field(init=False, default=())
     _lock: threading.RLock = field(init=False, default_factory=threading.RLock)
     _cache: dict[str, Any] = field(init=False, default_factory=dict)
 
@@ -123,42 +128,76 @@ class Request:
             raise InvalidInputError(f'regions_as is "each" or "together"; got {self.regions_as!r}.')
         if self.query is not None and not isinstance(self.query, str):
             raise InvalidInputError(f"a query is a text; got {short(self.query)}. Make one request per query.")
+        if isinstance(self.image, list | tuple) and not self.image:
+            raise InvalidInputError("the list of pictures is empty.")
+        if self.video and not isinstance(self.image, list | tuple):
+            raise InvalidInputError("a video is a list of frames, in order: vp.Request([frame, …], video=True).")
+        count = len(self._images)
+        given: list[tuple[Region, ...]] = [()] * count
         if self.region is not None:
             with _naming(self):
-                object.__setattr__(self, "_given", as_regions(self.region))
+                if not isinstance(self.image, list | tuple):
+                    given = [as_regions(self.region)]
+                elif isinstance(self.region, list | tuple) and len(self.region) == count:
+                    given = [() if item is None else as_regions(item) for item in self.region]
+                else:
+                    raise InvalidInputError(
+                        f"{count} pictures take a list of {count} regions, one entry per picture, None for none; got "
+                        f"{short(self.region)}."
+                    )
+        object.__setattr__(self, "_given", tuple(given))
+
+    @property
+    def _images(self) -> tuple[ImageSource, ...]:
+        return tuple(self.image) if isinstance(self.image, list | tuple) else (self.image,)  # type: ignore[arg-type]
+
+    @property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        """All its pictures, upright RGB; one for most requests."""
+        return tuple(self._load(number) for number in range(len(self._images)))
 
     @property
     def picture(self) -> Image.Image:
-        """The picture, upright RGB.
+        """The picture, upright RGB; the first of several.
 
         Pictures read from files are kept only while something uses them (and the last few besides), so a list of many
         thousand requests does not fill the memory; requests on one file share one picture.
         """
+        return self._load(0)
+
+    def _load(self, number: int) -> Image.Image:
         with self._lock:
-            held = self._cache.get("picture")
+            held = self._cache.get(f"picture {number}")
             picture = held() if held is not None else None
             if picture is None:
+                source = self._images[number]
                 with _naming(self):
-                    picture = _shared_picture(self.image, self.allow_url)
-                from_file = isinstance(self.image, str | os.PathLike)
-                self._cache["picture"] = weakref.ref(picture) if from_file else _always(picture)
+                    picture = _shared_picture(source, self.allow_url)
+                from_file = isinstance(source, str | os.PathLike)
+                self._cache[f"picture {number}"] = weakref.ref(picture) if from_file else _always(picture)
             return picture
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """The regions, clipped to the picture (with a warning if that changed one); empty without a region.
+        """The regions, clipped to the picture (with a warning if that changed one); empty without a region. Of several
+        pictures: the first one's.
 
         Raises:
             InvalidInputError: naming the request, if nothing of a region is left or a mask has another size.
         """
-        if not self._given:
+        return self.regions_of(0)
+
+    def regions_of(self, number: int) -> tuple[Region, ...]:
+        """The regions on one of several pictures, as `regions`."""
+        given = self._given[number]
+        if not given:
             return ()
         with self._lock:
-            if "regions" not in self._cache:
-                wh = self.picture.size
+            if f"regions {number}" not in self._cache:
+                wh = self._load(number).size
                 with _naming(self):
-                    clipped = tuple(region.clip(wh) for region in self._given)
-                for before, after in zip(self._given, clipped, strict=True):
+                    clipped = tuple(region.clip(wh) for region in given)
+                for before, after in zip(given, clipped, strict=True):
                     if isinstance(before, Box) and max(before.xyxy) <= 1:
                         message = f"{self!r}: {before!r} is smaller than a pixel; for shares of the picture use "
                         warnings.warn(message + "Box.from_normalised(x0, y0, x1, y1, wh).", UserWarning, stacklevel=2)
@@ -166,30 +205,46 @@ class Request:
                     if outside or (isinstance(before, Box) and before != after):
                         message = f"{self!r}: {before!r} reaches beyond the picture ({wh[0]}×{wh[1]} pixels), clipped."
                         warnings.warn(message, UserWarning, stacklevel=2)
-                self._cache["regions"] = clipped
-            result: tuple[Region, ...] = self._cache["regions"]
+                self._cache[f"regions {number}"] = clipped
+            result: tuple[Region, ...] = self._cache[f"regions {number}"]
             return result
 
     def units(self) -> list[VisualPrompt]:
-        """What the request asks to be looked at: one plain prompt per region, or one with all or none of them."""
+        """What the request asks to be looked at: one plain prompt per region, or one with all or none of them; of
+        several pictures, one prompt each.
+        """
+        count = len(self._images)
+        if count > 1 or isinstance(self.image, list | tuple):
+            return [
+                VisualPrompt(
+                    self._load(number),
+                    regions=self.regions_of(number),
+                    query=self.query,
+                    request=self,
+                    place=(number, count),
+                )
+                for number in range(count)
+            ]
         picture, regions = self.picture, self.regions
         groups = [(region,) for region in regions] if regions and self.regions_as == "each" else [regions]
         return [VisualPrompt(picture, regions=group, query=self.query, request=self) for group in groups]
 
     def __repr__(self) -> str:
         parts = [repr(self.id)] if self.id is not None else []
-        parts.append(_image_name(self.image))
-        if self._given:
-            parts.append(
-                repr(self._given[0]) if len(self._given) == 1 else f"{len(self._given)} regions {self.regions_as}"
-            )
+        images = self._images
+        kind = "frames" if self.video else "pictures"
+        parts.append(_image_name(images[0]) if len(images) == 1 else f"{len(images)} {kind}")
+        given = [region for group in self._given for region in group]
+        if given:
+            together = "together" if len(images) > 1 else self.regions_as
+            parts.append(repr(given[0]) if len(given) == 1 else f"{len(given)} regions {together}")
         if self.query is not None:
             parts.append(f"query={self.query if len(self.query) <= 60 else self.query[:57] + '…'!r}")
         return f"Request({', '.join(parts)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # locks and caches do not travel to worker processes
-        return (Request, (self.image, self.region, self.query, self.regions_as, self.id, self.allow_url))
+        return (Request, (self.image, self.region, self.query, self.regions_as, self.id, self.allow_url, self.video))
 
 
 # -- helpers ----------------------------------------------------------------------------------------------------

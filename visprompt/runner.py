@@ -5,17 +5,26 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.geometry import Geometry
+from visprompt.answering import (
+    FIRST_CHATS,
+    Answer,
+    answers_of,
+    batches_of,
+    chats_of,
+    require_one_picture,
+    stream_one,
+)
+from visprompt.errors import InvalidInputError
+from visprompt.maps import AttentionMap
 from visprompt.models.pictures import PicturePixels
-from visprompt.request import Region, Request
+from visprompt.request import Request
 from visprompt.visual_prompt import FITS, Fit, VisualPrompt, block_number
 
 if TYPE_CHECKING:
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from visprompt.models.encoding import Encoding
     from visprompt.prompter import Prompter
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: prompts per forward to start with; halved when memory runs out
@@ -33,56 +43,8 @@ FIRST_BATCH = {"cuda": 256, "mps": 128, "cpu": 64}
 PATIENCE_SECONDS = 2.0
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionMap:
-    """Where the readout of one prompted picture looks.
-
-    Args:
-        maps: `[B, H, h, w]` float32: share of the readout's attention on every patch, per block and head, after the
-            edits. They sum to less than 1, since CLS and registers get attention too.
-        blocks: `[B]` block numbers; models with a pooling head have the readout there only.
-        geometry: patches ↔ pixels of the picture that the model saw.
-        index: (request, region) that it belongs to.
-        regions: the prompt's regions in pixels of that picture (after a crop: of the crop).
-    """
-
-    maps: Tensor
-    blocks: tuple[int, ...]
-    geometry: Geometry
-    index: tuple[int, int]
-    regions: tuple[Region, ...] = ()
-
-    def mass(self, region: Region | None = None) -> Tensor:
-        """`[B, H]` share of the attention that falls on a region; patches count by their coverage.
-
-        Args:
-            region: in pixels of the picture that the model saw; None: the prompt's own regions.
-
-        Raises:
-            InvalidInputError: without a region where the request had none either.
-        """
-        regions = self.regions if region is None else (region,)
-        if not regions:
-            raise InvalidInputError("the request had no region: say which one, mass(vp.Box(…)).")
-        cover = np.max([self.geometry.coverage(item) for item in regions], axis=0)
-        return (self.maps.flatten(2) * torch.from_numpy(cover).to(self.maps)).sum(-1)
-
-    def image_map(self, block: int = -1, head: int | None = None) -> np.ndarray:
-        """`[H, W]` over the pixels of the picture, mean over heads unless one is named; 0 where the model did
-        not look.
-        """
-        if not -len(self.blocks) <= block < 0 and block not in self.blocks:
-            raise InvalidInputError(f"block {block} was not read; blocks {list(self.blocks)} were.")
-        chosen = self.maps[block if block < 0 else self.blocks.index(block)]
-        if head is not None:
-            if not -len(chosen) <= head < len(chosen):
-                raise InvalidInputError(f"head {head} of {len(chosen)} heads.")
-            chosen = chosen[[head]]
-        return self.geometry.to_map(chosen.mean(0).flatten().cpu().numpy())
-
-
 class Runner:
-    """Runs a strategy on a model: `encode`, `score`, `attention`, `render`.
+    """Runs a strategy on a model: `encode`, `score`, `attention`, `render`; LVLMs: `generate`, `answer`, `attention`.
 
     Args:
         model: from `load_model` or `wrap`.
@@ -131,7 +93,7 @@ class Runner:
             fit,
             progress,
         )
-        self.batch_size = batch_size or FIRST_BATCH.get(model.device.type, 64)
+        self.batch_size = batch_size or (FIRST_CHATS if model.generates else FIRST_BATCH).get(model.device.type, 64)
         #: (request, region) of every row of the last result
         self.index: list[tuple[int, int]] = []
         self._pixels = PicturePixels()
@@ -189,6 +151,9 @@ class Runner:
     ) -> list[AttentionMap]:
         """The readout's attention over the patches after the edits, for every request and region.
 
+        On an LVLM: where the decoder looks while it writes up to 20 tokens of its answer, their mean; a request with
+        several pictures gives a map for each. `answer` gives more.
+
         Args:
             requests: as in `encode`.
             blocks: block numbers, negative from the end; None: all that the picture is read through.
@@ -197,6 +162,9 @@ class Runner:
             UnsupportedError: on a model without attention.
         """
         tower = self.model.tower
+        if self.model.generates:
+            answers = self.answer(requests, blocks=range(tower.num_blocks) if blocks is None else blocks)
+            return [item for answer in answers for item in answer.maps]
         if blocks is None:
             pool = [site.block for site in tower.sites if site.is_pool]
             read = pool if tower.readout == "probe" else list(range(tower.num_blocks))
@@ -208,8 +176,8 @@ class Runner:
             stacked = torch.stack([encoding.attention[block] for block in read], dim=1)  # [n, B, H, P]
             for prompt, item in zip(prompts, stacked, strict=True):
                 geometry = self.model.geometry(prompt.picture.size, prompt.fit)
-                grid = item[..., : geometry.num_patches].reshape(*item.shape[:2], *geometry.grid_hw)
-                result.append(AttentionMap(grid.float().clone(), tuple(read), geometry, (0, 0), prompt.regions))
+                values = item[..., : geometry.num_patches].float().clone()
+                result.append(AttentionMap(values, tuple(read), geometry, (0, 0), prompt.regions))
             return result
 
         found = self._run(requests, maps, read=read)
@@ -227,19 +195,87 @@ class Runner:
             for edit in prompt.attention:
                 values = edit.bias if edit.bias is not None else edit.weights
                 if values is not None:
-                    geometry = self.model.geometry(picture.size, prompt.fit)
+                    geometry = self.model.geometry(picture.size, prompt.fit, tower=edit.tower)
                     shown = geometry.to_map(values / max(float(np.abs(values).max()), 1e-12), resample="nearest")
                     picture = tint(picture, shown)
             pictures.append(picture)
         return pictures
 
-    def generate(self, requests: Request | Iterable[Request], **options: Any) -> list[str]:
-        """Text from a vision-language model; encoders have none.
+    def generate(
+        self, requests: Request | Iterable[Request], max_new_tokens: int = 64, stream: bool = False, **options: Any
+    ) -> Any:
+        """What a vision-language model answers to each request's query.
+
+        Args:
+            requests: with a query each.
+            max_new_tokens: longest answer, in tokens.
+            stream: for one request: gives an iterator of pieces of the answer as they are written.
+            **options: for the model's own `generate` (`do_sample=True`, `temperature=0.7`, …); greedy without any.
+
+        Returns:
+            `list[str]`, one per request and region, in order; with `stream` an iterator of `str`.
 
         Raises:
-            UnsupportedError: always, on an encoder.
+            UnsupportedError: on an encoder.
+            InvalidInputError: for a request without a query; the message names it.
         """
-        raise UnsupportedError(f"{self.model.name} is an encoder and writes no text: use encode, score or attention.")
+        if stream:
+            return self._stream(requests, max_new_tokens, options)
+        return [item.text for item in self.answer(requests, max_new_tokens=max_new_tokens, blocks=(), **options)]
+
+    def answer(
+        self,
+        requests: Request | Iterable[Request],
+        blocks: Sequence[int] = (),
+        max_new_tokens: int = 20,
+        on_answer: Callable[[Answer], None] | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answers with where the decoder looked while it wrote them.
+
+        Args:
+            requests: with a query each.
+            blocks: decoder blocks that are read, negative from the end; none: only the text.
+            max_new_tokens: longest answer, in tokens.
+            on_answer: called with every answer as soon as its batch is through, so that nothing is lost if a later
+                one fails.
+            **options: for the model's own `generate`.
+
+        Raises:
+            UnsupportedError: on an encoder, or for maps of a model whose attention is out of reach.
+        """
+        self._require_writer()
+        index: list[tuple[int, int]] = []
+        results: list[Answer] = []
+        total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]
+        settings = {"max_new_tokens": max_new_tokens, "read": tuple(blocks), **options}
+        with torch.no_grad(), _Progress(total, self.progress) as progress:
+            chats = chats_of(self._prompts(requests))
+            for batch in batches_of(chats, lambda: self.batch_size):
+                for answer in self._in_halves(batch, lambda part: answers_of(self.model, part, settings)):
+                    results.append(answer)
+                    index.append(answer.index)
+                    if on_answer is not None:
+                        on_answer(answer)
+                progress.update(batch[-1][1][0] + 1)
+        if not results:
+            raise InvalidInputError("there are no requests.")
+        self.index = index
+        return results
+
+    def _require_writer(self) -> None:
+        if not self.model.generates:
+            self.model.generate([])
+
+    def _stream(
+        self, requests: Request | Iterable[Request], max_new_tokens: int, options: dict[str, Any]
+    ) -> Iterator[str]:
+        self._require_writer()
+        chats = list(chats_of(self._prompts(requests)))
+        if len(chats) != 1:
+            raise InvalidInputError(f"stream=True writes one answer at a time; there are {len(chats)}.")
+        self.index = [chats[0][1]]
+        return stream_one(self.model, chats[0][0], max_new_tokens=max_new_tokens, **options)
 
     # -- how ----------------------------------------------------------------------------------------------------------
 
@@ -329,16 +365,24 @@ class Runner:
         collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
         read: Sequence[int],
     ) -> list[T]:
-        """One batch, in halves if memory runs out; what was computed before is kept."""
+        """One batch through an encoder."""
+        require_one_picture(prompts, self.model.name)
+
+        def run(part: list[VisualPrompt]) -> list[T]:
+            encoding = self.model.encode(part, read=read, share_prefix=self.share_prefix, cache=self._pixels)
+            return collect(part, encoding)
+
+        return list(self._in_halves(prompts, run))
+
+    def _in_halves(self, items: list[S], run: Callable[[list[S]], list[T]]) -> Iterator[T]:
+        """Runs one batch, in halves if memory runs out; what was computed before is kept."""
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        results: list[T] = []
         start = 0
-        while start < len(prompts):
-            part = prompts[start : start + self.batch_size]
+        while start < len(items):
+            part = items[start : start + self.batch_size]
             try:
-                encoding = self.model.encode(part, read=read, share_prefix=self.share_prefix, cache=self._pixels)
-                results += collect(part, encoding)
+                found = run(part)
             except (RuntimeError, MemoryError) as error:
                 if self.batch_size == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
@@ -347,8 +391,8 @@ class Runner:
                     self.batch_size //= 2
                 clear_device_cache(garbage_collection=True)
                 continue
+            yield from found
             start += len(part)
-        return results
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         """`[t, d]` text embeddings; each text is embedded once while the weights stay as they are."""

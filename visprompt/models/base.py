@@ -23,6 +23,7 @@ from visprompt.attention.sharing import Sharing
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
 from visprompt.geometry import Geometry
+from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoding import Encoding, collect
 from visprompt.models.pictures import PicturePixels, PictureReader
 from visprompt.models.proof import prove
@@ -58,6 +59,9 @@ class Model:
     The module's weights, buffers, mode and outputs stay as they were; `unwrap()` gives it back with its configs
     restored.
     """
+
+    #: True for models that answer in words
+    generates: bool = False
 
     def __init__(self, module: nn.Module, parts: Parts, name: str) -> None:
         self.module, self.parts, self.name = module, parts, name
@@ -103,13 +107,26 @@ class Model:
         """Floating type of its weights."""
         return next(item for item in self.module.parameters() if item.is_floating_point()).dtype
 
-    def geometry(self, image_wh: tuple[int, int], fit: Fit = "model") -> Geometry:
+    def tower_named(self, name: str) -> Tower:
+        """The tower of that name; encoders have one, `"vision"`.
+
+        Raises:
+            UnsupportedError: for another name.
+        """
+        if self.tower.name != name:
+            raise UnsupportedError(f"{self.name} has no tower {name!r}; it has {self.tower.name!r}.")
+        return self.tower
+
+    def geometry(self, image_wh: tuple[int, int], fit: Fit = "model", tower: str = "vision") -> Geometry:
         """Where the pixels of a picture of this size go: original pixels ↔ model input ↔ patch grid.
 
         Args:
             image_wh: width and height in pixels.
             fit: `"model"` as its processor does it, `"pad"`, `"squash"`.
+            tower: whose patches; encoders have one tower.
         """
+        if self.parts.tower is not None:
+            self.tower_named(tower)
         return self.parts.reader.geometry(image_wh, fit)
 
     def require(self, acts_on: frozenset[str], strategy: str) -> None:
@@ -153,6 +170,22 @@ class Model:
         return self.module
 
     # -- running it ---------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        chats: Sequence[Chat],
+        *,
+        max_new_tokens: int = 64,
+        read: Sequence[int] = (),
+        stream: Callable[[int, str], None] | None = None,
+        **options: Any,
+    ) -> list[Generation]:
+        """Answers questions about pictures; encoders cannot.
+
+        Raises:
+            UnsupportedError: if the model writes no text.
+        """
+        raise UnsupportedError(f"{self.name} is an encoder and writes no text: use encode, score or attention.")
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """`[t, d]` text embeddings as the model gives them.
@@ -318,8 +351,7 @@ class Model:
             self.require(frozenset({"attention"}), prompts[0].label)
         for prompt in prompts:
             for edit in prompt.attention:
-                if edit.tower != self.tower.name:
-                    raise UnsupportedError(f"{self.name} has no tower {edit.tower!r}; it has {self.tower.name!r}.")
+                self.tower_named(edit.tower)
 
     def _check_open(self) -> None:
         if not self._wrapped:

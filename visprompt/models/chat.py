@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from visprompt.errors import InvalidInputError
+from visprompt.geometry import Geometry
 from visprompt.visual_prompt import VisualPrompt
 
 
@@ -49,6 +50,7 @@ class Generation:
         attention: for every picture (frame group of a video) `[T, B, H, P]` float32 on the CPU: the share of the
             attention of the position that wrote token t on every image token, after the edits. T counts the steps,
             the one that ended the answer included.
+        geometries: for every picture (frame group) the geometry of those image tokens.
         finished: False if it stopped because `max_new_tokens` was reached.
     """
 
@@ -56,4 +58,5 @@ class Generation:
     tokens: tuple[str, ...] = ()
     blocks: tuple[int, ...] = ()
     attention: tuple[Tensor, ...] = field(default=(), repr=False)
+    geometries: tuple[Geometry, ...] = field(default=(), repr=False)
     finished: bool = True

@@ -49,7 +49,7 @@ def load_model(
     Raises:
         UnknownNameError: for a bundled model, open_clip architecture or timm name that does not exist.
         InvalidInputError: if the folder or hub id cannot be loaded.
-        UnsupportedError: for a model that is not an image encoder visprompt knows.
+        UnsupportedError: for a model that visprompt does not know.
     """
     if not isinstance(name, str | os.PathLike):
         raise InvalidInputError(f"load_model takes a name or a folder; got {name!r:.80}. For a module use vp.wrap.")
@@ -81,8 +81,10 @@ def wrap(module: nn.Module, processor: Any = None, tokenizer: Any = None, name: 
     """Makes a module that you already have ready for visual prompts; `model.unwrap()` gives it back untouched.
 
     Args:
-        module: an image encoder of transformers, open_clip or timm, on any device, in any floating type.
-        processor: its image processor (or a processor that holds one), or its torchvision transform.
+        module: an image encoder of transformers, open_clip or timm, or an LVLM of transformers, on any device, in any
+            floating type.
+        processor: its image processor (or a processor that holds one), or its torchvision transform; an LVLM's
+            processor.
         tokenizer: its tokenizer, for models with a text tower.
         name: what to call it in results; its class if not given.
 
@@ -100,6 +102,12 @@ def wrap(module: nn.Module, processor: Any = None, tokenizer: Any = None, name: 
     origins = {base.__module__.partition(".")[0] for base in type(inner).__mro__}
     parts: Parts
     if "transformers" in origins:
+        from visprompt.models.lvlm_layout import FAMILIES as LVLM_FAMILIES
+
+        if str(getattr(inner.config, "model_type", "")) in LVLM_FAMILIES:
+            from visprompt.models.lvlm import LVLM
+
+            return LVLM(module, processor, tokenizer, name or type(inner).__name__)
         from visprompt.models import transformers as backend
 
         parts = backend.parts_of(module, processor, tokenizer)
@@ -187,7 +195,14 @@ def _load_transformers(
     where = str(folder) if is_folder else name
     common: dict[str, Any] = {"trust_remote_code": trust, **options}
     wanted: Any = dtype if dtype is not None else ("auto" if device.type != "cpu" else torch.float32)
+    from visprompt.models.lvlm_layout import FAMILIES as LVLM_FAMILIES
+
     try:
+        kind = transformers.AutoConfig.from_pretrained(where, **common).model_type
+        if kind in LVLM_FAMILIES:
+            writes: Any = transformers.AutoModelForImageTextToText
+            module = writes.from_pretrained(where, dtype=wanted, use_safetensors=True, **common)
+            return module, transformers.AutoProcessor.from_pretrained(where, **common), None
         module = transformers.AutoModel.from_pretrained(where, dtype=wanted, use_safetensors=True, **common)
         processor = transformers.AutoImageProcessor.from_pretrained(where, **common)
     except (OSError, ValueError, KeyError, ImportError) as error:

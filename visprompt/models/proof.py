@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,15 +27,8 @@ def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
     reader, tower = parts.reader, parts.tower
     assert tower is not None
     patches = reader.geometry(prompt.picture.size, prompt.fit).num_patches
-    zeros: dict[Site, Tensor] = {}
-    programs: dict[Site, SiteProgram] = {}
-    for site in tower.sites:
-        rows = tower.rows_of(site, "readout", patches)
-        if not len(rows):
-            continue
-        row = torch.tensor([rows[0]])
-        zeros[site] = torch.zeros(1, site.heads, 1, 1, device=model.device, requires_grad=True)
-        programs[site] = SiteProgram(row, torch.zeros(1, site.heads, 1, dtype=torch.bool), inject=zeros[site])
+    rows = {site: tower.rows_of(site, "readout", patches) for site in tower.sites}
+    programs, zeros = zeros_at(tower.sites, {site: row[0] for site, row in rows.items() if len(row)}, model.device)
     with Scope(tower, programs, None, model.device):
         embedding = parts.embed(reader.inputs([(prompt.picture, prompt.fit)], model))
         weights = torch.linspace(0.5, 1.5, embedding.shape[-1], device=embedding.device)
@@ -44,3 +38,21 @@ def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
         raise SiteNotReachedError(
             f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the embedding."
         )
+
+
+def zeros_at(
+    sites: Sequence[Site], rows: dict[Site, int], device: torch.device, streams: int = 1
+) -> tuple[dict[Site, SiteProgram], dict[Site, Tensor]]:
+    """Programs that add a zero to one row's output at every site that has one, and the zeros, which want gradients."""
+    zeros = {
+        site: torch.zeros(streams, site.heads, 1, 1, device=device, requires_grad=True)
+        for site in sites
+        if site in rows
+    }
+    programs = {
+        site: SiteProgram(
+            torch.tensor([rows[site]]), torch.zeros(streams, site.heads, 1, dtype=torch.bool), inject=zero
+        )
+        for site, zero in zeros.items()
+    }
+    return programs, zeros

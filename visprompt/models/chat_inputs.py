@@ -1,0 +1,157 @@
+"""From chats to a batch of an LVLM's inputs, with every picture's tokens found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
+from visprompt.models.chat import Chat
+from visprompt.models.lvlm_layout import Layout
+
+if TYPE_CHECKING:
+    from visprompt.models.lvlm import LVLM
+
+
+@dataclass(frozen=True, eq=False)
+class ChatInputs:
+    """A batch ready for the model.
+
+    Args:
+        tensors: what the model's forward takes, on its device.
+        layouts: for every chat one layout per picture (per group of frames, for a video).
+        columns: `[n, P]` position of every patch's token in the padded prompt, −1 for none.
+        pictures: bool `[n, T]`: tokens of pictures.
+        padding: bool `[n, T]`.
+        vision_patches: for every picture with a layout of the vision tower, the patches of its tiles.
+    """
+
+    tensors: dict[str, Tensor]
+    layouts: list[list[Layout]]
+    columns: Tensor
+    pictures: Tensor
+    padding: Tensor
+    vision_patches: list[list[int]]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the padded prompts."""
+        return self.pictures.shape[1]
+
+
+def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
+    """Runs the model's processor over a batch of chats, padded on the left.
+
+    Raises:
+        UnsupportedError: for prompt tokens.
+        SiteNotReachedError: if the processor makes another number of image tokens than the layout says.
+    """
+    for chat in chats:
+        for prompt in chat.prompts:
+            if prompt.tokens is not None:
+                raise UnsupportedError(f"{model.name}: prompt tokens are not offered by this model's wrapper.")
+    texts = [chat_text(model, chat) for chat in chats]
+    pictures = [[model.on_canvas(prompt.picture, prompt.fit)[0] for prompt in chat.prompts] for chat in chats]
+    as_video = [chat.video and model.family.video_layout is not None for chat in chats]
+    if any(as_video) and not all(as_video):
+        raise InvalidInputError("videos and pictures cannot be asked about in one batch: run them one after the other.")
+    inputs = _processed(model, texts, pictures, bool(as_video[0]))
+    ids = inputs["input_ids"]
+    token = image_token(model, bool(as_video[0]))
+    layouts = [_layouts(model, chat, video) for chat, video in zip(chats, as_video, strict=True)]
+    most = max(sum(item.geometry.num_patches for item in group) for group in layouts)
+    columns = torch.full((len(chats), most), -1, dtype=torch.long)
+    is_picture = ids == token
+    for row, group in enumerate(layouts):
+        found = is_picture[row].nonzero().flatten()
+        expected = sum(item.length for item in group)
+        if len(found) != expected:
+            raise SiteNotReachedError(
+                f"{model.name}: the processor made {len(found)} image tokens of {chats[row].prompts[0].request!r}, "
+                f"{expected} were expected: its settings are not the family's, and maps would lie in the wrong place."
+            )
+        first = start = 0
+        for item in group:
+            at = found[torch.as_tensor(item.places) + first]
+            columns[row, start : start + len(at)] = at
+            first, start = first + item.length, start + len(at)
+    mask = inputs.get("attention_mask", torch.ones_like(ids))
+    vision = [
+        [tile.grid_hw[0] * tile.grid_hw[1] for tile in item.vision.tiles]
+        for group in layouts
+        for item in group
+        if item.vision is not None
+    ]
+    tensors = {
+        name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
+        for name, item in inputs.items()
+        if isinstance(item, Tensor)
+    }
+    return ChatInputs(tensors, layouts, columns, is_picture, mask == 0, vision)
+
+
+def chat_text(model: LVLM, chat: Chat) -> str:
+    """The whole prompt as the processor takes it: the model's chat template around pictures and question."""
+    if model.family.prompt is not None:
+        return model.family.prompt(model, len(chat.prompts), chat.text, chat.system)
+    template = getattr(model.processor, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)
+    if not template:
+        raise UnsupportedError(
+            f"{model.name} has no chat template: give its processor one (processor.chat_template = …), so that questions "
+            "are put to it the way it was trained."
+        )
+    video = chat.video and model.family.video_layout is not None
+    pictures = [{"type": "video"}] if video else [{"type": "image"} for _ in chat.prompts]
+    turns: list[dict[str, Any]] = []
+    if chat.system:
+        turns.append({"role": "system", "content": [{"type": "text", "text": chat.system}]})
+    turns.append({"role": "user", "content": [*pictures, {"type": "text", "text": chat.text}]})
+    return str(model.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+
+
+def image_token(model: LVLM, video: bool = False) -> int:
+    """Id of the token that stands for a part of a picture, or of a video."""
+    config, kind = model.config, "video" if video else "image"
+    for name in (f"{kind}_token_id", f"{kind}_token_index"):
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name))
+    raise UnsupportedError(f"{model.name}: its config names no {kind} token.")
+
+
+def _layouts(model: LVLM, chat: Chat, video: bool) -> list[Layout]:
+    if video:
+        sizes = {(prompt.picture.size, prompt.fit) for prompt in chat.prompts}
+        if len(sizes) != 1 or chat.prompts[0].fit != "model":
+            raise InvalidInputError("the frames of a video all have one size, and no fit of their own.")
+        assert model.family.video_layout is not None
+        return model.family.video_layout(model, chat.prompts[0].picture.size, len(chat.prompts))
+    count = len(chat.prompts)
+    return [model.layout(prompt.picture.size, prompt.fit, count) for prompt in chat.prompts]
+
+
+def _processed(model: LVLM, texts: list[str], pictures: list[list[Any]], video: bool) -> dict[str, Any]:
+    media: dict[str, Any] = {"images": pictures}
+    if video:
+        media = {"videos": [_frames(frames) for frames in pictures], "do_sample_frames": False}
+    padded: dict[str, Any] = {}
+    if len(texts) > 1:
+        if getattr(model.tokenizer, "pad_token_id", None) is None:
+            raise InvalidInputError(
+                f"{model.name}'s tokenizer has no padding token, so it takes one request at a time: use batch_size=1, or "
+                "set tokenizer.pad_token."
+            )
+        padded = {"padding": True, "padding_side": "left"}
+    # Templates that write the start token themselves would otherwise get a second one.
+    start = getattr(model.tokenizer, "bos_token", None)
+    special = not (start and all(text.startswith(start) for text in texts))
+    return dict(model.processor(text=texts, return_tensors="pt", add_special_tokens=special, **media, **padded))
+
+
+def _frames(frames: list[Any]) -> Any:
+    import numpy as np
+
+    return np.stack([np.asarray(frame) for frame in frames])

@@ -1,0 +1,506 @@
+"""Large vision-language models of transformers: a vision tower, a projector, and a decoder that writes.
+
+What edits and maps need of a family is in `lvlm_layout`; what is asked and answered in `chat`. Here the two meet: a
+batch of chats becomes one call of the model's own `generate`, inside the scopes of its edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from visprompt.attention.backends import install_shim
+from visprompt.attention.program import compile_programs
+from visprompt.attention.scope import Scope
+from visprompt.attention.sites import Site, Tower
+from visprompt.attention.timeline import Timeline
+from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
+from visprompt.geometry import Geometry, check_processable, fit_picture, mean_rgb
+from visprompt.models.base import Model, Parts
+from visprompt.models.chat import Chat, Generation
+from visprompt.models.chat_inputs import ChatInputs, prepare
+from visprompt.models.lvlm_layout import FAMILIES, Layout, LvlmFamily
+from visprompt.models.pictures import PictureReader
+from visprompt.models.proof import zeros_at
+from visprompt.visual_prompt import AttentionEdit, Fit, Rows, VisualPrompt, block_number
+
+Size = tuple[int, int]
+
+#: options of `generate` that visprompt sets itself
+_OURS = ("input_ids", "attention_mask", "inputs_embeds", "output_attentions", "streamer", "return_dict_in_generate")
+
+
+class LVLM(Model):
+    """A vision-language model that visual prompts can be run on. Made by `load_model` and `wrap`.
+
+    Its towers are `"decoder"`, through which it reads, and `"vision"` where that can be edited. Pictures are counted in
+    the image tokens that the decoder gets; `geometry(wh, tower="vision")` counts the vision tower's own patches.
+    """
+
+    generates = True
+
+    def __init__(self, module: nn.Module, processor: Any, tokenizer: Any, name: str) -> None:
+        self.processor = processor
+        self.tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
+        image_processor = getattr(processor, "image_processor", None)
+        if image_processor is None or self.tokenizer is None:
+            raise InvalidInputError(
+                f"{type(module).__name__} needs its processor, which holds the picture processor and the tokenizer: "
+                "vp.wrap(module, transformers.AutoProcessor.from_pretrained(…))."
+            )
+        inner: Any = getattr(module, "_orig_mod", module)
+        self.config: Any = inner.config
+        self.family: LvlmFamily = FAMILIES[str(self.config.model_type)]
+        self.vision_tower, self.vision_prefix, patch = _vision(inner, self.family)
+        restore: list[Callable[[], None]] = []
+        for owner, implementation in install_shim(module):
+            restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
+
+        def read(picture: Image.Image) -> dict[str, Tensor]:
+            return {"pixel_values": image_processor(images=[picture], return_tensors="pt")["pixel_values"][0]}
+
+        reader = PictureReader(image_processor, read, lambda inputs: inputs["pixel_values"], patch)
+        parts = Parts(self._no_embeddings, reader, _decoder(inner), None, None, "transformers", restore)
+        super().__init__(module, parts, name)
+        self._layouts: dict[tuple[Size, Fit, int], Layout] = {}
+        self._proved_towers: set[str] = set()
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def reader(self) -> PictureReader:
+        """Its picture processor."""
+        return self.parts.reader
+
+    @property
+    def supports(self) -> frozenset[str]:
+        """Pixels, text and attention."""
+        return frozenset({"pixels", "text", "attention"})
+
+    def tower_named(self, name: str) -> Tower:
+        """`"decoder"` or `"vision"`.
+
+        Raises:
+            UnsupportedError: for another name, and for a vision tower that cannot be edited.
+        """
+        if name == "decoder":
+            return self.tower
+        if name == "vision" and self.vision_tower is not None:
+            return self.vision_tower
+        reason = "packs the patches of all pictures into one sequence" if not self.family.tower else "is not known"
+        hint = f" (its vision tower {reason}; edit the decoder)" if name == "vision" else ""
+        raise UnsupportedError(f"{self.name} has no tower {name!r} that can be edited{hint}.")
+
+    def geometry(self, image_wh: Size, fit: Fit = "model", tower: str = "decoder") -> Geometry:
+        """Where the pixels of a picture of this size go: original pixels ↔ tiles ↔ image tokens.
+
+        Args:
+            image_wh: width and height in pixels.
+            fit: `"model"` as its processor does it; `"pad"` and `"squash"` make the picture square first.
+            tower: `"decoder"`: the tokens that the language model gets; `"vision"`: the vision tower's patches.
+        """
+        found = self.layout(image_wh, fit)
+        if tower == "decoder":
+            return found.geometry
+        self.tower_named(tower)
+        assert found.vision is not None
+        return found.vision
+
+    def layout(self, image_wh: Size, fit: Fit = "model", pictures: int = 1) -> Layout:
+        """Which image token shows which part of a picture, in a chat with so many pictures."""
+        image_wh = (int(image_wh[0]), int(image_wh[1]))
+        key = (image_wh, fit, min(pictures, 2))
+        if key not in self._layouts:
+            check_processable(image_wh)
+            if fit == "model":
+                found = self.family.layout(self, image_wh, pictures)
+            else:
+                canvas, scale, offset = self.on_canvas(Image.new("RGB", image_wh), fit)
+                found = self.family.layout(self, canvas.size, pictures).moved(image_wh, scale, offset)
+            while len(self._layouts) >= 4096:
+                self._layouts.pop(next(iter(self._layouts)))
+            self._layouts[key] = found
+        return self._layouts[key]
+
+    def on_canvas(self, picture: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
+        """The picture made square, padded or squashed, and the map from the picture onto it."""
+        if fit == "model":
+            return picture, (1.0, 1.0), (0.0, 0.0)
+        side = max(picture.size)
+        return fit_picture(picture, fit, (side, side), mean_rgb(self.reader.processor))
+
+    # -- running it ---------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        chats: Sequence[Chat],
+        *,
+        max_new_tokens: int = 64,
+        read: Sequence[int] = (),
+        read_rows: Rows = "answer",
+        stream: Callable[[int, str], None] | None = None,
+        **options: Any,
+    ) -> list[Generation]:
+        """Answers several chats in one batch, greedily unless the options say otherwise.
+
+        Args:
+            chats: pictures with their edits, and a question each.
+            max_new_tokens: longest answer, in tokens.
+            read: decoder blocks whose attention over the image tokens is kept, for every token of the answer.
+            read_rows: whose attention: `"answer"`, the position that writes each token; or `"readout"`, the mean over
+                the question's tokens for the first step.
+            stream: called with (number of the chat, new text) as the answers grow.
+            **options: for the model's own `generate` (`do_sample`, `temperature`, `num_beams`, …).
+
+        Raises:
+            InvalidInputError: for edits that do not fit the pictures or the model, or options that visprompt sets.
+            UnsupportedError: for prompt tokens, and towers that cannot be edited.
+            SiteNotReachedError: if a block with an edit never ran, or the pictures' tokens are not where they should be.
+        """
+        self._check_open()
+        chats = list(chats)
+        if not chats:
+            raise InvalidInputError("nothing to answer: the list of chats is empty.")
+        for name in _OURS:
+            if name in options:
+                raise InvalidInputError(f"{name} is set by visprompt; maps come with read=[block, …].")
+        if read and options.get("num_beams", 1) * options.get("num_return_sequences", 1) > 1:
+            raise UnsupportedError("maps are read while one answer is written: use num_beams=1.")
+        if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
+            raise InvalidInputError(f"max_new_tokens is a positive number; got {max_new_tokens!r}.")
+        blocks = tuple(block_number(block, self.num_blocks) for block in read)
+        inputs = prepare(self, chats)
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, **options}
+        if not settings.setdefault("do_sample", False):
+            for name in ("temperature", "top_p", "top_k"):  # checkpoints set them, and greedy search warns of them
+                settings.setdefault(name, None)
+        if stream is not None:
+            settings["streamer"] = _Pieces(self.tokenizer, len(chats), inputs.length, stream)
+        with torch.no_grad(), self._evaluating(), self.editing(chats, inputs, blocks, read_rows) as decoder:
+            output = self.module.generate(**inputs.tensors, **settings)  # type: ignore[operator]
+        return self._answers(chats, inputs, output, decoder, blocks, max_new_tokens)
+
+    @contextmanager
+    def editing(
+        self, chats: Sequence[Chat], inputs: ChatInputs, read: tuple[int, ...] = (), read_rows: Rows = "answer"
+    ) -> Iterator[Scope | None]:
+        """The scope of a batch's edits, for `generate` or a forward and backward of your own.
+
+        Yields:
+            The decoder's scope, which keeps what is read; None if the decoder is neither edited nor read.
+        """
+        edits = [self._decoder_edits(chat, layouts) for chat, layouts in zip(chats, inputs.layouts, strict=True)]
+        vision = self._vision_edits(chats, inputs)
+        with ExitStack() as stack:
+            if any(vision):
+                assert self.vision_tower is not None
+                self._prove_tower("vision", inputs)
+                patches = [count for group in inputs.vision_patches for count in group]
+                programs = compile_programs(self.vision_tower, vision, patches)
+                stack.enter_context(Scope(self.vision_tower, programs, None, self.device))
+            if not (read or any(edits)):
+                yield None
+                return
+            counts = [sum(item.geometry.num_patches for item in layouts) for layouts in inputs.layouts]
+            programs = compile_programs(self.tower, edits, counts, read, None, read_rows)
+            self._prove_tower("decoder", inputs)
+            timeline = Timeline(inputs.columns, inputs.pictures, inputs.padding).to(self.device)
+            yield stack.enter_context(Scope(self.tower, programs, None, self.device, timeline))
+
+    def _decoder_edits(self, chat: Chat, layouts: Sequence[Layout]) -> list[AttentionEdit]:
+        """Edits of several pictures, each over its own patches, widened to the patches of all."""
+        counts = [item.geometry.num_patches for item in layouts]
+        result = []
+        for number, (prompt, layout) in enumerate(prompts_with_layouts(chat, layouts)):
+            for edit in prompt.attention:
+                if edit.gain is not None:
+                    raise UnsupportedError(
+                        f"{prompt.label!r} compares heads with a plain run, which LVLMs do not offer."
+                    )
+                if edit.tower != "decoder":
+                    self.tower_named(edit.tower)
+                    continue
+                result.append(_widened(edit, layout.geometry.num_patches, sum(counts[:number]), sum(counts)))
+        return _merged(result)
+
+    def _vision_edits(self, chats: Sequence[Chat], inputs: ChatInputs) -> list[list[AttentionEdit]]:
+        """Edits of the vision tower, cut into its tiles: every tile is a sequence of its own."""
+        result: list[list[AttentionEdit]] = []
+        for chat, layouts in zip(chats, inputs.layouts, strict=True):
+            for prompt, layout in prompts_with_layouts(chat, layouts):
+                edits = [edit for edit in prompt.attention if edit.tower == "vision"]
+                if layout.vision is None:
+                    if edits:
+                        self.tower_named("vision")
+                        raise UnsupportedError(
+                            f"{self.name}: its vision tower cannot be edited for {prompt.request!r}."
+                        )
+                    continue
+                start = 0
+                for tile in layout.vision.tiles:
+                    count = tile.grid_hw[0] * tile.grid_hw[1]
+                    result.append(
+                        [_cut(e, layout.vision.num_patches, start, count) for e in edits if _is_in(e, start, count)]
+                    )
+                    start += count
+        return result
+
+    def _answers(
+        self,
+        chats: Sequence[Chat],
+        inputs: ChatInputs,
+        output: Any,
+        scope: Scope | None,
+        blocks: tuple[int, ...],
+        max_new_tokens: int,
+    ) -> list[Generation]:
+        tokens = output if isinstance(output, Tensor) else output.sequences
+        tokens = tokens[:, inputs.length :].cpu()
+        per_chat = len(tokens) // len(chats)
+        ends = _end_ids(self.module, self.tokenizer)
+        maps = self._maps(scope, blocks) if scope is not None and blocks else None
+        answers = []
+        for number, layouts in enumerate(inputs.layouts):
+            row = tokens[number * per_chat].tolist()
+            stop = next((place for place, token in enumerate(row) if token in ends), None)
+            written = row if stop is None else row[:stop]
+            steps = len(row) if stop is None else stop + 1
+            attention: list[Tensor] = []
+            if maps is not None:
+                start = 0
+                for layout in layouts:
+                    count = layout.geometry.num_patches
+                    attention.append(maps[number, : min(steps, maps.shape[1]), :, :, start : start + count].clone())
+                    start += count
+            text = self.tokenizer.decode(written, skip_special_tokens=True).strip()
+            pieces, seen = _pieces(self.tokenizer, written), tuple(item.geometry for item in layouts)
+            answers.append(Generation(text, pieces, blocks, tuple(attention), seen, stop is not None))
+        return answers
+
+    def _maps(self, scope: Scope, blocks: tuple[int, ...]) -> Tensor:
+        """`[n, T, B, H, P]` on the CPU; what several rows of one step read is averaged."""
+        per_block = []
+        for block in blocks:
+            steps = [item.mean(dim=2) for item in scope.steps[self.tower.sites[block]]]
+            per_block.append(torch.stack(steps, dim=1).float().cpu())
+        return torch.stack(per_block, dim=2)
+
+    # -- proof --------------------------------------------------------------------------------------------------------
+
+    def prove(self, prompt: VisualPrompt | None = None) -> None:
+        """Proves the decoder's sites: see `Model.prove`. A few words without a picture do, whatever the model's size."""
+        self._prove_tower("decoder", None)
+
+    def _prove_tower(self, name: str, inputs: ChatInputs | None) -> None:
+        with self._lock:
+            if name in self._proved_towers:
+                return
+            with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
+                if name == "decoder":
+                    self._prove_decoder()
+                else:
+                    assert inputs is not None and self.vision_tower is not None
+                    self._prove_vision(inputs, self.vision_tower)
+            self._proved_towers.add(name)
+
+    def _prove_decoder(self) -> None:
+        ids = torch.arange(4, device=self.device)[None] + 5
+        programs, zeros = zeros_at(self.tower.sites, {site: 3 for site in self.tower.sites}, self.device)
+        with Scope(self.tower, programs, None, self.device):
+            logits = self.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1]
+            weights = torch.linspace(0.5, 1.5, logits.shape[-1], device=logits.device)
+            (logits.float() * weights).sum().backward(inputs=list(zeros.values()))
+        _refuse_dead(self.name, zeros)
+
+    def _prove_vision(self, inputs: ChatInputs, tower: Tower) -> None:
+        tensors = {name: item for name, item in inputs.tensors.items() if name not in ("input_ids", "attention_mask")}
+        streams = sum(len(group) for group in inputs.vision_patches)
+        programs, zeros = zeros_at(tower.sites, {site: tower.prefix for site in tower.sites}, self.device, streams)
+        with Scope(tower, programs, None, self.device):
+            features = _features(self.module, tensors)
+            weights = torch.linspace(0.5, 1.5, features.shape[-1], device=features.device)
+            (features.float() * weights).sum().backward(inputs=list(zeros.values()))
+        _refuse_dead(self.name, zeros)
+
+    # -- what it does not do --------------------------------------------------------------------------------------------
+
+    def _no_embeddings(self, inputs: dict[str, Tensor]) -> Tensor:
+        raise UnsupportedError(
+            f"{self.name} writes text and gives no image embedding: use generate, answer or attention. For embeddings "
+            'load an encoder, e.g. "openai/clip-vit-base-patch16".'
+        )
+
+    def encode(self, prompts: Sequence[VisualPrompt], **options: Any) -> Any:
+        """An LVLM has no embedding of a picture.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        return self._no_embeddings({})
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """An LVLM has no embedding of a text.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        return self._no_embeddings({})
+
+
+# -- finding things ---------------------------------------------------------------------------------------------------
+
+
+def _decoder(module: Any) -> Tower:
+    decoder = module.get_decoder() if hasattr(module, "get_decoder") else None
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not hasattr(module, "generate") or not hasattr(module, "lm_head"):
+        raise UnsupportedError(
+            f"{type(module).__name__} writes no text: load it with a language head (…ForConditionalGeneration)."
+        )
+    sites = []
+    for index, layer in enumerate(layers):
+        attention = getattr(layer, "self_attn", None)
+        if attention is None:
+            raise UnsupportedError(
+                f"{type(module).__name__}: decoder block {index} has no attention that can be edited."
+            )
+        heads = int(decoder.config.num_attention_heads)
+        sites.append(Site("decoder", index, attention, "transformers", heads, 0, getattr(attention, "o_proj", None)))
+    return Tower("decoder", tuple(sites), tuple(layers), "text", 0, shareable=False)
+
+
+def _vision(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Size | None]:
+    """The vision tower up to the last block that the decoder gets to see, its prefix tokens and its patch size."""
+    from visprompt.models.lvlm_vision import vision_tower
+
+    return vision_tower(module, family)
+
+
+def _features(module: Any, tensors: dict[str, Tensor]) -> Tensor:
+    features = module.get_image_features(**tensors)
+    features = getattr(features, "pooler_output", features)
+    parts = features if isinstance(features, list | tuple) else [features]
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _refuse_dead(name: str, zeros: dict[Site, Tensor]) -> None:
+    dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
+    if dead:
+        raise SiteNotReachedError(f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the answer.")
+
+
+# -- edits of several pictures ------------------------------------------------------------------------------------------
+
+
+def prompts_with_layouts(chat: Chat, layouts: Sequence[Layout]) -> list[tuple[VisualPrompt, Layout]]:
+    """Every prompt with the layout of its picture; frames that share tokens share a layout."""
+    per_layout = -(-len(chat.prompts) // len(layouts))
+    return [(prompt, layouts[number // per_layout]) for number, prompt in enumerate(chat.prompts)]
+
+
+def _spread(values: np.ndarray | None, start: int, total: int) -> np.ndarray | None:
+    if values is None:
+        return None
+    wide = np.zeros(total, dtype=np.float32)
+    wide[start : start + len(values)] = values
+    return wide
+
+
+def _check_length(edit: AttentionEdit, expected: int) -> None:
+    columns = edit.bias if edit.bias is not None else edit.weights
+    if columns is not None and len(columns) != expected:
+        raise InvalidInputError(
+            f"an attention edit has {len(columns)} patch columns, but the picture has {expected} image tokens in the "
+            f"{edit.tower}: make it from model.geometry() of the same picture, fit and tower."
+        )
+
+
+def _widened(edit: AttentionEdit, own: int, start: int, total: int) -> AttentionEdit:
+    _check_length(edit, own)
+    if own == total:
+        return edit
+    return replace(edit, bias=_spread(edit.bias, start, total), weights=_spread(edit.weights, start, total))
+
+
+def _merged(edits: list[AttentionEdit]) -> list[AttentionEdit]:
+    """Regions on several pictures that share one target mass are one region."""
+    result: list[AttentionEdit] = []
+    for edit in edits:
+        for place, other in enumerate(result):
+            same = all(
+                getattr(edit, name) == getattr(other, name)
+                for name in ("target_mass", "first_block", "last_block", "heads", "rows")
+            )
+            if edit.weights is not None and other.weights is not None and same:
+                result[place] = replace(other, weights=np.maximum(other.weights, edit.weights))
+                break
+        else:
+            result.append(edit)
+    return result
+
+
+def _is_in(edit: AttentionEdit, start: int, count: int) -> bool:
+    columns = edit.bias if edit.bias is not None else edit.weights
+    return columns is None or bool(np.any(columns[start : start + count]))
+
+
+def _cut(edit: AttentionEdit, expected: int, start: int, count: int) -> AttentionEdit:
+    _check_length(edit, expected)
+    bias, weights = (None if item is None else item[start : start + count] for item in (edit.bias, edit.weights))
+    return replace(edit, bias=bias, weights=weights)
+
+
+# -- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def _end_ids(module: Any, tokenizer: Any) -> set[int]:
+    found = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+    found = tokenizer.eos_token_id if found is None else found
+    ends = set(found if isinstance(found, list | tuple) else [found])
+    return {int(item) for item in ends if item is not None}
+
+
+def _pieces(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
+    """The text that every token adds: decoding token by token would lose the spaces between words."""
+    texts = [tokenizer.decode(ids[:count], skip_special_tokens=True) for count in range(len(ids) + 1)]
+    return tuple(after[len(before) :] for before, after in zip(texts, texts[1:], strict=False))
+
+
+@dataclass
+class _Pieces:
+    """What `generate` calls a streamer: hands new text on, whole characters only."""
+
+    tokenizer: Any
+    count: int
+    prompt_length: int
+    call: Callable[[int, str], None]
+
+    def __post_init__(self) -> None:
+        self.ids: list[list[int]] = [[] for _ in range(self.count)]
+        self.shown = [""] * self.count
+        self.started = False
+
+    def put(self, value: Tensor) -> None:
+        """New tokens of every chat; the first call brings the prompt."""
+        if not self.started:
+            self.started = True
+            return
+        for number, token in enumerate(value.reshape(self.count, -1)[:, -1].tolist()):
+            self.ids[number].append(token)
+            text = self.tokenizer.decode(self.ids[number], skip_special_tokens=True)
+            if len(text) > len(self.shown[number]) and not text.endswith("\ufffd"):
+                self.call(number, text[len(self.shown[number]) :])
+                self.shown[number] = text
+
+    def end(self) -> None:
+        """Nothing more comes."""
+
+
+__all__ = ["LVLM"]

@@ -1,0 +1,44 @@
+"""The vision tower inside an LVLM: its sites up to the last block that the decoder gets to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from visprompt.attention.sites import Tower
+from visprompt.models.lvlm_layout import LvlmFamily
+
+Size = tuple[int, int]
+
+
+def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Size | None]:
+    """(sites or None where they are not offered, tokens in front of the patches, patch height and width)."""
+    from visprompt.models.transformers import FAMILIES, tower_of, vision_module
+
+    inner = getattr(module, "model", module)
+    found = next((getattr(inner, n) for n in ("vision_tower", "vision_model", "visual") if hasattr(inner, n)), None)
+    if found is None:
+        return None, 0, None
+    tower = vision_module(found)
+    config: Any = tower.config
+    size = getattr(config, "patch_size", None)
+    patch = None if size is None else (int(size), int(size)) if not isinstance(size, list | tuple) else tuple(size)
+    kind = str(config.model_type).removesuffix("_vision_model").removesuffix("_vision")
+    known = FAMILIES.get(kind)
+    prefix = 0 if known is None else known.prefix
+    if known is None or not family.tower:
+        return None, prefix, patch  # type: ignore[return-value]
+    # The decoder gets all patches, whatever the tower's own readout is; it has no use for a pooling head.
+    whole = tower_of(tower, config, kind, replace(known, readout="mean"))
+    seen = _blocks_seen(module.config, len(whole.blocks))
+    cut = replace(whole, sites=whole.sites[:seen], blocks=whole.blocks[:seen], shareable=False, by_module={})
+    return cut, prefix, patch  # type: ignore[return-value]
+
+
+def _blocks_seen(config: Any, blocks: int) -> int:
+    """Number of blocks in front of the hidden states that the projector takes: all of them, or up to the one that
+    `vision_feature_layer` names (0 is the embedding; negative from the end).
+    """
+    layer = getattr(config, "vision_feature_layer", None)
+    layers = [layer] if isinstance(layer, int) else list(layer or [])
+    return max((item if item >= 0 else blocks + 1 + item for item in layers), default=blocks)
