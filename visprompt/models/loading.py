@@ -40,11 +40,12 @@ def load_model(
 
     Args:
         name: `"bundled:scenes-clip"`; a transformers hub id or local folder; `"open_clip:ARCHITECTURE/TAG"`;
-            `"timm:NAME"`.
+            `"timm:NAME"`; `"remote:NAME"` with `base_url=…` for a model behind a chat API (`RemoteModel`).
         device: `"auto"` takes CUDA, then Apple's MPS, then the CPU.
         dtype: `"auto"` keeps the checkpoint's type on a GPU and takes float32 on a CPU; or a name such as `"bfloat16"`.
         trust_remote_code: run code that a hub repository brings; off unless you say so.
-        **options: handed to the loader of the library (`revision`, `cache_dir`, …).
+        **options: handed to the loader of the library (`revision`, `cache_dir`, …); for remote models the settings of
+            `RemoteModel`, which take no notice of device and dtype.
 
     Raises:
         UnknownNameError: for a bundled model, open_clip architecture or timm name that does not exist.
@@ -68,7 +69,9 @@ def load_model(
     elif prefix == "timm":
         module, processor, tokenizer = _load_timm(rest, options)
     elif prefix == "remote":
-        raise UnsupportedError("remote models are not part of this version: load a local encoder instead.")
+        from visprompt.models.remote import load_remote
+
+        return load_remote(rest, **options)
     else:
         module, processor, tokenizer = _load_transformers(name, kind, where, trust_remote_code, options)
     module = module.to(where)
