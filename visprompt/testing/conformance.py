@@ -118,9 +118,14 @@ def without(strategy: str) -> vp.Prompter | None:
 
 
 def expected_support(strategy: str, model_name: str) -> bool:
-    """Pixels and text can be edited on every model, attention where there is some."""
+    """Pixels and text can be edited on every model, attention where there is some; a map of the query needs a model
+    that can be asked: one with attention and a text tower.
+    """
     made, _ = wrapped(model_name)
-    return made.has_attention or not get_class(strategy).acts_on & {"attention", "tokens"}
+    kind = get_class(strategy)
+    if "map" in kind.needs:
+        return made.has_attention and made.has_text
+    return made.has_attention or not kind.acts_on & {"attention", "tokens"}
 
 
 def _apart(one: torch.Tensor, two: torch.Tensor) -> float:

@@ -1,0 +1,278 @@
+"""From numbers per patch to a mask over the picture: API's arithmetic, on any number of tiles. No model, no registry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from visprompt.geometry import Geometry, Tile
+
+if TYPE_CHECKING:
+    from visprompt.regions import Region
+    from visprompt.visual_prompt import Fit
+
+INTERPOLATIONS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
+ALIGNMENTS = ("auto", "pad", "slide", "squash", "crop", "paper")
+
+
+@dataclass(frozen=True, eq=False)
+class RawMap:
+    """What a model says about one picture and one question, before any normalisation.
+
+    Args:
+        cls: `[P]` what every patch gives to the answer: Ψ_cls, or a decoder's attention.
+        comp: `[P]` S, what every patch says by itself; None where there is no such thing (decoders).
+        geometry: patches ↔ pixels of the picture.
+    """
+
+    cls: np.ndarray
+    comp: np.ndarray | None
+    geometry: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """Where a model looks for a question.
+
+    Args:
+        values: `[P]` in [0, 1], 1 where it looks.
+        geometry: patches ↔ pixels of the picture.
+        raw: what it was made from.
+    """
+
+    values: np.ndarray
+    geometry: Geometry
+    raw: RawMap
+
+    def over_picture(self, interpolation: str = "lanczos", outside: float = 1.0) -> np.ndarray:
+        """`[H, W]` float32 in [0, 1], in steps of 1/255; `outside` where the model did not look."""
+        return over_picture(self.values, self.geometry, interpolation, outside)
+
+    def per_patch(self, geometry: Geometry) -> np.ndarray:
+        """`[P]` for the patches of another geometry of the same picture: the mean over each."""
+        if geometry == self.geometry:
+            return self.values
+        return patch_means(self.over_picture("bilinear", outside=0.0), geometry)
+
+    def share_in(self, region: Region) -> float:
+        """Share of the map's mass that lies in a region; its share of the picture's area is what chance gives."""
+        total = float(self.values.sum())
+        return float((self.values * self.geometry.coverage(region)).sum()) / total if total > 0 else 0.0
+
+
+# -- normalising, smoothing, joining ----------------------------------------------------------------------------------
+
+
+def mask_of(
+    raw: RawMap, maps: str = "both", enhance: float | None = 1.0, kernel_size: int = 3, flat: float = 1.0
+) -> np.ndarray:
+    """`[P]` mask in [0, 1]: `A = sigmoid(enhance · (minmax(Ψ) − mean)/std)`, `B = (max S − S)/(max S − min S)`, both
+    smoothed, `minmax(A + B − A·B)`.
+
+    Args:
+        raw: the map.
+        maps: `"both"`, `"cls"` or `"comp"`.
+        enhance: coefficient of the sigmoid; None: none.
+        kernel_size: side of the mean filter in patches, odd; 1: none.
+        flat: what a map that is the same everywhere becomes: nothing to tell apart.
+
+    >>> raw = RawMap(np.arange(4.0), None, Geometry((20, 20), (Tile((1.0, 1.0), (0.0, 0.0), (20, 20), (2, 2)),)))
+    >>> mask_of(raw, enhance=None, kernel_size=1).round(2).tolist()
+    [0.0, 0.33, 0.67, 1.0]
+    """
+    parts = []
+    if maps in ("both", "cls") or raw.comp is None:
+        parts.append(smoothed(enhanced(minmax(raw.cls), enhance), raw.geometry, kernel_size))
+    if maps in ("both", "comp") and raw.comp is not None:
+        parts.append(smoothed(minmax(-raw.comp.astype(np.float64)), raw.geometry, kernel_size))
+    joined = parts[0] if len(parts) == 1 else parts[0] + parts[1] - parts[0] * parts[1]
+    return minmax(joined, flat).astype(np.float32)
+
+
+def minmax(values: np.ndarray, flat: float = 0.0) -> np.ndarray:
+    """Stretched to [0, 1]; `flat` if all are the same."""
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.full(values.shape, flat)
+
+
+def enhanced(values: np.ndarray, coefficient: float | None) -> np.ndarray:
+    """`sigmoid(coefficient · (x − mean)/std)`, std unbiased; unchanged if all are the same or there is one."""
+    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+    if coefficient is None or spread == 0:
+        return values
+    return np.asarray(1 / (1 + np.exp(-coefficient * (values - values.mean()) / spread)))
+
+
+def smoothed(values: np.ndarray, geometry: Geometry, kernel_size: int) -> np.ndarray:
+    """Mean filter on every tile's grid, borders repeated."""
+    if kernel_size == 1:
+        return values
+    half, result = kernel_size // 2, []
+    for grid in grids(values, geometry):
+        wide = np.pad(grid, half, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(wide, (kernel_size, kernel_size))
+        result.append(windows.mean(axis=(2, 3)).reshape(-1))
+    return np.concatenate(result)
+
+
+def grids(values: np.ndarray, geometry: Geometry) -> list[np.ndarray]:
+    """`[rows, columns]` per tile."""
+    sizes = [tile.grid_hw[0] * tile.grid_hw[1] for tile in geometry.tiles]
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    return [part.reshape(tile.grid_hw) for part, tile in zip(parts, geometry.tiles, strict=True)]
+
+
+# -- over the picture -------------------------------------------------------------------------------------------------
+
+
+def over_picture(values: np.ndarray, geometry: Geometry, interpolation: str, outside: float) -> np.ndarray:
+    """8-bit mask of every tile, resized to the pixels that it shows; the mean where tiles overlap."""
+    width, height = geometry.image_wh
+    total, seen = np.zeros((height, width), dtype=np.float32), np.zeros((height, width), dtype=np.float32)
+    for grid, tile in zip(grids(values, geometry), geometry.tiles, strict=True):
+        (x0, x1), (left, right) = _shown(width, tile.scale_xy[0], tile.offset_xy[0], tile.patch_hw[1], grid.shape[1])
+        (y0, y1), (top, bottom) = _shown(height, tile.scale_xy[1], tile.offset_xy[1], tile.patch_hw[0], grid.shape[0])
+        if x1 <= x0 or y1 <= y0:
+            continue
+        eight_bit = Image.fromarray((np.clip(grid, 0, 1) * 255).astype(np.uint8))
+        sized = eight_bit.resize((x1 - x0, y1 - y0), INTERPOLATIONS[interpolation], box=(left, top, right, bottom))
+        total[y0:y1, x0:x1] += np.asarray(sized, dtype=np.float32) / 255
+        seen[y0:y1, x0:x1] += 1
+    return np.where(seen > 0, total / np.maximum(seen, 1), np.float32(outside))
+
+
+def _shown(count: int, scale: float, offset: float, patch: float, cells: int) -> tuple[tuple[int, int], Any]:
+    """The whole pixels along one axis that a tile shows, and where their outer edges lie in its grid."""
+    first, last = (0 - offset) / scale, (cells * patch - offset) / scale
+    low, high = max(math.ceil(first - 1e-6), 0), min(math.floor(last + 1e-6), count)
+    edges = [min(max((edge * scale + offset) / patch, 0.0), float(cells)) for edge in (low, high)]
+    return (low, high), edges
+
+
+def overlay(picture: Image.Image, mask: np.ndarray, grey: float, floor: float = 0.0) -> Image.Image:
+    """`picture · m + grey · (1 − m)` with `m = floor + (1 − floor) · mask`."""
+    share = (floor + (1 - floor) * mask)[..., None]
+    pixels = np.asarray(picture, dtype=np.float32) * share + grey * (1 - share)
+    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+
+
+def patch_means(values: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """`[H, W]` over the picture → `[P]`, the mean over the part of every patch that lies in the picture."""
+    result = []
+    for tile in geometry.tiles:
+        x, y = tile.edges()
+        rows, columns = _shares(y, values.shape[0]), _shares(x, values.shape[1])
+        result.append((rows @ values @ columns.T).reshape(-1))
+    return np.concatenate(result).astype(np.float32)
+
+
+def _shares(edges: np.ndarray, count: int) -> np.ndarray:
+    """`[cells, pixels]`: share of every pixel in every cell, rows summing to 1 (0 for cells outside)."""
+    pixels = np.arange(count)[None]
+    overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
+    return np.asarray(overlap / np.maximum(overlap.sum(axis=1, keepdims=True), 1e-12))
+
+
+# -- what is looked at ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A part of a picture that a model is shown, and how it is fitted."""
+
+    picture: Image.Image
+    fit: Fit
+    left: int = 0
+    top: int = 0
+
+
+def views(picture: Image.Image, align: str, model: Any) -> list[View]:
+    """What the model is shown so that its map can be laid over the picture.
+
+    `"auto"`: as its processor does it if that leaves nothing out, else padded; `"slide"`: windows of the model's own
+    aspect ratio along the longer side, each at full resolution.
+    """
+    own = model.geometry(picture.size, "model")
+    if align == "auto":
+        visible = own.visible_xyxy()
+        whole = visible == (0.0, 0.0, float(picture.width), float(picture.height))
+        return [View(picture, "model" if whole else "pad")]
+    if align in ("pad", "squash"):
+        return [View(picture, "pad" if align == "pad" else "squash")]
+    if align != "slide":
+        return [View(picture, "model")]
+    height, width = own.tiles[0].input_hw
+    side = min(picture.width / width, picture.height / height)
+    size = (max(round(width * side), 1), max(round(height * side), 1))
+    windows = [
+        (left, top, left + size[0], top + size[1])
+        for left in _starts(picture.width, size[0])
+        for top in _starts(picture.height, size[1])
+    ]
+    if len(windows) == 1:
+        return [View(picture, "squash")]  # of the model's own aspect ratio, but for rounding
+    return [View(picture.crop(box), "squash", box[0], box[1]) for box in windows]
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Evenly spaced windows that cover a length."""
+    count = max(math.ceil(length / window - 1e-9), 1)
+    return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
+
+
+def assembled(parts: Sequence[RawMap], shown: Sequence[View], image_wh: tuple[int, int], align: str) -> RawMap:
+    """One map of a picture from the maps of its views, without the patches that show only padding."""
+    tiles: list[Tile] = []
+    kept: list[np.ndarray] = []
+    start = 0
+    for part, view in zip(parts, shown, strict=True):
+        for tile in part.geometry.tiles:
+            rows, columns = tile.grid_hw
+            numbers = start + np.arange(rows * columns).reshape(rows, columns)
+            start += rows * columns
+            moved = _stretched(tile, image_wh) if align == "paper" else _moved(tile, view)
+            trimmed = _trimmed(moved, numbers, image_wh)
+            if trimmed is not None:
+                tiles.append(trimmed[0])
+                kept.append(trimmed[1].reshape(-1))
+    index = np.concatenate(kept)
+    comp = None if parts[0].comp is None else np.concatenate([p.comp for p in parts if p.comp is not None])[index]
+    return RawMap(np.concatenate([p.cls for p in parts])[index], comp, Geometry(image_wh, tuple(tiles)))
+
+
+def _stretched(tile: Tile, image_wh: tuple[int, int]) -> Tile:
+    """The authors' placement: the grid over the whole picture, wherever its pixels came from."""
+    rows, columns = tile.grid_hw
+    return Tile((columns / image_wh[0], rows / image_wh[1]), (0.0, 0.0), (rows, columns), tile.grid_hw, (1.0, 1.0))
+
+
+def _moved(tile: Tile, view: View) -> Tile:
+    (sx, sy), (ox, oy) = tile.scale_xy, tile.offset_xy
+    return Tile(tile.scale_xy, (ox - sx * view.left, oy - sy * view.top), tile.input_hw, tile.grid_hw, tile.patch_hw)
+
+
+def _trimmed(tile: Tile, numbers: np.ndarray, image_wh: tuple[int, int]) -> tuple[Tile, np.ndarray] | None:
+    """Without rows and columns of padding: they must not count in means and extremes."""
+    x, y = tile.edges()
+    across = np.flatnonzero((x[1:] > 1e-6) & (x[:-1] < image_wh[0] - 1e-6))
+    down = np.flatnonzero((y[1:] > 1e-6) & (y[:-1] < image_wh[1] - 1e-6))
+    if not (len(across) and len(down)):
+        return None
+    if (len(down), len(across)) == tile.grid_hw:
+        return tile, numbers
+    (height, width), (ox, oy) = tile.patch_hw, tile.offset_xy
+    offset = (ox - across[0] * width, oy - down[0] * height)
+    size = (round(len(down) * height), round(len(across) * width))
+    left = Tile(tile.scale_xy, offset, size, (len(down), len(across)), tile.patch_hw)
+    return left, numbers[down[0] : down[-1] + 1, across[0] : across[-1] + 1]

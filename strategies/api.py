@@ -1,0 +1,183 @@
+"""API: attention prompting on image. What the question does not ask about is dimmed, as a model sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from visprompt.strategies import _draw, _sources
+from visprompt.strategies._heatmap import ALIGNMENTS, INTERPOLATIONS, Heatmap, mask_of, overlay
+
+from visprompt.errors import InvalidInputError
+from visprompt.prompter import Options, Prompter
+from visprompt.visual_prompt import AttentionEdit, VisualPrompt, check_blocks, is_number
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class ApiOptions(Options):
+    """Options of `api`.
+
+    Args:
+        auxiliary: the model that looks: from `load_model` or `wrap`, or a name for `load_model`. None: the model that
+            is prompted looks itself.
+        block: block ℓ whose attention is read; a float is a fraction of the depth. None: the second-last one of an
+            encoder (paper), or its pooling head.
+        maps: `"cls"` what patches give to the readout, `"comp"` what they leave to others, `"both"` their soft OR.
+        enhance: coefficient of the sigmoid that separates high from low; None: no sigmoid.
+        kernel_size: side of the mean filter in patches, odd; 1: none.
+        interpolation: from patches to pixels: `"lanczos"`, `"bicubic"`, `"bilinear"` or `"nearest"`.
+        grey: grey level that the picture is dimmed towards, 0 (black) to 255.
+        floor: share of a pixel that is always left, 0 (paper) to 1 (nothing is dimmed).
+        align: what the looking model is shown. `"auto"`: the whole picture, padded if its processor would crop;
+            `"pad"`, `"squash"`: always so; `"slide"`: windows of its own shape, side by side; `"crop"`: as its
+            processor crops, and pixels that it does not see are left alone; `"paper"`: the same crop, with the mask
+            stretched over the whole picture.
+        relative: the map against that of a generic question: takes out what is looked at whatever is asked.
+        generic: that question; None: "a photo".
+        apply: `"pixels"` dims the picture; `"attention"` raises the readout's attention by the map instead.
+        strength: with `apply="attention"`: logits that the attention rises where the map is 1.
+        first_block: with `apply="attention"`: first block that is edited; a float is a fraction of the depth.
+    """
+
+    auxiliary: Any = None
+    block: int | float | None = None
+    maps: Literal["both", "cls", "comp"] = "both"
+    enhance: float | None = 1.0
+    kernel_size: int = 3
+    interpolation: str = "lanczos"
+    grey: float = 0.0
+    floor: float = 0.5
+    align: Literal["auto", "pad", "slide", "squash", "crop", "paper"] = "auto"
+    relative: bool = False
+    generic: str | None = None
+    apply: Literal["pixels", "attention"] = "pixels"
+    strength: float = 2.0
+    first_block: int | float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.auxiliary is None or isinstance(self.auxiliary, str) or hasattr(self.auxiliary, "geometry")):
+            raise InvalidInputError(
+                f"auxiliary is a model from vp.load_model or vp.wrap, its name, or None; got {self.auxiliary!r:.60}."
+            )
+        object.__setattr__(self, "interpolation", str(self.interpolation).lower())
+        _draw.check_choice("interpolation", self.interpolation, tuple(INTERPOLATIONS))
+        _draw.check_choice("maps", self.maps, ("both", "cls", "comp"))
+        _draw.check_choice("align", self.align, ALIGNMENTS)
+        _draw.check_choice("apply", self.apply, ("pixels", "attention"))
+        if self.enhance is not None and not (is_number(self.enhance) and self.enhance > 0):
+            raise InvalidInputError(f"enhance is a positive number, or None for no sigmoid; got {self.enhance!r}.")
+        if not isinstance(self.kernel_size, int) or self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise InvalidInputError(f"kernel_size is an odd number of patches, 1 or more; got {self.kernel_size!r}.")
+        _draw.check_number("grey", self.grey, 0, 255)
+        _draw.check_number("floor", self.floor, 0, 1)
+        if not is_number(self.strength):
+            raise InvalidInputError(f"strength is a finite number of logits; got {self.strength!r}.")
+        if self.generic is not None and not isinstance(self.generic, str):
+            raise InvalidInputError(f"generic is a question, or None; got {self.generic!r}.")
+        check_blocks(self.block, self.first_block)
+
+
+class Api(Prompter):
+    """API (Yu et al., ECCV 2024, https://arxiv.org/abs/2409.17143): a heatmap of the question, laid over the picture.
+
+    With Ψ_cls what every patch gives to `cos(image, question)` through block ℓ, S what it says by itself:
+    `A = sigmoid(enhance · z(minmax(Ψ_cls)))`, `B = (max S − S)/(max S − min S)`, both mean-filtered, mask
+    `m = minmax(A + B − A·B)`, picture `x · m + grey · (1 − m)` with `m ← floor + (1 − floor) · m`.
+
+    >>> import visprompt as vp
+    >>> from PIL import Image
+    >>> model = vp.load_model("bundled:scenes-clip")
+    >>> request = vp.Request(Image.new("RGB", (96, 64), "teal"), query="a red star")
+    >>> [prompt] = vp.Prompter.from_name("api").prompt(request, model)
+    >>> prompt.picture.size
+    (96, 64)
+
+    Shapes: Ψ and S are `[P]`, one number per patch that shows the picture. Units: parts of a cosine; the mask 0 to 1.
+
+    Raises:
+        InvalidInputError: without a query, or for a block that the picture is not read through.
+        UnsupportedError: if the model that looks has no text tower (name an `auxiliary`).
+    """
+
+    Options = ApiOptions
+    acts_on = frozenset({"pixels"})
+    needs = frozenset({"query", "map"})
+    neutral: ClassVar[dict[str, Any]] = {"floor": 1.0}
+
+    def __init__(self, options: ApiOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.apply == "attention":
+            self.acts_on = frozenset({"attention"})  # type: ignore[misc]
+        self._loaded: Model | None = None
+        self._lock = threading.Lock()
+
+    def edit_all(self, prompts: Sequence[VisualPrompt], model: Any) -> list[VisualPrompt]:
+        """Looks for all queries in batches, then dims or edits."""
+        self.check(prompts, model)
+        options: ApiOptions = self.options
+        if options.strength == 0 if options.apply == "attention" else options.floor == 1:
+            return [self._labelled(prompt) for prompt in prompts]
+        done: dict[tuple[int, str | None], Any] = {}
+        result = []
+        for prompt, heatmap in zip(prompts, self.heatmaps(prompts, model), strict=True):
+            if options.apply == "attention":
+                values = heatmap.per_patch(model.geometry(prompt.picture.size, prompt.fit))
+                edited = prompt.adding(AttentionEdit(bias=options.strength * values, first_block=options.first_block))
+            else:
+                key = (id(prompt.picture), prompt.query)
+                if key not in done:  # one picture for all regions of a request, which then share its forward
+                    mask = heatmap.over_picture(options.interpolation)
+                    done[key] = overlay(prompt.picture, mask, options.grey, options.floor)
+                edited = prompt.with_(picture=done[key])
+            result.append(self._labelled(edited))
+        return result
+
+    def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
+        """One prompt; `edit_all` looks at many in one forward."""
+        return self.edit_all([prompt], model)[0].with_(label=prompt.label)
+
+    def heatmaps(self, prompts: Sequence[VisualPrompt], model: Any) -> list[Heatmap]:
+        """Where the model looks for the query of every prompt, before anything is done to pictures."""
+        options: ApiOptions = self.options
+        raw = _sources.raw_maps(self.looking(model), prompts, options)
+        masks = [mask_of(item, options.maps, options.enhance, options.kernel_size) for item in raw]
+        return [Heatmap(mask, item.geometry, item) for mask, item in zip(masks, raw, strict=True)]
+
+    def looking(self, model: Any) -> Any:
+        """The model that looks: the auxiliary, or the prompted model itself.
+
+        Raises:
+            UnsupportedError: if it cannot say where it looks.
+        """
+        looking = self.options.auxiliary
+        if looking is None:
+            looking = model
+        elif isinstance(looking, str):
+            with self._lock:
+                if self._loaded is None:
+                    from visprompt.models.loading import load_model
+
+                    self._loaded = load_model(looking)
+            looking = self._loaded
+        if not _sources.can_look(looking):
+            raise _sources.refuse(looking, self.name or "api")
+        return looking
+
+    def check(self, prompts: Sequence[VisualPrompt], model: Any) -> None:
+        super().check(prompts, model)
+        self.looking(model)
+
+    def describe(self) -> dict[str, Any]:
+        """Name and options; an auxiliary model by its name."""
+        options = {item.name: getattr(self.options, item.name) for item in dataclasses.fields(self.options)}
+        auxiliary = options["auxiliary"]
+        options["auxiliary"] = getattr(auxiliary, "name", auxiliary)
+        return {"name": self.name, "options": options}
+
+    def __repr__(self) -> str:
+        return f"<Prompter {self.name} {self.describe()['options']}>"
