@@ -138,10 +138,15 @@ def json_line(row: dict[str, Any]) -> str:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Replaces a file in one step: a reader sees the old rows or the new ones, never half of them."""
+    write_text(path, "".join(json_line(row) for row in rows))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replaces a file in one step, its folder made if it is not there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text("".join(json_line(row) for row in rows), encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
