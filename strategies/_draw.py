@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageFilter
 
 from visprompt.errors import InvalidInputError
 from visprompt.regions import Box
@@ -69,6 +69,13 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Refuses options that are none of the names allowed."""
     if value not in allowed:
         raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {value!r}.")
+
+
+def check_sigma(sigma: Any, sigma_px: Any) -> None:
+    """Refuses a blur that is no share of a side, or no number of pixels."""
+    check_number("sigma", sigma, 0, 1, unit="shares of the picture's side")
+    if sigma_px is not None:
+        check_number("sigma_px", sigma_px, 0, unit="pixels")
 
 
 def placed(prompt: VisualPrompt) -> tuple[Region, ...]:
@@ -140,3 +147,8 @@ def lay_over(picture: Image.Image, top: Image.Image | Rgb, share: np.ndarray) ->
     """A copy of `picture` with `top` (a picture or a colour) over it, as opaque as `share` says, `[H, W]` in [0, 1]."""
     layer = top if isinstance(top, Image.Image) else Image.new("RGB", picture.size, top)
     return Image.composite(layer, picture, Image.fromarray(np.round(share * 255).astype(np.uint8)))
+
+
+def blurred_outside(picture: Image.Image, inside: np.ndarray, sigma_px: float) -> Image.Image:
+    """A copy that is sharp where `inside` is 1, `[H, W]` in [0, 1], and blurred by a Gaussian elsewhere."""
+    return lay_over(picture, picture.filter(ImageFilter.GaussianBlur(sigma_px)), 1 - inside)

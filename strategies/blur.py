@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from PIL import ImageFilter
 from visprompt.strategies import _draw
 
 from visprompt.prompter import Options, Prompter
@@ -27,9 +26,7 @@ class BlurOptions(Options):
     shape: str = "mask"
 
     def __post_init__(self) -> None:
-        _draw.check_number("sigma", self.sigma, 0, 1, unit="shares of the longer side")
-        if self.sigma_px is not None:
-            _draw.check_number("sigma_px", self.sigma_px, 0, unit="pixels")
+        _draw.check_sigma(self.sigma, self.sigma_px)
         _draw.check_choice("shape", self.shape, _draw.SHAPES)
 
 
@@ -64,6 +61,5 @@ class Blur(Prompter):
         sigma = options.sigma * max(picture.size) if options.sigma_px is None else options.sigma_px
         if sigma == 0:
             return prompt
-        blurred = picture.filter(ImageFilter.GaussianBlur(sigma))
         inside = _draw.inside_share(regions, picture.size, options.shape)
-        return prompt.with_(picture=_draw.lay_over(picture, blurred, 1 - inside))
+        return prompt.with_(picture=_draw.blurred_outside(picture, inside, sigma))

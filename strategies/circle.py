@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 from visprompt.strategies import _draw
 
 from visprompt.prompter import Options, Prompter
@@ -74,8 +74,7 @@ class Circle(Prompter):
         boxes = [_draw.padded(region.xyxy, options.padding) for region in regions]
         if options.blur_outside > 0:
             inside = np.maximum.reduce([self._filled(box, picture.size) for box in boxes])
-            blurred = picture.filter(ImageFilter.GaussianBlur(options.blur_outside))
-            picture = _draw.lay_over(picture, blurred, 1 - inside)
+            picture = _draw.blurred_outside(picture, inside, options.blur_outside)
         width = _draw.stroke_width(picture.size, options.width)
         if width > 0:
             ring = np.maximum.reduce([self._ring(box, width, picture.size) for box in boxes])
