@@ -149,7 +149,7 @@ class Request:
 
     @property
     def _images(self) -> tuple[ImageSource, ...]:
-        return tuple(self.image) if isinstance(self.image, list | tuple) else (self.image,)  # type: ignore[arg-type]
+        return tuple(self.image) if isinstance(self.image, list | tuple) else (self.image,)  # type: ignore
 
     @property
     def pictures(self) -> tuple[Image.Image, ...]:

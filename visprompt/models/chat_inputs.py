@@ -101,8 +101,8 @@ def chat_text(model: LVLM, chat: Chat) -> str:
     template = getattr(model.processor, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)
     if not template:
         raise UnsupportedError(
-            f"{model.name} has no chat template: give its processor one (processor.chat_template = …), so that questions "
-            "are put to it the way it was trained."
+            f"{model.name} has no chat template: give its processor one (processor.chat_template = …), so that "
+            "questions are put to it the way it was trained."
         )
     video = chat.video and model.family.video_layout is not None
     pictures = [{"type": "video"}] if video else [{"type": "image"} for _ in chat.prompts]
@@ -141,8 +141,8 @@ def _processed(model: LVLM, texts: list[str], pictures: list[list[Any]], video: 
     if len(texts) > 1:
         if getattr(model.tokenizer, "pad_token_id", None) is None:
             raise InvalidInputError(
-                f"{model.name}'s tokenizer has no padding token, so it takes one request at a time: use batch_size=1, or "
-                "set tokenizer.pad_token."
+                f"{model.name}'s tokenizer has no padding token, so it takes one request at a time: use "
+                "batch_size=1, or set tokenizer.pad_token."
             )
         padded = {"padding": True, "padding_side": "left"}
     # Templates that write the start token themselves would otherwise get a second one.

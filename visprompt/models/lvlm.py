@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -26,10 +24,13 @@ from visprompt.geometry import Geometry, check_processable, fit_picture, mean_rg
 from visprompt.models.base import Model, Parts
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.chat_inputs import ChatInputs, prepare
+from visprompt.models.lvlm_edits import decoder_edits, vision_edits
 from visprompt.models.lvlm_layout import FAMILIES, Layout, LvlmFamily
+from visprompt.models.lvlm_text import Pieces, end_ids, pieces_of
+from visprompt.models.lvlm_vision import vision_tower
 from visprompt.models.pictures import PictureReader
 from visprompt.models.proof import zeros_at
-from visprompt.visual_prompt import AttentionEdit, Fit, Rows, VisualPrompt, block_number
+from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
 
 Size = tuple[int, int]
 
@@ -48,7 +49,7 @@ class LVLM(Model):
 
     def __init__(self, module: nn.Module, processor: Any, tokenizer: Any, name: str) -> None:
         self.processor = processor
-        self.tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
+        self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
         image_processor = getattr(processor, "image_processor", None)
         if image_processor is None or self.tokenizer is None:
             raise InvalidInputError(
@@ -58,7 +59,7 @@ class LVLM(Model):
         inner: Any = getattr(module, "_orig_mod", module)
         self.config: Any = inner.config
         self.family: LvlmFamily = FAMILIES[str(self.config.model_type)]
-        self.vision_tower, self.vision_prefix, patch = _vision(inner, self.family)
+        self.vision_tower, self.vision_prefix, patch = vision_tower(inner, self.family)
         restore: list[Callable[[], None]] = []
         for owner, implementation in install_shim(module):
             restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
@@ -162,7 +163,7 @@ class LVLM(Model):
         Raises:
             InvalidInputError: for edits that do not fit the pictures or the model, or options that visprompt sets.
             UnsupportedError: for prompt tokens, and towers that cannot be edited.
-            SiteNotReachedError: if a block with an edit never ran, or the pictures' tokens are not where they should be.
+            SiteNotReachedError: if a block with an edit never ran, or pictures' tokens are not where they should be.
         """
         self._check_open()
         chats = list(chats)
@@ -182,7 +183,7 @@ class LVLM(Model):
             for name in ("temperature", "top_p", "top_k"):  # checkpoints set them, and greedy search warns of them
                 settings.setdefault(name, None)
         if stream is not None:
-            settings["streamer"] = _Pieces(self.tokenizer, len(chats), inputs.length, stream)
+            settings["streamer"] = Pieces(self.tokenizer, len(chats), inputs.length, stream)
         with torch.no_grad(), self._evaluating(), self.editing(chats, inputs, blocks, read_rows) as decoder:
             output = self.module.generate(**inputs.tensors, **settings)  # type: ignore[operator]
         return self._answers(chats, inputs, output, decoder, blocks, max_new_tokens)
@@ -196,8 +197,8 @@ class LVLM(Model):
         Yields:
             The decoder's scope, which keeps what is read; None if the decoder is neither edited nor read.
         """
-        edits = [self._decoder_edits(chat, layouts) for chat, layouts in zip(chats, inputs.layouts, strict=True)]
-        vision = self._vision_edits(chats, inputs)
+        edits = [decoder_edits(self, chat, layouts) for chat, layouts in zip(chats, inputs.layouts, strict=True)]
+        vision = vision_edits(self, chats, inputs)
         with ExitStack() as stack:
             if any(vision):
                 assert self.vision_tower is not None
@@ -214,44 +215,6 @@ class LVLM(Model):
             timeline = Timeline(inputs.columns, inputs.pictures, inputs.padding).to(self.device)
             yield stack.enter_context(Scope(self.tower, programs, None, self.device, timeline))
 
-    def _decoder_edits(self, chat: Chat, layouts: Sequence[Layout]) -> list[AttentionEdit]:
-        """Edits of several pictures, each over its own patches, widened to the patches of all."""
-        counts = [item.geometry.num_patches for item in layouts]
-        result = []
-        for number, (prompt, layout) in enumerate(prompts_with_layouts(chat, layouts)):
-            for edit in prompt.attention:
-                if edit.gain is not None:
-                    raise UnsupportedError(
-                        f"{prompt.label!r} compares heads with a plain run, which LVLMs do not offer."
-                    )
-                if edit.tower != "decoder":
-                    self.tower_named(edit.tower)
-                    continue
-                result.append(_widened(edit, layout.geometry.num_patches, sum(counts[:number]), sum(counts)))
-        return _merged(result)
-
-    def _vision_edits(self, chats: Sequence[Chat], inputs: ChatInputs) -> list[list[AttentionEdit]]:
-        """Edits of the vision tower, cut into its tiles: every tile is a sequence of its own."""
-        result: list[list[AttentionEdit]] = []
-        for chat, layouts in zip(chats, inputs.layouts, strict=True):
-            for prompt, layout in prompts_with_layouts(chat, layouts):
-                edits = [edit for edit in prompt.attention if edit.tower == "vision"]
-                if layout.vision is None:
-                    if edits:
-                        self.tower_named("vision")
-                        raise UnsupportedError(
-                            f"{self.name}: its vision tower cannot be edited for {prompt.request!r}."
-                        )
-                    continue
-                start = 0
-                for tile in layout.vision.tiles:
-                    count = tile.grid_hw[0] * tile.grid_hw[1]
-                    result.append(
-                        [_cut(e, layout.vision.num_patches, start, count) for e in edits if _is_in(e, start, count)]
-                    )
-                    start += count
-        return result
-
     def _answers(
         self,
         chats: Sequence[Chat],
@@ -264,7 +227,7 @@ class LVLM(Model):
         tokens = output if isinstance(output, Tensor) else output.sequences
         tokens = tokens[:, inputs.length :].cpu()
         per_chat = len(tokens) // len(chats)
-        ends = _end_ids(self.module, self.tokenizer)
+        ends = end_ids(self.module, self.tokenizer)
         maps = self._maps(scope, blocks) if scope is not None and blocks else None
         answers = []
         for number, layouts in enumerate(inputs.layouts):
@@ -280,7 +243,7 @@ class LVLM(Model):
                     attention.append(maps[number, : min(steps, maps.shape[1]), :, :, start : start + count].clone())
                     start += count
             text = self.tokenizer.decode(written, skip_special_tokens=True).strip()
-            pieces, seen = _pieces(self.tokenizer, written), tuple(item.geometry for item in layouts)
+            pieces, seen = pieces_of(self.tokenizer, written), tuple(item.geometry for item in layouts)
             answers.append(Generation(text, pieces, blocks, tuple(attention), seen, stop is not None))
         return answers
 
@@ -295,7 +258,7 @@ class LVLM(Model):
     # -- proof --------------------------------------------------------------------------------------------------------
 
     def prove(self, prompt: VisualPrompt | None = None) -> None:
-        """Proves the decoder's sites: see `Model.prove`. A few words without a picture do, whatever the model's size."""
+        """Proves the decoder's sites, see `Model.prove`: a few words without a picture do, whatever its size."""
         self._prove_tower("decoder", None)
 
     def _prove_tower(self, name: str, inputs: ChatInputs | None) -> None:
@@ -306,13 +269,14 @@ class LVLM(Model):
                 if name == "decoder":
                     self._prove_decoder()
                 else:
-                    assert inputs is not None and self.vision_tower is not None
+                    assert inputs is not None
+                    assert self.vision_tower is not None
                     self._prove_vision(inputs, self.vision_tower)
             self._proved_towers.add(name)
 
     def _prove_decoder(self) -> None:
         ids = torch.arange(4, device=self.device)[None] + 5
-        programs, zeros = zeros_at(self.tower.sites, {site: 3 for site in self.tower.sites}, self.device)
+        programs, zeros = zeros_at(self.tower.sites, dict.fromkeys(self.tower.sites, 3), self.device)
         with Scope(self.tower, programs, None, self.device):
             logits = self.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1]
             weights = torch.linspace(0.5, 1.5, logits.shape[-1], device=logits.device)
@@ -322,14 +286,14 @@ class LVLM(Model):
     def _prove_vision(self, inputs: ChatInputs, tower: Tower) -> None:
         tensors = {name: item for name, item in inputs.tensors.items() if name not in ("input_ids", "attention_mask")}
         streams = sum(len(group) for group in inputs.vision_patches)
-        programs, zeros = zeros_at(tower.sites, {site: tower.prefix for site in tower.sites}, self.device, streams)
+        programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, tower.prefix), self.device, streams)
         with Scope(tower, programs, None, self.device):
             features = _features(self.module, tensors)
             weights = torch.linspace(0.5, 1.5, features.shape[-1], device=features.device)
             (features.float() * weights).sum().backward(inputs=list(zeros.values()))
         _refuse_dead(self.name, zeros)
 
-    # -- what it does not do --------------------------------------------------------------------------------------------
+    # -- what it does not do ------------------------------------------------------------------------------------------
 
     def _no_embeddings(self, inputs: dict[str, Tensor]) -> Tensor:
         raise UnsupportedError(
@@ -358,7 +322,7 @@ class LVLM(Model):
 
 
 def _decoder(module: Any) -> Tower:
-    decoder = module.get_decoder() if hasattr(module, "get_decoder") else None
+    decoder: Any = module.get_decoder() if hasattr(module, "get_decoder") else None
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not hasattr(module, "generate") or not hasattr(module, "lm_head"):
         raise UnsupportedError(
@@ -376,13 +340,6 @@ def _decoder(module: Any) -> Tower:
     return Tower("decoder", tuple(sites), tuple(layers), "text", 0, shareable=False)
 
 
-def _vision(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Size | None]:
-    """The vision tower up to the last block that the decoder gets to see, its prefix tokens and its patch size."""
-    from visprompt.models.lvlm_vision import vision_tower
-
-    return vision_tower(module, family)
-
-
 def _features(module: Any, tensors: dict[str, Tensor]) -> Tensor:
     features = module.get_image_features(**tensors)
     features = getattr(features, "pooler_output", features)
@@ -394,113 +351,3 @@ def _refuse_dead(name: str, zeros: dict[Site, Tensor]) -> None:
     dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
     if dead:
         raise SiteNotReachedError(f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the answer.")
-
-
-# -- edits of several pictures ------------------------------------------------------------------------------------------
-
-
-def prompts_with_layouts(chat: Chat, layouts: Sequence[Layout]) -> list[tuple[VisualPrompt, Layout]]:
-    """Every prompt with the layout of its picture; frames that share tokens share a layout."""
-    per_layout = -(-len(chat.prompts) // len(layouts))
-    return [(prompt, layouts[number // per_layout]) for number, prompt in enumerate(chat.prompts)]
-
-
-def _spread(values: np.ndarray | None, start: int, total: int) -> np.ndarray | None:
-    if values is None:
-        return None
-    wide = np.zeros(total, dtype=np.float32)
-    wide[start : start + len(values)] = values
-    return wide
-
-
-def _check_length(edit: AttentionEdit, expected: int) -> None:
-    columns = edit.bias if edit.bias is not None else edit.weights
-    if columns is not None and len(columns) != expected:
-        raise InvalidInputError(
-            f"an attention edit has {len(columns)} patch columns, but the picture has {expected} image tokens in the "
-            f"{edit.tower}: make it from model.geometry() of the same picture, fit and tower."
-        )
-
-
-def _widened(edit: AttentionEdit, own: int, start: int, total: int) -> AttentionEdit:
-    _check_length(edit, own)
-    if own == total:
-        return edit
-    return replace(edit, bias=_spread(edit.bias, start, total), weights=_spread(edit.weights, start, total))
-
-
-def _merged(edits: list[AttentionEdit]) -> list[AttentionEdit]:
-    """Regions on several pictures that share one target mass are one region."""
-    result: list[AttentionEdit] = []
-    for edit in edits:
-        for place, other in enumerate(result):
-            same = all(
-                getattr(edit, name) == getattr(other, name)
-                for name in ("target_mass", "first_block", "last_block", "heads", "rows")
-            )
-            if edit.weights is not None and other.weights is not None and same:
-                result[place] = replace(other, weights=np.maximum(other.weights, edit.weights))
-                break
-        else:
-            result.append(edit)
-    return result
-
-
-def _is_in(edit: AttentionEdit, start: int, count: int) -> bool:
-    columns = edit.bias if edit.bias is not None else edit.weights
-    return columns is None or bool(np.any(columns[start : start + count]))
-
-
-def _cut(edit: AttentionEdit, expected: int, start: int, count: int) -> AttentionEdit:
-    _check_length(edit, expected)
-    bias, weights = (None if item is None else item[start : start + count] for item in (edit.bias, edit.weights))
-    return replace(edit, bias=bias, weights=weights)
-
-
-# -- tokens ---------------------------------------------------------------------------------------------------------
-
-
-def _end_ids(module: Any, tokenizer: Any) -> set[int]:
-    found = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-    found = tokenizer.eos_token_id if found is None else found
-    ends = set(found if isinstance(found, list | tuple) else [found])
-    return {int(item) for item in ends if item is not None}
-
-
-def _pieces(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
-    """The text that every token adds: decoding token by token would lose the spaces between words."""
-    texts = [tokenizer.decode(ids[:count], skip_special_tokens=True) for count in range(len(ids) + 1)]
-    return tuple(after[len(before) :] for before, after in zip(texts, texts[1:], strict=False))
-
-
-@dataclass
-class _Pieces:
-    """What `generate` calls a streamer: hands new text on, whole characters only."""
-
-    tokenizer: Any
-    count: int
-    prompt_length: int
-    call: Callable[[int, str], None]
-
-    def __post_init__(self) -> None:
-        self.ids: list[list[int]] = [[] for _ in range(self.count)]
-        self.shown = [""] * self.count
-        self.started = False
-
-    def put(self, value: Tensor) -> None:
-        """New tokens of every chat; the first call brings the prompt."""
-        if not self.started:
-            self.started = True
-            return
-        for number, token in enumerate(value.reshape(self.count, -1)[:, -1].tolist()):
-            self.ids[number].append(token)
-            text = self.tokenizer.decode(self.ids[number], skip_special_tokens=True)
-            if len(text) > len(self.shown[number]) and not text.endswith("\ufffd"):
-                self.call(number, text[len(self.shown[number]) :])
-                self.shown[number] = text
-
-    def end(self) -> None:
-        """Nothing more comes."""
-
-
-__all__ = ["LVLM"]

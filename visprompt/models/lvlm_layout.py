@@ -1,15 +1,15 @@
 """Which image token of an LVLM shows which part of the picture, family by family.
 
-A family's `layout` says for a picture of some size: the geometry of its tiles as the language model sees them, and which
-of the picture's image tokens shows each patch (newline and separator tokens show none). What it says is checked against
-the tokens that the processor makes: a different count is an error, never a shifted map.
+A family's `layout` says for a picture of some size: the geometry of its tiles as the language model sees them, and
+which of the picture's image tokens shows each patch (newline and separator tokens show none). What it says is checked
+against the tokens that the processor makes: a different count is an error, never a shifted map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
