@@ -120,10 +120,14 @@ class Runner:
     def score(self, requests: Request | Iterable[Request], texts: Sequence[str]) -> Tensor:
         """`[n, len(texts)]` logits as the model defines them. A strategy's text edit is applied to the texts.
 
+        On an LVLM: the log-likelihood of every text as the answer to the request's query.
+
         Raises:
             UnsupportedError: on a model without a text tower.
             InvalidInputError: as `encode`; or without texts.
         """
+        if self.model.generates:
+            return self._likelihoods(requests, [texts] if isinstance(texts, str) else list(texts))
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts or not all(isinstance(text, str) for text in texts):
             raise InvalidInputError(f"texts is a list of one or more strings; got {texts!r}.")
@@ -262,6 +266,18 @@ class Runner:
             raise InvalidInputError("there are no requests.")
         self.index = index
         return results
+
+    def _likelihoods(self, requests: Request | Iterable[Request], texts: Sequence[str]) -> Tensor:
+        """An LVLM's scores: how likely each text is as the answer."""
+        rows: list[Tensor] = []
+        index: list[tuple[int, int]] = []
+        for batch in batches_of(chats_of(self._prompts(requests)), lambda: self.batch_size):
+            rows += self._in_halves(batch, lambda part: list(self.model.score([chat for chat, _ in part], texts)))
+            index += [place for _, place in batch]
+        if not rows:
+            raise InvalidInputError("there are no requests.")
+        self.index = index
+        return torch.stack(rows)
 
     def _require_writer(self) -> None:
         if not self.model.generates:

@@ -242,6 +242,31 @@ def test_the_vision_tower_can_be_edited(family, model):
     assert not torch.equal(forward(model, [Chat((prompts[0],), QUESTION)])[0], forward(model, chats([request]))[0])
 
 
+def test_scores_are_log_likelihoods(model):
+    """The same number as the logits of the prompt with the answer behind it, whatever it is batched with."""
+    request = vp.Request(picture(SIZES["wide"]), region=(10, 10, 80, 50), query=QUESTION)
+    texts = ["red", "a small blue cat"]
+    for name in (None, "falip"):
+        found = runner(model, name).score(
+            [request, vp.Request(picture((64, 64)), region=(9, 9, 40, 40), query="a")], texts
+        )
+        assert found.shape == (2, 2)
+        prompts = request.units() if name is None else vp.Prompter.from_name(name).prompt(request, model)
+        inputs = prepare(model, [Chat((prompts[0],), QUESTION)])
+        for text, own in zip(texts, found[0], strict=True):
+            ids = model.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            tensors = dict(inputs.tensors)
+            tensors["input_ids"] = torch.cat((tensors["input_ids"], ids), 1)
+            tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
+            for extra in ("token_type_ids", "mm_token_type_ids"):
+                if extra in tensors:
+                    tensors[extra] = torch.cat((tensors[extra], torch.zeros_like(ids)), 1)
+            with torch.no_grad(), model.editing([Chat((prompts[0],), QUESTION)], inputs):
+                logits = model.module(**tensors).logits[0, inputs.length - 1 : -1].float().log_softmax(-1)
+            want = logits.gather(-1, ids[0][:, None]).sum()
+            assert torch.allclose(own, want, atol=1e-3)
+
+
 # -- several pictures, errors -----------------------------------------------------------------------------------------
 
 
@@ -281,9 +306,9 @@ def test_what_it_cannot_do_is_said(model):
         runner(model).encode(vp.Request(picture((64, 64)), query="a"))
     with pytest.raises(vp.InvalidInputError, match="block"):
         runner(model).answer(vp.Request(picture((64, 64)), query="a"), blocks=[99])
+    edit = vp.AttentionEdit(tower="decoder", bias=np.ones(3))
+    made = vp.Request(picture((64, 64)), query="a").units()[0].with_(attention=(edit,))
     with pytest.raises(vp.InvalidInputError, match="columns"):
-        edit = vp.AttentionEdit(tower="decoder", bias=np.ones(3))
-        made = vp.Request(picture((64, 64)), query="a").units()[0].with_(attention=(edit,))
         model.generate([Chat((made,), "a")], max_new_tokens=2)
 
 

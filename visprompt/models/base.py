@@ -187,6 +187,14 @@ class Model:
         """
         raise UnsupportedError(f"{self.name} is an encoder and writes no text: use encode, score or attention.")
 
+    def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
+        """`[n, t]` log-likelihoods of answers; encoders score with embeddings and `logits`.
+
+        Raises:
+            UnsupportedError: if the model writes no text, or does not tell how likely it is.
+        """
+        raise UnsupportedError(f"{self.name} does not tell how likely an answer is.")
+
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """`[t, d]` text embeddings as the model gives them.
 

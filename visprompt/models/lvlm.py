@@ -188,6 +188,37 @@ class LVLM(Model):
             output = self.module.generate(**inputs.tensors, **settings)  # type: ignore[operator]
         return self._answers(chats, inputs, output, decoder, blocks, max_new_tokens)
 
+    def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
+        """`[n, len(texts)]` log-likelihood of every text as the answer to every chat: the sum over its tokens, natural
+        logarithm, without the token that ends an answer.
+
+        Args:
+            chats: as in `generate`.
+            texts: answers to compare. Longer ones are less likely: compare answers of about one length.
+
+        Raises:
+            InvalidInputError: for a text without a token; else as `generate`.
+        """
+        self._check_open()
+        answers = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        if not answers or not all(answers):
+            raise InvalidInputError(f"texts is a list of one or more answers, none of them empty; got {list(texts)!r}.")
+        rows = [self._score_one(chats, answer) for answer in answers]
+        return torch.stack(rows, dim=1)
+
+    def _score_one(self, chats: Sequence[Chat], answer: list[int]) -> Tensor:
+        inputs = prepare(self, chats)
+        tail = torch.tensor(answer, device=self.device).expand(len(chats), -1)
+        tensors = dict(inputs.tensors)
+        for name, fill in (("input_ids", tail), ("attention_mask", torch.ones_like(tail))):
+            tensors[name] = torch.cat((tensors[name], fill), dim=1)
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if name in tensors:  # 0: text
+                tensors[name] = torch.cat((tensors[name], torch.zeros_like(tail)), dim=1)
+        with torch.no_grad(), self._evaluating(), self.editing(chats, inputs):
+            logits = self.module(**tensors, logits_to_keep=len(answer) + 1, use_cache=False).logits[:, :-1]
+        return logits.float().log_softmax(-1).gather(-1, tail[..., None])[..., 0].sum(-1)
+
     @contextmanager
     def editing(
         self, chats: Sequence[Chat], inputs: ChatInputs, read: tuple[int, ...] = (), read_rows: Rows = "answer"
