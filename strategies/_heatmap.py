@@ -1,4 +1,4 @@
-"""From numbers per patch to a mask over the picture: API's arithmetic, on any number of tiles. No model, no registry."""
+"""From numbers per patch to a mask over the picture: API's arithmetic on any number of tiles. Knows no model."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def mask_of(
         kernel_size: side of the mean filter in patches, odd; 1: none.
         flat: what a map that is the same everywhere becomes: nothing to tell apart.
 
-    >>> raw = RawMap(np.arange(4.0), None, Geometry((20, 20), (Tile((1.0, 1.0), (0.0, 0.0), (20, 20), (2, 2)),)))
-    >>> mask_of(raw, enhance=None, kernel_size=1).round(2).tolist()
-    [0.0, 0.33, 0.67, 1.0]
+    >>> raw = RawMap(np.arange(4) / 3, None, Geometry((20, 20), (Tile((1.0, 1.0), (0.0, 0.0), (20, 20), (2, 2)),)))
+    >>> mask_of(raw, enhance=None, kernel_size=1)
+    array([0.        , 0.33333334, 0.6666667 , 1.        ], dtype=float32)
     """
     parts = []
     if maps in ("both", "cls") or raw.comp is None:

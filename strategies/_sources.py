@@ -1,25 +1,31 @@
-"""Where API's maps come from: a text-image encoder's embedding taken apart. One raw map per prompt."""
+"""Where API's maps come from: an encoder's embedding taken apart, or an LVLM's attention while it answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from visprompt.strategies._heatmap import RawMap, assembled, views
+import numpy as np
+from visprompt.strategies._heatmap import RawMap, View, assembled, views
 
-from visprompt.errors import UnsupportedError
+from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.attribution import Question, attribute, can_attribute
+from visprompt.models.chat import Chat
+from visprompt.models.reflection import MIDDLE, can_reflect, reflect
+from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
-    from visprompt.visual_prompt import VisualPrompt
+    from visprompt.models.reflection import Reflection
 
 #: what a map is compared with for `relative`
 GENERIC_CAPTION = "a photo"
+GENERIC_QUESTION = "Write a general description of the image."
 
 
 def can_look(model: Any) -> bool:
     """True for a model that can say where it looks for a query."""
-    return can_attribute(model)
+    return can_attribute(model) or can_reflect(model)
 
 
 def raw_maps(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
@@ -27,49 +33,112 @@ def raw_maps(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[
 
     Args:
         model: the model that looks.
-        prompts: pictures and queries.
-        options: those of `api`: `block`, `maps`, `align`, `relative`, `generic`.
+        prompts: pictures and queries; those of one request stand together.
+        options: those of `api`: `block`, `maps`, `align`, `relative`, `generic`, `max_new_tokens`.
     """
-    return _from_encoder(model, prompts, options)
+    return (_from_lvlm if can_reflect(model) else _from_encoder)(model, prompts, options)
 
 
 def refuse(model: Any, strategy: str) -> UnsupportedError:
     """The error for a model that cannot say where it looks; names what to do and what works without."""
     from visprompt.registry import list_strategies
 
+    lacks = "its attention is out of reach" if model.generates else "it has no text tower to be asked with"
     fitting = [i for i in list_strategies() if set(i.acts_on) <= model.supports | {"text"} and "map" not in i.needs]
     return UnsupportedError(
-        f"strategy {strategy!r} asks a model where it looks for the query, and {model.name} has no text tower to ask "
-        f"with. Name a model that has one: vp.Prompter.from_name({strategy!r}, "
-        'auxiliary="openai/clip-vit-base-patch16"), or any from vp.load_model. '
-        f"Strategies that work on it as it is: {', '.join(info.name for info in fitting)}."
+        f"strategy {strategy!r} asks a model where it looks for the query, and {model.name} cannot say: {lacks}. Name "
+        f'another to look: vp.Prompter.from_name({strategy!r}, auxiliary="openai/clip-vit-base-patch16"), or a model '
+        f"from vp.load_model. Strategies that work on it as it is: {', '.join(info.name for info in fitting)}."
     )
+
+
+# -- encoders ---------------------------------------------------------------------------------------------------------
 
 
 def _from_encoder(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
     """Ψ_cls and S of every query. Relative ones are differences: they are parts of a logit, and to divide
     likelihoods is to subtract logits."""
+    if isinstance(options.block, tuple):
+        raise InvalidInputError(f"{model.name} is an encoder and takes one block; got block={options.block}.")
     generic = options.generic or GENERIC_CAPTION
-    jobs: dict[tuple[int, str], list[int]] = {}
-    shown_of, questions = {}, []
+    shown_of: dict[int, list[View]] = {}
+    jobs: dict[tuple[int, str], tuple[VisualPrompt, int]] = {}
+    questions: list[Question] = []
     for prompt in prompts:
-        key = (id(prompt.picture), str(prompt.query))
-        if key in jobs:
-            continue
-        shown = shown_of.setdefault(id(prompt.picture), views(prompt.picture, options.align, model))
-        texts = [str(prompt.query), generic] if options.relative else [str(prompt.query)]
-        jobs[key] = list(range(len(questions), len(questions) + len(texts) * len(shown)))
-        questions += [Question(view.picture, text, view.fit) for text in texts for view in shown]
+        if id(prompt.picture) not in shown_of:
+            shown_of[id(prompt.picture)] = views(prompt.picture, options.align, model)
+        if _key(prompt) not in jobs:
+            shown = shown_of[id(prompt.picture)]
+            jobs[_key(prompt)] = (prompt, len(questions))
+            texts = [str(prompt.query), generic] if options.relative else [str(prompt.query)]
+            questions += [Question(view.picture, text, view.fit) for text in texts for view in shown]
     found = attribute(model, questions, options.block)
-    result: dict[tuple[int, str], RawMap] = {}
-    for prompt in prompts:
-        key = (id(prompt.picture), str(prompt.query))
-        if key in result:
-            continue
-        shown = shown_of[id(prompt.picture)]
-        parts = [RawMap(found[i].contribution, found[i].similarity, found[i].geometry) for i in jobs[key]]
+    result = {}
+    for key, (prompt, start) in jobs.items():
+        shown = shown_of[key[0]]
+        own = found[start : start + len(shown)]
+        parts = [RawMap(item.contribution, item.similarity, item.geometry) for item in own]
         if options.relative:
-            pairs = zip(parts[: len(shown)], parts[len(shown) :], strict=True)
-            parts = [RawMap(a.cls - b.cls, a.comp - b.comp, a.geometry) for a, b in pairs]  # type: ignore[operator]
+            generics = found[start + len(shown) : start + 2 * len(shown)]
+            parts = [
+                RawMap(part.cls - other.contribution, part.comp - other.similarity, part.geometry)  # type: ignore[operator]
+                for part, other in zip(parts, generics, strict=True)
+            ]
         result[key] = assembled(parts, shown, prompt.picture.size, options.align)
-    return [result[id(prompt.picture), str(prompt.query)] for prompt in prompts]
+    return [result[_key(prompt)] for prompt in prompts]
+
+
+def _key(prompt: VisualPrompt) -> tuple[int, str]:
+    return id(prompt.picture), str(prompt.query)
+
+
+# -- LVLMs ------------------------------------------------------------------------------------------------------------
+
+
+def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
+    """The decoder's attention while it answers. Relative maps are divided by those of a generic question (Zhang et
+    al., ICLR 2025, https://arxiv.org/abs/2502.17422)."""
+    if options.align == "slide":
+        raise InvalidInputError('align="slide" cuts the picture up, and an LVLM is asked about a whole one: use "pad".')
+    if options.maps == "comp":
+        raise InvalidInputError(f'maps="comp" is a map of encoders; {model.name} writes text and has the other one.')
+    blocks = (
+        options.block if isinstance(options.block, tuple) else (MIDDLE if options.block is None else options.block,)
+    )
+    chats: dict[Any, Chat] = {}
+    where: list[tuple[Any, int]] = []
+    start = 0
+    while start < len(prompts):
+        group = prompts[start : start + prompts[start].place[1]]
+        start += len(group)
+        key = (tuple(id(prompt.picture) for prompt in group), group[0].query)
+        if key not in chats:
+            shown = tuple(_as_shown(prompt, options.align, model) for prompt in group)
+            video = group[0].request is not None and group[0].request.video
+            chats[key] = Chat(shown, str(group[0].query), video=video)
+        where += [(key, number) for number in range(len(group))]
+    asked = list(chats.values())
+    general = [replace(chat, text=options.generic or GENERIC_QUESTION) for chat in asked] if options.relative else []
+    found = reflect(model, [*asked, *general], blocks, options.max_new_tokens)
+    of_key = dict(zip(chats, found[: len(asked)], strict=True))
+    if options.relative:
+        for key, other in zip(chats, found[len(asked) :], strict=True):
+            of_key[key] = [_divided(a, b) for a, b in zip(of_key[key], other, strict=True)]
+    result = []
+    for prompt, (key, number) in zip(prompts, where, strict=True):
+        maps = of_key[key]
+        item = maps[number // -(-len(chats[key].prompts) // len(maps))]  # frames of a video share maps
+        part, view = RawMap(item.values, None, item.geometry), View(prompt.picture, "model")
+        result.append(assembled([part], [view], prompt.picture.size, options.align))
+    return result
+
+
+def _as_shown(prompt: VisualPrompt, align: str, model: Any) -> VisualPrompt:
+    """The prompt as the looking model gets it; edits tied to its patches go with the fit that they were made for."""
+    if any(edit.has_columns for edit in prompt.attention):
+        return prompt
+    return VisualPrompt(prompt.picture, query=prompt.query, fit=views(prompt.picture, align, model)[0].fit)
+
+
+def _divided(item: Reflection, other: Reflection) -> Reflection:
+    return replace(item, values=item.values / np.maximum(other.values, 1e-6))

@@ -26,8 +26,9 @@ class ApiOptions(Options):
         auxiliary: the model that looks: from `load_model` or `wrap`, or a name for `load_model`. None: the model that
             is prompted looks itself.
         block: block ℓ whose attention is read; a float is a fraction of the depth. None: the second-last one of an
-            encoder (paper), or its pooling head.
-        maps: `"cls"` what patches give to the readout, `"comp"` what they leave to others, `"both"` their soft OR.
+            encoder, or its pooling head; the middle of an LVLM's decoder, where a tuple names several.
+        maps: `"cls"` what patches give to the readout, `"comp"` what they leave to others, `"both"` their soft OR. An
+            LVLM has the first only.
         enhance: coefficient of the sigmoid that separates high from low; None: no sigmoid.
         kernel_size: side of the mean filter in patches, odd; 1: none.
         interpolation: from patches to pixels: `"lanczos"`, `"bicubic"`, `"bilinear"` or `"nearest"`.
@@ -38,14 +39,16 @@ class ApiOptions(Options):
             processor crops, and pixels that it does not see are left alone; `"paper"`: the same crop, with the mask
             stretched over the whole picture.
         relative: the map against that of a generic question: takes out what is looked at whatever is asked.
-        generic: that question; None: "a photo".
+        generic: that question; None: "a photo", or "Write a general description of the image." for an LVLM.
+        max_new_tokens: longest answer during which an LVLM is watched, in tokens.
         apply: `"pixels"` dims the picture; `"attention"` raises the readout's attention by the map instead.
         strength: with `apply="attention"`: logits that the attention rises where the map is 1.
-        first_block: with `apply="attention"`: first block that is edited; a float is a fraction of the depth.
+        first_block: with `apply="attention"`: first block that is edited; a float is a fraction of the depth. None: the
+            middle of an image tower, the first block of a decoder.
     """
 
     auxiliary: Any = None
-    block: int | float | None = None
+    block: int | float | tuple[int | float, ...] | None = None
     maps: Literal["both", "cls", "comp"] = "both"
     enhance: float | None = 1.0
     kernel_size: int = 3
@@ -55,9 +58,10 @@ class ApiOptions(Options):
     align: Literal["auto", "pad", "slide", "squash", "crop", "paper"] = "auto"
     relative: bool = False
     generic: str | None = None
+    max_new_tokens: int = 20
     apply: Literal["pixels", "attention"] = "pixels"
     strength: float = 2.0
-    first_block: int | float = 0.5
+    first_block: int | float | None = None
 
     def __post_init__(self) -> None:
         if not (self.auxiliary is None or isinstance(self.auxiliary, str) or hasattr(self.auxiliary, "geometry")):
@@ -79,7 +83,13 @@ class ApiOptions(Options):
             raise InvalidInputError(f"strength is a finite number of logits; got {self.strength!r}.")
         if self.generic is not None and not isinstance(self.generic, str):
             raise InvalidInputError(f"generic is a question, or None; got {self.generic!r}.")
-        check_blocks(self.block, self.first_block)
+        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
+            raise InvalidInputError(f"max_new_tokens is a positive number; got {self.max_new_tokens!r}.")
+        if isinstance(self.block, list):
+            object.__setattr__(self, "block", tuple(self.block))
+        if self.block == ():
+            raise InvalidInputError("block is a block, several, or None; got none of them: ().")
+        check_blocks(*(self.block if isinstance(self.block, tuple) else (self.block,)), self.first_block)
 
 
 class Api(Prompter):
@@ -87,7 +97,8 @@ class Api(Prompter):
 
     With Ψ_cls what every patch gives to `cos(image, question)` through block ℓ, S what it says by itself:
     `A = sigmoid(enhance · z(minmax(Ψ_cls)))`, `B = (max S − S)/(max S − min S)`, both mean-filtered, mask
-    `m = minmax(A + B − A·B)`, picture `x · m + grey · (1 − m)` with `m ← floor + (1 − floor) · m`.
+    `m = minmax(A + B − A·B)`, picture `x · m + grey · (1 − m)` with `m ← floor + (1 − floor) · m`. With an LVLM Ψ is
+    its decoder's attention over the image tokens while it answers, and `m = minmax(A)`.
 
     >>> import visprompt as vp
     >>> from PIL import Image
@@ -101,7 +112,7 @@ class Api(Prompter):
 
     Raises:
         InvalidInputError: without a query, or for a block that the picture is not read through.
-        UnsupportedError: if the model that looks has no text tower (name an `auxiliary`).
+        UnsupportedError: if the model that looks has no text tower and writes none (name an `auxiliary`).
     """
 
     Options = ApiOptions
@@ -126,8 +137,7 @@ class Api(Prompter):
         result = []
         for prompt, heatmap in zip(prompts, self.heatmaps(prompts, model), strict=True):
             if options.apply == "attention":
-                values = heatmap.per_patch(model.geometry(prompt.picture.size, prompt.fit))
-                edited = prompt.adding(AttentionEdit(bias=options.strength * values, first_block=options.first_block))
+                edited = prompt.adding(self._soft_region(heatmap, prompt, model))
             else:
                 key = (id(prompt.picture), prompt.query)
                 if key not in done:  # one picture for all regions of a request, which then share its forward
@@ -137,6 +147,13 @@ class Api(Prompter):
             result.append(self._labelled(edited))
         return result
 
+    def _soft_region(self, heatmap: Heatmap, prompt: VisualPrompt, model: Any) -> AttentionEdit:
+        """The map as an attention bias on the tower that the picture is read through, as FALIP has a box."""
+        tower, first = model.tower.name, self.options.first_block
+        values = heatmap.per_patch(model.geometry(prompt.picture.size, prompt.fit, tower=tower))
+        first = (0 if tower == "decoder" else 0.5) if first is None else first
+        return AttentionEdit(tower=tower, bias=self.options.strength * values, first_block=first)
+
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """One prompt; `edit_all` looks at many in one forward."""
         return self.edit_all([prompt], model)[0].with_(label=prompt.label)
@@ -144,6 +161,8 @@ class Api(Prompter):
     def heatmaps(self, prompts: Sequence[VisualPrompt], model: Any) -> list[Heatmap]:
         """Where the model looks for the query of every prompt, before anything is done to pictures."""
         options: ApiOptions = self.options
+        if options.auxiliary is not None:  # edits of another model's attention are not for its eyes
+            prompts = [prompt.with_(attention=()) for prompt in prompts]
         raw = _sources.raw_maps(self.looking(model), prompts, options)
         masks = [mask_of(item, options.maps, options.enhance, options.kernel_size) for item in raw]
         return [Heatmap(mask, item.geometry, item) for mask, item in zip(masks, raw, strict=True)]

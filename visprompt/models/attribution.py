@@ -7,9 +7,9 @@ Knows models, not strategies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from visprompt.geometry import Geometry
     from visprompt.models.base import Model
+
+T = TypeVar("T")
 
 #: pictures per forward; halved when memory runs out
 PICTURES_PER_FORWARD = 32
@@ -105,10 +107,11 @@ def attribute(model: Model, questions: Sequence[Question], block: int | float | 
         pictures = [(questions[owner.index(i)].picture, questions[owner.index(i)].fit) for i in range(len(places))]
         cache = PicturePixels(max(len(pictures), 1))
         for group in model.parts.reader.same_shape(pictures, cache):
-            for part in _in_parts(group, lambda part: _forward(model, [pictures[i] for i in part], cache, block)):
-                group_of, run = part
-                asked = [i for i, place in enumerate(owner) if place in group_of]
-                which = torch.tensor([group_of.index(owner[i]) for i in asked], device=model.device)
+            for part, run in in_parts(
+                group, PICTURES_PER_FORWARD, lambda part: _forward(model, [pictures[i] for i in part], cache, block)
+            ):
+                asked = [i for i, place in enumerate(owner) if place in part]
+                which = torch.tensor([part.index(owner[i]) for i in asked], device=model.device)
                 for i, item in zip(asked, run.for_texts(texts[asked], which), strict=True):
                     found[i] = item
     return [item for item in found if item is not None]
@@ -122,11 +125,11 @@ def _embedded(model: Model, texts: list[str]) -> Tensor:
     return embedded[[once.index(text) for text in texts]]
 
 
-def _in_parts(items: list[int], run: Any) -> Any:
+def in_parts(items: list[int], size: int, run: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
     """Runs over the items in parts, in smaller ones when memory runs out; yields each part with what it gave."""
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-    size, start = PICTURES_PER_FORWARD, 0
+    start = 0
     while start < len(items):
         part = items[start : start + size]
         try:
