@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -40,24 +40,20 @@ class RemoteError(VispromptError):
         message: what happened and what to do.
         done: answers by the position of their question, counted from 0.
         failed: why a question got no answer, by its position. Questions in neither were not asked.
+        stopped: asking was given up, because further questions would fare no better (a wrong key, no server).
     """
 
     def __init__(
-        self, message: str, done: Mapping[int, Any] | None = None, failed: Mapping[int, str] | None = None
+        self,
+        message: str,
+        done: Mapping[int, Any] | None = None,
+        failed: Mapping[int, str] | None = None,
+        stopped: bool = False,
     ) -> None:
         super().__init__(message)
         self.done: dict[int, Any] = dict(done or {})
         self.failed: dict[int, str] = dict(failed or {})
-
-    def after(self, earlier: Sequence[Any]) -> RemoteError:
-        """The same error for a run that had `earlier` answers before: they join `done`, positions move up.
-
-        >>> RemoteError("no answer", {0: "red"}, {1: "timed out"}).after(["blue", "green"]).done
-        {0: 'blue', 1: 'green', 2: 'red'}
-        """
-        start = len(earlier)
-        done = {**dict(enumerate(earlier)), **{start + number: answer for number, answer in self.done.items()}}
-        return RemoteError(str(self), done, {start + number: why for number, why in self.failed.items()})
+        self.stopped = stopped
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], hint: str = "") -> UnknownNameError:

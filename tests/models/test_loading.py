@@ -21,7 +21,7 @@ from visprompt.testing.tiny import tiny
         ("open_clip:ViT-B-16", "pretrained tag"),
         ("timm:vit_base_patch61_224", "vit_base_patch16_224"),
         ("./no/such/folder", "no folder"),
-        ("remote:gpt", "remote"),
+        ("remote:", "server knows"),
     ],
 )
 def test_a_name_that_does_not_exist(name: str, message: str) -> None:

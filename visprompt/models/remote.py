@@ -109,6 +109,11 @@ class RemoteModel(Model):
         """float32; what the server computes in is not known."""
         return torch.float32
 
+    @property
+    def chats_at_once(self) -> int:
+        """Questions that `generate` should get in one call, so that its threads seldom wait for the last of a batch."""
+        return max(16, 4 * self.concurrency)
+
     def geometry(self, image_wh: tuple[int, int], fit: Fit = "model", tower: str = "vision") -> Geometry:
         """The whole picture as one patch: where a server's processor puts pixels is not known.
 
@@ -161,7 +166,8 @@ class RemoteModel(Model):
         Raises:
             UnsupportedError: for `read`, attention edits or prompt tokens.
             InvalidInputError: for an option that cannot be used.
-            RemoteError: if a question got no answer; `done` has the answers that came, `failed` the reasons.
+            RemoteError: if a question got no answer; `done` has the answers that came, `failed` the reasons. The other
+                questions are asked all the same, unless they would fare no better: then it is `stopped`.
         """
         chats = list(chats)
         check_number("max_new_tokens", max_new_tokens, 1, whole=True)
@@ -189,6 +195,11 @@ class RemoteModel(Model):
 
         return ask_all(len(chats), ask, self.concurrency, stream)
 
+    def require(self, acts_on: frozenset[str], strategy: str) -> None:
+        """Raises UnsupportedError if a strategy changes more than pixels and text; names those that do not."""
+        if missing := acts_on - self.supports:
+            self._refuse(f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which it does not offer")
+
     def _check_prompts(self, prompts: Sequence[VisualPrompt]) -> None:
         for prompt in prompts:
             if prompt.attention:
@@ -201,10 +212,13 @@ class RemoteModel(Model):
     def _refuse(self, what: str) -> NoReturn:
         from visprompt.registry import list_strategies
 
-        works = [info.name for info in list_strategies() if set(info.acts_on) <= self.supports]
+        fitting = [info for info in list_strategies() if set(info.acts_on) <= self.supports]
+        works = [info.name for info in fitting if "map" not in info.needs]
+        # strategies that look before they change pixels need somebody who can be looked into
+        works += [f"{info.name} (with auxiliary=…, a local model)" for info in fitting if "map" in info.needs]
         raise UnsupportedError(
-            f"{self.name} is a remote model: {what}. It answers questions (Runner.generate), with the strategies "
-            f"{', '.join(works)}."
+            f"{self.name} is a remote model: {what}. It answers questions (Runner.generate); strategies that work on "
+            f"it: {', '.join(works)}."
         )
 
     @property
@@ -241,6 +255,10 @@ class RemoteModel(Model):
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """As `module`."""
         self._refuse("it gives no scores")
+
+    def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
+        """As `module`."""
+        self._refuse("it does not tell how likely an answer is")
 
     def encode(self, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:  # type: ignore[override]
         """As `module`."""

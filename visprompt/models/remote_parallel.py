@@ -141,7 +141,8 @@ def _collected(
     if broken is not None:
         raise broken
     if failed:
-        raise RemoteError(_summary(count, done, failed), dict(sorted(done.items())), dict(sorted(failed.items())))
+        done, failed = dict(sorted(done.items())), dict(sorted(failed.items()))
+        raise RemoteError(_summary(count, done, failed), done, failed, stopped=enough.is_set())
     return [done[number] for number in range(count)]
 
 
