@@ -1,8 +1,11 @@
-"""The authors' own numbers on a thin ViT-B/16: FALIP's masks, embeddings and attention, in both libraries."""
+"""The authors' own numbers on thin ViTs, in both libraries: FALIP's masks, embeddings and attention; API's maps,
+masks and overlays.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +13,54 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
+from visprompt.strategies._heatmap import RawMap, View, assembled, mask_of, over_picture, overlay
 
 import visprompt as vp
+from visprompt.models.attribution import Attribution, decomposed
 
-FILE = Path(__file__).parents[1] / "vectors" / "falip_vit_b16_thin.npz"
-VISION = {"layers": 12, "width": 128, "patch": 16, "size": 224}
+FOLDER = Path(__file__).parents[1] / "vectors"
+
+
+@dataclass(frozen=True)
+class Thin:
+    """Sizes of a thin ViT with patches of 16 pixels."""
+
+    layers: int
+    width: int
+    heads: int
+    size: int
+
+
+FALIP, API = Thin(12, 128, 2, 224), Thin(6, 96, 4, 112)
+
+
+def vectors(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / name, allow_pickle=False) as content:
+        return {key: content[key] for key in content.files}
 
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, np.ndarray]:
-    with np.load(FILE, allow_pickle=False) as content:
-        return {name: content[name] for name in content.files}
+    return vectors("falip_vit_b16_thin.npz")
 
 
-def open_clip_model(reference: dict[str, np.ndarray]) -> torch.nn.Module:
+@pytest.fixture(scope="module")
+def api_reference() -> dict[str, np.ndarray]:
+    return vectors("api_clip_thin.npz")
+
+
+def open_clip_model(reference: dict[str, np.ndarray], thin: Thin) -> torch.nn.Module:
     import open_clip
 
     module = open_clip.CLIP(
         embed_dim=64,
-        vision_cfg={"image_size": 224, "layers": 12, "width": 128, "head_width": 64, "patch_size": 16},
+        vision_cfg={
+            "image_size": thin.size,
+            "layers": thin.layers,
+            "width": thin.width,
+            "head_width": thin.width // thin.heads,
+            "patch_size": 16,
+        },
         text_cfg={"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
         quick_gelu=True,
     )
@@ -37,15 +69,15 @@ def open_clip_model(reference: dict[str, np.ndarray]) -> torch.nn.Module:
     return module.eval()
 
 
-def transformers_model(reference: dict[str, np.ndarray]) -> torch.nn.Module:
+def transformers_model(reference: dict[str, np.ndarray], thin: Thin) -> torch.nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=12,
-        num_attention_heads=2,
-        image_size=224,
+        hidden_size=thin.width,
+        intermediate_size=4 * thin.width,
+        num_hidden_layers=thin.layers,
+        num_attention_heads=thin.heads,
+        image_size=thin.size,
         patch_size=16,
         projection_dim=64,
         hidden_act="quick_gelu",
@@ -87,16 +119,24 @@ def transformers_model(reference: dict[str, np.ndarray]) -> torch.nn.Module:
 MODELS = {"open_clip": open_clip_model, "transformers": transformers_model}
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest, reference: dict[str, np.ndarray]) -> vp.Model:
-    transform = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor()])
-    module = MODELS[request.param](reference)
-    if request.param == "transformers":
+def squashing(library: str, reference: dict[str, np.ndarray], thin: Thin) -> vp.Model:
+    module = MODELS[library](reference, thin)
+    if library == "transformers":
         from transformers import CLIPImageProcessor
 
-        squash = {"height": 224, "width": 224}
+        squash = {"height": thin.size, "width": thin.size}
         return vp.wrap(module, CLIPImageProcessor(size=squash, do_center_crop=False))
-    return vp.wrap(module, transform)
+    return vp.wrap(module, transforms.Compose([transforms.Resize((thin.size, thin.size)), transforms.ToTensor()]))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, reference: dict[str, np.ndarray]) -> vp.Model:
+    return squashing(request.param, reference, FALIP)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def api_model(request: pytest.FixtureRequest, api_reference: dict[str, np.ndarray]) -> vp.Model:
+    return squashing(request.param, api_reference, API)
 
 
 def prompts(reference: dict[str, np.ndarray], model: vp.Model) -> list[vp.VisualPrompt]:
@@ -130,3 +170,38 @@ def test_unprompted(reference: dict[str, np.ndarray], model: vp.Model) -> None:
     with torch.no_grad():
         result = model.embed_pixels(pixels, [vp.VisualPrompt(Image.new("RGB", (224, 224)))])
     np.testing.assert_allclose(result.embeddings[0].numpy(), reference["embedding_unprompted"], atol=1e-4)
+
+
+# -- API --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attributed(api_reference: dict[str, np.ndarray], api_model: vp.Model) -> list[Attribution]:
+    """The maps of the three reference pictures, one text each."""
+    geometries = [api_model.geometry((API.size, API.size))] * 3
+    with torch.no_grad():
+        inputs = {"pixel_values": torch.from_numpy(api_reference["pixels"]).float()}
+        run = decomposed(api_model, inputs, geometries, None)
+        np.testing.assert_allclose(run.embeddings.numpy(), api_reference["image_embedding"], atol=1e-4)
+        return run.for_texts(torch.from_numpy(api_reference["text_embedding"]), torch.arange(3))
+
+
+def test_api_maps(api_reference: dict[str, np.ndarray], attributed: list[Attribution]) -> None:
+    for found, psi, alone in zip(
+        attributed, api_reference["psi_cls"], api_reference["psi_comp_similarity"], strict=True
+    ):
+        np.testing.assert_allclose(found.contribution.reshape(7, 7), psi, atol=1e-6)
+        np.testing.assert_allclose(found.similarity.reshape(7, 7), alone, atol=1e-5)
+
+
+def test_api_masks_and_overlays(api_reference: dict[str, np.ndarray], attributed: list[Attribution]) -> None:
+    options = vp.Prompter.from_name("api", preset="paper").options
+    picture = Image.fromarray(api_reference["image"])
+    for found, mask, painted in zip(attributed, api_reference["merged_mask"], api_reference["overlay"], strict=True):
+        part = RawMap(found.contribution, found.similarity, found.geometry)
+        raw = assembled([part], [View(picture, "model")], picture.size, options.align)
+        values = mask_of(raw, options.maps, options.enhance, options.kernel_size)
+        np.testing.assert_allclose(values.reshape(7, 7), mask, atol=1e-4)
+        over = over_picture(values, raw.geometry, options.interpolation, 1.0)
+        ours = np.asarray(overlay(picture, over, options.grey, options.floor)).astype(int)
+        assert np.abs(ours - painted).max() <= 1
