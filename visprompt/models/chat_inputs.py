@@ -116,7 +116,8 @@ def chat_text(model: LVLM, chat: Chat) -> str:
 def image_token(model: LVLM, video: bool = False) -> int:
     """Id of the token that stands for a part of a picture, or of a video."""
     config, kind = model.config, "video" if video else "image"
-    for name in (f"{kind}_token_id", f"{kind}_token_index"):
+    # Some families write the frames of a video with the token of pictures.
+    for name in (f"{kind}_token_id", f"{kind}_token_index", "image_token_id"):
         if getattr(config, name, None) is not None:
             return int(getattr(config, name))
     raise UnsupportedError(f"{model.name}: its config names no {kind} token.")

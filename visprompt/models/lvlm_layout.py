@@ -7,9 +7,10 @@ against the tokens that the processor makes: a different count is an error, neve
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,4 +102,23 @@ def llava(model: LVLM, image_wh: Size, pictures: int) -> Layout:
     return one_tile(geometry, before=model.vision_prefix if keeps_cls else 0, vision=geometry)
 
 
-FAMILIES: dict[str, LvlmFamily] = {"llava": LvlmFamily(llava)}
+def _later(path: str) -> Callable[..., Any]:
+    """A function of a module that needs this one, imported at its first call."""
+    module, function = path.split(".")
+    return lambda *args: getattr(importlib.import_module(f"visprompt.models.{module}"), function)(*args)
+
+
+FAMILIES: dict[str, LvlmFamily] = {
+    "llava": LvlmFamily(llava),
+    "llava_next": LvlmFamily(_later("lvlm_layout_tiles.llava_next")),
+    "llava_onevision": LvlmFamily(
+        _later("lvlm_layout_tiles.llava_onevision"), video_layout=_later("lvlm_layout_tiles.llava_onevision_video")
+    ),
+    "idefics3": LvlmFamily(_later("lvlm_layout_shuffled.idefics3")),
+    "smolvlm": LvlmFamily(
+        _later("lvlm_layout_shuffled.idefics3"), video_layout=_later("lvlm_layout_shuffled.smolvlm_video")
+    ),
+    "internvl": LvlmFamily(
+        _later("lvlm_layout_shuffled.internvl"), video_layout=_later("lvlm_layout_shuffled.internvl_video")
+    ),
+}
