@@ -26,9 +26,9 @@ _PACKAGE = "visprompt.benchmarks"
 _NOT_SUITES = ("published",)
 #: task keys become parts of file names
 _TASK_KEY = re.compile(r"[A-Za-z0-9_.+-]+")
-_TEXTS = ("title", "note", "published", "template", "subtract", "task")
+_TEXTS = ("title", "note", "published", "template", "subtract", "task", "difficulty")
 _NUMBERS = ("weight",)
-_COUNTS = ("n", "num_negatives")
+_COUNTS = ("n", "num_negatives", "max_new_tokens")
 _WHOLE = ("seed",)
 
 
@@ -252,6 +252,8 @@ def _data(values: dict[str, Any], where: str) -> dict[str, Any]:
     _types(values, where)
     for key in ("kind", "split", "file", "detections", "images", "refs", "instances"):
         _text(values, key, where)
+    if "kinds" in values:
+        _texts(values["kinds"], f"kinds in {where}")
     size = values.get("size_wh", (64, 64))
     if not isinstance(size, list | tuple) or len(size) != 2:
         raise InvalidInputError(f"{where}: size_wh is [width, height] in pixels; got {size!r}.")

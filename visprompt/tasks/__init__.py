@@ -9,8 +9,9 @@ from visprompt.tasks.base import Outcome, Task, evaluate
 from visprompt.tasks.naming import Naming
 from visprompt.tasks.pointing import Pointing
 from visprompt.tasks.referring import Referring
+from visprompt.tasks.vqa import Vqa
 
-__all__ = ["TASKS", "Naming", "Outcome", "Pointing", "Referring", "Task", "evaluate"]
+__all__ = ["TASKS", "Naming", "Outcome", "Pointing", "Referring", "Task", "Vqa", "evaluate"]
 
 #: the tasks by the name that suites use
-TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming}
+TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming, "vqa": Vqa}

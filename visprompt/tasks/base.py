@@ -1,6 +1,7 @@
-"""The loop all evaluations share: chunks of pictures in, rows out; it resumes, and a bad picture costs itself only.
+"""What a task is, and the loop all evaluations share: chunks of pictures in, rows out.
 
-What is asked and what counts as right is a `Task`'s business; how the region is pointed out is a `Pointing`'s.
+What is asked and what counts as right is a `Task`'s business; how the region is pointed out is a `Pointing`'s. A run
+resumes, and a bad picture costs itself only.
 """
 
 from __future__ import annotations
@@ -8,19 +9,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from visprompt.data.referring import Boxes, ReferringPicture
 from visprompt.errors import InvalidInputError, RegionNotVisibleError
 from visprompt.results import RowLog, digest, source_digest
 from visprompt.statistics import Interval, accuracy_interval
-from visprompt.tasks.code import library_versions, strategy_code
-from visprompt.tasks.pointing import NotFiniteError, Pointer, Pointing, RunnerFactory, Scores, default_runner
+from visprompt.tasks.code import auxiliary_weights, library_versions, strategy_code
+from visprompt.tasks.pointing import NotFiniteError, Pointing, RunnerFactory, Scores, default_runner
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model
@@ -30,16 +30,35 @@ Row = dict[str, Any]
 _ITEM_ERRORS = (InvalidInputError, OSError)
 
 
+class Asker(Protocol):
+    """A task, a model and a way of pointing, joined: gives rows."""
+
+    def ask(self, pictures: Sequence[Any]) -> list[Row]:
+        """The rows of some pictures.
+
+        Raises:
+            RegionNotVisibleError: if something cannot be pointed at; `ask_apart` then says what of one picture.
+            InvalidInputError: if a picture cannot be read.
+        """
+
+    def ask_apart(self, picture: Any) -> tuple[list[Row], list[str]]:
+        """As `ask`, for one picture in which not all can be pointed at; and why, for items of which nothing can."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """What is asked about pictures. Sub-classes are frozen dataclasses whose fields are the task's settings."""
+    """What is asked about pictures. Sub-classes are frozen dataclasses whose fields are the task's settings.
+
+    The data are pictures of one type each: `ReferringPicture` for tasks that score regions, `Question` for those that
+    ask a model in words. All have `id`, `image_name`, and `image` or `images`.
+    """
 
     name: ClassVar[str] = ""
     metric: ClassVar[str] = "accuracy"
-    #: True if the score of the picture without a prompt is needed as well
-    needs_plain: ClassVar[bool] = False
+    #: True if it asks in words, so that the model must write; False if it scores texts, so that it must embed
+    writes: ClassVar[bool] = False
 
-    def prepare(self, pictures: Sequence[ReferringPicture]) -> Task:
+    def prepare(self, pictures: Sequence[Any]) -> Task:
         """A copy that knows what it needs of the whole data set (label set, negatives)."""
         return self
 
@@ -47,30 +66,23 @@ class Task:
         """The settings as they go into every row."""
         return {"task": self.name, **dataclasses.asdict(self)}
 
-    def questions(self, picture: ReferringPicture) -> list[str]:
+    def refusal(self, model: Any) -> str | None:
+        """Why a model cannot do this task at all; None if it can."""
+        if self.writes and not getattr(model, "generates", False):
+            return f"{getattr(model, 'name', model)} writes no text, and {self.name} asks in words."
+        return None
+
+    def questions(self, picture: Any) -> list[str]:
         """The ids of the items that a picture holds."""
         raise TypeError(f"{type(self).__name__} does not define questions().")
 
-    def regions(self, picture: ReferringPicture) -> Boxes:
-        """`[k, 4]` boxes to be pointed at."""
-        raise TypeError(f"{type(self).__name__} does not define regions().")
-
-    def texts(self, picture: ReferringPicture) -> list[str]:
-        """The texts that the regions are scored against."""
-        raise TypeError(f"{type(self).__name__} does not define texts().")
-
-    def rows(
-        self, picture: ReferringPicture, scores: Scores, plain: Scores | None, pointing: Pointing
-    ) -> Iterable[Row]:
-        """One row per item, from `[k, len(texts(picture))]` scores; `plain` are those of the unprompted picture.
-
-        A region that cannot be pointed at has −inf everywhere.
-        """
-        raise TypeError(f"{type(self).__name__} does not define rows().")
-
-    def chance(self, picture: ReferringPicture) -> list[float]:
+    def chance(self, picture: Any) -> list[float]:
         """For every item the probability that a random answer is right."""
         raise TypeError(f"{type(self).__name__} does not define chance().")
+
+    def asker(self, model: Any, pointing: Pointing, make_runner: RunnerFactory) -> Asker:
+        """What asks a model, pointing in one way."""
+        raise TypeError(f"{type(self).__name__} does not define asker().")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,24 +127,25 @@ class Outcome:
 def run_hash(task: Task, identity: Any, pointing: Pointing, data: Any) -> str:
     """The hash that ties a row to model, strategy, task, data and code, plug-ins and libraries included."""
     identity = None if pointing.strategy == "random" else identity
-    return digest(
-        {
-            "task": task.settings(),
-            "model": identity,
-            "pointing": pointing.describe(),
-            "data": data,
-            "code": source_digest(),
-            "strategies": strategy_code(pointing.members()),
-            "libraries": library_versions(),
-        }
-    )
+    members = pointing.members()
+    parts = {
+        "task": task.settings(),
+        "model": identity,
+        "pointing": pointing.describe(),
+        "data": data,
+        "code": source_digest(),
+        "strategies": strategy_code(members),
+        "libraries": library_versions(),
+    }
+    weights = auxiliary_weights(members)
+    return digest({**parts, "auxiliary": weights} if weights else parts)
 
 
 def evaluate(
     task: Task,
     model: Model | Any,
     pointing: Pointing,
-    pictures: Sequence[ReferringPicture],
+    pictures: Sequence[Any],
     *,
     data: Any = None,
     identity: Any = None,
@@ -148,7 +161,7 @@ def evaluate(
         task: what is asked.
         model: as `load_model` gives it.
         pointing: how the region is pointed out.
-        pictures: the data.
+        pictures: the data, of the type that the task takes.
         data: identity of the data (hash, split, …), part of the run's hash.
         identity: what `model.describe()` says, for those who have it already (it hashes all weights).
         log: where rows are kept; rows of the same run are not made again. None: nothing is written.
@@ -179,11 +192,10 @@ def evaluate(
     made: dict[str, Row] = {}
     started = time.perf_counter()
     if todo:
-        pointer = Pointer(model, pointing, make_runner)
-        plain = Pointer(model, Pointing("none", fit=pointing.fit), make_runner) if task.needs_plain else None
+        asker = task.asker(model, pointing, make_runner)
         for start in range(0, len(todo), chunk):
             part = todo[start : start + chunk]
-            rows, blame = _chunk(task, pointer, plain, part)
+            rows, blame = _chunk(task, asker, part)
             # If the first chunk fails as a whole, the folder or the options are wrong, not a picture.
             if blame and len(blame) == len(rows) and not kept and not made:
                 raise InvalidInputError(f"none of the first {len(rows)} items could be asked: {blame[0]}")
@@ -205,7 +217,7 @@ def evaluate(
     )
 
 
-def _numbered(task: Task, pictures: Sequence[ReferringPicture]) -> dict[str, int]:
+def _numbered(task: Task, pictures: Sequence[Any]) -> dict[str, int]:
     """For every item the number of its picture."""
     items = [(item, number) for number, picture in enumerate(pictures) for item in task.questions(picture)]
     twice = [item for item, count in Counter(item for item, _ in items).items() if count > 1]
@@ -217,27 +229,28 @@ def _numbered(task: Task, pictures: Sequence[ReferringPicture]) -> dict[str, int
     return dict(items)
 
 
-def _stamp(picture: ReferringPicture) -> list[Any] | None:
-    """Name, bytes and time of a picture's file; None for a picture that has no file, or whose file is gone."""
-    if not isinstance(picture.image, Path):
-        return None
-    try:
-        stat = picture.image.stat()
-    except OSError:
-        return None
-    return [picture.image.name, stat.st_size, stat.st_mtime_ns]
+def _stamp(picture: Any) -> list[Any] | None:
+    """Name, bytes and time of a picture's file (of several, in order); None without files, or if one is gone."""
+    found: list[Any] = []
+    for image in getattr(picture, "images", None) or (picture.image,):
+        if not isinstance(image, Path):
+            continue
+        try:
+            stat = image.stat()
+        except OSError:
+            return None
+        found += [image.name, stat.st_size, stat.st_mtime_ns]
+    return found or None
 
 
 def _file(stamp: list[Any] | None) -> Row:
     return {} if stamp is None else {"file": stamp}
 
 
-def _chunk(
-    task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture]
-) -> tuple[list[Row], list[str]]:
+def _chunk(task: Task, asker: Asker, pictures: list[Any]) -> tuple[list[Row], list[str]]:
     """The rows, and for every item that no place in its picture could be pointed at for why that is so."""
     try:
-        return _ask(task, pointer, plain, pictures), []
+        return asker.ask(pictures), []
     except _ITEM_ERRORS:
         pass
     # One of them is bad; asked one by one, the others still get their answer.
@@ -246,12 +259,11 @@ def _chunk(
     for picture in pictures:
         try:
             try:
-                rows += _ask(task, pointer, plain, [picture])
+                rows += asker.ask([picture])
             except RegionNotVisibleError:
-                new = _ask(task, pointer, plain, [picture], apart=True)
+                new, why = asker.ask_apart(picture)
                 rows += new
-                places = len(task.regions(picture))
-                blame += [row["unpointable_why"] for row in new if len(row.get("unpointable", ())) == places]
+                blame += why
         except _ITEM_ERRORS as error:
             failure = {"image": picture.image_name, "error": str(error)}
             new = [{"id": item, **failure} for item in task.questions(picture)]
@@ -259,30 +271,6 @@ def _chunk(
             # That numbers overflow is a result of the row, not a mistake of who asked.
             blame += [] if isinstance(error, NotFiniteError) else [row["error"] for row in new]
     return rows, blame
-
-
-def _ask(
-    task: Task, pointer: Pointer, plain: Pointer | None, pictures: list[ReferringPicture], apart: bool = False
-) -> list[Row]:
-    """The rows of some pictures; with `apart`, of one, whose regions that cannot be pointed at are never chosen."""
-    texts = list(dict.fromkeys(text for picture in pictures for text in task.texts(picture)))
-    column = {text: number for number, text in enumerate(texts)}
-    boxes = [task.regions(picture) for picture in pictures]
-    note: Row = {}
-    if apart:
-        one, why = pointer.score_apart(pictures[0], boxes[0], texts)
-        lost = np.flatnonzero(np.isneginf(one).all(axis=1)).tolist()
-        scores = [one]
-        note = {"unpointable": lost, "unpointable_why": why} if lost else {}
-    else:
-        scores = pointer.score(pictures, boxes, texts)
-    base = plain.score(pictures, boxes, texts) if plain else [None] * len(pictures)
-    rows: list[Row] = []
-    for picture, one, unprompted in zip(pictures, scores, base, strict=True):
-        own = [column[text] for text in task.texts(picture)]
-        made = task.rows(picture, one[:, own], None if unprompted is None else unprompted[:, own], pointer.pointing)
-        rows += [{**row, **note} for row in made]
-    return rows
 
 
 def softmax(values: Scores) -> Scores:

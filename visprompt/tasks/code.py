@@ -45,9 +45,39 @@ def strategy_code(members: Iterable[Prompter | None]) -> list[dict[str, Any]]:
     ]
 
 
+def auxiliary_weights(members: Iterable[Prompter | None]) -> dict[str, str]:
+    """Hashes of the weights of bundled models that strategies look through (`api`'s auxiliary), by name.
+
+    Other models are known by their name only: hashing them would mean to load them.
+    """
+    found = {}
+    for name in {name for member in members if member is not None for name in _auxiliaries(member)}:
+        found[name] = ""
+        if name.startswith("bundled:"):
+            from visprompt import bundled
+
+            if name.partition(":")[2] in bundled.names():
+                folder = bundled.path(name)
+                found[name] = file_digest(*sorted(file for file in folder.iterdir() if file.is_file()))
+    return found
+
+
+def _auxiliaries(member: Prompter) -> Iterator[str]:
+    auxiliary = getattr(member.options, "auxiliary", None)
+    if auxiliary is not None:
+        yield auxiliary if isinstance(auxiliary, str) else str(getattr(auxiliary, "name", auxiliary))
+    for part in _inside(member):
+        yield from _auxiliaries(part)
+
+
+def _inside(member: Prompter) -> tuple[Prompter, ...]:
+    inner = getattr(member, "inner", None)
+    return (*getattr(member, "parts", ()), *getattr(member, "members", ()), *(() if inner is None else (inner,)))
+
+
 def _kinds(member: Prompter) -> Iterator[type]:
     yield type(member)
-    for part in (*getattr(member, "parts", ()), *getattr(member, "members", ())):
+    for part in _inside(member):
         yield from _kinds(part)
 
 

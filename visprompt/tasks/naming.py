@@ -15,15 +15,16 @@ import numpy as np
 
 from visprompt.data.referring import Boxes, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.tasks.base import Row, Task, pick, rounded, softmax
+from visprompt.tasks.base import Row, pick, rounded, softmax
 from visprompt.tasks.pointing import Pointing, Scores
+from visprompt.tasks.scoring import ScoringTask
 
 Subtract = Literal["none", "unprompted"]
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Naming(Task):
+class Naming(ScoringTask):
     """Names the object that the first expression of a picture is about.
 
     With `subtract="unprompted"`, a name's score becomes `s(prompted, name) − w · s(plain picture, name)`: what counts

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.data.referring import Boxes, ReferringPicture, iou
-from visprompt.errors import InvalidInputError, RegionNotVisibleError, unknown_name
+from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError, unknown_name
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Scores = NDArray[np.float64]
 Aggregate = Literal["sum", "max"]
-RegionChoice = Literal["own", "random", "other"]
+RegionChoice = Literal["own", "mask", "all", "random", "other", "everywhere"]
+_CONTROLS = ("random", "other", "everywhere")
 
 
 class NotFiniteError(InvalidInputError):
@@ -59,8 +60,10 @@ class Pointing:
         preset: named settings of the strategy.
         label: the row's name; by default the strategy with what differs from its defaults.
         aggregate: how the scores of an ensemble's members are joined.
-        region: `"own"`: the region that is meant. The controls: `"random"`: a box of the same size somewhere else in
-            the picture; `"other"`: another candidate's box.
+        region: `"own"`: the region that is meant; `"mask"`: its outline, where the data have one (questions only);
+            `"all"`: every object, without a hint which is meant (questions only). The controls: `"random"`: a box of
+            the same size somewhere else in the picture; `"other"`: another object's box; `"everywhere"`: no place, but
+            the whole picture as much darker or brighter as the strategy makes it on average.
         seed: of the random places and choices.
         fit: how pictures are brought into the model, unless the strategy says otherwise. `"model"` keeps the model's
             own centre crop, so candidates at the edge of a photograph can be cropped away; they are then never chosen.
@@ -94,7 +97,7 @@ class Pointing:
     @property
     def is_control(self) -> bool:
         """True for rows that no method should lose to."""
-        return self.is_plain or self.region != "own"
+        return self.is_plain or self.region in _CONTROLS
 
     def members(self) -> list[Prompter | None]:
         """The prompters whose scores are joined: one, or an ensemble's; `[None]` is the plain model."""
@@ -105,8 +108,12 @@ class Pointing:
         from visprompt.prompter import Prompter
 
         made = Prompter.from_name(self.strategy, preset=self.preset, **self.options)
-        members = getattr(made, "members", None)
-        return list(members) if members is not None else [made]
+        members = list(getattr(made, "members", None) or [made])
+        if self.region == "everywhere":
+            from visprompt.tasks.everywhere import Everywhere
+
+            return [Everywhere(member) for member in members]
+        return members
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the row's figures, defaults filled in; ready for JSON."""
@@ -114,7 +121,7 @@ class Pointing:
         described: dict[str, Any] = {"strategy": self.strategy, "preset": self.preset, "members": members}
         if len(members) > 1:
             described["aggregate"] = self.aggregate
-        if self.region != "own" or self.strategy in ("none", "random"):
+        if self.region in ("random", "other") or self.strategy in ("none", "random"):
             described["seed"] = self.seed
         described["region"], described["fit"] = self.region, self.fit
         return described
@@ -130,8 +137,11 @@ class Pointing:
         if self.aggregate != "sum":
             parts.append(self.aggregate)
         if self.region != "own":
-            parts.append(f"@ {self.region} region")
+            parts.append("evenly" if self.region == "everywhere" else f"@ {_PLACES.get(self.region, self.region)}")
         return " ".join(parts)
+
+
+_PLACES = {"random": "random region", "other": "other region", "all": "all objects"}
 
 
 class Pointer:
@@ -208,6 +218,10 @@ class Pointer:
 
         if boxes is None:
             return Request(_source(picture), id=picture.id)
+        if self.pointing.region in ("mask", "all"):
+            raise UnsupportedError(
+                f"region: {self.pointing.region} is for questions; here every candidate is pointed at with its own box."
+            )
         request = Request(_source(picture), id=picture.id)
         if self.pointing.region == "random":
             boxes = elsewhere(boxes, request.picture.size, self.pointing.rng(picture.id))

@@ -16,15 +16,16 @@ import numpy as np
 
 from visprompt.data.referring import Boxes, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.tasks.base import Row, Task, pick, rounded, softmax
+from visprompt.tasks.base import Row, pick, rounded, softmax
 from visprompt.tasks.pointing import Pointing, Scores
+from visprompt.tasks.scoring import ScoringTask
 
 IOU_THRESHOLD = 0.5
 Subtract = Literal["none", "negatives"]
 
 
 @dataclass(frozen=True)
-class Referring(Task):
+class Referring(ScoringTask):
     """Picks one of the candidate boxes for every expression.
 
     With `subtract="negatives"`, a region's score becomes `s(region, text) − w · mean of s(region, t)` over a fixed

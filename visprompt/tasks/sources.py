@@ -1,6 +1,7 @@
 """Data by description: what a suite's `data:` section means.
 
-`{source: scenes, kind: hard, split: test, n: 1000}`, `{source: reclip, file: …}` or `{source: refer, refs: …}`.
+`{source: scenes, kind: hard, split: test, n: 1000}`, `{source: reclip, file: …}` or `{source: refer, refs: …}`; for
+tasks that ask in words `{source: scenes-vqa, difficulty: hard, …}`, `{source: mmmu, …}`, `{source: vlmevalkit, …}`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from visprompt.data.refer import read_refer
 from visprompt.data.referring import Expression, ReferringPicture
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.results import digest, file_digest
+from visprompt.tasks.asked import content_hash, scene_vqa
 
 _HASHED_SCENES = 8
+_HASHED_QUESTIONS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +32,13 @@ class Data:
     """Pictures, and what they are.
 
     Attributes:
-        pictures: in a fixed order; a limit takes the first.
+        pictures: `ReferringPicture`s or `Question`s in a fixed order; a limit takes the first.
         identity: source, settings and hash; goes into every result row.
         boxes: "gold" or "detector".
         problems: sentences for people about what was left out or is missing.
     """
 
-    pictures: list[ReferringPicture]
+    pictures: list[Any]
     identity: dict[str, Any]
     boxes: str
     problems: tuple[str, ...] = ()
@@ -128,11 +131,47 @@ def _refer(spec: Mapping[str, Any], images: str | Path | None, annotations: str 
     return Data(found, identity, "detector" if detector else "gold", tuple(problems))
 
 
+def _scenes_vqa(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
+    settings: dict[str, Any] = {
+        "difficulty": str(spec.get("difficulty", "easy")),
+        "split": str(spec.get("split", "test")),
+        "seed": int(spec.get("seed", 0)),
+        "kinds": tuple(spec["kinds"]) if spec.get("kinds") else None,
+    }
+    found = list(scene_vqa(int(spec.get("n", 1000)), **settings))
+    # As for scenes, their number is left out of the identity.
+    described = {**settings, "kinds": list(settings["kinds"]) if settings["kinds"] else "all"}
+    total = content_hash(scene_vqa(_HASHED_QUESTIONS, **settings))
+    return Data(found, {"source": "scenes-vqa", **described, "hash": total}, "gold")
+
+
+def _asked(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
+    """Questions of a benchmark's files; those whose answer is not known, or only a judge can tell, are left out."""
+    from visprompt.data.mmmu import read_mmmu
+    from visprompt.data.vlmevalkit import read_tsv
+
+    path = _path(spec, "file", annotations)
+    given = images if images is not None else spec.get("images")
+    read = read_mmmu if spec["source"] == "mmmu" else read_tsv
+    every = read(path, given)
+    found = [one for one in every if one.answer is not None]
+    if not found:
+        raise InvalidInputError(f"{path}: not one of the {len(every)} questions has an answer to compare with.")
+    left_out = len(every) - len(found)
+    problems = (f"{path}: {left_out} of {len(every)} questions have no answer to compare with.",) if left_out else ()
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    folder = Path(given) if given is not None else path.parent
+    return Data(found, _identity(spec, folder, *files), "no", problems)
+
+
 _Loader = Callable[[Mapping[str, Any], "str | Path | None", "str | Path | None"], Data]
 _SOURCES: dict[Any, tuple[tuple[str, ...], _Loader]] = {
     "scenes": (("kind", "split", "n", "seed", "size_wh"), _scenes),
     "reclip": (("file", "detections", "images"), _reclip),
     "refer": (("refs", "instances", "split", "detections", "images"), _refer),
+    "scenes-vqa": (("difficulty", "kinds", "split", "n", "seed"), _scenes_vqa),
+    "mmmu": (("file", "images"), _asked),
+    "vlmevalkit": (("file", "images"), _asked),
 }
 #: the keys of every source, for those who check a suite before anything is loaded
 SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SOURCES.items()}
@@ -140,6 +179,7 @@ SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SO
 SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
     "scenes": {"kind": "hard", "split": "test", "size_wh": [64, 64]},
     "refer": {"split": "val"},
+    "scenes-vqa": {"difficulty": "easy", "split": "test"},
 }
 
 
