@@ -105,7 +105,11 @@ def llava(model: LVLM, image_wh: Size, pictures: int) -> Layout:
 def _later(path: str) -> Callable[..., Any]:
     """A function of a module that needs this one, imported at its first call."""
     module, function = path.split(".")
-    return lambda *args: getattr(importlib.import_module(f"visprompt.models.{module}"), function)(*args)
+
+    def call(*args: Any) -> Any:
+        return getattr(importlib.import_module(f"visprompt.models.{module}"), function)(*args)
+
+    return call
 
 
 FAMILIES: dict[str, LvlmFamily] = {
