@@ -13,8 +13,10 @@ Size = tuple[int, int]
 
 def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Size | None]:
     """(sites or None where they are not offered, tokens in front of the patches, patch height and width)."""
-    from visprompt.models.transformers import FAMILIES, tower_of, vision_module
+    from visprompt.models.transformers import FAMILIES, Family, tower_of, vision_module
 
+    # towers that exist only inside an LVLM
+    inside = {"idefics3": Family("mean", prefix=0), "smolvlm": Family("mean", prefix=0), "internvl": Family("cls")}
     inner = getattr(module, "model", module)
     found = next((getattr(inner, n) for n in ("vision_tower", "vision_model", "visual") if hasattr(inner, n)), None)
     if found is None:
@@ -24,7 +26,7 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
     size = getattr(config, "patch_size", None)
     patch = None if size is None else (int(size), int(size)) if not isinstance(size, list | tuple) else tuple(size)
     kind = str(config.model_type).removesuffix("_vision_model").removesuffix("_vision")
-    known = FAMILIES.get(kind)
+    known = {**FAMILIES, **inside}.get(kind)
     prefix = 0 if known is None else known.prefix
     if known is None or not family.tower:
         return None, prefix, patch  # type: ignore[return-value]
