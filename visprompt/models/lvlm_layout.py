@@ -125,4 +125,18 @@ FAMILIES: dict[str, LvlmFamily] = {
     "internvl": LvlmFamily(
         _later("lvlm_layout_shuffled.internvl"), video_layout=_later("lvlm_layout_shuffled.internvl_video")
     ),
+    # Qwen's vision tower packs the patches of all pictures into one sequence, some of it cut into windows.
+    **dict.fromkeys(
+        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
+        LvlmFamily(
+            _later("lvlm_layout_dynamic.qwen_vl"),
+            video_layout=_later("lvlm_layout_dynamic.qwen_video"),
+            frames_per_group=2,
+            tower=False,
+        ),
+    ),
+    "paligemma": LvlmFamily(
+        _later("lvlm_layout_dynamic.paligemma"), prompt=_later("lvlm_layout_dynamic.paligemma_prompt")
+    ),
+    "gemma3": LvlmFamily(_later("lvlm_layout_dynamic.gemma3")),
 }
