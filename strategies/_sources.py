@@ -10,22 +10,19 @@ import numpy as np
 from visprompt.strategies._heatmap import RawMap, View, assembled, views
 
 from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.models.attribution import Question, attribute, can_attribute
+from visprompt.models.attribution import Question, attribute
 from visprompt.models.chat import Chat
-from visprompt.models.reflection import MIDDLE, can_reflect, reflect
+from visprompt.models.reflection import MIDDLE, can_look, can_reflect, reflect
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
     from visprompt.models.reflection import Reflection
 
+__all__ = ["can_look", "raw_maps", "refuse"]
+
 #: what a map is compared with for `relative`
 GENERIC_CAPTION = "a photo"
 GENERIC_QUESTION = "Write a general description of the image."
-
-
-def can_look(model: Any) -> bool:
-    """True for a model that can say where it looks for a query."""
-    return can_attribute(model) or can_reflect(model)
 
 
 def raw_maps(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
@@ -41,14 +38,13 @@ def raw_maps(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[
 
 def refuse(model: Any, strategy: str) -> UnsupportedError:
     """The error for a model that cannot say where it looks; names what to do and what works without."""
-    from visprompt.registry import list_strategies
+    from visprompt.registry import strategies_on
 
     lacks = "its attention is out of reach" if model.generates else "it has no text tower to be asked with"
-    fitting = [i for i in list_strategies() if set(i.acts_on) <= model.supports | {"text"} and "map" not in i.needs]
     return UnsupportedError(
         f"strategy {strategy!r} asks a model where it looks for the query, and {model.name} cannot say: {lacks}. Name "
         f'another to look: vp.Prompter.from_name({strategy!r}, auxiliary="openai/clip-vit-base-patch16"), or a model '
-        f"from vp.load_model. Strategies that work on it as it is: {', '.join(info.name for info in fitting)}."
+        f"from vp.load_model. Strategies that work on it as it is: {', '.join(strategies_on(model))}."
     )
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from visprompt.strategies import _draw, _sources
+from visprompt.strategies import _draw
 from visprompt.strategies._heatmap import ALIGNMENTS, INTERPOLATIONS, Heatmap, mask_of, overlay
 
 from visprompt.errors import InvalidInputError
@@ -160,6 +160,8 @@ class Api(Prompter):
 
     def heatmaps(self, prompts: Sequence[VisualPrompt], model: Any) -> list[Heatmap]:
         """Where the model looks for the query of every prompt, before anything is done to pictures."""
+        from visprompt.strategies import _sources  # torch comes with it, and listing strategies needs none
+
         options: ApiOptions = self.options
         if options.auxiliary is not None:  # edits of another model's attention are not for its eyes
             prompts = [prompt.with_(attention=()) for prompt in prompts]
@@ -173,6 +175,8 @@ class Api(Prompter):
         Raises:
             UnsupportedError: if it cannot say where it looks.
         """
+        from visprompt.strategies import _sources
+
         looking = self.options.auxiliary
         if looking is None:
             looking = model

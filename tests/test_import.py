@@ -33,7 +33,7 @@ def test_import_is_light(statement: str) -> None:
 
 def test_listing_strategies_loads_no_model_library() -> None:
     assert not loaded_after("import visprompt as vp; vp.list_strategies()").intersection(
-        {"transformers", "open_clip", "timm", "matplotlib"}
+        {"torch", "transformers", "open_clip", "timm", "matplotlib"}
     )
 
 

@@ -38,7 +38,8 @@ class Prompter:
     Options: ClassVar[type[Options]] = Options
     #: what it changes: "pixels", "text", "tokens", "attention"
     acts_on: ClassVar[frozenset[str]] = frozenset()
-    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it)
+    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it),
+    #: "map" (a model that can be asked where it looks)
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
     #: options with which it changes nothing, or None if it has no such setting; the tests check it bit for bit
     neutral: ClassVar[dict[str, Any] | None] = None

@@ -149,6 +149,14 @@ def list_strategies() -> list[StrategyInfo]:
     return infos
 
 
+def strategies_on(model: Any) -> list[str]:
+    """Names of the strategies that run on a model as it is; those that look need one that can be asked where."""
+    from visprompt.models.reflection import can_look
+
+    fitting = [info for info in list_strategies() if set(info.acts_on) <= model.supports | {"text"}]
+    return [info.name for info in fitting if "map" not in info.needs or can_look(model)]
+
+
 def _defaults(name: str, kind: type[Prompter]) -> Any:
     return checked_options(kind.Options, name, dict(settings(kind).get("defaults") or {}))
 

@@ -64,8 +64,9 @@ class Attribution:
 
 def can_attribute(model: Model) -> bool:
     """True for an encoder with a text tower whose readout can be decomposed."""
-    tower = model.parts.tower
-    return tower is not None and tower.head is not None and model.parts.embed_text is not None
+    if model.generates or not {"attention", "text"} <= model.supports:
+        return False
+    return model.tower.head is not None and model.tower.readout in ("cls", "probe")
 
 
 def attribute(model: Model, questions: Sequence[Question], block: int | float | None = None) -> list[Attribution]:

@@ -134,9 +134,9 @@ class Model:
         missing = acts_on - self.supports - {"text"}
         if not missing:
             return
-        from visprompt.registry import list_strategies
+        from visprompt.registry import strategies_on
 
-        works = [info.name for info in list_strategies() if set(info.acts_on) <= self.supports | {"text"}]
+        works = strategies_on(self)
         raise UnsupportedError(
             f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which {self.name} does not offer "
             f"(it takes {', '.join(sorted(self.supports))}). Strategies that work on it: {', '.join(works)}."

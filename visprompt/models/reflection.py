@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from visprompt.answering import FIRST_CHATS
-from visprompt.models.attribution import in_parts
+from visprompt.models.attribution import can_attribute, in_parts
 from visprompt.models.chat import Chat
 from visprompt.visual_prompt import block_number
 
@@ -35,6 +35,11 @@ class Reflection:
 def can_reflect(model: Model) -> bool:
     """True for a model that writes and whose attention is in reach."""
     return bool(model.generates) and "attention" in model.supports
+
+
+def can_look(model: Model) -> bool:
+    """True for a model that can say where it looks for a query, either way."""
+    return can_attribute(model) or can_reflect(model)
 
 
 def reflect(
