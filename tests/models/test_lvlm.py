@@ -259,8 +259,9 @@ def test_scores_are_log_likelihoods(model):
             tensors["input_ids"] = torch.cat((tensors["input_ids"], ids), 1)
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
             for extra in ("token_type_ids", "mm_token_type_ids"):
-                if extra in tensors:
-                    tensors[extra] = torch.cat((tensors[extra], torch.zeros_like(ids)), 1)
+                if extra in tensors:  # PaliGemma reads type 0 in both directions, and an answer is not
+                    kind = int(model.config.model_type == "paligemma" and extra == "token_type_ids")
+                    tensors[extra] = torch.cat((tensors[extra], torch.full_like(ids, kind)), 1)
             with torch.no_grad(), model.editing([Chat((prompts[0],), QUESTION)], inputs):
                 logits = model.module(**tensors).logits[0, inputs.length - 1 : -1].float().log_softmax(-1)
             want = logits.gather(-1, ids[0][:, None]).sum()

@@ -89,7 +89,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     tensors = {
         name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
         for name, item in inputs.items()
-        if isinstance(item, Tensor)
+        if isinstance(item, Tensor) and name != "labels"  # PaliGemma's processor makes labels for training
     }
     return ChatInputs(tensors, layouts, columns, is_picture, mask == 0, vision)
 

@@ -212,9 +212,9 @@ class LVLM(Model):
         tensors = dict(inputs.tensors)
         for name, fill in (("input_ids", tail), ("attention_mask", torch.ones_like(tail))):
             tensors[name] = torch.cat((tensors[name], fill), dim=1)
-        for name in ("token_type_ids", "mm_token_type_ids"):
-            if name in tensors:  # 0: text
-                tensors[name] = torch.cat((tensors[name], torch.zeros_like(tail)), dim=1)
+        for name, kind in (("token_type_ids", self.family.answer_type), ("mm_token_type_ids", 0)):
+            if name in tensors:
+                tensors[name] = torch.cat((tensors[name], torch.full_like(tail, kind)), dim=1)
         with torch.no_grad(), self._evaluating(), self.editing(chats, inputs):
             logits = self.module(**tensors, logits_to_keep=len(answer) + 1, use_cache=False).logits[:, :-1]
         return logits.float().log_softmax(-1).gather(-1, tail[..., None])[..., 0].sum(-1)

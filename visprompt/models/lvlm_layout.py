@@ -71,6 +71,7 @@ class LvlmFamily:
             image tokens, or None if frames are handed over as pictures.
         frames_per_group: frames that share one map.
         tower: False where edits of the vision tower are refused (packed pictures).
+        answer_type: the `token_type_ids` of an answer: 0 is text; for PaliGemma it is what is read in both directions.
     """
 
     layout: Callable[[LVLM, Size, int], Layout]
@@ -78,6 +79,7 @@ class LvlmFamily:
     video_layout: Callable[[LVLM, Size, int], list[Layout]] | None = None
     frames_per_group: int = 1
     tower: bool = True
+    answer_type: int = 0
 
 
 def one_tile(geometry: Geometry, before: int = 0, after: int = 0, vision: Geometry | None = None) -> Layout:
@@ -136,7 +138,7 @@ FAMILIES: dict[str, LvlmFamily] = {
         ),
     ),
     "paligemma": LvlmFamily(
-        _later("lvlm_layout_dynamic.paligemma"), prompt=_later("lvlm_layout_dynamic.paligemma_prompt")
+        _later("lvlm_layout_dynamic.paligemma"), prompt=_later("lvlm_layout_dynamic.paligemma_prompt"), answer_type=1
     ),
     "gemma3": LvlmFamily(_later("lvlm_layout_dynamic.gemma3")),
 }

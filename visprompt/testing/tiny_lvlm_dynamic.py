@@ -8,6 +8,14 @@ import transformers
 
 from visprompt.testing.tiny_lvlm import CHAT, VISION, TinyLvlm, chat_tokenizer, register_lvlm, text_config
 
+
+def _made(module: Any, processor: Any, token_px: int, **facts: Any) -> TinyLvlm:
+    """Answers are words: special tokens, which have no text, are never written."""
+    tokenizer = processor.tokenizer
+    module.generation_config.suppress_tokens = sorted({*tokenizer.all_special_ids} - {tokenizer.eos_token_id})
+    return TinyLvlm("", module, processor, token_px, **facts)
+
+
 # -- Qwen -------------------------------------------------------------------------------------------------------------
 
 _QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -42,7 +50,7 @@ def _mrope(**more: Any) -> dict[str, Any]:
 
 
 def _qwen(module: Any, processor: Any) -> TinyLvlm:
-    return TinyLvlm("", module, processor, token_px=8, video=True, vision_edits=False)
+    return _made(module, processor, token_px=8, video=True, vision_edits=False)
 
 
 @register_lvlm
@@ -119,7 +127,7 @@ def _paligemma(text: Any, **changes: Any) -> TinyLvlm:
         projection_dim=32,
         hidden_size=32,
     )
-    return TinyLvlm("", transformers.PaliGemmaForConditionalGeneration(config), processor, token_px=8)
+    return _made(transformers.PaliGemmaForConditionalGeneration(config), processor, token_px=8)
 
 
 @register_lvlm
@@ -163,7 +171,7 @@ def tiny_gemma3(sliding_window: int = 64, **pictures: Any) -> TinyLvlm:
         mm_tokens_per_image=16,
         **{f"{name}_index": number for name, number in ids.items()},
     )
-    return TinyLvlm("", transformers.Gemma3ForConditionalGeneration(config), processor, token_px=16)
+    return _made(transformers.Gemma3ForConditionalGeneration(config), processor, token_px=16)
 
 
 @register_lvlm
