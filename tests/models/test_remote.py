@@ -196,13 +196,22 @@ def test_every_strategy_runs_or_names_those_that_do(server: ChatServer) -> None:
     for info in vp.list_strategies():
         prompter = vp.Prompter.from_name(info.name)
         if "map" in info.needs or "prompt" in info.needs or not prompter.acts_on <= model.supports:
-            with pytest.raises(vp.UnsupportedError, match=r"strategies that work on it: .*circle"):
+            with pytest.raises(vp.UnsupportedError, match=r"(?i)strategies that work on it.*circle"):
                 prompter.prompt(request(), model)
         else:
             [prompt] = prompter.prompt(request(), model)
             model.generate([Chat((prompt,), "What colour?")])
             [got] = pictures(server.bodies[-1])
             assert np.array_equal(np.asarray(prompt.picture), np.asarray(got)), info.name
+
+
+def test_another_model_may_look_for_it(server: ChatServer) -> None:
+    given = request()
+    runner = vp.Runner(load(server), vp.Prompter.from_name("api", auxiliary="bundled:scenes-clip"))
+    assert runner.generate([given]) == ["red"]
+    [got] = pictures(server.bodies[0])
+    assert got.size == given.picture.size
+    assert not np.array_equal(np.asarray(got), np.asarray(given.picture))
 
 
 def test_attention_edits_and_maps_are_refused(server: ChatServer) -> None:
