@@ -12,26 +12,22 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from visprompt.bench_rows import Earlier, stale
+from visprompt import results
+from visprompt.bench_model import ModelRun
+from visprompt.bench_rows import RESULTS, TUNING, Earlier, stale
 from visprompt.bench_workers import run_workers
-from visprompt.comparisons import add_comparisons, failures
-from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
+from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 from visprompt.exhibits import Exhibits
-from visprompt.results import RowLog, digest, provenance, read_jsonl, require_folder, write_jsonl
-from visprompt.suites import RowSpec, Suite, TaskSpec, TuneSpec, list_suites, load_published, load_suite
-from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
+from visprompt.results import RowLog, digest, read_jsonl, require_folder, write_jsonl
+from visprompt.suites import RowSpec, Suite, TaskSpec, list_suites, load_published, load_suite
 from visprompt.tasks.base import Row
 from visprompt.tasks.pointing import RunnerFactory, default_runner
 from visprompt.tasks.sources import Data, load_data
 
 __all__ = ["Bench", "BenchResult", "Listener", "list_suites", "load_published", "load_suite", "run_suite"]
-
-RESULTS = "results.jsonl"
-TUNING = "tuning.jsonl"
 
 
 class Listener:
@@ -169,22 +165,21 @@ class Bench:
     tuning: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     exhibits: Exhibits = field(default_factory=Exhibits)
-    _identity: Row = field(default_factory=dict)
     _name: str = ""
     _data: dict[str, Data] = field(default_factory=dict)
     _logs: dict[Path, RowLog] = field(default_factory=dict)
-    _before: dict[tuple[str, str], Row] = field(default_factory=dict)
-    _provenance: Row = field(default_factory=dict)
-    _earlier: dict[str, Earlier] = field(default_factory=dict)
+    before: dict[tuple[str, str], Row] = field(default_factory=dict)
+    provenance: Row = field(default_factory=dict)
+    earlier: dict[str, Earlier] = field(default_factory=dict)
 
     def run(self, specs: Sequence[Any], device: str, fresh: bool) -> BenchResult:
         """Runs everything."""
-        self._earlier = {name: Earlier(self.out / name, self.whole, fresh) for name in (RESULTS, TUNING)}
+        self.earlier = {name: Earlier(self.out / name, self.whole, fresh) for name in (RESULTS, TUNING)}
         handed_over = sorted(self.out.glob(f"part-*-{RESULTS}"))
         # Not by the run alone: "random" is the same run for every model.
-        for row in itertools.chain(self._earlier[RESULTS].rows, *map(read_jsonl, handed_over)):
-            self._before[str(row.get("model")), str(row.get("run"))] = row
-        self._provenance = provenance()
+        for row in itertools.chain(self.earlier[RESULTS].rows, *map(read_jsonl, handed_over)):
+            self.before[str(row.get("model")), str(row.get("run"))] = row
+        self.provenance = results.provenance()
         self.prepare(specs)
         errors: list[VispromptError] = []
         for spec in specs:
@@ -201,7 +196,7 @@ class Bench:
             if fresh and not errors:
                 self._forget_others()
             self.forget_parts()
-        rows, tuning = self._earlier[RESULTS].shown(self.rows), self._earlier[TUNING].shown(self.tuning)
+        rows, tuning = self.earlier[RESULTS].shown(self.rows), self.earlier[TUNING].shown(self.tuning)
         self.problems += stale(rows, self.rows)
         return BenchResult(self.suite, rows, tuning, self.problems, self.out, self.exhibits)
 
@@ -223,179 +218,24 @@ class Bench:
         return self._data[key]
 
     def _one_model(self, model: Any, fresh: bool) -> None:
-        # Once: it hashes all weights.
-        self._identity = model.describe()
-        self._name = self._earlier[RESULTS].label(model.name, str(self._identity.get("weights", "")), self.rows)
+        identity = model.describe()
+        self._name = self.earlier[RESULTS].label(model.name, str(identity.get("weights", "")), self.rows)
         # A worker has forgotten already what its own rows replace.
         if fresh and not (self.warmed and (self.out / self._part(RESULTS)).exists()):
             self._forget()
-        chosen = {tune.strategy: self._tune(model, tune) for tune in self.suite.tune}
-        rows = [(row, self._settled(row, chosen)) for row in self.suite.rows]
-        for task in self.suite.tasks:
-            outcomes: dict[str, Outcome] = {}
-            made: list[Row] = []
-            for row, pointing in rows:
-                if row.tasks and task.key not in row.tasks:
-                    continue
-                self.listener.row(f"{self._name} · {task.key} · {row.pointing.label}")
-                result = self._result(model, task, row, pointing, outcomes)
-                tuned = chosen.get(row.tuned_as or row.pointing.label)
-                if tuned is not None:
-                    result["tuned"] = {key: tuned[key] for key in ("options", "validation", "data", "metric")}
-                made.append(result)
-                self.rows.append(result)
-                if not (self.warmed and result.get("reused") == result["n"]):
-                    self.listener.result(result)
-                self._write(RESULTS, self.rows)
-            beside = self._earlier[RESULTS].beside(self._name, task.key, self.rows)
-            answers = {label: outcome.rows for label, outcome in outcomes.items()}
-            add_comparisons([*made, *beside], {**self._answers(task, beside), **answers}, self.suite.compare_with)
-            self.problems += failures(made)
-            self._write(RESULTS, self.rows)
-            if self.pictures:
-                self._exhibit(model, task, [(pointing, outcomes.get(pointing.label)) for _, pointing in rows])
+        ModelRun(self, model, identity, self._name).run()
 
-    def _exhibit(self, model: Any, task: TaskSpec, answers: list[tuple[Pointing, Outcome | None]]) -> None:
-        self.listener.row(f"{self._name} · {task.key} · pictures for the report")
-        found = self.data(task.data).pictures[: self.limit]
-        answered = [(pointing, outcome) for pointing, outcome in answers if outcome is not None]
-        self.exhibits.add_answers(model, self._name, task.key, found, answered, self.suite.examples, self.make_runner)
-        if self._name not in self.exhibits.attention and task is self.suite.tasks[0]:
-            self.exhibits.add_attention(
-                model, self._name, found, [pointing for pointing, _ in answered], self.make_runner
-            )
+    def add(self, name: str, row: Row) -> None:
+        """Takes a finished row of `results.jsonl` or `tuning.jsonl`, tells it and writes it."""
+        (self.rows if name == RESULTS else self.tuning).append(row)
+        if name == RESULTS and not (self.warmed and row.get("reused") == row["n"]):
+            self.listener.result(row)
+        self.write(name)
 
-    def _settled(self, row: RowSpec, chosen: dict[str, Row]) -> Pointing:
-        tuned = chosen.get(row.tuned_as or row.pointing.label)
-        if tuned is None:
-            return row.pointing
-        return dataclasses.replace(row.pointing, options={**row.pointing.options, **tuned["options"]})
-
-    def _tune(self, model: Any, tune: TuneSpec) -> Row:
-        points: list[Row] = []
-        for options in tune.points():
-            pointing = dataclasses.replace(tune.pointing, options={**tune.pointing.options, **options})
-            shown = ", ".join(f"{key} {value}" for key, value in options.items())
-            self.listener.row(f"{self._name} · tuning · {tune.strategy} · {shown}")
-            figures: dict[str, float] = {}
-            for key in tune.tasks:
-                task = self.suite.task(key)
-                data = self.data({**task.data, **tune.data})
-                try:
-                    outcome = self._evaluate(model, task, pointing, data, "tuning")
-                except UnsupportedError as error:
-                    self.problems.append(f"{tune.strategy} was not tuned on {self._name}: {error}")
-                    return {"options": {}, "validation": None, "data": tune.data, "metric": tune.metric}
-                if not outcome.rows:
-                    first = outcome.errors[0]["error"] if outcome.errors else "there are no items"
-                    self.problems.append(f"{tune.strategy} with {shown} counts as 0 % on {model.name}, {key}: {first}")
-                figures[key] = round(outcome.accuracy, 5) if outcome.rows else 0.0
-            points.append(
-                {"options": options, "validation": figures, "mean": round(sum(figures.values()) / len(figures), 5)}
-            )
-        best = max(points, key=lambda point: point["mean"])
-        record = {
-            "id": f"{self._name}/{tune.strategy}",
-            "suite": self.suite.name,
-            "model": self._name,
-            "strategy": tune.strategy,
-            "metric": tune.metric,
-            "data": tune.data,
-            "tasks": list(tune.tasks),
-            "limit": self.limit,
-            "points": points,
-            "options": best["options"],
-            "validation": {**best["validation"], "mean": best["mean"]},
-        }
-        self.tuning.append(record)
-        self._write(TUNING, self.tuning)
-        return record
-
-    def _evaluate(self, model: Any, task: TaskSpec, pointing: Pointing, data: Data, kind: str) -> Outcome:
-        return evaluate(
-            _with_boxes(task.task, data),
-            model,
-            pointing,
-            data.pictures,
-            data=data.identity,
-            identity=self._identity,
-            log=self._log(kind),
-            limit=self.limit,
-            progress=self.listener.done,
-            make_runner=self.make_runner,
-        )
-
-    def _result(
-        self, model: Any, task: TaskSpec, row: RowSpec, pointing: Pointing, outcomes: dict[str, Outcome]
-    ) -> Row:
-        data = self.data(task.data)
-        label = row.pointing.label
-        base: Row = {
-            "id": f"{self._name}/{task.key}/{label}",
-            "suite": self.suite.name,
-            "suite_hash": self.suite.hash,
-            "task": task.key,
-            "task_title": task.title,
-            "model": self._name,
-            "strategy": label,
-            "control": pointing.is_control,
-            "metric": task.task.metric,
-        }
-        details: Row = {
-            "settings": _with_boxes(task.task, data).settings(),
-            "pointing": pointing.describe(),
-            "model_identity": self._identity,
-            "data": data.identity,
-            "boxes": data.boxes,
-            "limit": self.limit,
-            "published": task.published,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **self._provenance,
-        }
-        try:
-            outcome = self._evaluate(model, task, pointing, data, task.key)
-        except UnsupportedError as error:
-            self.problems.append(f"{label} cannot run on {self._name}: {error}")
-            self.listener.done(len(data.pictures[: self.limit]))
-            return {**base, "value": None, "n": 0, "unsupported": str(error), **details}
-        outcomes[label] = outcome
-        before = self._before.get((self._name, outcome.run), {})
-        old = bool(before) and outcome.reused == len(outcome.rows) == before.get("n")
-        interval = outcome.interval
-        return {
-            **base,
-            "value": round(outcome.accuracy, 5) if outcome.rows else None,
-            "ci95": [round(interval.low, 5), round(interval.high, 5)] if interval else None,
-            "ci_method": interval.method if interval else None,
-            "n": len(outcome.rows),
-            "correct": sum(bool(item["correct"]) for item in outcome.rows),
-            "pictures": len({item["image"] for item in outcome.rows}),
-            "chance": round(outcome.chance, 5),
-            "errors": len(outcome.errors),
-            "error_example": outcome.errors[0]["error"] if outcome.errors else None,
-            "unpointable": outcome.unpointable,
-            "run": outcome.run,
-            "reused": outcome.reused,
-            **details,
-            "seconds": before["seconds"] if old else round(outcome.seconds, 2),
-            "date": before["date"] if old else details["date"],
-        }
-
-    def _log(self, kind: str) -> RowLog:
-        path = self.out / f"items-{kind}-{_slug(self._name)}.jsonl"
+    def log(self, kind: str, name: str) -> RowLog:
+        """The answers of a model to a task (or in tuning)."""
+        path = self.out / f"items-{kind}-{_slug(name)}.jsonl"
         return self._logs.setdefault(path, RowLog(path))
-
-    def _answers(self, task: TaskSpec, rows: Sequence[Row]) -> dict[str, list[Row]]:
-        """The answers behind rows of an earlier run, for comparisons with today's."""
-        found = {}
-        data = self.data(task.data)
-        for row in rows:
-            if not row.get("run") or digest(row.get("data")) != digest(data.identity):
-                continue
-            wanted = {item for picture in data.pictures[: row.get("limit")] for item in task.task.questions(picture)}
-            items = [item for item in self._log(task.key).rows(row["run"]) if "error" not in item]
-            found[str(row["strategy"])] = [item for item in items if item["id"] in wanted]
-        return {label: items for label, items in found.items() if items}
 
     def forget_parts(self) -> None:
         """Removes what workers handed over."""
@@ -405,8 +245,8 @@ class Bench:
     def _forget(self) -> None:
         """Removes what earlier runs left of the model at work."""
         for kind in ("tuning", *(task.key for task in self.whole.tasks)):
-            self._log(kind).path.unlink(missing_ok=True)
-        for earlier in self._earlier.values():
+            self.log(kind, self._name).path.unlink(missing_ok=True)
+        for earlier in self.earlier.values():
             earlier.forget(self._name)
 
     def _forget_others(self) -> None:
@@ -414,7 +254,7 @@ class Bench:
         for file in self.out.glob("items-*.jsonl"):
             if file not in self._logs:
                 file.unlink()
-        for (name, earlier), made in zip(self._earlier.items(), (self.rows, self.tuning), strict=True):
+        for (name, earlier), made in zip(self.earlier.items(), (self.rows, self.tuning), strict=True):
             earlier.forget()
             if (self.out / name).exists():
                 write_jsonl(self.out / name, made)
@@ -422,12 +262,14 @@ class Bench:
     def _part(self, name: str) -> str:
         return f"part-{_slug(self._name)}-{name}"
 
-    def _write(self, name: str, rows: list[Row]) -> None:
+    def write(self, name: str) -> None:
+        """Writes a summary."""
+        rows = self.rows if name == RESULTS else self.tuning
         # A worker's summary is only there to hand over how long its rows took.
         if self.part:
             write_jsonl(self.out / self._part(name), rows)
         else:
-            write_jsonl(self.out / name, self._earlier[name].merged(rows))
+            write_jsonl(self.out / name, self.earlier[name].merged(rows))
 
     def _tasks(self, row: RowSpec) -> list[TaskSpec]:
         return [task for task in self.suite.tasks if not row.tasks or task.key in row.tasks]
@@ -445,10 +287,6 @@ def _chosen(suite: Suite, strategies: Sequence[str] | None) -> Suite:
     # A row may borrow its options from one that is tuned but, here, not asked for.
     tune = tuple(one for one in suite.tune if one.strategy in needed)
     return dataclasses.replace(suite, rows=rows, tune=tune)
-
-
-def _with_boxes(task: Task, data: Data) -> Task:
-    return dataclasses.replace(task, boxes=data.boxes) if isinstance(task, Referring) else task  # type: ignore[arg-type]
 
 
 def _model(spec: Any, device: str) -> Any:

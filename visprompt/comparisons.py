@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from visprompt.statistics import paired
+from visprompt.statistics import accuracy_interval, paired
 from visprompt.tasks.base import Row
 
 
@@ -27,20 +28,54 @@ def add_comparisons(rows: Sequence[Row], answers: Mapping[str, Sequence[Row]], l
             both = [item for item in this if item["id"] in correct]
             if not both:
                 continue
-            result = paired(
-                [bool(item["correct"]) for item in both],
-                [correct[item["id"]] for item in both],
-                [item["image"] for item in both],
-            )
-            row["comparisons"][label] = {
-                "difference": round(result.difference, 5),
-                "ci95": [round(result.interval.low, 5), round(result.interval.high, 5)],
-                "ci_method": result.interval.method,
-                "mcnemar_p": result.p_value,
-                "wins": result.wins,
-                "losses": result.losses,
-                "n": result.n,
+            row["comparisons"][label] = _compared(both, correct)
+            kinds = {
+                kind: _compared([item for item in both if item.get("kind") == kind], correct) for kind in _kinds(both)
             }
+            if kinds:
+                row["comparisons"][label]["kinds"] = kinds
+
+
+def kinds_of(items: Sequence[Row]) -> dict[str, Any]:
+    """`{"kinds": {kind: figures}}` where items are of several kinds, else nothing.
+
+    >>> kinds_of([{"kind": kind, "correct": True, "image": kind} for kind in "aab"])["kinds"]["a"]["n"]
+    2
+    """
+    found = {}
+    for kind in _kinds(items):
+        own = [item for item in items if item.get("kind") == kind]
+        interval = accuracy_interval([bool(item["correct"]) for item in own], [item["image"] for item in own])
+        right = sum(bool(item["correct"]) for item in own)
+        found[kind] = {
+            "value": round(right / len(own), 5),
+            "ci95": [round(interval.low, 5), round(interval.high, 5)],
+            "correct": right,
+            "n": len(own),
+        }
+    return {"kinds": found} if found else {}
+
+
+def _kinds(items: Sequence[Row]) -> list[str]:
+    found = list(dict.fromkeys(str(item["kind"]) for item in items if item.get("kind")))
+    return found if len(found) > 1 else []
+
+
+def _compared(items: Sequence[Row], correct: Mapping[str, bool]) -> Row:
+    result = paired(
+        [bool(item["correct"]) for item in items],
+        [correct[item["id"]] for item in items],
+        [item["image"] for item in items],
+    )
+    return {
+        "difference": round(result.difference, 5),
+        "ci95": [round(result.interval.low, 5), round(result.interval.high, 5)],
+        "ci_method": result.interval.method,
+        "mcnemar_p": result.p_value,
+        "wins": result.wins,
+        "losses": result.losses,
+        "n": result.n,
+    }
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
