@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import argparse
 import platform
-import re
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from visprompt.benchmarks.measuring import measure, peak_bytes
 
 import visprompt as vp
 from visprompt.models.pictures import PicturePixels
@@ -70,18 +68,6 @@ def prompts(model: vp.Model, regions: int) -> list[vp.VisualPrompt]:
     return vp.Prompter.from_name("falip", preset="paper").prompt(vp.Request(picture, region=boxes), model)
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Fastest time of every call in seconds, measured in turns."""
-    best = dict.fromkeys(calls, float("inf"))
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            if turn:  # the first turn warms up
-                best[name] = min(best[name], clock() - start)
-    return best
-
-
 def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: PicturePixels) -> Callable[[], Any]:
     """Sharing without folding, for comparison."""
     from dataclasses import replace
@@ -101,13 +87,7 @@ def own_peak(backend: str, regions: int, batch: int) -> float:
     with torch.no_grad():
         for start in range(0, len(items), batch):
             model.encode(items[start : start + batch])
-    # Linux hands a parent's ru_maxrss on to its children, so the high-water mark is read where there is one.
-    status = Path("/proc/self/status")
-    if status.exists():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if found is not None:
-            return int(found[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    return peak_bytes() / 2**30
 
 
 def peak_gib(backend: str, regions: int, batch: int) -> float:
