@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from visprompt import cli
-from visprompt.cli_look import numbers_of, options_of
+from visprompt.cli_args import numbers_of, options_of
 from visprompt.errors import InvalidInputError
 
 RUNNER = CliRunner()
@@ -44,7 +44,7 @@ class TestHelp:
         )
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
-    @pytest.mark.parametrize("command", ["list", "show", "score", "bench"])
+    @pytest.mark.parametrize("command", ["list", "show", "score", "ask", "bench"])
     def test_every_command_has_an_example(self, command: str) -> None:
         assert f"Example: visprompt {command}" in run(command, "--help")
 

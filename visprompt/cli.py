@@ -1,4 +1,4 @@
-"""The command line: `visprompt list | show | score | bench`.
+"""The command line: `visprompt list | show | score | ask | bench`.
 
 Only typer is imported here; what needs torch is imported inside of a command, so that `--help` answers at once.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import visprompt
+from visprompt.cli_ask import ask
 from visprompt.cli_bench import bench
 from visprompt.cli_look import score, show
 from visprompt.errors import VispromptError, unknown_name
@@ -125,6 +126,9 @@ app.command(
 app.command("score", epilog='Example: visprompt score cat.jpg "a cat" "a dog" --region 40,30,200,180 -p falip --json')(
     score
 )
+app.command(
+    "ask", epilog='Example: visprompt ask cat.jpg "What is it doing?" --region 40,30,200,180 -p circle --save asked.png'
+)(ask)
 app.command("bench", epilog="Example: visprompt bench scenes --limit 100 --out runs/first")(bench)
 
 

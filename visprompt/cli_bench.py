@@ -39,7 +39,7 @@ def bench(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from visprompt.cli_look import quiet
+    from visprompt.cli_args import quiet
     from visprompt.results import json_line, require_folder
     from visprompt.suites import load_suite
 

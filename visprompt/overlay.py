@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+    from visprompt.visual_prompt import VisualPrompt
 
 TINT_RGB = (255, 64, 200)
 
@@ -27,3 +33,15 @@ def tint(
     other = tuple(255 - channel for channel in rgb)
     colour = np.where(values[..., None] >= 0, np.array(rgb, np.float32), np.array(other, np.float32))
     return Image.fromarray(np.round(pixels * (1 - weight) + colour * weight).astype(np.uint8))
+
+
+def rendered(prompt: VisualPrompt, model: Model) -> Image.Image:
+    """What a strategy did, to look at: the prompted picture, with its attention edits tinted over it."""
+    picture = prompt.picture
+    for edit in prompt.attention:
+        values = edit.bias if edit.bias is not None else edit.weights
+        if values is not None:
+            geometry = model.geometry(picture.size, prompt.fit, tower=edit.tower)
+            shown = geometry.to_map(values / max(float(np.abs(values).max()), 1e-12), resample="nearest")
+            picture = tint(picture, shown)
+    return picture

@@ -183,9 +183,14 @@ def picture_pair(
 
 
 def draw_map(
-    axes: Axes, picture: Image, attention: _Map, region_xyxy: Sequence[float] | None = None, vmax: float | None = None
+    axes: Axes,
+    picture: Image,
+    attention: _Map,
+    region_xyxy: Sequence[float] | None = None,
+    vmax: float | None = None,
+    extent_xyxy: Sequence[float] | None = None,
 ) -> Any:
-    """Draws a map over the grey picture; returns the mappable for a colour bar."""
+    """Draws a map over the grey picture, or over the part `extent_xyxy`; returns the mappable for a colour bar."""
     extent = (0.0, float(picture.width), float(picture.height), 0.0)
     axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
     top = float(vmax if vmax is not None else attention.max()) or 1.0
@@ -195,7 +200,9 @@ def draw_map(
     # Attention is peaked: on a linear scale all but the peak would be black. The colour bar has the same scale.
     norm = PowerNorm(0.6, 0.0, top)
     # One opacity for all values: the picture stays visible, and the eye compares brightness only.
-    axes.imshow(np.maximum(attention, 0), cmap=MAP, extent=extent, norm=norm, alpha=0.62, interpolation="nearest")
+    x0, y0, x1, y1 = (0.0, 0.0, picture.width, picture.height) if extent_xyxy is None else extent_xyxy
+    over = (x0, x1, y1, y0)
+    axes.imshow(np.maximum(attention, 0), cmap=MAP, extent=over, norm=norm, alpha=0.62, interpolation="nearest")
     outline(axes, region_xyxy)
     axes.set_xlim(0, picture.width)
     axes.set_ylim(picture.height, 0)

@@ -1,0 +1,222 @@
+"""What the commands take in the same words: pictures, regions, a model, a strategy and its options."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from visprompt.errors import InvalidInputError, VispromptError, unknown_name
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+    from visprompt.prompter import Prompter
+    from visprompt.request import Region, Request
+    from visprompt.visual_prompt import Fit
+
+FORMATS = ("xyxy", "xywh", "normalised", "qwen")
+DEFAULT_MODEL = "bundled:scenes-clip"
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+ImageArg = Annotated[Path, typer.Argument(help="The picture.", show_default=False)]
+RegionArg = Annotated[
+    list[str] | None,
+    typer.Option("--region", "-r", help="Four numbers, e.g. 40,30,200,180. May be given several times."),
+]
+FormatArg = Annotated[
+    str,
+    typer.Option(
+        "--format", help="What they are: xyxy or xywh in pixels, normalised (0–1, xyxy), qwen (0–1000, xyxy)."
+    ),
+]
+PointArg = Annotated[list[str] | None, typer.Option("--point", help="x,y or x,y,radius in pixels.")]
+MaskArg = Annotated[
+    list[Path] | None, typer.Option("--mask", help="A picture as large as the image: bright is the region.")
+]
+ModelArg = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
+PrompterArg = Annotated[
+    str, typer.Option("--prompter", "-p", help="A strategy, a+b or a|b, or none; see `visprompt list`.")
+]
+PresetArg = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
+OptionArg = Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value, e.g. -o strength=0.5.")]
+FitArg = Annotated[str, typer.Option("--fit", help="model (its own crop), pad or squash (the whole picture).")]
+DeviceArg = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
+DtypeArg = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
+BaseUrlArg = Annotated[
+    str | None,
+    typer.Option("--base-url", help="Address of the server of a remote: model, e.g. http://localhost:8000/v1."),
+]
+TokensArg = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+
+
+def options_of(pairs: list[str] | None) -> dict[str, Any]:
+    """`["strength=0.5", "heads=[0, 1]"]` as a dict; values are read as YAML.
+
+    >>> options_of(["strength=0.5", "fit=pad", "last_block=null"])
+    {'strength': 0.5, 'fit': 'pad', 'last_block': None}
+
+    Raises:
+        InvalidInputError: for anything that is not key=value.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise InvalidInputError(f"an option is key=value, e.g. -o strength=0.5; got {pair!r}.")
+        try:
+            value = yaml.safe_load(text)
+            # YAML 1.1 takes 1e-3 for a text; people do not.
+            found[key.strip()] = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+        except yaml.YAMLError as error:
+            raise InvalidInputError(f"option {key.strip()}: {text!r} is not readable YAML.") from error
+    return found
+
+
+def numbers_of(text: str, counts: tuple[int, ...], what: str) -> list[float]:
+    """`"1,2,3,4"` (or with spaces) as numbers.
+
+    Raises:
+        InvalidInputError: if they are not numbers, or not as many as asked for.
+    """
+    try:
+        values = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        wanted = " or ".join(str(count) for count in counts)
+        raise InvalidInputError(f"{what} takes {wanted} numbers, e.g. {what} 40,30,200,180; got {text!r}.")
+    return values
+
+
+def regions_of(
+    image: Path, boxes: list[str] | None, layout: str, points: list[str] | None, masks: list[Path] | None
+) -> list[Region]:
+    """What `--region`, `--point` and `--mask` say, in this order.
+
+    Raises:
+        InvalidInputError: for numbers that are no region, or masks that cannot be read.
+        UnknownNameError: for a layout that does not exist.
+    """
+    from visprompt.images import load_image
+    from visprompt.request import Box, Mask, Point
+
+    if layout not in FORMATS:
+        raise unknown_name("format", layout, FORMATS)
+    parsed = [numbers_of(text, (4,), "--region") for text in boxes or []]
+    found: list[Region] = []
+    # Opened only for those that need its size; the request opens it in any case.
+    size = load_image(image).size if layout in ("normalised", "qwen") and parsed else (0, 0)
+    for x, y, third, fourth in parsed:
+        if layout == "xyxy":
+            found.append(Box(x, y, third, fourth))
+        elif layout == "xywh":
+            found.append(Box.from_xywh(x, y, third, fourth))
+        elif layout == "normalised":
+            found.append(Box.from_normalised(x, y, third, fourth, size))
+        else:
+            found.append(Box.from_qwen(x, y, third, fourth, size))
+    for text in points or []:
+        values = numbers_of(text, (2, 3), "--point")
+        found.append(Point(*values))
+    for path in masks or []:
+        import numpy as np
+
+        found.append(Mask(np.asarray(load_image(path).convert("L")) > 127))
+    return found
+
+
+def request_of(image: Path, regions: list[Region], query: str | None, together: bool = False) -> Request:
+    """The request, with its picture read.
+
+    Raises:
+        InvalidInputError: about the picture or a region, before a model is loaded.
+    """
+    from visprompt.request import Request
+
+    request = Request(image, region=regions or None, query=query, regions_as="together" if together else "each")
+    _ = request.regions if regions else request.picture
+    return request
+
+
+def checked_fit(name: str) -> Fit:
+    """The way of fitting of that name.
+
+    Raises:
+        UnknownNameError: if there is none.
+    """
+    from visprompt.visual_prompt import FITS
+
+    for fit in FITS:
+        if fit == name:
+            return fit
+    raise unknown_name("fit", name, FITS)
+
+
+def prompter_of(name: str, preset: str | None, option: list[str] | None) -> Prompter | None:
+    """The strategy with its options; None for `none`.
+
+    Raises:
+        UnknownNameError: for a strategy, preset or option that does not exist.
+        InvalidInputError: for an option that cannot be used.
+    """
+    from visprompt.prompter import Prompter as Maker
+
+    if name == "none":
+        if preset or option:
+            raise InvalidInputError("--preset and --option belong to a strategy: name it with --prompter.")
+        return None
+    options = options_of(option)
+    for taken in ("name", "preset"):
+        if taken in options:
+            raise InvalidInputError(f"-o {taken}=…: that is no option of {name!r}; there is --prompter and --preset.")
+    try:
+        return Maker.from_name(name, preset=preset, **options)
+    except VispromptError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"the options {options} of {name!r} cannot be used: {error}.") from error
+
+
+def model_of(spec: str, device: str, dtype: str = "auto", base_url: str | None = None) -> Model:
+    """The model, while a spinner turns.
+
+    Raises:
+        UnknownNameError: if there is none of that name.
+        InvalidInputError: for a server's address with a model that is loaded here.
+    """
+    if base_url is not None and not spec.startswith("remote:"):
+        raise InvalidInputError(f"--base-url is where a server listens: give --model remote:NAME with it, not {spec}.")
+    quiet()
+    from visprompt.models import load_model
+
+    with waiting(f"loading {spec}"):
+        if base_url is not None:
+            return load_model(spec, base_url=base_url)
+        return load_model(spec, device=device, dtype=dtype)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on standard error, on a terminal: for what takes long and cannot say how far it is."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(what) + " …"):
+        yield
+
+
+def quiet() -> None:
+    """Keeps the libraries' own progress bars off the terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
