@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -35,7 +35,11 @@ def chat(text: str = "What colour?") -> Chat:
 
 
 def test_answers_keep_their_order_and_requests_their_bound(server: ChatServer) -> None:
+    together = threading.Barrier(3)
+
     def reply(body: Body, number: int) -> Reply:
+        if number < 3:
+            together.wait(20)
         time.sleep(0.08 if int(question(body)) % 3 == 0 else 0.01)
         return completion(question(body))
 
@@ -59,7 +63,10 @@ def test_one_failure_does_not_cost_the_other_answers(server: ChatServer) -> None
 
 def test_nothing_more_is_asked_after_a_hopeless_failure(server: ChatServer) -> None:
     server.reply = lambda body, number: completion("red") if number < 4 else refusal(401, "no")
-    with pytest.raises(vp.RemoteError, match="were not asked") as caught:
+    with pytest.raises(
+        vp.RemoteError,
+        match="of 6 questions got no answer and nothing more was asked|of 5 questions got no answer and nothing more was asked",
+    ) as caught:
         load(server, concurrency=2).generate([chat() for _ in range(50)])
     assert len(caught.value.done) == 4
     assert caught.value.stopped
@@ -76,11 +83,12 @@ def test_failures_one_after_another_end_the_run(server: ChatServer) -> None:
 
 def test_the_pace_holds_for_retries_too(server: ChatServer) -> None:
     server.reply = lambda body, number: refusal(500, "no") if number == 1 else completion("red")
-    load(server, requests_per_minute=600, concurrency=4).generate([chat() for _ in range(4)])
+    model = load(server, requests_per_minute=600, concurrency=4)
+    begins = time.monotonic()
+    model.generate([chat() for _ in range(4)])
     assert len(server.times) == 5
-    gaps = np.diff(sorted(server.times))
-    assert gaps.min() > 0.07
-    assert server.times[-1] - server.times[0] > 0.38
+    for number, came in enumerate(sorted(server.times)):
+        assert came >= begins + 0.1 * number
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -102,12 +110,12 @@ def test_the_server_says_how_long_to_wait(server: ChatServer) -> None:
 def test_a_slow_server_times_out_and_is_tried_again(server: ChatServer) -> None:
     def reply(body: Body, number: int) -> Reply:
         if number < 1:
-            time.sleep(1.0)
+            time.sleep(2.0)
         return completion("red")
 
     server.reply = reply
-    assert load(server, timeout=0.3).generate([chat()])[0].text == "red"
-    assert len(server.bodies) == 2
+    assert load(server, timeout=0.8).generate([chat()])[0].text == "red"
+    assert len(server.bodies) >= 2
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from visprompt.errors import RemoteError
@@ -142,17 +142,19 @@ def _collected(
         raise broken
     if failed:
         done, failed = dict(sorted(done.items())), dict(sorted(failed.items()))
-        raise RemoteError(_summary(count, done, failed), done, failed, stopped=enough.is_set())
+        # a single question is not given up, it failed
+        stopped = enough.is_set() and count > 1
+        raise RemoteError(summary(done, failed, stopped), done, failed, enough.is_set())
     return [done[number] for number in range(count)]
 
 
-def _summary(count: int, done: dict[int, T], failed: dict[int, str]) -> str:
+def summary(done: Mapping[int, object], failed: Mapping[int, str], stopped: bool) -> str:
+    """What a `RemoteError` says, by the answers and the reasons that it carries."""
     first = min(failed)
-    if count == 1:
+    if not done and len(failed) == 1 and not stopped:
         return failed[first]
-    kinds = "" if len(set(failed.values())) == 1 else f" (question {first}; the others are in error.failed)"
-    asked = f"{len(failed)} of {count} questions got no answer"
-    rest = count - len(done) - len(failed)
-    if rest:
-        asked += f" and {rest} were not asked after that"
-    return f"{asked}; the {len(done)} answers that came are in error.done. {failed[first]}{kinds}"
+    asked = f"{len(failed)} of {len(done) + len(failed)} questions got no answer"
+    if stopped:
+        asked += " and nothing more was asked"
+    which = "" if len(set(failed.values())) == 1 else f" (question {first}; the others are in error.failed)"
+    return f"{asked}; the {len(done)} answers that came are in error.done. {failed[first]}{which}"
