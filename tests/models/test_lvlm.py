@@ -57,6 +57,7 @@ def test_a_painted_patch_changes_its_own_token_and_no_other(family, shape):
     plain = picture(wh)
     geometry = model.layout(wh).geometry
     before = image_embeddings(model, plain)
+    tile_of = np.repeat(np.arange(len(geometry.tiles)), [np.prod(tile.grid_hw) for tile in geometry.tiles])
     rng = np.random.default_rng(1)
     chosen = rng.choice(geometry.num_patches, size=min(6, geometry.num_patches), replace=False)
     for patch in chosen:
@@ -77,7 +78,8 @@ def test_a_painted_patch_changes_its_own_token_and_no_other(family, shape):
             vp.Box(max(x0 - reach, 0), max(y0 - reach, 0), min(x1 + reach, wh[0]), min(y1 + reach, wh[1]))
         )
         assert change[patch] > 1e-3
-        assert change[patch] >= 0.5 * change.max()
+        own = tile_of == tile_of[patch]  # in a coarser tile the painted noise averages out
+        assert change[patch] >= 0.5 * change[own].max()
         assert (change[near == 0] < 1e-5).all(), "a token far from the painted pixels changed"
         assert (change[share > 0.6] > 1e-4).all(), "a token that shows mostly painted pixels did not change"
 
