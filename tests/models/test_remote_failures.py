@@ -63,10 +63,7 @@ def test_one_failure_does_not_cost_the_other_answers(server: ChatServer) -> None
 
 def test_nothing_more_is_asked_after_a_hopeless_failure(server: ChatServer) -> None:
     server.reply = lambda body, number: completion("red") if number < 4 else refusal(401, "no")
-    with pytest.raises(
-        vp.RemoteError,
-        match="of 6 questions got no answer and nothing more was asked|of 5 questions got no answer and nothing more was asked",
-    ) as caught:
+    with pytest.raises(vp.RemoteError, match=r"of [56] questions got no answer and nothing more was asked") as caught:
         load(server, concurrency=2).generate([chat() for _ in range(50)])
     assert len(caught.value.done) == 4
     assert caught.value.stopped
