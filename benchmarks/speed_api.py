@@ -1,0 +1,120 @@
+"""What API's heatmaps cost, as a ratio to the plain forward of the same pictures and questions: CLIP ViT-B/16.
+
+    python benchmarks/speed_api.py
+    python benchmarks/speed_api.py --clock cpu --backend open_clip --markdown
+
+Measured in one process, in turns, because machines drift; the ratio of the fastest of each is reported. Weights are
+random: they do not change the cost. Pictures are prepared in every way alike, so that their cost is in none.
+
+Rows: `plain` embeds the pictures and the questions; `maps` gives Ψ_cls and S of every picture and question besides;
+`strategy` is all that `api` does: preparing the pictures, maps, masks, overlays (against `plain` with its preparing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from visprompt.benchmarks.measuring import measure
+
+import visprompt as vp
+from visprompt.models.attribution import Question, attribute
+from visprompt.models.pictures import PicturePixels
+
+WORDS = "what does the small red sign on the left say and who is the person beside it looking at".split()
+
+
+def build(backend: str) -> vp.Model:
+    """A CLIP ViT-B/16 with its text tower, random weights."""
+    torch.manual_seed(0)
+    import open_clip
+
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    if backend == "open_clip":
+        module, _, transform = open_clip.create_model_and_transforms("ViT-B-16")
+        return vp.wrap(module.eval(), transform, tokenizer)
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    config = CLIPConfig(
+        vision_config={"patch_size": 16, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        text_config={},
+        projection_dim=512,
+    )
+
+    def tokenise(texts: list[str], **_: Any) -> Any:
+        from transformers import BatchEncoding
+
+        return BatchEncoding({"input_ids": tokenizer(texts)})
+
+    return vp.wrap(CLIPModel(config).eval(), CLIPImageProcessor(), tokenise)
+
+
+def material(count: int) -> tuple[list[Image.Image], list[str]]:
+    """Pictures of the model's size and questions."""
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(count)]
+    return pictures, [" ".join(random.permutation(WORDS)) for _ in range(count)]
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backend", choices=["transformers", "open_clip"], default="transformers")
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.clock == "cpu":
+        torch.set_num_threads(1)
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    model, prompter = build(arguments.backend), vp.Prompter.from_name("api")
+    rows = []
+    with torch.no_grad():
+        for count in arguments.pictures:
+            pictures, texts = material(count)
+            requests = [vp.Request(item, query=text) for item, text in zip(pictures, texts, strict=True)]
+            units = [unit for request in requests for unit in request.units()]
+            questions = [Question(item, text) for item, text in zip(pictures, texts, strict=True)]
+            calls: dict[str, Callable[[], Any]] = {
+                "plain": lambda units=units, texts=texts: (model.encode(units), model.embed_text(texts)),  # type: ignore[misc]
+                "maps": lambda questions=questions: attribute(model, questions),  # type: ignore[misc]
+                "strategy": lambda units=units: prompter.edit_all(units, model),  # type: ignore[misc]
+            }
+            best = measure(calls, arguments.repeats, clock)
+            ratio = {name: value / best["plain"] for name, value in best.items()}
+            rows.append(
+                [
+                    str(count),
+                    f"{best['plain'] * 1e3:.0f}",
+                    f"{ratio['maps']:.3f}",
+                    f"{ratio['strategy']:.3f}",
+                    f"{count / best['strategy']:.1f}",
+                ]
+            )
+    head = ["pictures", "plain ms", "maps ÷ plain", "strategy ÷ plain", "pictures/s"]
+    title = (
+        f"API, ViT-B/16, {arguments.backend}, {arguments.clock} time, {torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__}, {platform.machine()}"
+    )
+    if arguments.markdown:
+        print(f"{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
