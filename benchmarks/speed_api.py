@@ -25,9 +25,8 @@ from visprompt.benchmarks.measuring import measure
 
 import visprompt as vp
 from visprompt.models.attribution import Question, attribute
-from visprompt.models.pictures import PicturePixels
 
-WORDS = "what does the small red sign on the left say and who is the person beside it looking at".split()
+QUESTION = "what does the small red sign on the left say and who is the person beside it looking at"
 
 
 def build(backend: str) -> vp.Model:
@@ -59,7 +58,7 @@ def material(count: int) -> tuple[list[Image.Image], list[str]]:
     """Pictures of the model's size and questions."""
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(count)]
-    return pictures, [" ".join(random.permutation(WORDS)) for _ in range(count)]
+    return pictures, [" ".join(random.permutation(QUESTION.split())) for _ in range(count)]
 
 
 def main() -> None:
