@@ -88,7 +88,7 @@ def answer_figure(question: str, looks: Sequence[Look]) -> Figure:
         UnsupportedError: without matplotlib, naming what to install.
     """
     columns = 1 + max(len(look.panels) for look in looks)
-    width = max(PANEL * columns, TILE * min(TILES_IN_A_ROW, max((len(look.tiles) for look in looks), default=0)))
+    width = max(PANEL * columns, *(TILE * _tile_grid(len(look.tiles))[1] for look in looks))
     letters = int(width * 11)
     title = _wrapped(question, int(width * 9))
     heights = []
@@ -96,7 +96,7 @@ def answer_figure(question: str, looks: Sequence[Look]) -> Figure:
         answer_lines = _wrapped(_said(look), letters).count("\n") + 1
         heights.append(0.75 + 0.2 * answer_lines + _height(look.picture, PANEL))
         if look.tiles:
-            heights.append(0.35 + math.ceil(len(look.tiles) / TILES_IN_A_ROW) * (TILE * _tile_aspect(look) + 0.25))
+            heights.append(0.35 + _tile_grid(len(look.tiles))[0] * (TILE * _tile_aspect(look) + 0.25))
     figure = new_figure((width, sum(heights) + 0.3 + 0.22 * (title.count("\n") + 1)))
     figure.suptitle(literal(title), fontsize=12, fontweight="bold")
     rows = list(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights)))
@@ -161,8 +161,7 @@ def _draw_look(figure: SubFigure, look: Look, tops: Sequence[float], letters: in
 
 
 def _draw_tiles(figure: SubFigure, look: Look) -> None:
-    across = min(TILES_IN_A_ROW, len(look.tiles))
-    down = math.ceil(len(look.tiles) / across)
+    down, across = _tile_grid(len(look.tiles))
     top = max(float(tile.values.max()) for tile in look.tiles) or 1.0
     figure.suptitle(f"the same tile by tile, {look.tiles_title}", fontsize=10)
     axes = np.atleast_1d(figure.subplots(down, across)).reshape(-1)
@@ -184,6 +183,12 @@ def _bar(figure: SubFigure, drawn: Any, axes: Any) -> None:
     bar = figure.colorbar(drawn, ax=axes, shrink=0.85, label="attention per image token")
     bar.ax.tick_params(labelsize=7)
     bar.set_label("attention per image token", fontsize=7)
+
+
+def _tile_grid(count: int) -> tuple[int, int]:
+    """Rows and columns for so many tiles, in rows of about the same length."""
+    down = math.ceil(count / TILES_IN_A_ROW)
+    return down, math.ceil(count / max(down, 1))
 
 
 def _said(look: Look) -> str:
