@@ -1,4 +1,4 @@
-"""The command line: `visprompt list | show | score | ask | bench`.
+"""The command line: `visprompt list | show | score | ask | answer | export | bench`.
 
 Only typer is imported here; what needs torch is imported inside of a command, so that `--help` answers at once.
 """
@@ -17,6 +17,7 @@ import typer
 import visprompt
 from visprompt.cli_ask import ask
 from visprompt.cli_bench import bench
+from visprompt.cli_benchmarks import answer, export
 from visprompt.cli_look import score, show
 from visprompt.errors import VispromptError, unknown_name
 
@@ -129,6 +130,12 @@ app.command("score", epilog='Example: visprompt score cat.jpg "a cat" "a dog" --
 app.command(
     "ask", epilog='Example: visprompt ask cat.jpg "What is it doing?" --region 40,30,200,180 -p circle --save asked.png'
 )(ask)
+app.command(
+    "answer", epilog="Example: visprompt answer mm-vet.json -b mm-vet -m llava-hf/llava-1.5-7b-hf -p api --out out.json"
+)(answer)
+app.command(
+    "export", epilog="Example: visprompt export mm-vet.json -b mm-vet -p api -m openai/clip-vit-base-patch16 --out out"
+)(export)
 app.command("bench", epilog="Example: visprompt bench scenes --limit 100 --out runs/first")(bench)
 
 

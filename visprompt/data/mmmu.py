@@ -128,7 +128,12 @@ def _question(where: str, entry: dict[str, Any], folder: Path) -> Question:
         kind=subject_of(name),
         options=options,
         chance=1 / len(options) if options else None,
-        extra={"question_type": kind, "reference": answer},
+        extra={
+            "question_type": kind,
+            "reference": answer,
+            # as it came, but for the pictures: an export writes it again with others
+            "entry": {key: value for key, value in entry.items() if key not in (*PICTURES, "images")},
+        },
     )
 
 

@@ -180,7 +180,7 @@ def evaluate(
         identity = model.describe()
     run = run_hash(task, identity, pointing, data)
     wanted = _numbered(task, pictures)
-    stamps = {item: stamp for picture in pictures for stamp in [_stamp(picture)] for item in task.questions(picture)}
+    stamps = {item: stamp for picture in pictures for stamp in [stamp_of(picture)] for item in task.questions(picture)}
     kept = {
         row["id"]: row
         for row in (log.rows(run) if log else [])
@@ -229,7 +229,7 @@ def _numbered(task: Task, pictures: Sequence[Any]) -> dict[str, int]:
     return dict(items)
 
 
-def _stamp(picture: Any) -> list[Any] | None:
+def stamp_of(picture: Any) -> list[Any] | None:
     """Name, bytes and time of a picture's file (of several, in order); None without files, or if one is gone."""
     found: list[Any] = []
     for image in getattr(picture, "images", None) or (picture.image,):

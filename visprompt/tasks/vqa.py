@@ -38,6 +38,8 @@ class Vqa(Task):
 
     name: ClassVar[str] = "vqa"
     writes: ClassVar[bool] = True
+    #: False: a strategy that needs a place is an error where the data know none
+    plain_without_place: ClassVar[bool] = True
 
     max_new_tokens: int = 8
     template: str = "{}"
@@ -67,24 +69,24 @@ class Vqa(Task):
 
     def row(self, question: Question, answer: str, regions: Sequence[Any], pointed: bool) -> Row:
         """The row of one answer."""
-        assert question.answer is not None
-        if question.options:
-            read = letter_of(answer, question.options)
-            correct = read == question.answer
-        else:
-            read, correct = None, normalised(answer) == normalised(question.answer)
-        row: Row = {
+        return {
             "id": question.id,
             "image": question.image_name,
             "kind": question.kind,
             "text": question.text,
             "gold": question.answer,
             "answer": answer[:_SHOWN_CHARACTERS],
-            "correct": correct,
+            **self.judged(question, answer),
             "pointed": pointed,
             "boxes": [rounded(np.asarray(region.xyxy), 2) for region in regions],
         }
-        return row if read is None else {**row, "letter": read}
+
+    def judged(self, question: Question, answer: str) -> Row:
+        """Whether an answer is right, and which option it was read as."""
+        if question.options:
+            letter = letter_of(answer, question.options)
+            return {"correct": letter == question.answer, "letter": letter}
+        return {"correct": normalised(answer) == normalised(question.answer or "")}
 
 
 class Asking:
@@ -108,6 +110,11 @@ class Asking:
         pointed = [bool(found) for found in regions]
         if not self.needs_region:
             pointed = [self.pointing.strategy != "none"] * len(pictures)
+        elif not (all(pointed) or self.task.plain_without_place):
+            raise InvalidInputError(
+                f"{self.pointing.label} needs a place to point at, and question {pictures[pointed.index(False)].id} "
+                "comes without: take a strategy that reads the question, such as api."
+            )
         answers = [""] * len(pictures)
         for runner, wanted in ((self.runner, True), (self.plain, False)):
             chosen = [number for number, is_pointed in enumerate(pointed) if is_pointed == wanted]

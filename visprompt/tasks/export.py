@@ -1,0 +1,253 @@
+"""Prompted pictures as files, for evaluation tools that run models themselves (lmms-eval, VLMEvalKit).
+
+A folder holds `images/*.png`, `manifest.jsonl` (one line a question: its pictures, its text, what was done),
+`vlmevalkit.tsv`, and the benchmark's own question file with the new pictures. PNG: JPEG would change the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt.data.questions import Question, read_lines, require_keys
+from visprompt.data.vlmevalkit import table_row, write_table
+from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError
+from visprompt.results import RowLog, digest, file_digest, source_digest, write_jsonl, write_text
+from visprompt.tasks.base import Row, stamp_of
+from visprompt.tasks.code import auxiliary_weights, library_versions, strategy_code
+
+if TYPE_CHECKING:
+    from visprompt.prompter import Prompter
+    from visprompt.visual_prompt import VisualPrompt
+
+MANIFEST, TABLE, PICTURES = "manifest.jsonl", "vlmevalkit.tsv", "images"
+_VISIBLE = frozenset({"pixels", "text"})
+_CHUNK = 16
+
+
+def export(
+    questions: Sequence[Question],
+    prompter: Prompter | None,
+    model: Any,
+    out: str | Path,
+    *,
+    benchmark: str = "",
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[Row], list[Row]]:
+    """Prompts the pictures of all questions and writes the folder; what is there already is not made again.
+
+    Args:
+        questions: of any benchmark.
+        prompter: a strategy that acts on pixels (and text); None: the pictures as they are, the baseline's folder.
+        model: what the strategy may need to look through; unused by markers.
+        out: the folder.
+        benchmark: the benchmark's name, whose own question file is written too.
+        limit: only the first so many questions.
+        progress: called with the number of questions done since the last call.
+
+    Returns:
+        the rows of the manifest, and of the questions that could not be prompted, with `error`.
+
+    Raises:
+        UnsupportedError: for a strategy that acts on attention or tokens: no picture shows that.
+        InvalidInputError: if not one question could be prompted.
+    """
+    _require_visible(prompter)
+    out, asked = Path(out), list(questions[:limit])
+    log, run = RowLog(out / MANIFEST), _run(prompter, model)
+    kept = {row["id"]: row for row in log.rows(run) if _still_there(out, row)}
+    names = _names(questions)
+    rows: dict[str, Row] = {}
+    errors: list[Row] = []
+    for start in range(0, len(asked), _CHUNK):
+        part = asked[start : start + _CHUNK]
+        todo = [one for one in part if one.id not in kept or kept[one.id].get("file") != stamp_of(one)]
+        made, failed = _chunk(todo, prompter, model, out, names)
+        log.append({"run": run, **row} for row in made)
+        rows.update((row["id"], row) for row in (*(kept[one.id] for one in part if one not in todo), *made))
+        errors += failed
+        if progress:
+            progress(len(part))
+    if not rows and errors:
+        raise InvalidInputError(f"none of the {len(errors)} questions could be prompted: {errors[0]['error']}")
+    chosen = [one for one in asked if one.id in rows]
+    _write_tables(out, chosen, rows, benchmark)
+    return [rows[one.id] for one in chosen], errors
+
+
+def exported(folder: str | Path) -> dict[str, Row]:
+    """The manifest of an export by question id, paths of pictures made absolute: what hooks into other tools read.
+
+    Raises:
+        InvalidInputError: if there is no manifest, or it is damaged.
+    """
+    folder = Path(folder).resolve()
+    found = {}
+    for where, row in read_lines(folder / MANIFEST):
+        require_keys(row, ("id", "images", "text"), where)
+        found[str(row["id"])] = {**row, "images": [str(folder / name) for name in row["images"]]}
+    return found
+
+
+def _require_visible(prompter: Prompter | None) -> None:
+    hidden = sorted(prompter.acts_on - _VISIBLE) if prompter is not None else []
+    if prompter is not None and hasattr(prompter, "members"):
+        raise UnsupportedError(f"{prompter.name!r} is an ensemble of several pictures each: export its members.")
+    if prompter is not None and hidden:
+        from visprompt.registry import list_strategies
+
+        works = ", ".join(info.name for info in list_strategies() if set(info.acts_on) <= _VISIBLE)
+        raise UnsupportedError(
+            f"strategy {prompter.name!r} acts on {' and '.join(hidden)}, which no picture shows: run it here with "
+            f"`visprompt answer`. Strategies that can be exported: {works}."
+        )
+
+
+def _run(prompter: Prompter | None, model: Any) -> str:
+    members = [prompter]
+    looks = prompter is not None and "map" in prompter.needs and not auxiliary_weights(members)
+    return digest(
+        {
+            "prompter": None if prompter is None else prompter.describe(),
+            "model": model.describe() if looks else None,
+            "auxiliary": auxiliary_weights(members),
+            "code": source_digest(),
+            "strategies": strategy_code(members),
+            "libraries": library_versions(),
+        }
+    )
+
+
+def _chunk(
+    questions: Sequence[Question], prompter: Prompter | None, model: Any, out: Path, names: Mapping[str, str]
+) -> tuple[list[Row], list[Row]]:
+    if not questions:
+        return [], []
+    try:
+        return _made(questions, prompter, model, out, names), []
+    except (InvalidInputError, OSError):
+        pass
+    rows: list[Row] = []
+    errors: list[Row] = []
+    for question in questions:  # one of them is bad
+        try:
+            rows += _made([question], prompter, model, out, names)
+        except (InvalidInputError, OSError) as error:
+            if isinstance(error, OSError) and error.filename and str(out) in str(error.filename):
+                raise  # a full disk is nobody's picture
+            errors.append({"id": question.id, "image": question.image_name, "error": str(error)})
+    return rows, errors
+
+
+def _made(
+    questions: Sequence[Question], prompter: Prompter | None, model: Any, out: Path, names: Mapping[str, str]
+) -> list[Row]:
+    from visprompt.request import Request
+
+    prompts: list[VisualPrompt] = []
+    counts = []
+    for question in questions:
+        pictures: Any = question.pictures
+        request = Request(
+            pictures if len(pictures) > 1 else pictures[0],
+            region=list(question.targets) or None if len(pictures) == 1 else None,
+            query=question.text,
+            regions_as="together",
+            id=question.id,
+        )
+        units = request.units()
+        counts.append(len(units))
+        prompts += units
+    if prompter is not None:
+        prompts = prompter.edit_all(prompts, model)
+    rows: list[Row] = []
+    for question in questions:
+        own, prompts = prompts[: counts[len(rows)]], prompts[counts[len(rows)] :]
+        rows.append(_written(question, own, out, names[question.id]))
+    return rows
+
+
+def _written(question: Question, prompts: Sequence[VisualPrompt], out: Path, name: str) -> Row:
+    images = []
+    for number, prompt in enumerate(prompts, start=1):
+        relative = f"{PICTURES}/{name}.png" if len(prompts) == 1 else f"{PICTURES}/{name}_{number}.png"
+        path = out / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".part")
+        prompt.picture.save(partial, format="PNG")
+        os.replace(partial, path)
+        images.append(relative)
+    first = prompts[0]
+    stamp = stamp_of(question)
+    return {
+        "id": question.id,
+        "images": images,
+        "text": first.text(question.text) if first.text is not None else question.text,
+        "prompter": first.label,
+        "fit": first.fit,
+        "sizes_wh": [list(prompt.picture.size) for prompt in prompts],
+        "hashes": [file_digest(out / image) for image in images],
+        **({} if stamp is None else {"file": stamp}),
+    }
+
+
+def _still_there(out: Path, row: Row) -> bool:
+    try:
+        return [file_digest(out / name) for name in row["images"]] == row["hashes"]
+    except (VispromptError, KeyError, TypeError):
+        return False
+
+
+def _names(questions: Sequence[Question]) -> dict[str, str]:
+    """A file name for every id; two ids never share one, whatever characters they have."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for question in questions:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", question.id).strip(".-")[:100] or "question"
+        # Some file systems do not tell capitals.
+        if name != question.id or name.lower() in taken:
+            name = f"{name}-{digest(question.id)[:6]}"
+        taken.add(name.lower())
+        found[question.id] = name
+    return found
+
+
+def _write_tables(out: Path, questions: Sequence[Question], rows: Mapping[str, Row], benchmark: str) -> None:
+    table = []
+    for question in questions:
+        paths = [str((out / name).resolve()) for name in rows[question.id]["images"]]
+        line = table_row(question)
+        if question.extra.get("row") is None:
+            line["question"] = rows[question.id]["text"]
+        table.append({**line, "image_path": paths[0] if len(paths) == 1 else str(paths)})
+    write_table(out / TABLE, table)
+    if benchmark == "mm-vet":
+        content = {
+            one.id: {
+                "imagename": Path(rows[one.id]["images"][0]).name,
+                "question": rows[one.id]["text"],
+                "answer": one.extra.get("reference"),
+                "capability": one.kind.split(", ") if one.kind else [],
+            }
+            for one in questions
+        }
+        write_text(out / "mm-vet.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    elif benchmark == "llava-wild":
+        lines = (
+            {
+                "question_id": one.extra.get("question_id", one.id),
+                "image": Path(rows[one.id]["images"][0]).name,
+                "text": rows[one.id]["text"],
+                "category": one.kind,
+            }
+            for one in questions
+        )
+        write_jsonl(out / "questions.jsonl", lines)
+    elif benchmark == "mmmu":
+        lines = ({**one.extra["entry"], "images": rows[one.id]["images"]} for one in questions)
+        write_jsonl(out / "mmmu.jsonl", lines)
