@@ -51,12 +51,12 @@ class Unleash(Prompter):
 
     Raises:
         InvalidInputError: if there is no prompt before it to amplify.
-        UnsupportedError: on a model without attention.
+        UnsupportedError: on a model without attention, or whose vision tower cannot be edited.
     """
 
     Options = UnleashOptions
     acts_on = frozenset({"attention"})
-    needs = frozenset({"prompt"})
+    needs = frozenset({"prompt", "vision"})
     neutral: ClassVar[dict[str, Any]] = {"gain": 0.0}
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
@@ -69,6 +69,7 @@ class Unleash(Prompter):
             )
         original = prompt.reference or (prompt.request.picture if prompt.request is not None else prompt.picture)
         edit = AttentionEdit(
+            tower="vision",
             gain=options.gain,
             responsive=options.responsive,
             first_block=options.first_block,

@@ -136,7 +136,7 @@ def test_pictures_of_many_files_do_not_stay_in_memory(tmp_path: Path) -> None:
     for request in requests:
         assert request.picture.size == (8, 8)
     gc.collect()
-    alive = sum(request._cache["picture"]() is not None for request in requests)
+    alive = sum(request._cache["picture 0"]() is not None for request in requests)
     assert alive <= 4
 
 

@@ -38,8 +38,8 @@ class Prompter:
     Options: ClassVar[type[Options]] = Options
     #: what it changes: "pixels", "text", "tokens", "attention"
     acts_on: ClassVar[frozenset[str]] = frozenset()
-    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it),
-    #: "map" (a model that can be asked where it looks)
+    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it), "vision" (a
+    #: vision tower that can be edited), "map" (a model that can be asked where it looks)
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
     #: options with which it changes nothing, or None if it has no such setting; the tests check it bit for bit
     neutral: ClassVar[dict[str, Any] | None] = None
@@ -120,6 +120,8 @@ class Prompter:
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
         """Says, before anything is computed, what is missing."""
         model.require(self.acts_on, self.name)
+        if "vision" in self.needs:
+            model.tower_named("vision")
         for prompt in prompts:
             if "region" in self.needs and not prompt.regions and not _companion_has_region(prompt):
                 raise InvalidInputError(

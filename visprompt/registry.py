@@ -154,6 +154,8 @@ def strategies_on(model: Any) -> list[str]:
     from visprompt.models.reflection import can_look
 
     fitting = [info for info in list_strategies() if set(info.acts_on) <= model.supports | {"text"}]
+    if not model.has_tower("vision"):
+        fitting = [info for info in fitting if "vision" not in info.needs]
     return [info.name for info in fitting if "map" not in info.needs or can_look(model)]
 
 

@@ -107,6 +107,14 @@ class Model:
         """Floating type of its weights."""
         return next(item for item in self.module.parameters() if item.is_floating_point()).dtype
 
+    def has_tower(self, name: str) -> bool:
+        """True for a tower whose attention can be edited."""
+        try:
+            self.tower_named(name)
+        except UnsupportedError:
+            return False
+        return True
+
     def tower_named(self, name: str) -> Tower:
         """The tower of that name; encoders have one, `"vision"`.
 

@@ -94,6 +94,12 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     return ChatInputs(tensors, layouts, columns, is_picture, mask == 0, vision)
 
 
+def media_of(inputs: ChatInputs) -> dict[str, Tensor]:
+    """The part of the inputs that the vision tower takes."""
+    words = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+    return {name: item for name, item in inputs.tensors.items() if name not in words}
+
+
 def chat_text(model: LVLM, chat: Chat) -> str:
     """The whole prompt as the processor takes it: the model's chat template around pictures and question."""
     if model.family.prompt is not None:

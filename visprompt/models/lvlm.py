@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,21 +16,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from visprompt.attention.backends import install_shim
-from visprompt.attention.program import compile_programs
+from visprompt.attention.program import SiteProgram, compile_programs
 from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Site, Tower
 from visprompt.attention.timeline import Timeline
-from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
+from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.geometry import Geometry, check_processable, fit_picture, mean_rgb
 from visprompt.models.base import Model, Parts
 from visprompt.models.chat import Chat, Generation
-from visprompt.models.chat_inputs import ChatInputs, prepare
+from visprompt.models.chat_inputs import ChatInputs, media_of, prepare
 from visprompt.models.lvlm_edits import decoder_edits, vision_edits
 from visprompt.models.lvlm_layout import FAMILIES, Layout, LvlmFamily
 from visprompt.models.lvlm_text import Pieces, end_ids, pieces_of
 from visprompt.models.lvlm_vision import vision_tower
 from visprompt.models.pictures import PictureReader
-from visprompt.models.proof import zeros_at
+from visprompt.models.proof import features_of, prove_decoder, prove_vision
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
 
 Size = tuple[int, int]
@@ -97,7 +98,14 @@ class LVLM(Model):
             return self.vision_tower
         reason = "packs the patches of all pictures into one sequence" if not self.family.tower else "is not known"
         hint = f" (its vision tower {reason}; edit the decoder)" if name == "vision" else ""
-        raise UnsupportedError(f"{self.name} has no tower {name!r} that can be edited{hint}.")
+        raise UnsupportedError(
+            f"{self.name} has no tower {name!r} that can be edited{hint}. Strategies that work on it: {self._works()}."
+        )
+
+    def _works(self) -> str:
+        from visprompt.registry import list_strategies
+
+        return ", ".join(info.name for info in list_strategies() if "vision" not in info.needs)
 
     def geometry(self, image_wh: Size, fit: Fit = "model", tower: str = "decoder") -> Geometry:
         """Where the pixels of a picture of this size go: original pixels ↔ tiles ↔ image tokens.
@@ -236,6 +244,7 @@ class LVLM(Model):
                 self._prove_tower("vision", inputs)
                 patches = [count for group in inputs.vision_patches for count in group]
                 programs = compile_programs(self.vision_tower, vision, patches)
+                programs.update(self._with_references(chats, programs))
                 stack.enter_context(Scope(self.vision_tower, programs, None, self.device))
             if not (read or any(edits)):
                 yield None
@@ -245,6 +254,32 @@ class LVLM(Model):
             self._prove_tower("decoder", inputs)
             timeline = Timeline(inputs.columns, inputs.pictures, inputs.padding).to(self.device)
             yield stack.enter_context(Scope(self.tower, programs, None, self.device, timeline))
+
+    def _with_references(self, chats: Sequence[Chat], programs: dict[Site, SiteProgram]) -> dict[Site, SiteProgram]:
+        """Runs the vision tower on the pictures without the prompt and hands its row outputs to the gain edits."""
+        gains = {site: item for site, item in programs.items() if item.gain is not None}
+        if not gains:
+            return {}
+        plain = [
+            replace(
+                chat,
+                prompts=tuple(
+                    item.with_(picture=item.reference or item.picture, attention=()) for item in chat.prompts
+                ),
+            )
+            for chat in chats
+        ]
+        watch = {
+            site: SiteProgram(rows=item.rows, edited=torch.zeros_like(item.edited), capture_output=True)
+            for site, item in gains.items()
+        }
+        assert self.vision_tower is not None
+        with torch.no_grad(), Scope(self.vision_tower, watch, None, self.device) as scope:
+            features_of(self.module, media_of(prepare(self, plain)))
+        for site, item in gains.items():
+            if scope.outputs[site].shape[:2] != item.edited.shape[:2] or len(item.rows) != scope.outputs[site].shape[2]:
+                raise InvalidInputError("the picture without the prompt has another size: unleash cannot compare them.")
+        return {site: replace(item, reference=scope.outputs[site]) for site, item in gains.items()}
 
     def _answers(
         self,
@@ -298,31 +333,12 @@ class LVLM(Model):
                 return
             with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
                 if name == "decoder":
-                    self._prove_decoder()
+                    prove_decoder(self)
                 else:
                     assert inputs is not None
                     assert self.vision_tower is not None
-                    self._prove_vision(inputs, self.vision_tower)
+                    prove_vision(self, self.vision_tower, media_of(inputs), sum(map(len, inputs.vision_patches)))
             self._proved_towers.add(name)
-
-    def _prove_decoder(self) -> None:
-        ids = torch.arange(4, device=self.device)[None] + 5
-        programs, zeros = zeros_at(self.tower.sites, dict.fromkeys(self.tower.sites, 3), self.device)
-        with Scope(self.tower, programs, None, self.device):
-            logits = self.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1]
-            weights = torch.linspace(0.5, 1.5, logits.shape[-1], device=logits.device)
-            (logits.float() * weights).sum().backward(inputs=list(zeros.values()))
-        _refuse_dead(self.name, zeros)
-
-    def _prove_vision(self, inputs: ChatInputs, tower: Tower) -> None:
-        tensors = {name: item for name, item in inputs.tensors.items() if name not in ("input_ids", "attention_mask")}
-        streams = sum(len(group) for group in inputs.vision_patches)
-        programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, tower.prefix), self.device, streams)
-        with Scope(tower, programs, None, self.device):
-            features = _features(self.module, tensors)
-            weights = torch.linspace(0.5, 1.5, features.shape[-1], device=features.device)
-            (features.float() * weights).sum().backward(inputs=list(zeros.values()))
-        _refuse_dead(self.name, zeros)
 
     # -- what it does not do ------------------------------------------------------------------------------------------
 
@@ -369,16 +385,3 @@ def _decoder(module: Any) -> Tower:
         heads = int(decoder.config.num_attention_heads)
         sites.append(Site("decoder", index, attention, "transformers", heads, 0, getattr(attention, "o_proj", None)))
     return Tower("decoder", tuple(sites), tuple(layers), "text", 0, shareable=False)
-
-
-def _features(module: Any, tensors: dict[str, Tensor]) -> Tensor:
-    features = module.get_image_features(**tensors)
-    features = getattr(features, "pooler_output", features)
-    parts = features if isinstance(features, list | tuple) else [features]
-    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-
-
-def _refuse_dead(name: str, zeros: dict[Site, Tensor]) -> None:
-    dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
-    if dead:
-        raise SiteNotReachedError(f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the answer.")

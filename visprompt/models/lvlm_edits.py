@@ -24,11 +24,14 @@ def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[At
     result = []
     for number, prompt in prompts_with_layouts(chat, layouts):
         for edit in prompt.attention:
-            if edit.gain is not None:
-                raise UnsupportedError(f"{prompt.label!r} compares heads with a plain run, which LVLMs do not offer.")
             if edit.tower != "decoder":
                 model.tower_named(edit.tower)
                 continue
+            if edit.gain is not None:
+                raise UnsupportedError(
+                    f"{prompt.label!r} compares heads with a run without the prompt, token by token; answers differ, "
+                    'so in a decoder there is no such token. Use the vision tower: tower="vision".'
+                )
             result.append(_widened(edit, layouts[number].geometry.num_patches, starts[number], starts[-1]))
     return _merged(result)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.scope import Scope
-from visprompt.attention.sites import Site
+from visprompt.attention.sites import Site, Tower
 from visprompt.errors import SiteNotReachedError
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model, Parts
+    from visprompt.models.lvlm import LVLM
 
 
 def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
@@ -31,13 +32,8 @@ def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
     programs, zeros = zeros_at(tower.sites, {site: row[0] for site, row in rows.items() if len(row)}, model.device)
     with Scope(tower, programs, None, model.device):
         embedding = parts.embed(reader.inputs([(prompt.picture, prompt.fit)], model))
-        weights = torch.linspace(0.5, 1.5, embedding.shape[-1], device=embedding.device)
-        (embedding.float() * weights).sum().backward(inputs=list(zeros.values()))
-    dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
-    if dead:
-        raise SiteNotReachedError(
-            f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the embedding."
-        )
+        _backward(embedding, zeros)
+    _refuse_dead(name, zeros, "embedding")
 
 
 def zeros_at(
@@ -56,3 +52,55 @@ def zeros_at(
         for site, zero in zeros.items()
     }
     return programs, zeros
+
+
+def prove_decoder(model: LVLM) -> None:
+    """The same for the blocks of a decoder: a few words without a picture do, whatever the model's size.
+
+    Raises:
+        SiteNotReachedError: naming the sites whose edits would change nothing.
+    """
+    tower = model.tower
+    ids = torch.arange(4, device=model.device)[None] + 5
+    programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, 3), model.device)
+    with Scope(tower, programs, None, model.device):
+        logits = model.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1]
+        _backward(logits, zeros)
+    _refuse_dead(model.name, zeros, "answer")
+
+
+def prove_vision(model: LVLM, tower: Tower, media: dict[str, Tensor], streams: int) -> None:
+    """The same for the blocks of an LVLM's vision tower, on pictures that are about to be looked at.
+
+    Args:
+        model: the LVLM.
+        tower: its vision tower.
+        media: the pictures' inputs.
+        streams: number of pictures (tiles) that the tower gets.
+
+    Raises:
+        SiteNotReachedError: naming the sites whose edits would change nothing.
+    """
+    programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, tower.prefix), model.device, streams)
+    with Scope(tower, programs, None, model.device):
+        _backward(features_of(model.module, media), zeros)
+    _refuse_dead(model.name, zeros, "answer")
+
+
+def features_of(module: Any, media: dict[str, Tensor]) -> Tensor:
+    """`[tokens, d]`: what the decoder of an LVLM gets for pictures."""
+    features = module.get_image_features(**media)
+    features = getattr(features, "pooler_output", features)
+    parts = features if isinstance(features, list | tuple) else [features]
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _backward(output: Tensor, zeros: dict[Site, Tensor]) -> None:
+    weights = torch.linspace(0.5, 1.5, output.shape[-1], device=output.device)
+    (output.float() * weights).sum().backward(inputs=list(zeros.values()))
+
+
+def _refuse_dead(name: str, zeros: dict[Site, Tensor], what: str) -> None:
+    dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
+    if dead:
+        raise SiteNotReachedError(f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the {what}.")

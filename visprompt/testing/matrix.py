@@ -27,6 +27,14 @@ every family, and the test suite fails when it is out of date.
 *Readout* is what the model reads the picture through, and so the rows of attention that a strategy edits.
 """
 
+_LVLM_HEAD = """
+## Vision-language models
+
+They answer, score answers and show where their decoder looks; every family's image tokens are known to the pixel, in
+every tile. *Tiles*: pictures are cut. *Video*: frames go in as a video; other families get them as several pictures.
+*Vision tower*: its attention can be edited as well as the decoder's.
+"""
+
 _READOUT = {
     "cls": "CLS token",
     "probe": "attention-pooling probe",
@@ -47,7 +55,22 @@ def support_matrix() -> str:
         kind = type(made.module).__name__
         cells = [model_name, f"`{kind}`", _READOUT[made.readout], "yes" if made.has_text else "no", *marks]
         lines.append("| " + " | ".join(cells) + " |")
-    return _HEAD + "\n" + "\n".join(lines) + "\n"
+    return _HEAD + "\n" + "\n".join(lines) + "\n" + _LVLM_HEAD + "\n" + "\n".join(_lvlm_rows(strategies)) + "\n"
+
+
+def _lvlm_rows(strategies: list[str]) -> list[str]:
+    from visprompt.testing import conformance_lvlm
+    from visprompt.testing.tiny_lvlm import tiny_lvlm_names
+
+    names = " | ".join(f"`{name}`" for name in strategies)
+    lines = [f"| model family | class | tiles | video | vision tower | {names} |"]
+    lines.append("|---|---|:-:|:-:|:-:|" + ":-:|" * len(strategies))
+    for model_name in tiny_lvlm_names():
+        made, _ = conformance_lvlm.wrapped(model_name)
+        facts = ["yes" if fact else "–" for fact in (made.tiled, made.video, made.vision_edits)]
+        marks = ["✓" if conformance_lvlm.check_support(n, model_name) == "supported" else "–" for n in strategies]
+        lines.append("| " + " | ".join([model_name, f"`{type(made.module).__name__}`", *facts, *marks]) + " |")
+    return lines
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ def paligemma_2() -> TinyLvlm:
 _GEMMA_TOKENS = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
 
 
-def tiny_gemma3(sliding_window: int = 64, **pictures: Any) -> TinyLvlm:
+def tiny_gemma3(sliding_window: int = 50, **pictures: Any) -> TinyLvlm:
     """A Gemma 3 with a window of so many tokens in blocks 0 and 2.
 
     Args:
