@@ -200,14 +200,14 @@ class View:
 def views(picture: Image.Image, align: str, model: Any) -> list[View]:
     """What the model is shown so that its map can be laid over the picture.
 
-    `"auto"`: as its processor does it if that leaves nothing out, else padded; `"slide"`: windows of the model's own
-    aspect ratio along the longer side, each at full resolution.
+    `"auto"`: as its processor does it if that leaves nothing out, else squashed for an encoder and padded for a model
+    that writes; `"slide"`: windows of the model's own aspect ratio along the longer side, each at full resolution.
     """
     own = model.geometry(picture.size, "model")
     if align == "auto":
         visible = own.visible_xyxy()
         whole = visible == (0.0, 0.0, float(picture.width), float(picture.height))
-        return [View(picture, "model" if whole else "pad")]
+        return [View(picture, "model" if whole else "pad" if model.generates else "squash")]
     if align in ("pad", "squash"):
         return [View(picture, "pad" if align == "pad" else "squash")]
     if align != "slide":
