@@ -35,9 +35,9 @@ class ApiOptions(Options):
         grey: grey level that the picture is dimmed towards, 0 (black) to 255.
         floor: share of a pixel that is always left, 0 (paper) to 1 (nothing is dimmed).
         align: what the looking model is shown. `"auto"`: the whole picture; where its processor would crop, squashed
-            for an encoder, padded for an LVLM; `"pad"`, `"squash"`: always so; `"slide"`: windows of its own shape, side by side; `"crop"`: as its
-            processor crops, and pixels that it does not see are left alone; `"paper"`: the same crop, with the mask
-            stretched over the whole picture.
+            for an encoder, padded for an LVLM; `"pad"`, `"squash"`: always so; `"slide"`: windows of its own shape,
+            side by side; `"crop"`: as its processor crops, and pixels that it does not see are left alone; `"paper"`:
+            the same crop, with the mask stretched over the whole picture.
         relative: the map against that of a generic question: takes out what is looked at whatever is asked.
         generic: that question; None: "a photo", or "Write a general description of the image." for an LVLM.
         max_new_tokens: longest answer during which an LVLM is watched, in tokens.
