@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from visprompt.attention.masks import mask_rows
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import add_mask, heads_like, row_logits
 from visprompt.attention.scope import Scope, current_scope
@@ -129,6 +130,8 @@ def _edited(
 ) -> tuple[Tensor, Tensor | None]:
     if kwargs.get("s_aux") is not None:
         raise UnsupportedError("attention with learned sinks (s_aux) is not supported: its rows cannot be recomputed.")
+    if kwargs.get("position_bias") is not None:
+        raise UnsupportedError("attention with a position bias of its own is not supported: its rows would lack it.")
     site = scope.programs_by_module[id(module)]
     program = scope.program(site, query, key)
     if not len(program.rows):  # a decoder's call without any of the rows that are meant
@@ -150,7 +153,7 @@ def _edited(
         key,
         value,
         scale,
-        _mask_rows(module, mask, wanted_rows, query, key, kwargs),
+        mask_rows(module, mask, wanted_rows, query, key, kwargs),
         kwargs,
         always=bool(copies),
     )
@@ -162,33 +165,6 @@ def _edited(
         changed = torch.where(program.edited.transpose(1, 2)[..., None], new.to(own.dtype), base_rows)
         return torch.cat((changed, own), dim=1), weights
     return overwrite(own, new, program, row_dim=1, head_dim=2), weights
-
-
-def _mask_rows(
-    module: nn.Module, mask: Tensor | None, rows: Tensor, query: Tensor, key: Tensor, kwargs: dict[str, Any]
-) -> Tensor | None:
-    """The part of the model's own mask that the edited rows see."""
-    keys, queries = key.shape[2], query.shape[2]
-    if mask is None:
-        causal = kwargs.get("is_causal")
-        causal = getattr(module, "is_causal", False) if causal is None else causal
-        if not causal or queries == 1:
-            return None
-        return _causal(rows, queries, keys, kwargs)[None, None]
-    if mask.dim() == 2:  # flash attention's padding mask; the kernel itself knows what is causal
-        allowed = mask[:, None, None, -keys:].bool()
-        causal = kwargs.get("is_causal")
-        causal = getattr(module, "is_causal", False) if causal is None else causal
-        return allowed & _causal(rows, queries, keys, kwargs) if causal else allowed
-    mask = mask[..., :keys]
-    return mask if mask.shape[-2] == 1 else mask.index_select(-2, rows)
-
-
-def _causal(rows: Tensor, queries: int, keys: int, kwargs: dict[str, Any]) -> Tensor:
-    """bool `[R, K]`: keys up to each row's own position, within the sliding window if there is one."""
-    at, column = rows[:, None] + (keys - queries), torch.arange(keys, device=rows.device)[None]
-    window = kwargs.get("sliding_window")
-    return column <= at if not window else (column <= at) & (column > at - window)
 
 
 # -- what the three have in common ------------------------------------------------------------------------------------
@@ -385,9 +361,9 @@ class _SeeAttention(TorchFunctionMode):
             rows_query = query.index_select(2, program.rows)
         scale = rest.get("scale") or query.shape[-1] ** -0.5
         wanted = torch.zeros_like(program.rows) if copies else program.rows
-        mask = _mask_rows(
-            site.module, rest.get("attn_mask"), wanted, query, key, {"is_causal": rest.get("is_causal", False)}
-        )
+        whole = rest.get("attn_mask")
+        whole = None if whole is None else whole[(None,) * (4 - whole.dim())]
+        mask = mask_rows(site.module, whole, wanted, query, key, {"is_causal": rest.get("is_causal", False)})
         options = {"dropout": rest.get("dropout_p", 0.0)}
         new = run_rows(scope, site, program, rows_query, key, value, scale, mask, options, always=bool(copies))
         if new is None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.attention.rows import attend, target_mass_logits
+from visprompt.attention.rows import attend, target_mass_logits, visible
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import AttentionEdit, Rows, block_number, checked_rows
@@ -156,8 +156,7 @@ class SiteProgram:
         """
         plain, keys = logits, logits.shape[-1]
         if self.temperature is not None:
-            finite = torch.where(torch.isfinite(logits), logits / self.temperature[..., None], logits)
-            logits = finite
+            logits = torch.where(visible(logits), logits / self.temperature[..., None], logits)
         if self.bias is not None:
             logits = logits + self._to_keys(self.bias, prefix, keys, 0.0)
         if self.log_weights is not None and self.target is not None:

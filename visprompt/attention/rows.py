@@ -10,6 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+#: logit of a masked key: no weight at all, and yet a number
+MASKED = torch.finfo(torch.float32).min
+
+
 def row_logits(
     query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None, softcap: float | None = None
 ) -> Tensor:
@@ -48,12 +52,20 @@ def heads_like(key: Tensor, query: Tensor) -> Tensor:
 
 
 def add_mask(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Adds an additive mask or applies a boolean one (True = attend)."""
+    """Adds an additive mask or applies a boolean one (True = attend); what is masked is `MASKED` either way, so that
+    rows that may see nothing (padding) have no NaN, which would spoil every gradient.
+    """
     if mask is None:
         return logits
     if mask.dtype == torch.bool:
-        return logits.masked_fill(~mask, float("-inf"))
-    return logits + mask.float()
+        return logits.masked_fill(~mask, MASKED)
+    hidden = mask <= torch.finfo(mask.dtype).min / 2
+    return (logits + mask.float().masked_fill(hidden, 0.0)).masked_fill(hidden, MASKED)
+
+
+def visible(logits: Tensor) -> Tensor:
+    """bool: what no mask hides."""
+    return logits > MASKED / 2
 
 
 def target_mass_logits(logits: Tensor, log_weights: Tensor, target: Tensor) -> Tensor:
@@ -63,7 +75,7 @@ def target_mass_logits(logits: Tensor, log_weights: Tensor, target: Tensor) -> T
     w`. Rows whose region has the share already are returned as they are.
 
     Args:
-        logits: `[n, H, R, K]`, masked keys at −inf.
+        logits: `[n, H, R, K]`; masked keys stay masked.
         log_weights: broadcastable to `[n, 1, 1, K]`; −inf outside the region.
         target: share in (0, 1), broadcastable to `[n, H, R]`; NaN: leave this row alone.
 
@@ -73,10 +85,10 @@ def target_mass_logits(logits: Tensor, log_weights: Tensor, target: Tensor) -> T
     >>> round(share.item(), 5)
     0.7
     """
-    inside = log_weights > float("-inf")
+    inside = (log_weights > float("-inf")) & visible(logits)
     nothing = torch.full_like(logits, float("-inf"))
     weighted = torch.where(inside, logits + torch.where(inside, log_weights, 0.0), nothing)
-    rest = torch.where(inside, nothing, logits).logsumexp(-1)
+    rest = torch.where(inside | ~visible(logits), nothing, logits).logsumexp(-1)
     now = torch.where(inside, logits, nothing).logsumexp(-1)
     share = torch.where(torch.isnan(target), torch.full_like(target, 0.5), target)
     beta = torch.logit(share) - (weighted.logsumexp(-1) - rest)
