@@ -244,7 +244,7 @@ class LVLM(Model):
                 self._prove_tower("vision", inputs)
                 patches = [count for group in inputs.vision_patches for count in group]
                 programs = compile_programs(self.vision_tower, vision, patches)
-                programs.update(self._with_references(chats, programs))
+                programs.update(self._with_plain_runs(chats, programs))
                 stack.enter_context(Scope(self.vision_tower, programs, None, self.device))
             if not (read or any(edits)):
                 yield None
@@ -255,7 +255,7 @@ class LVLM(Model):
             timeline = Timeline(inputs.columns, inputs.pictures, inputs.padding).to(self.device)
             yield stack.enter_context(Scope(self.tower, programs, None, self.device, timeline))
 
-    def _with_references(self, chats: Sequence[Chat], programs: dict[Site, SiteProgram]) -> dict[Site, SiteProgram]:
+    def _with_plain_runs(self, chats: Sequence[Chat], programs: dict[Site, SiteProgram]) -> dict[Site, SiteProgram]:
         """Runs the vision tower on the pictures without the prompt and hands its row outputs to the gain edits."""
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if not gains:
