@@ -193,11 +193,14 @@ class Canvas:
 
 def _tiled(canvas: Canvas, tower: TowerInput, most: float = math.inf) -> Layout:
     """The whole picture, then the canvas with a newline token behind every row."""
-    first, grid = tower.whole(canvas.image_wh), canvas.assembled(tower, most)
-    rows, columns = grid.grid_hw
-    base = tower.grid**2
-    places = base + np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)
+    first, base = tower.whole(canvas.image_wh), tower.grid**2
     vision = Geometry(canvas.image_wh, (first, *tower.tiles(canvas.scale_xy, canvas.offset_xy, canvas.tiles_hw)))
+    kept = canvas.kept(tower.grid)
+    if not all(kept):  # a strip so thin that all of its canvas counts as padding
+        return one_tile(Geometry(canvas.image_wh, (first,)), after=len(kept[0]), vision=vision)
+    grid = canvas.assembled(tower, most)
+    rows, columns = grid.grid_hw
+    places = base + np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)
     return Layout(
         Geometry(canvas.image_wh, (first, grid)),
         np.concatenate((np.arange(base), places.reshape(-1))),
