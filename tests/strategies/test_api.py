@@ -121,6 +121,32 @@ def test_batches_and_shared_pictures_change_nothing(name: str) -> None:
         np.testing.assert_allclose(found.similarity, alone.similarity, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["transformers-clip", "open-clip-coca", "transformers-siglip"])
+def test_half_precision_gives_about_the_same(name: str, dtype: torch.dtype) -> None:
+    made = tiny(name)
+    model = vp.wrap(made.module.to(dtype), made.processor, made.tokenizer)
+    question = Question(conformance.picture((96, 96)), "a cat")
+    (half,), (full,) = attribute(model, [question]), attribute(model_of(name), [question])
+    assert half.contribution.dtype == np.float32
+    assert np.corrcoef(half.contribution, full.contribution)[0, 1] > 0.98
+    assert np.corrcoef(half.similarity, full.similarity)[0, 1] > 0.98
+
+
+def test_a_compiled_model_is_refused() -> None:
+    made = tiny("transformers-clip")
+    made.module.vision_model.compile(backend="eager")
+    with pytest.raises(vp.UnsupportedError, match="compile"):
+        heatmap(vp.wrap(made.module, made.processor, made.tokenizer), request())
+
+
+def test_a_head_that_is_something_else_is_refused() -> None:
+    made = tiny("transformers-clip")
+    made.module.visual_projection.register_forward_hook(lambda *call: call[2].flip(-1))
+    with pytest.raises(vp.UnsupportedError, match="cannot be taken apart"):
+        heatmap(vp.wrap(made.module, made.processor, made.tokenizer), request())
+
+
 def test_one_forward_for_many_questions_on_one_picture(clip: vp.Model) -> None:
     small = tiny("transformers-clip")
     model, calls = vp.wrap(small.module, small.processor, small.tokenizer), []
@@ -207,6 +233,13 @@ def test_the_mask_lies_where_the_model_looked(name: str, align: str) -> None:
             assert cover[change.argmax()] > 0, f"{wh}: the patch that changed most does not show {box}"
             x0, y0, x1, y1 = plain.geometry.visible_xyxy()
             assert (x1 - x0, y1 - y0) == pytest.approx(wh, abs=1.0)
+
+
+def test_a_whole_picture_is_shown_as_it_is_and_a_cropped_one_made_whole(clip: vp.Model, llava: Any) -> None:
+    naflex, wide = model_of("transformers-siglip2-naflex"), (144, 48)
+    assert heatmap(naflex, request(wide)).geometry == naflex.geometry(wide)
+    assert heatmap(clip, request(wide)).geometry == clip.geometry(wide, "squash")
+    assert heatmap(llava, request(wide)).geometry == heatmap(llava, request(wide), align="pad").geometry
 
 
 def test_patches_of_padding_do_not_count(clip: vp.Model) -> None:
@@ -312,16 +345,29 @@ def test_the_attention_gets_the_map_where_it_lies(clip: vp.Model) -> None:
 # -- models that write ------------------------------------------------------------------------------------------------
 
 
-def test_self_reflection_is_the_attention_over_image_tokens(llava: Any) -> None:
+@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2-vl"])
+def test_self_reflection_is_the_attention_over_image_tokens(name: str) -> None:
+    small = tiny_lvlm(name)
+    model = vp.wrap(small.module, small.processor)
     item = request((96, 96))
-    (answer,) = vp.Runner(llava, None).answer([item], blocks=[2], max_new_tokens=20)
+    (answer,) = vp.Runner(model, None).answer([item], blocks=[2], max_new_tokens=20)
     steps = answer.token_maps[0][:, 0]  # [T, H, P]
     expected = (steps / steps.sum(-1, keepdim=True)).mean((0, 1))
-    found = heatmap(llava, item)
+    found = heatmap(model, item)
     np.testing.assert_allclose(found.raw.cls, expected.numpy(), atol=1e-6)
     assert found.raw.comp is None
-    several = heatmap(llava, item, block=(1, 2))
-    np.testing.assert_allclose(several.raw.cls, (found.raw.cls + heatmap(llava, item, block=1).raw.cls) / 2, atol=1e-6)
+    several = heatmap(model, item, block=(1, 2))
+    np.testing.assert_allclose(several.raw.cls, (found.raw.cls + heatmap(model, item, block=1).raw.cls) / 2, atol=1e-6)
+
+
+def test_frames_of_a_video_have_the_map_of_their_tokens() -> None:
+    small = tiny_lvlm("qwen2-vl")
+    model = vp.wrap(small.module, small.processor)
+    frames = vp.Request([conformance.picture((64, 64), seed) for seed in range(4)], query="which one", video=True)
+    found = vp.Prompter.from_name("api").heatmaps(frames.units(), model)  # type: ignore[attr-defined]
+    assert len(found) == 4
+    assert np.array_equal(found[0].values, found[1].values), "Qwen merges frames in pairs"
+    assert not np.array_equal(found[1].values, found[2].values)
 
 
 def test_relative_maps_of_an_lvlm_are_divided(llava: Any) -> None:
