@@ -17,7 +17,7 @@ from typing import Any
 
 from visprompt import results
 from visprompt.bench_model import ModelRun
-from visprompt.bench_rows import RESULTS, TUNING, Earlier, stale
+from visprompt.bench_rows import MAPS, RESULTS, TUNING, Earlier, stale
 from visprompt.bench_workers import run_workers
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 from visprompt.exhibits import Exhibits
@@ -57,6 +57,7 @@ class BenchResult:
         problems: sentences for people: items that failed, rows that a model cannot run.
         out: the folder.
         exhibits: pictures for the report, if they were asked for.
+        maps: as in `maps.jsonl`: per model and task, whether maps lie where questions point.
     """
 
     suite: Suite
@@ -65,6 +66,7 @@ class BenchResult:
     problems: list[str]
     out: Path
     exhibits: Exhibits
+    maps: list[Row] = field(default_factory=list)
 
 
 def run_suite(
@@ -164,6 +166,7 @@ class Bench:
     rows: list[Row] = field(default_factory=list)
     tuning: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    maps: list[Row] = field(default_factory=list)
     exhibits: Exhibits = field(default_factory=Exhibits)
     _name: str = ""
     _data: dict[str, Data] = field(default_factory=dict)
@@ -198,7 +201,7 @@ class Bench:
             self.forget_parts()
         rows, tuning = self.earlier[RESULTS].shown(self.rows), self.earlier[TUNING].shown(self.tuning)
         self.problems += stale(rows, self.rows)
-        return BenchResult(self.suite, rows, tuning, self.problems, self.out, self.exhibits)
+        return BenchResult(self.suite, rows, tuning, self.problems, self.out, self.exhibits, self.maps)
 
     def prepare(self, specs: Sequence[Any]) -> None:
         """Reads all data, because a missing folder should not show after an hour of work on another task."""
@@ -248,6 +251,8 @@ class Bench:
             self.log(kind, self._name).path.unlink(missing_ok=True)
         for earlier in self.earlier.values():
             earlier.forget(self._name)
+        if (self.out / MAPS).exists():
+            write_jsonl(self.out / MAPS, [row for row in read_jsonl(self.out / MAPS) if row.get("model") != self._name])
 
     def _forget_others(self) -> None:
         """Removes what earlier runs left of everything that was not asked for."""

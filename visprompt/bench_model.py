@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from visprompt.bench_rows import RESULTS, TUNING
+from visprompt.bench_rows import MAPS, RESULTS, TUNING
 from visprompt.comparisons import add_comparisons, failures, kinds_of
-from visprompt.errors import UnsupportedError
-from visprompt.results import digest
-from visprompt.suites import RowSpec, TaskSpec, TuneSpec
+from visprompt.errors import UnsupportedError, VispromptError
+from visprompt.results import RowLog, digest, source_digest
+from visprompt.suites import MapSpec, RowSpec, TaskSpec, TuneSpec
 from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
 from visprompt.tasks.base import Row
 from visprompt.tasks.sources import Data
@@ -65,6 +65,10 @@ class ModelRun:
             bench.write(RESULTS)
             if bench.pictures:
                 self._exhibit(task, [(pointing, outcomes.get(pointing.label)) for _, pointing in rows])
+        if suite.maps is not None:
+            for key in suite.maps.tasks:
+                if key not in refused:
+                    self._maps(suite.task(key), suite.maps)
 
     def _refused(self) -> set[str]:
         """The keys of the tasks that the model cannot do at all; said once, not for every row."""
@@ -92,6 +96,35 @@ class ModelRun:
             bench.exhibits.add_attention(
                 self.model, self.name, found, [pointing for pointing, _ in answered], bench.make_runner
             )
+
+    def _maps(self, task: TaskSpec, wanted: MapSpec) -> None:
+        """Where the model's maps, and those of auxiliary models, lie; kept in `maps.jsonl`."""
+        from visprompt.tasks.code import library_versions, model_files
+        from visprompt.tasks.maps import map_quality
+
+        data = self._data(task.data)
+        count = min(wanted.n, self.bench.limit or wanted.n)
+        auxiliaries = {name: model_files(name) for name in wanted.auxiliaries}
+        depends = [self.identity, data.identity, count, auxiliaries, source_digest(), library_versions()]
+        log, run, key = RowLog(self.bench.out / MAPS), digest(depends), f"{self.name}/{task.key}"
+        record = next((row for row in log.rows(run) if row["id"] == key), None)
+        if record is None:
+            self.listener.row(f"{self.name} · {task.key} · do maps lie where the question points?")
+            try:
+                rows = map_quality(self.model, data.pictures[:count], wanted.auxiliaries)
+            except VispromptError as error:
+                self.bench.problems.append(f"{self.name}, {task.key}: no figures on maps: {error}")
+                return
+            record = {
+                "run": run,
+                "id": key,
+                "suite": self.suite.name,
+                "model": self.name,
+                "task": task.key,
+                "maps": rows,
+            }
+            log.append([record])
+        self.bench.maps.append(record)
 
     def _settled(self, row: RowSpec, chosen: dict[str, Row]) -> Pointing:
         tuned = chosen.get(row.tuned_as or row.pointing.label)

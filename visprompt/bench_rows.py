@@ -15,6 +15,7 @@ from visprompt.tasks.base import Row
 
 RESULTS = "results.jsonl"
 TUNING = "tuning.jsonl"
+MAPS = "maps.jsonl"
 #: what a report reads of a row; rows without it (of another version) stay in the file but are not shown
 _SHOWN: tuple[str, ...] = ("task", "control", "value", "n", "pointing", "model_identity", "data", "boxes", "settings")
 _SHOWN += ("versions", "git_commit", "code", "machine", "suite_hash", "date")

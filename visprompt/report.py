@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from visprompt import plots
 from visprompt.exhibits import data_uri
+from visprompt.report_kinds import (
+    difference_text,
+    kind_tables,
+    map_tables,
+    markdown_kinds,
+    markdown_maps,
+    terminal_kinds,
+)
 from visprompt.suites import load_published
 
 if TYPE_CHECKING:
@@ -133,7 +141,7 @@ def terminal(rows: Sequence[Row], title: str) -> RenderableType:
             )
         grid.add_row("[dim]chance[/dim]", *(f"[dim]{table.chance[number]}[/dim]" for number in chosen))
         shown.append(grid)
-    return Group(*shown)
+    return Group(*shown, *terminal_kinds(kind_tables(rows)))
 
 
 def markdown(result: BenchResult) -> str:
@@ -162,10 +170,12 @@ def markdown(result: BenchResult) -> str:
         lines.append("| model | task | strategy | " + " | ".join(f"against {other}" for other in others) + " |")
         lines.append("|---|---|---|" + "---:|" * len(others))
         for row in differences:
-            cells = [_difference(row["comparisons"].get(other)) for other in others]
+            cells = [difference_text(row["comparisons"].get(other)) for other in others]
             lines.append(
                 f"| {row['model']} | {row['task']} | {_escaped(row['strategy'])} | " + " | ".join(cells) + " |"
             )
+    lines += markdown_kinds(kind_tables(result.rows, result.suite.compare_with))
+    lines += markdown_maps(map_tables(result.maps))
     published = matching_figures(result.rows)
     if published:
         lines += [
@@ -203,7 +213,7 @@ def html(result: BenchResult) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["difference"] = _difference
+    environment.filters["difference"] = difference_text
     return environment.from_string(source).render(
         suite=result.suite,
         rows=result.rows,
@@ -214,6 +224,9 @@ def html(result: BenchResult) -> str:
         problems=result.problems,
         published=matching_figures(result.rows),
         cards=exhibits.cards,
+        kinds=kind_tables(result.rows, result.suite.compare_with),
+        maps=map_tables(result.maps),
+        asks=any(task.task.writes for task in result.suite.tasks),
         attention=exhibits.attention,
         notes=list(dict.fromkeys(notes)),
         compared=[
@@ -319,13 +332,6 @@ def _cell(row: Row | None, best: float | None) -> Cell:
     return Cell(
         f"{100 * row['value']:.1f}", interval, best is not None and row["value"] == best and not row["control"], title
     )
-
-
-def _difference(comparison: Mapping[str, Any] | None) -> str:
-    if not comparison:
-        return ""
-    low, high = comparison["ci95"]
-    return f"{100 * comparison['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _of(row: Row, column: tuple[str, str]) -> bool:

@@ -21,8 +21,8 @@ from visprompt.errors import InvalidInputError
 #: what decides a figure and lives in this package: a change in any of these files makes old rows stale
 _NUMERICS = ("attention", "models", "tasks", "strategies", "data")
 _PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "numpy", "pillow")
-#: sources that only say how figures are kept or shown
-_NOT_NUMERICS = ("comparisons.py", "exhibits.py", "plots.py", "report.py", "results.py", "statistics.py", "suites.py")
+#: beginnings of the names of sources that only say how figures are kept or shown
+_NOT_NUMERICS = ("bench", "cli", "comparisons", "exhibits", "plots", "report", "results", "statistics", "suites")
 
 
 class RowLog:
@@ -188,11 +188,7 @@ def source_digest() -> str:
     import visprompt.strategies
 
     root = Path(visprompt.__file__).parent
-    files = [
-        path
-        for path in root.glob("*.py")
-        if path.name not in _NOT_NUMERICS and not path.name.startswith(("bench", "cli"))
-    ]
+    files = [path for path in root.glob("*.py") if not path.name.startswith(_NOT_NUMERICS)]
     folders = [root / name for name in _NUMERICS if name != "strategies"]
     folders += [Path(path) for path in visprompt.strategies.__path__]
     for folder in folders:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +18,14 @@ import yaml
 
 from visprompt.errors import InvalidInputError, UnknownNameError, VispromptError, unknown_name
 from visprompt.results import digest
+from visprompt.suites_checks import check_text, check_types, listed, mapping, require_other_data, texts, whole
 from visprompt.tasks import TASKS, Pointing, Task
-from visprompt.tasks.sources import SOURCE_DEFAULTS, SOURCE_KEYS
+from visprompt.tasks.sources import SOURCE_KEYS
 
 _PACKAGE = "visprompt.benchmarks"
 _NOT_SUITES = ("published",)
 #: task keys become parts of file names
 _TASK_KEY = re.compile(r"[A-Za-z0-9_.+-]+")
-_TEXTS = ("title", "note", "published", "template", "subtract", "task", "difficulty")
-_NUMBERS = ("weight",)
-_COUNTS = ("n", "num_negatives", "max_new_tokens")
-_WHOLE = ("seed",)
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,15 @@ class TuneSpec:
 
 
 @dataclass(frozen=True)
+class MapSpec:
+    """Maps that are held against the box that a question is about, on the first `n` questions of the tasks named."""
+
+    tasks: tuple[str, ...]
+    n: int = 400
+    auxiliaries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Suite:
     """A checked suite.
 
@@ -86,6 +91,7 @@ class Suite:
         models: specifications for `load_model`; may be empty, then they are given on the command line.
         compare_with: labels of the rows that all others are compared with, item by item.
         examples: right and wrong answers per strategy in the report.
+        maps: whether maps lie where questions point; None: not asked.
     """
 
     name: str
@@ -97,6 +103,7 @@ class Suite:
     tune: tuple[TuneSpec, ...] = ()
     compare_with: tuple[str, ...] = ("none", "falip")
     examples: int = 2
+    maps: MapSpec | None = None
     hash: str = field(default="", compare=False)
 
     def task(self, key: str) -> TaskSpec:
@@ -160,23 +167,24 @@ def parse_suite(content: Any, name: str) -> Suite:
         "compare_with",
         "examples",
         "fit",
+        "maps",
     )
-    top = _mapping(content, f"suite {name}", known)
+    top = mapping(content, f"suite {name}", known)
     for key in ("title", "description"):
-        _text(top, key, f"suite {name}")
-    tasks = tuple(_task(key, value) for key, value in _mapping(top.get("tasks"), "tasks").items())
+        check_text(top, key, f"suite {name}")
+    tasks = tuple(_task(key, value) for key, value in mapping(top.get("tasks"), "tasks").items())
     if not tasks:
         raise InvalidInputError(f"suite {name} has no tasks.")
     keys = [one.key for one in tasks]
     fit = str(top.get("fit", "model"))
-    rows = [_row(value, keys, fit) for part in ("strategies", "controls") for value in _list(top.get(part), part)]
+    rows = [_row(value, keys, fit) for part in ("strategies", "controls") for value in listed(top.get(part), part)]
     if not rows:
         raise InvalidInputError(f"suite {name} has no strategies.")
     labels = [row.pointing.label for row in rows]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise InvalidInputError(f"suite {name} has two rows called {', '.join(twice)}: give them a label of their own.")
-    tune = tuple(_tune(value, tasks, [row.pointing for row in rows]) for value in _list(top.get("tune"), "tune"))
+    tune = tuple(_tune(value, tasks, [row.pointing for row in rows]) for value in listed(top.get("tune"), "tune"))
     for row in rows:
         _runnable(row.pointing, f"row {row.pointing.label!r}")
     for one in tune:
@@ -194,12 +202,13 @@ def parse_suite(content: Any, name: str) -> Suite:
         name=name,
         title=str(top.get("title", name)),
         description=str(top.get("description", "")).strip(),
-        models=tuple(_texts(top.get("models"), "models")),
+        models=tuple(texts(top.get("models"), "models")),
         tasks=tasks,
         rows=tuple(rows),
         tune=tune,
         compare_with=_compare_with(top, labels),
-        examples=_whole(top.get("examples", 2), "examples", least=0),
+        examples=whole(top.get("examples", 2), "examples", least=0),
+        maps=_maps(top.get("maps"), tasks),
         hash=digest(content),
     )
 
@@ -217,9 +226,9 @@ def _task(key: str, content: Any) -> TaskSpec:
         raise unknown_name(f"task of {where!r}", name, TASKS)
     kind = TASKS[name]
     settings = [item.name for item in dataclasses.fields(kind) if item.name not in ("negatives", "boxes")]
-    values = _mapping(content, where, ["task", "title", "data", "note", "published", *settings])
-    _types(values, where)
-    data = _data(_mapping(values.get("data"), f"data of {where}"), f"data of {where}")
+    values = mapping(content, where, ["task", "title", "data", "note", "published", *settings])
+    check_types(values, where)
+    data = _data(mapping(values.get("data"), f"data of {where}"), f"data of {where}")
     chosen = {name: values[name] for name in settings if name in values}
     if chosen.get("labels") == "scenes":
         from visprompt.data.scenes import all_names
@@ -228,7 +237,7 @@ def _task(key: str, content: Any) -> TaskSpec:
     elif "labels" in chosen:
         if isinstance(chosen["labels"], str):
             raise InvalidInputError(f"{where}: labels is a list of names, or scenes; got {chosen['labels']!r}.")
-        chosen["labels"] = tuple(_texts(chosen["labels"], f"labels of {where}"))
+        chosen["labels"] = tuple(texts(chosen["labels"], f"labels of {where}"))
     published = values.get("published")
     try:
         task = kind(**chosen)
@@ -248,30 +257,31 @@ def _data(values: dict[str, Any], where: str) -> dict[str, Any]:
     source = values.get("source")
     if not isinstance(source, str) or source not in SOURCE_KEYS:
         raise unknown_name(f"source in {where}", source, SOURCE_KEYS)
-    _mapping(values, where, ("source", *SOURCE_KEYS[source]))
-    _types(values, where)
+    mapping(values, where, ("source", *SOURCE_KEYS[source]))
+    check_types(values, where)
     for key in ("kind", "split", "file", "detections", "images", "refs", "instances"):
-        _text(values, key, where)
+        check_text(values, key, where)
     if "kinds" in values:
-        _texts(values["kinds"], f"kinds in {where}")
+        texts(values["kinds"], f"kinds in {where}")
     size = values.get("size_wh", (64, 64))
     if not isinstance(size, list | tuple) or len(size) != 2:
         raise InvalidInputError(f"{where}: size_wh is [width, height] in pixels; got {size!r}.")
     for side in size:
-        _whole(side, f"size_wh in {where}", least=1)
+        whole(side, f"size_wh in {where}", least=1)
     return values
 
 
-def _types(values: Mapping[str, Any], where: str) -> None:
-    for key in _TEXTS:
-        _text(values, key, where)
-    for key in _NUMBERS:
-        value = values.get(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidInputError(f"{where}: {key} is a number; got {value!r}.")
-    for key in (*_COUNTS, *_WHOLE):
-        if key in values:
-            _whole(values[key], f"{key} in {where}", least=1 if key in _COUNTS else 0)
+def _maps(content: Any, tasks: Sequence[TaskSpec]) -> MapSpec | None:
+    if content is None:
+        return None
+    values = mapping(content, "maps", ("tasks", "n", "auxiliaries"))
+    asking = [task.key for task in tasks if task.task.writes]
+    chosen = tuple(texts(values.get("tasks"), "tasks of maps")) or tuple(asking)
+    for key in chosen:
+        if key not in asking:
+            raise unknown_name("task of maps (one that asks in words)", key, asking)
+    n = whole(values.get("n", MapSpec.n), "n of maps", least=1)
+    return MapSpec(chosen, n, tuple(texts(values.get("auxiliaries"), "auxiliaries of maps")))
 
 
 def _runnable(pointing: Pointing, where: str) -> None:
@@ -288,7 +298,7 @@ def _compare_with(top: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, .
     given = top.get("compare_with")
     if given is None:
         return Suite.compare_with
-    chosen = [given] if isinstance(given, str) else _texts(given, "compare_with")
+    chosen = [given] if isinstance(given, str) else texts(given, "compare_with")
     for one in chosen:
         if one not in labels:
             raise unknown_name("row in compare_with", one, labels)
@@ -299,122 +309,41 @@ def _row(content: Any, tasks: Sequence[str], fit: str) -> RowSpec:
     if isinstance(content, str):
         return RowSpec(Pointing(content, fit=cast(Any, fit)))
     known = ("strategy", "options", "preset", "label", "aggregate", "region", "seed", "fit", "tasks", "tuned_as")
-    values = _mapping(content, "a strategy", known)
+    values = mapping(content, "a strategy", known)
     if not isinstance(values.get("strategy"), str):
         raise InvalidInputError(f"a row needs strategy: its name; got {values}.")
     where = f"row of {values['strategy']!r}"
-    only = tuple(_texts(values.get("tasks"), f"tasks of {where}"))
+    only = tuple(texts(values.get("tasks"), f"tasks of {where}"))
     for one in only:
         if one not in tasks:
             raise unknown_name("task", one, tasks)
     for key in ("preset", "label", "aggregate", "region", "fit", "tuned_as"):
-        _text(values, key, where)
-    _types(values, where)
+        check_text(values, key, where)
+    check_types(values, where)
     optional = ("preset", "label", "aggregate", "region", "seed", "fit")
     given = {"fit": fit, **{key: values[key] for key in optional if key in values}}
-    pointing = Pointing(values["strategy"], _mapping(values.get("options"), f"options of {where}"), **given)
+    pointing = Pointing(values["strategy"], mapping(values.get("options"), f"options of {where}"), **given)
     return RowSpec(pointing, only, values.get("tuned_as"))
 
 
 def _tune(content: Any, tasks: Sequence[TaskSpec], pointings: Sequence[Pointing]) -> TuneSpec:
-    values = _mapping(content, "tune", ("strategy", "grid", "tasks", "data", "metric"))
+    values = mapping(content, "tune", ("strategy", "grid", "tasks", "data", "metric"))
     label = str(values.get("strategy"))
     pointing = next((one for one in pointings if one.label == label), None)
     if pointing is None:
         raise unknown_name("row to tune", label, [one.label for one in pointings])
     by_key = {task.key: task for task in tasks}
-    only = tuple(str(one) for one in _list(values.get("tasks"), "tasks of tune")) or tuple(by_key)
+    only = tuple(str(one) for one in listed(values.get("tasks"), "tasks of tune")) or tuple(by_key)
     for one in only:
         if one not in by_key:
             raise unknown_name("task", one, by_key)
-    grid = {key: _list(value, f"grid of {key}") for key, value in _mapping(values.get("grid"), "grid").items()}
+    grid = {key: listed(value, f"grid of {key}") for key, value in mapping(values.get("grid"), "grid").items()}
     if not grid or not all(grid.values()):
         raise InvalidInputError(f"tune of {label} needs a grid: every option with a list of values.")
     metric = str(values.get("metric", "accuracy"))
     if metric != "accuracy":
         raise unknown_name("metric", metric, ["accuracy"])
-    data = dict(_mapping(values.get("data"), "data of tune"))
+    data = dict(mapping(values.get("data"), "data of tune"))
     for key in only:
-        _require_other_data(label, by_key[key], data, tasks)
+        require_other_data(label, by_key[key], data, tasks)
     return TuneSpec(pointing, grid, only, data, metric)
-
-
-def _require_other_data(label: str, task: TaskSpec, data: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> None:
-    """Refuses to tune on what a figure of the table is measured on, with whatever seed or number of pictures."""
-    merged = {**task.data, **data}
-    where = f"data of tune of {label} for task {task.key}"
-    if merged["source"] not in SOURCE_KEYS:
-        raise unknown_name(f"data source of {where}", merged["source"], SOURCE_KEYS)
-    _mapping(merged, where, ("source", *SOURCE_KEYS[merged["source"]]))
-    tuned, advice = _pictures_of(merged), "e.g. split: validation, or for ReCLIP's files another file"
-    if str(tuned.get("split", "")).lower().startswith("test"):
-        raise InvalidInputError(
-            f"tune of {label} needs data with a split of its own, {advice}; for task {task.key} it would choose "
-            f"options on split {tuned['split']}."
-        )
-    own = _pictures_of(task.data)
-    if all(tuned.get(key) == own.get(key) for key in ("source", "split", "file")):
-        raise InvalidInputError(
-            f"tune of {label} needs data with a split of its own, {advice}; for task {task.key} neither differs from "
-            "what is evaluated."
-        )
-    for other in tasks:
-        if _pictures_of(other.data) == tuned:
-            raise InvalidInputError(
-                f"tune of {label} for task {task.key} would choose options on the data that task {other.key} is "
-                f"evaluated on ({', '.join(f'{key}: {value}' for key, value in tuned.items())}); "
-                f"give it a split of its own, {advice}."
-            )
-
-
-def _pictures_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """What decides which pictures are asked about: not how many, in which draw, or with which candidate boxes."""
-    filled: dict[str, Any] = {**SOURCE_DEFAULTS.get(data["source"], {}), **data}
-    left_out = ("n", "seed", "detections", "images")
-    files = ("file", "refs", "instances")
-    # The same file under another spelling is the same file.
-    return {
-        key: str(Path(os.path.normpath(str(value)))) if key in files else str(value)
-        for key, value in sorted(filled.items())
-        if key not in left_out
-    }
-
-
-def _mapping(content: Any, where: str, known: Sequence[str] | None = None) -> dict[str, Any]:
-    if content is None:
-        return {}
-    if not isinstance(content, Mapping):
-        raise InvalidInputError(f"{where}: expected keys with values, got {content!r:.60}.")
-    if known is not None:
-        for key in content:
-            if key not in known:
-                raise unknown_name(f"key in {where}", key, known)
-    return {str(key): value for key, value in content.items()}
-
-
-def _list(content: Any, where: str) -> list[Any]:
-    if content is None:
-        return []
-    if not isinstance(content, list):
-        raise InvalidInputError(f"{where}: expected a list, got {content!r:.60}.")
-    return content
-
-
-def _text(values: Mapping[str, Any], key: str, where: str) -> None:
-    value = values.get(key)
-    if value is not None and not isinstance(value, str):
-        raise InvalidInputError(f"{where}: {key} is a text; got {value!r:.60}.")
-
-
-def _texts(content: Any, where: str) -> list[str]:
-    found = _list(content, where)
-    for one in found:
-        if not isinstance(one, str):
-            raise InvalidInputError(f"{where}: expected a list of texts, got {one!r:.60} in it.")
-    return found
-
-
-def _whole(value: Any, where: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidInputError(f"{where} is a whole number, at least {least}; got {value!r:.60}.")
-    return value

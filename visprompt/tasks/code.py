@@ -50,16 +50,17 @@ def auxiliary_weights(members: Iterable[Prompter | None]) -> dict[str, str]:
 
     Other models are known by their name only: hashing them would mean to load them.
     """
-    found = {}
-    for name in {name for member in members if member is not None for name in _auxiliaries(member)}:
-        found[name] = ""
-        if name.startswith("bundled:"):
-            from visprompt import bundled
+    names = {name for member in members if member is not None for name in _auxiliaries(member)}
+    return {name: model_files(name) for name in sorted(names)}
 
-            if name.partition(":")[2] in bundled.names():
-                folder = bundled.path(name)
-                found[name] = file_digest(*sorted(file for file in folder.iterdir() if file.is_file()))
-    return found
+
+def model_files(name: str) -> str:
+    """A hash of the files of a bundled model; empty for others."""
+    from visprompt import bundled
+
+    if not name.startswith("bundled:") or name.partition(":")[2] not in bundled.names():
+        return ""
+    return file_digest(*sorted(file for file in bundled.path(name).iterdir() if file.is_file()))
 
 
 def _auxiliaries(member: Prompter) -> Iterator[str]:
