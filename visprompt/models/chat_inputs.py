@@ -59,10 +59,10 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     as_video = [chat.video and model.family.video_layout is not None for chat in chats]
     if any(as_video) and not all(as_video):
         raise InvalidInputError("videos and pictures cannot be asked about in one batch: run them one after the other.")
+    layouts = [_layouts(model, chat, video) for chat, video in zip(chats, as_video, strict=True)]
     inputs = _processed(model, texts, pictures, bool(as_video[0]))
     ids = inputs["input_ids"]
     token = image_token(model, bool(as_video[0]))
-    layouts = [_layouts(model, chat, video) for chat, video in zip(chats, as_video, strict=True)]
     most = max(sum(item.geometry.num_patches for item in group) for group in layouts)
     columns = torch.full((len(chats), most), -1, dtype=torch.long)
     is_picture = ids == token

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[AttentionEdit]:
-    """Edits of several pictures, each over its own patches, widened to the patches of all."""
+    """Edits of several pictures, each over its own patches, widened to the patches of all.
+
+    Frames that share tokens, edited alike, count once: a pair of frames with one region is that region, not twice it.
+    """
     starts = np.cumsum([0, *(item.geometry.num_patches for item in layouts)]).tolist()
     result = []
-    for number, prompt in prompts_with_layouts(chat, layouts):
+    for place, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
         for edit in prompt.attention:
             if edit.tower != "decoder":
                 model.tower_named(edit.tower)
@@ -32,7 +35,8 @@ def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[At
                     f"{prompt.label!r} compares heads with a run without the prompt, token by token; answers differ, "
                     'so in a decoder there is no such token. Use the vision tower: tower="vision".'
                 )
-            result.append(_widened(edit, layouts[number].geometry.num_patches, starts[number], starts[-1]))
+            wide = _widened(edit, layouts[number].geometry.num_patches, starts[number], starts[-1])
+            result.append((place, wide))
     return _merged(result)
 
 
@@ -88,21 +92,33 @@ def _widened(edit: AttentionEdit, own: int, start: int, total: int) -> Attention
     return replace(edit, bias=_spread(edit.bias, start, total), weights=_spread(edit.weights, start, total))
 
 
-def _merged(edits: list[AttentionEdit]) -> list[AttentionEdit]:
-    """Regions on several pictures that share one target mass are one region."""
-    result: list[AttentionEdit] = []
-    for edit in edits:
-        for place, other in enumerate(result):
-            same = all(
-                getattr(edit, name) == getattr(other, name)
-                for name in ("target_mass", "first_block", "last_block", "heads", "rows")
-            )
-            if edit.weights is not None and other.weights is not None and same:
-                result[place] = replace(other, weights=np.maximum(other.weights, edit.weights))
+def _merged(edits: list[tuple[int, AttentionEdit]]) -> list[AttentionEdit]:
+    """Edits of several pictures that say the same are one, over the regions of all: one share of attention, one
+    temperature, the stronger bias. Edits of one picture add up, but for shares.
+    """
+    result: list[tuple[set[int], AttentionEdit]] = []
+    for picture, edit in edits:
+        for place, (owners, other) in enumerate(result):
+            if _alike(edit, other) and (edit.weights is not None or picture not in owners):
+                result[place] = ({*owners, picture}, _both(edit, other))
                 break
         else:
-            result.append(edit)
-    return result
+            result.append(({picture}, edit))
+    return [edit for _, edit in result]
+
+
+def _alike(a: AttentionEdit, b: AttentionEdit) -> bool:
+    names = ("target_mass", "temperature", "first_block", "last_block", "heads", "rows")
+    same_form = (a.bias is None) == (b.bias is None)
+    return same_form and all(getattr(a, n) is getattr(b, n) or getattr(a, n) == getattr(b, n) for n in names)
+
+
+def _both(a: AttentionEdit, b: AttentionEdit) -> AttentionEdit:
+    if a.bias is not None and b.bias is not None:
+        return replace(b, bias=np.where(np.abs(a.bias) > np.abs(b.bias), a.bias, b.bias))
+    if a.weights is not None and b.weights is not None:
+        return replace(b, weights=np.maximum(a.weights, b.weights))
+    return b
 
 
 def _is_in(edit: AttentionEdit, start: int, count: int) -> bool:

@@ -135,10 +135,14 @@ def paligemma() -> TinyLvlm:
     return _paligemma(transformers.GemmaConfig)
 
 
+def tiny_paligemma2(sliding_window: int = 96) -> TinyLvlm:
+    """A PaliGemma 2, on Gemma 2: capped logits, and a window of so many tokens in blocks 0 and 2."""
+    return _paligemma(transformers.Gemma2Config, sliding_window=sliding_window, query_pre_attn_scalar=8)
+
+
 @register_lvlm
 def paligemma_2() -> TinyLvlm:
-    """On Gemma 2: capped logits, and every other layer with a sliding window."""
-    return _paligemma(transformers.Gemma2Config, sliding_window=96, query_pre_attn_scalar=8)
+    return tiny_paligemma2()
 
 
 # -- Gemma 3 ----------------------------------------------------------------------------------------------------------

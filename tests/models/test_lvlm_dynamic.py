@@ -1,0 +1,483 @@
+"""Qwen-VL, PaliGemma and Gemma 3: exact geometry, frames in pairs, sliding windows, masks that read both ways."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import visprompt as vp
+from visprompt.attention.masks import mask_rows
+from visprompt.models.chat import Chat
+from visprompt.models.chat_inputs import prepare
+from visprompt.testing.tiny import randomise
+from visprompt.testing.tiny_lvlm import tiny_lvlm
+from visprompt.testing.tiny_lvlm_dynamic import tiny_gemma3, tiny_paligemma2
+
+QWEN = ["qwen2-vl", "qwen2-5-vl", "qwen3-vl", "qwen3-vl-moe"]
+ALL = [*QWEN, "paligemma", "paligemma-2", "gemma3"]
+QUESTION = "what is the red star on the left of the dog"
+
+
+def picture(wh: tuple[int, int], seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (wh[1], wh[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def wrapped(name: str):
+    made = tiny_lvlm(name)
+    return vp.wrap(made.module, made.processor)
+
+
+def runner(model, name=None, **options):
+    return vp.Runner(model, None if name is None else vp.Prompter.from_name(name, **options), batch_size=4)
+
+
+def silenced(model):
+    """With the vision tower's attention off, a token shows its own pixels and no others."""
+    tower = getattr(model.module.model, "visual", None) or model.module.model.vision_tower
+    with torch.no_grad():
+        for name, parameter in tower.named_parameters():
+            if "out_proj" in name or "attn.proj" in name:
+                parameter.zero_()
+    return model
+
+
+def token_features(model, pictures: list[Image.Image], video: bool = False) -> torch.Tensor:
+    """`[P, d]`: what the decoder gets for every patch of all pictures."""
+    request = vp.Request(pictures, query=QUESTION, video=video)
+    inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=video)])
+    kept = {}
+
+    def keep(module, args, kwargs):
+        kept["embeds"] = kwargs["inputs_embeds"]
+
+    hook = model.module.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        model.module(**inputs.tensors)
+    hook.remove()
+    return kept["embeds"][0, inputs.columns[0]]
+
+
+def changed(before: torch.Tensor, after: torch.Tensor) -> set[int]:
+    return set((before != after).any(-1).nonzero().flatten().tolist())
+
+
+# -- tokens and pixels ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wh", [(64, 40), (40, 64), (48, 48)])
+@pytest.mark.parametrize("name", QWEN)
+def test_a_picture_that_needs_no_resize_is_seen_pixel_by_pixel(name, wh):
+    model = silenced(wrapped(name))
+    plain = picture(wh)
+    geometry = model.geometry(wh)
+    assert geometry.tiles[0].scale_xy == (1.0, 1.0)
+    assert geometry.grid_hw == (wh[1] // 8, wh[0] // 8)
+    before = token_features(model, [plain])
+    for patch in range(0, geometry.num_patches, 7):
+        box = geometry.patch_box(patch)
+        for x, y in ((int(box.x0), int(box.y0)), (int(box.x1) - 1, int(box.y1) - 1)):
+            pixels = np.array(plain)
+            pixels[y, x] = 255 - pixels[y, x]
+            assert changed(before, token_features(model, [Image.fromarray(pixels)])) == {patch}
+
+
+@pytest.mark.parametrize("backend", ["Qwen2VLImageProcessor", "Qwen2VLImageProcessorPil"])
+def test_the_grid_is_the_processors(backend):
+    made = tiny_lvlm("qwen2-vl")
+    kind = getattr(transformers, backend)
+    sizes = [*np.random.default_rng(0).integers(16, 400, (40, 2)).tolist(), (16, 300), (300, 17), (16, 16), (900, 40)]
+    for low, high in ((32 * 32, 64 * 64), (80 * 80, 120 * 120), (16 * 16, 24 * 24)):
+        settings = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+        made.processor.image_processor = kind(size={"shortest_edge": low, "longest_edge": high}, **settings)
+        model = vp.wrap(made.module, made.processor)
+        for wh in map(tuple, sizes):
+            tile = model.geometry(wh).tiles[0]
+            _, rows, columns = made.processor.image_processor([picture(wh)], return_tensors="pt")["image_grid_thw"][0]
+            assert tile.grid_hw == (rows // 2, columns // 2)
+            assert tile.input_hw == (rows * 4, columns * 4)
+            assert model.geometry(wh).visible_xyxy() == (0.0, 0.0, *map(float, wh))
+        made.module = model.unwrap()
+
+
+def test_settings_that_are_not_understood_are_refused():
+    made = tiny_lvlm("qwen2-5-vl")
+    model = vp.wrap(made.module, made.processor)
+    made.processor.image_processor.do_resize = False
+    assert model.geometry((48, 64)).grid_hw == (8, 6)
+    with pytest.raises(vp.UnsupportedError, match="50×64"):
+        model.geometry((50, 64))
+    made.processor.image_processor.merge_size = 4
+    with pytest.raises(vp.UnsupportedError, match="merge_size=4"):
+        model.geometry((64, 64))
+    other = tiny_lvlm("paligemma")
+    other.processor.image_processor.size = {"height": 32, "width": 32}
+    with pytest.raises(vp.UnsupportedError, match="64×64"):
+        vp.wrap(other.module, other.processor).geometry((64, 64))
+    last = tiny_gemma3()
+    last.module.config.mm_tokens_per_image = 9
+    with pytest.raises(vp.UnsupportedError, match="9 tokens"):
+        vp.wrap(last.module, last.processor).geometry((64, 64))
+
+
+def test_gemma_pools_squares_of_patches():
+    model = silenced(wrapped("gemma3"))
+    plain = picture((64, 64))
+    geometry, vision = model.geometry((64, 64)), model.geometry((64, 64), tower="vision")
+    assert (geometry.grid_hw, vision.grid_hw) == ((4, 4), (16, 16))
+    before = token_features(model, [plain])
+    for x, y in ((0, 0), (15, 15), (16, 15), (63, 0), (40, 50)):
+        pixels = np.array(plain)
+        pixels[y, x] = 255 - pixels[y, x]
+        assert changed(before, token_features(model, [Image.fromarray(pixels)])) == {y // 16 * 4 + x // 16}
+
+
+@pytest.mark.parametrize("wh", [(300, 100), (90, 200), (64, 60)])
+@pytest.mark.parametrize("backend", ["Gemma3ImageProcessor", "Gemma3ImageProcessorPil"])
+def test_gemmas_crops_have_tiles_of_their_own(backend, wh):
+    options = {"min_crop_size": 40, "max_num_crops": 4, "min_ratio_to_activate": 1.2}
+    scan = {"do_pan_and_scan": True, **{f"pan_and_scan_{key}": value for key, value in options.items()}}
+    made = tiny_lvlm("gemma3")
+    made.processor.image_processor = getattr(transformers, backend)(size={"height": 64, "width": 64})
+    made.processor.images_kwargs = {**made.processor.images_kwargs, **scan}
+    model = vp.wrap(made.module, made.processor)
+    request = vp.Request(picture(wh), region=(5, 5, wh[0] / 2, wh[1] / 2), query=QUESTION)
+    plain, prompted, in_tower = (
+        runner(model, name, **options).answer(request, blocks=[1], max_new_tokens=2)[0].maps[0]
+        for name, options in ((None, {}), ("falip", {"strength": 4.0}), ("falip", {"strength": 4.0, "tower": "vision"}))
+    )
+    assert prompted.mass().mean() > plain.mass(request.regions[0]).mean()
+    assert (in_tower.values != plain.values).any()
+    silenced(model)
+    geometry = model.geometry(wh)
+    assert len(geometry.tiles) == {300: 4, 90: 3, 64: 1}[wh[0]]
+    assert model.geometry(wh, tower="vision").num_patches == 16 * geometry.num_patches
+    plain = picture(wh)
+    before = token_features(model, [plain])
+    assert len(before) == geometry.num_patches
+    for patch in range(0, geometry.num_patches, 5):
+        box = geometry.patch_box(patch)
+        x0, y0, x1, y1 = (int(np.ceil(box.x0)), int(np.ceil(box.y0)), int(box.x1), int(box.y1))
+        pixels = np.array(plain)
+        pixels[y0:y1, x0:x1] = 255 - pixels[y0:y1, x0:x1]
+        change = (token_features(model, [Image.fromarray(pixels)]) - before).abs().amax(-1)
+        share = geometry.coverage(vp.Box(x0, y0, x1, y1))
+        reach = max(1 / min(tile.scale_xy) for tile in geometry.tiles) * 2
+        wide = vp.Box(max(x0 - reach, 0), max(y0 - reach, 0), min(x1 + reach, wh[0]), min(y1 + reach, wh[1]))
+        assert (change[share > 0.1] > 1e-3).all()
+        assert (change[geometry.coverage(wide) == 0] < 1e-6).all()
+
+
+# -- frames -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4, 5])
+@pytest.mark.parametrize("name", QWEN)
+def test_a_frame_shows_in_the_tokens_of_its_pair(name, frames):
+    model = silenced(wrapped(name))
+    plain = [picture((48, 32), seed) for seed in range(frames)]
+    if frames == 1 and name.startswith("qwen3"):
+        with pytest.raises(vp.UnsupportedError, match="temporal_factor"):
+            token_features(model, plain, video=True)
+        return
+    before = token_features(model, plain, video=True)
+    layouts = model.family.video_layout(model, (48, 32), frames)
+    assert len(layouts) == -(-frames // 2)
+    count = layouts[0].geometry.num_patches
+    assert len(before) == count * len(layouts)
+    for number in range(frames):
+        pixels = np.array(plain[number])
+        box = layouts[0].geometry.patch_box(count - 1)
+        x0, y0, x1, y1 = map(int, box.xyxy)
+        pixels[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] = 255
+        frames_now = [*plain[:number], Image.fromarray(pixels), *plain[number + 1 :]]
+        moved = changed(before, token_features(model, frames_now, video=True))
+        assert (number // 2 + 1) * count - 1 in moved
+        assert {token // count for token in moved} == {number // 2}
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_a_frames_region_raises_its_pairs_map(name):
+    model = wrapped(name)
+    frames = [picture((64, 64), seed) for seed in range(5)]
+    region = vp.Box(10, 10, 50, 50)
+    plain = runner(model).answer(vp.Request(frames, query=QUESTION, video=True), blocks=[0], max_new_tokens=2)[0]
+    request = vp.Request(frames, region=[None, None, None, region, None], query=QUESTION, video=True)
+    found = runner(model, "falip", strength=4.0).answer(request, blocks=[0], max_new_tokens=2)[0]
+    assert len(found.maps) == 3
+    inside = found.maps[1].geometry.coverage(region)
+    before, after = (answer.maps[1].values.mean((0, 1)) @ inside for answer in (plain, found))
+    assert after > 2 * before
+    for other in (0, 2):
+        assert found.maps[other].values.sum() < plain.maps[other].values.sum()
+
+
+def test_a_region_on_both_frames_of_a_pair_counts_once():
+    model = wrapped("qwen2-vl")
+    frames = [picture((64, 64), seed) for seed in range(2)]
+    region = vp.Box(10, 10, 50, 50)
+    answers = []
+    for regions in ([region, None], [region, region]):
+        request = vp.Request(frames, region=regions, query=QUESTION, video=True)
+        answers.append(runner(model, "falip", strength=2.0).answer(request, blocks=[0, 3], max_new_tokens=3)[0])
+    assert torch.equal(answers[0].token_maps[0], answers[1].token_maps[0])
+
+
+def test_timestamps_stand_between_the_frames_of_qwen3():
+    model = wrapped("qwen3-vl")
+    request = vp.Request([picture((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
+    inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=True)])
+    assert (inputs.columns[0].diff() > 1).sum() == 1
+    between = model.tokenizer.decode(inputs.tensors["input_ids"][0, : inputs.columns[0, -1]], skip_special_tokens=True)
+    assert between.replace(" ", "").count("##s") or "<" in between
+
+
+# -- against the model's own eager attention --------------------------------------------------------------------------
+
+
+def eager_reference(module, inputs, bias: torch.Tensor, steps: int, **options):
+    """Greedy answer and attention of every block and step, with `bias` `[n, columns]` added to the logits of the text
+    behind the picture by the model's own eager function.
+    """
+    module.set_attn_implementation("eager")
+    decoder = module.get_decoder()
+    source = sys.modules[type(decoder.layers[0].self_attn).__module__]
+    own, seen = source.eager_attention_forward, {}
+    behind = (inputs.pictures.cumsum(1) > 0) & ~inputs.pictures & ~inputs.padding
+    ours = {id(layer.self_attn) for layer in decoder.layers}
+
+    def forward(layer, query, key, value, attention_mask, **kwargs):
+        if id(layer) not in ours:
+            return own(layer, query, key, value, attention_mask, **kwargs)
+        first = seen.get(id(layer), 0)
+        seen[id(layer)] = first + query.shape[2]
+        total, keys = seen[id(layer)], key.shape[2]
+        n = len(bias)
+        rows = torch.ones(n, total, dtype=torch.bool)
+        rows[:, : inputs.length] = behind[:, :total]
+        wide = torch.zeros(n, total + keys)
+        wide[:, : bias.shape[1]] = bias
+        columns = wide[:, max(total - keys, 0) :][:, :keys]
+        extra = (rows[:, first:, None] * columns[:, None])[:, None]
+        mask = extra if attention_mask is None else attention_mask[..., :keys] + extra
+        return own(layer, query, key, value, mask, **kwargs)
+
+    source.eager_attention_forward = forward
+    try:
+        with torch.no_grad():
+            return module.generate(
+                **inputs.tensors,
+                max_new_tokens=steps,
+                min_new_tokens=steps,
+                do_sample=False,
+                output_attentions=True,
+                return_dict_in_generate=True,
+                **options,
+            )
+    finally:
+        source.eager_attention_forward = own
+
+
+def check_against_eager(model, fresh, steps: int = 6, strength: float = 2.0, **options) -> list[torch.Tensor]:
+    """A batch of two, left-padded, FALIP in every block: answers and the maps of every block and step."""
+    requests = [
+        vp.Request(picture((96, 64)), region=(10, 10, 60, 50), query=QUESTION),
+        vp.Request(picture((60, 90), 1), region=(20, 30, 60, 80), query="a cat"),
+    ]
+    ran = runner(model, "falip", strength=strength)
+    found = ran.answer(requests, blocks=range(4), max_new_tokens=steps, min_new_tokens=steps, **options)
+    inputs = prepare(model, [Chat(item.prompts, r.query) for item, r in zip(found, requests, strict=True)])
+    bias = torch.zeros(2, inputs.length)
+    for row, item in enumerate(found):
+        edits = [edit for prompt in item.prompts for edit in prompt.attention]
+        assert edits or not strength
+        for edit in edits:
+            columns = inputs.columns[row][inputs.columns[row] >= 0]
+            bias[row, columns] += torch.from_numpy(edit.bias)
+    output = eager_reference(fresh, inputs, bias, steps)
+    for row, item in enumerate(found):
+        columns = inputs.columns[row][inputs.columns[row] >= 0]
+        assert model.tokenizer.decode(output.sequences[row, inputs.length :], skip_special_tokens=True) == item.text
+        for step, blocks in enumerate(item.token_maps[0]):
+            for block, own in enumerate(blocks):
+                attention = output.attentions[step][block][row][:, -1]
+                gone = inputs.length + step - attention.shape[-1]
+                want = torch.where(columns >= gone, attention[:, (columns - gone).clamp(min=0)], 0.0)
+                assert torch.allclose(own, want, atol=1e-5)
+    return [item.token_maps[0] for item in found]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_edits_in_every_block_equal_a_mask_in_eager_attention(name):
+    check_against_eager(wrapped(name), tiny_lvlm(name).module)
+
+
+@pytest.mark.parametrize("window", [8, 20, 33, 47])
+def test_a_window_shorter_than_the_prompt(window):
+    """Prefill sees the window through the mask; while writing, the picture moves out of the cache."""
+    model, fresh = (tiny_gemma3(sliding_window=window) for _ in range(2))
+    randomise(model.module), randomise(fresh.module)
+    maps = check_against_eager(vp.wrap(model.module.eval(), model.processor), fresh.module.eval(), steps=8)
+    sliding, full = maps[0][:, [0, 2]], maps[0][:, [1, 3]]
+    assert (full.sum(-1) > 0).all()
+    assert (sliding == 0).any() == (window < 47) or (sliding[-1] == 0).any()
+
+
+@pytest.mark.parametrize("window", [20, 33, 200])
+def test_static_caches(window):
+    """The same answers and maps as with a growing cache, sliding layers included."""
+    made = tiny_gemma3(sliding_window=window)
+    model = vp.wrap(randomise(made.module).eval(), made.processor)
+    check_static(model)
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen3-vl", "paligemma"])
+def test_static_caches_of_other_families(name):
+    check_static(wrapped(name))
+
+
+def check_static(model) -> None:
+    for requests in (
+        [vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)],  # no padding: no mask either
+        [vp.Request(picture((64, 64), seed), region=(9, 9, 50, 50), query=q) for seed, q in enumerate((QUESTION, "a"))],
+    ):
+        maps = []
+        for options in ({}, {"cache_implementation": "static"}):
+            found = runner(model, "falip", strength=2.0).answer(
+                requests, blocks=range(4), max_new_tokens=5, min_new_tokens=5, **options
+            )
+            maps.append([item.token_maps[0] for item in found])
+        for growing, static in zip(*maps, strict=True):
+            assert torch.allclose(growing, static, atol=1e-5)
+
+
+def test_without_a_cache():
+    made = tiny_gemma3(sliding_window=20)
+    model = vp.wrap(randomise(made.module).eval(), made.processor)
+    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
+    maps = [
+        runner(model, "falip", strength=2.0).answer(request, blocks=range(4), max_new_tokens=4, use_cache=cached)[0]
+        for cached in (True, False)
+    ]
+    assert maps[0].text == maps[1].text
+    assert torch.allclose(maps[0].token_maps[0], maps[1].token_maps[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma-2"])
+def test_target_mass_leaves_what_a_window_hides(name):
+    """A region that a block's window has left behind gets nothing there, and its share elsewhere."""
+    made = tiny_gemma3(sliding_window=20) if name == "gemma3" else tiny_paligemma2(sliding_window=20)
+    model = vp.wrap(randomise(made.module).eval(), made.processor)
+    request = vp.Request(picture((64, 64)), region=(0, 0, 40, 30), query=QUESTION)
+    ran = runner(model, "falip", target_mass=0.8, rounding="touched")
+    found = ran.answer(request, blocks=range(4), max_new_tokens=3, min_new_tokens=3)[0]
+    inside = torch.from_numpy(found.maps[0].geometry.coverage(request.regions[0]) > 0)
+    shares = (found.token_maps[0] * inside).sum(-1)
+    sees_all = shares[:, [1, 3]]
+    assert (sees_all >= 0.8 - 1e-4).all()
+    if name == "paligemma-2":  # reads its prompt in both directions, whatever the window
+        assert (shares[0] >= 0.8 - 1e-4).all()
+        shares = shares[1:]
+    assert (shares[:, [0, 2]] == 0).all()
+
+
+# -- masks ------------------------------------------------------------------------------------------------------------
+
+
+def test_paligemma_reads_its_prompt_both_ways_under_edits():
+    model = wrapped("paligemma")
+    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query="the red star")
+    made = vp.Prompter.from_name("falip", strength=2.0).prompt(request, model)[0]
+    logits = []
+    for text in ("the red star", "the red dog"):
+        chat = Chat((made,), text)
+        inputs = prepare(model, [chat])
+        with torch.no_grad(), model.editing([chat], inputs):
+            logits.append(model.module(**inputs.tensors).logits[0])
+    assert (logits[0][:60] - logits[1][:60]).abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["paligemma", "paligemma-2"])
+def test_paligemma_takes_several_pictures(name):
+    model = wrapped(name)
+    request = vp.Request([picture((90, 60)), picture((64, 64), 1)], region=[None, (9, 9, 50, 50)], query=QUESTION)
+    low, high = (
+        runner(model, "falip", strength=strength).answer(request, blocks=[1], max_new_tokens=2)[0]
+        for strength in (0, 4)
+    )
+    assert high.maps[1].mass().mean() > low.maps[1].mass().mean()
+    with pytest.raises(vp.UnsupportedError, match="system"):
+        model.generate([Chat(tuple(request.units()), "a", system="be brief")])
+
+
+def test_a_scored_answer_is_read_forwards_only():
+    """In PaliGemma's prompt every word sees every other; an answer's words must not see those that come later."""
+    model = wrapped("paligemma")
+    request = vp.Request(picture((64, 64)), query=QUESTION)
+    short, longer = runner(model).score([request], ["red", "red star"])[0]
+    chat = Chat(tuple(request.units()), QUESTION)
+    inputs = prepare(model, [chat])
+    with torch.no_grad():
+        first = model.module(**inputs.tensors).logits[0, -1].float().log_softmax(-1)
+    red = model.tokenizer("red", add_special_tokens=False)["input_ids"]
+    assert len(red) == 1
+    assert torch.allclose(short, first[red[0]], atol=1e-4)
+    assert longer < short
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_training_a_padded_batch_has_finite_gradients(name):
+    model = wrapped(name)
+    chats = []
+    for query in (QUESTION, "a"):
+        request = vp.Request(picture((64, 64)), region=(9, 9, 40, 40), query=query)
+        made = vp.Prompter.from_name("falip", rows="all", target_mass=0.7).prompt(request, model)[0]
+        chats.append(Chat((made,), query))
+    inputs = prepare(model, chats)
+    with model.editing(chats, inputs):
+        model.module(**inputs.tensors).logits[:, -1].float().logsumexp(-1).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.module.parameters() if p.grad is not None)
+
+
+class Kernel(torch.nn.Module):
+    """Stands for an attention module whose config names a kernel."""
+
+    def __init__(self, name: str, causal: bool = True) -> None:
+        super().__init__()
+        self.config = type("Config", (), {"_attn_implementation": f"visprompt_{name}"})()
+        self.is_causal = causal
+
+
+def seen(kernel: Kernel, queries: int, keys: int, mask=None, **kwargs) -> list[list[int]]:
+    rows, sizes = torch.arange(queries), (1, 1, queries, 2)
+    found = mask_rows(kernel, mask, rows, torch.zeros(sizes), torch.zeros(1, 1, keys, 2), kwargs)
+    found = torch.ones(queries, keys, dtype=torch.bool) if found is None else found.expand(1, 1, queries, keys)[0, 0]
+    return [row.nonzero().flatten().tolist() for row in found]
+
+
+def test_kernels_without_a_mask():
+    sdpa, flash = Kernel("sdpa"), Kernel("flash_attention_2")
+    assert seen(sdpa, 3, 3) == seen(flash, 3, 3) == [[0], [0, 1], [0, 1, 2]]
+    assert seen(sdpa, 2, 4) == [[0], [0, 1]]  # a static cache: counted from its first key
+    assert seen(flash, 2, 4) == [[0, 1, 2], [0, 1, 2, 3]]  # the keys before are there already
+    assert seen(sdpa, 1, 4) == seen(flash, 1, 4) == [[0, 1, 2, 3]]
+    assert seen(flash, 1, 4, sliding_window=2) == [[2, 3]]
+    assert seen(flash, 3, 3, sliding_window=2) == [[0], [0, 1], [1, 2]]
+    assert seen(sdpa, 3, 3, is_causal=False) == seen(Kernel("eager"), 3, 3) == [[0, 1, 2]] * 3
+    assert seen(Kernel("flash_attention_2", causal=False), 3, 3, sliding_window=2) == [[0, 1], [0, 1, 2], [1, 2]]
+
+
+def test_kernels_with_flash_attentions_padding():
+    flash = Kernel("flash_attention_2")
+    padding = torch.tensor([[0, 1, 1, 1]])
+    assert seen(flash, 4, 4, padding) == [[], [1], [1, 2], [1, 2, 3]]
+    assert seen(flash, 1, 4, padding) == [[1, 2, 3]]
+    assert seen(flash, 1, 3, padding, sliding_window=3) == [[0, 1, 2]]
+    assert seen(flash, 1, 6, padding) == [[1, 2, 3]]  # a static cache with room behind
+    with pytest.raises(vp.UnsupportedError, match="flex_attention"):
+        seen(Kernel("flex_attention"), 1, 1, object())
