@@ -12,8 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import visprompt as vp
-from visprompt import cli, cli_heat, plots_heat
+from visprompt import bundled, cli, cli_heat, plots_heat
 from visprompt.data.scenes import scene
+from visprompt.data.scenes_vqa import scene_questions
 from visprompt.geometry import Geometry, Tile
 from visprompt.testing.chat_server import ChatServer, chunk, completion, pictures
 from visprompt.testing.tiny_lvlm import tiny_lvlm
@@ -99,6 +100,24 @@ class TestAsk:
         assert not save.exists()
         assert [Image.open(tmp_path / f"both-{number}.png").size for number in (1, 2)] == [(64, 64), (64, 64)]
         assert run("ask", picture, str(other), QUESTION, "-m", llava, "--video", "--max-new-tokens", "2")[0].strip()
+
+
+@pytest.mark.skipif("scenes-llava" not in bundled.names(), reason="the bundled LVLM is not in this checkout")
+class TestBundled:
+    """What somebody sees who names no model."""
+
+    def test_it_answers_what_one_sees(self, tmp_path: Path) -> None:
+        (question,) = scene_questions("test", seed=0, count=1)
+        question.image.save(tmp_path / "scene.png")
+        out, err = run("ask", str(tmp_path / "scene.png"), question.text)
+        assert (out, err) == (question.answer + "\n", "")
+
+    def test_it_shows_where_it_looks(self, tmp_path: Path) -> None:
+        (question,) = scene_questions("test", seed=0, count=1)
+        question.image.save(tmp_path / "scene.png")
+        words = ("-m", "bundled:scenes-llava", "--out", str(tmp_path / "shown.png"))
+        run("show", str(tmp_path / "scene.png"), question.text, *words)
+        assert (tmp_path / "shown.png").exists()
 
 
 class TestRemote:

@@ -84,7 +84,9 @@ def list_(
     if what == "strategies":
         console.print("Join with + (one after the other) or | (sum of scores): circle+falip, crop|falip.", style="dim")
     if what == "models":
-        console.print("Also: any transformers hub id or folder, open_clip:NAME/TAG, timm:NAME.", style="dim")
+        console.print(
+            "Also: any transformers hub id or folder, open_clip:NAME/TAG, timm:NAME, remote:NAME.", style="dim"
+        )
 
 
 def _strategies() -> list[dict[str, Any]]:
