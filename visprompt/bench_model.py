@@ -90,11 +90,11 @@ class ModelRun:
         found = self._data(task.data).pictures[: self.bench.limit]
         answered = [(pointing, outcome) for pointing, outcome in answers if outcome is not None]
         bench.exhibits.add_answers(
-            self.model, self.name, task.key, found, answered, self.suite.examples, bench.make_runner
+            self.model, self.name, task.key, task.task, found, answered, self.suite.examples, bench.make_runner
         )
         if self.name not in bench.exhibits.attention and task is self.suite.tasks[0]:
             bench.exhibits.add_attention(
-                self.model, self.name, found, [pointing for pointing, _ in answered], bench.make_runner
+                self.model, self.name, task.task, found, [pointing for pointing, _ in answered], bench.make_runner
             )
 
     def _maps(self, task: TaskSpec, wanted: MapSpec) -> None:

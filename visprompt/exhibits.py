@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from visprompt import plots
 from visprompt.data.referring import ReferringPicture
 from visprompt.errors import VispromptError
-from visprompt.tasks import Outcome, Pointing
+from visprompt.tasks import Outcome, Pointing, Task, Vqa
 from visprompt.tasks.base import Row
 from visprompt.tasks.pointing import Pointer, RunnerFactory
 
@@ -67,41 +67,46 @@ class Exhibits:
         self,
         model: Any,
         name: str,
-        task: str,
-        pictures: Sequence[ReferringPicture],
+        key: str,
+        task: Task,
+        pictures: Sequence[Any],
         answers: Sequence[tuple[Pointing, Outcome]],
         count: int,
         make_runner: RunnerFactory,
     ) -> None:
-        """Shows for every strategy the first `count` right and wrong answers, in the order of the data.
+        """Shows for every strategy the first `count` right and wrong answers, in the order of the data; of
+        questions, the first of each kind.
 
         Args:
             model: the model that answered.
             name: what the report calls it.
-            task: the task's key.
+            key: the task's key.
+            task: the task.
             pictures: the data.
             answers: what was pointed with, and what came out.
             count: right ones, and as many wrong ones.
             make_runner: makes the runner that renders what the model got.
         """
-        items = {one.id: (picture, one) for picture in pictures for one in picture.expressions}
-        shown = self.cards.setdefault((name, task), {})
+        shown = self.cards.setdefault((name, key), {})
         for pointing, outcome in answers:
             if pointing.strategy == "random" or not count:
                 continue
-            right = [row for row in outcome.rows if row["correct"] and row["pred"] is not None][:count]
-            wrong = [row for row in outcome.rows if not row["correct"] and row["pred"] is not None][:count]
             try:
-                pointer = Pointer(model, pointing, make_runner)
-                shown[pointing.label] = [_card(pointer, items[row["id"]][0], row) for row in right + wrong]
+                if isinstance(task, Vqa):
+                    from visprompt.exhibits_vqa import question_cards
+
+                    shown[pointing.label] = question_cards(task, model, pictures, pointing, outcome, make_runner)
+                else:
+                    shown[pointing.label] = _cards(Pointer(model, pointing, make_runner), pictures, outcome, count)
             except VispromptError as error:
-                self.notes.append(f"No examples of {pointing.label} on {name}, {task}: {error}")
+                self.notes.append(f"No examples of {pointing.label} on {name}, {key}: {error}")
 
     def add_attention(
         self,
         model: Any,
         name: str,
-        pictures: Sequence[ReferringPicture],
+        task: Task,
+        pictures: Sequence[Any],
         pointings: Sequence[Pointing],
         make_runner: RunnerFactory,
     ) -> None:
@@ -115,6 +120,12 @@ class Exhibits:
         chosen = [one for one in pointings if not one.is_control and len(one.members()) == 1]
         chosen = [one for one in chosen if "crop" not in one.strategy][:_ATTENTION_COLUMNS]
         try:
+            if isinstance(task, Vqa):
+                from visprompt.exhibits_vqa import looking_figure
+
+                whole = [one for one in pointings if not one.is_control and len(one.members()) == 1]
+                self.attention[name] = looking_figure(model, name, pictures, whole, make_runner)
+                return
             self.attention[name] = _attention_figure(model, name, pictures[:_ATTENTION_PICTURES], chosen, make_runner)
         except VispromptError as error:
             self.notes.append(f"No attention maps of {name}: {error}")
@@ -128,6 +139,13 @@ def data_uri(picture: Image.Image | bytes) -> str:
     small = max(picture.size) <= _SMALL_PX
     picture.save(buffer, format="PNG" if small else "JPEG", **({"optimize": True} if small else _JPEG))
     return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _cards(pointer: Pointer, pictures: Sequence[ReferringPicture], outcome: Outcome, count: int) -> list[Card]:
+    items = {one.id: picture for picture in pictures for one in picture.expressions}
+    right = [row for row in outcome.rows if row["correct"] and row["pred"] is not None][:count]
+    wrong = [row for row in outcome.rows if not row["correct"] and row["pred"] is not None][:count]
+    return [_card(pointer, items[row["id"]], row) for row in right + wrong]
 
 
 def _card(pointer: Pointer, picture: ReferringPicture, row: Row) -> Card:
@@ -146,7 +164,7 @@ def _card(pointer: Pointer, picture: ReferringPicture, row: Row) -> Card:
     render = getattr(pointer.runners[0], "render", None)
     if not plain and render is not None:
         rendered = render([request])[0].convert("RGB")
-        seen = data_uri(rendered if max(rendered.size) <= _SMALL_PX else _sized(rendered))
+        seen = data_uri(shown_as_is(rendered))
     if naming:
         text = f"the marked {row['text']}"
         answer = f"“{row['answer']}”, p = {row['top'][0][1]:.2f}"
@@ -156,18 +174,26 @@ def _card(pointer: Pointer, picture: ReferringPicture, row: Row) -> Card:
         answer = f"box {pred + 1} of {len(boxes)}, p = {row['probs'][pred]:.2f}"
         alt = f"{len(boxes)} boxes on a picture; asked for {row['text']}, box {pred + 1} was chosen, "
         alt += "which is right." if row["correct"] else "which is wrong."
-    return Card(data_uri(_boxed(image, marks)), seen, alt, text, answer, bool(row["correct"]))
+    return Card(data_uri(boxed(image, marks)), seen, alt, text, answer, bool(row["correct"]))
 
 
-def _sized(image: Image.Image) -> Image.Image:
+def shown_as_is(image: Image.Image) -> Image.Image:
+    """A picture as a model got it: small ones unchanged, which the page blows up, others in a card's size."""
+    image = image.convert("RGB")
+    return image if max(image.size) <= _SMALL_PX else sized(image)
+
+
+def sized(image: Image.Image) -> Image.Image:
+    """A picture in a card's size."""
     scale = _SIDE_PX / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # Blown-up pixels stay pixels: smoothing would hide what a model with a small input gets.
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _boxed(image: Image.Image, marks: Sequence[tuple[Any, str, bool]]) -> Image.Image:
-    drawn = _sized(image)
+def boxed(image: Image.Image, marks: Sequence[tuple[Any, str, bool]]) -> Image.Image:
+    """A picture in a card's size with frames: box in pixels, colour, dashed."""
+    drawn = sized(image)
     scale = drawn.width / image.width, drawn.height / image.height
     pen = ImageDraw.Draw(drawn)
     for box, colour, dashed in marks:
