@@ -228,13 +228,25 @@ def test_a_region_on_both_frames_of_a_pair_counts_once():
     assert torch.equal(answers[0].token_maps[0], answers[1].token_maps[0])
 
 
-def test_timestamps_stand_between_the_frames_of_qwen3():
+@pytest.mark.parametrize("rate", [None, 4.0])
+def test_timestamps_stand_between_the_frames_of_qwen3(rate):
+    """Frames are taken to be sampled at the processor's own rate, two a second."""
     model = wrapped("qwen3-vl")
+    if rate is not None:
+        model.processor.video_processor.fps = rate
     request = vp.Request([picture((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
     inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=True)])
     assert (inputs.columns[0].diff() > 1).sum() == 1
-    between = model.tokenizer.decode(inputs.tensors["input_ids"][0, : inputs.columns[0, -1]], skip_special_tokens=True)
-    assert between.replace(" ", "").count("##s") or "<" in between
+    text = model.tokenizer.decode(inputs.tensors["input_ids"][0], skip_special_tokens=True).replace(" ", "")
+    assert [when in text for when in ("0.2s", "1.2s")] == [rate is None] * 2  # (0 + 0.5) / 2 and (1 + 1.5) / 2
+    assert [when in text for when in ("0.1s", "0.6s")] == [rate is not None] * 2
+
+
+def test_seconds_between_the_frames_of_qwen2_5():
+    model = wrapped("qwen2-5-vl")
+    request = vp.Request([picture((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
+    inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=True)])
+    assert inputs.tensors["second_per_grid_ts"].tolist() == [1.0]
 
 
 # -- against the model's own eager attention --------------------------------------------------------------------------

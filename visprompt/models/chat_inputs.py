@@ -144,6 +144,7 @@ def _processed(model: LVLM, texts: list[str], pictures: list[list[Any]], video: 
     media: dict[str, Any] = {"images": pictures}
     if video:
         media = {"videos": [_frames(frames) for frames in pictures], "do_sample_frames": False}
+        media["video_metadata"] = [_timing(model, len(frames)) for frames in pictures]
     padded: dict[str, Any] = {}
     if len(texts) > 1:
         if getattr(model.tokenizer, "pad_token_id", None) is None:
@@ -162,3 +163,11 @@ def _frames(frames: list[Any]) -> Any:
     import numpy as np
 
     return np.stack([np.asarray(frame) for frame in frames])
+
+
+def _timing(model: LVLM, frames: int) -> dict[str, Any]:
+    """When the frames were taken, which some models tell the decoder: at the rate at which the model's own processor
+    samples videos (two a second where it names none); to say another, set `processor.video_processor.fps`.
+    """
+    rate = float(getattr(getattr(model.processor, "video_processor", None), "fps", None) or 2.0)
+    return {"total_num_frames": frames, "fps": rate, "duration": frames / rate, "frames_indices": list(range(frames))}

@@ -43,14 +43,15 @@ def _asked(model: LVLM, processor: Any, kind: str, shape: tuple[int, ...]) -> An
         return processor(**{f"{kind}s": [pixels]}, return_tensors="pt", **settings)
 
     try:
+        return made("meta")
+    except Exception:  # a processor on numpy, or a step that needs pixels
         try:
-            return made("meta")
-        except (TypeError, NotImplementedError):  # processors on numpy, or steps that need pixels
             return made("cpu")
-    except (ValueError, RuntimeError) as error:
-        raise UnsupportedError(
-            f"{model.name} cannot take {kind}s of {shape[-1]}×{shape[-2]} pixels with its processor's settings: {error}"
-        ) from error
+        except (ValueError, RuntimeError) as error:
+            raise UnsupportedError(
+                f"{model.name} cannot take {kind}s of {shape[-1]}×{shape[-2]} pixels with its processor's settings: "
+                f"{error}"
+            ) from error
 
 
 # -- Qwen2-VL, Qwen2.5-VL, Qwen3-VL -----------------------------------------------------------------------------------
