@@ -118,7 +118,7 @@ def test_a_slow_server_times_out_and_is_tried_again(server: ChatServer) -> None:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (refusal(401, "who are you"), r"wants a key \(401\): who are you No key was sent.*OPENAI_API_KEY"),
+        (refusal(401, "who are you"), r"wants a key \(401\): who are you\. No key was sent.*OPENAI_API_KEY"),
         (refusal(404, "no such thing"), r"knows no model 'some/model'.*\(404\).*/v1"),
         (refusal(429, "quota used up", Retry_After="900"), r"limits requests.*quota.*wait 900 s.*requests_per_minute"),
         (refusal(413, "request body"), r"too large \(413\).*smaller"),

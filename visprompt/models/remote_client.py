@@ -206,7 +206,8 @@ class Endpoint:
         return Failure(f"{self.host} reports an error: {self.clean(_words(error))}")
 
     def _refused(self, status: int, words: str, tried: str, headers: Mapping[str, str]) -> Failure:
-        said = f" ({status}): {words}" if words else f" ({status})."
+        said = f" ({status}): {words}" if words else f" ({status})"
+        said += "" if said[-1] in ".!?…" else "."
         if status in (401, 403):
             if self.key_env is None:
                 advice = f"No key was sent: put it into the environment variable {DEFAULT_KEY_ENV}, or name another "
