@@ -368,16 +368,25 @@ def check_static(model) -> None:
             assert torch.allclose(growing, static, atol=1e-5)
 
 
-def test_without_a_cache():
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"prefill_chunk_size": 25}])
+def test_other_ways_through_the_prompt(options):
+    """Without a cache every call brings the whole text; in chunks (the first one with the whole picture, which
+    is read in both directions) the prompt takes two."""
     made = tiny_gemma3(sliding_window=20)
     model = vp.wrap(randomise(made.module).eval(), made.processor)
     request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
-    maps = [
-        runner(model, "falip", strength=2.0).answer(request, blocks=range(4), max_new_tokens=4, use_cache=cached)[0]
-        for cached in (True, False)
-    ]
-    assert maps[0].text == maps[1].text
-    assert torch.allclose(maps[0].token_maps[0], maps[1].token_maps[0], atol=1e-5)
+    plain, other = (
+        runner(model, "falip", strength=2.0).answer(request, blocks=range(4), max_new_tokens=4, **more)[0]
+        for more in ({}, options)
+    )
+    assert plain.text == other.text
+    assert torch.allclose(plain.token_maps[0], other.token_maps[0], atol=1e-5)
+
+
+def test_drafts_are_refused():
+    request = vp.Request(picture((64, 64)), query=QUESTION)
+    with pytest.raises(vp.UnsupportedError, match="prompt_lookup"):
+        runner(wrapped("gemma3")).generate(request, prompt_lookup_num_tokens=3)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "paligemma-2"])

@@ -37,6 +37,8 @@ Size = tuple[int, int]
 
 #: options of `generate` that visprompt sets itself
 _OURS = ("input_ids", "attention_mask", "inputs_embeds", "output_attentions", "streamer", "return_dict_in_generate")
+#: options that let a draft be written and taken back, in steps that edits and maps cannot follow
+_DRAFTS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens")
 
 
 class LVLM(Model):
@@ -180,6 +182,11 @@ class LVLM(Model):
         for name in _OURS:
             if name in options:
                 raise InvalidInputError(f"{name} is set by visprompt; maps come with read=[block, …].")
+        for name in _DRAFTS:
+            if options.get(name, getattr(self.module.generation_config, name, None)):
+                raise UnsupportedError(
+                    f"{name}: answers are written token by token here, without a draft; leave it out."
+                )
         if read and options.get("num_beams", 1) * options.get("num_return_sequences", 1) > 1:
             raise UnsupportedError("maps are read while one answer is written: use num_beams=1.")
         if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
