@@ -87,7 +87,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
         if item.vision is not None
     ]
     tensors = {
-        name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
+        name: item.to(model.device, model.dtype) if name.startswith("pixel_values") else item.to(model.device)
         for name, item in inputs.items()
         if isinstance(item, Tensor) and name != "labels"  # PaliGemma's processor makes labels for training
     }
