@@ -407,6 +407,126 @@ def test_target_mass_leaves_what_a_window_hides(name):
     assert (shares[:, [0, 2]] == 0).all()
 
 
+# -- Qwen's packed vision tower ---------------------------------------------------------------------------------------
+
+
+def vision_reference(module, inputs, grids: list[torch.Tensor], blocks: range, row: int | None = None) -> torch.Tensor:
+    """What the decoder gets for pictures whose patches have `grids` `[h, w]` added to their logits as keys, in some
+    blocks of the tower and for all rows or one patch's, by the model's own eager function.
+
+    Where a patch stands is asked of transformers' own functions, which share nothing with the code under test.
+    """
+    from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+
+    module.set_attn_implementation("eager")
+    tower = module.model.visual
+    config = tower.config
+    video = "video_grid_thw" in inputs.tensors
+    thw = inputs.tensors["video_grid_thw" if video else "image_grid_thw"]
+    each = torch.tensor([[1, h, w] for t, h, w in thw.tolist() for _ in range(t)])
+    places = get_vision_position_ids(each, config.spatial_merge_size)
+    owner = torch.repeat_interleave(torch.arange(len(each)), each.prod(1))
+    bias = torch.stack([grids[n][h, w] for n, (h, w) in zip(owner.tolist(), places.tolist(), strict=True)])
+    number = places[:, 0] * each[owner, 2] + places[:, 1]
+    if hasattr(config, "window_size"):
+        units = config.spatial_merge_size**2
+        index = get_vision_window_index(thw, config.spatial_merge_size, config.window_size, config.patch_size)[0]
+        bias, number = (item.reshape(-1, units)[index].reshape(-1) for item in (bias, number))
+    source = sys.modules[type(tower.blocks[0].attn).__module__]
+    own, seen = source.eager_attention_forward, {}
+    edited = {id(tower.blocks[block].attn) for block in blocks}
+
+    def forward(layer, query, key, value, attention_mask, **kwargs):
+        if id(layer) not in edited:
+            return own(layer, query, key, value, attention_mask, **kwargs)
+        first = seen.get(id(layer), 0)
+        seen[id(layer)] = first + key.shape[2]
+        piece = slice(first, first + key.shape[2])
+        rows = torch.ones(query.shape[2], 1) if row is None else (number[piece] == row).float()[:, None]
+        return own(layer, query, key, value, (rows * bias[piece])[None, None], **kwargs)
+
+    source.eager_attention_forward = forward
+    try:
+        with torch.no_grad():
+            return decoder_input(module, inputs)
+    finally:
+        source.eager_attention_forward = own
+
+
+def decoder_input(module, inputs) -> torch.Tensor:
+    kept = {}
+
+    def keep(module, args, kwargs):
+        kept.update(kwargs)
+
+    hook = module.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        module(**inputs.tensors)
+    hook.remove()
+    deep = kept.get("deepstack_visual_embeds") or []
+    return torch.cat([kept["inputs_embeds"].flatten(), *(item.flatten() for item in deep)])
+
+
+@pytest.mark.parametrize("row", [None, 9])
+@pytest.mark.parametrize("name", QWEN)
+def test_edits_in_the_packed_tower_equal_a_mask_in_eager_attention(name, row):
+    model = wrapped(name)
+    sizes, rng, made, grids = [(72, 40), (40, 56), (48, 48)], np.random.default_rng(0), [], []
+    for number, wh in enumerate(sizes):
+        geometry = model.geometry(wh, tower="vision")
+        assert geometry.grid_hw == (wh[1] // 4, wh[0] // 4)
+        bias = rng.normal(size=geometry.num_patches).astype(np.float32) * (number != 1)  # the second has no edit
+        grids.append(torch.from_numpy(bias).view(geometry.grid_hw))
+        edit = vp.AttentionEdit(first_block=1, last_block=2, bias=bias, rows="readout" if row is None else (row,))
+        unit = vp.Request(picture(wh, number), query="a").units()[0]
+        made.append(unit.with_(attention=(edit,) if number != 1 else ()))
+    chats = [Chat((made[0], made[1]), "a"), Chat((made[2],), "the red star")]
+    inputs = prepare(model, chats)
+    with model.editing(chats, inputs):
+        found = decoder_input(model.module, inputs)
+    want = vision_reference(tiny_lvlm(name).module, inputs, grids, range(1, 3), row)
+    assert torch.allclose(found, want, atol=1e-5)
+    assert not torch.allclose(found, decoder_input(tiny_lvlm(name).module, inputs), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_frames_are_edited_in_the_packed_tower_pair_by_pair(name):
+    model = wrapped(name)
+    layouts = model.family.video_layout(model, (48, 32), 5)
+    vision = layouts[0].vision
+    rng = np.random.default_rng(1)
+    bias = rng.normal(size=vision.num_patches).astype(np.float32)
+    edit = vp.AttentionEdit(first_block=0, last_block=1, bias=bias)
+    units = vp.Request([picture((48, 32), seed) for seed in range(5)], query="a", video=True).units()
+    edited = [unit.with_(attention=(edit,) if place in (2, 3) else ()) for place, unit in enumerate(units)]
+    chats = [Chat(tuple(edited), "a", video=True)]
+    inputs = prepare(model, chats)
+    with model.editing(chats, inputs):
+        found = decoder_input(model.module, inputs)
+    grids = [torch.from_numpy(bias * (pair == 1)).view(vision.grid_hw) for pair in range(3)]
+    want = vision_reference(tiny_lvlm(name).module, inputs, grids, range(2))
+    assert torch.allclose(found, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_unleash_compares_the_packed_tower_with_a_plain_run(name):
+    """Nothing is amplified where nothing changed: the plain run's rows are put back together picture by picture."""
+    model = wrapped(name)
+    images = [picture((72, 40)), picture((40, 56), 1)]
+    features = {}
+    for what in ("plain", "same", "circle"):
+        request = vp.Request(images, region=[(10, 10, 50, 30), (5, 5, 30, 40)], query=QUESTION)
+        units = request.units() if what != "circle" else vp.Prompter.from_name("circle").prompt(request, model)
+        edit = vp.AttentionEdit(first_block=0, gain=5.0)
+        made = [unit.with_(reference=image, attention=(edit,)) for unit, image in zip(units, images, strict=True)]
+        chats = [Chat(tuple(request.units() if what == "plain" else made), QUESTION)]
+        inputs = prepare(model, chats)
+        with model.editing(chats, inputs):
+            features[what] = decoder_input(model.module, inputs)
+    assert torch.allclose(features["same"], features["plain"], atol=1e-4)
+    assert not torch.allclose(features["circle"], features["plain"], atol=1e-2)
+
+
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 

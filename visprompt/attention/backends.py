@@ -132,6 +132,12 @@ def _edited(
         raise UnsupportedError("attention with learned sinks (s_aux) is not supported: its rows cannot be recomputed.")
     if kwargs.get("position_bias") is not None:
         raise UnsupportedError("attention with a position bias of its own is not supported: its rows would lack it.")
+    packed = kwargs.get("cu_seq_lens_q")
+    if packed is not None and len(packed) > 2:
+        raise UnsupportedError(
+            f"{type(module).__name__} gives flash attention several sequences in one: its rows cannot be recomputed. "
+            'Load the model with attn_implementation="sdpa".'
+        )
     site = scope.programs_by_module[id(module)]
     program = scope.program(site, query, key)
     if not len(program.rows):  # a decoder's call without any of the rows that are meant

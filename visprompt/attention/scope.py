@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visprompt.attention.packed import Packed
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import contributions
 from visprompt.attention.sites import Site, Tower
@@ -54,7 +55,7 @@ class Scope:
         programs: what happens at each site.
         sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
         device: where the programs' numbers go.
-        timeline: for a decoder: where its rows and columns are, call by call.
+        timeline: for a decoder, or a tower that packs pictures: where its rows and columns are, call by call.
 
     Raises:
         SiteNotReachedError: on exit, if a site never answered: nothing silently does nothing.
@@ -67,7 +68,7 @@ class Scope:
         programs: dict[Site, SiteProgram],
         sharing: Any = None,
         device: torch.device | None = None,
-        timeline: Timeline | None = None,
+        timeline: Timeline | Packed | None = None,
     ) -> None:
         self.tower, self.timeline = tower, timeline
         self.programs = {site: item if device is None else item.to(device) for site, item in programs.items()}
@@ -191,6 +192,9 @@ class Scope:
             if program.read_rows is not None and len(program.read_rows):
                 rows = attention.index_select(2, program.read_rows)
                 self.steps.setdefault(site, []).append(program.patches_of(rows))
+            if program.capture_output and output is not None and isinstance(self.timeline, Packed):
+                streams = len(self.programs[site].edited)
+                self.outputs[site] = self.timeline.gather(output, self.outputs.get(site), streams)
             return
         if self.sharing is not None:
             output, attention, value = self.sharing.per_stream(self, site, output, attention, value)
