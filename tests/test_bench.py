@@ -230,6 +230,32 @@ class TestBench:
         assert [(row["strategy"], row["reused"]) for row in again.rows] == [("none", 3)] * 2
         assert [len(read_jsonl(path)) for path in (tmp_path / "out").glob("items-*")] == [3, 3]
 
+    def test_where_models_are_few_workers_share_the_tasks(self, tmp_path: Path) -> None:
+        tasks = {
+            "boxes": {**CONTENT["tasks"]["boxes"], "data": {**SCENES, "n": 3}},
+            "position": {"task": "referring", "template": "{}", "data": {**SCENES, "kind": "position", "n": 2}},
+        }
+        tune = {"strategy": "falip", "grid": {"strength": [0.5, 2.0]}, "data": {"split": "validation", "n": 2}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump({**CONTENT, "tune": [tune], "tasks": tasks}))
+
+        def unused(*_: Any) -> Any:
+            raise AssertionError("everything should be there already")
+
+        options: dict[str, Any] = {"models": ["bundled:scenes-clip"], "jobs": 2, "make_runner": unused}
+        for fresh in (False, True):
+            result = run_suite(tmp_path / "own.yaml", out=tmp_path / "out", fresh=fresh, **options)
+            assert [row["n"] for row in result.rows] == [3] * 3 + [2] * 3
+            assert [row["reused"] for row in result.rows] == [3] * 3 + [2] * 3
+            (record,) = result.tuning
+            assert record["tasks"] == ["boxes", "position"]
+            assert all(set(point["validation"]) == set(tasks) for point in record["points"])
+            names = {path.name for path in (tmp_path / "out").glob("*.jsonl")}
+            assert names == {
+                "results.jsonl",
+                "tuning.jsonl",
+                *(f"items-{kind}{key}-bundled-scenes-clip.jsonl" for kind in ("", "tuning-") for key in tasks),
+            }
+
     def test_a_worker_that_dies_costs_time_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         (tmp_path / "own.yaml").write_text(yaml.safe_dump({**CONTENT, "tune": [], "strategies": ["none"]}))
@@ -242,6 +268,8 @@ class TestBench:
         assert automatic_jobs(["bundled:a", "large/model"], "cpu") == 1
         assert automatic_jobs(["bundled:a", "bundled:b"], "cuda") == 1
         assert automatic_jobs(["bundled:a", "bundled:b"], "cpu") == min(2, cores())
+        assert automatic_jobs(["bundled:a"], "cpu", tasks=2) == min(2, cores())
+        assert automatic_jobs(["large/model"], "cpu", tasks=2) == 1
 
     def test_progress_adds_up(self, tmp_path: Path) -> None:
         class Counting(Listener):
