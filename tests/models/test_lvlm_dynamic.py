@@ -204,8 +204,8 @@ def test_a_frame_shows_in_the_tokens_of_its_pair(name, frames):
 @pytest.mark.parametrize("name", QWEN)
 def test_a_frames_region_raises_its_pairs_map(name):
     model = wrapped(name)
-    frames = [picture((64, 64), seed) for seed in range(5)]
-    region = vp.Box(10, 10, 50, 50)
+    frames = [picture((150, 100), seed) for seed in range(5)]  # frames have other pixel limits than pictures
+    region = vp.Box(20, 20, 90, 70)
     plain = runner(model).answer(vp.Request(frames, query=QUESTION, video=True), blocks=[0], max_new_tokens=2)[0]
     request = vp.Request(frames, region=[None, None, None, region, None], query=QUESTION, video=True)
     found = runner(model, "falip", strength=4.0).answer(request, blocks=[0], max_new_tokens=2)[0]
@@ -215,6 +215,8 @@ def test_a_frames_region_raises_its_pairs_map(name):
     assert after > 2 * before
     for other in (0, 2):
         assert found.maps[other].values.sum() < plain.maps[other].values.sum()
+    tower = runner(model, "falip", strength=4.0, tower="vision").answer(request, blocks=[0], max_new_tokens=2)[0]
+    assert not torch.allclose(tower.token_maps[1], plain.token_maps[1], atol=1e-3)
 
 
 def test_a_region_on_both_frames_of_a_pair_counts_once():
@@ -583,6 +585,66 @@ def test_training_a_padded_batch_has_finite_gradients(name):
     with model.editing(chats, inputs):
         model.module(**inputs.tensors).logits[:, -1].float().logsumexp(-1).sum().backward()
     assert all(p.grad.isfinite().all() for p in model.module.parameters() if p.grad is not None)
+
+
+def test_many_rows_are_taken_in_parts(monkeypatch):
+    model = wrapped("gemma3")
+    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
+    made = vp.Prompter.from_name("falip", strength=3.0, tower="vision", first_block=0).prompt(request, model)[0]
+    chats, features = [Chat((made,), QUESTION)], []
+    for most in (2**26, 5000):
+        monkeypatch.setattr("visprompt.attention.backends.MOST_LOGITS", most)
+        inputs = prepare(model, chats)
+        with model.editing(chats, inputs):
+            features.append(decoder_input(model.module, inputs))
+    assert torch.allclose(*features, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "paligemma"])
+def test_a_kernel_that_knows_what_is_causal_itself(name):
+    """Flash attention's interface: padding in two dimensions or no mask at all, the window as an argument."""
+    probabilities: dict[int, list[torch.Tensor]] = {}
+
+    def kernel(module, query, key, value, attention_mask, scaling=None, sliding_window=None, is_causal=None, **_):
+        assert module.config._attn_implementation == "tiny_flash"  # it loads itself by its name
+        groups = query.shape[1] // key.shape[1]
+        key, value = (item.repeat_interleave(groups, dim=1) for item in (key, value))
+        logits = query @ key.transpose(-1, -2) * (scaling or query.shape[-1] ** -0.5)
+        queries, keys = logits.shape[-2:]
+        behind = torch.arange(queries)[:, None] + keys - queries - torch.arange(keys)
+        causal = module.is_causal if is_causal is None else is_causal
+        seen = (behind >= 0) if causal else torch.ones_like(behind, dtype=torch.bool)
+        if sliding_window and keys > sliding_window:
+            seen &= behind.abs() < sliding_window
+        if attention_mask is not None:
+            assert attention_mask.dim() == 2
+            seen = seen & attention_mask[:, None, None, -keys:].bool()
+        weights = logits.masked_fill(~seen, torch.finfo(logits.dtype).min).softmax(-1)
+        probabilities.setdefault(id(module.q_proj), []).append(weights[:, :, -1])
+        return (weights @ value).transpose(1, 2), None
+
+    transformers.AttentionInterface.register("tiny_flash", kernel)
+    masks = transformers.masking_utils
+    masks.AttentionMaskInterface.register("tiny_flash", masks.flash_attention_mask)
+    made = tiny_gemma3(sliding_window=20) if name == "gemma3" else tiny_lvlm(name)
+    for child in randomise(made.module).eval().modules():
+        if hasattr(child, "config"):
+            child.config._attn_implementation_internal = "tiny_flash"
+    model = vp.wrap(made.module, made.processor)
+    requests = [
+        vp.Request(picture((96, 64)), query=QUESTION),
+        vp.Request(picture((60, 90), 1), query="a cat"),
+    ]
+    found = runner(model).answer(requests, blocks=range(4), max_new_tokens=4, min_new_tokens=4)
+    inputs = prepare(model, [Chat(item.prompts, r.query) for item, r in zip(found, requests, strict=True)])
+    for row, item in enumerate(found):
+        columns = inputs.columns[row]
+        for block, site in enumerate(model.tower.sites):
+            steps = probabilities[id(site.module.q_proj)][-4:]
+            for step, weights in enumerate(steps):
+                gone = inputs.length + step - weights.shape[-1]
+                want = torch.where(columns >= gone, weights[row][:, (columns - gone).clamp(min=0)], 0.0)
+                assert torch.allclose(item.token_maps[0][step, block], want, atol=1e-5)
 
 
 class Kernel(torch.nn.Module):

@@ -94,13 +94,13 @@ class SiteProgram:
             taken["inject"] = self.inject.index_select(0, index)
         return replace(self, **taken)
 
-    def at_rows(self, chosen: Tensor, positions: Tensor, columns: Tensor) -> SiteProgram:
+    def at_rows(self, chosen: Tensor, positions: Tensor, columns: Tensor | None) -> SiteProgram:
         """The program of some of its rows.
 
         Args:
             chosen: `[r]` which of the R rows.
             positions: `[r]` where they stand.
-            columns: `[n, P]` where the patches stand, −1 for those that do not.
+            columns: `[n, P]` where the patches stand, −1 for those that do not; None: behind the prefix.
         """
         names = ("edited", "bias", "target", "temperature", "gain", "reference", "inject")
         rows = {
