@@ -45,7 +45,8 @@ class TestSuites:
     def test_published_figures_say_where_they_are_from(self) -> None:
         for figure in load_published():
             assert {"paper", "method", "model", "protocol", "certainty", "values"} <= figure.keys()
-            assert all(0 < value < 100 for value in figure["values"].values())
+            # LLaVA-Wild is relative to another model and may pass 100
+            assert all(0 < value < (110 if key == "llava-wild" else 100) for key, value in figure["values"].items())
 
     @pytest.mark.parametrize(
         ("change", "message"),

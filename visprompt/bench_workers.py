@@ -1,8 +1,8 @@
 """Several models of a suite at once, or several tasks of one, a process each.
 
-Small models leave cores idle. A worker runs the suite for one model, or one task of it, and leaves behind what it would have
-left anyway, its rows in `items-*.jsonl`; the run that started it then finds them there. So a worker can only save time: if one dies,
-its rows are made again, and an error that people should see is raised where it always is.
+Small models leave cores idle. A worker runs the suite for one model, or one task of it, and leaves behind what it would
+have left anyway, its rows in `items-*.jsonl`; the run that started it then finds them there. So a worker can only save
+time: if one dies, its rows are made again, and an error that people should see is raised where it always is.
 """
 
 from __future__ import annotations
