@@ -107,10 +107,11 @@ def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> lis
     while start < len(prompts):
         group = prompts[start : start + prompts[start].place[1]]
         start += len(group)
-        key = (tuple(id(prompt.picture) for prompt in group), group[0].query)
+        shown = tuple(_as_shown(prompt, options.align, model) for prompt in group)
+        video = group[0].request is not None and group[0].request.video
+        edits = tuple(id(edit) for prompt in shown for edit in prompt.attention)  # it looks under them
+        key = (tuple(id(prompt.picture) for prompt in group), edits, group[0].query, video)
         if key not in chats:
-            shown = tuple(_as_shown(prompt, options.align, model) for prompt in group)
-            video = group[0].request is not None and group[0].request.video
             chats[key] = Chat(shown, str(group[0].query), video=video)
         where += [(key, number) for number in range(len(group))]
     asked = list(chats.values())
@@ -120,13 +121,14 @@ def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> lis
     if options.relative:
         for key, other in zip(chats, found[len(asked) :], strict=True):
             of_key[key] = [_divided(a, b) for a, b in zip(of_key[key], other, strict=True)]
-    result = []
-    for prompt, (key, number) in zip(prompts, where, strict=True):
-        maps = of_key[key]
-        item = maps[number // -(-len(chats[key].prompts) // len(maps))]  # frames of a video share maps
-        part, view = RawMap(item.values, None, item.geometry), View(prompt.picture, "model")
-        result.append(assembled([part], [view], prompt.picture.size, options.align))
-    return result
+    made: dict[tuple[Any, int], RawMap] = {}
+    for prompt, place in zip(prompts, where, strict=True):
+        if place not in made:
+            maps, number = of_key[place[0]], place[1]
+            item = maps[number // -(-len(chats[place[0]].prompts) // len(maps))]  # frames of a video share maps
+            part, view = RawMap(item.values, None, item.geometry), View(prompt.picture, "model")
+            made[place] = assembled([part], [view], prompt.picture.size, options.align)
+    return [made[place] for place in where]
 
 
 def _as_shown(prompt: VisualPrompt, align: str, model: Any) -> VisualPrompt:

@@ -134,13 +134,13 @@ class Api(Prompter):
         options: ApiOptions = self.options
         if options.strength == 0 if options.apply == "attention" else options.floor == 1:
             return [self._labelled(prompt) for prompt in prompts]
-        done: dict[tuple[int, str | None], Any] = {}
+        done: dict[tuple[int, int], Any] = {}
         result = []
         for prompt, heatmap in zip(prompts, self.heatmaps(prompts, model), strict=True):
             if options.apply == "attention":
                 edited = prompt.adding(self._soft_region(heatmap, prompt, model))
             else:
-                key = (id(prompt.picture), prompt.query)
+                key = (id(prompt.picture), id(heatmap.raw))
                 if key not in done:  # one picture for all regions of a request, which then share its forward
                     mask = heatmap.over_picture(options.interpolation)
                     done[key] = overlay(prompt.picture, mask, options.grey, options.floor)

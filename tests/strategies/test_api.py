@@ -478,3 +478,15 @@ def test_an_auxiliary_does_not_see_edits_of_the_prompted_model(clip: vp.Model) -
     (prompt,) = vp.Prompter.from_name("falip+api", auxiliary="bundled:scenes-clip").prompt(item, clip)
     assert len(prompt.attention) == 1
     assert prompt.label == "falip+api"
+
+
+def test_a_model_that_looks_under_falip_looks_for_every_region_anew():
+    made = tiny_lvlm("llava")
+    model = vp.wrap(made.module, made.processor)
+    picture, boxes = conformance.picture((96, 64)), [vp.Box(8, 8, 40, 40), vp.Box(60, 10, 90, 60)]
+    prompter = vp.Prompter.from_name("falip+api")
+    query = "what is the red star"
+    together = prompter.prompt(vp.Request(picture, region=boxes, query=query), model)
+    for prompt, box in zip(together, boxes, strict=True):
+        (alone,) = prompter.prompt(vp.Request(picture, region=box, query=query), model)
+        assert np.array_equal(np.asarray(prompt.picture), np.asarray(alone.picture))
