@@ -128,8 +128,6 @@ class Runner:
             UnsupportedError: on a model without a text tower.
             InvalidInputError: as `encode`; or without texts.
         """
-        if self.model.generates:
-            return self._likelihoods(requests, [texts] if isinstance(texts, str) else list(texts))
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts or not all(isinstance(text, str) for text in texts):
             raise InvalidInputError(f"texts is a list of one or more strings; got {texts!r}.")
@@ -140,6 +138,8 @@ class Runner:
             scores = torch.stack([runner.score(items, texts) for runner in runners]).sum(0)
             self.index = runners[0].index
             return scores
+        if self.model.generates:
+            return self._likelihoods(requests, texts)
         with torch.no_grad():
             self._embed_texts(texts)
 
@@ -243,6 +243,8 @@ class Runner:
                 by the position of their question.
         """
         self._require_writer()
+        if not isinstance(blocks, Iterable):
+            raise InvalidInputError(f"blocks is a list of blocks; got {blocks!r}. For one: blocks=[{blocks!r}].")
         results: dict[int, Answer] = {}
         missing: dict[int, Unanswered] = {}
         total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]

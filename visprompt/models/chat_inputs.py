@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,12 +49,14 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
 
     Raises:
         UnsupportedError: for prompt tokens.
+        InvalidInputError: for a question that holds a picture's token, or videos that make no batch.
         SiteNotReachedError: if the processor makes another number of image tokens than the layout says.
     """
     for chat in chats:
         for prompt in chat.prompts:
             if prompt.tokens is not None:
                 raise UnsupportedError(f"{model.name}: prompt tokens are not offered by this model's wrapper.")
+        _require_plain(model, chat)
     texts = [chat_text(model, chat) for chat in chats]
     pictures = [[model.on_canvas(prompt.picture, prompt.fit)[0] for prompt in chat.prompts] for chat in chats]
     as_video = [chat.video and model.family.video_layout is not None for chat in chats]
@@ -65,6 +68,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     layouts = [_layouts(model, chat, video) for chat, video in zip(chats, as_video, strict=True)]
     inputs = _processed(model, texts, pictures, bool(as_video[0]))
     ids = inputs["input_ids"]
+    _warn_if_long(model, ids.shape[1])
     token = image_token(model, bool(as_video[0]))
     most = max(sum(item.geometry.num_patches for item in group) for group in layouts)
     columns = torch.full((len(chats), most), -1, dtype=torch.long)
@@ -160,6 +164,28 @@ def _processed(model: LVLM, texts: list[str], pictures: list[list[Any]], video: 
     start = getattr(model.tokenizer, "bos_token", None)
     special = not (start and all(text.startswith(start) for text in texts))
     return dict(model.processor(text=texts, return_tensors="pt", add_special_tokens=special, **media, **padded))
+
+
+def _require_plain(model: LVLM, chat: Chat) -> None:
+    """Texts must not hold the token that stands for a picture: pictures are put in front of the question."""
+    names = (getattr(model.processor, name, None) for name in ("image_token", "video_token", "boi_token"))
+    for token in (name for name in names if isinstance(name, str) and name):
+        if token in chat.text or token in (chat.system or ""):
+            raise InvalidInputError(
+                f"{chat.text!r:.80} holds {token!r}, which stands for a picture: leave it out, the pictures are put in "
+                "front of the question."
+            )
+
+
+def _warn_if_long(model: LVLM, length: int) -> None:
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(longest, int) and length > longest:
+        warnings.warn(
+            f"{model.name}: the prompt has {length} tokens, more than the {longest} that its decoder was made for: do "
+            "not trust the answer. Ask with fewer or smaller pictures, or a shorter question.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _frames(frames: list[Any]) -> Any:

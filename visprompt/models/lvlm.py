@@ -27,18 +27,14 @@ from visprompt.models.chat import Chat, Generation
 from visprompt.models.chat_inputs import ChatInputs, media_of, prepare
 from visprompt.models.lvlm_edits import decoder_edits, vision_edits
 from visprompt.models.lvlm_layout import FAMILIES, Layout, LvlmFamily
-from visprompt.models.lvlm_text import Pieces, end_ids, pieces_of
+from visprompt.models.lvlm_options import answer_in, end_ids, pad_id, settings_of
+from visprompt.models.lvlm_text import Pieces, pieces_of
 from visprompt.models.lvlm_vision import packing_of, vision_tower
 from visprompt.models.pictures import PictureReader
 from visprompt.models.proof import features_of, prove_decoder, prove_vision
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
 
 Size = tuple[int, int]
-
-#: options of `generate` that visprompt sets itself
-_OURS = ("input_ids", "attention_mask", "inputs_embeds", "output_attentions", "streamer", "return_dict_in_generate")
-#: options that let a draft be written and taken back, in steps that edits and maps cannot follow
-_DRAFTS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens")
 
 
 class LVLM(Model):
@@ -63,6 +59,7 @@ class LVLM(Model):
         self.config: Any = inner.config
         self.family: LvlmFamily = FAMILIES[str(self.config.model_type)]
         self.vision_tower, self.vision_prefix, patch = vision_tower(inner, self.family)
+        decoder = _decoder(inner)  # refuses before anything is changed
         restore: list[Callable[[], None]] = []
         for owner, implementation in install_shim(module):
             restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
@@ -71,7 +68,7 @@ class LVLM(Model):
             return {"pixel_values": image_processor(images=[picture], return_tensors="pt")["pixel_values"][0]}
 
         reader = PictureReader(image_processor, read, lambda inputs: inputs["pixel_values"], patch)
-        parts = Parts(self._no_embeddings, reader, _decoder(inner), None, None, "transformers", restore)
+        parts = Parts(self._no_embeddings, reader, decoder, None, None, "transformers", restore)
         super().__init__(module, parts, name)
         self._layouts: dict[tuple[Size, Fit, int], Layout] = {}
         self._proved_towers: set[str] = set()
@@ -198,29 +195,14 @@ class LVLM(Model):
         chats = list(chats)
         if not chats:
             raise InvalidInputError("nothing to answer: the list of chats is empty.")
-        for name in _OURS:
-            if name in options:
-                raise InvalidInputError(f"{name} is set by visprompt; maps come with read=[block, …].")
-        for name in _DRAFTS:
-            if options.get(name, getattr(self.module.generation_config, name, None)):
-                raise UnsupportedError(
-                    f"{name}: answers are written token by token here, without a draft; leave it out."
-                )
-        if read and options.get("num_beams", 1) * options.get("num_return_sequences", 1) > 1:
-            raise UnsupportedError("maps are read while one answer is written: use num_beams=1.")
-        if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
-            raise InvalidInputError(f"max_new_tokens is a positive number; got {max_new_tokens!r}.")
+        settings = settings_of(self.module, self.tokenizer, max_new_tokens, bool(read), stream is not None, options)
         blocks = tuple(block_number(block, self.num_blocks) for block in read)
         inputs = prepare(self, chats)
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, **options}
-        if not settings.setdefault("do_sample", False):
-            for name in ("temperature", "top_p", "top_k"):  # checkpoints set them, and greedy search warns of them
-                settings.setdefault(name, None)
         if stream is not None:
             settings["streamer"] = Pieces(self.tokenizer, len(chats), inputs.length, stream)
         with torch.no_grad(), self._evaluating(), self.editing(chats, inputs, blocks, read_rows) as decoder:
             output = self.module.generate(**inputs.tensors, **settings)  # type: ignore[operator]
-        return self._answers(chats, inputs, output, decoder, blocks, max_new_tokens)
+        return self._answers(chats, inputs, output, decoder, blocks, settings)
 
     def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
         """`[n, len(texts)]` log-likelihood of every text as the answer to every chat: the sum over its tokens, natural
@@ -315,19 +297,16 @@ class LVLM(Model):
         output: Any,
         scope: Scope | None,
         blocks: tuple[int, ...],
-        max_new_tokens: int,
+        settings: dict[str, Any],
     ) -> list[Generation]:
         tokens = output if isinstance(output, Tensor) else output.sequences
         tokens = tokens[:, inputs.length :].cpu()
-        per_chat = len(tokens) // len(chats)
-        ends = end_ids(self.module, self.tokenizer)
+        ends, longest = end_ids(self.module, self.tokenizer, settings), settings["max_new_tokens"]
+        pad = pad_id(self.module, settings)
         maps = self._maps(scope, blocks) if scope is not None and blocks else None
         answers = []
         for number, layouts in enumerate(inputs.layouts):
-            row = tokens[number * per_chat].tolist()
-            stop = next((place for place, token in enumerate(row) if token in ends), None)
-            written = row if stop is None else row[:stop]
-            steps = len(row) if stop is None else stop + 1
+            written, steps, ended = answer_in(tokens[number].tolist(), ends, pad, longest)
             attention: list[Tensor] = []
             if maps is not None:
                 start = 0
@@ -337,7 +316,7 @@ class LVLM(Model):
                     start += count
             text = self.tokenizer.decode(written, skip_special_tokens=True).strip()
             pieces, seen = pieces_of(self.tokenizer, written), tuple(item.geometry for item in layouts)
-            answers.append(Generation(text, pieces, blocks, tuple(attention), seen, stop is not None))
+            answers.append(Generation(text, pieces, blocks, tuple(attention), seen, ended))
         return answers
 
     def _maps(self, scope: Scope, blocks: tuple[int, ...]) -> Tensor:

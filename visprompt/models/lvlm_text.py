@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +9,17 @@ from typing import Any
 from torch import Tensor
 
 
-def end_ids(module: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end an answer."""
-    found = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-    found = tokenizer.eos_token_id if found is None else found
-    ends = set(found if isinstance(found, list | tuple) else [found])
-    return {int(item) for item in ends if item is not None}
-
-
 def pieces_of(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
-    """The text that every token adds: decoding token by token would lose the spaces between words."""
-    texts = [tokenizer.decode(ids[:count], skip_special_tokens=True) for count in range(len(ids) + 1)]
-    return tuple(after[len(before) :] for before, after in itertools.pairwise(texts))
+    """The text that every token adds: decoding token by token would lose the spaces between words. A character that
+    takes several tokens comes with its last one.
+    """
+    pieces, shown = [], ""
+    for count in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:count], skip_special_tokens=True)
+        whole = count == len(ids) or not text.endswith("\ufffd")
+        pieces.append(text[len(shown) :] if whole else "")
+        shown = text if whole else shown
+    return tuple(pieces)
 
 
 @dataclass

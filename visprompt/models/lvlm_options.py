@@ -1,0 +1,102 @@
+"""What a caller asks of `generate`, checked against what edits and maps can follow, and where its answers end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from visprompt.errors import InvalidInputError, UnsupportedError
+
+#: options of `generate` that visprompt sets itself
+_OURS = ("input_ids", "attention_mask", "inputs_embeds", "output_attentions", "streamer", "return_dict_in_generate")
+#: options that let a draft be written and taken back, in steps that edits and maps cannot follow
+_DRAFTS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens")
+
+
+def settings_of(
+    module: Any, tokenizer: Any, max_new_tokens: Any, reads: bool, streams: bool, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options for the model's own `generate`: greedy unless they, or a `generation_config` among them, say
+    otherwise.
+
+    Raises:
+        InvalidInputError: for options that visprompt sets.
+        UnsupportedError: for ways of writing that edits, maps or streams cannot follow.
+    """
+    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
+        raise InvalidInputError(f"max_new_tokens is a positive number; got {max_new_tokens!r}.")
+    settings = dict(options)
+    config = settings.pop("generation_config", None)
+    if config is not None:  # only what it sets: the rest is the model's own, as in transformers
+        given = {name: item for name, item in config.to_diff_dict().items() if item is not None and name[0] != "_"}
+        given.pop("transformers_version", None)
+        if given.pop("max_new_tokens", max_new_tokens) != max_new_tokens:
+            raise InvalidInputError("max_new_tokens is an argument here: give it beside the generation_config.")
+        settings = {**given, **settings}
+    for name in _OURS:
+        if name in settings:
+            raise InvalidInputError(f"{name} is set by visprompt; maps come with read=[block, …].")
+    if settings.get("max_length") is not None:
+        raise InvalidInputError("max_length counts the prompt with its pictures: give max_new_tokens instead.")
+
+    def effective(name: str) -> Any:
+        return settings.get(name, getattr(module.generation_config, name, None))
+
+    for name in _DRAFTS:
+        if effective(name):
+            raise UnsupportedError(f"{name}: answers are written token by token here, without a draft; leave it out.")
+    if effective("guidance_scale") not in (None, 1):
+        raise UnsupportedError(
+            "guidance_scale runs the decoder a second time without the pictures, where edits and maps have no place; "
+            "leave it out."
+        )
+    if (effective("num_return_sequences") or 1) > 1:
+        raise UnsupportedError("num_return_sequences: a chat gets one answer; ask it several times for more.")
+    if (effective("num_beams") or 1) > 1 and (reads or streams):
+        what = "maps are read while one answer is" if reads else "a stream shows one answer as it is"
+        raise UnsupportedError(f"{what} written: use num_beams=1.")
+    if not settings.setdefault("do_sample", False):
+        for name in ("temperature", "top_p", "top_k"):  # checkpoints set them, and greedy search warns of them
+            settings.setdefault(name, None)
+    if effective("stop_strings"):
+        settings.setdefault("tokenizer", tokenizer)
+    return {"max_new_tokens": max_new_tokens, **settings}
+
+
+def end_ids(module: Any, tokenizer: Any, settings: dict[str, Any]) -> set[int]:
+    """The tokens that end an answer."""
+    found = settings.get("eos_token_id", getattr(module.generation_config, "eos_token_id", None))
+    found = tokenizer.eos_token_id if found is None else found
+    ends = set(found if isinstance(found, list | tuple) else [found])
+    return {int(item) for item in ends if item is not None}
+
+
+def pad_id(module: Any, settings: dict[str, Any]) -> int | None:
+    """The token that follows answers that are ended by something else than a token; None if nothing else ends them,
+    and a model that writes it has written it.
+    """
+    if not any(settings.get(name) for name in ("tokenizer", "stopping_criteria")):
+        return None
+    found = settings.get("pad_token_id", getattr(module.generation_config, "pad_token_id", None))
+    return None if found is None else int(found)
+
+
+def answer_in(row: Sequence[int], ends: set[int], pad: int | None, longest: int) -> tuple[list[int], int, bool]:
+    """One answer in its row of a batch, behind which the row is padded.
+
+    Args:
+        row: tokens.
+        ends: those that end an answer.
+        pad: see `pad_id`.
+        longest: `max_new_tokens`.
+
+    Returns:
+        (its tokens without the one that ended it, the steps in which it was written, whether it came to its end)
+
+    >>> answer_in([7, 8, 2, 0], {2}, 0, 4), answer_in([7, 8, 0, 0], {2}, 0, 4), answer_in([7, 8], {2}, 0, 2)
+    (([7, 8], 3, True), ([7, 8], 2, True), ([7, 8], 2, False))
+    """
+    for place, token in enumerate(row):
+        if token in ends or (token == pad and not any(item != pad for item in row[place:])):
+            return list(row[:place]), place + (token in ends), True
+    return list(row), len(row), len(row) < longest
