@@ -45,7 +45,7 @@ class FalipOptions(Options):
         last_block: last block, included; None: to the end.
         heads: head indices; None: all.
         rows: query rows that look there: "readout" (whatever the model reads the picture through), "cls", "patches",
-            "all", or row numbers. The paper compares rows in its ablations; CLS alone is best.
+            "all", "answer" (decoders), or row numbers. The paper compares rows in its ablations; CLS alone is best.
         profile: "flat", or "foveal": the paper's Gaussian bump.
         sigma_tokens: standard deviation of the foveal bump in tokens; None: the paper's 100, which makes it a
             paraboloid.
