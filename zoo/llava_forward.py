@@ -90,8 +90,8 @@ def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Te
         image_rows: What `see` returns, ``(n, 64, width)``.
         tokens: ``(n, questions, SLOT)`` ids.
         ask: ``(n, questions)``: where ``<assistant>`` stands; empty slots may hold anything that is a place.
-        bias: Optional ``(n, 64)``, added to the attention of all the question's rows on the picture's, in every block:
-            for looking at what pointing does, never in training.
+        bias: Optional ``(n, questions, 64)``, added to the attention of all of a question's rows on the picture's, in
+            every block: for looking at what pointing does, never in training.
     """
     decoder = model.model.language_model
     config = decoder.config
@@ -111,7 +111,7 @@ def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Te
     causal_own = torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
     extra = None
     if bias is not None:
-        extra = F.pad(bias.to(dtype), (2, 0))[:, None, None]
+        extra = F.pad(bias.to(dtype), (2, 0)).repeat_interleave(length, dim=1)[:, None]
     taps: list[Tensor] = []
     for depth, layer in enumerate(decoder.layers):
         last = depth == len(decoder.layers) - 1

@@ -208,7 +208,7 @@ class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 @torch.no_grad()
 def answered(
-    model: Any, data: dict[str, Any], dtype: torch.dtype = torch.float32, dim: float = 1.0, bias: Tensor | None = None
+    model: Any, data: dict[str, Any], dtype: torch.dtype = torch.float32, dim: float = 1.0, biases: Tensor | None = None
 ) -> Tensor:
     """Say which questions are answered rightly: the right word, and then ``<eos>``.
 
@@ -217,28 +217,29 @@ def answered(
         data: What `zoo.llava_samples.held_out` returns.
         dtype: Of the pass.
         dim: Factor on the pictures' brightness.
-        bias: Optional ``(n, 64)``; see `zoo.llava_forward.answer`.
+        biases: Ways of pointing to try, ``(n, ways, 64)``, as in `zoo.llava_forward.answer`; None: only without a bias.
 
     Returns:
-        Boolean ``(n,)``.
+        Boolean ``(n, ways)``.
     """
     images, tokens, ask = (torch.as_tensor(data[name]) for name in ("images", "tokens", "ask"))
     images = (images.float() * dim).round().to(torch.uint8)
+    ways = 1 if biases is None else biases.shape[1]
     right = []
     for at in range(0, len(images), 256):
         part = slice(at, at + 256)
-        shift = None if bias is None else bias[part]
-        logits = answer(model, see(model, normalised(images[part], dtype)), tokens[part], ask[part], shift).logits
-        truth = tokens[part].gather(2, ask[part][..., None] + 1)[..., 0]
-        said = logits.argmax(-1)
-        # The second row has read the right answer; where the first word is wrong it does not matter what follows.
-        right.append(((said[:, :, 2] == truth) & (said[:, :, 3] == EOS))[:, 0])
+        rows, places = tokens[part].expand(-1, ways, -1), ask[part].expand(-1, ways)
+        shift = None if biases is None else biases[part]
+        said = answer(model, see(model, normalised(images[part], dtype)), rows, places, shift).logits.argmax(-1)
+        truth = rows.gather(2, places[..., None] + 1)[..., 0]
+        # The last row has read the right answer; where the word before is wrong it does not matter what follows.
+        right.append((said[:, :, 2] == truth) & (said[:, :, 3] == EOS))
     return torch.cat(right)
 
 
 def measure(model: Any, data: dict[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Share of rightly answered questions, by kind; the arguments are those of `answered`."""
-    correct, kinds = answered(model, data, dtype).float(), torch.as_tensor(data["kinds"])[:, 0]
+    correct, kinds = answered(model, data, dtype)[:, 0].float(), torch.as_tensor(data["kinds"])[:, 0]
     return {kind: float(correct[kinds == i].mean()) for i, kind in enumerate(KINDS["easy"]) if bool((kinds == i).any())}
 
 

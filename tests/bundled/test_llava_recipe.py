@@ -92,8 +92,8 @@ def test_a_question_does_not_hear_the_others(small: tuple[Any, dict[str, Any]]) 
 
 def test_a_strong_bias_makes_the_answer_depend_on_these_patches_only(small: tuple[Any, dict[str, Any]]) -> None:
     model, made = small
-    bias = torch.zeros(3, 64)
-    bias[:, 10] = 40.0
+    bias = torch.zeros(3, samples.SLOTS, 64)
+    bias[:, :, 10] = 40.0
     rows = see(model, normalised(made["images"], torch.float32))
     with torch.no_grad():
         before = answer(model, rows, made["tokens"], made["ask"], bias).logits
