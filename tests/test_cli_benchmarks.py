@@ -52,6 +52,27 @@ def mmmu(tmp_path: Path) -> Path:
     return tmp_path / "mmmu.jsonl"
 
 
+class TestTheUsersOwnFiles:
+    """Writing where one reads would destroy the only copy of a benchmark."""
+
+    def test_answers_never_replace_the_questions(self, mm_vet: Path) -> None:
+        before = mm_vet.read_bytes()
+        with pytest.raises(InvalidInputError, match="question file itself"):
+            run("answer", mm_vet, "-b", "mm-vet", "--out", mm_vet)
+        assert mm_vet.read_bytes() == before
+
+    @pytest.mark.parametrize("moved", [False, True], ids=["file and pictures", "pictures alone"])
+    def test_an_export_replaces_neither_questions_nor_pictures(self, mm_vet: Path, moved: bool) -> None:
+        folder, file = mm_vet.parent, mm_vet
+        if moved:
+            file = mm_vet.rename(folder / "other.json")
+        with pytest.raises(InvalidInputError, match="holds the benchmark itself"):
+            run("export", file, "-b", "mm-vet", "--out", folder, "-p", "none")
+        assert sorted(path.name for path in folder.rglob("*.*")) == sorted(
+            [file.name, *(f"{number}.png" for number in range(6))]
+        )
+
+
 class TestAnswer:
     @needs_llava
     def test_a_stopped_run_continues_and_the_file_is_the_evaluators(self, mm_vet: Path, tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def answer(
 
     known, asked = _asked(benchmark, questions, images)
     require_file(out, "--out")
+    if out.resolve() == questions.resolve():
+        raise InvalidInputError(f"--out {out} is the question file itself, and would be overwritten: name another.")
     if out.suffix != known.suffix:
         raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
     prompter_of(prompter, preset, option)  # a wrong option should not wait for the model
@@ -120,6 +122,7 @@ def export(
 
     _known, asked = _asked(benchmark, questions, images)
     require_folder(out)
+    _require_apart(out, questions, asked)
     made = prompter_of(prompter, preset, option)
 
     from visprompt.tasks import export as exporting
@@ -142,6 +145,23 @@ def _asked(name: str, path: Path, images: Path | None) -> tuple[Benchmark, list[
     if images is not None and not images.is_dir():
         raise InvalidInputError(f"--images {images}: there is no such folder.")
     return known, known.read(path, images)
+
+
+def _require_apart(out: Path, questions: Path, asked: list[Question]) -> None:
+    """Makes sure that an export replaces neither the questions nor the pictures that it is made from.
+
+    Raises:
+        InvalidInputError: if it would.
+    """
+    from visprompt.tasks.export import MANIFEST, PICTURES, TABLE
+
+    target = out.resolve()
+    holders = {one.resolve().parent for question in asked for one in question.images if isinstance(one, Path)}
+    written = {target / name for name in ("mm-vet.json", "questions.jsonl", "mmmu.jsonl", MANIFEST, TABLE)}
+    if questions.resolve() in written or target / PICTURES in holders:
+        raise InvalidInputError(
+            f"--out {out} holds the benchmark itself, and would be overwritten: name another folder."
+        )
 
 
 @contextmanager
