@@ -160,6 +160,11 @@ class Falip(Prompter):
 
 def _authors_rectangle(geometry: Geometry, region: Region) -> np.ndarray:
     """The authors' rounding: first = max(⌈x0/p⌉, 1) − 1, last = max(⌈x1/p⌉, 1) − 1, both included."""
+    if len(geometry.tiles) > 1:
+        raise InvalidInputError(
+            f'rounding="paper" is for models that see a picture in one tile, and this one sees {len(geometry.tiles)}: '
+            'use rounding="coverage" or "touched".'
+        )
     rows, columns = geometry.grid_hw
     height, width = geometry.tiles[0].input_hw
     x0, y0, x1, y1 = region.xyxy

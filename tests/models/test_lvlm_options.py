@@ -7,6 +7,8 @@ import torch
 from transformers import GenerationConfig
 
 import visprompt as vp
+from visprompt.models.chat import Chat
+from visprompt.models.chat_inputs import prepare
 from visprompt.models.lvlm_options import settings_of
 from visprompt.models.lvlm_text import pieces_of
 from visprompt.testing import conformance
@@ -111,6 +113,26 @@ def test_a_prompt_beyond_the_decoders_context_warns():
         runner.generate(request(QUESTION * 4), max_new_tokens=1)
 
 
+def test_a_second_pass_in_chunks_within_one_scope_has_the_edits_where_the_first_had_them(model):
+    asked = vp.Request(conformance.picture((96, 64)), region=vp.Box(20, 12, 60, 50), query=QUESTION)
+    chats = [Chat(tuple(vp.Prompter.from_name("falip").prompt(asked, model)), QUESTION)]
+    inputs = prepare(model, chats)
+
+    def first_logits():
+        how = {"max_new_tokens": 2, "do_sample": False, "prefill_chunk_size": 9}
+        return model.module.generate(**inputs.tensors, **how, output_logits=True, return_dict_in_generate=True).logits[
+            0
+        ]
+
+    with torch.no_grad(), model.editing(chats, inputs):
+        assert torch.equal(first_logits(), first_logits())
+
+
+def test_an_option_that_no_loader_knows_is_named():
+    with pytest.raises(vp.InvalidInputError, match="foo"):
+        vp.load_model("bundled:scenes-llava", foo=3)
+
+
 def test_a_refused_module_is_left_as_it_was():
     made = tiny_lvlm("llava")
     before = made.module.config._attn_implementation
@@ -138,9 +160,6 @@ def test_the_pieces_of_a_character_of_several_tokens_make_it():
 
 
 def written_ids(model, count: int) -> list[int]:
-    from visprompt.models.chat import Chat
-    from visprompt.models.chat_inputs import prepare
-
     inputs = prepare(model, [Chat(tuple(request().units()), QUESTION)])
     with torch.no_grad():
         rows = model.module.generate(**inputs.tensors, max_new_tokens=count, do_sample=False)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.testing.tiny import tiny
+from visprompt.testing.tiny_lvlm import tiny_lvlm
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
@@ -139,3 +140,11 @@ def test_unleash_amplifies_what_the_circle_changed(clip: vp.Model) -> None:
 def test_unleash_needs_something_before_it(clip: vp.Model) -> None:
     with pytest.raises(vp.InvalidInputError, match="circle"):
         vp.Runner(clip, vp.Prompter.from_name("unleash")).encode(vp.Request(IMAGE, region=vp.Box(1, 1, 40, 40)))
+
+
+def test_the_papers_rounding_is_refused_where_a_picture_is_cut_into_tiles():
+    made = tiny_lvlm("llava-next")
+    model = vp.wrap(made.module, made.processor)
+    request = vp.Request(IMAGE, region=vp.Box(8, 8, 40, 40))
+    with pytest.raises(vp.InvalidInputError, match="one tile"):
+        vp.Prompter.from_name("falip", rounding="paper").prompt(request, model)

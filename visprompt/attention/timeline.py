@@ -82,8 +82,8 @@ class Timeline:
             keys: number of keys in the call.
         """
         seen = self._seen.get(id(site), 0)
-        if queries >= self.length:
-            seen = 0  # a new pass over the prompt: without a cache, or run again
+        if queries >= self.length or 1 < queries == keys:
+            seen = 0  # a new pass over the prompt: without a cache, or run again, also in chunks
         total = seen + queries
         self._seen[id(site)] = total
         read_kind = program.read_kind if program.read else None

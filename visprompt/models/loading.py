@@ -208,7 +208,7 @@ def _load_transformers(
             return module, transformers.AutoProcessor.from_pretrained(where, **common), None
         module = transformers.AutoModel.from_pretrained(where, dtype=wanted, use_safetensors=True, **common)
         processor = transformers.AutoImageProcessor.from_pretrained(where, **common)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInputError(
             f"{name!r} cannot be loaded as a transformers model: {first_line} (expected a hub id or a "

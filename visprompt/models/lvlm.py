@@ -216,14 +216,17 @@ class LVLM(Model):
             InvalidInputError: for a text without a token; else as `generate`.
         """
         self._check_open()
+        chats = list(chats)
+        if not chats:
+            raise InvalidInputError("nothing to score: the list of chats is empty.")
         answers = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         if not answers or not all(answers):
             raise InvalidInputError(f"texts is a list of one or more answers, none of them empty; got {list(texts)!r}.")
-        rows = [self._score_one(chats, answer) for answer in answers]
+        inputs = prepare(self, chats)
+        rows = [self._score_one(chats, inputs, answer) for answer in answers]
         return torch.stack(rows, dim=1)
 
-    def _score_one(self, chats: Sequence[Chat], answer: list[int]) -> Tensor:
-        inputs = prepare(self, chats)
+    def _score_one(self, chats: Sequence[Chat], inputs: ChatInputs, answer: list[int]) -> Tensor:
         tail = torch.tensor(answer, device=self.device).expand(len(chats), -1)
         tensors = dict(inputs.tensors)
         for name, fill in (("input_ids", tail), ("attention_mask", torch.ones_like(tail))):
