@@ -38,8 +38,9 @@ class TestSuites:
             assert suite.title
             assert load_suite(f"benchmarks/{name}.yaml") == suite
 
-    def test_the_default_suite_is_large_enough(self) -> None:
-        for task in load_suite("scenes").tasks:
+    @pytest.mark.parametrize("name", ["scenes", "scenes-vqa"])
+    def test_what_make_bench_runs_is_large_enough(self, name: str) -> None:
+        for task in load_suite(name).tasks:
             assert (task.data["split"], task.data["n"] >= 1000) == ("test", True)
 
     def test_published_figures_say_where_they_are_from(self) -> None:
