@@ -337,6 +337,8 @@ class TestLetters:
             ("a cat and a horse", None),
             ("I see nothing", None),
             ("", None),
+            ("A is wrong; the answer is D because it neighs", "D"),
+            ("The answer is A cat", "A"),
         ],
     )
     def test_of_an_answer(self, answer: str, letter: str | None) -> None:

@@ -222,9 +222,9 @@ def with_options(text: str, options: Sequence[str], instruction: str) -> str:
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ALONE = re.compile(r"[\s*_`\"'(\[{]*([A-Za-z])[\s*_`\"')\]}]*(?:[.:,;)]|$)")
-_SAID = re.compile(  # a capital, or a small letter that ends the sentence: "the answer is a cat"
+_SAID = re.compile(  # a capital that is no word, or a small letter that ends the sentence: "the answer is a cat"
     r"(?i:\banswer\b)\W*(?i:is|would be|should be)?[\s*_`\"':(\[]*"
-    r"([A-Z](?![A-Za-z'])(?!\s[a-z])|[a-z](?=[)\].,*]|\s*$))"
+    r"((?![AI]\s[a-z])[A-Z](?![A-Za-z'])|[a-z](?=[)\].,*]|\s*$))"
 )
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 _STANDING = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
