@@ -11,7 +11,8 @@ import pytest
 
 import visprompt as vp
 from visprompt.data.scenes import all_names
-from visprompt.tasks import Naming, Pointing, Referring, Task, evaluate
+from visprompt.tasks import Naming, Pointing, Referring, Task, Vqa, evaluate
+from visprompt.tasks.asked import scene_vqa
 from visprompt.tasks.sources import scene_pictures
 
 _SCENES = 200
@@ -53,3 +54,24 @@ def percent(model: str, task: str, strategy: str) -> float:
 )
 def test_a_figure_stays_where_it_was(model: str, task: str, strategy: str, least: float, most: float) -> None:
     assert least <= percent(model, task, strategy) <= most
+
+
+def asked(kinds: tuple[str, ...], pointing: Pointing) -> float:
+    """Per cent right on hard test questions of these kinds."""
+    outcome = evaluate(
+        Vqa(), loaded("scenes-llava"), pointing, scene_vqa(100, "hard", kinds=kinds), identity={"name": "llava"}
+    )
+    return 100 * outcome.accuracy
+
+
+def test_pointing_in_the_decoder_decides_what_is_answered() -> None:
+    kinds, options = ("leftmost", "relation"), {"strength": 8.0, "first_block": 1}
+    plain = asked(kinds, Pointing("none"))
+    assert 45 <= plain <= 75
+    assert asked(kinds, Pointing("falip", options)) >= plain + 15
+    assert asked(kinds, Pointing("falip", options, region="other")) <= plain - 10
+
+
+def test_apis_defaults_cost_colours_and_shapes_nothing() -> None:
+    kinds = ("colour", "shape")
+    assert asked(kinds, Pointing("api", {"auxiliary": "bundled:scenes-clip"})) >= asked(kinds, Pointing("none")) - 2
