@@ -233,7 +233,8 @@ class VisualPrompt:
         query: the question or expression, if the request had one.
         fit: how the picture is brought into the model's input: `"model"` as its processor does it, `"pad"` whole
             picture on a mean-coloured square, `"squash"` whole picture, aspect ratio given up.
-        text: turns a text into the one that goes with this prompt (CPT's "… is in red color."), or None.
+        text: turns a caption that is compared with the picture into the one that goes with this prompt (CPT's "… is in
+            red color."), or None. Questions are asked as they are.
         tokens: learned prompt tokens, or None.
         attention: attention edits, applied together.
         reference: the picture that `gain` edits compare with; None: `picture`, without the other edits.

@@ -345,6 +345,14 @@ def test_what_it_cannot_do_is_said(model):
         model.generate([Chat((made,), "a")], max_new_tokens=2)
 
 
+def test_a_run_inside_another_runs_edits_is_refused(model):
+    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query="a")
+    made = vp.Prompter.from_name("falip").prompt(request, model)[0]
+    asked = [Chat((made,), "a")]
+    with pytest.raises(vp.InvalidInputError, match="leave that scope"), model.editing(asked, prepare(model, asked)):
+        runner(model).generate(request, max_new_tokens=1)
+
+
 def test_an_error_inside_leaves_nothing_behind(family, model):
     request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query="a")
     before = runner(model).generate(request, max_new_tokens=3)

@@ -47,6 +47,14 @@ def current_scope(module: nn.Module) -> Scope | None:
     return scope
 
 
+def is_open_on(tower: Tower) -> bool:
+    """True if a scope on this tower is open in this context."""
+    scope = _current.get()
+    while scope is not None and scope.tower is not tower:
+        scope = scope.parent
+    return scope is not None
+
+
 class Scope:
     """Attention edits on one tower for the time of a `with` block (forward, and backward if gradients are wanted).
 

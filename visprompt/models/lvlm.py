@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from visprompt.attention.backends import install_shim
 from visprompt.attention.program import SiteProgram, compile_programs
-from visprompt.attention.scope import Scope
+from visprompt.attention.scope import Scope, is_open_on
 from visprompt.attention.sites import Site, Tower
 from visprompt.attention.timeline import Timeline
 from visprompt.errors import InvalidInputError, UnsupportedError
@@ -246,7 +246,15 @@ class LVLM(Model):
 
         Yields:
             The decoder's scope, which keeps what is read; None if the decoder is neither edited nor read.
+
+        Raises:
+            InvalidInputError: inside another such scope of this model, whose rows and columns are other prompts'.
         """
+        if is_open_on(self.tower):  # its rows and columns are those of another prompt
+            raise InvalidInputError(
+                f"{self.name} is being run inside model.editing(…) of other chats, whose edits would reach into this "
+                "run: leave that scope first."
+            )
         edits = [decoder_edits(self, chat, layouts) for chat, layouts in zip(chats, inputs.layouts, strict=True)]
         vision = vision_edits(self, chats, inputs)
         with ExitStack() as stack:

@@ -187,7 +187,7 @@ def _written(question: Question, prompts: Sequence[VisualPrompt], out: Path, nam
     return {
         "id": question.id,
         "images": images,
-        "text": first.text(question.text) if first.text is not None else question.text,
+        "text": question.text,  # a strategy's text edit is for captions that are compared with the picture
         "prompter": first.label,
         "fit": first.fit,
         "sizes_wh": [list(prompt.picture.size) for prompt in prompts],
