@@ -19,6 +19,7 @@ from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import contributions
 from visprompt.attention.sites import Site, Tower
 from visprompt.attention.timeline import Timeline
+from visprompt.attention.tokens import Insertion
 from visprompt.errors import SiteNotReachedError, UnsupportedError
 
 _current: ContextVar[Scope | None] = ContextVar("visprompt_scope", default=None)
@@ -55,9 +56,10 @@ class Scope:
         sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
         device: where the programs' numbers go.
         timeline: for a decoder: where its rows and columns are, call by call.
+        tokens: prompt tokens in the sequence; `tower` and `programs` are made for its own tower then.
 
     Raises:
-        SiteNotReachedError: on exit, if a site never answered: nothing silently does nothing.
+        SiteNotReachedError: on exit, if a site never answered or tokens went nowhere: nothing silently does nothing.
         UnsupportedError: on entry, if an edit needs hooks and the model is compiled.
     """
 
@@ -68,8 +70,9 @@ class Scope:
         sharing: Any = None,
         device: torch.device | None = None,
         timeline: Timeline | None = None,
+        tokens: Insertion | None = None,
     ) -> None:
-        self.tower, self.timeline = tower, timeline
+        self.tower, self.timeline, self.tokens = tower, timeline, tokens
         self.programs = {site: item if device is None else item.to(device) for site, item in programs.items()}
         self.programs_by_module = {id(site.module): site for site in programs}
         self.sharing = sharing
@@ -95,6 +98,8 @@ class Scope:
                     _training_scopes.append(self)
                 self._undo.append(self._leave_training)
             install(self)
+            if self.tokens is not None:
+                self.tokens.install(self)
             if self.sharing is not None:
                 self.sharing.install(self)
         except BaseException:
@@ -114,6 +119,8 @@ class Scope:
                     "model was run another "
                     "way than the one it was wrapped for (unfused attention, a compiled or replaced block)."
                 )
+            if self.tokens is not None:
+                self.tokens.check_reached()
 
     def _leave_training(self) -> None:
         with _lock:
