@@ -1,5 +1,5 @@
-"""Prompt tokens in a tower's sequence: they go in behind its prefix tokens at a block, gates act between the blocks, and
-behind the last block they are taken out again.
+"""Prompt tokens in a tower's sequence: they go in behind its prefix tokens at a block, gates act between the blocks,
+and behind the last block they are taken out again.
 
     own prefix | m prompt tokens | patches
 
@@ -277,7 +277,7 @@ def _check(kind: PromptTokens, deep: int, first_block: int, tower: Tower) -> Non
     if kind.pool == "with_prompts" and (tower.readout != "mean" or tower.padded):
         raise UnsupportedError(
             f'pool="with_prompts" is for models that average their patches; this one is read through {tower.readout}'
-            f"{' of padded patches' if tower.padded else ''}: leave it at pool=\"model\"."
+            f'{" of padded patches" if tower.padded else ""}: leave it at pool="model".'
         )
 
 

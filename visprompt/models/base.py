@@ -27,7 +27,7 @@ from visprompt.geometry import Geometry
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoding import Encoding, collect
 from visprompt.models.pictures import PicturePixels, PictureReader
-from visprompt.models.proof import prove, prove_tokens
+from visprompt.models.proof import check_gradient, prove, prove_tokens
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt
 
 
@@ -151,7 +151,8 @@ class Model:
         reason = self.parts.tower.no_tokens if "tokens" in missing and self.parts.tower is not None else ""
         raise UnsupportedError(
             f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which {self.name} does not offer "
-            f"{f'because {reason} ' if reason else ''}(it takes {', '.join(sorted(self.supports))}). Strategies that work on it: {', '.join(works)}."
+            f"{f'because {reason} ' if reason else ''}(it takes {', '.join(sorted(self.supports))}). Strategies that "
+            f"work on it: {', '.join(works)}."
         )
 
     def describe(self) -> dict[str, Any]:
@@ -346,7 +347,8 @@ class Model:
             )
         if len(groups_of(prompts)) > 1:
             raise InvalidInputError(
-                "prompts of one batch with different numbers of tokens, or at different places: train one kind at a time."
+                "prompts of one batch with different numbers of tokens, or at different places: train one kind at a "
+                "time."
             )
         edits, tokens = [prompt.attention for prompt in prompts], self._insertion(prompts)
         if not (read or decompose or any(edits) or tokens):
@@ -364,11 +366,8 @@ class Model:
                         f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
                     )
                 embeddings = self.parts.embed({"pixel_values": pixels})
-                if learned and torch.is_grad_enabled() and not embeddings.requires_grad:
-                    raise SiteNotReachedError(
-                        f"no gradient reaches the prompt in {self.name}: reentrant gradient checkpointing loses those of "
-                        "frozen models. Use use_reentrant=False (timm: timm.layers.set_reentrant_ckpt(False))."
-                    )
+                if learned and torch.is_grad_enabled():
+                    check_gradient(embeddings)
                 return collect(scope, embeddings, patches)
 
             yield encode
@@ -480,8 +479,8 @@ class Model:
     def _with_references(
         self, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram], tower: Tower
     ) -> dict[Site, SiteProgram]:
-        """Runs the pictures without the prompt (but for its tokens: they are part of the model that is edited) and hands
-        its row outputs to the gain edits.
+        """Runs the pictures without the prompt (but for its tokens: they are part of the model that is edited) and
+        hands its row outputs to the gain edits.
         """
         plain = [(prompt.reference or prompt.picture, prompt.fit) for prompt in prompts]
         places: dict[tuple[int, Fit, int], int] = {}

@@ -120,7 +120,21 @@ def _backward(output: Tensor, zeros: dict[Site, Tensor]) -> None:
     _weighted(output).backward(inputs=list(zeros.values()))
 
 
+def check_gradient(output: Tensor) -> None:
+    """Says if what a model gave has no gradient, although something in it wants one.
+
+    Raises:
+        SiteNotReachedError: with what to do.
+    """
+    if not output.requires_grad:
+        raise SiteNotReachedError(
+            "no gradient comes out of this model: reentrant gradient checkpointing loses it where the weights are "
+            "frozen. Use use_reentrant=False (timm: timm.layers.set_reentrant_ckpt(False))."
+        )
+
+
 def _weighted(output: Tensor) -> Tensor:
+    check_gradient(output)
     return (output.float() * torch.linspace(0.5, 1.5, output.shape[-1], device=output.device)).sum()
 
 
