@@ -112,6 +112,45 @@ def test_prompts_have_no_position(small: tuple[Tiny, vp.Model]) -> None:
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
+def test_a_copy_of_cls_stays_one(small: tuple[Tiny, vp.Model]) -> None:
+    """Prompts are treated as CLS is: not rotated, seen by all, with all in sight. BEiT has a bias for CLS."""
+    model = small[1]
+    if model.tower.prefix == 0 or "beit" in small[0].name:
+        pytest.skip("no CLS, or one with a bias of its own")
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    inputs = model.parts.reader.inputs([(PICTURE, "model")], model)
+    with torch.no_grad():
+        handle = model.tower.blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+        model.parts.embed(inputs)
+        handle.remove()
+        insertion = Insertion(model.tower, [vp.PromptTokens(seen[0][:, :1])])
+        handle = model.tower.blocks[-1].register_forward_pre_hook(look, with_kwargs=True)
+        with Scope(insertion.tower, {}, tokens=insertion):
+            model.parts.embed(inputs)
+        handle.remove()
+    last, own = seen[1], model.tower.prefix
+    assert last.shape[1] == seen[0].shape[1] + 1
+    torch.testing.assert_close(last[:, own], last[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_biases_and_masks_leave_prompts_alone() -> None:
+    made = tiny("timm-beit")
+    insertion = Insertion(vp.wrap(made.module, made.processor).tower, [tokens(m=2)])
+    bias = torch.randn(1, 2, 5, 5)
+    wide = insertion.widen_mask(bias, 1, 7)
+    own = [0, 3, 4, 5, 6]
+    assert torch.equal(wide[..., own, :][..., own], bias)
+    assert wide[..., 1:3].eq(0).all()
+    assert wide[..., 1:3, :].eq(0).all()
+    seen = torch.tensor([[True, True, True, False, False]] * 2)
+    assert insertion.widen_mask(seen, 2, 7).tolist() == [[True, True, True, True, True, False, False]] * 2
+    assert insertion.widen_mask(wide, 1, 7) is wide
+
+
 def test_with_attention_edits(small: tuple[Tiny, vp.Model]) -> None:
     """The columns of edits and maps are the patches, wherever they stand."""
     model = small[1]
