@@ -373,6 +373,29 @@ class monkeypatched_reentrant:
         self.layers.set_reentrant_ckpt(self.before)
 
 
+@pytest.mark.parametrize("name", ["transformers-vit", "open-clip-vit", "timm-vit", "timm-beit"])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision(name: str, autocast: bool) -> None:
+    made = tiny(name)
+    model = vp.wrap(made.module, made.processor, made.tokenizer)
+    made.module.requires_grad_(False)
+    given = tokens(gates=True)
+    taus = torch.full((BLOCKS,), 1.5, requires_grad=True)
+    given.tokens.requires_grad_()
+    prompt = PLAIN.with_(tokens=given, attention=temperatures(taus.unbind()))
+    pixels = model.parts.reader.inputs([(PICTURE, "model")], model)["pixel_values"]
+    with model.prompting([prompt]) as encode:
+        wanted = encode(pixels).embeddings
+    if not autocast:
+        made.module.to(torch.bfloat16)
+        pixels = pixels.to(torch.bfloat16)
+    with model.prompting([prompt]) as encode, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = encode(pixels).embeddings
+        (found.float() * torch.linspace(-1, 2, found.shape[-1])).sum().backward()
+    torch.testing.assert_close(found.float(), wanted, atol=0.1 * float(wanted.detach().abs().max()), rtol=0)
+    assert all(item.grad is not None and item.grad.isfinite().all() for item in (given.tokens, taus))
+
+
 def test_reentrant_checkpointing_is_refused_not_silent() -> None:
     made = tiny("timm-vit")
     model = vp.wrap(made.module, made.processor)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.attention.rows import attend, target_mass_logits, visible
+from visprompt.attention.rows import Tempered, attend, target_mass_logits, visible
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import AttentionEdit, Rows, block_number, checked_rows
@@ -96,7 +96,7 @@ class SiteProgram:
     def tempered(self, query: Tensor) -> Tensor:
         """`[n, H, Q, D]` queries over their temperature: `(q / τ) kᵀ` is `(q kᵀ) / τ`."""
         assert self.temperature is not None
-        return (query / self.temperature[..., None]).to(query.dtype)
+        return Tempered.apply(query, self.temperature[..., None])  # type: ignore[no-any-return]
 
     def to(self, device: torch.device) -> SiteProgram:
         """The same program with its tensors on a device."""

@@ -171,7 +171,8 @@ class Insertion:
             def mixed(hidden: Tensor) -> Tensor:
                 front, made, rest = self._split(hidden)
                 gate = torch.sigmoid(self._per_stream(logits.float(), len(hidden))).to(hidden)[:, None, None]
-                return torch.cat((front, gate * made + (1 - gate) * given, rest), dim=1)
+                # A clone: what a gate keeps for its gradient would otherwise keep the whole sequence.
+                return torch.cat((front, gate * made.clone() + (1 - gate) * given, rest), dim=1)
 
             return _changed(output, mixed)
 
