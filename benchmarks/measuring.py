@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -31,3 +34,29 @@ def peak_bytes() -> int:
         if found is not None:
             return int(found[1]) * 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
+
+
+def print_table(what: str, clock: str, head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> None:
+    """The figures with the circumstances that they depend on, for the terminal or for a page.
+
+    Args:
+        what: what was measured, on which model.
+        clock: "wall" or "cpu".
+        head: one heading per column.
+        rows: figures, as text.
+        markdown: as a Markdown table.
+    """
+    title = (
+        f"{what}, {clock} time, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {platform.machine()}"
+    )
+    if markdown:
+        print(f"{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -16,7 +16,6 @@ readout row alone in the last block); `expanded` shares the same blocks but runs
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from visprompt.benchmarks.measuring import measure, peak_bytes
+from visprompt.benchmarks.measuring import measure, peak_bytes, print_table
 
 import visprompt as vp
 from visprompt.models.pictures import PicturePixels
@@ -151,21 +150,8 @@ def main() -> None:
         "peak GiB",
         "of it above plain",
     ]
-    title = (
-        f"FALIP, ViT-B/16, {arguments.backend}, {arguments.clock} time, {torch.get_num_threads()} thread(s), "
-        f"torch {torch.__version__}, {platform.machine()}"
-    )
-    if arguments.markdown:
-        print(f"{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-        print("\n".join(f"| {' | '.join(row)} |" for row in rows))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    what = f"FALIP, ViT-B/16, {arguments.backend}"
+    print_table(what, arguments.clock, head, rows, arguments.markdown)
 
 
 if __name__ == "__main__":

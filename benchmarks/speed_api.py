@@ -13,7 +13,6 @@ Rows: `plain` embeds the pictures and the questions; `maps` gives Ψ_cls and S o
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from visprompt.benchmarks.measuring import measure
+from visprompt.benchmarks.measuring import measure, print_table
 
 import visprompt as vp
 from visprompt.models.attribution import Question, attribute
@@ -98,21 +97,8 @@ def main() -> None:
                 ]
             )
     head = ["pictures", "plain ms", "maps ÷ plain", "strategy ÷ plain", "pictures/s"]
-    title = (
-        f"API, ViT-B/16, {arguments.backend}, {arguments.clock} time, {torch.get_num_threads()} thread(s), "
-        f"torch {torch.__version__}, {platform.machine()}"
-    )
-    if arguments.markdown:
-        print(f"{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-        print("\n".join(f"| {' | '.join(row)} |" for row in rows))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    what = f"API, ViT-B/16, {arguments.backend}"
+    print_table(what, arguments.clock, head, rows, arguments.markdown)
 
 
 if __name__ == "__main__":

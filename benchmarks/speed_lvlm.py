@@ -4,7 +4,7 @@
     python benchmarks/speed_lvlm.py --clock cpu --markdown
 
 A LLaVA-shaped model with random weights (CLIP ViT-B/16 at 224 px, 196 image tokens, a Llama decoder of 12 blocks and
-width 768: about 190 M parameters) answers one question about one picture. All ways are measured in one process, in
+width 768: about 250 M parameters) answers one question about one picture. All ways are measured in one process, in
 turns, because machines drift; the ratio of the fastest of each is reported. Weights do not change the cost.
 
 Rows: `read 1 block` keeps one decoder block's map for every token of the answer; `read all` every block's; `FALIP`
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from visprompt.benchmarks.measuring import measure, peak_bytes
+from visprompt.benchmarks.measuring import measure, peak_bytes, print_table
 
 import visprompt as vp
 from visprompt.models.chat import Chat
@@ -110,18 +110,14 @@ def main(arguments: list[str] | None = None) -> None:
         return
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     seconds = measure(ways, options.repeats, clock)
-    millions = sum(item.numel() for item in model.module.parameters()) / 1e6
-    print(f"{millions:.0f} M parameters, {TOKENS} tokens, plain {seconds['plain']:.2f} s ({options.clock} time)")
-    rows = [("way", "÷ plain", "peak memory above plain")]
+    rows = []
     for name in ways:
         command = [sys.executable, __file__, "--peak", name]
         above = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-        rows.append((name, f"{seconds[name] / seconds['plain']:.3f}", f"{above / 2**20:.1f} MiB"))
-    if options.markdown:
-        print("\n".join("| " + " | ".join(row) + " |" for row in (rows[0], ("---",) * 3, *rows[1:])))
-    else:
-        for row in rows:
-            print(f"{row[0]:14}{row[1]:>10}{row[2]:>26}")
+        rows.append([name, f"{seconds[name] / seconds['plain']:.3f}", f"{above / 2**20:.1f}"])
+    millions = sum(item.numel() for item in model.module.parameters()) / 1e6
+    what = f"LLaVA-shaped, {millions:.0f} M parameters, {TOKENS} tokens, plain {seconds['plain']:.2f} s"
+    print_table(what, options.clock, ["way", "÷ plain", "peak memory above plain, MiB"], rows, options.markdown)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class Api(Prompter):
     def _soft_region(self, heatmap: Heatmap, prompt: VisualPrompt, model: Any) -> AttentionEdit:
         """The map as an attention bias on the tower that the picture is read through, as FALIP has a box."""
         tower, first = model.tower.name, self.options.first_block
-        values = heatmap.per_patch(model.geometry(prompt.picture.size, prompt.fit, tower=tower))
+        values = heatmap.per_patch(model.geometry_of(prompt, tower))
         first = (0 if tower == "decoder" else 0.5) if first is None else first
         return AttentionEdit(tower=tower, bias=self.options.strength * values, first_block=first)
 

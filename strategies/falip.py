@@ -119,7 +119,7 @@ class Falip(Prompter):
         if options.fit is not None:
             prompt = prompt.with_(fit=options.fit)
         tower = options.tower or model.tower.name
-        geometry = model.geometry(prompt.picture.size, prompt.fit, tower=tower)
+        geometry = model.geometry_of(prompt, tower)
         first_block = options.first_block
         if first_block is None:
             first_block = 0 if tower == "decoder" else 0.5

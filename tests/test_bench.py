@@ -1,8 +1,6 @@
-"""Suites, statistics and the bench: with a runner that knows the answers, no model needed."""
+"""The bench, with a runner that knows the answers: no model needed."""
 
-import itertools
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from visprompt.bench import Listener, load_published, load_suite, run_suite
+from visprompt.bench import Listener, run_suite
 from visprompt.bench_workers import automatic_jobs, cores
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.results import read_jsonl, source_digest
-from visprompt.statistics import accuracy_interval, mcnemar, paired, wilson
-from visprompt.suites import list_suites, parse_suite
+from visprompt.suites import parse_suite
 
 SCENES = {"source": "scenes", "kind": "hard", "split": "test", "n": 12}
 CONTENT: dict[str, Any] = {
@@ -28,16 +25,6 @@ CONTENT: dict[str, Any] = {
     "controls": ["random"],
     "tune": [{"strategy": "falip", "grid": {"strength": [0.5, 2.0, 1.0]}, "data": {"split": "validation", "n": 6}}],
 }
-
-
-def task(**changes: Any) -> dict[str, Any]:
-    """The suite with one task, `a`, that has these changes."""
-    return {"tasks": {"a": {"task": "referring", "data": SCENES, **changes}}}
-
-
-def tuned(grid: dict[str, Any], data: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The suite with this grid for falip."""
-    return {"tune": [{"strategy": "falip", "grid": grid, "data": data or {"split": "validation", "n": 6}}]}
 
 
 class FakeModel:
@@ -81,141 +68,6 @@ def bench(tmp_path: Path, content: dict[str, Any] = CONTENT, **options: Any) -> 
     options.setdefault("models", [FakeModel()])
     options.setdefault("make_runner", Fake)
     return run_suite(parse_suite(content, "test"), out=tmp_path / "out", **options)
-
-
-class TestStatistics:
-    @pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (5, 10), (930, 1000)])
-    def test_wilson_solves_its_own_equation(self, correct: int, n: int) -> None:
-        for bound in wilson(correct, n):
-            if 0 < bound < 1:
-                assert abs(correct / n - bound) == pytest.approx(
-                    1.959964 * math.sqrt(bound * (1 - bound) / n), abs=1e-6
-                )
-
-    def test_mcnemar_against_counting(self) -> None:
-        for wins, losses in itertools.product(range(6), range(6)):
-            n = wins + losses
-            tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
-            assert mcnemar(wins, losses) == pytest.approx(min(1.0, 2 * tail))
-        assert 0 <= mcnemar(5000, 100) < 1e-100
-
-    def test_equal_answers_do_not_claim_certainty(self) -> None:
-        ids = [str(i) for i in range(50)]
-        for groups in (ids, [str(i // 2) for i in range(50)]):
-            result = paired([True] * 50, [True] * 50, groups)
-            assert result.difference == 0
-            assert result.interval.low < -0.03 < 0.03 < result.interval.high
-            assert paired([True] * 50, [False] * 50, groups).interval.low < 0.99
-
-    def test_intervals_of_differences_cover(self) -> None:
-        rng = np.random.default_rng(0)
-        ids = [str(i) for i in range(80)]
-        hits = 0
-        for _ in range(200):
-            this, other = rng.random(80) < 0.8, rng.random(80) < 0.6
-            interval = paired(list(this), list(other), ids).interval
-            hits += interval.low <= 0.2 <= interval.high
-        assert 0.9 <= hits / 200 <= 1.0
-
-    def test_pictures_with_several_items_are_resampled_as_one(self) -> None:
-        correct = [bool(i % 3) for i in range(60)] * 10
-        alone = accuracy_interval(correct, [str(i) for i in range(600)])
-        grouped = accuracy_interval(correct, [str(i % 60) for i in range(600)])
-        assert (alone.method, grouped.method) == ("wilson", "bootstrap over pictures")
-        assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
-        result = paired(correct, [False] * 600, [str(i % 60) for i in range(600)])
-        assert result.p_value is None
-        assert result.difference == pytest.approx(2 / 3)
-        assert accuracy_interval([True] * 4, ["a", "a", "b", "b"]).low < 1
-
-
-class TestSuites:
-    def test_every_suite_that_ships_is_readable(self) -> None:
-        assert {"scenes", "scenes-quick", "refcoco"} <= set(list_suites())
-        for name in list_suites():
-            suite = load_suite(name)
-            assert suite.title
-            assert load_suite(f"benchmarks/{name}.yaml") == suite
-
-    def test_the_default_suite_is_large_enough(self) -> None:
-        for task in load_suite("scenes").tasks:
-            assert (task.data["split"], task.data["n"] >= 1000) == ("test", True)
-
-    def test_published_figures_say_where_they_are_from(self) -> None:
-        for figure in load_published():
-            assert {"paper", "method", "model", "protocol", "certainty", "values"} <= figure.keys()
-            assert all(0 < value < 100 for value in figure["values"].values())
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"fit": "squeeze"}, "did you mean 'squash'|Known: model, pad, squash"),
-            ({"taks": {}}, "did you mean 'tasks'"),
-            ({"tasks": {}}, "no tasks"),
-            ({"strategies": [], "controls": [], "tune": []}, "no strategies"),
-            ({"tasks": {"a": {"task": "refering", "data": SCENES}}}, "did you mean 'referring'"),
-            ({"tasks": {"a": {"task": "referring", "data": {**SCENES, "sed": 1}}}}, "did you mean 'seed'"),
-            ({"tasks": {"a": {"task": "referring", "temlpate": "{}", "data": SCENES}}}, "did you mean 'template'"),
-            ({"strategies": [{"strategy": "falip", "opitons": {}}]}, "did you mean 'options'"),
-            ({"strategies": ["falip", "falip"]}, "two rows called falip"),
-            ({"strategies": [{"strategy": "falip", "tasks": ["box"]}]}, "did you mean 'boxes'"),
-            ({"strategies": "falip"}, "expected a list"),
-            (
-                {"tune": [{"strategy": "falip", "grid": {"strength": [1]}, "data": {"split": "test"}}]},
-                "split of its own",
-            ),
-            ({"tune": [{"strategy": "flip", "grid": {"strength": [1]}}]}, "did you mean 'falip'"),
-            ({"strategies": [{"strategy": "falip", "tuned_as": "x"}], "tune": []}, "tuned row"),
-            ({"strategies": ["none", "flip"], "tune": []}, "row 'flip'.*did you mean 'falip'"),
-            ({"strategies": [{"strategy": "falip", "options": {"strenght": 1}}]}, "did you mean 'strength'"),
-            ({"strategies": [{"strategy": "falip", "options": {"strength": "much"}}]}, "row 'falip'.*'much'"),
-            ({"strategies": [{"strategy": "falip", "preset": "papper"}], "tune": []}, "did you mean 'paper'"),
-            ({"strategies": [{"strategy": ["falip"]}], "tune": []}, "a row needs strategy"),
-            ({"strategies": [{"strategy": "falip", "seed": "one"}], "tune": []}, "seed in row of 'falip'.*'one'"),
-            ({"strategies": [{"strategy": "falip", "options": [1]}], "tune": []}, "options of row of 'falip'"),
-            (tuned({"strenght": [1]}), "tune of 'falip', strenght 1.*did you mean 'strength'"),
-            (tuned({"strength": [1, "lots"]}), "tune of 'falip', strength lots.*'lots'"),
-            (tuned({"strength": [1]}, {"split": "validation", "n": "all"}), "data of tune of 'falip'.*'all'"),
-            ({"compare_with": "nnoe"}, "compare_with.*did you mean 'none'"),
-            ({"compare_with": ["none", "circle"]}, "compare_with.*'circle'"),
-            ({"compare_with": [1]}, "list of texts"),
-            ({"examples": "few"}, "examples is a whole number.*'few'"),
-            ({"examples": -1}, "at least 0"),
-            ({"title": ["a"]}, "title is a text"),
-            ({"models": [1]}, "models: expected a list of texts"),
-            (task(template=3), "task a: template is a text; got 3"),
-            (task(template="no braces"), "task a: template needs {}"),
-            (task(weight="heavy"), "weight is a number"),
-            (task(task="naming", labels="sceenes"), "labels is a list of names"),
-            (task(task="naming", labels=[1]), "labels of task a"),
-            (task(task=["referring"]), "unknown task of 'task a'"),
-            (task(data={**SCENES, "n": "many"}), "n in data of task a is a whole number, at least 1; got 'many'"),
-            (task(data={**SCENES, "n": 0}), "at least 1"),
-            (task(data={**SCENES, "size_wh": 64}), "size_wh is"),
-            (task(data={**SCENES, "split": 1}), "split is a text"),
-            (task(data={"source": ["scenes"]}), "unknown source in data of task a"),
-            (task(data=None), "unknown source in data of task a"),
-            ({"tasks": {"x/../../evil": {"task": "referring", "data": SCENES}}}, "letters, digits"),
-            ({"tasks": {"": {"task": "referring", "data": SCENES}}}, "letters, digits"),
-            ({"tasks": {"a": "referring"}}, "task a: expected keys"),
-        ],
-    )
-    def test_mistakes_are_named(self, change: dict[str, Any], message: str) -> None:
-        with pytest.raises((UnknownNameError, InvalidInputError), match=message):
-            parse_suite({**CONTENT, **change}, "test")
-
-    def test_unknown_and_unreadable_suites(self, tmp_path: Path) -> None:
-        with pytest.raises(UnknownNameError, match="did you mean 'scenes'"):
-            load_suite("scene")
-        (tmp_path / "bad.yaml").write_text("a: [1")
-        with pytest.raises(InvalidInputError, match="not readable YAML"):
-            load_suite(tmp_path / "bad.yaml")
-        (tmp_path / "latin.yaml").write_bytes("title: Übersicht".encode("latin-1"))
-        with pytest.raises(InvalidInputError, match="not UTF-8"):
-            load_suite(tmp_path / "latin.yaml")
-
-    def test_one_row_to_compare_with_needs_no_list(self) -> None:
-        assert parse_suite({**CONTENT, "compare_with": "none"}, "test").compare_with == ("none",)
 
 
 class TestBench:
@@ -378,6 +230,32 @@ class TestBench:
         assert [(row["strategy"], row["reused"]) for row in again.rows] == [("none", 3)] * 2
         assert [len(read_jsonl(path)) for path in (tmp_path / "out").glob("items-*")] == [3, 3]
 
+    def test_where_models_are_few_workers_share_the_tasks(self, tmp_path: Path) -> None:
+        tasks = {
+            "boxes": {**CONTENT["tasks"]["boxes"], "data": {**SCENES, "n": 3}},
+            "position": {"task": "referring", "template": "{}", "data": {**SCENES, "kind": "position", "n": 2}},
+        }
+        tune = {"strategy": "falip", "grid": {"strength": [0.5, 2.0]}, "data": {"split": "validation", "n": 2}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump({**CONTENT, "tune": [tune], "tasks": tasks}))
+
+        def unused(*_: Any) -> Any:
+            raise AssertionError("everything should be there already")
+
+        options: dict[str, Any] = {"models": ["bundled:scenes-clip"], "jobs": 2, "make_runner": unused}
+        for fresh in (False, True):
+            result = run_suite(tmp_path / "own.yaml", out=tmp_path / "out", fresh=fresh, **options)
+            assert [row["n"] for row in result.rows] == [3] * 3 + [2] * 3
+            assert [row["reused"] for row in result.rows] == [3] * 3 + [2] * 3
+            (record,) = result.tuning
+            assert record["tasks"] == ["boxes", "position"]
+            assert all(set(point["validation"]) == set(tasks) for point in record["points"])
+            names = {path.name for path in (tmp_path / "out").glob("*.jsonl")}
+            assert names == {
+                "results.jsonl",
+                "tuning.jsonl",
+                *(f"items-{kind}{key}-bundled-scenes-clip.jsonl" for kind in ("", "tuning-") for key in tasks),
+            }
+
     def test_a_worker_that_dies_costs_time_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         (tmp_path / "own.yaml").write_text(yaml.safe_dump({**CONTENT, "tune": [], "strategies": ["none"]}))
@@ -390,6 +268,8 @@ class TestBench:
         assert automatic_jobs(["bundled:a", "large/model"], "cpu") == 1
         assert automatic_jobs(["bundled:a", "bundled:b"], "cuda") == 1
         assert automatic_jobs(["bundled:a", "bundled:b"], "cpu") == min(2, cores())
+        assert automatic_jobs(["bundled:a"], "cpu", tasks=2) == min(2, cores())
+        assert automatic_jobs(["large/model"], "cpu", tasks=2) == 1
 
     def test_progress_adds_up(self, tmp_path: Path) -> None:
         class Counting(Listener):

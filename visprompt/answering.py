@@ -65,8 +65,12 @@ def chats_of(prompts: Iterable[tuple[VisualPrompt, Place]]) -> Iterator[tuple[Ch
 
 
 def batches_of(chats: Iterable[tuple[Chat, Place]], size: Callable[[], int]) -> Iterator[list[tuple[Chat, Place]]]:
-    """Batches of at most `size()` chats; videos and pictures do not mix."""
-    for _, group in itertools.groupby(chats, key=lambda item: item[0].video):
+    """Batches of at most `size()` chats; videos and pictures do not mix, nor do videos of different lengths."""
+
+    def kind(item: tuple[Chat, Place]) -> int:
+        return len(item[0].prompts) if item[0].video else 0
+
+    for _, group in itertools.groupby(chats, key=kind):
         while batch := list(itertools.islice(group, size())):
             yield batch
 

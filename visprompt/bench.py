@@ -7,16 +7,17 @@ True
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from visprompt import results
-from visprompt.bench_model import ModelRun
+from visprompt.bench_model import ModelRun, tuning_of
 from visprompt.bench_rows import MAPS, RESULTS, TUNING, Earlier, stale
 from visprompt.bench_workers import run_workers
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
@@ -28,6 +29,9 @@ from visprompt.tasks.pointing import RunnerFactory, default_runner
 from visprompt.tasks.sources import Data, load_data
 
 __all__ = ["Bench", "BenchResult", "Listener", "list_suites", "load_published", "load_suite", "run_suite"]
+
+
+Stage = Literal["all", "tuning", "rows"]
 
 
 class Listener:
@@ -83,6 +87,8 @@ def run_suite(
     pictures: bool = False,
     jobs: int = 1,
     part: bool = False,
+    share: str | None = None,
+    stage: Stage = "all",
     listener: Listener | None = None,
     make_runner: RunnerFactory = default_runner,
 ) -> BenchResult:
@@ -101,8 +107,11 @@ def run_suite(
         fresh: forget the rows that are there, once data and model are loaded.
         device: for models that are loaded here.
         pictures: collect examples and attention maps for the report.
-        jobs: models at a time, a process each (`visprompt.bench_workers`); for suites given by name or path.
+        jobs: models at a time, a process each (`visprompt.bench_workers`), or tasks of a model where there are fewer
+            models than that; for suites given by name or path.
         part: this is such a process: leave the summaries alone.
+        share: the only task that such a process is to do.
+        stage: and of it the tuning, or the rows, whose options others may have tuned; all of it.
         listener: is told how it goes.
         make_runner: see `visprompt.tasks.pointing.Pointer`.
 
@@ -123,6 +132,8 @@ def run_suite(
         limit=limit,
         pictures=pictures,
         part=part,
+        share=share,
+        stage=stage,
         listener=listener or Listener(),
         make_runner=make_runner,
     )
@@ -130,22 +141,33 @@ def run_suite(
     if not specs:
         raise InvalidInputError(f"suite {suite.name} names no model: give one, e.g. --model open_clip:ViT-B-16/openai.")
     require_folder(bench.out)
-    if jobs > 1 and source and len(specs) > 1 and all(isinstance(spec, str) for spec in specs):
-        told = {
-            "suite": source,
-            "images": images,
-            "annotations": annotations,
-            "out": bench.out,
-            "limit": limit,
-            "fresh": fresh,
-        }
-        told = {key: str(value) if isinstance(value, Path) else value for key, value in told.items()}
-        if fresh:
-            bench.forget_parts()
+    bench.begin(fresh)
+    several = len(specs) > 1 or len(suite.tasks) > 1
+    if jobs > 1 and source and several and all(isinstance(spec, str) for spec in specs):
         bench.prepare(specs)  # what is wrong with the data is said here, once
-        run_workers(specs, {**told, "strategies": strategies, "device": device}, jobs, bench.listener)
+        if fresh:
+            bench.forget(specs, device)
+        told: Row = {"suite": source, "images": images, "annotations": annotations, "out": bench.out, "limit": limit}
+        told = {key: str(value) if isinstance(value, Path) else value for key, value in told.items()}
+        told = {**told, "strategies": strategies, "device": device}
+        for units in _units(bench.suite, specs, jobs):
+            run_workers(units, told, jobs, bench.listener)
         bench.warmed = True
     return bench.run(specs, device, fresh)
+
+
+def _units(suite: Suite, specs: Sequence[str], jobs: int) -> Iterator[list[Row]]:
+    """What workers do, one list after the other: models, or where those are few, tasks of models.
+
+    The options of a row hang on all tasks it is tuned on, so these come first, every task's tuning in one process.
+    """
+    if len(specs) >= jobs or len(suite.tasks) == 1:
+        yield [{"models": [spec]} for spec in specs]
+        return
+    if suite.tune:
+        tuned = [task.key for task in suite.tasks if any(task.key in tune.tasks for tune in suite.tune)]
+        yield [{"models": [spec], "share": key, "stage": "tuning"} for spec in specs for key in tuned]
+    yield [{"models": [spec], "share": task.key, "stage": "rows"} for spec in specs for task in suite.tasks]
 
 
 @dataclass(eq=False)
@@ -160,6 +182,8 @@ class Bench:
     limit: int | None = None
     pictures: bool = False
     part: bool = False
+    share: str | None = None
+    stage: Stage = "all"
     warmed: bool = False
     listener: Listener = field(default_factory=Listener)
     make_runner: RunnerFactory = default_runner
@@ -169,15 +193,19 @@ class Bench:
     maps: list[Row] = field(default_factory=list)
     exhibits: Exhibits = field(default_factory=Exhibits)
     _name: str = ""
+    _forgotten: set[str] = field(default_factory=set)
     _data: dict[str, Data] = field(default_factory=dict)
     _logs: dict[Path, RowLog] = field(default_factory=dict)
     before: dict[tuple[str, str], Row] = field(default_factory=dict)
     provenance: Row = field(default_factory=dict)
     earlier: dict[str, Earlier] = field(default_factory=dict)
 
+    def begin(self, fresh: bool) -> None:
+        """Reads what earlier runs left."""
+        self.earlier = {name: Earlier(self.out / name, self.whole, fresh) for name in (RESULTS, TUNING)}
+
     def run(self, specs: Sequence[Any], device: str, fresh: bool) -> BenchResult:
         """Runs everything."""
-        self.earlier = {name: Earlier(self.out / name, self.whole, fresh) for name in (RESULTS, TUNING)}
         handed_over = sorted(self.out.glob(f"part-*-{RESULTS}"))
         # Not by the run alone: "random" is the same run for every model.
         for row in itertools.chain(self.earlier[RESULTS].rows, *map(read_jsonl, handed_over)):
@@ -223,10 +251,21 @@ class Bench:
     def _one_model(self, model: Any, fresh: bool) -> None:
         identity = model.describe()
         self._name = self.earlier[RESULTS].label(model.name, str(identity.get("weights", "")), self.rows)
-        # A worker has forgotten already what its own rows replace.
-        if fresh and not (self.warmed and (self.out / self._part(RESULTS)).exists()):
+        if fresh and self._name not in self._forgotten:
             self._forget()
         ModelRun(self, model, identity, self._name).run()
+
+    def forget(self, specs: Sequence[Any], device: str) -> None:
+        """Removes what earlier runs left of these models, before workers start; those that are not there stay for `run`
+        to complain about.
+        """
+        self.forget_parts()
+        for spec in specs:
+            with contextlib.suppress(VispromptError):
+                model = _model(spec, device)
+                weights = str(model.describe().get("weights", ""))
+                self._name = self.earlier[RESULTS].label(model.name, weights, self.rows)
+                self._forget()
 
     def add(self, name: str, row: Row) -> None:
         """Takes a finished row of `results.jsonl` or `tuning.jsonl`, tells it and writes it."""
@@ -240,6 +279,11 @@ class Bench:
         path = self.out / f"items-{kind}-{_slug(name)}.jsonl"
         return self._logs.setdefault(path, RowLog(path))
 
+    def map_logs(self) -> list[RowLog]:
+        """Where figures on maps are: the file they go to first, and those that workers handed over."""
+        name = self._part(MAPS) if self.part else MAPS
+        return [RowLog(path) for path in (self.out / name, *sorted(self.out.glob(f"part-*-{MAPS}")))]
+
     def forget_parts(self) -> None:
         """Removes what workers handed over."""
         for file in self.out.glob("part-*.jsonl"):
@@ -247,8 +291,10 @@ class Bench:
 
     def _forget(self) -> None:
         """Removes what earlier runs left of the model at work."""
-        for kind in ("tuning", *(task.key for task in self.whole.tasks)):
-            self.log(kind, self._name).path.unlink(missing_ok=True)
+        self._forgotten.add(self._name)
+        for task in self.whole.tasks:
+            for kind in (task.key, tuning_of(task.key)):
+                self.log(kind, self._name).path.unlink(missing_ok=True)
         for earlier in self.earlier.values():
             earlier.forget(self._name)
         if (self.out / MAPS).exists():
@@ -265,7 +311,7 @@ class Bench:
                 write_jsonl(self.out / name, made)
 
     def _part(self, name: str) -> str:
-        return f"part-{_slug(self._name)}-{name}"
+        return f"part-{_slug(self._name)}-{self.share or 'all'}-{name}"
 
     def write(self, name: str) -> None:
         """Writes a summary."""

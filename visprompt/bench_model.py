@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from visprompt.bench_rows import MAPS, RESULTS, TUNING
+from visprompt.bench_rows import RESULTS, TUNING
 from visprompt.comparisons import add_comparisons, failures, kinds_of
 from visprompt.errors import UnsupportedError, VispromptError
-from visprompt.results import RowLog, digest, source_digest
+from visprompt.results import digest, source_digest
 from visprompt.suites import MapSpec, RowSpec, TaskSpec, TuneSpec
 from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
 from visprompt.tasks.base import Row
@@ -42,9 +42,11 @@ class ModelRun:
         bench, suite = self.bench, self.suite
         refused = self._refused()
         chosen = {tune.strategy: self._tune(tune, refused) for tune in suite.tune}
+        if bench.stage == "tuning":
+            return
         rows = [(row, self._settled(row, chosen)) for row in suite.rows]
         for task in suite.tasks:
-            if task.key in refused:
+            if task.key in refused or bench.share not in (None, task.key):
                 continue
             outcomes: dict[str, Outcome] = {}
             made: list[Row] = []
@@ -67,7 +69,7 @@ class ModelRun:
                 self._exhibit(task, [(pointing, outcomes.get(pointing.label)) for _, pointing in rows])
         if suite.maps is not None:
             for key in suite.maps.tasks:
-                if key not in refused:
+                if key not in refused and bench.share in (None, key):
                     self._maps(suite.task(key), suite.maps)
 
     def _refused(self) -> set[str]:
@@ -106,8 +108,8 @@ class ModelRun:
         count = min(wanted.n, self.bench.limit or wanted.n)
         auxiliaries = {name: model_files(name) for name in wanted.auxiliaries}
         depends = [self.identity, data.identity, count, auxiliaries, source_digest(), library_versions()]
-        log, run, key = RowLog(self.bench.out / MAPS), digest(depends), f"{self.name}/{task.key}"
-        record = next((row for row in log.rows(run) if row["id"] == key), None)
+        logs, run, key = self.bench.map_logs(), digest(depends), f"{self.name}/{task.key}"
+        record = next((row for log in logs for row in log.rows(run) if row["id"] == key), None)
         if record is None:
             self.listener.row(f"{self.name} · {task.key} · do maps lie where the question points?")
             try:
@@ -123,7 +125,8 @@ class ModelRun:
                 "task": task.key,
                 "maps": rows,
             }
-            log.append([record])
+        if not any(row["id"] == key for row in logs[0].rows(run)):
+            logs[0].append([record])
         self.bench.maps.append(record)
 
     def _settled(self, row: RowSpec, chosen: dict[str, Row]) -> Pointing:
@@ -135,6 +138,8 @@ class ModelRun:
     def _tune(self, tune: TuneSpec, refused: set[str]) -> Row:
         """The best point of the grid, as a record of `tuning.jsonl`."""
         keys = [key for key in tune.tasks if key not in refused]
+        if self.bench.stage == "tuning":
+            keys = [key for key in keys if key == self.bench.share]
         if not keys:
             return {"options": {}, "validation": None, "data": tune.data, "metric": tune.metric}
         points: list[Row] = []
@@ -147,7 +152,7 @@ class ModelRun:
                 task = self.suite.task(key)
                 data = self._data({**task.data, **tune.data})
                 try:
-                    outcome = self._evaluate(task, pointing, data, "tuning")
+                    outcome = self._evaluate(task, pointing, data, tuning_of(task.key))
                 except UnsupportedError as error:
                     self.bench.problems.append(f"{tune.strategy} was not tuned on {self.name}: {error}")
                     return {"options": {}, "validation": None, "data": tune.data, "metric": tune.metric}
@@ -187,7 +192,8 @@ class ModelRun:
             identity=self.identity,
             log=self.bench.log(kind, self.name),
             limit=self.bench.limit,
-            progress=self.listener.done,
+            # Tuning of others' tasks is only read again here; it was told when it was done.
+            progress=None if self.bench.stage == "rows" and kind != task.key else self.listener.done,
             make_runner=self.bench.make_runner,
         )
 
@@ -260,6 +266,11 @@ class ModelRun:
             items = [item for item in self.bench.log(task.key, self.name).rows(row["run"]) if "error" not in item]
             found[str(row["strategy"])] = [item for item in items if item["id"] in wanted]
         return {label: items for label, items in found.items() if items}
+
+
+def tuning_of(key: str) -> str:
+    """What the answers of tuning on a task's data are filed under."""
+    return f"tuning-{key}"
 
 
 def _with_boxes(task: Task, data: Data) -> Task:

@@ -1,8 +1,8 @@
-"""Several models of a suite at once, a process each.
+"""Several models of a suite at once, or several tasks of one, a process each.
 
-Small models leave cores idle. A worker runs the suite for one model and leaves behind what it would have left anyway,
-its rows in `items-*.jsonl`; the run that started it then finds them there. So a worker can only save time: if one dies,
-its rows are made again, and an error that people should see is raised where it always is.
+Small models leave cores idle. A worker runs the suite for one model, or one task of it, and leaves behind what it would
+have left anyway, its rows in `items-*.jsonl`; the run that started it then finds them there. So a worker can only save
+time: if one dies, its rows are made again, and an error that people should see is raised where it always is.
 """
 
 from __future__ import annotations
@@ -25,27 +25,30 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def automatic_jobs(models: Sequence[Any], device: str) -> int:
-    """As many as there are bundled models and cores; 1 if a model could be large, or is on a GPU."""
-    small = len(models) > 1 and all(isinstance(one, str) and one.startswith("bundled:") for one in models)
+def automatic_jobs(models: Sequence[Any], device: str, tasks: int = 1) -> int:
+    """As many as there are bundled models, or tasks of them, and cores; 1 if a model could be large, or is on a GPU."""
+    count = len(models) * tasks
+    small = count > 1 and all(isinstance(one, str) and one.startswith("bundled:") for one in models)
     if not small or device not in ("auto", "cpu"):
         return 1
     import torch
 
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return 1 if gpu and device == "auto" else min(len(models), cores())
+    return 1 if gpu and device == "auto" else min(count, cores())
 
 
-def run_workers(models: Sequence[str], arguments: Mapping[str, Any], jobs: int, listener: Listener) -> None:
-    """Runs the suite for every model in a process of its own, `jobs` at a time, and waits for all of them.
+def run_workers(
+    units: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], jobs: int, listener: Listener
+) -> None:
+    """Runs parts of a suite in a process each, `jobs` at a time, and waits for all of them.
 
     Args:
-        models: specifications for `load_model`.
+        units: what is different for each of them: further arguments, as below.
         arguments: of `visprompt.bench.run_suite`, ready for JSON.
         jobs: processes at a time.
         listener: is told what the workers tell.
     """
-    waiting, lock = list(models), threading.Lock()
+    waiting, lock = list(units), threading.Lock()
     running: list[subprocess.Popen[str]] = []
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // jobs))}
 
@@ -54,7 +57,7 @@ def run_workers(models: Sequence[str], arguments: Mapping[str, Any], jobs: int, 
             with lock:
                 if not waiting:
                     return
-                model = waiting.pop(0)
+                unit = waiting.pop(0)
                 process = subprocess.Popen(
                     [sys.executable, "-m", "visprompt.bench_workers"],
                     stdin=subprocess.PIPE,
@@ -67,14 +70,14 @@ def run_workers(models: Sequence[str], arguments: Mapping[str, Any], jobs: int, 
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):  # it died before it read what to do
-                process.stdin.write(json.dumps({**arguments, "models": [model]}))
+                process.stdin.write(json.dumps({**arguments, **unit}))
                 process.stdin.close()
             for line in process.stdout:
                 with lock:
                     _pass_on(line, listener)
             process.wait()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(models)))]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(units)))]
     for thread in threads:
         thread.start()
     try:

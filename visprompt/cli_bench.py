@@ -29,7 +29,7 @@ def bench(
     ] = True,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", min=1, help="Models at a time, a process each; default: by cores and model size."),
+        typer.Option("--jobs", min=1, help="Models (or tasks) at a time, a process each; default: by cores."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result rows as JSON lines.")] = False,
@@ -65,7 +65,7 @@ def bench(
             fresh=not resume,
             device=device,
             pictures=True,
-            jobs=jobs or automatic_jobs(model or checked.models, device),
+            jobs=jobs or automatic_jobs(model or checked.models, device, len(checked.tasks)),
             listener=_shown(bar),
         )
     paths = write_report(result)

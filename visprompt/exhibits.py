@@ -19,7 +19,7 @@ from visprompt.data.referring import ReferringPicture
 from visprompt.errors import VispromptError
 from visprompt.tasks import Outcome, Pointing, Task, Vqa
 from visprompt.tasks.base import Row
-from visprompt.tasks.pointing import Pointer, RunnerFactory
+from visprompt.tasks.pointing import CONTROLS, Pointer, RunnerFactory
 
 _SIDE_PX = 176
 # Up to here a picture goes into the page as it is, and the page blows it up.
@@ -89,7 +89,8 @@ class Exhibits:
         """
         shown = self.cards.setdefault((name, key), {})
         for pointing, outcome in answers:
-            if pointing.strategy == "random" or not count:
+            # Of questions there is one card a kind for every row: controls would double the page.
+            if pointing.strategy == "random" or not count or (isinstance(task, Vqa) and pointing.region in CONTROLS):
                 continue
             try:
                 if isinstance(task, Vqa):

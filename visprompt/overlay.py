@@ -41,7 +41,7 @@ def rendered(prompt: VisualPrompt, model: Model) -> Image.Image:
     for edit in prompt.attention:
         values = edit.bias if edit.bias is not None else edit.weights
         if values is not None:
-            geometry = model.geometry(picture.size, prompt.fit, tower=edit.tower)
+            geometry = model.geometry_of(prompt, edit.tower)
             shown = geometry.to_map(values / max(float(np.abs(values).max()), 1e-12), resample="nearest")
             picture = tint(picture, shown)
     return picture

@@ -284,12 +284,14 @@ def _options(pointing: Mapping[str, Any]) -> str:
     parts = [f"preset {pointing['preset']}"] if pointing.get("preset") else []
     for member in pointing.get("members", ()):
         for one in (member or {}).get("parts", [member] if member else []):
+            one = one.get("of", one)
             options = ", ".join(f"{key} {value}" for key, value in one.get("options", {}).items())
             parts.append(f"{one['name']}: {options or 'no options'}")
     if pointing.get("fit", "model") != "model":
         parts.append(f"fit {pointing['fit']}")
     if pointing.get("region", "own") != "own":
-        parts.append(f"{pointing['region']} region, seed {pointing['seed']}")
+        seed = f", seed {pointing['seed']}" if "seed" in pointing else ""
+        parts.append(f"region: {pointing['region']}{seed}")
     if "aggregate" in pointing:
         parts.append(f"{pointing['aggregate']} of the scores")
     return "; ".join(parts) or "no prompt"

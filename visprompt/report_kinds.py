@@ -75,7 +75,7 @@ def kind_tables(rows: Sequence[Row], compare_with: Sequence[str] = ("none",)) ->
 
 
 def terminal_kinds(tables: Sequence[KindTable]) -> list[RenderableType]:
-    """The tables for a terminal: percent right, below it the difference; intervals are in the report."""
+    """The tables for a terminal: the row compared with in percent, all others in points against it."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -84,18 +84,24 @@ def terminal_kinds(tables: Sequence[KindTable]) -> list[RenderableType]:
     for table in tables:
         grid = Table(title=escape(f"{table.task} · {table.model}, by kind of question"), title_justify="left")
         grid.title_style, grid.caption_justify, grid.box = "bold", "left", box.SIMPLE_HEAD
+        grid.padding, grid.pad_edge = (0, 0, 0, 0), False
         grid.caption = f"accuracy in %, 95 % intervals within ± {table.widest:.1f}"
         if table.compared:
-            grid.caption += (
-                f"; below: points against {escape(table.compared)}, bold if their 95 % interval leaves 0 out"
-            )
-        grid.add_column("", overflow="fold")
+            grid.caption = f"{escape(table.compared)}: accuracy in %; others: points against it, bold if their 95 % "
+            grid.caption += "interval leaves 0 out (the intervals are in the report)"
+        grid.add_column("", overflow="fold", min_width=16)
         for kind, count in table.kinds:
-            grid.add_column(f"{escape(kind)}\n[dim]n {count}[/dim]", justify="right", no_wrap=True)
-        for label, control, cells in table.lines:
-            texts = [_terminal_cell(cell) for cell in cells]
+            grid.add_column(f"{escape(kind)}\n[dim]n {count}[/dim]", justify="right", no_wrap=True, min_width=5)
+        lines = sorted(table.lines, key=lambda line: line[0] != table.compared)
+        for place, (label, control, cells) in enumerate(lines):
             name = escape(label)
-            grid.add_row(f"[dim]{name}[/dim]" if control else name, *texts)
+            following = lines[place + 1 :]
+            ends = place == 0 and label == table.compared
+            grid.add_row(
+                f"[dim]{name}[/dim]" if control else name,
+                *(_terminal_cell(cell) for cell in cells),
+                end_section=ends or bool(following and following[0][1] and not control),
+            )
         shown.append(grid)
     return shown
 
@@ -218,7 +224,7 @@ def _terminal_cell(cell: KindCell | None) -> str:
         return "–"
     if not cell.short:
         return cell.value
-    return f"{cell.value}\n" + (f"[bold]{cell.short}[/bold]" if cell.clear else f"[dim]{cell.short}[/dim]")
+    return f"[bold]{cell.short}[/bold]" if cell.clear else f"[dim]{cell.short}[/dim]"
 
 
 def _share(row: Row) -> str:

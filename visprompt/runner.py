@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -179,7 +178,7 @@ class Runner:
             result = []
             stacked = torch.stack([encoding.attention[block] for block in read], dim=1)  # [n, B, H, P]
             for prompt, item in zip(prompts, stacked, strict=True):
-                geometry = self.model.geometry(prompt.picture.size, prompt.fit)
+                geometry = self.model.geometry_of(prompt)
                 values = item[..., : geometry.num_patches].float().clone()
                 result.append(AttentionMap(values, tuple(read), geometry, (0, 0), prompt.regions))
             return result
@@ -189,21 +188,11 @@ class Runner:
 
     def render(self, requests: Request | Iterable[Request]) -> list[Image.Image]:
         """What the strategy did, to look at: the prompted pictures, with attention edits tinted over them."""
-        from visprompt.overlay import tint
+        from visprompt.overlay import rendered
 
-        pictures = []
-        self.index = []
-        for prompt, place in self._prompts(requests):
-            self.index.append(place)
-            picture = prompt.picture
-            for edit in prompt.attention:
-                values = edit.bias if edit.bias is not None else edit.weights
-                if values is not None:
-                    geometry = self.model.geometry(picture.size, prompt.fit, tower=edit.tower)
-                    shown = geometry.to_map(values / max(float(np.abs(values).max()), 1e-12), resample="nearest")
-                    picture = tint(picture, shown)
-            pictures.append(picture)
-        return pictures
+        prompts = list(self._prompts(requests))
+        self.index = [place for _, place in prompts]
+        return [rendered(prompt, self.model) for prompt, _ in prompts]
 
     def generate(
         self, requests: Request | Iterable[Request], max_new_tokens: int = 64, stream: bool = False, **options: Any
@@ -335,7 +324,7 @@ class Runner:
         Checked here, after the last strategy of a composition, because any of them may change the fit or the region.
         """
         for prompt in prompts:
-            geometry = self.model.geometry(prompt.picture.size, prompt.fit) if prompt.regions else None
+            geometry = self.model.geometry_of(prompt) if prompt.regions else None
             for region in prompt.regions:
                 geometry.require_visible(region, repr(prompt.request))  # type: ignore[union-attr]
 

@@ -145,6 +145,15 @@ def test_hard_pictures_are_crowded_with_small_objects_and_easy_ones_are_not() ->
     assert set(counts) == {2, 3, 4}
 
 
+def test_hard_extremes_lead_narrowly_and_easy_ones_clearly() -> None:
+    for difficulty in vqa.DIFFICULTIES:
+        for question in vqa.scene_questions("test", 4, 60, difficulty, ["leftmost"]):
+            axis, sign = vqa.EXTREMES[question.detail.split()[1]]
+            last, lead = sorted(sign * item.centre_xy[axis] / 64 for item in question.scene.objects)[-2:]
+            assert lead - last >= (vqa.NARROW[0] if difficulty == "hard" else vqa.MARGIN)
+            assert lead - last <= (vqa.NARROW[1] if difficulty == "hard" else 1.0)
+
+
 def test_small_scenes_know_their_pixels() -> None:
     palette = np.array(list(world.COLOUR_RGB.values()), dtype=float)
     for index in range(20):
@@ -174,7 +183,7 @@ def test_questions_stay_the_ones_that_figures_were_measured_on() -> None:
         for d in vqa.DIFFICULTIES
         for q in vqa.scene_questions(count=16, difficulty=d)
     ]
-    assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "f7640a9895d3b98a"
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "bd29f3eea32778f7"
 
 
 def test_splits_seeds_difficulties_and_kinds_share_no_picture() -> None:

@@ -295,6 +295,35 @@ def test_frames_of_a_video(family, model):
     assert len(answer.maps) == -(-len(frames) // group)
 
 
+def test_videos_of_different_lengths(family, model):
+    requests = [vp.Request([picture((64, 64), n) for n in range(count)], query="a", video=True) for count in (2, 4)]
+    together = runner(model).answer(requests, blocks=[0], max_new_tokens=2)
+    for request, found in zip(requests, together, strict=True):
+        alone = runner(model).answer(request, blocks=[0], max_new_tokens=2)[0]
+        assert alone.text == found.text
+        assert torch.allclose(alone.maps[0].values, found.maps[0].values, atol=1e-5)
+    if family.video:
+        with pytest.raises(vp.InvalidInputError, match="frames"):
+            model.generate([Chat(tuple(r.units()), "a", video=True) for r in requests], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("tower", ["decoder", "vision"])
+def test_a_region_on_one_frame_raises_that_frame(family, model, tower):
+    frames = [picture((64, 64), seed) for seed in range(3)]
+    request = vp.Request(frames, region=[None, None, (10, 10, 50, 50)], query=QUESTION, video=True)
+    if tower == "vision" and not family.vision_edits:
+        return
+    low, high = (
+        runner(model, "falip", strength=strength, tower=tower).answer(request, blocks=[0], max_new_tokens=2)[0]
+        for strength in (0.0, 4.0)
+    )
+    if tower == "decoder":
+        assert high.maps[-1].mass().mean() > low.maps[-1].mass().mean()
+        assert high.maps[0].values.sum() <= low.maps[0].values.sum()  # 0 behind a sliding window
+    else:
+        assert not torch.equal(high.maps[-1].values, low.maps[-1].values)
+
+
 def test_several_regions_give_an_answer_each(model):
     request = vp.Request(picture(SIZES["wide"]), region=[(5, 5, 60, 60), (80, 5, 140, 60)], query=QUESTION)
     ran = runner(model, "falip")

@@ -204,8 +204,8 @@ def test_a_frame_shows_in_the_tokens_of_its_pair(name, frames):
 @pytest.mark.parametrize("name", QWEN)
 def test_a_frames_region_raises_its_pairs_map(name):
     model = wrapped(name)
-    frames = [picture((64, 64), seed) for seed in range(5)]
-    region = vp.Box(10, 10, 50, 50)
+    frames = [picture((150, 100), seed) for seed in range(5)]  # frames have other pixel limits than pictures
+    region = vp.Box(20, 20, 90, 70)
     plain = runner(model).answer(vp.Request(frames, query=QUESTION, video=True), blocks=[0], max_new_tokens=2)[0]
     request = vp.Request(frames, region=[None, None, None, region, None], query=QUESTION, video=True)
     found = runner(model, "falip", strength=4.0).answer(request, blocks=[0], max_new_tokens=2)[0]
@@ -215,6 +215,8 @@ def test_a_frames_region_raises_its_pairs_map(name):
     assert after > 2 * before
     for other in (0, 2):
         assert found.maps[other].values.sum() < plain.maps[other].values.sum()
+    tower = runner(model, "falip", strength=4.0, tower="vision").answer(request, blocks=[0], max_new_tokens=2)[0]
+    assert not torch.allclose(tower.token_maps[1], plain.token_maps[1], atol=1e-3)
 
 
 def test_a_region_on_both_frames_of_a_pair_counts_once():
@@ -407,6 +409,126 @@ def test_target_mass_leaves_what_a_window_hides(name):
     assert (shares[:, [0, 2]] == 0).all()
 
 
+# -- Qwen's packed vision tower ---------------------------------------------------------------------------------------
+
+
+def vision_reference(module, inputs, grids: list[torch.Tensor], blocks: range, row: int | None = None) -> torch.Tensor:
+    """What the decoder gets for pictures whose patches have `grids` `[h, w]` added to their logits as keys, in some
+    blocks of the tower and for all rows or one patch's, by the model's own eager function.
+
+    Where a patch stands is asked of transformers' own functions, which share nothing with the code under test.
+    """
+    from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+
+    module.set_attn_implementation("eager")
+    tower = module.model.visual
+    config = tower.config
+    video = "video_grid_thw" in inputs.tensors
+    thw = inputs.tensors["video_grid_thw" if video else "image_grid_thw"]
+    each = torch.tensor([[1, h, w] for t, h, w in thw.tolist() for _ in range(t)])
+    places = get_vision_position_ids(each, config.spatial_merge_size)
+    owner = torch.repeat_interleave(torch.arange(len(each)), each.prod(1))
+    bias = torch.stack([grids[n][h, w] for n, (h, w) in zip(owner.tolist(), places.tolist(), strict=True)])
+    number = places[:, 0] * each[owner, 2] + places[:, 1]
+    if hasattr(config, "window_size"):
+        units = config.spatial_merge_size**2
+        index = get_vision_window_index(thw, config.spatial_merge_size, config.window_size, config.patch_size)[0]
+        bias, number = (item.reshape(-1, units)[index].reshape(-1) for item in (bias, number))
+    source = sys.modules[type(tower.blocks[0].attn).__module__]
+    own, seen = source.eager_attention_forward, {}
+    edited = {id(tower.blocks[block].attn) for block in blocks}
+
+    def forward(layer, query, key, value, attention_mask, **kwargs):
+        if id(layer) not in edited:
+            return own(layer, query, key, value, attention_mask, **kwargs)
+        first = seen.get(id(layer), 0)
+        seen[id(layer)] = first + key.shape[2]
+        piece = slice(first, first + key.shape[2])
+        rows = torch.ones(query.shape[2], 1) if row is None else (number[piece] == row).float()[:, None]
+        return own(layer, query, key, value, (rows * bias[piece])[None, None], **kwargs)
+
+    source.eager_attention_forward = forward
+    try:
+        with torch.no_grad():
+            return decoder_input(module, inputs)
+    finally:
+        source.eager_attention_forward = own
+
+
+def decoder_input(module, inputs) -> torch.Tensor:
+    kept = {}
+
+    def keep(module, args, kwargs):
+        kept.update(kwargs)
+
+    hook = module.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        module(**inputs.tensors)
+    hook.remove()
+    deep = kept.get("deepstack_visual_embeds") or []
+    return torch.cat([kept["inputs_embeds"].flatten(), *(item.flatten() for item in deep)])
+
+
+@pytest.mark.parametrize("row", [None, 9])
+@pytest.mark.parametrize("name", QWEN)
+def test_edits_in_the_packed_tower_equal_a_mask_in_eager_attention(name, row):
+    model = wrapped(name)
+    sizes, rng, made, grids = [(72, 40), (40, 56), (48, 48)], np.random.default_rng(0), [], []
+    for number, wh in enumerate(sizes):
+        geometry = model.geometry(wh, tower="vision")
+        assert geometry.grid_hw == (wh[1] // 4, wh[0] // 4)
+        bias = rng.normal(size=geometry.num_patches).astype(np.float32) * (number != 1)  # the second has no edit
+        grids.append(torch.from_numpy(bias).view(geometry.grid_hw))
+        edit = vp.AttentionEdit(first_block=1, last_block=2, bias=bias, rows="readout" if row is None else (row,))
+        unit = vp.Request(picture(wh, number), query="a").units()[0]
+        made.append(unit.with_(attention=(edit,) if number != 1 else ()))
+    chats = [Chat((made[0], made[1]), "a"), Chat((made[2],), "the red star")]
+    inputs = prepare(model, chats)
+    with model.editing(chats, inputs):
+        found = decoder_input(model.module, inputs)
+    want = vision_reference(tiny_lvlm(name).module, inputs, grids, range(1, 3), row)
+    assert torch.allclose(found, want, atol=1e-5)
+    assert not torch.allclose(found, decoder_input(tiny_lvlm(name).module, inputs), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_frames_are_edited_in_the_packed_tower_pair_by_pair(name):
+    model = wrapped(name)
+    layouts = model.family.video_layout(model, (48, 32), 5)
+    vision = layouts[0].vision
+    rng = np.random.default_rng(1)
+    bias = rng.normal(size=vision.num_patches).astype(np.float32)
+    edit = vp.AttentionEdit(first_block=0, last_block=1, bias=bias)
+    units = vp.Request([picture((48, 32), seed) for seed in range(5)], query="a", video=True).units()
+    edited = [unit.with_(attention=(edit,) if place in (2, 3) else ()) for place, unit in enumerate(units)]
+    chats = [Chat(tuple(edited), "a", video=True)]
+    inputs = prepare(model, chats)
+    with model.editing(chats, inputs):
+        found = decoder_input(model.module, inputs)
+    grids = [torch.from_numpy(bias * (pair == 1)).view(vision.grid_hw) for pair in range(3)]
+    want = vision_reference(tiny_lvlm(name).module, inputs, grids, range(2))
+    assert torch.allclose(found, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_unleash_compares_the_packed_tower_with_a_plain_run(name):
+    """Nothing is amplified where nothing changed: the plain run's rows are put back together picture by picture."""
+    model = wrapped(name)
+    images = [picture((72, 40)), picture((40, 56), 1)]
+    features = {}
+    for what in ("plain", "same", "circle"):
+        request = vp.Request(images, region=[(10, 10, 50, 30), (5, 5, 30, 40)], query=QUESTION)
+        units = request.units() if what != "circle" else vp.Prompter.from_name("circle").prompt(request, model)
+        edit = vp.AttentionEdit(first_block=0, gain=5.0)
+        made = [unit.with_(reference=image, attention=(edit,)) for unit, image in zip(units, images, strict=True)]
+        chats = [Chat(tuple(request.units() if what == "plain" else made), QUESTION)]
+        inputs = prepare(model, chats)
+        with model.editing(chats, inputs):
+            features[what] = decoder_input(model.module, inputs)
+    assert torch.allclose(features["same"], features["plain"], atol=1e-4)
+    assert not torch.allclose(features["circle"], features["plain"], atol=1e-2)
+
+
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 
@@ -463,6 +585,66 @@ def test_training_a_padded_batch_has_finite_gradients(name):
     with model.editing(chats, inputs):
         model.module(**inputs.tensors).logits[:, -1].float().logsumexp(-1).sum().backward()
     assert all(p.grad.isfinite().all() for p in model.module.parameters() if p.grad is not None)
+
+
+def test_many_rows_are_taken_in_parts(monkeypatch):
+    model = wrapped("gemma3")
+    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
+    made = vp.Prompter.from_name("falip", strength=3.0, tower="vision", first_block=0).prompt(request, model)[0]
+    chats, features = [Chat((made,), QUESTION)], []
+    for most in (2**26, 5000):
+        monkeypatch.setattr("visprompt.attention.backends.MOST_LOGITS", most)
+        inputs = prepare(model, chats)
+        with model.editing(chats, inputs):
+            features.append(decoder_input(model.module, inputs))
+    assert torch.allclose(*features, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "paligemma"])
+def test_a_kernel_that_knows_what_is_causal_itself(name):
+    """Flash attention's interface: padding in two dimensions or no mask at all, the window as an argument."""
+    probabilities: dict[int, list[torch.Tensor]] = {}
+
+    def kernel(module, query, key, value, attention_mask, scaling=None, sliding_window=None, is_causal=None, **_):
+        assert module.config._attn_implementation == "tiny_flash"  # it loads itself by its name
+        groups = query.shape[1] // key.shape[1]
+        key, value = (item.repeat_interleave(groups, dim=1) for item in (key, value))
+        logits = query @ key.transpose(-1, -2) * (scaling or query.shape[-1] ** -0.5)
+        queries, keys = logits.shape[-2:]
+        behind = torch.arange(queries)[:, None] + keys - queries - torch.arange(keys)
+        causal = module.is_causal if is_causal is None else is_causal
+        seen = (behind >= 0) if causal else torch.ones_like(behind, dtype=torch.bool)
+        if sliding_window and keys > sliding_window:
+            seen &= behind.abs() < sliding_window
+        if attention_mask is not None:
+            assert attention_mask.dim() == 2
+            seen = seen & attention_mask[:, None, None, -keys:].bool()
+        weights = logits.masked_fill(~seen, torch.finfo(logits.dtype).min).softmax(-1)
+        probabilities.setdefault(id(module.q_proj), []).append(weights[:, :, -1])
+        return (weights @ value).transpose(1, 2), None
+
+    transformers.AttentionInterface.register("tiny_flash", kernel)
+    masks = transformers.masking_utils
+    masks.AttentionMaskInterface.register("tiny_flash", masks.flash_attention_mask)
+    made = tiny_gemma3(sliding_window=20) if name == "gemma3" else tiny_lvlm(name)
+    for child in randomise(made.module).eval().modules():
+        if hasattr(child, "config"):
+            child.config._attn_implementation_internal = "tiny_flash"
+    model = vp.wrap(made.module, made.processor)
+    requests = [
+        vp.Request(picture((96, 64)), query=QUESTION),
+        vp.Request(picture((60, 90), 1), query="a cat"),
+    ]
+    found = runner(model).answer(requests, blocks=range(4), max_new_tokens=4, min_new_tokens=4)
+    inputs = prepare(model, [Chat(item.prompts, r.query) for item, r in zip(found, requests, strict=True)])
+    for row, item in enumerate(found):
+        columns = inputs.columns[row]
+        for block, site in enumerate(model.tower.sites):
+            steps = probabilities[id(site.module.q_proj)][-4:]
+            for step, weights in enumerate(steps):
+                gone = inputs.length + step - weights.shape[-1]
+                want = torch.where(columns >= gone, weights[row][:, (columns - gone).clamp(min=0)], 0.0)
+                assert torch.allclose(item.token_maps[0][step, block], want, atol=1e-5)
 
 
 class Kernel(torch.nn.Module):

@@ -1,8 +1,6 @@
 """Tasks with a runner that knows the answers: what is asked, what counts, what is written, and what survives."""
 
-import importlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprompt.bench import run_suite
 from visprompt.data.referring import Expression, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.models import load_model
 from visprompt.registry import list_strategies
 from visprompt.results import RowLog
-from visprompt.suites import parse_suite
 from visprompt.tasks import Naming, Pointing, Referring, evaluate
-from visprompt.tasks.base import run_hash
-from visprompt.tasks.code import library_versions, strategy_code
 from visprompt.tasks.pointing import elsewhere, swapped
-from visprompt.tasks.sources import load_data, scene_pictures
+from visprompt.tasks.sources import scene_pictures
 
 PICTURES = scene_pictures(12)
 
@@ -216,6 +210,16 @@ class TestResuming:
             run(Referring(template="{}"), Pointing("circle"), log=RowLog(path))
         assert path.read_text() == "hello\nworld\n"
 
+    def test_another_picture_under_the_same_name_is_asked_again_alone(self, tmp_path: Path) -> None:
+        files, log = on_disk(tmp_path), tmp_path / "items.jsonl"
+        first = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
+        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
+        Image.new("RGB", (64, 64)).save(files[2].image)  # type: ignore[arg-type]
+        again = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
+        assert (again.reused, len(again.rows), again.run) == (3, 4, first.run)
+        assert again.rows[2]["file"] != first.rows[2]["file"]
+        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
+
 
 class TestBadItems:
     def test_a_missing_picture_costs_only_itself_and_is_tried_again(self, tmp_path: Path) -> None:
@@ -369,173 +373,3 @@ class TestCandidatesThatCannotBePointedAt:
 
 def strategy_needs(name: str) -> Sequence[str]:
     return next(one.needs for one in list_strategies() if one.name == name)
-
-
-class TestInASuite:
-    """What a run over ReCLIP's files says about what was left out, and that its rows stay comparable."""
-
-    def test_problem_lines_and_equal_item_sets(self, tmp_path: Path) -> None:
-        lines = []
-        for number in range(4):
-            Image.new("RGB", (80, 60), "grey").save(tmp_path / f"{number}.png")
-            anns = [{"id": 1, "bbox": [5, 5, 20, 20]}, {"id": 2, "bbox": [40, 5, 20, 20]}]
-            lines.append(
-                {
-                    "file_name": f"{number}.png",
-                    "image_id": number,
-                    "ann_id": 1,
-                    "sentences": [{"raw": "red"}],
-                    "anns": anns,
-                }
-            )
-        (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-        boxes = {"0": [[5, 5, 20, 20], [0, 0, 0, 4]], "1": [[5, 5, 20, 20], [90, 5, 20, 20]], "2": [[5, 5, 20, 20]]}
-        (tmp_path / "dets.json").write_text(json.dumps(boxes))
-        data = {"source": "reclip", "file": "a.jsonl", "detections": "dets.json"}
-        content = {"tasks": {"a": {"task": "referring", "data": data}}, "strategies": ["none", "circle", "random"]}
-
-        class Flat:
-            def __init__(self, *_: Any) -> None: ...
-
-            def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
-                return np.zeros((sum(len(one.units()) for one in requests), len(texts)))
-
-        result = run_suite(
-            parse_suite(content, "files"),
-            models=[FakeModel()],
-            images=tmp_path,
-            annotations=tmp_path,
-            out=tmp_path / "out",
-            make_runner=Flat,
-        )
-        assert [row["n"] for row in result.rows] == [4, 4, 4]
-        assert [row["unpointable"] for row in result.rows] == [0, 1, 0]
-        said = "\n".join(result.problems)
-        assert "dets.json: 1 candidate box has no area" in said
-        assert "1 of 4 pictures have no detections" in said
-        assert "fake, a: in 1 of 4 items a candidate lies outside" in said
-
-    def test_a_row_without_a_finite_score_does_not_stop_the_others(self, tmp_path: Path) -> None:
-        class HalfModel(FakeModel):
-            dtype = "torch.float16"
-
-        class Broken:
-            def __init__(self, model: Any, prompter: Any, fit: str) -> None:
-                self.value = 0.0 if prompter is None else np.nan
-
-            def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
-                return np.full((sum(len(one.units()) for one in requests), len(texts)), self.value)
-
-        data = {"source": "scenes", "n": 4}
-        tune = {"strategy": "circle", "grid": {"width": [1, 2]}, "data": {"split": "validation"}}
-        content = {
-            "tasks": {"a": {"task": "referring", "data": data}},
-            "strategies": ["circle", "none"],
-            "tune": [tune],
-        }
-        result = run_suite(parse_suite(content, "nan"), models=[HalfModel()], out=tmp_path / "out", make_runner=Broken)
-        assert [(row["value"] is None, row["n"], row["errors"]) for row in result.rows] == [(True, 0, 4), (False, 4, 0)]
-        assert any("4 of 4 items could not be asked (circle)" in one and "float16" in one for one in result.problems)
-        assert result.tuning[0]["points"][0]["mean"] == 0.0
-
-
-class TestWhatAnAnswerDependsOn:
-    def test_another_picture_under_the_same_name_is_asked_again_alone(self, tmp_path: Path) -> None:
-        files, log = on_disk(tmp_path), tmp_path / "items.jsonl"
-        first = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
-        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
-        Image.new("RGB", (64, 64)).save(files[2].image)  # type: ignore[arg-type]
-        again = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
-        assert (again.reused, len(again.rows), again.run) == (3, 4, first.run)
-        assert again.rows[2]["file"] != first.rows[2]["file"]
-        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
-
-    def test_the_code_of_a_plug_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        hashes = []
-        for number, text in enumerate(["x = 1", "x = 2", "x = 2"]):
-            folder = tmp_path / str(number) / "someones_plugin"
-            folder.mkdir(parents=True)
-            (folder / "__init__.py").write_text("")
-            (folder / "helper.py").write_text(text)
-            (folder / "strategy.py").write_text(
-                "from visprompt.strategies.circle import Circle\n\n\nclass Mine(Circle):\n    name = 'mine'\n"
-            )
-            monkeypatch.syspath_prepend(str(folder.parent))
-            for name in [one for one in sys.modules if one.startswith("someones_plugin")]:
-                monkeypatch.delitem(sys.modules, name)
-            member = importlib.import_module("someones_plugin.strategy").Mine()
-            monkeypatch.setattr(Pointing, "members", lambda self, member=member: [member])
-            hashes.append(run_hash(Referring(), {}, Pointing("circle"), None))
-        for name in [one for one in sys.modules if one.startswith("someones_plugin")]:
-            del sys.modules[name]
-        assert hashes[0] != hashes[1]
-        assert hashes[1] == hashes[2]
-
-    def test_code_without_a_file_is_never_taken_for_the_same(self) -> None:
-        kind = type("Typed", (type(Pointing("circle").members()[0]),), {"__module__": "no_such_module"})
-        (found,) = strategy_code([kind()])
-        assert len(found["sources"]["no_such_module"]) == 32
-
-    def test_our_own_strategies_have_the_version_of_the_distribution(self) -> None:
-        (found,) = strategy_code(Pointing("circle").members())
-        assert found["class"] == "visprompt.strategies.circle.Circle"
-        assert found["distribution"].startswith("visprompt-toolkit ")
-        assert found["sources"] == {}
-        assert [one["class"].rpartition(".")[2] for one in strategy_code(Pointing("circle+falip").members())] == [
-            "Composition",
-            "Circle",
-            "Falip",
-        ]
-
-    def test_the_versions_of_libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = run_hash(Referring(), {}, Pointing("circle"), None)
-        assert {"torch", "transformers"} <= library_versions().keys()
-        monkeypatch.setattr("visprompt.tasks.base.library_versions", lambda: {**library_versions(), "torch": "99"})
-        assert run_hash(Referring(), {}, Pointing("circle"), None) != before
-
-
-class TestSources:
-    def test_scenes(self) -> None:
-        data = load_data({"source": "scenes", "kind": "position", "split": "validation", "n": 3})
-        assert len(data.pictures) == 3
-        longer = load_data({"source": "scenes", "kind": "position", "split": "validation", "n": 20})
-        assert longer.identity == data.identity
-        assert load_data({"source": "scenes", "kind": "hard", "n": 3}).identity["hash"] != data.identity["hash"]
-
-    @pytest.mark.parametrize(
-        ("spec", "message"),
-        [
-            ({"source": "scene"}, "did you mean 'scenes'"),
-            ({"source": "scenes", "splt": "test"}, "did you mean 'split'"),
-            ({"source": "scenes", "split": "tst"}, "unknown split"),
-            ({"source": "reclip"}, "needs file"),
-            ({"source": "reclip", "file": "none.jsonl"}, "--annotations"),
-        ],
-    )
-    def test_mistakes(self, spec: dict[str, Any], message: str) -> None:
-        with pytest.raises((InvalidInputError, UnknownNameError), match=message):
-            load_data(spec)
-
-    def test_reclip_files(self, tmp_path: Path) -> None:
-        line = {
-            "file_name": "a_1.jpg",
-            "image_id": 5,
-            "ann_id": 1,
-            "sentences": [{"raw": "x"}],
-            "anns": [{"id": 1, "bbox": [0, 0, 5, 5]}],
-        }
-        (tmp_path / "a.jsonl").write_text(json.dumps(line))
-        (tmp_path / "dets.json").write_text(json.dumps({"5": [[0, 0, 5, 4]]}))
-        data = load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path, tmp_path)
-        detected = load_data({"source": "reclip", "file": "a.jsonl", "detections": "dets.json"}, tmp_path, tmp_path)
-        assert (data.boxes, detected.boxes) == ("gold", "detector")
-        assert data.identity["hash"] != detected.identity["hash"]
-        assert load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path, tmp_path).identity == data.identity
-        (tmp_path / "other").mkdir()
-        moved = load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path / "other", tmp_path)
-        assert moved.identity != data.identity
-        (tmp_path / "more.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({**line, "image_id": 6}))
-        spec = {"source": "reclip", "file": "more.jsonl", "detections": "dets.json"}
-        assert "1 of 2 pictures have no detections" in load_data(spec, tmp_path, tmp_path).problems[0]
-        with pytest.raises(InvalidInputError, match="--images"):
-            load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path / "none", tmp_path)

@@ -18,13 +18,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from visprompt.attention.masks import mask_rows
+from visprompt.attention.naming import PREFIX, under_own_name
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import add_mask, heads_like, row_logits
 from visprompt.attention.scope import Scope, current_scope
 from visprompt.attention.sites import Site
 from visprompt.errors import UnsupportedError
 
-PREFIX = "visprompt_"
+#: numbers of one call's edited rows × keys that are held at a time (256 MB): towers read by all patches have many
+MOST_LOGITS = 2**26
 
 
 def install(scope: Scope) -> None:
@@ -89,7 +91,7 @@ def register_shim(name: str) -> str:
         def shim(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
-            base = _eager_of(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+            base = _eager_of(module) if name == "eager" else under_own_name(ALL_ATTENTION_FUNCTIONS[name], name)
             call = _not_compiled if torch.compiler.is_compiling() else _attend
             return call(base, module, query, key, value, attention_mask, kwargs)
 
@@ -133,6 +135,12 @@ def _edited(
         raise UnsupportedError("attention with learned sinks (s_aux) is not supported: its rows cannot be recomputed.")
     if kwargs.get("position_bias") is not None:
         raise UnsupportedError("attention with a position bias of its own is not supported: its rows would lack it.")
+    packed = kwargs.get("cu_seq_lens_q")
+    if packed is not None and len(packed) > 2:
+        raise UnsupportedError(
+            f"{type(module).__name__} gives flash attention several sequences in one: its rows cannot be recomputed. "
+            'Load the model with attn_implementation="sdpa".'
+        )
     site = scope.programs_by_module[id(module)]
     program = scope.program(site, query, key)
     if not len(program.rows):  # a decoder's call without any of the rows that are meant
@@ -189,6 +197,15 @@ def run_rows(
     """`[n, H, R, D]` outputs of the rows after the edits, float32, outside autocast; None if only the attention is
     read, unless they are wanted `always`. Keeps what is to be read.
     """
+    at_once = max(MOST_LOGITS // max(query.shape[0] * query.shape[1] * key.shape[2], 1), 1)
+    if query.shape[2] > at_once and not (program.read or program.capture_output or program.decompose):
+        parts = []
+        for few in torch.arange(query.shape[2], device=query.device).split(at_once):
+            part = program.at_rows(few, program.rows[few], program.columns)
+            seen = mask if mask is None or mask.shape[-2] == 1 else mask.index_select(-2, few)
+            rows = query.index_select(2, few)
+            parts.append(run_rows(scope, site, part, rows, key, value, scale, seen, options, always=True))
+        return torch.cat(parts, dim=2)  # type: ignore[arg-type]
     with torch.autocast(query.device.type, enabled=False):
         logits = row_logits(query, key, scale, mask, options.get("softcap"))
         if not (program.needs_outputs or always):

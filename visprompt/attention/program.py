@@ -109,6 +109,8 @@ class SiteProgram:
         """The program of some of the streams."""
         names = ("edited", "bias", "log_weights", "target", "temperature", "gain", "responsive", "reference", "columns")
         taken = {name: item.index_select(0, index) for name in names if (item := getattr(self, name)) is not None}
+        if self.inject is not None:
+            taken["inject"] = self.inject.index_select(0, index)
         return replace(self, **taken)
 
     def repeated(self, streams: int) -> SiteProgram:
@@ -118,6 +120,22 @@ class SiteProgram:
             name: item.expand(streams, *item.shape[1:]) for name in names if (item := getattr(self, name)) is not None
         }
         return replace(self, **wide)
+
+    def at_rows(self, chosen: Tensor, positions: Tensor, columns: Tensor | None) -> SiteProgram:
+        """The program of some of its rows.
+
+        Args:
+            chosen: `[r]` which of the R rows.
+            positions: `[r]` where they stand.
+            columns: `[n, P]` where the patches stand, −1 for those that do not; None: behind the prefix.
+        """
+        names = ("edited", "bias", "target", "temperature", "gain", "reference", "inject")
+        rows = {
+            name: item.index_select(2, chosen)
+            for name in names
+            if (item := getattr(self, name)) is not None and item.shape[2] == len(self.rows)
+        }
+        return replace(self, rows=positions, columns=columns, **rows)
 
     def folded(self, slots: Tensor) -> SiteProgram:
         """Streams of one picture become rows of one sequence.

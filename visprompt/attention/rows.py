@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 #: logit of a masked key: no weight at all, and yet a number
 MASKED = torch.finfo(torch.float32).min
 

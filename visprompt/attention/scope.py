@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visprompt.attention.packed import Packed
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import contributions
 from visprompt.attention.sites import Site, Tower
@@ -55,7 +56,7 @@ class Scope:
         programs: what happens at each site.
         sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
         device: where the programs' numbers go.
-        timeline: for a decoder: where its rows and columns are, call by call.
+        timeline: for a decoder, or a tower that packs pictures: where its rows and columns are, call by call.
         tokens: prompt tokens in the sequence; `tower` and `programs` are made for its own tower then.
 
     Raises:
@@ -69,7 +70,7 @@ class Scope:
         programs: dict[Site, SiteProgram],
         sharing: Any = None,
         device: torch.device | None = None,
-        timeline: Timeline | None = None,
+        timeline: Timeline | Packed | None = None,
         tokens: Insertion | None = None,
     ) -> None:
         self.tower, self.timeline, self.tokens = tower, timeline, tokens
@@ -198,6 +199,9 @@ class Scope:
             if program.read_rows is not None and len(program.read_rows):
                 rows = attention.index_select(2, program.read_rows)
                 self.steps.setdefault(site, []).append(program.patches_of(rows))
+            if program.capture_output and output is not None and isinstance(self.timeline, Packed):
+                streams = len(self.programs[site].edited)
+                self.outputs[site] = self.timeline.gather(output, self.outputs.get(site), streams)
             return
         if self.sharing is not None:
             output, attention, value = self.sharing.per_stream(self, site, output, attention, value)

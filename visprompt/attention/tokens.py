@@ -135,6 +135,11 @@ class Insertion:
 
     def _into(self, hidden: Tensor, place: int) -> Tensor:
         """`[n, N, d]` with the tokens in, or with the tokens of the block before replaced."""
+        if hidden.ndim != 3:
+            raise UnsupportedError(
+                "prompt tokens cannot go into this tower: it packs the patches of all pictures into one sequence "
+                f"{list(hidden.shape)}, cut by lengths that know of no other tokens."
+            )
         tokens = self._per_stream(self.tokens[:, min(place, self.tokens.shape[1] - 1)], len(hidden)).to(hidden)
         if tokens.shape[-1] != hidden.shape[-1]:
             raise InvalidInputError(

@@ -21,8 +21,9 @@ What is asked (`KINDS`), always answered in one word:
   first that one meets going left, whatever its height. Target: the object that is *asked about*, not the red star.
 
 Two difficulties: *easy* pictures are `scenes.scene`'s with 2 to 4 objects (3 or 4 for leftmost and relation), *hard*
-ones are `scenes_small.small_scene`'s: 5 or 6 small objects. A question is a function of (split, seed, difficulty, kind,
-number), and the splits are as disjoint as scenes are. Nothing here knows about models.
+ones are `scenes_small.small_scene`'s with 5 or 6 small objects, and a leftmost one (rightmost, …) leads by two to five
+pixels only. A question is a function of (split, seed, difficulty, kind, number), and the splits are as disjoint
+as scenes are. Nothing here knows about models.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ EXTREMES = {"leftmost": (0, -1), "rightmost": (0, 1), "topmost": (1, -1), "botto
 RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 #: Centres closer than this share of the width (or height) are not compared by a question.
 MARGIN = 0.06
+#: In a hard question the leftmost object leads by so much, at least and at most: easy leads leave nothing to get wrong.
+NARROW = (0.03, 0.08)
 _SIDES: dict[str, tuple[str, str]] = {"left or right": ("left", "right"), "top or bottom": ("top", "bottom")}
 _ATTRIBUTES = ("colour", "shape")
 # Counts beyond three are too rare among four objects to be asked for as often as the others.
@@ -191,9 +194,10 @@ def _question(split: str, seed: int, difficulty: str, kind: str, number: int) ->
     for attempt in range(_TRIES):
         source = (seed, place * _TRIES + attempt, *_draw_layout(rng, difficulty, kind))
         made = _picture(split, source)
+        narrow = difficulty == "hard" and kind == "leftmost"
         fitting = [
             one
-            for one in questions_about(made, (kind,))
+            for one in (_extremes(made, *NARROW) if narrow else questions_about(made, (kind,)))
             if (detail is None or one.detail == detail) and (answer is None or one.answer == answer)
         ]
         if not fitting:
@@ -344,14 +348,14 @@ def _along(picture: Scene, axis: int, sign: int) -> list[float]:
     return [sign * item.centre_xy[axis] / picture.size_wh[axis] for item in picture.objects]
 
 
-def _extremes(picture: Scene) -> Iterator[Candidate]:
+def _extremes(picture: Scene, fewest: float = MARGIN, most: float = 1.0) -> Iterator[Candidate]:
     items = picture.objects
     if len(items) < 3:  # of two, every object is at an end of both axes
         return
     for word, (axis, sign) in EXTREMES.items():
         along = _along(picture, axis, sign)
         order = sorted(range(len(items)), key=lambda i: along[i])
-        if along[order[-1]] - along[order[-2]] >= MARGIN:
+        if fewest <= along[order[-1]] - along[order[-2]] <= most:
             yield from _asking("leftmost", picture, order[-1], word, f"the {word} object")
 
 

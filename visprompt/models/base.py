@@ -140,6 +140,15 @@ class Model:
             self.tower_named(tower)
         return self.parts.reader.geometry(image_wh, fit)
 
+    def geometry_of(self, prompt: VisualPrompt, tower: str | None = None) -> Geometry:
+        """`geometry` of a prompt's picture, in the company in which the model gets it.
+
+        Args:
+            prompt: with its picture, fit and place in a request.
+            tower: whose patches; None: the tower through which the model reads pictures.
+        """
+        return self.geometry(prompt.picture.size, prompt.fit, **({} if tower is None else {"tower": tower}))
+
     def require(self, acts_on: frozenset[str], strategy: str) -> None:
         """Raises UnsupportedError if it cannot take in what a strategy changes; names strategies that work on it."""
         missing = acts_on - self.supports - {"text"}

@@ -59,6 +59,9 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     as_video = [chat.video and model.family.video_layout is not None for chat in chats]
     if any(as_video) and not all(as_video):
         raise InvalidInputError("videos and pictures cannot be asked about in one batch: run them one after the other.")
+    if all(as_video) and len({len(chat.prompts) for chat in chats}) > 1:
+        # Some processors cannot stack them, others tell a short video that it has as many frames as the longest.
+        raise InvalidInputError("the videos of one batch all have the same number of frames: run others by themselves.")
     layouts = [_layouts(model, chat, video) for chat, video in zip(chats, as_video, strict=True)]
     inputs = _processed(model, texts, pictures, bool(as_video[0]))
     ids = inputs["input_ids"]
@@ -87,7 +90,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
         if item.vision is not None
     ]
     tensors = {
-        name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
+        name: item.to(model.device, model.dtype) if name.startswith("pixel_values") else item.to(model.device)
         for name, item in inputs.items()
         if isinstance(item, Tensor) and name != "labels"  # PaliGemma's processor makes labels for training
     }

@@ -28,7 +28,7 @@ from visprompt.models.chat_inputs import ChatInputs, media_of, prepare
 from visprompt.models.lvlm_edits import decoder_edits, vision_edits
 from visprompt.models.lvlm_layout import FAMILIES, Layout, LvlmFamily
 from visprompt.models.lvlm_text import Pieces, end_ids, pieces_of
-from visprompt.models.lvlm_vision import vision_tower
+from visprompt.models.lvlm_vision import packing_of, vision_tower
 from visprompt.models.pictures import PictureReader
 from visprompt.models.proof import features_of, prove_decoder, prove_vision
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
@@ -98,7 +98,7 @@ class LVLM(Model):
             return self.tower
         if name == "vision" and self.vision_tower is not None:
             return self.vision_tower
-        reason = "packs the patches of all pictures into one sequence" if not self.family.tower else "is not known"
+        reason = "is not offered for edits" if not self.family.tower else "is not known"
         hint = f" (its vision tower {reason}; edit the decoder)" if name == "vision" else ""
         raise UnsupportedError(
             f"{self.name} has no tower {name!r} that can be edited{hint}. Strategies that work on it: {self._works()}."
@@ -117,12 +117,31 @@ class LVLM(Model):
             fit: `"model"` as its processor does it; `"pad"` and `"squash"` make the picture square first.
             tower: `"decoder"`: the tokens that the language model gets; `"vision"`: the vision tower's patches.
         """
-        found = self.layout(image_wh, fit)
+        return self._seen_by(tower, self.layout(image_wh, fit))
+
+    def geometry_of(self, prompt: VisualPrompt, tower: str | None = None) -> Geometry:
+        """`geometry` of a prompt's picture in its chat: several pictures, or the frames of a video, may be tiled and
+        pooled in another way than a lone one.
+
+        Args:
+            prompt: with its picture, fit and place in a request.
+            tower: `"decoder"` (None) or `"vision"`.
+        """
+        number, count = prompt.place
+        size, video = prompt.picture.size, self.family.video_layout
+        if video is not None and prompt.request is not None and prompt.request.video:
+            found = video(self, size, count)[number // self.family.frames_per_group]
+        else:
+            found = self.layout(size, prompt.fit, count)
+        return self._seen_by(tower or "decoder", found)
+
+    def _seen_by(self, tower: str, layout: Layout) -> Geometry:
         if tower == "decoder":
-            return found.geometry
+            return layout.geometry
         self.tower_named(tower)
-        assert found.vision is not None
-        return found.vision
+        if layout.vision is None:
+            raise UnsupportedError(f"{self.name}: its vision tower cannot be edited for such a picture.")
+        return layout.vision
 
     def layout(self, image_wh: Size, fit: Fit = "model", pictures: int = 1) -> Layout:
         """Which image token shows which part of a picture, in a chat with so many pictures."""
@@ -252,7 +271,7 @@ class LVLM(Model):
                 patches = [count for group in inputs.vision_patches for count in group]
                 programs = compile_programs(self.vision_tower, vision, patches)
                 programs.update(self._with_plain_runs(chats, programs))
-                stack.enter_context(Scope(self.vision_tower, programs, None, self.device))
+                stack.enter_context(Scope(self.vision_tower, programs, None, self.device, packing_of(self, inputs)))
             if not (read or any(edits)):
                 yield None
                 return
@@ -281,8 +300,9 @@ class LVLM(Model):
             for site, item in gains.items()
         }
         assert self.vision_tower is not None
-        with torch.no_grad(), Scope(self.vision_tower, watch, None, self.device) as scope:
-            features_of(self.module, media_of(prepare(self, plain)))
+        inputs = prepare(self, plain)
+        with torch.no_grad(), Scope(self.vision_tower, watch, None, self.device, packing_of(self, inputs)) as scope:
+            features_of(self.module, media_of(inputs))
         for site, item in gains.items():
             if scope.outputs[site].shape[:2] != item.edited.shape[:2] or len(item.rows) != scope.outputs[site].shape[2]:
                 raise InvalidInputError("the picture without the prompt has another size: unleash cannot compare them.")
@@ -344,7 +364,8 @@ class LVLM(Model):
                 else:
                     assert inputs is not None
                     assert self.vision_tower is not None
-                    prove_vision(self, self.vision_tower, media_of(inputs), sum(map(len, inputs.vision_patches)))
+                    streams, packing = sum(map(len, inputs.vision_patches)), packing_of(self, inputs)
+                    prove_vision(self, self.vision_tower, media_of(inputs), streams, packing)
             self._proved_towers.add(name)
 
     # -- what it does not do ------------------------------------------------------------------------------------------

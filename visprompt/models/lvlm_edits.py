@@ -44,20 +44,20 @@ def vision_edits(model: LVLM, chats: Sequence[Chat], inputs: ChatInputs) -> list
     """Edits of the vision tower, cut into its tiles: every tile is a sequence of its own."""
     result: list[list[AttentionEdit]] = []
     for chat, layouts in zip(chats, inputs.layouts, strict=True):
-        for number, prompt in prompts_with_layouts(chat, layouts):
+        own: list[list[tuple[int, AttentionEdit]]] = [[] for _ in layouts]
+        for place, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
             edits = [edit for edit in prompt.attention if edit.tower == "vision"]
-            vision = layouts[number].vision
-            if vision is None:
-                if edits:
-                    model.tower_named("vision")
-                    raise UnsupportedError(f"{model.name}: its vision tower cannot be edited for {prompt.request!r}.")
-                continue
-            start = 0
-            for tile in vision.tiles:
+            if edits and layouts[number].vision is None:
+                model.tower_named("vision")
+                raise UnsupportedError(f"{model.name}: its vision tower cannot be edited for {prompt.request!r}.")
+            own[number] += [(place, edit) for edit in edits]
+        for layout, found in zip(layouts, own, strict=True):
+            edits, start = _merged(found), 0
+            for tile in layout.vision.tiles if layout.vision is not None else ():
                 count = tile.grid_hw[0] * tile.grid_hw[1]
-                result.append(
-                    [_cut(edit, vision.num_patches, start, count) for edit in edits if _is_in(edit, start, count)]
-                )
+                assert layout.vision is not None
+                total = layout.vision.num_patches
+                result.append([_cut(edit, total, start, count) for edit in edits if _is_in(edit, start, count)])
                 start += count
     return result
 
@@ -108,7 +108,7 @@ def _merged(edits: list[tuple[int, AttentionEdit]]) -> list[AttentionEdit]:
 
 
 def _alike(a: AttentionEdit, b: AttentionEdit) -> bool:
-    names = ("target_mass", "temperature", "first_block", "last_block", "heads", "rows")
+    names = ("target_mass", "temperature", "gain", "responsive", "first_block", "last_block", "heads", "rows")
     same_form = (a.bias is None) == (b.bias is None)
     return same_form and all(getattr(a, n) is getattr(b, n) or getattr(a, n) == getattr(b, n) for n in names)
 

@@ -70,7 +70,9 @@ class LvlmFamily:
         video_layout: (model, frame's width and height, number of frames) → one `Layout` per group of frames that share
             image tokens, or None if frames are handed over as pictures.
         frames_per_group: frames that share one map.
-        tower: False where edits of the vision tower are refused (packed pictures).
+        tower: False where edits of the vision tower are refused.
+        packing: for vision towers that pack all pictures into one sequence: (model, tiles of all pictures) → for every
+            position of the sequence the tile, and the patch of that tile.
         answer_type: the `token_type_ids` of an answer: 0 is text; for PaliGemma it is what is read in both directions.
     """
 
@@ -79,6 +81,7 @@ class LvlmFamily:
     video_layout: Callable[[LVLM, Size, int], list[Layout]] | None = None
     frames_per_group: int = 1
     tower: bool = True
+    packing: Callable[[LVLM, list[Tile]], tuple[np.ndarray, np.ndarray]] | None = None
     answer_type: int = 0
 
 
@@ -127,14 +130,13 @@ FAMILIES: dict[str, LvlmFamily] = {
     "internvl": LvlmFamily(
         _later("lvlm_layout_shuffled.internvl"), video_layout=_later("lvlm_layout_shuffled.internvl_video")
     ),
-    # Qwen's vision tower packs the patches of all pictures into one sequence, some of it cut into windows.
     **dict.fromkeys(
         ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
         LvlmFamily(
             _later("lvlm_layout_dynamic.qwen_vl"),
             video_layout=_later("lvlm_layout_dynamic.qwen_video"),
             frames_per_group=2,
-            tower=False,
+            packing=_later("lvlm_layout_dynamic.qwen_packing"),
         ),
     ),
     "paligemma": LvlmFamily(

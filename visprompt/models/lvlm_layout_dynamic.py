@@ -68,7 +68,7 @@ def qwen_vl(model: LVLM, image_wh: Size, pictures: int) -> Layout:
     """
     processor = _qwen_processor(model, "image_processor")
     thw = _asked(model, processor, "image", (3, image_wh[1], image_wh[0]))["image_grid_thw"][0].tolist()
-    return one_tile(_merged(model, processor, image_wh, thw))
+    return _merged(model, processor, image_wh, thw)
 
 
 def qwen_video(model: LVLM, frame_wh: Size, frames: int) -> list[Layout]:
@@ -87,7 +87,7 @@ def qwen_video(model: LVLM, frame_wh: Size, frames: int) -> list[Layout]:
         raise UnsupportedError(
             f"{model.name} makes {thw[0]} groups of {frames} frames, not one per pair: its processor drops frames."
         )
-    return [one_tile(_merged(model, processor, frame_wh, thw)) for _ in range(thw[0])]
+    return [_merged(model, processor, frame_wh, thw) for _ in range(thw[0])]
 
 
 def _qwen_processor(model: LVLM, name: str) -> Any:
@@ -106,15 +106,37 @@ def _qwen_processor(model: LVLM, name: str) -> Any:
     return processor
 
 
-def _merged(model: LVLM, processor: Any, image_wh: Size, thw: list[int]) -> Geometry:
+def qwen_packing(model: LVLM, tiles: list[Tile]) -> tuple[np.ndarray, np.ndarray]:
+    """Tile and patch at every position of the vision tower's sequence: patches that make one token stand together, and
+    in Qwen2.5-VL the tokens of one attention window.
+    """
+    vision = model.config.vision_config
+    merge = int(vision.spatial_merge_size)
+    window = int(getattr(vision, "window_size", None) or 0) // merge // int(vision.patch_size)
+    order = []
+    for tile in tiles:
+        rows, columns = tile.grid_hw
+        patches = np.arange(rows * columns).reshape(rows // merge, merge, columns // merge, merge)
+        tokens = patches.transpose(0, 2, 1, 3).reshape(-1, merge * merge)
+        if window:
+            row, column = np.divmod(np.arange(len(tokens)), columns // merge)
+            tokens = tokens[np.lexsort((column // window, row // window))]  # stable: row by row within a window
+        order.append(tokens.reshape(-1))
+    return np.repeat(np.arange(len(tiles)), [len(item) for item in order]), np.concatenate(order)
+
+
+def _merged(model: LVLM, processor: Any, image_wh: Size, thw: list[int]) -> Layout:
     patch, merge = int(processor.patch_size), int(processor.merge_size)
     _, rows, columns = thw
     if rows % merge or columns % merge:
         raise UnsupportedError(
             f"{model.name}: {rows}×{columns} patches are no whole number of tokens of {merge}×{merge} patches."
         )
-    input_hw, grid_hw = (rows * patch, columns * patch), (rows // merge, columns // merge)
-    return Geometry(image_wh, (scaled_tile(image_wh, input_hw, grid_hw),))
+    input_hw = (rows * patch, columns * patch)
+    tokens, patches = (
+        scaled_tile(image_wh, input_hw, grid) for grid in ((rows // merge, columns // merge), (rows, columns))
+    )
+    return one_tile(Geometry(image_wh, (tokens,)), vision=Geometry(image_wh, (patches,)))
 
 
 # -- PaliGemma --------------------------------------------------------------------------------------------------------

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from visprompt.attention.sites import Tower
+import torch
+
+from visprompt.attention.packed import Packed
+from visprompt.attention.sites import Site, Tower
 from visprompt.models.lvlm_layout import LvlmFamily
+
+if TYPE_CHECKING:
+    from visprompt.models.chat_inputs import ChatInputs
+    from visprompt.models.lvlm import LVLM
 
 Size = tuple[int, int]
 
@@ -26,6 +33,8 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
     size = getattr(config, "patch_size", None)
     patch = None if size is None else (int(size), int(size)) if not isinstance(size, list | tuple) else tuple(size)
     kind = str(config.model_type).removesuffix("_vision_model").removesuffix("_vision")
+    if family.packing is not None:
+        return _packed_tower(tower), 0, patch  # type: ignore[return-value]
     known = {**FAMILIES, **inside}.get(kind)
     prefix = 0 if known is None else known.prefix
     if known is None or not family.tower:
@@ -35,6 +44,25 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
     seen = _blocks_seen(module.config, len(whole.blocks))
     cut = replace(whole, sites=whole.sites[:seen], blocks=whole.blocks[:seen], shareable=False, by_module={})
     return cut, prefix, patch  # type: ignore[return-value]
+
+
+def packing_of(model: LVLM, inputs: ChatInputs) -> Packed | None:
+    """Where the patches of a batch's pictures stand in the tower's sequence; None for towers with a batch axis."""
+    if model.family.packing is None:
+        return None
+    layouts = [item for group in inputs.layouts for item in group]
+    tiles = [tile for item in layouts if item.vision is not None for tile in item.vision.tiles]
+    streams, patches = model.family.packing(model, tiles)
+    return Packed(torch.from_numpy(streams), torch.from_numpy(patches)).to(model.device)
+
+
+def _packed_tower(tower: Any) -> Tower:
+    heads = int(tower.config.num_heads)
+    sites = tuple(
+        Site("vision", number, block.attn, "transformers", heads, 0, block.attn.proj)
+        for number, block in enumerate(tower.blocks)
+    )
+    return Tower("vision", sites, tuple(tower.blocks), "mean", 0, shareable=False)
 
 
 def _blocks_seen(config: Any, blocks: int) -> int:

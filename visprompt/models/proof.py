@@ -16,6 +16,7 @@ from visprompt.errors import SiteNotReachedError
 from visprompt.visual_prompt import PromptTokens, VisualPrompt
 
 if TYPE_CHECKING:
+    from visprompt.attention.packed import Packed
     from visprompt.models.base import Model, Parts
     from visprompt.models.lvlm import LVLM
 
@@ -90,7 +91,9 @@ def prove_decoder(model: LVLM) -> None:
     _refuse_dead(model.name, zeros, "answer")
 
 
-def prove_vision(model: LVLM, tower: Tower, media: dict[str, Tensor], streams: int) -> None:
+def prove_vision(
+    model: LVLM, tower: Tower, media: dict[str, Tensor], streams: int, packing: Packed | None = None
+) -> None:
     """The same for the blocks of an LVLM's vision tower, on pictures that are about to be looked at.
 
     Args:
@@ -98,19 +101,24 @@ def prove_vision(model: LVLM, tower: Tower, media: dict[str, Tensor], streams: i
         tower: its vision tower.
         media: the pictures' inputs.
         streams: number of pictures (tiles) that the tower gets.
+        packing: where they stand in its sequence, if it packs them into one.
 
     Raises:
         SiteNotReachedError: naming the sites whose edits would change nothing.
     """
     programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, tower.prefix), model.device, streams)
-    with Scope(tower, programs, None, model.device):
+    with Scope(tower, programs, None, model.device, packing):
         _backward(features_of(model.module, media), zeros)
     _refuse_dead(model.name, zeros, "answer")
 
 
 def features_of(module: Any, media: dict[str, Tensor]) -> Tensor:
     """`[tokens, d]`: what the decoder of an LVLM gets for pictures."""
-    features = module.get_image_features(**media)
+    if "pixel_values_videos" in media:
+        grid = {name: item for name, item in media.items() if name == "video_grid_thw"}
+        features = module.get_video_features(media["pixel_values_videos"], **grid)
+    else:
+        features = module.get_image_features(**media)
     features = getattr(features, "pooler_output", features)
     parts = features if isinstance(features, list | tuple) else [features]
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

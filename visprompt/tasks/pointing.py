@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Scores = NDArray[np.float64]
 Aggregate = Literal["sum", "max"]
 RegionChoice = Literal["own", "mask", "all", "random", "other", "everywhere"]
-_CONTROLS = ("random", "other", "everywhere")
+#: choices of a region that no strategy should lose to
+CONTROLS = ("random", "other", "everywhere")
 
 
 class NotFiniteError(InvalidInputError):
@@ -97,7 +98,7 @@ class Pointing:
     @property
     def is_control(self) -> bool:
         """True for rows that no method should lose to."""
-        return self.is_plain or self.region in _CONTROLS
+        return self.is_plain or self.region in CONTROLS
 
     def members(self) -> list[Prompter | None]:
         """The prompters whose scores are joined: one, or an ensemble's; `[None]` is the plain model."""

@@ -17,7 +17,7 @@ import importlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +26,14 @@ from visprompt.errors import unknown_name
 
 Backend = Literal["transformers", "open_clip", "timm"]
 ReadoutKind = Literal["cls", "probe", "mean", "pooler", "none"]
+
+
+class _Tiny(Protocol):
+    name: str
+    module: nn.Module
+
+
+Made = TypeVar("Made", bound=_Tiny)
 
 #: modules whose import registers builders
 _FAMILIES = ("tiny_transformers", "tiny_open_clip", "tiny_timm")
@@ -105,8 +113,13 @@ def tiny(name: str, seed: int = 0) -> Tiny:
     known = tiny_names()
     if name not in known:
         raise unknown_name("tiny model", name, known)
+    return built(_BUILDERS[name], name, seed)
+
+
+def built(builder: Callable[[], Made], name: str, seed: int = 0) -> Made:
+    """What a builder makes, named, every parameter drawn anew, in eval mode; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
-        made = _BUILDERS[name]()
+        made = builder()
     made.name = name
     randomise(made.module, seed=seed + zlib.crc32(name.encode()))
     made.module.eval()

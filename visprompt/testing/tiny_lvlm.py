@@ -8,18 +8,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import transformers
 from torch import nn
 
 from visprompt.errors import unknown_name
-from visprompt.testing.tiny import randomise
+from visprompt.testing.tiny import built
 from visprompt.testing.tiny_transformers import word_tokenizer
 
 #: modules whose import registers builders
@@ -74,8 +71,7 @@ def register_lvlm(builder: Callable[[], TinyLvlm]) -> Callable[[], TinyLvlm]:
 def tiny_lvlm_names() -> list[str]:
     """The names of all tiny LVLMs."""
     for family in _FAMILIES:
-        if importlib.util.find_spec(f"visprompt.testing.{family}"):
-            importlib.import_module(f"visprompt.testing.{family}")
+        importlib.import_module(f"visprompt.testing.{family}")
     return sorted(_BUILDERS)
 
 
@@ -88,12 +84,7 @@ def tiny_lvlm(name: str, seed: int = 0) -> TinyLvlm:
     known = tiny_lvlm_names()
     if name not in known:
         raise unknown_name("tiny LVLM", name, known)
-    with torch.random.fork_rng(devices=[]):
-        made = _BUILDERS[name]()
-    made.name = name
-    randomise(made.module, seed=seed + zlib.crc32(name.encode()))
-    made.module.eval()
-    return made
+    return built(_BUILDERS[name], name, seed)
 
 
 def chat_tokenizer(special: list[str]) -> Any:

@@ -50,7 +50,7 @@ def _mrope(**more: Any) -> dict[str, Any]:
 
 
 def _qwen(module: Any, processor: Any) -> TinyLvlm:
-    return _made(module, processor, token_px=8, video=True, vision_edits=False)
+    return _made(module, processor, token_px=8, video=True)
 
 
 @register_lvlm

@@ -1,0 +1,83 @@
+"""Where pictures stand in a vision tower that packs the patches of all of them into one sequence.
+
+Such a tower (Qwen's) has no batch: its attention module calls the kernel once for every picture, frame or window, one
+after the other. `Packed` counts those calls, and lays a program that was compiled picture by picture, patch by patch,
+on the piece of the sequence that the call at hand sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from visprompt.errors import SiteNotReachedError, UnsupportedError
+
+if TYPE_CHECKING:
+    from visprompt.attention.program import SiteProgram
+    from visprompt.attention.sites import Site
+
+
+class Packed:
+    """The order of patches in the packed sequence.
+
+    Args:
+        streams: `[T]` number of the picture (tile, pair of frames) of every position.
+        patches: `[T]` number of its patch, counted row by row within the picture.
+    """
+
+    def __init__(self, streams: Tensor, patches: Tensor) -> None:
+        self.streams, self.patches = streams, patches
+        self.most = int(patches.max()) + 1
+        self._at: dict[Site, int] = {}
+        self._last: tuple[int, Tensor, int] | None = None
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device, nothing seen yet."""
+        return Packed(self.streams.to(device), self.patches.to(device))
+
+    def lay_out(self, site: Site, program: SiteProgram, streams: int, queries: int, keys: int) -> SiteProgram:
+        """The program of one call: the rows and columns of the patches that it sees.
+
+        Args:
+            site: whose call.
+            program: compiled for n pictures, with rows and columns counted in patches.
+            streams: batch size of the call; always 1.
+            queries: number of positions in the call.
+            keys: the same.
+
+        Raises:
+            SiteNotReachedError: if the tower sees more than the pictures' patches.
+            UnsupportedError: if a call sees several pictures, as flash attention does.
+        """
+        first = self._at.get(site, 0)
+        piece = slice(first, first + queries)
+        if streams != 1 or keys != queries or piece.stop > len(self.streams):
+            raise SiteNotReachedError(
+                f"{site!r} sees {piece.stop} patches, and the pictures have {len(self.streams)}: it packs them in "
+                "another way than is known."
+            )
+        self._at[site] = piece.stop % len(self.streams)  # all seen: the next call begins another pass
+        stream, patches = int(self.streams[first]), self.patches[piece]
+        if (self.streams[piece] != stream).any():
+            raise UnsupportedError(f"{site!r} sees several pictures in one call: load the model with sdpa attention.")
+        device = patches.device
+        columns = torch.full((1, self.most), -1, device=device)
+        columns[0, patches] = torch.arange(queries, device=device)
+        own = program.take(torch.tensor([stream], device=device))
+        at = columns[0, program.rows]
+        chosen = (at >= 0).nonzero().flatten()
+        if not (program.capture_output or own.edits):
+            chosen = chosen[:0]  # nothing happens to this picture
+        self._last = (stream, chosen, len(program.rows))
+        return own.at_rows(chosen, at[chosen], columns)
+
+    def gather(self, output: Tensor, whole: Tensor | None, streams: int) -> Tensor:
+        """Puts the rows of the call just laid out, `[1, H, r, D]`, into `[n, H, R, D]` of all pictures."""
+        assert self._last is not None
+        stream, chosen, rows = self._last
+        if whole is None:
+            whole = output.new_zeros(streams, output.shape[1], rows, output.shape[3])
+        whole[stream] = whole[stream].index_copy(1, chosen, output[0])
+        return whole
