@@ -27,11 +27,19 @@ def test_features_without_prompts(name: str) -> None:
     model = vp.wrap(made.module, made.processor)
     tower = model.vision_tower
     if tower is None:
-        pytest.skip("packed: its tower is not offered")
+        pytest.skip("its tower is not offered")
     media = media_of(prepare(model, [Chat((vp.VisualPrompt(picture((96, 96))),), "What is it?")]))
     shape = input_shape(model, media)
-    given = vp.PromptTokens(torch.randn(1, M, shape[2], generator=torch.Generator().manual_seed(0)))
+    given = vp.PromptTokens(torch.randn(1, M, shape[-1], generator=torch.Generator().manual_seed(0)))
     insertion = Insertion(tower, [given] * shape[0])
+    if len(shape) == 2:
+        with (
+            torch.no_grad(),
+            pytest.raises(vp.UnsupportedError, match="packs the patches of all pictures"),
+            Scope(insertion.tower, {}, tokens=insertion),
+        ):
+            features_of(model.module, media)
+        return
     # Columns counted from the first prompt token on, so that a bias hides the prompts from everybody.
     bias = torch.zeros(shape[0], 1, 1, shape[1] - tower.prefix + M)
     bias[..., :M] = -1e9
@@ -52,8 +60,8 @@ def test_features_without_prompts(name: str) -> None:
     torch.testing.assert_close(hidden, plain, atol=1e-4, rtol=1e-4)
 
 
-def input_shape(model: vp.Model, media: dict[str, Tensor]) -> tuple[int, int, int]:
-    """(pictures or tiles, tokens, width) of what the first block of the vision tower gets."""
+def input_shape(model: vp.Model, media: dict[str, Tensor]) -> tuple[int, ...]:
+    """(pictures or tiles, tokens, width) of what the first block of the vision tower gets; packed: (tokens, width)."""
     seen: list[Tensor] = []
     block = model.vision_tower.blocks[0]
     handle = block.register_forward_pre_hook(
@@ -62,4 +70,4 @@ def input_shape(model: vp.Model, media: dict[str, Tensor]) -> tuple[int, int, in
     with torch.no_grad():
         features_of(model.module, media)
     handle.remove()
-    return tuple(seen[0].shape)  # type: ignore[return-value]
+    return tuple(seen[0].shape)
