@@ -437,6 +437,42 @@ def test_threads(name: str) -> None:
     assert not mixed
 
 
+@pytest.mark.parametrize("name", ["transformers-vit", "open-clip-vit"])
+def test_threads_that_train(name: str) -> None:
+    """Blocks that one thread runs again in its backward pass do not get another's tokens."""
+    made = tiny(name)
+    model = vp.wrap(made.module, made.processor, made.tokenizer)
+    made.module.requires_grad_(False)
+    switch_on_checkpointing(made)
+    pixels = model.parts.reader.inputs([(PICTURE, "model")], model)["pixel_values"]
+    both_open = threading.Barrier(2)
+
+    def gradient(seed: int, barrier: threading.Barrier | None) -> Tensor:
+        given = tokens(seed=seed, m=2 + seed)
+        given.tokens.requires_grad_()
+        with model.prompting([PLAIN.with_(tokens=given)]) as encode:
+            found = encode(pixels).embeddings
+            if barrier is not None:
+                barrier.wait(timeout=60)
+            (found * torch.linspace(-1, 2, found.shape[-1])).sum().backward()
+            if barrier is not None:
+                barrier.wait(timeout=60)
+        assert given.tokens.grad is not None
+        return given.tokens.grad
+
+    alone = [gradient(seed, None) for seed in range(2)]
+    found: dict[int, Tensor] = {}
+    threads = [
+        threading.Thread(target=lambda seed=seed: found.update({seed: gradient(seed, both_open)})) for seed in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(2):
+        torch.testing.assert_close(found[seed], alone[seed], atol=1e-6, rtol=1e-5)
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 

@@ -170,12 +170,13 @@ class Scope:
 
     def is_active(self) -> bool:
         """True in the thread and context that opened this scope (or in its backward pass)."""
-        scope = _current.get()
+        scope = innermost = _current.get()
         while scope is not None:
             if scope is self:
                 return True
             scope = scope.parent
-        return self in _training_scopes and torch._C._current_graph_task_id() != -1
+        # A thread with scopes of its own goes backward through these; autograd's own threads have none.
+        return innermost is None and self in _training_scopes and torch._C._current_graph_task_id() != -1
 
     def site_of(self, module: nn.Module) -> Site | None:
         """The site whose attention this module computes, if the scope has something to do there."""
