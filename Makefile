@@ -1,7 +1,7 @@
 # Everything runs in an environment of its own, made on first use: only Python ≥ 3.10 and make are needed.
-#   make bench              the bundled benchmark, offline: table and report in runs/bench
+#   make bench              the bundled benchmarks, offline: tables and reports in runs/bench and runs/bench/vqa
 #   make test, make lint    what CI runs
-#   make zoo                trains the bundled models anew (about half an hour each on two cores)
+#   make zoo                trains the bundled models anew (two CLIPs and an LVLM, about an hour on two cores)
 #   make support-matrix     writes docs/support-matrix.md
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml
 
 bench: $(STAMP)
 	$(BIN)/visprompt bench benchmarks/scenes.yaml --out runs/bench
+	$(BIN)/visprompt bench benchmarks/scenes-vqa.yaml --out runs/bench/vqa
 
 # Workers share the cores, so each gets one thread. --pyargs: the doctests of the installed package, not of a second copy.
 test: $(STAMP)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from visprompt.errors import InvalidInputError
+from visprompt.errors import InvalidInputError, RemoteError
 from visprompt.maps import AttentionMap
 from visprompt.models.chat import Chat, Generation
 from visprompt.visual_prompt import VisualPrompt
@@ -75,11 +75,50 @@ def batches_of(chats: Iterable[tuple[Chat, Place]], size: Callable[[], int]) -> 
             yield batch
 
 
-def answers_of(model: Model, batch: Sequence[tuple[Chat, Place]], settings: dict[str, Any]) -> list[Answer]:
-    """The answers to one batch."""
+@dataclass(frozen=True)
+class Unanswered:
+    """A question that a remote model gave no answer to.
+
+    Args:
+        why: the reason; empty for one that was not asked, because asking had been given up.
+        stopped: asking was given up with its batch.
+    """
+
+    why: str
+    stopped: bool
+
+
+def answers_of(
+    model: Model, batch: Sequence[tuple[Chat, Place]], settings: dict[str, Any]
+) -> list[Answer | Unanswered]:
+    """The answers to one batch, in order; one question that fails does not cost the others theirs."""
     chats = [chat for chat, _ in batch]
-    found = model.generate(chats, **settings)
-    return [_answer(chat, place, item) for (chat, place), item in zip(batch, found, strict=True)]
+    try:
+        items: list[Any] = model.generate(chats, **settings)
+    except RemoteError as error:
+        items = [
+            error.done.get(number) or Unanswered(error.failed.get(number, ""), error.stopped)
+            for number in range(len(batch))
+        ]
+    return [
+        item if isinstance(item, Unanswered) else _answer(chat, place, item)
+        for (chat, place), item in zip(batch, items, strict=True)
+    ]
+
+
+def raise_unanswered(done: dict[int, Answer], missing: dict[int, Unanswered]) -> None:
+    """Raises RemoteError if a question got no answer.
+
+    Args:
+        done: answers by the position of their question.
+        missing: the others.
+    """
+    failed = {number: item.why for number, item in missing.items() if item.why}
+    if failed:
+        from visprompt.models.remote_parallel import summary
+
+        stopped = any(item.stopped for item in missing.values())
+        raise RemoteError(summary(done, failed, stopped and len(done) + len(missing) > 1), done, failed, stopped)
 
 
 def _answer(chat: Chat, place: Place, item: Generation) -> Answer:

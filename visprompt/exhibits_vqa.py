@@ -71,12 +71,15 @@ def looking_figure(
     """
     chosen = _chosen(questions)
     columns = [_decoder(model, chosen, Pointing("none"), make_runner)]
-    for pointing in pointings:
-        (member,) = pointing.members()
-        if hasattr(member, "heatmaps") and "pixels" in member.acts_on:  # type: ignore[union-attr]
-            columns.append(_heatmaps(member, model, chosen, pointing.label))
-        elif member is not None and "attention" in member.acts_on:
+    members = {pointing.label: (pointing, pointing.members()[0]) for pointing in pointings}
+    for pointing, member in members.values():
+        if member is not None and "attention" in member.acts_on and "region" in member.needs:
             columns.append(_decoder(model, chosen, pointing, make_runner))
+    drawn: list[Any] = []
+    for label, (_, member) in members.items():
+        if hasattr(member, "heatmaps") and "pixels" in member.acts_on and member.describe() not in drawn:  # type: ignore[union-attr]
+            drawn.append(member.describe())  # type: ignore[union-attr]
+            columns.append(_heatmaps(member, model, chosen, label))
     columns = columns[:_COLUMNS]
     figure = plots.new_figure((1.55 * (len(columns) + 1) + 0.3, 1.9 * len(chosen) + 0.3))
     grid = figure.subplots(len(chosen), len(columns) + 1, squeeze=False)

@@ -14,9 +14,11 @@ from torch import Tensor
 from visprompt.answering import (
     FIRST_CHATS,
     Answer,
+    Unanswered,
     answers_of,
     batches_of,
     chats_of,
+    raise_unanswered,
     require_one_picture,
     stream_one,
 )
@@ -92,7 +94,8 @@ class Runner:
             fit,
             progress,
         )
-        self.batch_size = batch_size or (FIRST_CHATS if model.generates else FIRST_BATCH).get(model.device.type, 64)
+        first = (FIRST_CHATS if model.generates else FIRST_BATCH).get(model.device.type, 64)
+        self.batch_size = batch_size or getattr(model, "chats_at_once", first)
         #: (request, region) of every row of the last result
         self.index: list[tuple[int, int]] = []
         self._pixels = PicturePixels()
@@ -236,25 +239,33 @@ class Runner:
 
         Raises:
             UnsupportedError: on an encoder, or for maps of a model whose attention is out of reach.
+            RemoteError: if a remote model left questions unanswered, after all have been asked; `done` has the answers
+                by the position of their question.
         """
         self._require_writer()
-        index: list[tuple[int, int]] = []
-        results: list[Answer] = []
+        results: dict[int, Answer] = {}
+        missing: dict[int, Unanswered] = {}
         total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]
         settings = {"max_new_tokens": max_new_tokens, "read": tuple(blocks), **options}
         with torch.no_grad(), _Progress(total, self.progress) as progress:
             chats = chats_of(self._prompts(requests))
             for batch in batches_of(chats, lambda: self.batch_size):
                 for answer in self._in_halves(batch, lambda part: answers_of(self.model, part, settings)):
-                    results.append(answer)
-                    index.append(answer.index)
+                    number = len(results) + len(missing)
+                    if isinstance(answer, Unanswered):
+                        missing[number] = answer
+                        continue
+                    results[number] = answer
                     if on_answer is not None:
                         on_answer(answer)
                 progress.update(batch[-1][1][0] + 1)
+                if any(item.stopped for item in missing.values()):
+                    break
+        raise_unanswered(results, missing)
         if not results:
             raise InvalidInputError("there are no requests.")
-        self.index = index
-        return results
+        self.index = [answer.index for answer in results.values()]
+        return list(results.values())
 
     def _likelihoods(self, requests: Request | Iterable[Request], texts: Sequence[str]) -> Tensor:
         """An LVLM's scores: how likely each text is as the answer."""

@@ -1,10 +1,11 @@
-"""``python -m zoo``: train both bundled models and put them where the package looks for them.
+"""``python -m zoo``: train the bundled models and put them where the package looks for them.
 
-    python -m zoo                                  # both, into visprompt/bundled: what `make zoo` does
+    python -m zoo                                  # all, into visprompt/bundled: what `make zoo` does
     python -m zoo scenes-clip --into /somewhere    # one, elsewhere
     python -m zoo --export-only                    # what the checkpoints hold now, while training goes on
 
 Killed? The same command goes on from the last checkpoint in ``--work``. How good the result is, ``make bench`` tells.
+The LVLM starts from the vision tower of the scenes-clip that lies in visprompt/bundled.
 """
 
 from __future__ import annotations
@@ -14,27 +15,38 @@ from pathlib import Path
 
 from visprompt import bundled
 from zoo.export import export
+from zoo.llava_export import export_llava
+from zoo.llava_train import LLAVA_RECIPES, train_llava
 from zoo.train import RECIPES, train
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and export the models named on the command line, all by default."""
+    known = [*RECIPES, *LLAVA_RECIPES]
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Train the bundled models.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{' or '.join(RECIPES)}; default: all, in this order")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{' or '.join(known)}; default: all, in this order")
     parser.add_argument(
         "--work", type=Path, default=Path("build/zoo"), help="checkpoints and logs (default: build/zoo)"
     )
     parser.add_argument("--into", type=Path, help="folder for the model folders (default: visprompt/bundled)")
     parser.add_argument("--export-only", action="store_true", help="do not train, export the checkpoints there are")
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.names if name not in RECIPES]
+    unknown = [name for name in options.names if name not in known]
     if unknown:
-        parser.error(f"there is no recipe for {', '.join(unknown)}; there are {', '.join(RECIPES)}")
-    for name in options.names or RECIPES:
+        parser.error(f"there is no recipe for {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in options.names or known:
         home = bundled.path(name)
-        checkpoint = options.work / f"{name}.pt" if options.export_only else train(RECIPES[name], options.work)
+        checkpoint = options.work / f"{name}.pt"
         folder = home if options.into is None else options.into / home.name
-        print(f"{name}: {export(checkpoint, folder)} steps, written to {folder}")
+        if name in LLAVA_RECIPES:
+            if not options.export_only:
+                train_llava(LLAVA_RECIPES[name], options.work)
+            steps = export_llava(checkpoint, folder)
+        else:
+            if not options.export_only:
+                train(RECIPES[name], options.work)
+            steps = export(checkpoint, folder)
+        print(f"{name}: {steps} steps, written to {folder}")
 
 
 if __name__ == "__main__":

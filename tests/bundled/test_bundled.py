@@ -11,7 +11,8 @@ import torch
 from visprompt import bundled
 from visprompt.data import scenes as world
 
-NAMES = bundled.names()
+#: The CLIP models; the LVLM has tests of its own.
+NAMES = ("scenes-clip", "scenes-clip-annotated")
 MEGABYTE = 1024 * 1024
 
 
@@ -28,12 +29,12 @@ def loaded(folder: Path) -> tuple[Any, Any]:
     return model, AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
-def test_there_are_two_models_and_a_typo_gets_a_suggestion() -> None:
-    assert NAMES == ("scenes-clip", "scenes-clip-annotated")
+def test_there_are_three_models_and_a_typo_gets_a_suggestion() -> None:
+    assert bundled.names() == (*NAMES, "scenes-llava")
     assert bundled.path("bundled:scenes-clip") == bundled.path("scenes-clip")
     with pytest.raises(ValueError, match="did you mean 'scenes-clip'"):
         bundled.path("scene-clip")
-    with pytest.raises(ValueError, match="there are scenes-clip, scenes-clip-annotated"):
+    with pytest.raises(ValueError, match="there are scenes-clip, scenes-clip-annotated, scenes-llava"):
         bundled.path("qwerty")
 
 

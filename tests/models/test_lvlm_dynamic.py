@@ -418,21 +418,20 @@ def vision_reference(module, inputs, grids: list[torch.Tensor], blocks: range, r
 
     Where a patch stands is asked of transformers' own functions, which share nothing with the code under test.
     """
-    from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
-
+    known = pytest.importorskip("transformers.vision_utils")
     module.set_attn_implementation("eager")
     tower = module.model.visual
     config = tower.config
     video = "video_grid_thw" in inputs.tensors
     thw = inputs.tensors["video_grid_thw" if video else "image_grid_thw"]
     each = torch.tensor([[1, h, w] for t, h, w in thw.tolist() for _ in range(t)])
-    places = get_vision_position_ids(each, config.spatial_merge_size)
+    places = known.get_vision_position_ids(each, config.spatial_merge_size)
     owner = torch.repeat_interleave(torch.arange(len(each)), each.prod(1))
     bias = torch.stack([grids[n][h, w] for n, (h, w) in zip(owner.tolist(), places.tolist(), strict=True)])
     number = places[:, 0] * each[owner, 2] + places[:, 1]
     if hasattr(config, "window_size"):
         units = config.spatial_merge_size**2
-        index = get_vision_window_index(thw, config.spatial_merge_size, config.window_size, config.patch_size)[0]
+        index = known.get_vision_window_index(thw, config.spatial_merge_size, config.window_size, config.patch_size)[0]
         bias, number = (item.reshape(-1, units)[index].reshape(-1) for item in (bias, number))
     source = sys.modules[type(tower.blocks[0].attn).__module__]
     own, seen = source.eager_attention_forward, {}

@@ -229,3 +229,31 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(vp.UnsupportedError, match=r'pip install "visprompt-toolkit\[remote\]"'):
         vp.load_model("remote:m", base_url="http://127.0.0.1:1/v1")
+
+
+# -- through the runner ------------------------------------------------------------------------------------------------
+
+
+def test_the_runner_keeps_what_came_and_asks_the_rest(server: ChatServer) -> None:
+    server.reply = lambda body, number: refusal(400, "bad") if question(body) == "q5" else completion(question(body))
+    requests = [vp.Request(Image.new("RGB", (24, 16)), query=f"q{number}") for number in range(12)]
+    runner, kept = vp.Runner(load(server), batch_size=3), list[str]()
+    with pytest.raises(vp.RemoteError, match="1 of 12 questions got no answer") as caught:
+        runner.answer(requests, on_answer=lambda answer: kept.append(answer.text))
+    texts = {number: f"q{number}" for number in range(12) if number != 5}
+    assert {number: answer.text for number, answer in caught.value.done.items()} == texts
+    assert kept == list(texts.values())
+    assert list(caught.value.failed) == [5]
+
+
+def test_the_runner_stops_when_it_is_hopeless(server: ChatServer) -> None:
+    server.reply = lambda body, number: completion("red") if number < 4 else refusal(401, "no")
+    requests = (vp.Request(Image.new("RGB", (24, 16)), query="q") for _ in range(1000))
+    with pytest.raises(vp.RemoteError, match="nothing more was asked") as caught:
+        vp.Runner(load(server, concurrency=1), batch_size=3).generate(requests)
+    assert len(caught.value.done) == 4
+    assert len(server.bodies) == 5
+
+
+def test_a_batch_of_the_runner_has_work_for_all_threads(server: ChatServer) -> None:
+    assert vp.Runner(load(server, concurrency=50)).batch_size == 200

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from visprompt import Prompter
-from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
+from visprompt.errors import InvalidInputError, RemoteError, UnknownNameError, UnsupportedError
 from visprompt.models import load_model
 from visprompt.results import RowLog, read_jsonl
 from visprompt.tasks import Pointing
@@ -160,6 +160,28 @@ class TestAnswering:
     def test_a_strategy_that_needs_a_place_says_so_instead_of_doing_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="circle needs a place to point at, and question v1_0"):
             answered("mm-vet", made_up("mm-vet", tmp_path), RowLog(tmp_path / "i"), pointing=Pointing("circle"))
+
+    def test_a_server_that_refuses_one_question_or_goes_away(self, tmp_path: Path) -> None:
+        gone = []
+
+        class Server(Says):
+            def generate(self, requests: Any, max_new_tokens: int = 64) -> list[str]:
+                if gone and any(request.id == "v1_20" for request in requests):
+                    raise RemoteError("no server", stopped=True)
+                if any(request.id == "v1_3" for request in requests):
+                    raise RemoteError("refused", failed={0: "refused"})
+                return super().generate(requests, max_new_tokens)
+
+        path, log = made_up("mm-vet", tmp_path, 24), tmp_path / "items.jsonl"
+        questions = BENCHMARKS["mm-vet"].read(path)
+        gone.append(True)
+        with pytest.raises(RemoteError, match="no server"):
+            answer_all(questions, Writer(), Pointing("none"), RowLog(log), make_runner=Server)
+        assert len(RowLog(log).rows()) == 16  # one of them an error
+        gone.clear()
+        outcome = answer_all(questions, Writer(), Pointing("none"), RowLog(log), make_runner=Server)
+        assert (outcome.reused, len(outcome.rows)) == (15, 23)
+        assert [row["error"] for row in outcome.errors] == ["refused"]
 
     def test_names(self) -> None:
         with pytest.raises(UnknownNameError, match="did you mean 'mm-vet'"):

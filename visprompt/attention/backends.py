@@ -154,6 +154,8 @@ def _edited(
     own, weights = base(module, query, key, value, mask, **kwargs)
     if not copies:
         rows_query = query.index_select(2, program.rows)
+    if "sdpa" in str(getattr(getattr(module, "config", None), "_attn_implementation", "")):
+        kwargs = {name: item for name, item in kwargs.items() if name != "softcap"}  # torch's kernel knows none
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     wanted_rows = torch.zeros_like(program.rows) if copies else program.rows

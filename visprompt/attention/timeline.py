@@ -9,7 +9,7 @@ patches and kinds of rows into the rows and columns of the call at hand.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from visprompt.visual_prompt import Rows
 if TYPE_CHECKING:
     from visprompt.attention.program import SiteProgram
     from visprompt.attention.sites import Site
+
+_Places: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
 
 
 class Timeline:
@@ -35,6 +37,8 @@ class Timeline:
         self.columns, self.pictures, self.padding = columns, pictures, padding
         self.length = pictures.shape[1]
         self._seen: dict[int, int] = {}
+        self._step = (-1, -1)
+        self._found: dict[Any, _Places] = {}
 
     def to(self, device: torch.device) -> Timeline:
         """The same on a device, nothing seen yet."""
@@ -82,45 +86,53 @@ class Timeline:
             seen = 0  # a new pass over the prompt: without a cache, or run again
         total = seen + queries
         self._seen[id(site)] = total
-        device = self.columns.device
-        positions = torch.arange(seen, total, device=device)
-        inside = positions < self.length
-        edited, _ = self._marked(program.kind, positions, inside)
-        read, last_only = None, False
-        if program.read:
-            read, last_only = self._marked(program.read_kind, positions, inside)
-        if last_only and read is not None:  # one row a step, also without a cache
-            read = torch.zeros_like(read)
-            read[:, -1] = total >= self.length
-        wanted = torch.zeros(len(positions), dtype=torch.bool, device=device)
-        if program.edits:
-            wanted |= edited.any(dim=0)
-        if read is not None:
-            wanted |= read.any(dim=0)
-        rows = wanted.nonzero().flatten()
-        dropped = max(total - keys, 0)  # what a sliding window has left behind
-        columns = torch.where(self.columns >= dropped, self.columns - dropped, -1)
-        changes = {
-            "rows": rows,
-            "columns": columns,
-            "edited": program.edited & edited[:, None, rows],
-            "read_rows": None if read is None else read[:, rows].any(dim=0).nonzero().flatten(),
-        }
-        laid_out = replace(program, **changes)
+        read_kind = program.read_kind if program.read else None
+        if (seen, queries) != self._step:
+            self._step, self._found = (seen, queries), {}
+        key = (program.kind if program.edits else None, read_kind, seen, queries, keys)
+        if key not in self._found:  # the blocks of one step lie alike
+            self._found[key] = self._places(*key)
+        rows, edited, read_rows, columns = self._found[key]
+        chosen = program.edited & edited if edited is not None else program.edited[..., :1].expand(-1, -1, len(rows))
+        laid_out = replace(program, rows=rows, columns=columns, edited=chosen, read_rows=read_rows)
         if streams != len(columns):
             if program.read or streams % len(columns):
                 raise UnsupportedError(
                     "maps cannot be read while several answers are searched for: use num_beams=1 and "
                     "num_return_sequences=1."
                 )
-            repeated = torch.arange(len(columns), device=device).repeat_interleave(streams // len(columns))
+            repeated = torch.arange(len(columns), device=columns.device).repeat_interleave(streams // len(columns))
             laid_out = laid_out.take(repeated)
         return laid_out
 
-    def _marked(self, kind: Rows, positions: Tensor, inside: Tensor) -> tuple[Tensor, bool]:
+    def _places(self, kind: Rows | None, read_kind: Rows | None, seen: int, queries: int, keys: int) -> _Places:
+        """Of one call: the rows that are wanted, which of them are edited in which stream `[n, 1, R]`, which are read,
+        and the columns of the patches.
+        """
+        total, device = seen + queries, self.columns.device
+        positions = torch.arange(seen, total, device=device)
+        inside = positions < self.length
+        wanted = torch.zeros(queries, dtype=torch.bool, device=device)
+        edited = read = None
+        if kind is not None:
+            edited = self._marked(kind, positions, inside)
+            wanted |= edited.any(dim=0)
+        if read_kind is not None:
+            read = self._marked(read_kind, positions, inside)
+            if read_kind == "answer":  # one row a step, also without a cache
+                read = torch.zeros_like(read)
+                read[:, -1] = total >= self.length
+            wanted |= read.any(dim=0)
+        rows = wanted.nonzero().flatten()
+        dropped = max(total - keys, 0)  # what a sliding window has left behind
+        columns = torch.where(self.columns >= dropped, self.columns - dropped, -1)
+        read_rows = None if read is None else read[:, rows].any(dim=0).nonzero().flatten()
+        return rows, None if edited is None else edited[:, None, rows], read_rows, columns
+
+    def _marked(self, kind: Rows, positions: Tensor, inside: Tensor) -> Tensor:
         """bool `[n, queries]`: what is written counts as text, and as the answer."""
         prompt = self.rows_of(kind)
         written = kind in ("readout", "answer", "all")
         marked = torch.full((len(prompt), len(positions)), written, device=prompt.device)
         marked[:, inside] = prompt[:, positions[inside]]
-        return marked, kind == "answer"
+        return marked

@@ -2,12 +2,13 @@
 
     >>> from visprompt import bundled
     >>> bundled.names()
-    ('scenes-clip', 'scenes-clip-annotated')
+    ('scenes-clip', 'scenes-clip-annotated', 'scenes-llava')
     >>> bundled.path("scenes-clip").name
     'scenes_clip'
 
 Each folder is a complete ``transformers`` checkpoint (weights, config, tokenizer, processor, model card), so
-``CLIPModel.from_pretrained(bundled.path(name))`` works without a network. This module does not load anything.
+``CLIPModel.from_pretrained(bundled.path(name))`` works without a network, for scenes-llava
+``AutoModelForImageTextToText.from_pretrained(bundled.path(name))``. This module does not load anything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from pathlib import Path
 
 __all__ = ["names", "path"]
 
-_FOLDERS = {"scenes-clip": "scenes_clip", "scenes-clip-annotated": "scenes_clip_annotated"}
+_FOLDERS = {
+    "scenes-clip": "scenes_clip",
+    "scenes-clip-annotated": "scenes_clip_annotated",
+    "scenes-llava": "scenes_llava",
+}
 
 
 def names() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from visprompt.errors import InvalidInputError, RegionNotVisibleError
+from visprompt.errors import InvalidInputError, RegionNotVisibleError, RemoteError
 from visprompt.results import RowLog, digest, source_digest
 from visprompt.statistics import Interval, accuracy_interval
 from visprompt.tasks.code import auxiliary_weights, library_versions, strategy_code
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
 
 Row = dict[str, Any]
-#: errors that belong to one picture: it is missing, damaged, or its boxes are not usable
-_ITEM_ERRORS = (InvalidInputError, OSError)
+#: errors that belong to one picture: it is missing, damaged, its boxes are not usable, or a server refuses it
+_ITEM_ERRORS = (InvalidInputError, OSError, RemoteError)
 
 
 class Asker(Protocol):
@@ -251,8 +251,8 @@ def _chunk(task: Task, asker: Asker, pictures: list[Any]) -> tuple[list[Row], li
     """The rows, and for every item that no place in its picture could be pointed at for why that is so."""
     try:
         return asker.ask(pictures), []
-    except _ITEM_ERRORS:
-        pass
+    except _ITEM_ERRORS as error:
+        _require_going_on(error)
     # One of them is bad; asked one by one, the others still get their answer.
     rows: list[Row] = []
     blame: list[str] = []
@@ -265,12 +265,19 @@ def _chunk(task: Task, asker: Asker, pictures: list[Any]) -> tuple[list[Row], li
                 rows += new
                 blame += why
         except _ITEM_ERRORS as error:
+            _require_going_on(error)
             failure = {"image": picture.image_name, "error": str(error)}
             new = [{"id": item, **failure} for item in task.questions(picture)]
             rows += new
             # That numbers overflow is a result of the row, not a mistake of who asked.
             blame += [] if isinstance(error, NotFiniteError) else [row["error"] for row in new]
     return rows, blame
+
+
+def _require_going_on(error: Exception) -> None:
+    """A server that is gone, or a key that is wrong, is nobody's picture: what was answered before is kept."""
+    if isinstance(error, RemoteError) and error.stopped:
+        raise error
 
 
 def softmax(values: Scores) -> Scores:

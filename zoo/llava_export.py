@@ -1,0 +1,54 @@
+"""Turns the LVLM's checkpoint into a folder that transformers loads offline and `transformers serve` answers with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.export import image_processor
+from zoo.llava_text import BOS, CHAT_TEMPLATE, EOS, PAD, tokenizer
+from zoo.llava_train import new_llava
+
+
+def processor() -> Any:
+    """Build the ``LlavaProcessor``: pictures as scenes-clip takes them, 64 tokens each."""
+    from transformers import LlavaProcessor
+
+    return LlavaProcessor(
+        image_processor=image_processor(),
+        tokenizer=tokenizer(),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # CLS, which the "default" strategy takes away again
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def export_llava(checkpoint: Path, folder: Path) -> int:
+    """Write the model folder; its README.md, if there is one, stays.
+
+    Args:
+        checkpoint: What `zoo.llava_train.train_llava` left behind.
+        folder: Where to write.
+
+    Returns:
+        The number of steps that the checkpoint has seen.
+    """
+    from transformers import GenerationConfig
+
+    saved = torch.load(checkpoint, weights_only=True)
+    model = new_llava()
+    model.load_state_dict(saved["model"])
+    # An answer is one word; the limit is for questions that the model does not understand.
+    model.generation_config = GenerationConfig(
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=8
+    )
+    model.half().save_pretrained(folder)
+    made = processor()
+    made.save_pretrained(folder)
+    made.image_processor.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner only, and wheels keep modes
+    return int(saved["step"])
