@@ -95,7 +95,7 @@ class Runner:
             progress,
         )
         first = (FIRST_CHATS if model.generates else FIRST_BATCH).get(model.device.type, 64)
-        self.batch_size = batch_size or getattr(model, "chats_at_once", first)
+        self.batch_size: int = batch_size or int(getattr(model, "chats_at_once", first))
         #: (request, region) of every row of the last result
         self.index: list[tuple[int, int]] = []
         self._pixels = PicturePixels()

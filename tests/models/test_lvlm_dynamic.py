@@ -12,6 +12,8 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.attention.masks import mask_rows
+from visprompt.attention.packed import Packed
+from visprompt.attention.program import SiteProgram
 from visprompt.models.chat import Chat
 from visprompt.models.chat_inputs import prepare
 from visprompt.testing.tiny import randomise
@@ -683,3 +685,18 @@ def test_kernels_with_flash_attentions_padding():
     assert seen(flash, 1, 6, padding) == [[1, 2, 3]]  # a static cache with room behind
     with pytest.raises(vp.UnsupportedError, match="flex_attention"):
         seen(Kernel("flex_attention"), 1, 1, object())
+
+
+def test_a_tower_that_packs_otherwise_is_refused():
+    """Pictures seen in one call, or more patches than the pictures have."""
+    model = wrapped("qwen2-vl")
+    site = model.vision_tower.sites[0]
+    packed = Packed(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0]))
+    program = SiteProgram(rows=torch.arange(2), edited=torch.ones(2, 2, 2, dtype=torch.bool))
+    assert packed.lay_out(site, program, 1, 2, 2).columns.tolist() == [[0, 1]]
+    second = packed.lay_out(site, program, 1, 2, 2)
+    assert (second.rows.tolist(), second.columns.tolist()) == ([1, 0], [[1, 0]])
+    with pytest.raises(vp.UnsupportedError, match="several pictures"):
+        packed.lay_out(site, program, 1, 4, 4)
+    with pytest.raises(vp.SiteNotReachedError, match="6 patches"):
+        Packed(packed.streams, packed.patches).lay_out(site, program, 1, 6, 6)

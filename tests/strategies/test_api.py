@@ -403,6 +403,22 @@ def test_an_lvlm_looks_for_an_encoder(clip: vp.Model, llava: Any) -> None:
         heatmap(llava, item, maps="comp")
 
 
+@pytest.mark.skipif("bundled:scenes-llava" not in vp.list_models(), reason="the bundled LVLM is not there")
+def test_the_bundled_lvlm_looks_at_what_it_is_asked_about() -> None:
+    from visprompt.data.scenes_vqa import scene_questions
+
+    model = vp.load_model("bundled:scenes-llava")
+    questions = [item for item in scene_questions("validation", seed=1, count=48) if item.target_boxes]
+    units = [unit for item in questions for unit in vp.Request(item.image, query=item.text).units()]
+    found = vp.Prompter.from_name("api").heatmaps(units, model)  # type: ignore[attr-defined]
+    shares, chance = [], []
+    for item, one in zip(questions, found, strict=True):
+        cover = np.max([one.geometry.coverage(vp.Box(*box)) for box in item.target_boxes], axis=0)
+        shares.append(float((one.raw.cls * cover).sum() / one.raw.cls.sum()))
+        chance.append(float(cover.mean()))
+    assert np.mean(shares) > 2 * np.mean(chance)
+
+
 # -- options ----------------------------------------------------------------------------------------------------------
 
 

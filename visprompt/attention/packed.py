@@ -30,6 +30,7 @@ class Packed:
     def __init__(self, streams: Tensor, patches: Tensor) -> None:
         self.streams, self.patches = streams, patches
         self.most = int(patches.max()) + 1
+        self._stream_at = streams.tolist()
         self._at: dict[Site, int] = {}
         self._last: tuple[int, Tensor, int] | None = None
 
@@ -59,8 +60,8 @@ class Packed:
                 "another way than is known."
             )
         self._at[site] = piece.stop % len(self.streams)  # all seen: the next call begins another pass
-        stream, patches = int(self.streams[first]), self.patches[piece]
-        if (self.streams[piece] != stream).any():
+        stream, patches = self._stream_at[first], self.patches[piece]
+        if self._stream_at[piece.stop - 1] != stream:  # pictures stand one after the other
             raise UnsupportedError(f"{site!r} sees several pictures in one call: load the model with sdpa attention.")
         device = patches.device
         columns = torch.full((1, self.most), -1, device=device)
