@@ -210,17 +210,51 @@ def _vector(name: str, value: Any) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class PromptTokens:
-    """Learned tokens that a tower carries beside its patches.
+    """Learned tokens that a tower carries between its prefix tokens (CLS, registers) and its patches.
+
+    They go into block b = `first_block` and stay in the sequence up to the last block; what leaves the tower never has
+    them. With gates, P the prompts that a block gets and P̃ what it makes of them, the next block gets
+    `g · P̃ + (1 − g) · P` with `g = sigmoid(logit)` (gated prompt tuning, arXiv 2306.05067). Without gates and with one
+    entry this is VPT-shallow, with an entry for every block VPT-deep (arXiv 2203.12119).
+
+    Temperatures are attention edits: `AttentionEdit(temperature=…, rows="all", first_block=l, last_block=l)`.
 
     Args:
-        tokens: `[blocks, m, d]`; one block: shallow prompts, as many as the tower has blocks: deep ones.
-        gate_logits: `[L − 1]` gates between the blocks, or None.
+        tokens: `[1, m, d]`: shallow, or `[L − b, m, d]`: deep, every block from b on gets its own and drops what the
+            block before made of the last ones. m = 0 changes nothing, bit for bit.
+        gate_logits: `[L − 1 − b]`: a gate behind every block from b on but the last, or None. For shallow prompts only.
         tower: name of the tower.
+        first_block: b; negative numbers and fractions as in `AttentionEdit`.
+        pool: for models that average their patches: `"model"`, the patches alone; `"with_prompts"`, the prompts too, as
+            the authors of gated prompts do with MAE: the mean of everything behind the prefix, then the model's norm.
+            Every patch that leaves the last block is then this mean.
+
+    Raises:
+        InvalidInputError: for shapes that do not go together.
     """
 
     tokens: torch.Tensor
     gate_logits: torch.Tensor | None = None
     tower: str = "vision"
+    first_block: int | float = 0
+    pool: Literal["model", "with_prompts"] = "model"
+
+    def __post_init__(self) -> None:
+        shape = tuple(getattr(self.tokens, "shape", ()))
+        if len(shape) != 3 or not shape[0] or not shape[2]:
+            raise InvalidInputError(
+                f"prompt tokens are a tensor [1, m, d], or [blocks, m, d] for deep prompts; got {list(shape)}."
+            )
+        if self.gate_logits is not None and self.gate_logits.ndim != 1:
+            raise InvalidInputError(f"gate_logits are [blocks − 1]; got {list(self.gate_logits.shape)}.")
+        if self.pool not in ("model", "with_prompts"):
+            raise InvalidInputError(f'pool is "model" or "with_prompts"; got {self.pool!r}.')
+        check_blocks(self.first_block)
+
+    @property
+    def count(self) -> int:
+        """m, the number of tokens in the sequence."""
+        return int(self.tokens.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,11 +61,6 @@ def test_an_edit_that_does_not_fit_the_model(clip: vp.Model, edit: dict, message
         clip.encode([vp.VisualPrompt(IMAGE, attention=(vp.AttentionEdit(**edit),))])
 
 
-def test_prompt_tokens_are_refused_not_ignored(clip: vp.Model) -> None:
-    with pytest.raises(vp.UnsupportedError, match="prompt tokens"):
-        clip.encode([vp.VisualPrompt(IMAGE, tokens=vp.PromptTokens(torch.zeros(1, 2, 32)))])
-
-
 def test_a_site_that_never_runs_is_an_error(clip: vp.Model) -> None:
     programs = compile_programs(clip.tower, [(vp.AttentionEdit(temperature=2.0),)], [64])
     with pytest.raises(vp.SiteNotReachedError, match="never ran"), Scope(clip.tower, programs):

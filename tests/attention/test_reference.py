@@ -5,6 +5,7 @@ masks and overlays.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,3 +206,101 @@ def test_api_masks_and_overlays(api_reference: dict[str, np.ndarray], attributed
         over = over_picture(values, raw.geometry, options.interpolation, 1.0)
         ours = np.asarray(overlay(picture, over, options.grey, options.floor)).astype(int)
         assert np.abs(ours - painted).max() <= 1
+
+
+# -- gated prompt tuning ----------------------------------------------------------------------------------------------
+
+
+def gated_timm(reference: dict[str, np.ndarray]) -> vp.Model:
+    import timm
+
+    module = timm.create_model(
+        "vit_base_patch16_224.mae",
+        img_size=64,
+        embed_dim=96,
+        depth=6,
+        num_heads=4,
+        num_classes=0,
+        global_pool="avg",
+    )
+    weights = {name[8:]: torch.from_numpy(item).float() for name, item in reference.items() if name[:8] == "weights/"}
+    # timm calls the norm behind an average by another name.
+    weights = {re.sub(r"^norm\.", "fc_norm.", name): item for name, item in weights.items()}
+    module.load_state_dict(weights, strict=True)
+    return vp.wrap(module.eval(), transforms.Compose([transforms.Resize((64, 64)), transforms.ToTensor()]))
+
+
+def gated_transformers(reference: dict[str, np.ndarray]) -> vp.Model:
+    from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEModel
+
+    config = ViTMAEConfig(
+        hidden_size=96,
+        intermediate_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=16,
+        layer_norm_eps=1e-6,
+    )
+    module = ViTMAEModel(config)
+    names = [
+        (r"^cls_token$", "embeddings.cls_token"),
+        (r"^pos_embed$", "embeddings.position_embeddings"),
+        (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+        (r"^norm\.", "layernorm."),
+    ]
+    parts = {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "attn.proj": "attention.o_proj",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
+    }
+    state = {}
+    for key, item in reference.items():
+        if not key.startswith("weights/"):
+            continue
+        name, tensor = key[8:], torch.from_numpy(item).float()
+        packed = re.match(r"^blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", name)
+        inner = re.match(r"^blocks\.(\d+)\.(.+)\.(weight|bias)$", name)
+        if packed:
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                state[f"layers.{packed[1]}.attention.{part}_proj.{packed[2]}"] = piece
+        elif inner:
+            state[f"layers.{inner[1]}.{parts[inner[2]]}.{inner[3]}"] = tensor
+        else:
+            for pattern, target in names:
+                name = re.sub(pattern, target, name)
+            state[name] = tensor
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    assert not missing
+    assert not unexpected
+    return vp.wrap(module.eval(), ViTImageProcessor(size={"height": 64, "width": 64}))
+
+
+@pytest.mark.parametrize("library", [gated_timm, gated_transformers])
+def test_gated_prompts(library: Callable[[dict[str, np.ndarray]], vp.Model]) -> None:
+    reference = vectors("gated_mae_thin.npz")
+    model = library(reference)
+    learned = {
+        name: torch.from_numpy(reference[name]).clone().requires_grad_()
+        for name in ("prompt_embeddings", "gate_logits", "temperatures")
+    }
+    # The reference's gradients are those at the clamped temperatures.
+    clamped = learned["temperatures"].clamp(0.01, 10).unbind()
+    prompt = vp.VisualPrompt(
+        Image.new("RGB", (64, 64)),
+        tokens=vp.PromptTokens(learned["prompt_embeddings"], learned["gate_logits"], pool="with_prompts"),
+        attention=tuple(
+            vp.AttentionEdit(temperature=tau, rows="all", first_block=block, last_block=block)
+            for block, tau in enumerate(clamped)
+        ),
+    )
+    pixels = torch.from_numpy(reference["pixels"]).float()
+    with model.prompting([prompt] * len(pixels)) as encode:
+        features = encode(pixels).embeddings
+        (features @ torch.from_numpy(reference["loss_direction"])).sum().backward()
+    np.testing.assert_allclose(features.detach().numpy(), reference["features"], atol=1e-4)
+    for name, item in learned.items():
+        assert item.grad is not None
+        np.testing.assert_allclose(item.grad.numpy(), reference[f"grad_{name}"], atol=1e-4, err_msg=name)

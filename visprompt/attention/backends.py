@@ -31,10 +31,11 @@ MOST_LOGITS = 2**26
 
 def install(scope: Scope) -> None:
     """Puts a scope's hooks in place; the transformers shim is there already."""
-    kinds = {site.backend for site in scope.programs}
-    if "sdpa" in kinds:
-        mode = _SeeAttention(scope)
-    for site in scope.programs:
+    sites = list(scope.programs)
+    if scope.tokens is not None and scope.tower.inner_bias:  # it lacks the prompt tokens, edited or not
+        sites += [site for site in scope.tower.sites if site.prompts and site not in scope.programs]
+    mode = _SeeAttention(scope)
+    for site in sites:
         if site.backend == "mha":
             scope.hook_before(site.module, _MhaHooks(scope, site).before)
             scope.hook_after(site.module, _MhaHooks(scope, site).after)
@@ -145,6 +146,9 @@ def _edited(
     if not len(program.rows):  # a decoder's call without any of the rows that are meant
         scope.fired.add(site)
         return base(module, query, key, value, mask, **kwargs)
+    if mask is None and kwargs.get("softcap") is None and program.is_tempering(query.shape[2]):
+        scope.fired.add(site)
+        return base(module, program.tempered(query), key, value, mask, **kwargs)
     copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
     rows_query, key, value, query = query[:, :, :copies], key[:, :, copies:], value[:, :, copies:], query[:, :, copies:]
     own, weights = base(module, query, key, value, mask, **kwargs)
@@ -350,7 +354,7 @@ class _SeeAttention(TorchFunctionMode):
         The mode is on inside these modules only: `backward()` under a mode would run with the mode off, and what
         gradient checkpointing recomputes there would go unseen.
         """
-        self.inside.append(self.scope.programs_by_module[id(module)])
+        self.inside.append(self.scope.tower.by_module[id(module)])
         self.__enter__()
 
     def leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -367,7 +371,14 @@ class _SeeAttention(TorchFunctionMode):
         query, key, value = args[:3] if len(args) >= 3 else (kwargs[n] for n in ("query", "key", "value"))
         rest = dict(zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False))
         rest.update({name: item for name, item in kwargs.items() if name not in ("query", "key", "value")})
+        if scope.tokens is not None and rest.get("attn_mask") is not None:
+            rest["attn_mask"] = scope.tokens.widen_mask(rest["attn_mask"], query.shape[0], key.shape[2])
+        if site not in scope.programs:
+            return F.scaled_dot_product_attention(query, key, value, **rest)
         program = scope.program(site)
+        if rest.get("attn_mask") is None and program.is_tempering(query.shape[2]):
+            scope.fired.add(site)
+            return F.scaled_dot_product_attention(program.tempered(query), key, value, **rest)
         copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
         rows_query, query, key, value = (
             query[:, :, :copies],

@@ -6,6 +6,7 @@ no hook and no backend; every backend calls `SiteProgram.run` with the queries, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.attention.rows import attend, target_mass_logits, visible
+from visprompt.attention.rows import Tempered, attend, target_mass_logits, visible
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import AttentionEdit, Rows, block_number, checked_rows
@@ -79,6 +80,24 @@ class SiteProgram:
         """True if the rows' outputs are wanted, not just where they look."""
         return self.edits or self.capture_output or self.decompose
 
+    @functools.cached_property
+    def _tempers_alone(self) -> bool:
+        others = (self.bias, self.log_weights, self.gain, self.inject, self.columns)
+        kept = self.read or self.decompose or self.capture_output
+        if self.temperature is None or kept or any(item is not None for item in others):
+            return False
+        return self.temperature.shape[2] == 1 and bool(self.edited.all())
+
+    def is_tempering(self, queries: int) -> bool:
+        """True if all it does is one temperature for all of so many rows: `tempered` queries then do the same inside
+        the model's own kernel, without a second one over all rows."""
+        return len(self.rows) == queries and self._tempers_alone
+
+    def tempered(self, query: Tensor) -> Tensor:
+        """`[n, H, Q, D]` queries over their temperature: `(q / τ) kᵀ` is `(q kᵀ) / τ`."""
+        assert self.temperature is not None
+        return Tempered.apply(query, self.temperature[..., None])  # type: ignore[no-any-return]
+
     def to(self, device: torch.device) -> SiteProgram:
         """The same program with its tensors on a device."""
         if self.rows.device == device:
@@ -93,6 +112,14 @@ class SiteProgram:
         if self.inject is not None:
             taken["inject"] = self.inject.index_select(0, index)
         return replace(self, **taken)
+
+    def repeated(self, streams: int) -> SiteProgram:
+        """The program of one stream for many that do the same."""
+        names = ("edited", "bias", "log_weights", "target", "temperature", "gain", "responsive")
+        wide = {
+            name: item.expand(streams, *item.shape[1:]) for name in names if (item := getattr(self, name)) is not None
+        }
+        return replace(self, **wide)
 
     def at_rows(self, chosen: Tensor, positions: Tensor, columns: Tensor | None) -> SiteProgram:
         """The program of some of its rows.
@@ -249,6 +276,9 @@ def compile_programs(
         InvalidInputError: for blocks or heads that do not exist, a bias of the wrong length, or edits that meet no
             readout row.
     """
+    if len(edits) > 1 and len(set(num_patches)) == 1 and all(_same(group, edits[0]) for group in edits[1:]):
+        single = compile_programs(tower, edits[:1], num_patches[:1], read, decompose, read_rows)
+        return {site: program.repeated(len(edits)) for site, program in single.items()}
     wanted: dict[Site, list[list[AttentionEdit]]] = {}
     for stream, group in enumerate(edits):
         for edit in group:
@@ -274,12 +304,19 @@ def compile_programs(
     return programs
 
 
+def _same(group: Sequence[AttentionEdit], other: Sequence[AttentionEdit]) -> bool:
+    """True for the very same edits: a batch in training, say."""
+    return len(group) == len(other) and all(a is b for a, b in zip(group, other, strict=True))
+
+
 def _keep(
     programs: dict[Site, SiteProgram], tower: Tower, block: int, flag: str, name: Rows, streams: int, patches: int
 ) -> None:
     """Adds to a site's program that some rows are read or decomposed."""
     site = tower.sites[block]
-    rows = list(tower.rows_of(site, name, patches))
+    own = site.prefix - site.prompts
+    # Maps are of the model's own tokens, whether there are prompts between them or not.
+    rows = [row for row in tower.rows_of(site, name, patches) if not own <= row < site.prefix]
     if not rows:
         where = f"block {tower.num_blocks - 1}, its pooling head" if tower.readout == "probe" else "its blocks"
         raise InvalidInputError(f"block {block} has no rows that {name!r} means: this model is read through {where}.")
@@ -349,7 +386,7 @@ def _compile_site(
     edited = np.zeros((streams, heads, len(rows)), dtype=bool)
     numbers: dict[str, np.ndarray] = {}
     threshold = np.zeros(streams, dtype=np.float32)
-    temperature: list[tuple[np.ndarray, Tensor]] = []
+    temperature: dict[tuple[int, int], tuple[np.ndarray, Tensor]] = {}
 
     def array(name: str, fill: float, columns: bool) -> np.ndarray:
         if name not in numbers:
@@ -358,7 +395,7 @@ def _compile_site(
         return numbers[name]
 
     for stream, group in enumerate(groups):
-        for edit in group:
+        for place, edit in enumerate(group):
             chosen = list(range(heads)) if edit.heads is None else list(edit.heads)
             if any(not -heads <= head < heads for head in chosen):
                 raise InvalidInputError(f"heads={edit.heads} but the blocks have {heads} heads (0 to {heads - 1}).")
@@ -382,14 +419,17 @@ def _compile_site(
                 array("gain", 0.0, False)[where] += edit.gain
                 threshold[stream] = max(threshold[stream], edit.responsive or 0.0)
             elif isinstance(edit.temperature, Tensor):
-                mask = np.zeros_like(edited)
+                # Streams with the same learned number share an entry; twice in one stream, it acts twice.
+                again = sum(other.temperature is edit.temperature for other in group[:place])
+                key = (id(edit.temperature), again)
+                mask = temperature.setdefault(key, (np.zeros_like(edited), edit.temperature))[0]
                 mask[where] = True
-                temperature.append((mask, edit.temperature))
             else:
                 array("temperature", 1.0, False)[where] *= edit.temperature
     tensors = {name: torch.from_numpy(_narrow(item)) for name, item in numbers.items()}
-    for mask, tau in temperature:
-        factor = torch.where(torch.from_numpy(mask).to(tau.device), tau.reshape(()), torch.ones((), device=tau.device))
+    for mask, tau in temperature.values():
+        one = torch.ones((), device=tau.device)
+        factor = torch.where(torch.from_numpy(_narrow(mask)).to(tau.device), tau.reshape(()), one)
         tensors["temperature"] = (
             factor if "temperature" not in tensors else tensors["temperature"].to(tau.device) * factor
         )

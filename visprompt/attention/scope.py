@@ -20,6 +20,7 @@ from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import contributions
 from visprompt.attention.sites import Site, Tower
 from visprompt.attention.timeline import Timeline
+from visprompt.attention.tokens import Insertion
 from visprompt.errors import SiteNotReachedError, UnsupportedError
 
 _current: ContextVar[Scope | None] = ContextVar("visprompt_scope", default=None)
@@ -64,9 +65,10 @@ class Scope:
         sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
         device: where the programs' numbers go.
         timeline: for a decoder, or a tower that packs pictures: where its rows and columns are, call by call.
+        tokens: prompt tokens in the sequence; `tower` and `programs` are made for its own tower then.
 
     Raises:
-        SiteNotReachedError: on exit, if a site never answered: nothing silently does nothing.
+        SiteNotReachedError: on exit, if a site never answered or tokens went nowhere: nothing silently does nothing.
         UnsupportedError: on entry, if an edit needs hooks and the model is compiled.
     """
 
@@ -77,8 +79,9 @@ class Scope:
         sharing: Any = None,
         device: torch.device | None = None,
         timeline: Timeline | Packed | None = None,
+        tokens: Insertion | None = None,
     ) -> None:
-        self.tower, self.timeline = tower, timeline
+        self.tower, self.timeline, self.tokens = tower, timeline, tokens
         self.programs = {site: item if device is None else item.to(device) for site, item in programs.items()}
         self.programs_by_module = {id(site.module): site for site in programs}
         self.sharing = sharing
@@ -104,6 +107,8 @@ class Scope:
                     _training_scopes.append(self)
                 self._undo.append(self._leave_training)
             install(self)
+            if self.tokens is not None:
+                self.tokens.install(self)
             if self.sharing is not None:
                 self.sharing.install(self)
         except BaseException:
@@ -123,6 +128,8 @@ class Scope:
                     "model was run another "
                     "way than the one it was wrapped for (unfused attention, a compiled or replaced block)."
                 )
+            if self.tokens is not None:
+                self.tokens.check_reached()
 
     def _leave_training(self) -> None:
         with _lock:
@@ -171,12 +178,13 @@ class Scope:
 
     def is_active(self) -> bool:
         """True in the thread and context that opened this scope (or in its backward pass)."""
-        scope = _current.get()
+        scope = innermost = _current.get()
         while scope is not None:
             if scope is self:
                 return True
             scope = scope.parent
-        return self in _training_scopes and torch._C._current_graph_task_id() != -1
+        # A thread with scopes of its own goes backward through these; autograd's own threads have none.
+        return innermost is None and self in _training_scopes and torch._C._current_graph_task_id() != -1
 
     def site_of(self, module: nn.Module) -> Site | None:
         """The site whose attention this module computes, if the scope has something to do there."""

@@ -11,14 +11,16 @@ Towers that cannot be folded (positions inside the blocks, several readout rows)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from visprompt.attention.program import SiteProgram
-from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Site, Tower
+
+if TYPE_CHECKING:
+    from visprompt.attention.scope import Scope
 
 
 class Sharing:

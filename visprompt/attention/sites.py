@@ -28,6 +28,7 @@ class Site:
         prefix: key columns before the first patch.
         projection: the output projection, for the decomposition.
         is_pool: True for an attention pooling head.
+        prompts: how many of the columns in `prefix`, its last ones, are prompt tokens.
         after: what the attention's output goes through behind `projection` before it joins the residual stream: an
             inner norm and its own projection (EVA-02), a LayerScale.
     """
@@ -41,6 +42,7 @@ class Site:
     projection: nn.Module | None = None
     is_pool: bool = False
     after: tuple[Any, ...] = ()
+    prompts: int = 0
 
     def __repr__(self) -> str:
         return f"<Site {self.tower} block {self.block}{' (pool)' if self.is_pool else ''}, {self.backend}>"
@@ -71,7 +73,7 @@ class Tower:
         blocks: the blocks' modules, in order.
         readout: what the picture is read through: `"cls"`, `"mean"` of the patches, a pooling `"probe"`, or the
             `"text"` of a decoder, whose rows and columns differ from call to call (`Timeline`).
-        prefix: tokens before the patches inside the blocks (CLS, registers).
+        prefix: tokens of the model's own before the patches inside the blocks (CLS, registers).
         foldable: blocks do not care how many tokens stand in front of the patches, so several CLS copies can share
             one sequence.
         norms: the norm in front of each block's attention if the blocks are plain pre-norm ones, for the shortcut that
@@ -80,6 +82,10 @@ class Tower:
         shareable: blocks take the batch on their first axis, so prompts on one picture can share blocks.
         readout_rows: the rows of a `"cls"` readout: CLS, and the distillation token of a distilled DeiT.
         head: from the readout row to the embedding; None where its parts are not known.
+        no_tokens: why prompt tokens cannot go in; empty where they can.
+        inner_bias: its attention modules make a bias over positions themselves, for the number of tokens that the
+            model has without prompts (timm's BEiT).
+        outlets: modules whose outputs can hold what the blocks were given (transformers' `hidden_states`).
     """
 
     name: str
@@ -93,6 +99,9 @@ class Tower:
     shareable: bool = True
     readout_rows: tuple[int, ...] = (0,)
     head: Head | None = None
+    no_tokens: str = ""
+    inner_bias: bool = False
+    outlets: tuple[nn.Module, ...] = ()
     by_module: dict[int, Site] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -106,27 +115,31 @@ class Tower:
     def rows_of(self, site: Site, rows: Rows, num_patches: int) -> range | tuple[int, ...]:
         """The query rows that a name means at a site; empty if it means none there.
 
+        Numbers count the model's own tokens, whether there are prompt tokens between them or not; `"all"` has these
+        too.
+
         A decoder's rows are only known at the call: one row stands for all of them.
         """
         if self.readout == "text":
             return (0,)
+        own, prefix = site.prefix - site.prompts, site.prefix
         if rows == "answer":
             raise InvalidInputError('rows="answer": an encoder writes no answer; rows="readout" works on every model.')
         if isinstance(rows, tuple):
-            if not site.is_pool and max(rows) >= self.prefix + num_patches:
+            if not site.is_pool and max(rows) >= own + num_patches:
                 raise InvalidInputError(
-                    f"rows={rows}, but there are {self.prefix + num_patches} tokens ({self.prefix} before the patches)."
+                    f"rows={rows}, but there are {own + num_patches} tokens ({own} before the patches)."
                 )
-            return () if site.is_pool else rows
+            return () if site.is_pool else tuple(row if row < own else row + site.prompts for row in rows)
         if rows == "readout":
             if site.is_pool or self.readout == "probe":
                 return (0,) if site.is_pool else ()
-            return self.readout_rows if self.readout == "cls" else range(self.prefix, self.prefix + num_patches)
+            return self.readout_rows if self.readout == "cls" else range(prefix, prefix + num_patches)
         if site.is_pool:
             return ()
         if rows == "cls":
             if self.readout != "cls" and self.prefix == 0:
                 raise InvalidInputError("rows='cls': this model has no CLS token; rows='readout' works on every model.")
             return (0,)
-        start = self.prefix if rows == "patches" else 0
-        return range(start, self.prefix + num_patches)
+        start = prefix if rows == "patches" else 0
+        return range(start, prefix + num_patches)

@@ -21,12 +21,13 @@ from visprompt.attention.program import SiteProgram, compile_programs
 from visprompt.attention.scope import Scope
 from visprompt.attention.sharing import Sharing
 from visprompt.attention.sites import Site, Tower
+from visprompt.attention.tokens import Insertion, groups_of
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
 from visprompt.geometry import Geometry
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoding import Encoding, collect
 from visprompt.models.pictures import PicturePixels, PictureReader
-from visprompt.models.proof import prove
+from visprompt.models.proof import check_gradient, prove, prove_tokens
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt
 
 
@@ -65,7 +66,7 @@ class Model:
 
     def __init__(self, module: nn.Module, parts: Parts, name: str) -> None:
         self.module, self.parts, self.name = module, parts, name
-        self._proved = False
+        self._proved = self._proved_tokens = False
         self._lock = threading.RLock()
         self._wrapped = True
 
@@ -73,10 +74,12 @@ class Model:
 
     @property
     def supports(self) -> frozenset[str]:
-        """The places it can be touched: "pixels" always; "attention" and "text" where it has them."""
+        """The places it can be touched: "pixels" always; "attention", "tokens" and "text" where it has them."""
         has = {"pixels"}
         if self.parts.tower is not None:
             has.add("attention")
+            if not self.parts.tower.no_tokens:
+                has.add("tokens")
         if self.parts.embed_text is not None:
             has.add("text")
         return frozenset(has)
@@ -154,9 +157,11 @@ class Model:
         from visprompt.registry import strategies_on
 
         works = strategies_on(self)
+        reason = self.parts.tower.no_tokens if "tokens" in missing and self.parts.tower is not None else ""
         raise UnsupportedError(
             f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which {self.name} does not offer "
-            f"(it takes {', '.join(sorted(self.supports))}). Strategies that work on it: {', '.join(works)}."
+            f"{f'because {reason} ' if reason else ''}(it takes {', '.join(sorted(self.supports))}). Strategies that "
+            f"work on it: {', '.join(works)}."
         )
 
     def describe(self) -> dict[str, Any]:
@@ -253,12 +258,16 @@ class Model:
             read_rows: rows whose attention `read` keeps; `"readout"` gives their mean, anything else every row.
 
         Raises:
-            UnsupportedError: for prompt tokens, or attention edits on a model without attention.
+            UnsupportedError: for prompt tokens or attention edits on a model that cannot take them.
             InvalidInputError: for edits that do not fit the picture or the model.
             SiteNotReachedError: if a block with an edit never ran.
         """
         self._check_open()
         self._check(prompts, bool(read or decompose))
+        alike = groups_of(prompts)
+        if len(alike) > 1:
+            cache = PicturePixels() if cache is None else cache
+            return self._in_groups(alike, prompts, read, decompose, share_prefix, cache, read_rows)
         pictures: dict[tuple[int, Fit], int] = {}
         stream_of = [pictures.setdefault((id(p.picture), p.fit), len(pictures)) for p in prompts]
         firsts = {place: p for p, place in reversed(list(zip(prompts, stream_of, strict=True)))}
@@ -266,7 +275,8 @@ class Model:
         cache = PicturePixels() if cache is None else cache  # looked at for their size, then batched: prepared once
         groups = self.parts.reader.same_shape(wanted, cache)
         if len(groups) > 1:
-            return self._in_groups(groups, stream_of, prompts, read, decompose, share_prefix, cache, read_rows)
+            alike = [[i for i, place in enumerate(stream_of) if place in group] for group in groups]
+            return self._in_groups(alike, prompts, read, decompose, share_prefix, cache, read_rows)
         inputs = self.parts.reader.inputs(wanted, self, cache)
         order = sorted(range(len(prompts)), key=stream_of.__getitem__)
         index = torch.tensor([stream_of[i] for i in order], device=self.device)
@@ -280,7 +290,6 @@ class Model:
     def _in_groups(
         self,
         groups: list[list[int]],
-        stream_of: list[int],
         prompts: Sequence[VisualPrompt],
         read: Sequence[int],
         decompose: Sequence[int],
@@ -288,11 +297,10 @@ class Model:
         cache: PicturePixels | None,
         read_rows: Rows,
     ) -> Encoding:
-        """Pictures whose inputs differ in size run in a forward of their own each size."""
+        """Prompts whose inputs differ in size, or in their tokens' places, run in a forward of their own each."""
         order: list[int] = []
         found: list[Encoding] = []
-        for group in groups:
-            members = [i for i, place in enumerate(stream_of) if place in group]
+        for members in groups:
             order += members
             found.append(
                 self.encode(
@@ -346,19 +354,30 @@ class Model:
             raise UnsupportedError(
                 f"{self.name} takes packed pictures of its own layout: pixels cannot be given directly."
             )
-        edits = [prompt.attention for prompt in prompts]
-        if not (read or decompose or any(edits)):
+        if len(groups_of(prompts)) > 1:
+            raise InvalidInputError(
+                "prompts of one batch with different numbers of tokens, or at different places: train one kind at a "
+                "time."
+            )
+        edits, tokens = [prompt.attention for prompt in prompts], self._insertion(prompts)
+        if not (read or decompose or any(edits) or tokens):
             yield lambda pixels: Encoding(self.parts.embed({"pixel_values": pixels}))
             return
-        programs, patches = self._programs(prompts, read, decompose, "readout")
-        with Scope(self.tower, programs, None, self.device) as scope:
+        tower = self.tower if tokens is None else tokens.tower
+        programs, patches = self._programs(prompts, read, decompose, "readout", tokens)
+        learned = any(isinstance(e.temperature, Tensor) and e.temperature.requires_grad for g in edits for e in g)
+        learned = learned or (tokens is not None and bool(tokens.learned()))
+        with Scope(tower, programs, None, self.device, tokens=tokens) as scope:
 
             def encode(pixels: Tensor) -> Encoding:
                 if len(pixels) != len(prompts):
                     raise InvalidInputError(
                         f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
                     )
-                return collect(scope, self.parts.embed({"pixel_values": pixels}), patches)
+                embeddings = self.parts.embed({"pixel_values": pixels})
+                if learned and torch.is_grad_enabled():
+                    check_gradient(embeddings)
+                return collect(scope, embeddings, patches)
 
             yield encode
 
@@ -370,13 +389,19 @@ class Model:
     def _check(self, prompts: Sequence[VisualPrompt], reads: bool) -> None:
         if not prompts:
             raise InvalidInputError("nothing to encode: the list of prompts is empty.")
-        if any(prompt.tokens is not None for prompt in prompts):
-            raise UnsupportedError(f"{self.name}: prompt tokens are not offered by this model's wrapper.")
+        learned = [prompt for prompt in prompts if prompt.tokens is not None]
+        if learned:
+            self.require(frozenset({"tokens"}), learned[0].label)
         if self.parts.tower is None and (reads or any(prompt.attention for prompt in prompts)):
             self.require(frozenset({"attention"}), prompts[0].label)
         for prompt in prompts:
             for edit in prompt.attention:
                 self.tower_named(edit.tower)
+
+    def _insertion(self, prompts: Sequence[VisualPrompt]) -> Insertion | None:
+        """The prompts' tokens, all of one kind, or None."""
+        tokens = [prompt.tokens for prompt in prompts if prompt.tokens is not None and prompt.tokens.count]
+        return Insertion(self.tower, tokens) if tokens else None
 
     def _check_open(self) -> None:
         if not self._wrapped:
@@ -394,19 +419,19 @@ class Model:
         share_prefix: bool,
         read_rows: Rows = "readout",
     ) -> Encoding:
-        edits = [prompt.attention for prompt in prompts]
-        if not (read or decompose or any(edits)):
+        edits, tokens = [prompt.attention for prompt in prompts], self._insertion(prompts)
+        if not (read or decompose or any(edits) or tokens):
             return Encoding(self.parts.embed(inputs).index_select(0, index))
-        tower, count = self.tower, len(prompts)
-        programs, patches = self._programs(prompts, read, decompose, read_rows)
+        tower, count = self.tower if tokens is None else tokens.tower, len(prompts)
+        programs, patches = self._programs(prompts, read, decompose, read_rows, tokens)
         gains = any(item.gain is not None for item in programs.values())
         repeated = count > len(next(iter(inputs.values())))
         sharing = None
-        if repeated and share_prefix and not gains and tower.shareable and not self._is_compiled():
+        if repeated and share_prefix and tokens is None and not gains and tower.shareable and not self._is_compiled():
             sharing = self._sharing(index, programs)
         if repeated and sharing is None:
             inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
-        with Scope(tower, programs, sharing, self.device) as scope:
+        with Scope(tower, programs, sharing, self.device, tokens=tokens) as scope:
             embeddings = self.parts.embed(inputs)
         first = sharing.first_block if sharing is not None else None
         if first is not None and len(embeddings) != count:
@@ -416,19 +441,25 @@ class Model:
         return collect(scope, embeddings, patches)
 
     def _programs(
-        self, prompts: Sequence[VisualPrompt], read: Sequence[int], decompose: Sequence[int], read_rows: Rows
+        self,
+        prompts: Sequence[VisualPrompt],
+        read: Sequence[int],
+        decompose: Sequence[int],
+        read_rows: Rows,
+        tokens: Insertion | None = None,
     ) -> tuple[dict[Site, SiteProgram], int]:
         """What happens at every site, ready to run, and the largest number of patches."""
         patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
         edits = [prompt.attention for prompt in prompts]
-        programs = compile_programs(self.tower, edits, patches, read, decompose, read_rows)
+        tower = self.tower if tokens is None else tokens.tower
+        programs = compile_programs(tower, edits, patches, read, decompose, read_rows)
         # Compiled code ignores hooks, and the proof would go through the same ones: this comes first.
-        if self._is_compiled() and any(site.backend != "transformers" for site in programs):
+        if self._is_compiled() and (tokens or any(site.backend != "transformers" for site in programs)):
             raise refuse_compiled(self.name)
         self.prove(prompts[0])
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
-            programs.update(self._with_references(prompts, gains))
+            programs.update(self._with_references(prompts, gains, tower))
         return programs, max(patches)
 
     def _is_compiled(self) -> bool:
@@ -455,13 +486,17 @@ class Model:
         return Sharing(tower, index, first, fold, readout_only)
 
     def _with_references(
-        self, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram]
+        self, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram], tower: Tower
     ) -> dict[Site, SiteProgram]:
-        """Runs the pictures without the prompt and hands its row outputs to the gain edits."""
+        """Runs the pictures without the prompt (but for its tokens: they are part of the model that is edited) and
+        hands its row outputs to the gain edits.
+        """
         plain = [(prompt.reference or prompt.picture, prompt.fit) for prompt in prompts]
-        places: dict[tuple[int, Fit], int] = {}
-        which = [places.setdefault((id(picture), fit), len(places)) for picture, fit in plain]
+        places: dict[tuple[int, Fit, int], int] = {}
+        keys = [(id(item), fit, id(prompt.tokens)) for (item, fit), prompt in zip(plain, prompts, strict=True)]
+        which = [places.setdefault(key, len(places)) for key in keys]
         once = [plain[which.index(place)] for place in range(len(places))]
+        tokens = self._insertion([prompts[which.index(place)] for place in range(len(places))])
         watch = {
             site: SiteProgram(
                 rows=item.rows,
@@ -470,7 +505,7 @@ class Model:
             )
             for site, item in gains.items()
         }
-        with torch.no_grad(), Scope(self.tower, watch, None, self.device) as scope:
+        with torch.no_grad(), Scope(tower, watch, None, self.device, tokens=tokens) as scope:
             self.parts.embed(self.parts.reader.inputs(once, self))
         index = torch.tensor(which, device=self.device)
         return {site: replace(item, reference=scope.outputs[site][index]) for site, item in gains.items()}
@@ -487,8 +522,9 @@ class Model:
         Raises:
             SiteNotReachedError: naming the sites without an effect.
         """
+        tokens = prompt.tokens is not None and prompt.tokens.count > 0
         with self._lock:
-            if self._proved or self.parts.tower is None:
+            if (self._proved and (self._proved_tokens or not tokens)) or self.parts.tower is None:
                 return
             if any(item.is_inference() for item in self.module.parameters()):
                 raise UnsupportedError(
@@ -497,8 +533,11 @@ class Model:
                     "load it outside, and run inside if you like."
                 )
             with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
-                prove(self.name, self.parts, prompt, self)
-            self._proved = True
+                if not self._proved:
+                    prove(self.name, self.parts, prompt, self)
+                if tokens:
+                    prove_tokens(self.name, self.parts, prompt, self)
+            self._proved, self._proved_tokens = True, tokens
 
     def __repr__(self) -> str:
         kind = type(self.module).__name__

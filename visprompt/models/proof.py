@@ -11,8 +11,9 @@ from torch import Tensor
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Site, Tower
+from visprompt.attention.tokens import Insertion
 from visprompt.errors import SiteNotReachedError
-from visprompt.visual_prompt import VisualPrompt
+from visprompt.visual_prompt import PromptTokens, VisualPrompt
 
 if TYPE_CHECKING:
     from visprompt.attention.packed import Packed
@@ -35,6 +36,26 @@ def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
         embedding = parts.embed(reader.inputs([(prompt.picture, prompt.fit)], model))
         _backward(embedding, zeros)
     _refuse_dead(name, zeros, "embedding")
+
+
+def prove_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
+    """The same for prompt tokens: one for every block, each of which must get a gradient.
+
+    Raises:
+        SiteNotReachedError: naming the blocks whose tokens would change nothing.
+    """
+    tower, given = parts.tower, prompt.tokens
+    assert tower is not None
+    assert given is not None
+    width, blocks = given.tokens.shape[-1], len(tower.blocks)
+    tokens = torch.linspace(-1, 1, width, device=model.device).expand(blocks, 1, width).clone().requires_grad_()
+    insertion = Insertion(tower, [PromptTokens(tokens)])
+    with Scope(insertion.tower, {}, None, model.device, tokens=insertion):
+        embedding = parts.embed(parts.reader.inputs([(prompt.picture, prompt.fit)], model))
+        _weighted(embedding).backward(inputs=[tokens])
+    dead = [block for block in range(blocks) if tokens.grad is None or not tokens.grad[block].any()]
+    if dead:
+        raise SiteNotReachedError(f"{name}: prompt tokens in blocks {dead} would change nothing in the embedding.")
 
 
 def zeros_at(
@@ -104,8 +125,25 @@ def features_of(module: Any, media: dict[str, Tensor]) -> Tensor:
 
 
 def _backward(output: Tensor, zeros: dict[Site, Tensor]) -> None:
-    weights = torch.linspace(0.5, 1.5, output.shape[-1], device=output.device)
-    (output.float() * weights).sum().backward(inputs=list(zeros.values()))
+    _weighted(output).backward(inputs=list(zeros.values()))
+
+
+def check_gradient(output: Tensor) -> None:
+    """Says if what a model gave has no gradient, although something in it wants one.
+
+    Raises:
+        SiteNotReachedError: with what to do.
+    """
+    if not output.requires_grad:
+        raise SiteNotReachedError(
+            "no gradient comes out of this model: reentrant gradient checkpointing loses it where the weights are "
+            "frozen. Use use_reentrant=False (timm: timm.layers.set_reentrant_ckpt(False))."
+        )
+
+
+def _weighted(output: Tensor) -> Tensor:
+    check_gradient(output)
+    return (output.float() * torch.linspace(0.5, 1.5, output.shape[-1], device=output.device)).sum()
 
 
 def _refuse_dead(name: str, zeros: dict[Site, Tensor], what: str) -> None:

@@ -77,6 +77,9 @@ def tower_of(trunk: Any) -> Tower | None:
         sites.append(Site("vision", len(blocks), pool, "sdpa", int(pool.num_heads), before, pool.proj, is_pool=True))
     else:
         readout = "cls" if getattr(trunk, "global_pool", "") in ("token", "") and prefix else "mean"
+    biased = getattr(trunk, "rel_pos_bias", None) is not None or any(
+        getattr(block.attn, "relative_position_bias_table", None) is not None for block in blocks
+    )
     kinds = {type(block).__name__ for block in blocks}
     single = readout == "cls" and not hasattr(trunk, "dist_token")
     return Tower(
@@ -89,6 +92,7 @@ def tower_of(trunk: Any) -> Tower | None:
         foldable=single and type(trunk).__name__ == "VisionTransformer" and kinds == {"Block"},
         norms=tuple(block.norm1 for block in blocks) if single and kinds <= {"Block", "EvaBlock"} else (),
         readout_rows=(0, 1) if hasattr(trunk, "dist_token") else (0,),
+        inner_bias=biased,
     )
 
 

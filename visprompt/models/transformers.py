@@ -74,7 +74,11 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
         if family.packed
         else _reader(image_processor, (patch[0], patch[1]))
     )
-    tower = replace(tower_of(tower_module, config, kind, family), head=_head(module, tower_module, kind))
+    tower = replace(
+        tower_of(tower_module, config, kind, family),
+        head=_head(module, tower_module, kind),
+        outlets=_around(module, tower_module),
+    )
     restore: list[Callable[[], None]] = []
     for owner, name in install_shim(module):
         restore.append(lambda owner=owner, name=name: setattr(owner, "_attn_implementation_internal", name))  # type: ignore[misc]
@@ -153,8 +157,15 @@ def tower_of(tower: Any, config: Any, kind: str, family: Family) -> Tower:
         foldable=family.foldable and readout == "cls",
         norms=() if any(norm is None for norm in norms) else norms,  # type: ignore[arg-type]
         padded=family.packed,
+        outlets=(tower,),
         shareable=not family.packed,  # the masks of packed pictures are built for the batch they come in
     )
+
+
+def _around(module: nn.Module, tower: nn.Module) -> tuple[nn.Module, ...]:
+    """The tower and the models around it, which may give its states out again; not those that read texts, too."""
+    around = [item for item in module.modules() if any(inner is tower for inner in item.modules())]
+    return tuple(item for item in around if not hasattr(item, "get_text_features"))
 
 
 def _head(module: Any, tower: Any, kind: str) -> Head | None:
