@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import visprompt as vp
-from visprompt import bundled, cli, cli_heat, plots_heat
+from visprompt import cli, cli_heat, plots_heat
 from visprompt.data.scenes import scene
 from visprompt.data.scenes_vqa import scene_questions
 from visprompt.geometry import Geometry, Tile
@@ -102,7 +102,6 @@ class TestAsk:
         assert run("ask", picture, str(other), QUESTION, "-m", llava, "--video", "--max-new-tokens", "2")[0].strip()
 
 
-@pytest.mark.skipif("scenes-llava" not in bundled.names(), reason="the bundled LVLM is not in this checkout")
 class TestBundled:
     """What somebody sees who names no model."""
 

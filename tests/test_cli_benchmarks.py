@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from visprompt import bundled, cli
+from visprompt import cli
 from visprompt.data.scenes_vqa import scene_questions
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 
 RUNNER = CliRunner()
-needs_llava = pytest.mark.skipif("scenes-llava" not in bundled.names(), reason="the bundled LVLM is not there yet")
 
 
 def run(*words: object) -> str:
@@ -74,7 +73,6 @@ class TestTheUsersOwnFiles:
 
 
 class TestAnswer:
-    @needs_llava
     def test_a_stopped_run_continues_and_the_file_is_the_evaluators(self, mm_vet: Path, tmp_path: Path) -> None:
         out = tmp_path / "runs/out.json"
         told = run("answer", mm_vet, "-b", "mm-vet", "--out", out, "--limit", 2, "--device", "cpu")
@@ -88,7 +86,6 @@ class TestAnswer:
         told = run("answer", mm_vet, "-b", "mm-vet", "--out", out, "--fresh", "--device", "cpu", "-p", "api")
         assert "wrote 6 answers to" in told
 
-    @needs_llava
     def test_multiple_choice_is_scored_per_subject(self, mmmu: Path, tmp_path: Path) -> None:
         told = run("answer", mmmu, "-b", "mmmu", "--out", tmp_path / "o.json", "--device", "cpu", "--max-new-tokens", 4)
         for wanted in ("exact match", "Art", "Math", "overall", "accuracy"):

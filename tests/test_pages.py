@@ -14,7 +14,9 @@ PAGES = [
     *sorted(ROOT.glob("visprompt/bundled/*/README.md")),
 ]
 #: FIGURES alone on a line or in a cell, SPEED_SENTENCE, <!-- bench -->
-_PLACEHOLDER = re.compile(r"^\W*FIGURES\W*$|\w*_SENTENCE\b|<!--\s*bench\s*-->|\bPLACEHOLDER\b|\bTBD\b|\bSPEED\b", re.MULTILINE)
+_PLACEHOLDER = re.compile(
+    r"^\W*FIGURES\W*$|\w*_SENTENCE\b|<!--\s*bench\s*-->|\bPLACEHOLDER\b|\bTBD\b|\bSPEED\b", re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -23,6 +25,8 @@ def test_no_placeholder_is_left(page: Path) -> None:
     assert not found, f"{page.relative_to(ROOT)} still has {', '.join(found)}"
 
 
-@pytest.mark.parametrize("text", ["FIGURES", "a SPEED_SENTENCE b", "<!-- bench -->", "x\nFIGURES\ny", "on a CPU; SPEED"])
+@pytest.mark.parametrize(
+    "text", ["FIGURES", "a SPEED_SENTENCE b", "<!-- bench -->", "x\nFIGURES\ny", "on a CPU; SPEED"]
+)
 def test_placeholders_are_recognised(text: str) -> None:
     assert _PLACEHOLDER.search(text)

@@ -403,7 +403,6 @@ def test_an_lvlm_looks_for_an_encoder(clip: vp.Model, llava: Any) -> None:
         heatmap(llava, item, maps="comp")
 
 
-@pytest.mark.skipif("bundled:scenes-llava" not in vp.list_models(), reason="the bundled LVLM is not there")
 def test_the_bundled_lvlm_looks_at_what_it_is_asked_about() -> None:
     from visprompt.data.scenes_vqa import scene_questions
 

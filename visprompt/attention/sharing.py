@@ -139,3 +139,26 @@ def replace_hidden(
         return (change(args[0]), *args[1:]), kwargs
     name = next(iter(name for name in ("hidden_states", "x", "q_x") if name in kwargs))
     return args, {**kwargs, name: change(kwargs[name])}
+
+
+def sharing_of(tower: Tower, index: Tensor, programs: dict[Site, SiteProgram]) -> Sharing | None:
+    """Where the streams of a batch part, and how; None if nothing is edited.
+
+    Args:
+        tower: whose blocks.
+        index: `[n]` picture of every stream.
+        programs: what happens at each site.
+    """
+    edited = [site for site, item in programs.items() if item.edits]
+    if not edited:
+        return None
+    first = min(site.block for site in edited)
+    at_first = [item for site, item in programs.items() if site.block == first]
+    single_row = all(item.rows.tolist() == [0] for item in at_first) and not any(item.decompose for item in at_first)
+    fold = tower.foldable and tower.readout == "cls" and single_row and first < len(tower.blocks)
+    readout_only = (
+        bool(tower.norms)
+        and tower.readout == "cls"
+        and all(item.rows.tolist() == [0] for site, item in programs.items() if site.block == len(tower.blocks) - 1)
+    )
+    return Sharing(tower, index, first, fold, readout_only)

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from visprompt.attention.backends import is_compiled, refuse_compiled
 from visprompt.attention.program import SiteProgram, compile_programs
 from visprompt.attention.scope import Scope
-from visprompt.attention.sharing import Sharing
+from visprompt.attention.sharing import sharing_of
 from visprompt.attention.sites import Site, Tower
 from visprompt.attention.tokens import Insertion, groups_of
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
@@ -28,6 +28,7 @@ from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoding import Encoding, collect
 from visprompt.models.pictures import PicturePixels, PictureReader
 from visprompt.models.proof import check_gradient, prove, prove_tokens
+from visprompt.models.references import with_references
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt
 
 
@@ -359,7 +360,7 @@ class Model:
                 "prompts of one batch with different numbers of tokens, or at different places: train one kind at a "
                 "time."
             )
-        edits, tokens = [prompt.attention for prompt in prompts], self._insertion(prompts)
+        edits, tokens = [prompt.attention for prompt in prompts], self.insertion(prompts)
         if not (read or decompose or any(edits) or tokens):
             yield lambda pixels: Encoding(self.parts.embed({"pixel_values": pixels}))
             return
@@ -398,7 +399,7 @@ class Model:
             for edit in prompt.attention:
                 self.tower_named(edit.tower)
 
-    def _insertion(self, prompts: Sequence[VisualPrompt]) -> Insertion | None:
+    def insertion(self, prompts: Sequence[VisualPrompt]) -> Insertion | None:
         """The prompts' tokens, all of one kind, or None."""
         tokens = [prompt.tokens for prompt in prompts if prompt.tokens is not None and prompt.tokens.count]
         return Insertion(self.tower, tokens) if tokens else None
@@ -419,7 +420,7 @@ class Model:
         share_prefix: bool,
         read_rows: Rows = "readout",
     ) -> Encoding:
-        edits, tokens = [prompt.attention for prompt in prompts], self._insertion(prompts)
+        edits, tokens = [prompt.attention for prompt in prompts], self.insertion(prompts)
         if not (read or decompose or any(edits) or tokens):
             return Encoding(self.parts.embed(inputs).index_select(0, index))
         tower, count = self.tower if tokens is None else tokens.tower, len(prompts)
@@ -428,7 +429,7 @@ class Model:
         repeated = count > len(next(iter(inputs.values())))
         sharing = None
         if repeated and share_prefix and tokens is None and not gains and tower.shareable and not self._is_compiled():
-            sharing = self._sharing(index, programs)
+            sharing = sharing_of(tower, index, programs)
         if repeated and sharing is None:
             inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
         with Scope(tower, programs, sharing, self.device, tokens=tokens) as scope:
@@ -459,56 +460,12 @@ class Model:
         self.prove(prompts[0])
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
-            programs.update(self._with_references(prompts, gains, tower))
+            programs.update(with_references(self, prompts, gains, tower))
         return programs, max(patches)
 
     def _is_compiled(self) -> bool:
         """True if any module is compiled, where only the transformers shim still works."""
         return any(is_compiled(module) for module in self.module.modules())
-
-    def _sharing(self, index: Tensor, programs: dict[Site, SiteProgram]) -> Sharing | None:
-        """Where the streams part, and how."""
-        tower = self.tower
-        edited = [site for site, item in programs.items() if item.edits]
-        if not edited:
-            return None
-        first = min(site.block for site in edited)
-        at_first = [item for site, item in programs.items() if site.block == first]
-        single_row = all(item.rows.tolist() == [0] for item in at_first) and not any(
-            item.decompose for item in at_first
-        )
-        fold = tower.foldable and tower.readout == "cls" and single_row and first < len(tower.blocks)
-        readout_only = (
-            bool(tower.norms)
-            and tower.readout == "cls"
-            and all(item.rows.tolist() == [0] for site, item in programs.items() if site.block == len(tower.blocks) - 1)
-        )
-        return Sharing(tower, index, first, fold, readout_only)
-
-    def _with_references(
-        self, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram], tower: Tower
-    ) -> dict[Site, SiteProgram]:
-        """Runs the pictures without the prompt (but for its tokens: they are part of the model that is edited) and
-        hands its row outputs to the gain edits.
-        """
-        plain = [(prompt.reference or prompt.picture, prompt.fit) for prompt in prompts]
-        places: dict[tuple[int, Fit, int], int] = {}
-        keys = [(id(item), fit, id(prompt.tokens)) for (item, fit), prompt in zip(plain, prompts, strict=True)]
-        which = [places.setdefault(key, len(places)) for key in keys]
-        once = [plain[which.index(place)] for place in range(len(places))]
-        tokens = self._insertion([prompts[which.index(place)] for place in range(len(places))])
-        watch = {
-            site: SiteProgram(
-                rows=item.rows,
-                edited=torch.zeros(len(once), *item.edited.shape[1:], dtype=torch.bool),
-                capture_output=True,
-            )
-            for site, item in gains.items()
-        }
-        with torch.no_grad(), Scope(tower, watch, None, self.device, tokens=tokens) as scope:
-            self.parts.embed(self.parts.reader.inputs(once, self))
-        index = torch.tensor(which, device=self.device)
-        return {site: replace(item, reference=scope.outputs[site][index]) for site, item in gains.items()}
 
     def prove(self, prompt: VisualPrompt) -> None:
         """Proves every site by an effect, once: a change at the readout's row must move the embedding.
