@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,16 @@ class TestRemote:
 
 
 class TestShow:
+    def test_a_crop_is_said(self, llava: str, tmp_path: Path) -> None:
+        wide = tmp_path / "wide.png"
+        Image.new("RGB", (128, 64), "teal").save(wide)
+        words = ("show", str(wide), QUESTION, "-m", llava, "--max-new-tokens", "2", "--out", str(tmp_path / "a.png"))
+        with pytest.warns(UserWarning, match=r"the model saw \(32, 0, 96, 64\).*--fit pad"):
+            run(*words)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            run(*words, "--fit", "pad")
+
     def test_where_a_decoder_looks(self, llava: str, picture: str, tmp_path: Path) -> None:
         out = tmp_path / "shown.png"
         run("show", picture, QUESTION, "-m", llava, "--out", str(out), "--max-new-tokens", "3")

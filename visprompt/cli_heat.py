@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,23 @@ def answers(
         with waiting(f"answering, {label}"):
             (answer,) = runner.answer(request, blocks=range(count), max_new_tokens=max_new_tokens)
         looks.append(_look(model, answer, label, chosen))
+        if prompter is None:
+            warn_of_crop(answer)
     return plots_heat.answer_figure(request.query, looks)
+
+
+def warn_of_crop(answer: Answer) -> None:
+    """Says what part of a picture was seen, where the model's processor cuts the rest off."""
+    for found in answer.maps:
+        whole, seen = (0.0, 0.0, *map(float, found.geometry.image_wh)), found.geometry.visible_xyxy()
+        if seen != whole:
+            x0, y0, x1, y1 = (round(edge) for edge in seen)
+            warnings.warn(
+                f"of the {found.geometry.image_wh[0]}×{found.geometry.image_wh[1]} picture the model saw "
+                f"({x0}, {y0}, {x1}, {y1}): its processor cuts the rest off. --fit pad shows it all.",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def _look(model: Model, answer: Answer, label: str, blocks: Sequence[int]) -> Look:
