@@ -10,7 +10,7 @@ import visprompt as vp
 from visprompt.models.chat import Chat
 from visprompt.models.chat_inputs import prepare
 from visprompt.models.lvlm_options import settings_of
-from visprompt.models.lvlm_text import pieces_of
+from visprompt.models.lvlm_text import Pieces, pieces_of
 from visprompt.testing import conformance
 from visprompt.testing.tiny_lvlm import tiny_lvlm
 
@@ -164,3 +164,17 @@ def written_ids(model, count: int) -> list[int]:
     with torch.no_grad():
         rows = model.module.generate(**inputs.tensors, max_new_tokens=count, do_sample=False)
     return rows[0, inputs.length :].tolist()
+
+
+def test_a_stream_that_ends_within_a_character_shows_what_the_answer_has():
+    class Bytes:
+        def decode(self, ids, skip_special_tokens=True):
+            return bytes(ids).decode(errors="replace")
+
+    shown: list[str] = []
+    streamer = Pieces(Bytes(), 1, 1, lambda number, text: shown.append(text))
+    for token in (0, *"aé".encode()[:-1]):
+        streamer.put(torch.tensor([token]))
+    assert shown == ["a"]
+    streamer.end()
+    assert "".join(shown) == Bytes().decode(list("aé".encode()[:-1]))

@@ -43,10 +43,15 @@ class Pieces:
             return
         for number, token in enumerate(value.reshape(self.count, -1)[:, -1].tolist()):
             self.ids[number].append(token)
-            text = self.tokenizer.decode(self.ids[number], skip_special_tokens=True)
-            if len(text) > len(self.shown[number]) and not text.endswith("\ufffd"):
-                self.call(number, text[len(self.shown[number]) :])
-                self.shown[number] = text
+            self._show(number, whole=True)
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Nothing more comes: what is left of a character is shown as the answer has it."""
+        for number in range(self.count):
+            self._show(number, whole=False)
+
+    def _show(self, number: int, whole: bool) -> None:
+        text = self.tokenizer.decode(self.ids[number], skip_special_tokens=True)
+        if len(text) > len(self.shown[number]) and not (whole and text.endswith("\ufffd")):
+            self.call(number, text[len(self.shown[number]) :])
+            self.shown[number] = text
