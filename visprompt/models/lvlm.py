@@ -85,6 +85,10 @@ class LVLM(Model):
         """Pixels, text and attention."""
         return frozenset({"pixels", "text", "attention"})
 
+    def has_tower(self, name: str) -> bool:
+        """True for the decoder, and for a vision tower whose attention can be edited."""
+        return name == "decoder" or (name == "vision" and self.vision_tower is not None)
+
     def tower_named(self, name: str) -> Tower:
         """`"decoder"` or `"vision"`.
 
@@ -95,16 +99,13 @@ class LVLM(Model):
             return self.tower
         if name == "vision" and self.vision_tower is not None:
             return self.vision_tower
-        reason = "is not offered for edits" if not self.family.tower else "is not known"
-        hint = f" (its vision tower {reason}; edit the decoder)" if name == "vision" else ""
+        from visprompt.registry import strategies_on
+
+        hint = " (its vision tower is not known; edit the decoder)" if name == "vision" else ""
         raise UnsupportedError(
-            f"{self.name} has no tower {name!r} that can be edited{hint}. Strategies that work on it: {self._works()}."
+            f"{self.name} has no tower {name!r} that can be edited{hint}. Strategies that work on it: "
+            f"{', '.join(strategies_on(self))}."
         )
-
-    def _works(self) -> str:
-        from visprompt.registry import list_strategies
-
-        return ", ".join(info.name for info in list_strategies() if "vision" not in info.needs)
 
     def geometry(self, image_wh: Size, fit: Fit = "model", tower: str = "decoder") -> Geometry:
         """Where the pixels of a picture of this size go: original pixels ↔ tiles ↔ image tokens.

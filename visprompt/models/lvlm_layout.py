@@ -70,7 +70,6 @@ class LvlmFamily:
         video_layout: (model, frame's width and height, number of frames) → one `Layout` per group of frames that share
             image tokens, or None if frames are handed over as pictures.
         frames_per_group: frames that share one map.
-        tower: False where edits of the vision tower are refused.
         packing: for vision towers that pack all pictures into one sequence: (model, tiles of all pictures) → for every
             position of the sequence the tile, and the patch of that tile.
         answer_type: the `token_type_ids` of an answer: 0 is text; for PaliGemma it is what is read in both directions.
@@ -80,7 +79,6 @@ class LvlmFamily:
     prompt: Callable[[LVLM, int, str, str | None], str] | None = None
     video_layout: Callable[[LVLM, Size, int], list[Layout]] | None = None
     frames_per_group: int = 1
-    tower: bool = True
     packing: Callable[[LVLM, list[Tile]], tuple[np.ndarray, np.ndarray]] | None = None
     answer_type: int = 0
 

@@ -37,7 +37,7 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
         return _packed_tower(tower), 0, patch  # type: ignore[return-value]
     known = {**FAMILIES, **inside}.get(kind)
     prefix = 0 if known is None else known.prefix
-    if known is None or not family.tower:
+    if known is None:
         return None, prefix, patch  # type: ignore[return-value]
     # The decoder gets all patches, whatever the tower's own readout is; it has no use for a pooling head.
     whole = tower_of(tower, config, kind, replace(known, readout="mean"))
