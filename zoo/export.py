@@ -44,10 +44,14 @@ def export(checkpoint: Path, folder: Path) -> int:
     saved = torch.load(checkpoint, weights_only=True)
     model = new_model()
     model.load_state_dict(saved["model"])
+    write(model, CLIPProcessor(image_processor=image_processor(), tokenizer=tokenizer()), folder)
+    return int(saved["step"])
+
+
+def write(model: Any, processor: Any, folder: Path) -> None:
+    """Write weights in float16, config, tokenizer and processor."""
     model.half().save_pretrained(folder)
-    processor = CLIPProcessor(image_processor=image_processor(), tokenizer=tokenizer())
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes for the owner only, and wheels keep modes
-    return int(saved["step"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zoo.export import image_processor
+from zoo.export import image_processor, write
 from zoo.llava_text import BOS, CHAT_TEMPLATE, EOS, PAD, tokenizer
 from zoo.llava_train import new_llava
 
@@ -45,10 +45,5 @@ def export_llava(checkpoint: Path, folder: Path) -> int:
     model.generation_config = GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=8
     )
-    model.half().save_pretrained(folder)
-    made = processor()
-    made.save_pretrained(folder)
-    made.image_processor.save_pretrained(folder)
-    for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes for the owner only, and wheels keep modes
+    write(model, processor(), folder)
     return int(saved["step"])
