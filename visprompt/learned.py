@@ -1,0 +1,231 @@
+"""Strategies with something to learn: what they share is here; the loop that teaches them is `visprompt.training`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.prompter import Prompter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from visprompt.data.labelled import Labelled, Splits
+    from visprompt.models.base import Model
+    from visprompt.training.objective import Objective
+    from visprompt.training.result import Fitted
+    from visprompt.visual_prompt import VisualPrompt
+
+
+class Learned(Prompter):
+    """A strategy whose prompt is trained on a frozen model, and then belongs to that model.
+
+    Sub-classes write `make` (the parameters) and `edit` (how they get into a prompt); `training_edit` and `constrain`
+    if training differs from use. Defaults for training stand in `<module>.yaml` under `training:`.
+
+    Attributes:
+        parameters: what is learned, float32; None before `build`, `fit` or `from_pretrained`.
+        head: what reads the tuned features (a classifier, …), or None.
+        backbone: the identity of the model it was made for (`visprompt.models.identity`).
+        record: what is known about the training: data, settings, figures, class names, the head's description.
+    """
+
+    acts_on: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    needs: ClassVar[frozenset[str]] = frozenset({"training"})
+    #: the tower whose tokens or attention it changes
+    tower: ClassVar[str] = "vision"
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.parameters: nn.Module | None = None
+        self.head: nn.Module | None = None
+        self.backbone: dict[str, Any] | None = None
+        self.record: dict[str, Any] = {}
+
+    # -- for sub-classes ----------------------------------------------------------------------------------------------
+
+    def make(self, model: Model, generator: torch.Generator) -> nn.Module:
+        """The parameters for a model, float32 on the CPU, drawn with `generator`."""
+        raise TypeError(f"{type(self).__name__} does not define make().")
+
+    def training_edit(
+        self, prompts: Sequence[VisualPrompt], model: Model, draws: Sequence[int] | None
+    ) -> list[VisualPrompt]:
+        """Edits the prompts of a training batch, with gradients.
+
+        Args:
+            prompts: one for every picture.
+            model: the model.
+            draws: a seed for every prompt, for what is random in training; None: nothing is.
+        """
+        return self.edit_all(prompts, model)
+
+    def constrain(self) -> None:
+        """Puts the parameters back into the range they may have; called before every forward in training."""
+
+    def objective(self, model: Model, data: Labelled) -> type[Objective]:
+        """What it is taught with data of this kind."""
+        from visprompt.training.objectives import objective_for
+
+        return objective_for(model, data)
+
+    # -- making and using ---------------------------------------------------------------------------------------------
+
+    def build(self, model: Model, seed: int = 0) -> None:
+        """Makes the parameters for a model, untrained.
+
+        Raises:
+            UnsupportedError: if the model cannot take them in.
+        """
+        import torch
+
+        from visprompt.models.identity import identity
+
+        model.require(self.acts_on, self.name)
+        model.tower_named(self.tower)
+        self.parameters = self.make(model, torch.Generator().manual_seed(seed)).to(model.device)
+        self.backbone = identity(model, self.tower)
+        self.head, self.record = None, {}
+
+    def fit(
+        self,
+        model: Model,
+        data: Splits | Labelled | str | os.PathLike[str],
+        *,
+        out: str | os.PathLike[str] | None = None,
+        sweep: Mapping[str, Sequence[Any]] | None = None,
+        restart: bool = False,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> Fitted:
+        """Trains the prompt (and a head, where the data need one) on a frozen model.
+
+        Args:
+            model: the model; its weights, flags and modes are afterwards as they were.
+            data: labelled pictures, their splits, or where they are (`visprompt.data.labelled.load_splits`).
+            out: folder for checkpoints, metrics and the result. A run that was killed goes on there. None: nothing is
+                written.
+            sweep: values per setting; every combination is trained, the best on validation is kept.
+            restart: start anew where an earlier run's traces lie.
+            progress: True, False, or None: if someone is watching.
+            **settings: `FitSettings`, over the strategy's own defaults.
+
+        Returns:
+            What was measured; the prompter itself holds what was learned.
+
+        Raises:
+            InvalidInputError: for data or settings that do not go together, or another run's traces in `out`.
+            UnsupportedError: if the model cannot take in what is to be learned.
+        """
+        from visprompt.training.run import run
+
+        return run(self, model, data, out=out, sweep=sweep, restart=restart, progress=progress, settings=settings)
+
+    def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        super().check(prompts, model)
+        if self.parameters is None or self.backbone is None:
+            raise InvalidInputError(
+                f"{self.name!r} has learned nothing yet: prompter.fit(model, data), 'visprompt fit {self.name} …', or "
+                "vp.Prompter.from_pretrained(folder)."
+            )
+        self.check_backbone(model)
+
+    def check_backbone(self, model: Model) -> None:
+        """Refuses a model that is not the one it was learned on.
+
+        Raises:
+            UnsupportedError: with the difference.
+        """
+        from visprompt.models.identity import describe, difference
+
+        assert self.backbone is not None
+        reason = difference(self.backbone, model)
+        if reason:
+            raise UnsupportedError(
+                f"this {self.name!r} prompt was learned on {describe(self.backbone)}, and {model.name} is another "
+                f"model: {reason}. Load that model, or fit a prompt of its own for this one."
+            )
+        device = model.device
+        for module in (self.parameters, self.head):
+            if module is not None and any(item.device != device for item in module.parameters()):
+                module.to(device)
+
+    # -- what is saved ------------------------------------------------------------------------------------------------
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """What training changes and `save_pretrained` writes, by name: `prompt` and, if there is one, `head`."""
+        found = {"prompt": self.parameters, "head": self.head}
+        return {name: module for name, module in found.items() if module is not None}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was learned, as tensors on the CPU."""
+        return {
+            f"{name}.{key}": value.detach().cpu().clone()
+            for name, module in self.trainable().items()
+            for key, value in module.state_dict().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts tensors of `state()` back; the parameters must exist.
+
+        Raises:
+            InvalidInputError: if names or shapes are not those of this strategy.
+        """
+        for name, module in self.trainable().items():
+            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise InvalidInputError(f"these weights do not fit {self.name!r}: {reason}") from None
+
+    def restore(self, state: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+        """Makes parameters and head from what `save_pretrained` wrote."""
+        import torch
+
+        from visprompt.training.heads import head_from
+
+        self.backbone = dict(content["backbone"])
+        self.record = dict(content.get("record", {}))
+        shapes = {k.removeprefix("prompt."): tuple(v.shape) for k, v in state.items() if k.startswith("prompt.")}
+        self.parameters = self.remake(shapes)
+        head = self.record.get("head")
+        self.head = head_from(head) if head else None
+        with torch.no_grad():
+            self.load_state(state)
+
+    def remake(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        """Parameters of these shapes, values to come; the default suits modules that hold plain parameters."""
+        import torch
+        from torch import nn
+
+        return nn.ParameterDict({name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
+
+    def describe(self) -> dict[str, Any]:
+        """Name, options, and which weights: results of another training are other results."""
+        import hashlib
+
+        found = super().describe()
+        if self.parameters is not None:
+            digest = hashlib.sha256()
+            for name, item in sorted(self.state().items()):
+                digest.update(name.encode() + item.contiguous().numpy().tobytes())
+            found["learned"] = digest.hexdigest()[:16]
+        return found
+
+
+def learned_parts(prompter: Prompter) -> list[Learned]:
+    """The learned strategies in a strategy or composition, in order."""
+    parts = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or (prompter,)
+    if parts == (prompter,):
+        return [prompter] if isinstance(prompter, Learned) else []
+    return [found for part in parts for found in learned_parts(part)]
+
+
+def folder_of(out: str | os.PathLike[str] | None) -> Path | None:
+    """The folder as a path, or None."""
+    return None if out is None else Path(out)

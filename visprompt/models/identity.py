@@ -1,0 +1,93 @@
+"""Which backbone a learned prompt belongs to, told so that it survives another device or floating type."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from visprompt.attention.sites import Tower
+from visprompt.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+
+#: norms of a checkpoint in float32, float16 and bfloat16 agree to a thousandth; those of other checkpoints do not
+TOLERANCE = 0.01
+_MOST_TENSORS = 48
+
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], dict[str, Any]]] = weakref.WeakKeyDictionary()
+
+
+def width_of(tower: Tower) -> int:
+    """Width d of the hidden states of a tower's blocks.
+
+    Raises:
+        UnsupportedError: if its attention has no input projection of a known name.
+    """
+    for module in tower.sites[0].module.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            return int(module.embed_dim)
+        for name in ("qkv", "q_proj", "query", "q", "wqkv"):
+            projection = getattr(module, name, None)
+            if isinstance(projection, nn.Linear):
+                return int(projection.in_features)
+    raise UnsupportedError(f"{type(tower.sites[0].module).__name__}: the width of its tokens cannot be told.")
+
+
+def identity(model: Model, tower: str = "vision") -> dict[str, Any]:
+    """What a learned prompt remembers of its backbone, ready for JSON.
+
+    Returns:
+        `name`, `class` and `backend` for people; `blocks`, `width`, `prefix` (the model's own tokens before the
+        patches) and `norms` (of up to 48 weights of the blocks) to recognise it by.
+    """
+    found = model.tower_named(tower)
+    # In-place changes count a version; parameters made in inference mode cannot change and have none.
+    items = [parameter for block in found.blocks for parameter in block.parameters()]
+    version = tuple(0 if item.is_inference() else item._version for item in items)
+    held = _known.get(found.blocks[0])
+    if held is None or held[0] != version:
+        held = (version, _measured(found))
+        _known[found.blocks[0]] = held
+    return {
+        "name": model.name,
+        "class": type(getattr(model.module, "_orig_mod", model.module)).__name__,
+        "backend": model.parts.backend,
+        "tower": tower,
+        **held[1],
+    }
+
+
+def difference(saved: dict[str, Any], model: Model) -> str:
+    """Why a model is not the one that a prompt was learned on; empty if it is."""
+    now = identity(model, str(saved.get("tower", "vision")))
+    for name, meaning in (("blocks", "blocks"), ("width", "wide"), ("prefix", "own tokens before the patches")):
+        if saved.get(name) != now[name]:
+            return f"its tower has {now[name]} {meaning}, and it was {saved.get(name)}"
+    pairs = list(zip(saved.get("norms", ()), now["norms"], strict=False))
+    far = [i for i, (a, b) in enumerate(pairs) if abs(a - b) > TOLERANCE * max(abs(a), abs(b))]
+    if far or len(saved.get("norms", ())) != len(now["norms"]):
+        return f"it has the same shape, but other weights ({len(far)} of {len(pairs)} compared tensors differ)"
+    return ""
+
+
+@torch.no_grad()
+def _measured(tower: Tower) -> dict[str, Any]:
+    weights = [item for block in tower.blocks for item in block.parameters() if item.ndim >= 2]
+    step = max(1, math.ceil(len(weights) / _MOST_TENSORS))
+    norms = [float(item.detach().float().norm()) for item in weights[::step]]
+    return {
+        "blocks": len(tower.blocks),
+        "width": width_of(tower),
+        "prefix": tower.prefix,
+        "norms": [float(f"{item:.5g}") for item in norms],
+    }
+
+
+def describe(saved: dict[str, Any]) -> str:
+    """The backbone in a few words, for errors and cards."""
+    return f"{saved.get('name')} ({saved.get('class')}, {saved.get('backend')})"
