@@ -1,0 +1,183 @@
+"""The parts of a labelled data set, and where they come from: one function for every format.
+
+Without torch. Import it from `visprompt.data.labelled`, which this module must not import: it only passes sets on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from visprompt.data.labelled_items import real_path
+from visprompt.errors import InvalidInputError, unknown_name
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled import Labelled
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set.
+
+    Attributes:
+        train: what is trained on.
+        validation: what is chosen on, or None.
+        test: what is reported, or None where the data set has none (or keeps its labels).
+        protocol: one sentence: where the parts come from.
+    """
+
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled | None
+    protocol: str
+
+    def final(self) -> Splits:
+        """For the last training: train and validation together, after everything was chosen."""
+        if self.validation is None:
+            return self
+        protocol = f"{self.protocol} Trained on train and validation together after choosing."
+        return replace(self, train=self.train.joined(self.validation), validation=None, protocol=protocol)
+
+    def limited(self, n: int | None, seed: int = 0) -> Splits:
+        """At most `n` items of every part."""
+        if n is None:
+            return self
+        parts = {
+            name: part.limited(n, seed) if (part := getattr(self, name)) is not None else None
+            for name in ("train", "validation", "test")
+        }
+        return replace(self, **parts, protocol=f"{self.protocol} At most {n} items of every part.")
+
+    def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Splits:
+        """`Labelled.check` of every part."""
+        parts = {
+            name: part.check(workers, progress) if (part := getattr(self, name)) is not None else None
+            for name in ("train", "validation", "test")
+        }
+        return replace(self, **parts)
+
+    def describe(self) -> dict[str, Any]:
+        """What results say about the data."""
+        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        return {name: part and part.describe() for name, part in parts.items()} | {"protocol": self.protocol}
+
+
+#: the formats by name: where their reader is
+FORMATS: dict[str, str] = {
+    "folder": "visprompt.data.folders:read_folder",
+    "csv": "visprompt.data.tables:read_csv",
+    "jsonl": "visprompt.data.tables:read_jsonl",
+    "vtab": "visprompt.data.vtab:read_vtab",
+    "fgvc": "visprompt.data.fgvc:read_fgvc",
+    "ade20k": "visprompt.data.ade20k:read_ade20k",
+    "hf": "visprompt.data.hub:read_hub",
+    "scenes": "visprompt.data.bundled_sets:read_bundled",
+}
+
+
+def load_splits(
+    where: str | Path,
+    format: str | None = None,
+    *,
+    validation: float = 0.2,
+    on_bad: Literal["refuse", "skip"] = "refuse",
+    seed: int = 0,
+    limit: int | None = None,
+    **reader_options: Any,
+) -> Splits:
+    """Reads a data set with its parts.
+
+    Args:
+        where: a folder, a `.csv` or `.jsonl` file, `scenes:NAME` for a bundled set, `hf:NAME` for one of the hub.
+        format: `"folder"`, `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"` or `"scenes"`; None: by `where`:
+            a folder is a folder of classes, files and prefixes say what they are.
+        validation: share of the training part that is split off where the data set has no validation part, in the
+            proportions of the classes; 0: none.
+        on_bad: see `Labelled`.
+        seed: of the split and the limit.
+        limit: at most so many items of every part.
+        **reader_options: of the format's reader.
+
+    Raises:
+        InvalidInputError: naming what was expected, what came, and what to do.
+        UnknownNameError: for a format or option that does not exist.
+    """
+    if not 0 <= validation < 1:
+        raise InvalidInputError(f"validation is a share of the training part, 0 to below 1; got {validation:g}.")
+    chosen = format or _format_of(str(where))
+    if chosen not in FORMATS:
+        raise unknown_name("format of data", chosen, FORMATS)
+    module, _, function = FORMATS[chosen].partition(":")
+    reader = getattr(importlib.import_module(module), function)
+    common = {"validation": validation, "seed": seed, "on_bad": on_bad}
+    options = set(inspect.signature(reader).parameters) - {"where", *common}
+    for name in reader_options:
+        if name not in options:
+            raise unknown_name(f"option of the format {chosen}", name, options)
+    splits: Splits = reader(where, **common, **reader_options)
+    warn_of_duplicates(splits)
+    return splits.limited(limit, seed)
+
+
+def without_validation(
+    train: Labelled, test: Labelled | None, share: float, seed: int, source: str, test_from: str = ""
+) -> Splits:
+    """Splits of a data set that has no validation part: a share of its training part becomes one.
+
+    Args:
+        train: the whole training part.
+        test: the test part, or None.
+        share: of the training part; 0: none.
+        seed: of the draw.
+        source: what the training part is, for the protocol.
+        test_from: what the test part is, for the protocol.
+    """
+    tested = test_from or ("a test part of its own" if test is not None else "no test part")
+    if share == 0:
+        return Splits(train, None, test, f"{source}; no validation part; {tested}.")
+    rest, held = train.split(share, seed)
+    stratified = ", in the proportions of the classes" if train.kind == "classification" else ""
+    drawn = f"validation is {share:g} of it, drawn with seed {seed}{stratified}"
+    return Splits(rest, held, test, f"{source}; {drawn}; {tested}.")
+
+
+def warn_of_duplicates(splits: Splits) -> None:
+    """Says which files are in two parts: figures measured on pictures that were trained on mean nothing."""
+    folders: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    twice: dict[tuple[str, str], list[str]] = {}
+    for name in ("train", "validation", "test"):
+        part: Labelled | None = getattr(splits, name)
+        for path in dict.fromkeys(part.files() if part is not None else ()):
+            first = seen.setdefault(real_path(path, folders), name)
+            if first != name:
+                twice.setdefault((first, name), []).append(path)
+    for (first, second), paths in twice.items():
+        files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
+        warnings.warn(
+            f"{files} in {first} and in {second}, the first: {paths[0]}. Figures on {second} are too good by that.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _format_of(where: str) -> str:
+    for prefix in ("scenes", "hf"):
+        if where.startswith(prefix + ":"):
+            return prefix
+    ending = Path(where).suffix.lower()
+    if ending in (".csv", ".jsonl"):
+        return ending[1:]
+    if os.path.isdir(where):
+        return "folder"
+    what = "is a file of another kind" if os.path.exists(where) else "does not exist"
+    raise InvalidInputError(
+        f"{where!r} {what}. Data is a folder of class folders, a .csv or .jsonl file, scenes:NAME, hf:NAME, or a "
+        f"folder with its format named. Formats: {', '.join(FORMATS)}."
+    )
