@@ -1,0 +1,160 @@
+"""How far a training run is: a bar on a terminal, lines in a log, or nothing. Without torch."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+#: in a log, seconds after which a line comes also without an evaluation
+LOG_SECONDS = 60.0
+
+
+class FitProgress:
+    """Shows epoch, loss, learning rate, the best figure so far and the time left, on standard error.
+
+    >>> with FitProgress(False, metric="accuracy") as progress:
+    ...     progress.epoch(1, 2)
+    ...     progress.step(1, 20, loss=0.7, lr=0.1)
+    ...     progress.evaluated({"accuracy": 0.5, "loss": 0.6}, best=True)
+
+    Args:
+        wanted: True: a bar on a terminal, otherwise a line per evaluation; False: nothing; None: a bar if standard
+            error is a terminal, otherwise nothing.
+        metric: the figure that is shown; shares in [0, 1] as per cent, "loss" as a number.
+        title: in front of all, e.g. the setting of a sweep.
+    """
+
+    def __init__(self, wanted: bool | None = None, metric: str = "accuracy", title: str = "") -> None:
+        on_terminal = sys.stderr.isatty()
+        self.wanted = on_terminal if wanted is None else wanted
+        self.metric, self.title = metric, title
+        self._as_bar = self.wanted and on_terminal
+        self._bar: Any = None
+        self._task: Any = None
+        self._epoch = self._of = self._done = self._total = 0
+        self._loss = self._lr = math.nan
+        self._now: float | None = None
+        self._best: tuple[float, int] | None = None
+        self._first: tuple[float, int] | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> FitProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def epoch(self, number: int, of: int) -> None:
+        """Epoch `number` (from 1) of `of` begins."""
+        self._epoch, self._of = number, of
+        self._draw()
+
+    def step(self, done: int, of: int, loss: float, lr: float) -> None:
+        """`done` of all the run's `of` optimiser steps are through; a run that goes on begins with those it had.
+
+        Args:
+            done: optimiser steps, over all epochs.
+            of: of the whole run.
+            loss: mean over the step's pictures.
+            lr: the step's learning rate.
+        """
+        self._done, self._total, self._loss, self._lr = done, of, loss, lr
+        if self._first is None:
+            # Steps of an earlier process say nothing about how fast this one is.
+            self._first = (time.monotonic(), done)
+        self._draw()
+        if self.wanted and not self._as_bar and time.monotonic() - self._last_line > LOG_SECONDS:
+            self._line()
+
+    def evaluated(self, figures: Mapping[str, float], best: bool) -> None:
+        """Validation was measured.
+
+        Args:
+            figures: by name; `metric` among them, otherwise the first is shown.
+            best: they are the best so far.
+        """
+        if not figures:
+            return
+        name = self.metric if self.metric in figures else next(iter(figures))
+        self.metric, self._now = name, float(figures[name])
+        if best:
+            self._best = (self._now, self._epoch)
+        self._draw()
+        if self.wanted and not self._as_bar:
+            self._line()
+
+    def close(self) -> None:
+        """Takes the bar away; may be called again."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        if not self._as_bar:
+            return
+        from rich.markup import escape
+
+        words = {"where": escape(self._where()), "figures": escape(self._figures())}
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.fields[where]}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(compact=True),
+                console=Console(stderr=True, emoji=False),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, completed=self._done, **words)
+        self._bar.update(self._task, completed=self._done, total=self._total or None, **words)
+
+    def _line(self) -> None:
+        """For logs: one line, no control characters."""
+        self._last_line = time.monotonic()
+        parts = [self._where(), self._figures(), *([f"{_duration(self._left())} left"] if self._left() else [])]
+        print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+    def _where(self) -> str:
+        place = f"epoch {self._epoch}/{self._of}" if self._of else ""
+        return " ".join(part for part in (self.title, place) if part)
+
+    def _figures(self) -> str:
+        parts = []
+        if not math.isnan(self._lr):
+            parts.append(f"loss {self._loss:.4f}  lr {self._lr:.3g}")
+        if self._now is not None:
+            parts.append(f"validation {self.metric} {_shown(self.metric, self._now)}")
+        if self._best is not None:
+            value, epoch = self._best
+            parts.append(f"(best {_shown(self.metric, value)}, epoch {epoch})")
+        return "  ".join(parts)
+
+    def _left(self) -> float:
+        """Seconds, from the pace of this process; 0 if it cannot be told."""
+        if self._first is None or self._done <= self._first[1] or self._done >= self._total:
+            return 0.0
+        started, before = self._first
+        return (time.monotonic() - started) / (self._done - before) * (self._total - self._done)
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{value:.4f}" if metric == "loss" or not 0 <= value <= 1 else f"{value * 100:.1f} %"
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(42), _duration(754), _duration(7540)
+    ('42 s', '12 min', '2 h 05 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
