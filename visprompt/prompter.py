@@ -7,8 +7,8 @@ and keeps strategies ignorant of batching, devices, hooks and checkpoints.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
@@ -71,17 +71,42 @@ class Prompter:
         return make_prompter(name, preset=preset, **options)
 
     @staticmethod
-    def from_pretrained(path: str | Path) -> Prompter:
-        """Loads a saved strategy (`config.json`, and `prompt.safetensors` for the learned ones)."""
-        from visprompt.registry import load_prompter
+    def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Prompter:
+        """Loads a saved strategy: `config.json`, and `prompt.safetensors` for the learned ones.
 
-        return load_prompter(path)
+        Args:
+            path: folder that `save_pretrained` or `fit(out=…)` wrote, or a hub id.
+            **options: for a hub id: `revision`, `token`, `cache_dir`, `local_files_only`, ….
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes `config.json` (strategy, options, version) into the folder `path`, made if it is not there."""
-        from visprompt.registry import save_prompter
+        Raises:
+            InvalidInputError: if there is no such thing, or it is not a saved strategy.
+            UnknownNameError: if its strategy is not installed.
+        """
+        from visprompt.saving import load_prompter
+
+        return load_prompter(path, **options)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Writes `config.json` (strategy, options, version), for a learned strategy `prompt.safetensors` and a model
+        card too, into the folder `path`, made if it is not there.
+        """
+        from visprompt.saving import save_prompter
 
         save_prompter(self, path)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Puts what `save_pretrained` writes on the Hugging Face hub.
+
+        Args:
+            repo_id: "user/name".
+            **options: `private`, `token`, `branch`, `commit_message`, …, as huggingface_hub has them.
+
+        Returns:
+            Where it is.
+        """
+        from visprompt.saving import push_prompter
+
+        return push_prompter(self, repo_id, **options)
 
     def fit(self, model: Model, data: Any, **settings: Any) -> Any:
         """Learns the prompt; strategies without anything to learn say so."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -101,7 +100,8 @@ def refresh() -> None:
 
 
 def settings(kind: type[Prompter]) -> dict[str, Any]:
-    """The YAML beside a strategy's module: `summary`, `defaults`, `presets`; empty if there is none.
+    """The YAML beside a strategy's module: `summary`, `defaults`, `presets`, and for learned ones `training`; empty if
+    there is none.
 
     Raises:
         InvalidInputError: if it is not a mapping of those.
@@ -122,8 +122,8 @@ def _settings_of(module_name: str) -> dict[str, Any]:
     except (FileNotFoundError, ModuleNotFoundError, TypeError):
         return {}
     content = yaml.safe_load(text) or {}
-    if not isinstance(content, dict) or set(content) - {"summary", "defaults", "presets"}:
-        raise InvalidInputError(f"{stem}.yaml: expected a mapping with summary, defaults and presets.")
+    if not isinstance(content, dict) or set(content) - {"summary", "defaults", "presets", "training"}:
+        raise InvalidInputError(f"{stem}.yaml: expected a mapping with summary, defaults, presets and training.")
     return content
 
 
@@ -230,54 +230,3 @@ class Ensemble(Prompter):
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "members": [member.describe() for member in self.members]}
-
-
-def save_prompter(prompter: Prompter, path: str | Path) -> None:
-    """Writes a strategy's name and options to `path/config.json`."""
-    from visprompt import __version__
-
-    if isinstance(prompter, Ensemble):
-        raise InvalidInputError("save the members of an ensemble one by one.")
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = prompter.parts if isinstance(prompter, Composition) else (prompter,)
-    content = {"visprompt_version": __version__, "parts": [part.describe() for part in parts]}
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def load_prompter(path: str | Path) -> Prompter:
-    """Reads what `save_prompter` wrote.
-
-    Raises:
-        InvalidInputError: if there is no readable `config.json`.
-        UnknownNameError: if its strategy is not installed.
-    """
-    from visprompt import __version__
-
-    file = Path(path) / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        parts = [(str(part["name"]), dict(part["options"])) for part in content["parts"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInputError(
-            f"{file} is not a saved strategy ({type(error).__name__}): expected what save_pretrained wrote."
-        ) from None
-    made: list[Prompter] = []
-    for name, options in parts:
-        kind = get_class(name)
-        fields = {item.name for item in dataclasses.fields(kind.Options)}
-        unknown = sorted(set(options) - fields)
-        if unknown:
-            warnings.warn(
-                f"{file} was written by visprompt {content.get('visprompt_version')} (this is "
-                f"{__version__}); options {unknown} of "
-                f"{name!r} are not known here and are left out.",
-                stacklevel=3,
-            )
-        values = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if key in fields
-        }
-        prompter = kind(checked_options(kind.Options, name, values))
-        prompter.name = name
-        made.append(prompter)
-    return made[0] if len(made) == 1 else Composition(made)

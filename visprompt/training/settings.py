@@ -33,7 +33,7 @@ class FitSettings:
         checkpointing: recompute the tower's blocks in the backward pass: less memory, more time.
         patience: stop after so many evaluations without a better one; None: never.
         evaluate_every: epochs between evaluations on validation.
-        checkpoint_every: optimiser steps between checkpoints, beside the one at the end of every epoch; None: only those.
+        checkpoint_every: optimiser steps between checkpoints, beside those at every epoch's end; None: only these.
         keep: "best" on validation, or the "last" weights; without validation always the last.
         head: "linear", "mlp" (one hidden layer), "zero-shot" (the class names' text embeddings), or None: what fits
             the data.

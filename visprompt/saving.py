@@ -1,0 +1,208 @@
+"""Strategies on the disk and on the hub: `config.json`, `prompt.safetensors`, a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt.errors import InvalidInputError
+from visprompt.learned import Learned
+from visprompt.prompter import Composition, Prompter, checked_options
+from visprompt.registry import Ensemble, get_class
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS, CARD = "config.json", "prompt.safetensors", "README.md"
+
+
+def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
+    """Writes a strategy's name and options, and what it learned. Every file is replaced in one go."""
+    from visprompt import __version__
+
+    if isinstance(prompter, Ensemble):
+        raise InvalidInputError("save the members of an ensemble one by one.")
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"{folder} cannot be made a folder to save in: {error.strerror}.") from None
+    parts = prompter.parts if isinstance(prompter, Composition) else (prompter,)
+    described, tensors = [], {}
+    for number, part in enumerate(parts):
+        entry = {"name": part.name, "options": dataclasses.asdict(part.options)}
+        if isinstance(part, Learned):
+            if part.parameters is None:
+                raise InvalidInputError(
+                    f"{part.name!r} has learned nothing yet, so there is nothing to save: fit it first."
+                )
+            entry |= {"backbone": part.backbone, "record": part.record}
+            tensors |= {f"{number}.{name}": item.contiguous() for name, item in part.state().items()}
+        described.append(entry)
+    content = {"visprompt_version": __version__, "parts": described}
+    if tensors:
+        from safetensors.torch import save
+
+        # Weights first: a folder with a config always has the weights that it speaks of.
+        write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt", "visprompt_version": __version__}))
+        from visprompt.cards import card
+
+        write_whole(folder / CARD, card(prompter).encode())
+    write_whole(folder / CONFIG, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Replaces a file: whoever reads it, also after a crash, sees the old content or the new, never a part."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files for the owner alone; these are as readable as others that the user writes.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_prompter(path: str | os.PathLike[str], **options: Any) -> Prompter:
+    """Reads what `save_prompter` wrote, from a folder or from the hub.
+
+    Raises:
+        InvalidInputError: if there is no readable `config.json`, or its weights are missing or do not fit.
+        UnknownNameError: if its strategy is not installed.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists() and _is_hub_id(str(path)):
+        return _from_hub(str(path), **options)
+    if options:
+        raise InvalidInputError(f"{folder} is a folder; {', '.join(sorted(options))} are for hub ids.")
+    return _load_folder(folder)
+
+
+def _load_folder(folder: Path) -> Prompter:
+    from visprompt import __version__
+
+    file = folder / CONFIG
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        parts = [(str(part["name"]), dict(part["options"]), dict(part)) for part in content["parts"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        unfinished = (folder / "run.json").is_file()
+        hint = " A training run lies there unfinished: the same fit command goes on with it." if unfinished else ""
+        raise InvalidInputError(
+            f"{file} is not a saved strategy ({type(error).__name__}): expected what save_pretrained wrote.{hint}"
+        ) from None
+    tensors = _weights(folder) if any("backbone" in entry for _, _, entry in parts) else {}
+    made: list[Prompter] = []
+    for number, (name, options, entry) in enumerate(parts):
+        kind = get_class(name)
+        fields = {item.name for item in dataclasses.fields(kind.Options)}
+        unknown = sorted(set(options) - fields)
+        if unknown:
+            warnings.warn(
+                f"{file} was written by visprompt {content.get('visprompt_version')} (this is {__version__}); options "
+                f"{unknown} of {name!r} are not known here and are left out.",
+                stacklevel=4,
+            )
+        values = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if key in fields
+        }
+        prompter = kind(checked_options(kind.Options, name, values))
+        prompter.name = name
+        if isinstance(prompter, Learned):
+            if not isinstance(entry.get("backbone"), dict):
+                raise InvalidInputError(f"{file} holds {name!r} without the backbone that it was learned on.")
+            start = f"{number}."
+            own = {key.removeprefix(start): item for key, item in tensors.items() if key.startswith(start)}
+            prompter.restore(own, entry)
+        made.append(prompter)
+    return made[0] if len(made) == 1 else Composition(made)
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / WEIGHTS
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InvalidInputError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): a learned prompt needs its weights beside "
+            f"{CONFIG}."
+        ) from None
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _mixin() -> Any:
+    """The hub's own mixin around a strategy, made on first use: importing it takes a while."""
+    from huggingface_hub import ModelHubMixin, snapshot_download
+
+    class Stored(ModelHubMixin, library_name="visprompt", repo_url="", tags=["visual-prompting"]):
+        def __init__(self, prompter: Prompter) -> None:
+            self.prompter = prompter
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            save_prompter(self.prompter, save_directory)
+
+        @classmethod
+        def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
+            known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            folder = snapshot_download(
+                model_id,
+                allow_patterns=[CONFIG, WEIGHTS],
+                **{name: options[name] for name in known if options.get(name) is not None},
+            )
+            return cls(_load_folder(Path(folder)))
+
+        def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
+            from huggingface_hub import ModelCard
+
+            from visprompt.cards import card
+
+            return ModelCard(card(self.prompter))
+
+    return Stored
+
+
+def _from_hub(name: str, **options: Any) -> Prompter:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        found = _mixin().from_pretrained(name, **options)
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInputError(
+            f"there is no folder {name!r}, and it cannot be had from the hub either: {first_line}"
+        ) from None
+    prompter: Prompter = found.prompter
+    return prompter
+
+
+def push_prompter(prompter: Prompter, repo_id: str, **options: Any) -> str:
+    """Uploads what `save_prompter` writes; the token comes from the environment or `token=…`, never into a file."""
+    return str(_mixin()(prompter).push_to_hub(repo_id, **options))
