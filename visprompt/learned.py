@@ -151,7 +151,7 @@ class Learned(Prompter):
             )
         device = model.device
         for module in (self.parameters, self.head):
-            if module is not None and any(item.device != device for item in module.parameters()):
+            if module is not None and any(i.device != device for i in (*module.parameters(), *module.buffers())):
                 module.to(device)
 
     # -- what is saved ------------------------------------------------------------------------------------------------
