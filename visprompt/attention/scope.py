@@ -49,9 +49,9 @@ def current_scope(module: nn.Module) -> Scope | None:
 
 
 def is_open_on(tower: Tower) -> bool:
-    """True if a scope on this tower is open in this context."""
+    """True if a scope on this tower, with or without prompt tokens in it, is open in this context."""
     scope = _current.get()
-    while scope is not None and scope.tower is not tower:
+    while scope is not None and scope.tower.blocks is not tower.blocks:
         scope = scope.parent
     return scope is not None
 
@@ -163,14 +163,16 @@ class Scope:
         module: nn.Module,
         call: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any],
         always: bool = False,
+        first: bool = False,
     ) -> None:
         """Runs `call(module, args, kwargs, output)` after the module, in this scope's context only; with `always` also
-        when the module raises (the output is None then)."""
+        when the module raises (the output is None then), with `first` before all other hooks that are there."""
 
         def hook(owner: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:  # rest: (kwargs, output), or see above
             return call(owner, args, *rest) if self.is_active() else None
 
-        self._hooks.append(module.register_forward_hook(hook, with_kwargs=True, always_call=always))
+        handle = module.register_forward_hook(hook, with_kwargs=True, always_call=always, prepend=first)
+        self._hooks.append(handle)
 
     def on_close(self, undo: Callable[[], None]) -> None:
         """Something to undo when the scope ends."""
