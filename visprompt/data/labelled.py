@@ -129,6 +129,11 @@ class Labelled:
         path = path_of(self._items[index][0])
         return str(path) if path is not None else f"picture {index} of {self._called}"
 
+    @property
+    def items(self) -> tuple[tuple[Any, Any], ...]:
+        """The (picture, label) pairs as they were given; nothing is opened."""
+        return self._items
+
     # -- parts ------------------------------------------------------------------------------------------------------
 
     def subset(self, indices: Iterable[int]) -> Labelled:
@@ -213,7 +218,7 @@ class Labelled:
                     progress(index + 1, len(self))
         if not bad:
             return self
-        self._tell([f"{problem}" for problem in bad.values()])
+        report(list(bad.values()), self._called, self.on_bad)
         return self.subset(index for index in range(len(self)) if index not in bad)
 
     def describe(self) -> dict[str, Any]:
@@ -276,7 +281,7 @@ class Labelled:
             else:
                 kept.append((picture, label))
         if problems:
-            self._tell(problems)
+            report(problems, self._called, self.on_bad)
         if not kept:
             raise InvalidInputError(f"{self._called} has no items.")
         return tuple(kept)
@@ -316,18 +321,6 @@ class Labelled:
             return size_mismatch(mask.shape, picture, self._items[index][1], f"the mask of {name}")
         return None
 
-    def _tell(self, problems: list[str]) -> None:
-        listed = "".join(f"\n  {one}" for one in problems[:NAMED])
-        more = f"\n  … and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        count = "1 item" if len(problems) == 1 else f"{len(problems)} items"
-        if self.on_bad == "skip":
-            warnings.warn(f"{self._called}: {count} left out:{listed}{more}", UserWarning, stacklevel=4)
-            return
-        raise InvalidInputError(
-            f"{self._called}: {count} cannot be used:{listed}{more}\n"
-            'Repair or remove them, or leave them out with on_bad="skip".'
-        )
-
     def _drawn(self, count: int, seed: int) -> list[int]:
         """Positions of `count` items: every class gets its share, the largest remainders the rest."""
         groups = np.asarray(self.labels if self.kind == "classification" else [0] * len(self))
@@ -347,6 +340,23 @@ class Labelled:
 
 
 _SALT = 730912
+
+
+def report(problems: Sequence[str], where: str, on_bad: OnBad, one: str = "item", many: str = "items") -> None:
+    """Says what cannot be used: as an error, or with `on_bad="skip"` as a warning; the first ten and the number of all.
+
+    Raises:
+        InvalidInputError: with `on_bad="refuse"`.
+    """
+    listed = "".join(f"\n  {problem}" for problem in problems[:NAMED])
+    more = f"\n  … and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+    count = f"1 {one}" if len(problems) == 1 else f"{len(problems)} {many}"
+    if on_bad == "skip":
+        warnings.warn(f"{where}: {count} left out:{listed}{more}", UserWarning, stacklevel=4)
+        return
+    raise InvalidInputError(
+        f'{where}: {count} cannot be used:{listed}{more}\nRepair or remove them, or leave them out with on_bad="skip".'
+    )
 
 
 def _pair(item: Any, number: int, name: str) -> tuple[Any, Any]:

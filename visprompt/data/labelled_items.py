@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 )
+#: what file managers leave behind, besides hidden files; lower case
+IGNORED_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 #: modes in which a picture holds one whole number per pixel
 _INDEX_MODES = ("L", "P", "1", "I")
 
@@ -67,7 +70,8 @@ def open_mask(source: Any, name: str) -> np.ndarray:
         try:
             source = _called(source)
         except VispromptError as error:
-            raise InvalidInputError(f"{name}: {error}") from None
+            known = path_of(source)
+            raise InvalidInputError(str(error) if known and known in str(error) else f"{name}: {error}") from None
         path = str(source) if isinstance(source, str | os.PathLike) else None
     if isinstance(source, Image.Image):
         return _indices(source, name)
@@ -93,6 +97,39 @@ def open_mask(source: Any, name: str) -> np.ndarray:
         raise InvalidInputError(
             f"the mask {path!r} cannot be read as a picture ({error}); get or export it again."
         ) from None
+
+
+@dataclass(frozen=True)
+class ShiftedMask:
+    """A mask whose 0 means "none of the classes" and whose classes begin at 1, with classes from 0 on.
+
+    >>> ShiftedMask(np.array([[0, 1, 2]], dtype=np.uint8))().tolist()
+    [[255, 0, 1]]
+
+    Args:
+        source: as in `open_mask`.
+        ignore_index: what pixels without a class get.
+        name: for messages, if the source is no file.
+    """
+
+    source: Any
+    ignore_index: int = 255
+    name: str = "a mask"
+
+    @property
+    def path(self) -> str | None:
+        """The file behind it, if there is one."""
+        return path_of(self.source)
+
+    @property
+    def identity(self) -> Any:
+        """What the mask is known by."""
+        return self.source
+
+    def __call__(self) -> np.ndarray:
+        """The mask, `[h, w]`."""
+        mask = open_mask(self.source, self.name)
+        return np.where(mask == 0, self.ignore_index, mask.astype(np.int32) - 1).astype(np.int32)
 
 
 def require_classes(mask: np.ndarray, count: int, ignore_index: int | None, name: str) -> np.ndarray:

@@ -48,24 +48,21 @@ class Splits:
         """At most `n` items of every part."""
         if n is None:
             return self
-        parts = {
-            name: part.limited(n, seed) if (part := getattr(self, name)) is not None else None
-            for name in ("train", "validation", "test")
-        }
-        return replace(self, **parts, protocol=f"{self.protocol} At most {n} items of every part.")
+        made = self._each(lambda part: part.limited(n, seed))
+        return replace(made, protocol=f"{self.protocol} At most {n} items of every part.")
 
     def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Splits:
         """`Labelled.check` of every part."""
-        parts = {
-            name: part.check(workers, progress) if (part := getattr(self, name)) is not None else None
-            for name in ("train", "validation", "test")
-        }
-        return replace(self, **parts)
+        return self._each(lambda part: part.check(workers, progress))
 
     def describe(self) -> dict[str, Any]:
         """What results say about the data."""
         parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
         return {name: part and part.describe() for name, part in parts.items()} | {"protocol": self.protocol}
+
+    def _each(self, change: Callable[[Labelled], Labelled]) -> Splits:
+        validation = None if self.validation is None else change(self.validation)
+        return Splits(change(self.train), validation, None if self.test is None else change(self.test), self.protocol)
 
 
 #: the formats by name: where their reader is
@@ -121,7 +118,9 @@ def load_splits(
         if name not in options:
             raise unknown_name(f"option of the format {chosen}", name, options)
     splits: Splits = reader(where, **common, **reader_options)
+    _require_several_classes(splits.train, str(where))
     warn_of_duplicates(splits)
+    _warn_of_unseen(splits)
     return splits.limited(limit, seed)
 
 
@@ -164,6 +163,33 @@ def warn_of_duplicates(splits: Splits) -> None:
             f"{files} in {first} and in {second}, the first: {paths[0]}. Figures on {second} are too good by that.",
             UserWarning,
             stacklevel=3,
+        )
+
+
+def _require_several_classes(train: Labelled, where: str) -> None:
+    if train.kind == "answers" or len(train.classes) > 1:
+        return
+    inner = os.path.join(where, train.classes[0])
+    wrapped = os.path.isdir(inner) and any(entry.is_dir() for entry in os.scandir(inner))
+    hint = f" Is {inner!r} the data set?" if wrapped else ""
+    raise InvalidInputError(
+        f"{where!r} has one class only, {train.classes[0]!r}: there is nothing to tell apart. Every class needs "
+        f"pictures in a folder, or with a label, of its own.{hint}"
+    )
+
+
+def _warn_of_unseen(splits: Splits) -> None:
+    if splits.train.kind != "classification":
+        return
+    known = set(splits.train.labels) | set(splits.validation.labels if splits.validation is not None else ())
+    if splits.test is None:
+        return
+    unseen = [splits.train.classes[number] for number in sorted(set(splits.test.labels) - known)]
+    if unseen:
+        listed = ", ".join(repr(one) for one in unseen[:5]) + (", …" if len(unseen) > 5 else "")
+        classes = "1 class of the test part has" if len(unseen) == 1 else f"{len(unseen)} classes of the test part have"
+        warnings.warn(
+            f"{classes} no picture to learn from: {listed}. Are they spelt alike everywhere?", UserWarning, stacklevel=3
         )
 
 
