@@ -10,7 +10,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,33 +25,14 @@ from visprompt.errors import InvalidInputError, SiteNotReachedError, Unsupported
 from visprompt.geometry import Geometry
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoding import Encoding, collect
-from visprompt.models.pictures import PicturePixels, PictureReader
+from visprompt.models.features import Features, run_with
+from visprompt.models.parts import Parts
+from visprompt.models.pictures import PicturePixels
 from visprompt.models.proof import check_gradient, prove, prove_tokens
 from visprompt.models.references import with_references
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt
 
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """What a backend tells about a model.
-
-    Args:
-        embed: model inputs (a dict of tensors, pictures on the first axis) → `[m, d]` image embeddings.
-        reader: turns pictures into inputs and knows their geometry.
-        tower: attention sites, or None for a model without attention.
-        embed_text: texts → `[t, d]`, or None without a text tower.
-        logits: (`[n, d]`, `[t, d]`) → `[n, t]` scores as the model defines them, or None.
-        backend: name of the library.
-        restore: what `unwrap` undoes.
-    """
-
-    embed: Callable[[dict[str, Tensor]], Tensor]
-    reader: PictureReader
-    tower: Tower | None
-    embed_text: Callable[[list[str]], Tensor] | None
-    logits: Callable[[Tensor, Tensor], Tensor] | None
-    backend: str
-    restore: list[Callable[[], None]] = field(default_factory=list)
+__all__ = ["Model", "Parts"]
 
 
 class Model:
@@ -246,6 +226,7 @@ class Model:
         share_prefix: bool = True,
         cache: PicturePixels | None = None,
         read_rows: Rows = "readout",
+        features: bool = False,
     ) -> Encoding:
         """Runs prompts through the image tower, in order.
 
@@ -257,18 +238,21 @@ class Model:
             share_prefix: False runs every prompt on its own.
             cache: inputs of pictures that were prepared before.
             read_rows: rows whose attention `read` keeps; `"readout"` gives their mean, anything else every row.
+            features: keep the patches' hidden states behind the last block; prompts then run on their own.
 
         Raises:
-            UnsupportedError: for prompt tokens or attention edits on a model that cannot take them.
+            UnsupportedError: for prompt tokens or attention edits on a model that cannot take them, or features of a
+                model without patches.
             InvalidInputError: for edits that do not fit the picture or the model.
             SiteNotReachedError: if a block with an edit never ran.
         """
         self._check_open()
-        self._check(prompts, bool(read or decompose))
+        self._check(prompts, bool(read or decompose), features)
+        options: dict[str, Any] = {"share_prefix": share_prefix, "read_rows": read_rows, "features": features}
         alike = groups_of(prompts)
         if len(alike) > 1:
             cache = PicturePixels() if cache is None else cache
-            return self._in_groups(alike, prompts, read, decompose, share_prefix, cache, read_rows)
+            return self._in_groups(alike, prompts, read=read, decompose=decompose, cache=cache, **options)
         pictures: dict[tuple[int, Fit], int] = {}
         stream_of = [pictures.setdefault((id(p.picture), p.fit), len(pictures)) for p in prompts]
         firsts = {place: p for p, place in reversed(list(zip(prompts, stream_of, strict=True)))}
@@ -277,42 +261,21 @@ class Model:
         groups = self.parts.reader.same_shape(wanted, cache)
         if len(groups) > 1:
             alike = [[i for i, place in enumerate(stream_of) if place in group] for group in groups]
-            return self._in_groups(alike, prompts, read, decompose, share_prefix, cache, read_rows)
+            return self._in_groups(alike, prompts, read=read, decompose=decompose, cache=cache, **options)
         inputs = self.parts.reader.inputs(wanted, self, cache)
         order = sorted(range(len(prompts)), key=stream_of.__getitem__)
         index = torch.tensor([stream_of[i] for i in order], device=self.device)
         chosen = [prompts[i] for i in order]
         with self._evaluating():
-            result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), share_prefix, read_rows)
+            result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), **options)
         if order == list(range(len(order))):
             return result
         return result.take(torch.argsort(torch.tensor(order, device=self.device)))
 
-    def _in_groups(
-        self,
-        groups: list[list[int]],
-        prompts: Sequence[VisualPrompt],
-        read: Sequence[int],
-        decompose: Sequence[int],
-        share_prefix: bool,
-        cache: PicturePixels | None,
-        read_rows: Rows,
-    ) -> Encoding:
+    def _in_groups(self, groups: list[list[int]], prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
         """Prompts whose inputs differ in size, or in their tokens' places, run in a forward of their own each."""
-        order: list[int] = []
-        found: list[Encoding] = []
-        for members in groups:
-            order += members
-            found.append(
-                self.encode(
-                    [prompts[i] for i in members],
-                    read=read,
-                    decompose=decompose,
-                    share_prefix=share_prefix,
-                    cache=cache,
-                    read_rows=read_rows,
-                )
-            )
+        found = [self.encode([prompts[i] for i in members], **options) for members in groups]
+        order = [i for members in groups for i in members]
         return Encoding.joined(found, torch.argsort(torch.tensor(order, device=self.device)))
 
     @contextmanager
@@ -331,7 +294,12 @@ class Model:
 
     @contextmanager
     def prompting(
-        self, prompts: Sequence[VisualPrompt], *, read: Sequence[int] = (), decompose: Sequence[int] = ()
+        self,
+        prompts: Sequence[VisualPrompt],
+        *,
+        read: Sequence[int] = (),
+        decompose: Sequence[int] = (),
+        features: bool = False,
     ) -> Iterator[Callable[[Tensor], Encoding]]:
         """A scope for training: gives a function from pixels to an `Encoding`, with gradients.
 
@@ -341,6 +309,7 @@ class Model:
             prompts: n prompts; their pictures are only looked at for geometry.
             read: as in `encode`.
             decompose: as in `encode`.
+            features: as in `encode`.
 
         Yields:
             `encode(pixels)` with pixels `[n, 3, h, w]`, normalised, already in the model's input size.
@@ -349,7 +318,7 @@ class Model:
             UnsupportedError: for packed pictures, and as `encode`.
         """
         self._check_open()
-        self._check(prompts, bool(read or decompose))
+        self._check(prompts, bool(read or decompose), features)
         prompts = list(prompts)
         if self.parts.tower is not None and self.parts.tower.padded:
             raise UnsupportedError(
@@ -361,24 +330,29 @@ class Model:
                 "time."
             )
         edits, tokens = [prompt.attention for prompt in prompts], self.insertion(prompts)
-        if not (read or decompose or any(edits) or tokens):
+        plain = not (read or decompose or any(edits) or tokens)
+        if plain and not features:
             yield lambda pixels: Encoding(self.parts.embed({"pixel_values": pixels}))
             return
         tower = self.tower if tokens is None else tokens.tower
-        programs, patches = self._programs(prompts, read, decompose, "readout", tokens)
+        patches = self._most_patches(prompts)
+        programs = {} if plain else self._programs(prompts, read, decompose, "readout", tokens)
         learned = any(isinstance(e.temperature, Tensor) and e.temperature.requires_grad for g in edits for e in g)
         learned = learned or (tokens is not None and bool(tokens.learned()))
+        kept = Features(tower, patches) if features else None
         with Scope(tower, programs, None, self.device, tokens=tokens) as scope:
+            if kept is not None:
+                kept.install(scope)
 
             def encode(pixels: Tensor) -> Encoding:
                 if len(pixels) != len(prompts):
                     raise InvalidInputError(
                         f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
                     )
-                embeddings = self.parts.embed({"pixel_values": pixels})
+                found = run_with(kept, lambda: self.parts.embed({"pixel_values": pixels}))
                 if learned and torch.is_grad_enabled():
-                    check_gradient(embeddings)
-                return collect(scope, embeddings, patches)
+                    check_gradient(found[0])
+                return collect(scope, found[0], patches, found[1])
 
             yield encode
 
@@ -387,9 +361,13 @@ class Model:
         with self.prompting(prompts, **options) as encode:
             return encode(pixels)
 
-    def _check(self, prompts: Sequence[VisualPrompt], reads: bool) -> None:
+    def _check(self, prompts: Sequence[VisualPrompt], reads: bool, features: bool) -> None:
         if not prompts:
             raise InvalidInputError("nothing to encode: the list of prompts is empty.")
+        if features and self.parts.tower is None:
+            raise UnsupportedError(f"{self.name} has no blocks that visprompt knows, so no features of patches.")
+        if features and self._is_compiled():
+            raise refuse_compiled(self.name)
         learned = [prompt for prompt in prompts if prompt.tokens is not None]
         if learned:
             self.require(frozenset({"tokens"}), learned[0].label)
@@ -419,12 +397,17 @@ class Model:
         decompose: tuple[int, ...],
         share_prefix: bool,
         read_rows: Rows = "readout",
+        features: bool = False,
     ) -> Encoding:
         edits, tokens = [prompt.attention for prompt in prompts], self.insertion(prompts)
-        if not (read or decompose or any(edits) or tokens):
+        plain = not (read or decompose or any(edits) or tokens)
+        if plain and not features:
             return Encoding(self.parts.embed(inputs).index_select(0, index))
         tower, count = self.tower if tokens is None else tokens.tower, len(prompts)
-        programs, patches = self._programs(prompts, read, decompose, read_rows, tokens)
+        patches = self._most_patches(prompts)
+        programs = {} if plain else self._programs(prompts, read, decompose, read_rows, tokens)
+        kept = Features(tower, patches) if features else None
+        share_prefix = share_prefix and not features  # shared blocks leave out rows that no embedding needs
         gains = any(item.gain is not None for item in programs.values())
         repeated = count > len(next(iter(inputs.values())))
         sharing = None
@@ -433,13 +416,18 @@ class Model:
         if repeated and sharing is None:
             inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
         with Scope(tower, programs, sharing, self.device, tokens=tokens) as scope:
-            embeddings = self.parts.embed(inputs)
+            if kept is not None:
+                kept.install(scope)
+            embeddings, states = run_with(kept, lambda: self.parts.embed(inputs))
         first = sharing.first_block if sharing is not None else None
         if first is not None and len(embeddings) != count:
             raise SiteNotReachedError(
                 f"{self.name}: sharing from block {first} on gave {len(embeddings)} results for {count} prompts."
             )
-        return collect(scope, embeddings, patches)
+        return collect(scope, embeddings, patches, states)
+
+    def _most_patches(self, prompts: Sequence[VisualPrompt]) -> int:
+        return max(self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts)
 
     def _programs(
         self,
@@ -448,8 +436,8 @@ class Model:
         decompose: Sequence[int],
         read_rows: Rows,
         tokens: Insertion | None = None,
-    ) -> tuple[dict[Site, SiteProgram], int]:
-        """What happens at every site, ready to run, and the largest number of patches."""
+    ) -> dict[Site, SiteProgram]:
+        """What happens at every site, ready to run."""
         patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
         edits = [prompt.attention for prompt in prompts]
         tower = self.tower if tokens is None else tokens.tower
@@ -461,7 +449,7 @@ class Model:
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if gains:
             programs.update(with_references(self, prompts, gains, tower))
-        return programs, max(patches)
+        return programs
 
     def _is_compiled(self) -> bool:
         """True if any module is compiled, where only the transformers shim still works."""

@@ -1,0 +1,34 @@
+"""What a backend tells about a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from visprompt.attention.sites import Tower
+from visprompt.models.pictures import PictureReader
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a backend tells about a model.
+
+    Args:
+        embed: model inputs (a dict of tensors, pictures on the first axis) → `[m, d]` image embeddings.
+        reader: turns pictures into inputs and knows their geometry.
+        tower: attention sites, or None for a model without attention.
+        embed_text: texts → `[t, d]`, or None without a text tower.
+        logits: (`[n, d]`, `[t, d]`) → `[n, t]` scores as the model defines them, or None.
+        backend: name of the library.
+        restore: what `unwrap` undoes.
+    """
+
+    embed: Callable[[dict[str, Tensor]], Tensor]
+    reader: PictureReader
+    tower: Tower | None
+    embed_text: Callable[[list[str]], Tensor] | None
+    logits: Callable[[Tensor, Tensor], Tensor] | None
+    backend: str
+    restore: list[Callable[[], None]] = field(default_factory=list)
