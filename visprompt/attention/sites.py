@@ -11,7 +11,7 @@ from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import Rows
 
 Backend = Literal["transformers", "mha", "sdpa"]
-Readout = Literal["cls", "mean", "probe", "text"]
+Readout = Literal["cls", "mean", "patches", "probe", "text"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,9 @@ class Tower:
         name: `"vision"` for image encoders.
         sites: one per block in order, the pooling head last.
         blocks: the blocks' modules, in order.
-        readout: what the picture is read through: `"cls"`, `"mean"` of the patches, a pooling `"probe"`, or the
-            `"text"` of a decoder, whose rows and columns differ from call to call (`Timeline`).
+        readout: what the picture is read through: `"cls"`, `"mean"` of the patches, all `"patches"` one by one (in an
+            LVLM), a pooling `"probe"`, or the `"text"` of a decoder, whose rows and columns differ from call to call
+            (`Timeline`).
         prefix: tokens of the model's own before the patches inside the blocks (CLS, registers).
         foldable: blocks do not care how many tokens stand in front of the patches, so several CLS copies can share
             one sequence.
