@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from visprompt.errors import InvalidInputError, UnsupportedError
@@ -98,6 +97,7 @@ class Learned(Prompter):
         *,
         out: str | os.PathLike[str] | None = None,
         sweep: Mapping[str, Sequence[Any]] | None = None,
+        final: bool = False,
         restart: bool = False,
         progress: bool | None = None,
         **settings: Any,
@@ -109,7 +109,10 @@ class Learned(Prompter):
             data: labelled pictures, their splits, or where they are (`visprompt.data.labelled.load_splits`).
             out: folder for checkpoints, metrics and the result. A run that was killed goes on there. None: nothing is
                 written.
-            sweep: values per setting; every combination is trained, the best on validation is kept.
+            sweep: values per setting (or option of the strategy); every combination is trained, the best on validation
+                is kept.
+            final: after choosing, train once more on training and validation pictures together and keep the last
+                weights (VTAB-1k's protocol).
             restart: start anew where an earlier run's traces lie.
             progress: True, False, or None: if someone is watching.
             **settings: `FitSettings`, over the strategy's own defaults.
@@ -123,7 +126,33 @@ class Learned(Prompter):
         """
         from visprompt.training.run import run
 
-        return run(self, model, data, out=out, sweep=sweep, restart=restart, progress=progress, settings=settings)
+        return run(
+            self,
+            model,
+            data,
+            out=out,
+            sweep=sweep,
+            final=final,
+            restart=restart,
+            progress=progress,
+            settings=settings,
+        )
+
+    def evaluate(self, model: Model, data: Labelled, **settings: Any) -> dict[str, float]:
+        """Measures what was learned on other data with the same classes.
+
+        Args:
+            model: the model that it was learned on.
+            data: labelled pictures.
+            **settings: of `FitSettings` that matter here (`batch_size`, `fit`, `precision`); the rest is as it was
+                trained.
+
+        Raises:
+            InvalidInputError: if nothing was learned yet, or the classes are others.
+        """
+        from visprompt.training.run import evaluate_on
+
+        return evaluate_on(self, model, data, settings)
 
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
         super().check(prompts, model)
@@ -224,8 +253,3 @@ def learned_parts(prompter: Prompter) -> list[Learned]:
     if parts == (prompter,):
         return [prompter] if isinstance(prompter, Learned) else []
     return [found for part in parts for found in learned_parts(part)]
-
-
-def folder_of(out: str | os.PathLike[str] | None) -> Path | None:
-    """The folder as a path, or None."""
-    return None if out is None else Path(out)

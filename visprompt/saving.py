@@ -33,9 +33,10 @@ def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise InvalidInputError(f"{folder} cannot be made a folder to save in: {error.strerror}.") from None
     parts = prompter.parts if isinstance(prompter, Composition) else (prompter,)
-    described, tensors = [], {}
+    described: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
     for number, part in enumerate(parts):
-        entry = {"name": part.name, "options": dataclasses.asdict(part.options)}
+        entry: dict[str, Any] = {"name": part.name, "options": dataclasses.asdict(part.options)}
         if isinstance(part, Learned):
             if part.parameters is None:
                 raise InvalidInputError(
@@ -162,7 +163,7 @@ def _mixin() -> Any:
     """The hub's own mixin around a strategy, made on first use: importing it takes a while."""
     from huggingface_hub import ModelHubMixin, snapshot_download
 
-    class Stored(ModelHubMixin, library_name="visprompt", repo_url="", tags=["visual-prompting"]):
+    class Stored(ModelHubMixin, library_name="visprompt", tags=["visual-prompting"]):  # type: ignore[call-arg]
         def __init__(self, prompter: Prompter) -> None:
             self.prompter = prompter
 

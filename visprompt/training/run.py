@@ -1,0 +1,322 @@
+"""From `prompter.fit(model, data, out=…)` to a finished folder: what is trained, whether it was trained already, and
+what is known about it afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from visprompt.errors import InvalidInputError
+from visprompt.training import checkpoints
+from visprompt.training.fitting import Loop, evaluate
+from visprompt.training.result import Fitted
+from visprompt.training.settings import FitSettings, settings_from
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from visprompt.data.labelled import Labelled
+    from visprompt.data.splits import Splits
+    from visprompt.learned import Learned
+    from visprompt.models.base import Model
+    from visprompt.training.objective import Objective, Split
+
+#: what a run is, and in the end what it gave
+RUN = "run.json"
+#: settings that change how fast a run is, and not what comes out
+_WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "tensorboard"})
+
+
+def run(
+    prompter: Learned,
+    model: Model,
+    data: Splits | Labelled | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None,
+    sweep: Mapping[str, Sequence[Any]] | None,
+    final: bool,
+    restart: bool,
+    progress: bool | None,
+    settings: Mapping[str, Any],
+) -> Fitted:
+    """`Learned.fit`; see there."""
+    from visprompt.registry import settings as own_settings
+
+    splits = _splits(data)
+    chosen = settings_from(dict(own_settings(type(prompter)).get("training") or {}), dict(settings))
+    folder = None if out is None else Path(out)
+    if sweep or final:
+        from visprompt.training.sweep import run_sweep
+
+        return run_sweep(prompter, model, splits, chosen, dict(sweep or {}), folder, final, restart, progress)
+    return train(prompter, model, splits, chosen, folder, restart=restart, progress=progress)
+
+
+def train(
+    prompter: Learned,
+    model: Model,
+    splits: Splits,
+    settings: FitSettings,
+    folder: Path | None = None,
+    *,
+    restart: bool = False,
+    progress: bool | None = None,
+    title: str = "",
+    test: bool = True,
+    also: nn.Module | None = None,
+) -> Fitted:
+    """One training run with one set of settings.
+
+    Args:
+        prompter: its parameters are made anew.
+        model: the model.
+        splits: the data.
+        settings: how.
+        folder: for checkpoints, metrics and the result, or None.
+        restart: forget what lies there.
+        progress: True, False or None: if someone is watching.
+        title: in front of the progress bar.
+        test: measure the test split at the end.
+        also: part of the model to train too, for full fine-tuning as a baseline (`Loop`).
+
+    Raises:
+        InvalidInputError: if another run's traces lie in the folder.
+        DivergedError: if the loss stops being a number.
+    """
+    prompter.build(model, settings.seed)
+    objective = make_objective(prompter, model, splits, settings, test)
+    prompter.head = objective.head
+    what = _fingerprint(prompter, model, splits, settings, test)
+    if folder is not None:
+        done = _prepare(folder, what, restart)
+        if done is not None:
+            _take(prompter, folder)
+            return done
+    loop = Loop(prompter, model, objective, settings, folder=folder, progress=progress, title=title, also=also)
+    fitted = loop.run()
+    prompter.record = _record(prompter, model, objective, splits, settings, fitted)
+    if folder is not None and is_main():
+        prompter.save_pretrained(folder)
+        _write(folder, {"run": what, "finished": dataclasses.asdict(fitted)})
+        checkpoints.remove(folder)
+    wait()
+    return fitted
+
+
+def evaluate_on(prompter: Learned, model: Model, data: Labelled, settings: Mapping[str, Any]) -> dict[str, float]:
+    """`Learned.evaluate`; see there."""
+    if prompter.parameters is None:
+        raise InvalidInputError(f"{prompter.name!r} has learned nothing yet, so there is nothing to measure.")
+    prompter.check_backbone(model)
+    classes = tuple(prompter.record.get("classes") or ())
+    if classes and tuple(data.classes) != classes:
+        raise InvalidInputError(
+            f"this prompt knows {len(classes)} classes ({', '.join(classes[:4])}, …), and the data have "
+            f"{len(data.classes)} ({', '.join(data.classes[:4])}, …), in this order: they must be the same."
+        )
+    known = {name: value for name, value in prompter.record.get("settings", {}).items() if value is not None}
+    known["templates"] = tuple(known.get("templates", FitSettings.templates))
+    chosen = settings_from(known, dict(settings))
+    head = prompter.head
+    objective = prompter.objective(model, data)(model, prompter, {"train": data, "test": data}, chosen)
+    if head is not None:
+        objective.head = prompter.head = head
+    return evaluate(objective, "test")
+
+
+def _splits(data: Any) -> Splits:
+    from visprompt.data.labelled import Labelled, Splits, load_splits
+
+    if isinstance(data, Splits):
+        return data
+    if isinstance(data, Labelled):
+        return Splits(data, None, None, "pictures from Python, all to train on; no validation and no test part.")
+    if isinstance(data, str | os.PathLike):
+        return load_splits(os.fspath(data))
+    raise InvalidInputError(
+        f"data is a folder, a file, visprompt.data.labelled.Splits or Labelled; got {type(data).__name__}."
+    )
+
+
+def make_objective(
+    prompter: Learned, model: Model, splits: Splits, settings: FitSettings, test: bool = True
+) -> Objective:
+    """What a strategy is taught with these data, its head drawn by the settings' seed."""
+    parts: dict[Split, Labelled] = {"train": splits.train}
+    if splits.validation is not None:
+        parts["validation"] = splits.validation
+    if splits.test is not None and test:
+        parts["test"] = splits.test
+    kind = prompter.objective(model, splits.train)
+    # A head is drawn from torch's global generator: from a state of its own, and the user's stays as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return kind(model, prompter, parts, settings)
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(prompter: Learned, model: Model, splits: Splits, settings: FitSettings, test: bool) -> dict[str, Any]:
+    """What must be the same for a run to go on, as JSON has it."""
+    backbone = dict(prompter.backbone or {})
+    content = {
+        "strategy": prompter.name,
+        "options": dataclasses.asdict(prompter.options),
+        "settings": {name: value for name, value in settings.describe().items() if name not in _WITHOUT_EFFECT},
+        "data": splits.describe(),
+        "model": {name: backbone.get(name) for name in ("class", "blocks", "width", "prefix", "norms")},
+        "processes": _processes(),
+        "tests": test,
+    }
+    return json.loads(json.dumps(content))  # type: ignore[no-any-return]
+
+
+def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None:
+    """Makes the folder; gives the result of a run that has ended there.
+
+    Raises:
+        InvalidInputError: if it holds another run, or something that is none.
+    """
+    file = folder / RUN
+    known = _read(file)
+    if restart and is_main():
+        for name in (RUN, "metrics.jsonl", "config.json", "prompt.safetensors", "README.md"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        checkpoints.remove(folder)
+    wait()
+    if restart:
+        known = None
+    if known is None:
+        if not restart and (folder / "config.json").exists():
+            raise InvalidInputError(
+                f"{folder} holds a saved strategy, and no training run to go on with: give another folder, or "
+                "restart=True (--restart) to write over it."
+            )
+        if is_main():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _write(folder, {"run": what})
+            except OSError as error:
+                raise InvalidInputError(f"{folder} cannot be written to: {error.strerror}.") from None
+        wait()
+        return None
+    other = _differences(known.get("run", {}), what)
+    if other:
+        raise InvalidInputError(
+            f"{folder} holds another run: {'; '.join(other[:6])}. Give another folder, or restart=True (--restart) to "
+            "write over it."
+        )
+    return Fitted(**known["finished"]) if "finished" in known else None
+
+
+def _take(prompter: Learned, folder: Path) -> None:
+    """What a run that has ended left, into a prompter and the head that it has."""
+    from visprompt.saving import load_prompter
+
+    saved: Any = load_prompter(folder)
+    prompter.parameters, prompter.record, prompter.backbone = saved.parameters, saved.record, saved.backbone
+    prompter.head = saved.head
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    found = []
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        where = f"{path}{name}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{where}.")
+        elif a != b:
+            found.append(f"{where} was {_short(a)} and is {_short(b)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"{file} cannot be read ({type(error).__name__}): start anew with restart=True (--restart)."
+        ) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    from visprompt.saving import write_whole
+
+    write_whole(folder / RUN, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _record(
+    prompter: Learned, model: Model, objective: Objective, splits: Splits, settings: FitSettings, fitted: Fitted
+) -> dict[str, Any]:
+    """What is known about a training, for `config.json` and the card."""
+    from visprompt import __version__
+
+    described = splits.describe()
+    backbone = sum(item.numel() for item in model.module.parameters())
+    content = {
+        "data": {name: described[name] for name in ("train", "validation", "test")},
+        "protocol": described["protocol"],
+        "settings": settings.describe(),
+        "metric": fitted.metric,
+        "validation": fitted.validation,
+        "test": fitted.test,
+        "classes": list(splits.train.classes),
+        **objective.describe(),
+        "parameters": fitted.parameters,
+        "backbone_parameters": backbone,
+        "epochs": fitted.epochs,
+        "best_epoch": fitted.best_epoch,
+        "stopped_early": fitted.stopped_early,
+        "visprompt_version": __version__,
+    }
+    return json.loads(json.dumps(content))  # type: ignore[no-any-return]
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def _state() -> Any:
+    """accelerate's view of the processes, if there are several; None for one, where nothing has to be set up."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    from accelerate import PartialState
+
+    return PartialState()
+
+
+def _processes() -> int:
+    state = _state()
+    return 1 if state is None else int(state.num_processes)
+
+
+def is_main() -> bool:
+    """True for the process that writes."""
+    state = _state()
+    return True if state is None else bool(state.is_main_process)
+
+
+def wait() -> None:
+    """Until every process is here."""
+    state = _state()
+    if state is not None:
+        with contextlib.suppress(AttributeError):
+            state.wait_for_everyone()

@@ -1,0 +1,168 @@
+"""Several settings, each trained, the best on validation kept: test pictures are looked at once, at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.prompter import checked_options
+from visprompt.training import checkpoints
+from visprompt.training.fitting import DivergedError, evaluate
+from visprompt.training.result import Fitted
+from visprompt.training.run import RUN, is_main, make_objective, train, wait
+from visprompt.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from visprompt.data.splits import Splits
+    from visprompt.learned import Learned
+    from visprompt.models.base import Model
+
+FOLDER = "sweep"
+
+
+def run_sweep(
+    prompter: Learned,
+    model: Model,
+    splits: Splits,
+    settings: FitSettings,
+    grid: Mapping[str, Sequence[Any]],
+    folder: Path | None,
+    final: bool,
+    restart: bool,
+    progress: bool | None,
+) -> Fitted:
+    """Trains every combination, then measures the best one on the test split.
+
+    Args:
+        prompter: gets the options and the weights of the best one.
+        model: the model.
+        splits: the data, with a validation part.
+        settings: those that the grid does not name.
+        grid: values per setting or per option of the strategy.
+        folder: for the runs (in `sweep/`) and the result, or None.
+        final: train the best one again, on training and validation pictures together; its last weights are kept.
+        restart: forget what lies there.
+        progress: True, False or None: if someone is watching.
+
+    Returns:
+        What the best one gave; `Fitted.sweep` has all of them.
+
+    Raises:
+        InvalidInputError: without a validation part, for values that cannot be had, or if every setting diverged.
+        UnknownNameError: for a name that is neither a setting nor an option.
+    """
+    if splits.validation is None:
+        raise InvalidInputError(
+            "a sweep chooses on validation, and these data have no validation part: split one off "
+            "(load_splits(…, validation=0.2), --validation 0.2)."
+        )
+    original = prompter.options
+    tried: list[dict[str, Any]] = []
+    results: dict[int, tuple[Fitted, dict[str, Tensor], dict[str, Any]]] = {}
+    combinations = _combinations(prompter, settings, grid)
+    if folder is not None and not final:
+        _require_no_run(folder, restart)
+    if restart and folder is not None and is_main():
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    wait()
+    for number, (values, options, chosen) in enumerate(combinations):
+        prompter.options = options
+        place = None if folder is None else folder / FOLDER / _slug(values)
+        title = f"[{number + 1}/{len(combinations)}] {_named(values)}"
+        try:
+            found = train(prompter, model, splits, chosen, place, progress=progress, title=title, test=False)
+        except DivergedError as error:
+            tried.append({**values, "diverged": str(error)})
+            continue
+        except BaseException:
+            prompter.options = original
+            raise
+        tried.append({**values, **found.validation, "best_epoch": found.best_epoch})
+        results[number] = (found, prompter.state(), prompter.record)
+    alive = [entry for entry in tried if "diverged" not in entry]
+    if not alive:
+        prompter.options = original
+        raise InvalidInputError(f"every setting of the sweep diverged: {tried[0]['diverged']}")
+    kind = prompter.objective(model, splits.train)
+    metric, higher = kind.metric, kind.higher_is_better
+    best = (max if higher else min)(alive, key=lambda entry: entry[metric])
+    ranked = sorted(alive, key=lambda entry: -entry[metric] if higher else entry[metric])
+    ranked += [entry for entry in tried if "diverged" in entry]
+    winner = next(i for i, entry in enumerate(tried) if entry is best)
+    _, prompter.options, chosen = combinations[winner]
+    if final:
+        chosen = dataclasses.replace(chosen, keep="last", patience=None)
+        fitted = train(
+            prompter, model, splits.final(), chosen, folder, restart=restart, progress=progress, title="all pictures"
+        )
+    else:
+        fitted, state, record = results[winner]
+        prompter.build(model, chosen.seed)
+        objective = make_objective(prompter, model, splits, chosen)
+        prompter.head, prompter.record = objective.head, record
+        prompter.load_state(state)
+        if "test" in objective.splits:
+            fitted = dataclasses.replace(fitted, test=evaluate(objective, "test"))
+            record["test"] = fitted.test
+            record["data"]["test"] = splits.describe()["test"]
+    prompter.record["sweep"] = ranked
+    if folder is not None and is_main():
+        prompter.save_pretrained(folder)
+    return dataclasses.replace(fitted, sweep=ranked)
+
+
+def _combinations(
+    prompter: Learned, settings: FitSettings, grid: Mapping[str, Sequence[Any]]
+) -> list[tuple[dict[str, Any], Any, FitSettings]]:
+    """(values, options, settings) of every run, all of them checked before the first one starts."""
+    known = {item.name for item in dataclasses.fields(FitSettings)}
+    options = {item.name for item in dataclasses.fields(prompter.Options)}
+    for name, values in grid.items():
+        if name not in known | options:
+            raise unknown_name("setting or option to sweep", name, known | options)
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise InvalidInputError(f"a sweep over {name} needs a list of values; got {values!r}.")
+    made = []
+    for values in itertools.product(*grid.values()):
+        entry = dict(zip(grid, values, strict=True))
+        own = {name: value for name, value in entry.items() if name in options}
+        other = {name: value for name, value in entry.items() if name not in options}
+        merged = checked_options(prompter.Options, prompter.name, {**_fields(prompter.options), **own})
+        if "base_lr" in other and "lr" not in other:
+            other["lr"] = None
+        made.append((entry, merged, dataclasses.replace(settings, **other)))
+    return made
+
+
+def _fields(options: Any) -> dict[str, Any]:
+    return {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
+
+
+def _require_no_run(folder: Path, restart: bool) -> None:
+    if not (folder / RUN).exists():
+        return
+    if not restart:
+        raise InvalidInputError(
+            f"{folder} holds a run without a sweep: give another folder, or restart=True (--restart) to write over it."
+        )
+    if is_main():
+        for name in (RUN, "metrics.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        checkpoints.remove(folder)
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "as given"
+
+
+def _slug(values: Mapping[str, Any]) -> str:
+    """A folder name that says which setting it is."""
+    text = ",".join(f"{name}={value}" for name, value in values.items()) or "as-given"
+    return "".join(char if char.isalnum() or char in "=.,_-" else "_" for char in text)[:120]
