@@ -1,8 +1,8 @@
 """ADE20K as its scene parsing benchmark ships it (https://arxiv.org/abs/1608.05442), `ADEChallengeData2016`.
 
 `images/{training,validation}/*.jpg` and `annotations/{training,validation}/*.png`; there 0 is none of the 150 classes,
-which are 1 to 150. The validation folder is what everybody reports on, so it is the test part here; what is chosen on is
-split off the training part.
+which are 1 to 150. The validation folder is what everybody reports on, so it is the test part here; what is chosen on
+is split off the training part.
 """
 
 from __future__ import annotations

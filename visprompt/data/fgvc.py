@@ -1,7 +1,7 @@
 """FGVC as the authors of visual prompt tuning publish it (https://arxiv.org/abs/2203.12119).
 
-CUB, NABirds, Flowers, Dogs and Cars, each with `train.json`, `val.json` and `test.json`: objects of path → label, beside
-the pictures of the data set.
+CUB, NABirds, Flowers, Dogs and Cars, each with `train.json`, `val.json` and `test.json`: objects of path → label,
+beside the pictures of the data set.
 """
 
 from __future__ import annotations
