@@ -1,0 +1,360 @@
+"""The model card of a learned prompt: `README.md` with what was learned on what, how well, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt.statistics import wilson
+
+if TYPE_CHECKING:
+    from visprompt.learned import Learned
+    from visprompt.prompter import Prompter
+    from visprompt.training.result import Fitted
+
+#: the hub's words for what is learned from a kind of data
+TASKS = {
+    "classification": "image-classification",
+    "segmentation": "image-segmentation",
+    "answers": "visual-question-answering",
+}
+#: shares of pictures that were answered right: the only figures for which an interval can be told from n
+SHARES = ("accuracy", "top1", "top5", "exact_match")
+#: what stands among figures and is none
+_COUNTS = ("n", "count")
+#: settings that say little to people
+_QUIET = ("workers", "tensorboard", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that was measured.
+
+    Args:
+        split: "validation" or "test".
+        metric: its name.
+        value: as measured; shares lie in [0, 1].
+        n: pictures, or None if it is not known.
+        interval: 95 % bounds, or None where the number of pictures does not tell them.
+        chosen: True for the figure that validation chose by.
+    """
+
+    split: str
+    metric: str
+    value: float
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    chosen: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """True for what people say in per cent."""
+        return self.metric != "loss" and 0 <= self.value <= 1
+
+    def text(self) -> str:
+        """The value as people write it."""
+        return f"{self.value * 100:.1f} %" if self.is_share else f"{self.value:.4f}"
+
+    def interval_text(self) -> str:
+        """The interval, or a dash."""
+        if self.interval is None:
+            return "–"
+        low, high = self.interval
+        return f"{low * 100:.1f}–{high * 100:.1f} %"
+
+
+def figures_of(record: Mapping[str, Any]) -> list[Figure]:
+    """What a training record holds on validation and test, the chosen figure first.
+
+    >>> record = {"metric": "accuracy", "test": {"loss": 0.5, "accuracy": 0.8}, "data": {"test": {"n": 10}}}
+    >>> [(one.metric, one.text(), one.interval_text()) for one in figures_of(record)]
+    [('accuracy', '80.0 %', '49.0–94.3 %'), ('loss', '0.5000', '–')]
+    """
+    chosen = str(record.get("metric") or "")
+    return [
+        figure for split in ("validation", "test") for figure in _of_split(record.get(split), split, chosen, record)
+    ]
+
+
+def _of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -> Iterator[Figure]:
+    if not isinstance(figures, Mapping):
+        return
+    described = _mapping(_mapping(record.get("data")).get(split))
+    n = next((figures[name] for name in _COUNTS if _is_number(figures.get(name))), described.get("n"))
+    count = int(n) if isinstance(n, int | float) else None
+    for name in sorted(figures, key=lambda name: (name != chosen, name == "loss")):
+        value = figures[name]
+        if name in _COUNTS or not _is_number(value):
+            continue
+        interval = None
+        if name in SHARES and count and 0 <= value <= 1:
+            interval = wilson(value * count, count)
+        yield Figure(split, str(name), float(value), count, interval, name == chosen)
+
+
+def card(prompter: Prompter, fitted: Fitted | None = None) -> str:
+    """The card as Markdown, with the hub's metadata in front.
+
+    The licence is left to whoever shares it. What is not known is left out.
+
+    Args:
+        prompter: a learned strategy, or a composition with some.
+        fitted: what `fit` gave; the prompter's own record has the same, this adds the sweep.
+    """
+    from visprompt.learned import learned_parts
+
+    parts = learned_parts(prompter)
+    lines = [f"# {_title(prompter, parts)}", "", _what(prompter, parts), "", *_loading(prompter, parts)]
+    for part in parts:
+        heading = f"## {part.name}: " if len(parts) > 1 else "## "
+        for title, body in _sections(part, fitted if len(parts) == 1 else None):
+            if body:
+                lines += ["", f"{heading}{title if len(parts) > 1 else title[0].upper() + title[1:]}", "", *body]
+    lines += ["", "## Limits", "", *_limits(parts)]
+    return f"---\n{_metadata(prompter, parts)}\n---\n\n" + "\n".join(lines) + "\n"
+
+
+def _sections(part: Learned, fitted: Fitted | None) -> list[tuple[str, list[str]]]:
+    record = part.record
+    return [
+        ("figures", _figures(record)),
+        ("backbone", _backbone(part)),
+        ("data and protocol", _data(record)),
+        ("settings", _settings(part)),
+        ("what else was tried", _sweep(fitted)),
+    ]
+
+
+# -- metadata ---------------------------------------------------------------------------------------------------------
+
+
+def _metadata(prompter: Prompter, parts: Sequence[Learned]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results, datasets, bases, metrics = [], [], [], []
+    for part in parts:
+        data = _mapping(part.record.get("data"))
+        name = _dataset(data)
+        kind = next((str(_mapping(item).get("kind")) for item in data.values() if _mapping(item).get("kind")), "")
+        base = str((part.backbone or {}).get("name") or "")
+        # The hub follows these; names that only this machine or this package knows would lead nowhere.
+        if base.count("/") == 1 and ":" not in base and not _is_local(base):
+            bases.append(base)
+        if name.startswith("hf:"):
+            datasets.append(name.removeprefix("hf:").partition(":")[0])
+        for figure in figures_of(part.record):
+            if not figure.chosen or not name:
+                continue
+            metrics.append(figure.metric)
+            results.append(
+                EvalResult(
+                    task_type=TASKS.get(kind, "other"),
+                    dataset_type=name.removeprefix("hf:"),
+                    dataset_name=name,
+                    dataset_split=figure.split,
+                    metric_type=figure.metric,
+                    metric_value=round(figure.value, 6),
+                    metric_name=f"{figure.metric} (n = {figure.n})" if figure.n else figure.metric,
+                )
+            )
+    found = ModelCardData(
+        library_name="visprompt",
+        base_model=_one(bases),
+        datasets=_unique(datasets) or None,
+        metrics=_unique(metrics) or None,
+        tags=["visual-prompting", "prompt-tuning", *_unique(part.name for part in parts)],
+        model_name=_title(prompter, parts) if results else None,
+        eval_results=results or None,
+    )
+    return str(found.to_yaml())
+
+
+def _one(names: Sequence[str]) -> Any:
+    found = _unique(names)
+    return found[0] if len(found) == 1 else found or None
+
+
+# -- sections ---------------------------------------------------------------------------------------------------------
+
+
+def _title(prompter: Prompter, parts: Sequence[Learned]) -> str:
+    base = _base(parts, "")
+    data = _dataset(_mapping(parts[0].record.get("data"))) if parts else ""
+    return prompter.name + (f" on {base}" if base else "") + (f" for {data}" if data else "")
+
+
+def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
+    head = any(part.head is not None or part.record.get("head") for part in parts)
+    learned = "a visual prompt and a head" if head else "a visual prompt"
+    doc = (type(parts[0]).__doc__ or "").strip().splitlines() if parts else []
+    about = f" Strategy `{prompter.name}`: {doc[0].strip()}" if doc else f" Strategy `{prompter.name}`."
+    return (
+        f"This is {learned} for a frozen model, made with visprompt; the model's own weights are not in here and stay "
+        f"as they are.{about}"
+    )
+
+
+def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
+    base = _base(parts, "MODEL")
+    head = any(part.head is not None or part.record.get("head") for part in parts)
+    use = 'predict(vp.Request("photo.jpg"))' if head else 'encode(vp.Request("photo.jpg"))'
+    return [
+        "```python",
+        "import visprompt as vp",
+        "",
+        f'model = vp.load_model("{base}")',
+        'prompter = vp.Prompter.from_pretrained("FOLDER_OR_HUB_ID")',
+        f"print(vp.Runner(model, prompter).{use})",
+        "```",
+    ]
+
+
+def _figures(record: Mapping[str, Any]) -> list[str]:
+    found = figures_of(record)
+    if not found:
+        return []
+    lines = ["| split | figure | value | 95 % interval | n |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {one.split} | {one.metric} | {one.text()} | {one.interval_text()} | {one.n or '–'} |" for one in found
+    ]
+    controls = record.get("controls")
+    for name, figures in _mapping(controls).items():
+        for one in _of_split(figures, "test", str(record.get("metric") or ""), record):
+            lines.append(f"| control: {name} | {one.metric} | {one.text()} | {one.interval_text()} | {one.n or '–'} |")
+    notes = []
+    if any(one.interval for one in found):
+        notes.append("Intervals are Wilson's over the pictures; they do not hold the spread between trainings.")
+    if any(one.split == "validation" for one in found):
+        notes.append("Validation chose the epoch (and the settings of a sweep), so its figures flatter.")
+    classes = record.get("classes")
+    if isinstance(classes, list) and len(classes) > 1 and any(one.metric == "accuracy" for one in found):
+        notes.append(f"Guessing one of the {len(classes)} classes at random is right {100 / len(classes):.1f} %.")
+    if not controls:
+        notes.append("No control (a head alone on the same frozen model) is recorded here.")
+    return [*lines, "", " ".join(notes)]
+
+
+def _backbone(part: Learned) -> list[str]:
+    from visprompt.models.identity import describe
+
+    if not part.backbone:
+        return []
+    found = [
+        f"{describe({**part.backbone, 'name': _base([part], 'a model')})}, tower {part.backbone.get('tower', 'vision')}, frozen."
+    ]
+    blocks, width = part.backbone.get("blocks"), part.backbone.get("width")
+    if blocks and width:
+        found.append(f"{blocks} blocks of width {width}. Another model, also one of the same shape, is refused.")
+    trained = trained_text(part.record)
+    return [*found, *([f"Trained: {trained}."] if trained else [])]
+
+
+def trained_text(record: Mapping[str, Any]) -> str:
+    """How many numbers were trained, and their share of the backbone's.
+
+    >>> trained_text({"parameters": {"prompt": 1000, "head": 500}, "backbone_parameters": 100000})
+    'prompt 1,000, head 500 numbers: 1.50 % of the backbone'
+    """
+    counts = {str(name): int(n) for name, n in _mapping(record.get("parameters")).items() if _is_number(n)}
+    if not counts:
+        return ""
+    text = ", ".join(f"{name} {count:,}" for name, count in counts.items()) + " numbers"
+    whole = record.get("backbone_parameters")
+    return f"{text}: {sum(counts.values()) / whole:.2%} of the backbone".replace("%", " %") if whole else text
+
+
+def _data(record: Mapping[str, Any]) -> list[str]:
+    data = _mapping(record.get("data"))
+    rows = [
+        f"| {split} | {item.get('name') or '–'} | {item.get('kind', '–')} | {item.get('n', '–')} "
+        f"| {item.get('classes') or '–'} | `{str(item.get('sha256', '–'))[:12]}` |"
+        for split in ("train", "validation", "test")
+        if (item := _mapping(data.get(split)))
+    ]
+    table = ["| split | data set | kind | n | classes | sha256 |", "|---|---|---|---|---|---|", *rows] if rows else []
+    protocol = str(record.get("protocol") or data.get("protocol") or "")
+    lines = [*table, *(["", protocol] if protocol else [])]
+    classes = record.get("classes")
+    if isinstance(classes, list) and classes:
+        shown = ", ".join(str(name) for name in classes[:20])
+        more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+        lines += ["", f"Classes: {shown}{more}."]
+    return lines
+
+
+def _settings(part: Learned) -> list[str]:
+    import dataclasses
+
+    given = {f"{part.name}: {name}": value for name, value in dataclasses.asdict(part.options).items()}
+    given |= {
+        name: value
+        for name, value in _mapping(part.record.get("settings")).items()
+        if value is not None and name not in _QUIET
+    }
+    run = {"epochs run": part.record.get("epochs"), "epoch whose weights were kept": part.record.get("best_epoch")}
+    given |= {name: value for name, value in run.items() if value is not None}
+    if "visprompt_version" in part.record:
+        given["visprompt"] = part.record["visprompt_version"]
+    rows = [f"| {name} | {_cell(value)} |" for name, value in given.items()]
+    return ["| setting | |", "|---|---|", *rows]
+
+
+def _sweep(fitted: Fitted | None) -> list[str]:
+    if fitted is None or not fitted.sweep:
+        return []
+    names = _unique(name for row in fitted.sweep for name in row)
+    rows = ["| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in fitted.sweep]
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *rows]
+
+
+def _limits(parts: Sequence[Learned]) -> list[str]:
+    lines = [
+        "- It belongs to the weights that it was trained on; visprompt compares them when it is used.",
+        "- It knows its training data: pictures of another kind, and classes that it was not taught, are out of reach.",
+    ]
+    if any(part.head is not None or part.record.get("head") for part in parts):
+        lines.append("- The head always answers with one of its classes, also where none fits.")
+    return [
+        *lines,
+        "- No licence is named here: those of the backbone and of the data may bind what was learned from them.",
+    ]
+
+
+# -- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _base(parts: Sequence[Learned], otherwise: str) -> str:
+    """The backbone's name; of a folder on this machine only the last part, since cards are for others."""
+    name = str((parts[0].backbone or {}).get("name") or otherwise) if parts else otherwise
+    return Path(name).name or name if _is_local(name) else name
+
+
+def _is_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or Path(name).exists()
+
+
+def _dataset(data: Mapping[str, Any]) -> str:
+    for split in ("test", "validation", "train"):
+        name = _mapping(data.get(split)).get("name")
+        if name:
+            return str(name)
+    return ""
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _unique(names: Any) -> list[str]:
+    return list(dict.fromkeys(str(name) for name in names))
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
