@@ -1,0 +1,96 @@
+"""Where prompt tokens look, and who looks at them: for `visprompt inspect`.
+
+`Runner.attention` tells where the readout looks among the patches, with or without tokens between them. This adds the
+tokens' own rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visprompt.attention.program import SiteProgram, compile_programs
+from visprompt.attention.scope import Scope
+from visprompt.attention.sites import Site, Tower
+from visprompt.visual_prompt import block_number
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+    from visprompt.visual_prompt import VisualPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLook:
+    """The prompt tokens of one prompted picture in one block; means over heads.
+
+    Args:
+        block: its number.
+        patches: `[m, P]` share of every token's attention that falls on every patch.
+        readout: share of the readout's attention that falls on the tokens together.
+        prompts: share of the tokens' attention that falls on the tokens, their mean.
+    """
+
+    block: int
+    patches: np.ndarray
+    readout: float
+    prompts: float
+
+
+def token_looks(model: Model, prompt: VisualPrompt, blocks: Sequence[int]) -> list[TokenLook]:
+    """Reads the rows of a prompt's tokens; blocks before the tokens, and pooling heads behind them, are left out.
+
+    Args:
+        model: an encoder in evaluation mode.
+        prompt: with tokens, or without: then nothing is found.
+        blocks: numbers, negative from the end.
+    """
+    insertion = model.insertion([prompt])
+    if insertion is None:
+        return []
+    tower = insertion.tower
+    patches = model.geometry_of(prompt).num_patches
+    numbers = [block_number(block, tower.num_blocks) for block in blocks]
+    sites = [tower.sites[number] for number in numbers if tower.sites[number].prompts]
+    programs = compile_programs(tower, [prompt.attention], [patches])
+    rows = {site: _rows(tower, site, patches) for site in sites}
+    for site in sites:
+        programs[site] = _reading(programs.get(site), site, sorted({*rows[site][0], *rows[site][1]}))
+    inputs = model.parts.reader.inputs([(prompt.picture, prompt.fit)], model, None)
+    with torch.no_grad(), Scope(tower, programs, None, model.device, tokens=insertion) as scope:
+        model.parts.embed(inputs)
+    return [_look(scope.attention[site][0].float().mean(0), site, patches, *rows[site]) for site in sites]
+
+
+def _rows(tower: Tower, site: Site, patches: int) -> tuple[list[int], list[int]]:
+    """(rows of the tokens, rows of the readout) in the sequence."""
+    own = site.prefix - site.prompts
+    return list(range(own, site.prefix)), list(tower.rows_of(site, "readout", patches))
+
+
+def _reading(program: SiteProgram | None, site: Site, rows: list[int]) -> SiteProgram:
+    """The program with these rows read, one by one."""
+    if program is None:
+        nothing = torch.zeros(1, site.heads, len(rows), dtype=torch.bool)
+        return SiteProgram(rows=torch.tensor(rows), edited=nothing, read=True, per_row=True)
+    wide = program.with_rows(sorted({*program.rows.tolist(), *rows}))
+    order = wide.rows.tolist()
+    return replace(wide, read=True, per_row=True, read_rows=torch.tensor([order.index(row) for row in rows]))
+
+
+def _look(attention: Tensor, site: Site, patches: int, tokens: list[int], readout: list[int]) -> TokenLook:
+    """`[R, K]` attention of the rows that were read, sorted by their place."""
+    order = sorted({*tokens, *readout})
+    own, prefix = site.prefix - site.prompts, site.prefix
+    of_tokens = attention[[order.index(row) for row in tokens]]
+    of_readout = attention[[order.index(row) for row in readout]]
+    return TokenLook(
+        site.block,
+        of_tokens[:, prefix : prefix + patches].cpu().numpy(),
+        float(of_readout[:, own:prefix].sum(-1).mean()) if readout else float("nan"),
+        float(of_tokens[:, own:prefix].sum(-1).mean()),
+    )
