@@ -241,9 +241,8 @@ def _backbone(part: Learned) -> list[str]:
 
     if not part.backbone:
         return []
-    found = [
-        f"{describe({**part.backbone, 'name': _base([part], 'a model')})}, tower {part.backbone.get('tower', 'vision')}, frozen."
-    ]
+    called = describe({**part.backbone, "name": _base([part], "a model")})
+    found = [f"{called}, tower {part.backbone.get('tower', 'vision')}, frozen."]
     blocks, width = part.backbone.get("blocks"), part.backbone.get("width")
     if blocks and width:
         found.append(f"{blocks} blocks of width {width}. Another model, also one of the same shape, is refused.")
