@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from zoo.samples import IMAGE_PX
+from zoo.shared import MEAN, STD
 from zoo.text import tokenizer
-from zoo.train import MEAN, STD, new_model
+from zoo.train import new_model
 
 
 def image_processor() -> Any:

@@ -6,7 +6,6 @@ The vision tower starts from the bundled scenes-clip and learns on, slowly; proj
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from zoo.llava_forward import answer, see
 from zoo.llava_samples import LATE_WEIGHTS, WEIGHTS, batch, held_out
 from zoo.llava_text import BOS, EOS, IMAGE, MAX_TOKENS, N_IMAGE_TOKENS, PAD, VOCABULARY
 from zoo.samples import GRID, IGNORE, NOTHING
-from zoo.train import _one_thread, normalised
+from zoo.shared import cosine_lr, normalised, one_thread
 
 _LOGGED = ("words", "early", "named", "names", "places", "grad")
 
@@ -64,10 +63,7 @@ class LlavaRecipe:
 
     def lr(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then a cosine to zero."""
-        if step < self.warmup_steps:
-            return self.peak_lr * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
-        return self.peak_lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return cosine_lr(step, self.steps, self.peak_lr, self.warmup_steps)
 
 
 LLAVA_RECIPES: dict[str, LlavaRecipe] = {"scenes-llava": LlavaRecipe()}
@@ -281,7 +277,7 @@ def train_llava(
         sampler=range(step, recipe.steps if stop_at is None else stop_at),
         num_workers=1,
         prefetch_factor=6,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
     held = {name: held_out(recipe.validate_on, 0, name) for name in KINDS} if recipe.validate_on else {}
     began, began_at, sums = time.monotonic(), step, torch.zeros(len(_LOGGED))

@@ -22,9 +22,8 @@ from torch import Tensor
 from zoo.forward import encode_images, encode_texts
 from zoo.objective import PatchNames, contrastive
 from zoo.samples import Mixture, batch
+from zoo.shared import cosine_lr, normalised, one_thread, position_waves
 from zoo.text import BOS, EOS, MAX_TOKENS, PAD, VOCABULARY
-
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,7 @@ class Recipe:
 
     def lr(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then a cosine to zero."""
-        if step < self.warmup_steps:
-            return self.peak_lr * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
-        return self.peak_lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return cosine_lr(step, self.steps, self.peak_lr, self.warmup_steps)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -111,11 +107,7 @@ def _start_seeing_shapes(embeddings: Any) -> None:
     learned within minutes and shapes stay at chance for thousands of steps.
     """
     side = embeddings.image_size // embeddings.patch_size
-    quarter = embeddings.embed_dim // 4
-    frequency = 1.0 / 10.0 ** (torch.arange(quarter) / quarter * 2.0)
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    waves = [wave(axis.reshape(-1, 1) * frequency) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
-    embeddings.position_embedding.weight[1:] = 0.5 * torch.cat(waves, dim=1)
+    embeddings.position_embedding.weight[1:] = 0.5 * position_waves(side, embeddings.embed_dim)
     kernel = embeddings.patch_embedding.weight
     mean = kernel.mean(dim=(2, 3), keepdim=True)
     kernel.copy_(2.5 * (kernel - mean) + mean)
@@ -133,19 +125,6 @@ class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         made = batch(self.recipe.seed, step, self.recipe.batch_size, self.recipe.mixture(step))
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in made.items()}
-
-
-def normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn uint8 ``(n, h, w, 3)`` into the processor's ``(n, 3, h, w)``."""
-    x = images.permute(0, 3, 1, 2).float() / 255
-    return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).to(dtype)
-
-
-def _one_thread(_worker: int) -> None:
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
 
 
 def train(
@@ -199,7 +178,7 @@ def train(
         sampler=range(step, recipe.steps if stop_at is None else stop_at),
         num_workers=1,
         prefetch_factor=6,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
     began, began_at, sums = time.monotonic(), step, torch.zeros(3)
     draws = torch.Generator()

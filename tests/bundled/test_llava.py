@@ -136,7 +136,7 @@ def test_training_pass_equals_the_models_own_forward(loaded: tuple[Any, Any]) ->
     forward = pytest.importorskip("zoo.llava_forward", reason="the recipe is not part of an installed package")
     from zoo import llava_text
     from zoo.llava_samples import batch
-    from zoo.train import normalised
+    from zoo.shared import normalised
 
     model, _ = loaded
     made = {name: torch.from_numpy(value) for name, value in batch(1, 0, 3).items()}

@@ -19,7 +19,7 @@ from zoo import llava_text as text
 from zoo.llava_export import export_llava, processor
 from zoo.llava_forward import answer, see
 from zoo.llava_train import LLAVA_RECIPES, measure, new_llava, spoken, train_llava
-from zoo.train import normalised
+from zoo.shared import normalised
 
 TINY = replace(LLAVA_RECIPES["scenes-llava"], steps=4, batch_size=3, checkpoint_every=2, warmup_steps=1, validate_on=0)
 

@@ -1,0 +1,44 @@
+"""What the recipes have in common: how pictures enter, the learning rate's course, where patches start from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn uint8 ``(n, h, w, 3)`` into the processor's ``(n, 3, h, w)``."""
+    x = images.permute(0, 3, 1, 2).float() / 255
+    return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).to(dtype)
+
+
+def position_waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of row and column for a grid of patches, ``(side * side, width)``, root mean square 0.71.
+
+    The slowest wave is 1/100 radian per patch or more: a grid of 8 needs no slower ones.
+    """
+    quarter = width // 4
+    frequency = 1.0 / 10.0 ** (torch.arange(quarter) / quarter * 2.0)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    waves = [wave(axis.reshape(-1, 1) * frequency) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1)
+
+
+def cosine_lr(step: int, steps: int, peak: float, warmup_steps: int) -> float:
+    """Learning rate at a step: linear warm-up to ``peak``, then a cosine that ends at zero after ``steps``."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def one_thread(_worker: int) -> None:
+    """Keep a loader's process to one thread: the others belong to the training process."""
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
