@@ -3,6 +3,7 @@
     python benchmarks/speed.py                       # transformers, 1 3 10 30 100 regions
     python benchmarks/speed.py --backend open_clip --regions 10
     python benchmarks/speed.py --markdown
+    python benchmarks/speed.py tuning                # what a training step of learned prompts costs: speed_tuning.py
 
 Everything is measured in one process, in turns (plain, shared, plain, shared, …), because machines drift; the ratio of
 the fastest of each is reported. `--clock cpu` counts processor time on one thread instead of wall time: slower, but
@@ -97,6 +98,11 @@ def peak_gib(backend: str, regions: int, batch: int) -> float:
 
 def main() -> None:
     """Prints a table."""
+    if sys.argv[1:2] == ["tuning"]:
+        from visprompt.benchmarks import speed_tuning
+
+        speed_tuning.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backend", choices=["transformers", "open_clip", "timm"], default="transformers")
     parser.add_argument("--regions", type=int, nargs="+", default=[1, 3, 10, 30, 100])
