@@ -289,7 +289,7 @@ class Labelled:
     def _label_problem(self, label: Any) -> tuple[str, Any]:
         if self.kind == "classification":
             if isinstance(label, bool) or not isinstance(label, int | np.integer):
-                return f"a label is the number of a class, no {type(label).__name__} ({label!r:.40})", label
+                return f"a label is the number of a class, no {type(label).__name__}", label
             if not 0 <= label < len(self.classes):
                 return f"label {label} is none of the {len(self.classes)} classes, 0 to {len(self.classes) - 1}", label
             return "", int(label)

@@ -138,9 +138,11 @@ def without_validation(
         test_from: what the test part is, for the protocol.
     """
     tested = test_from or ("a test part of its own" if test is not None else "no test part")
+    source = source[:1].upper() + source[1:]
     if share == 0:
         return Splits(train, None, test, f"{source}; no validation part; {tested}.")
     rest, held = train.split(share, seed)
+    held = held.renamed(f"{train.name}, held out")
     stratified = ", in the proportions of the classes" if train.kind == "classification" else ""
     drawn = f"validation is {share:g} of it, drawn with seed {seed}{stratified}"
     return Splits(rest, held, test, f"{source}; {drawn}; {tested}.")
