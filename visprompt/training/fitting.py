@@ -390,7 +390,7 @@ def _accelerator(settings: FitSettings, model: Model) -> Iterator[Accelerator]:
         if made.num_processes > 1 and made.device.type != "cpu" and model.device != made.device:
             raise InvalidInputError(
                 f"the model is on {model.device}, and this process of {made.num_processes} has {made.device}: "
-                "load it there, vp.load_model(name, device=accelerate.PartialState().device)."
+                "load it there, vp.load_model(name, device=visprompt.training.processes.device())."
             )
         yield made
     finally:

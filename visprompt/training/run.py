@@ -4,7 +4,6 @@ what is known about it afterwards.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from visprompt.errors import InvalidInputError
-from visprompt.training import checkpoints
+from visprompt.training import checkpoints, processes
 from visprompt.training.fitting import Loop, evaluate
 from visprompt.training.result import Fitted
 from visprompt.training.settings import FitSettings, settings_from
@@ -104,11 +103,11 @@ def train(
     loop = Loop(prompter, model, objective, settings, folder=folder, progress=progress, title=title, also=also)
     fitted = loop.run()
     prompter.record = _record(prompter, model, objective, splits, settings, fitted)
-    if folder is not None and is_main():
+    if folder is not None and processes.is_main():
         prompter.save_pretrained(folder)
         _write(folder, {"run": what, "finished": dataclasses.asdict(fitted)})
         checkpoints.remove(folder)
-    wait()
+    processes.wait()
     return fitted
 
 
@@ -175,7 +174,7 @@ def _fingerprint(prompter: Learned, model: Model, splits: Splits, settings: FitS
         "settings": {name: value for name, value in settings.describe().items() if name not in _WITHOUT_EFFECT},
         "data": splits.describe(),
         "model": {name: backbone.get(name) for name in ("class", "blocks", "width", "prefix", "norms")},
-        "processes": _processes(),
+        "processes": processes.count(),
         "tests": test,
     }
     return json.loads(json.dumps(content))  # type: ignore[no-any-return]
@@ -189,12 +188,12 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
     """
     file = folder / RUN
     known = _read(file)
-    if restart and is_main():
+    if restart and processes.is_main():
         for name in (RUN, "metrics.jsonl", "config.json", "prompt.safetensors", "README.md"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         checkpoints.remove(folder)
-    wait()
+    processes.wait()
     if restart:
         known = None
     if known is None:
@@ -203,13 +202,13 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
                 f"{folder} holds a saved strategy, and no training run to go on with: give another folder, or "
                 "restart=True (--restart) to write over it."
             )
-        if is_main():
+        if processes.is_main():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 _write(folder, {"run": what})
             except OSError as error:
                 raise InvalidInputError(f"{folder} cannot be written to: {error.strerror}.") from None
-        wait()
+        processes.wait()
         return None
     other = _differences(known.get("run", {}), what)
     if other:
@@ -289,34 +288,3 @@ def _record(
         "visprompt_version": __version__,
     }
     return json.loads(json.dumps(content))  # type: ignore[no-any-return]
-
-
-# -- several processes ------------------------------------------------------------------------------------------------
-
-
-def _state() -> Any:
-    """accelerate's view of the processes, if there are several; None for one, where nothing has to be set up."""
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        return None
-    from accelerate import PartialState
-
-    return PartialState()
-
-
-def _processes() -> int:
-    state = _state()
-    return 1 if state is None else int(state.num_processes)
-
-
-def is_main() -> bool:
-    """True for the process that writes."""
-    state = _state()
-    return True if state is None else bool(state.is_main_process)
-
-
-def wait() -> None:
-    """Until every process is here."""
-    state = _state()
-    if state is not None:
-        with contextlib.suppress(AttributeError):
-            state.wait_for_everyone()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.prompter import checked_options
-from visprompt.training import checkpoints
+from visprompt.training import checkpoints, processes
 from visprompt.training.fitting import DivergedError, evaluate
 from visprompt.training.result import Fitted
-from visprompt.training.run import RUN, is_main, make_objective, train, wait
+from visprompt.training.run import RUN, make_objective, train
 from visprompt.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def run_sweep(
     combinations = _combinations(prompter, settings, grid)
     if folder is not None and not final:
         _require_no_run(folder, restart)
-    if restart and folder is not None and is_main():
+    if restart and folder is not None and processes.is_main():
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    wait()
+    processes.wait()
     for number, (values, options, chosen) in enumerate(combinations):
         prompter.options = options
         place = None if folder is None else folder / FOLDER / _slug(values)
@@ -113,7 +113,7 @@ def run_sweep(
             record["test"] = fitted.test
             record["data"]["test"] = splits.describe()["test"]
     prompter.record["sweep"] = ranked
-    if folder is not None and is_main():
+    if folder is not None and processes.is_main():
         prompter.save_pretrained(folder)
     return dataclasses.replace(fitted, sweep=ranked)
 
@@ -152,7 +152,7 @@ def _require_no_run(folder: Path, restart: bool) -> None:
         raise InvalidInputError(
             f"{folder} holds a run without a sweep: give another folder, or restart=True (--restart) to write over it."
         )
-    if is_main():
+    if processes.is_main():
         for name in (RUN, "metrics.jsonl"):
             (folder / name).unlink(missing_ok=True)
         checkpoints.remove(folder)
