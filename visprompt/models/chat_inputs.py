@@ -48,14 +48,14 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     """Runs the model's processor over a batch of chats, padded on the left.
 
     Raises:
-        UnsupportedError: for prompt tokens.
+        UnsupportedError: for prompt tokens, on a model that takes none.
         InvalidInputError: for a question that holds a picture's token, or videos that make no batch.
         SiteNotReachedError: if the processor makes another number of image tokens than the layout says.
     """
     for chat in chats:
         for prompt in chat.prompts:
             if prompt.tokens is not None:
-                raise UnsupportedError(f"{model.name}: prompt tokens are not offered by this model's wrapper.")
+                model.require(frozenset({"tokens"}), prompt.label)
         _require_plain(model, chat)
     texts = [chat_text(model, chat) for chat in chats]
     pictures = [[model.on_canvas(prompt.picture, prompt.fit)[0] for prompt in chat.prompts] for chat in chats]

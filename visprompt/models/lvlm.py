@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from visprompt.attention.backends import install_shim
+from visprompt.attention.backends import install_shim, is_compiled, refuse_compiled
 from visprompt.attention.program import SiteProgram, compile_programs
 from visprompt.attention.scope import Scope, is_open_on
 from visprompt.attention.sites import Site, Tower
@@ -25,14 +25,16 @@ from visprompt.geometry import Geometry, check_processable, fit_picture, mean_rg
 from visprompt.models.base import Model, Parts
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.chat_inputs import ChatInputs, media_of, prepare
+from visprompt.models.lvlm_answers import answer_ids, tell
 from visprompt.models.lvlm_edits import decoder_edits, vision_edits
 from visprompt.models.lvlm_layout import FAMILIES, Layout, LvlmFamily
 from visprompt.models.lvlm_options import answer_in, end_ids, pad_id, settings_of
 from visprompt.models.lvlm_text import Pieces, pieces_of
+from visprompt.models.lvlm_tokens import TileInsertion, alike, tile_tokens
 from visprompt.models.lvlm_vision import packing_of, vision_tower
 from visprompt.models.pictures import PictureReader
-from visprompt.models.proof import features_of, prove_decoder, prove_vision
-from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
+from visprompt.models.proof import features_of, prove_decoder, prove_vision, prove_vision_tokens
+from visprompt.visual_prompt import AttentionEdit, Fit, Rows, VisualPrompt, block_number
 
 Size = tuple[int, int]
 
@@ -59,7 +61,7 @@ class LVLM(Model):
         self.config: Any = inner.config
         self.family: LvlmFamily = FAMILIES[str(self.config.model_type)]
         self.vision_tower, self.vision_prefix, patch = vision_tower(inner, self.family)
-        decoder = _decoder(inner)  # refuses before anything is changed
+        decoder = _decoder(inner, self.vision_tower)  # refuses before anything is changed
         restore: list[Callable[[], None]] = []
         for owner, implementation in install_shim(module):
             restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
@@ -82,8 +84,9 @@ class LVLM(Model):
 
     @property
     def supports(self) -> frozenset[str]:
-        """Pixels, text and attention."""
-        return frozenset({"pixels", "text", "attention"})
+        """Pixels, text and attention; prompt tokens where the vision tower takes them."""
+        takes = self.vision_tower is not None and not self.vision_tower.no_tokens
+        return frozenset({"pixels", "text", "attention", *(("tokens",) if takes else ())})
 
     def has_tower(self, name: str) -> bool:
         """True for the decoder, and for a vision tower whose attention can be edited."""
@@ -189,7 +192,7 @@ class LVLM(Model):
 
         Raises:
             InvalidInputError: for edits that do not fit the pictures or the model, or options that visprompt sets.
-            UnsupportedError: for prompt tokens, and towers that cannot be edited.
+            UnsupportedError: for towers that cannot be edited, or take no prompt tokens.
             SiteNotReachedError: if a block with an edit never ran, or pictures' tokens are not where they should be.
         """
         self._check_open()
@@ -198,12 +201,17 @@ class LVLM(Model):
             raise InvalidInputError("nothing to answer: the list of chats is empty.")
         settings = settings_of(self.module, self.tokenizer, max_new_tokens, bool(read), stream is not None, options)
         blocks = tuple(block_number(block, self.num_blocks) for block in read)
-        inputs = prepare(self, chats)
-        if stream is not None:
-            settings["streamer"] = Pieces(self.tokenizer, len(chats), inputs.length, stream)
-        with torch.no_grad(), self._evaluating(), self.editing(chats, inputs, blocks, read_rows) as decoder:
-            output = self.module.generate(**inputs.tensors, **settings)  # type: ignore[operator]
-        return self._answers(chats, inputs, output, decoder, blocks, settings)
+        found: dict[int, Generation] = {}
+        for members in alike(chats):
+            part = [chats[place] for place in members]
+            inputs = prepare(self, part)
+            own = dict(settings)
+            if stream is not None:
+                own["streamer"] = Pieces(self.tokenizer, len(part), inputs.length, _renumbered(stream, members))
+            with torch.no_grad(), self._evaluating(), self.editing(part, inputs, blocks, read_rows) as decoder:
+                output = self.module.generate(**inputs.tensors, **own)  # type: ignore[operator]
+            found.update(zip(members, self._answers(part, inputs, output, decoder, blocks, own), strict=True))
+        return [found[place] for place in range(len(chats))]
 
     def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
         """`[n, len(texts)]` log-likelihood of every text as the answer to every chat: the sum over its tokens, natural
@@ -220,24 +228,21 @@ class LVLM(Model):
         chats = list(chats)
         if not chats:
             raise InvalidInputError("nothing to score: the list of chats is empty.")
-        answers = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        if not answers or not all(answers):
+        if not texts or not all(texts):
             raise InvalidInputError(f"texts is a list of one or more answers, none of them empty; got {list(texts)!r}.")
-        inputs = prepare(self, chats)
-        rows = [self._score_one(chats, inputs, answer) for answer in answers]
-        return torch.stack(rows, dim=1)
+        answers = [answer_ids(self, text, ended=False) for text in texts]
+        found: dict[int, Tensor] = {}
+        for members in alike(chats):
+            part = [chats[place] for place in members]
+            inputs = prepare(self, part)
+            with torch.no_grad():
+                rows = [self._score_one(part, inputs, answer) for answer in answers]
+            found.update(zip(members, torch.stack(rows, dim=1), strict=True))
+        return torch.stack([found[place] for place in range(len(chats))])
 
     def _score_one(self, chats: Sequence[Chat], inputs: ChatInputs, answer: list[int]) -> Tensor:
-        tail = torch.tensor(answer, device=self.device).expand(len(chats), -1)
-        tensors = dict(inputs.tensors)
-        for name, fill in (("input_ids", tail), ("attention_mask", torch.ones_like(tail))):
-            tensors[name] = torch.cat((tensors[name], fill), dim=1)
-        for name, kind in (("token_type_ids", self.family.answer_type), ("mm_token_type_ids", 0)):
-            if name in tensors:
-                tensors[name] = torch.cat((tensors[name], torch.full_like(tail, kind)), dim=1)
-        with torch.no_grad(), self._evaluating(), self.editing(chats, inputs):
-            logits = self.module(**tensors, logits_to_keep=len(answer) + 1, use_cache=False).logits[:, :-1]
-        return logits.float().log_softmax(-1).gather(-1, tail[..., None])[..., 0].sum(-1)
+        with self._evaluating(), self.editing(chats, inputs):
+            return tell(self, inputs, [answer] * len(chats)).log_likelihood.sum(-1)
 
     @contextmanager
     def editing(
@@ -249,34 +254,53 @@ class LVLM(Model):
             The decoder's scope, which keeps what is read; None if the decoder is neither edited nor read.
 
         Raises:
-            InvalidInputError: inside another such scope of this model, whose rows and columns are other prompts'.
+            InvalidInputError: inside another such scope of this model, whose rows and columns are other prompts', and
+                for prompt tokens of several kinds, which have to run one after the other.
+            UnsupportedError: for prompt tokens in a compiled model.
         """
-        if is_open_on(self.tower):  # its rows and columns are those of another prompt
+        if any(is_open_on(tower) for tower in (self.tower, self.vision_tower) if tower is not None):
             raise InvalidInputError(
                 f"{self.name} is being run inside model.editing(…) of other chats, whose edits would reach into this "
                 "run: leave that scope first."
             )
         edits = [decoder_edits(self, chat, layouts) for chat, layouts in zip(chats, inputs.layouts, strict=True)]
-        vision = vision_edits(self, chats, inputs)
+        vision, tokens = vision_edits(self, chats, inputs), tile_tokens(self.vision_tower, chats, inputs)
         with ExitStack() as stack:
-            if any(vision):
-                assert self.vision_tower is not None
-                self._prove_tower("vision", inputs)
-                patches = [count for group in inputs.vision_patches for count in group]
-                programs = compile_programs(self.vision_tower, vision, patches)
-                programs.update(self._with_plain_runs(chats, programs))
-                stack.enter_context(Scope(self.vision_tower, programs, None, self.device, packing_of(self, inputs)))
+            if any(vision) or tokens is not None:
+                stack.enter_context(self._editing_vision(chats, inputs, vision, tokens))
             if not (read or any(edits)):
                 yield None
                 return
             counts = [sum(item.geometry.num_patches for item in layouts) for layouts in inputs.layouts]
             programs = compile_programs(self.tower, edits, counts, read, None, read_rows)
-            self._prove_tower("decoder", inputs)
+            self._prove_decoder()
             timeline = Timeline(inputs.columns, inputs.pictures, inputs.padding).to(self.device)
             yield stack.enter_context(Scope(self.tower, programs, None, self.device, timeline))
 
-    def _with_plain_runs(self, chats: Sequence[Chat], programs: dict[Site, SiteProgram]) -> dict[Site, SiteProgram]:
-        """Runs the vision tower on the pictures without the prompt and hands its row outputs to the gain edits."""
+    def _editing_vision(
+        self,
+        chats: Sequence[Chat],
+        inputs: ChatInputs,
+        edits: Sequence[Sequence[AttentionEdit]],
+        tokens: TileInsertion | None,
+    ) -> Scope:
+        """The scope of the vision tower's edits, proved and ready to be entered."""
+        assert self.vision_tower is not None
+        if tokens is not None and any(is_compiled(module) for module in self.module.modules()):
+            raise refuse_compiled(self.name)
+        tower = self.vision_tower if tokens is None else tokens.tower
+        patches = [count for group in inputs.vision_patches for count in group]
+        programs = compile_programs(tower, edits, patches)
+        self._prove_vision(chats[0], tokens)
+        programs.update(self._with_plain_runs(chats, programs, tower))
+        return Scope(tower, programs, None, self.device, packing_of(self, inputs), tokens)
+
+    def _with_plain_runs(
+        self, chats: Sequence[Chat], programs: dict[Site, SiteProgram], tower: Tower
+    ) -> dict[Site, SiteProgram]:
+        """Runs the vision tower on the pictures without the prompt (but for its tokens: they are part of the tower that
+        is edited) and hands its row outputs to the gain edits.
+        """
         gains = {site: item for site, item in programs.items() if item.gain is not None}
         if not gains:
             return {}
@@ -293,9 +317,9 @@ class LVLM(Model):
             site: SiteProgram(rows=item.rows, edited=torch.zeros_like(item.edited), capture_output=True)
             for site, item in gains.items()
         }
-        assert self.vision_tower is not None
         inputs = prepare(self, plain)
-        with torch.no_grad(), Scope(self.vision_tower, watch, None, self.device, packing_of(self, inputs)) as scope:
+        tokens = tile_tokens(self.vision_tower, plain, inputs)
+        with torch.no_grad(), Scope(tower, watch, None, self.device, packing_of(self, inputs), tokens) as scope:
             features_of(self.module, media_of(inputs))
         for site, item in gains.items():
             if scope.outputs[site].shape[:2] != item.edited.shape[:2] or len(item.rows) != scope.outputs[site].shape[2]:
@@ -343,21 +367,32 @@ class LVLM(Model):
 
     def prove(self, prompt: VisualPrompt | None = None) -> None:
         """Proves the decoder's sites, see `Model.prove`: a few words without a picture do, whatever its size."""
-        self._prove_tower("decoder", None)
+        self._prove_decoder()
 
-    def _prove_tower(self, name: str, inputs: ChatInputs | None) -> None:
+    def _prove_decoder(self) -> None:
+        self._once("decoder", lambda: prove_decoder(self))
+
+    def _prove_vision(self, chat: Chat, tokens: TileInsertion | None) -> None:
+        """Proves the vision tower's sites, and that prompt tokens in it have an effect, on the pictures of one chat."""
+        tower = self.vision_tower
+        assert tower is not None
+
+        def prove_sites() -> None:
+            inputs = prepare(self, [chat])
+            streams = sum(map(len, inputs.vision_patches))
+            prove_vision(self, tower, media_of(inputs), streams, packing_of(self, inputs))
+
+        self._once("vision", prove_sites)
+        if tokens is not None:
+            width = tokens.tokens.shape[-1]
+            self._once("tokens", lambda: prove_vision_tokens(self, tower, media_of(prepare(self, [chat])), width))
+
+    def _once(self, what: str, proof: Callable[[], None]) -> None:
         with self._lock:
-            if name in self._proved_towers:
-                return
-            with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
-                if name == "decoder":
-                    prove_decoder(self)
-                else:
-                    assert inputs is not None
-                    assert self.vision_tower is not None
-                    streams, packing = sum(map(len, inputs.vision_patches)), packing_of(self, inputs)
-                    prove_vision(self, self.vision_tower, media_of(inputs), streams, packing)
-            self._proved_towers.add(name)
+            if what not in self._proved_towers:
+                with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
+                    proof()
+                self._proved_towers.add(what)
 
     # -- what it does not do ------------------------------------------------------------------------------------------
 
@@ -387,7 +422,12 @@ class LVLM(Model):
 # -- finding things ---------------------------------------------------------------------------------------------------
 
 
-def _decoder(module: Any) -> Tower:
+def _renumbered(stream: Callable[[int, str], None], members: Sequence[int]) -> Callable[[int, str], None]:
+    """A stream for some of the chats, told by their places among all."""
+    return lambda number, text: stream(members[number], text)
+
+
+def _decoder(module: Any, vision: Tower | None) -> Tower:
     decoder: Any = module.get_decoder() if hasattr(module, "get_decoder") else None
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not hasattr(module, "generate") or not hasattr(module, "lm_head"):
@@ -403,4 +443,6 @@ def _decoder(module: Any) -> Tower:
             )
         heads = int(decoder.config.num_attention_heads)
         sites.append(Site("decoder", index, attention, "transformers", heads, 0, getattr(attention, "o_proj", None)))
-    return Tower("decoder", tuple(sites), tuple(layers), "text", 0, shareable=False)
+    # What is said where prompt tokens are refused: they go into vision towers, and this one's may not take them.
+    why = "its vision tower is not known" if vision is None else vision.no_tokens or "a decoder takes none"
+    return Tower("decoder", tuple(sites), tuple(layers), "text", 0, shareable=False, no_tokens=why)

@@ -128,5 +128,7 @@ def _is_in(edit: AttentionEdit, start: int, count: int) -> bool:
 
 def _cut(edit: AttentionEdit, expected: int, start: int, count: int) -> AttentionEdit:
     _check_length(edit, expected)
+    if edit.bias is None and edit.weights is None:
+        return edit  # the same one in all tiles, which are then compiled once
     bias, weights = (None if item is None else item[start : start + count] for item in (edit.bias, edit.weights))
     return replace(edit, bias=bias, weights=weights)

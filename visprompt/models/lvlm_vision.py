@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
+#: why the packed towers take no prompt tokens
+_PACKED = "its vision tower packs the patches of all pictures into one sequence, cut by lengths that know of no others"
+_NO_BLOCKS = "its projector takes what goes into the vision tower's first block"
+
 
 def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Size | None]:
     """(sites or None where they are not offered, tokens in front of the patches, patch height and width)."""
@@ -42,7 +46,15 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
     # The decoder gets all patches, whatever the tower's own readout is; it has no use for a pooling head.
     whole = tower_of(tower, config, kind, replace(known, readout="mean"))
     seen = _blocks_seen(module.config, len(whole.blocks))
-    cut = replace(whole, sites=whole.sites[:seen], blocks=whole.blocks[:seen], shareable=False, by_module={})
+    cut = replace(
+        whole,
+        sites=whole.sites[:seen],
+        blocks=whole.blocks[:seen],
+        readout="patches",
+        shareable=False,
+        no_tokens="" if seen else _NO_BLOCKS,
+        by_module={},
+    )
     return cut, prefix, patch  # type: ignore[return-value]
 
 
@@ -62,7 +74,7 @@ def _packed_tower(tower: Any) -> Tower:
         Site("vision", number, block.attn, "transformers", heads, 0, block.attn.proj)
         for number, block in enumerate(tower.blocks)
     )
-    return Tower("vision", sites, tuple(tower.blocks), "mean", 0, shareable=False)
+    return Tower("vision", sites, tuple(tower.blocks), "patches", 0, shareable=False, no_tokens=_PACKED)
 
 
 def _blocks_seen(config: Any, blocks: int) -> int:

@@ -112,6 +112,28 @@ def prove_vision(
     _refuse_dead(model.name, zeros, "answer")
 
 
+def prove_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], width: int) -> None:
+    """The same for prompt tokens in an LVLM's vision tower: one for every block, each of which must get a gradient.
+
+    Args:
+        model: the LVLM.
+        tower: its vision tower.
+        media: inputs of a picture.
+        width: of the tower's hidden states.
+
+    Raises:
+        SiteNotReachedError: naming the blocks whose tokens would change nothing.
+    """
+    blocks = len(tower.blocks)
+    tokens = torch.linspace(-1, 1, width, device=model.device).expand(blocks, 1, width).clone().requires_grad_()
+    insertion = Insertion(tower, [PromptTokens(tokens)])
+    with Scope(insertion.tower, {}, None, model.device, tokens=insertion):
+        _weighted(features_of(model.module, media)).backward(inputs=[tokens])
+    dead = [block for block in range(blocks) if tokens.grad is None or not tokens.grad[block].any()]
+    if dead:
+        raise SiteNotReachedError(f"{model.name}: prompt tokens in blocks {dead} would change nothing in the answer.")
+
+
 def features_of(module: Any, media: dict[str, Tensor]) -> Tensor:
     """`[tokens, d]`: what the decoder of an LVLM gets for pictures."""
     if "pixel_values_videos" in media:
