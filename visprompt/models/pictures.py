@@ -46,6 +46,13 @@ class PictureReader:
         self._geometries: collections.OrderedDict[tuple[Size, Fit], Geometry] = collections.OrderedDict()
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # For processes that load pictures: what is remembered is found again there.
+        return {**self.__dict__, "_geometries": collections.OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def preprocess(self, picture: Image.Image) -> np.ndarray:
         """`[3, h, w]` float32 as the tower sees it."""
         return self._as_image(self._read(picture)).float().numpy()
@@ -102,6 +109,34 @@ class PictureReader:
             shape = tuple(self.one(picture, fit, cache)["pixel_values"].shape)
             groups.setdefault(shape, []).append(number)
         return list(groups.values())
+
+
+class Transformed:
+    """Reads a picture with a torchvision transform. A class and no closure, so that it can be sent to processes."""
+
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """The inputs of one picture."""
+        return {"pixel_values": self.transform(picture)}
+
+
+class Processed:
+    """Reads a picture with a transformers image processor, which gives tensors of these names."""
+
+    def __init__(self, processor: Any, names: tuple[str, ...] = ("pixel_values",)) -> None:
+        self.processor, self.names = processor, names
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """The inputs of one picture."""
+        batch = self.processor(images=[picture], return_tensors="pt")
+        return {name: torch.as_tensor(batch[name])[0] for name in self.names}
+
+
+def pixels_of(inputs: dict[str, Tensor]) -> Tensor:
+    """The pixels as the tower sees them, where `pixel_values` are just that."""
+    return inputs["pixel_values"]
 
 
 def _stack(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

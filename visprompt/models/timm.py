@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from visprompt.attention.sites import Head, Readout, Site, Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.base import Parts
-from visprompt.models.pictures import PictureReader
+from visprompt.models.pictures import PictureReader, Transformed, pixels_of
 
 
 def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
@@ -37,9 +37,7 @@ def reader_of(transform: Any, patch: tuple[int, int] | None) -> PictureReader:
         raise InvalidInputError(
             f"the processor must be a transform from a PIL picture to a tensor; got {type(transform).__name__}."
         )
-    return PictureReader(
-        transform, lambda picture: {"pixel_values": transform(picture)}, lambda inputs: inputs["pixel_values"], patch
-    )
+    return PictureReader(transform, Transformed(transform), pixels_of, patch)
 
 
 def patch_of(trunk: Any) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from visprompt.attention.backends import install_shim
 from visprompt.attention.sites import Head, Readout, Site, Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.base import Parts
-from visprompt.models.pictures import PictureReader
+from visprompt.models.pictures import PictureReader, Processed, pixels_of
 from visprompt.models.scores import contrastive_logits
 
 
@@ -182,26 +183,19 @@ def _head(module: Any, tower: Any, kind: str) -> Head | None:
 
 
 def _reader(processor: Any, patch: tuple[int, int]) -> PictureReader:
-    def read(picture: Any) -> dict[str, Tensor]:
-        return {"pixel_values": processor(images=[picture], return_tensors="pt")["pixel_values"][0]}
-
-    return PictureReader(processor, read, lambda inputs: inputs["pixel_values"], patch)
+    return PictureReader(processor, Processed(processor), pixels_of, patch)
 
 
 def _packed_reader(processor: Any, patch: int) -> PictureReader:
     """NaFlex: patches in a row, padded to a common length, the grid's shape beside them."""
+    names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+    return PictureReader(processor, Processed(processor, names), functools.partial(_unpacked, patch), (patch, patch))
 
-    def read(picture: Any) -> dict[str, Tensor]:
-        batch = processor(images=[picture], return_tensors="pt")
-        names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-        return {name: torch.as_tensor(batch[name])[0] for name in names}
 
-    def as_image(inputs: dict[str, Tensor]) -> Tensor:
-        rows, columns = (int(item) for item in inputs["spatial_shapes"])
-        grid = inputs["pixel_values"][: rows * columns].view(rows, columns, patch, patch, 3)
-        return grid.permute(4, 0, 2, 1, 3).reshape(3, rows * patch, columns * patch)
-
-    return PictureReader(processor, read, as_image, (patch, patch))
+def _unpacked(patch: int, inputs: dict[str, Tensor]) -> Tensor:
+    rows, columns = (int(item) for item in inputs["spatial_shapes"])
+    grid = inputs["pixel_values"][: rows * columns].view(rows, columns, patch, patch, 3)
+    return grid.permute(4, 0, 2, 1, 3).reshape(3, rows * patch, columns * patch)
 
 
 # -- embeddings -------------------------------------------------------------------------------------------------------
