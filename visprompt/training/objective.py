@@ -49,8 +49,10 @@ class Objective:
         """A dataset whose key is `(index, epoch)`; what it draws at random depends on these and the seed alone."""
         raise NotImplementedError
 
-    def collate(self, samples: Sequence[Any]) -> Batch:
-        """Samples → a batch on the CPU; it has `"index"`, a LongTensor `[n]`. Samples may be None (left out)."""
+    def collate(self, samples: Sequence[Any]) -> Batch | None:
+        """Samples → a batch on the CPU; it has `"index"`, a LongTensor `[n]`. Samples may be None (left out); None if
+        all are.
+        """
         raise NotImplementedError
 
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> AbstractContextManager[Tensor]:
