@@ -6,8 +6,8 @@
 The reference step (`plain`) is what one would write by hand: m learned tokens concatenated behind CLS, the model's own
 blocks with the model's own fused attention, a linear head; the model is frozen, one forward, one backward, one step of
 SGD. Ours is the same with `model.prompting`: the prompt tokens, a gate between any two blocks, a temperature in every
-block. Both run in one process in turns; ratios are of medians, in wall and in processor time of the same rounds. Weights
-are random: they do not change the cost.
+block. Both run in one process in turns; ratios are of medians, in wall and in processor time of the same rounds.
+Weights are random: they do not change the cost.
 
 Memory: *saved* are the bytes of all tensors that autograd keeps for the backward pass, weights left out; *peak* is the
 high-water mark of a process that does nothing else, above what it held before its first step.

@@ -3,6 +3,7 @@ edited rows in float32 and overwrites them; everything else is what the model's 
 
 - transformers: a thin shim in `AttentionInterface`, installed once by `wrap` (`install_shim`);
 - `nn.MultiheadAttention`: hooks that overwrite the rows after the output projection (a mask would switch kernels);
+  where one temperature is for all rows, its own attention is replaced instead;
 - timm: a `TorchFunctionMode` that sees `scaled_dot_product_attention` inside the attention module, so fused attention
   stays on.
 """
@@ -23,6 +24,7 @@ from visprompt.attention.program import SiteProgram
 from visprompt.attention.rows import add_mask, heads_like, row_logits
 from visprompt.attention.scope import Scope, current_scope
 from visprompt.attention.sites import Site
+from visprompt.attention.tempering import can_temper, tempered_attention, tempered_mha
 from visprompt.errors import UnsupportedError
 
 #: numbers of one call's edited rows × keys that are held at a time (256 MB): towers read by all patches have many
@@ -37,8 +39,9 @@ def install(scope: Scope) -> None:
     mode = _SeeAttention(scope)
     for site in sites:
         if site.backend == "mha":
-            scope.hook_before(site.module, _MhaHooks(scope, site).before)
-            scope.hook_after(site.module, _MhaHooks(scope, site).after)
+            hooks = _MhaHooks(scope, site, mode)
+            scope.hook_before(site.module, hooks.before)
+            scope.hook_after(site.module, hooks.after, always=True)
         elif site.backend == "sdpa":
             scope.hook_before(site.module, mode.enter_module)
             # always: what gradient checkpointing recomputes stops in the middle of a module, once it has enough
@@ -146,9 +149,20 @@ def _edited(
     if not len(program.rows):  # a decoder's call without any of the rows that are meant
         scope.fired.add(site)
         return base(module, query, key, value, mask, **kwargs)
-    if mask is None and kwargs.get("softcap") is None and program.is_tempering(query.shape[2]):
+    scaling = kwargs.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    unusual = kwargs.get("softcap") is not None or kwargs.get("dropout")
+    if program.is_tempering(query.shape[2]) and can_temper(mask) and not (unusual and mask is not None):
         scope.fired.add(site)
-        return base(module, program.tempered(query), key, value, mask, **kwargs)
+        kept: list[Tensor | None] = []
+
+        def attend(queries: Tensor, over: Tensor | None) -> Tensor:
+            output, weights = base(module, queries, key, value, over, **kwargs)
+            kept.append(weights)
+            return output.transpose(1, 2)
+
+        output = tempered_attention(attend, query, key, value, mask, program.tau, scale)
+        return output.transpose(1, 2), kept[0]
     copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
     rows_query, key, value, query = query[:, :, :copies], key[:, :, copies:], value[:, :, copies:], query[:, :, copies:]
     own, weights = base(module, query, key, value, mask, **kwargs)
@@ -156,8 +170,6 @@ def _edited(
         rows_query = query.index_select(2, program.rows)
     if "sdpa" in str(getattr(getattr(module, "config", None), "_attn_implementation", "")):
         kwargs = {name: item for name, item in kwargs.items() if name != "softcap"}  # torch's kernel knows none
-    scaling = kwargs.get("scaling")
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     wanted_rows = torch.zeros_like(program.rows) if copies else program.rows
     new = run_rows(
         scope,
@@ -238,24 +250,44 @@ def overwrite(own: Tensor, new: Tensor, program: SiteProgram, row_dim: int, head
 # -- nn.MultiheadAttention --------------------------------------------------------------------------------------------
 
 
+#: of `nn.MultiheadAttention.forward`, in order
+MHA_ARGUMENTS = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
+
+
 class _MhaHooks:
     """Overwrites rows of an `nn.MultiheadAttention` after its output projection."""
 
-    def __init__(self, scope: Scope, site: Site) -> None:
-        self.scope, self.site = scope, site
+    def __init__(self, scope: Scope, site: Site, mode: _SeeAttention) -> None:
+        self.scope, self.site, self.mode = scope, site, mode
         module: Any = site.module
         if module.bias_k is not None or module.add_zero_attn:
             raise UnsupportedError("nn.MultiheadAttention with bias_k or add_zero_attn is not supported.")
 
     def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Folded readout copies stand in front of the sequence: the module itself must not see them."""
+        if self._is_tempering(module, args, kwargs):
+            self.mode.enter_module(module, args, kwargs)
+            return None
         copies = 0 if self.scope.sharing is None else self.scope.sharing.copies_at(self.site)
         if not copies:
             return None
         self.scope.sharing.stash = args[0]
         return tuple(item[:, copies:] for item in args[:3]) + tuple(args[3:]), kwargs
 
+    def _is_tempering(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """True where `tempered_mha` does all of the module's work."""
+        given = dict(zip(MHA_ARGUMENTS, args, strict=False)) | kwargs
+        query = given["query"]
+        alone = query is given["key"] and query is given["value"] and query.ndim == 3
+        plain = given.get("attn_mask") is None and given.get("key_padding_mask") is None
+        if not (alone and plain and module._qkv_same_embed_dim) or given.get("need_weights", True):
+            return False
+        return self.scope.program(self.site).is_tempering(query.shape[1 if module.batch_first else 0])
+
     def after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Overwrites the rows, unless the module was in the mode, or raised."""
+        if self.mode.left(module) or output is None:
+            return None
         scope, site = self.scope, self.site
         query, key, value = (args[i] if i < len(args) else kwargs[n] for i, n in enumerate(("query", "key", "value")))
         own = output[0] if isinstance(output, tuple) else output
@@ -341,7 +373,8 @@ def _float(item: Tensor | None) -> Tensor | None:
 
 
 class _SeeAttention(TorchFunctionMode):
-    """Sees the arguments of `scaled_dot_product_attention` while one of the scope's modules runs."""
+    """Sees the arguments of `scaled_dot_product_attention` (of the whole of it, for `nn.MultiheadAttention` with a
+    temperature) while one of the scope's modules runs."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__()
@@ -357,14 +390,24 @@ class _SeeAttention(TorchFunctionMode):
         self.inside.append(self.scope.tower.by_module[id(module)])
         self.__enter__()
 
+    def left(self, module: nn.Module) -> bool:
+        """Ends `enter_module`; False if the module was not entered."""
+        if not (self.inside and self.inside[-1].module is module):
+            return False
+        self.inside.pop()
+        self.__exit__(None, None, None)
+        return True
+
     def leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """The module is through, or raised."""
-        if self.inside and self.inside[-1].module is module:
-            self.inside.pop()
-            self.__exit__(None, None, None)
+        self.left(module)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.inside and func is F.multi_head_attention_forward:
+            site = self.inside[-1]
+            self.scope.fired.add(site)
+            return tempered_mha(site.module, args[0], self.scope.program(site).tau), None
         if not self.inside or func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         site, scope = self.inside[-1], self.scope
@@ -376,9 +419,16 @@ class _SeeAttention(TorchFunctionMode):
         if site not in scope.programs:
             return F.scaled_dot_product_attention(query, key, value, **rest)
         program = scope.program(site)
-        if rest.get("attn_mask") is None and program.is_tempering(query.shape[2]):
+        scale, whole = rest.get("scale") or query.shape[-1] ** -0.5, rest.get("attn_mask")
+        whole = None if whole is None else whole[(None,) * (4 - whole.dim())]
+        exact = whole is None or not rest.get("dropout_p")
+        if program.is_tempering(query.shape[2]) and can_temper(whole) and exact:
             scope.fired.add(site)
-            return F.scaled_dot_product_attention(program.tempered(query), key, value, **rest)
+
+            def attend(queries: Tensor, mask: Tensor | None) -> Tensor:
+                return F.scaled_dot_product_attention(queries, key, value, **{**rest, "attn_mask": mask})
+
+            return tempered_attention(attend, query, key, value, whole, program.tau, scale)
         copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
         rows_query, query, key, value = (
             query[:, :, :copies],
@@ -389,10 +439,7 @@ class _SeeAttention(TorchFunctionMode):
         own = F.scaled_dot_product_attention(query, key, value, **rest)
         if not copies:
             rows_query = query.index_select(2, program.rows)
-        scale = rest.get("scale") or query.shape[-1] ** -0.5
         wanted = torch.zeros_like(program.rows) if copies else program.rows
-        whole = rest.get("attn_mask")
-        whole = None if whole is None else whole[(None,) * (4 - whole.dim())]
         mask = mask_rows(site.module, whole, wanted, query, key, {"is_causal": rest.get("is_causal", False)})
         options = {"dropout": rest.get("dropout_p", 0.0)}
         new = run_rows(scope, site, program, rows_query, key, value, scale, mask, options, always=bool(copies))

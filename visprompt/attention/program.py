@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.attention.rows import Tempered, attend, target_mass_logits, visible
+from visprompt.attention.rows import attend, target_mass_logits, visible
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import AttentionEdit, Rows, block_number, checked_rows
@@ -89,14 +89,15 @@ class SiteProgram:
         return self.temperature.shape[2] == 1 and bool(self.edited.all())
 
     def is_tempering(self, queries: int) -> bool:
-        """True if all it does is one temperature for all of so many rows: `tempered` queries then do the same inside
-        the model's own kernel, without a second one over all rows."""
+        """True if all it does is one temperature for all of so many rows: `tempered_attention` then does the same
+        inside the model's own kernel, without a second one over all rows."""
         return len(self.rows) == queries and self._tempers_alone
 
-    def tempered(self, query: Tensor) -> Tensor:
-        """`[n, H, Q, D]` queries over their temperature: `(q / τ) kᵀ` is `(q kᵀ) / τ`."""
+    @property
+    def tau(self) -> Tensor:
+        """Its temperature for `[n, H, R, D]` queries, `[n, H|1, R|1, 1]`."""
         assert self.temperature is not None
-        return Tempered.apply(query, self.temperature[..., None])  # type: ignore[no-any-return]
+        return self.temperature[..., None]
 
     def to(self, device: torch.device) -> SiteProgram:
         """The same program with its tensors on a device."""

@@ -5,8 +5,6 @@ Shapes: n streams (batch), H heads, R rows (queries), K keys, D head width, P pa
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -125,23 +123,3 @@ def contributions(attention: Tensor, value: Tensor, weight: Tensor | None, bias:
     if weight is None:
         return weighted
     return F.linear(weighted, weight.float()) + (0.0 if bias is None else bias.float() / keys)
-
-
-class Tempered(torch.autograd.Function):
-    """`q / τ` that keeps no more than the quotient for its gradients, which the attention behind it keeps anyway."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, tau: Tensor) -> Tensor:
-        """`[n, H, Q, D]` over `[n, H|1, 1, 1]`."""
-        quotient = (query / tau).to(query.dtype)
-        ctx.save_for_backward(quotient, tau)
-        return quotient
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of query and τ."""
-        quotient, tau = ctx.saved_tensors
-        of_query = (grad / tau).to(grad.dtype) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return of_query, None
-        return of_query, -((grad.float() * quotient.float()).sum_to_size(tau.shape) / tau).to(tau.dtype)

@@ -174,10 +174,8 @@ class Insertion:
             given = self._split(_hidden(args, kwargs))[1]
 
             def mixed(hidden: Tensor) -> Tensor:
-                front, made, rest = self._split(hidden)
-                gate = torch.sigmoid(self._per_stream(logits.float(), len(hidden))).to(hidden)[:, None, None]
-                # A clone: what a gate keeps for its gradient would otherwise keep the whole sequence.
-                return torch.cat((front, gate * made.clone() + (1 - gate) * given, rest), dim=1)
+                logit = self._per_stream(logits, len(hidden)).float()[:, None, None]
+                return Gated.apply(hidden, given, logit, self.own)  # type: ignore[no-any-return]
 
             return _changed(output, mixed)
 
@@ -253,6 +251,49 @@ class Insertion:
             front, _, rest = self._split(item)
             return torch.cat((front, rest), dim=1)
         return item
+
+
+class Gated(torch.autograd.Function):
+    """A sequence whose prompts are mixed with what they were before the block, `g · made + (1 − g) · given`.
+
+    Kept for gradients is what the blocks keep anyway: the mixed sequence, which is the next block's input, and this
+    block's. With those, `∂/∂logit = g (1 − g) · (made − given) = (1 − g) · (mixed − given)`, in float32 only: numbers
+    with few digits lose the difference, and then what the block made is kept instead.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, given: Tensor, logit: Tensor, own: int) -> Tensor:
+        """`[n, N, d]` sequence behind the block, `[n, m, d]` prompts before it, `[n|1, 1, 1]` logit of the gate.
+
+        Args:
+            ctx: autograd's.
+            hidden: as above.
+            given: as above.
+            logit: as above, float32.
+            own: tokens before the prompts.
+        """
+        output = hidden.clone()
+        made, gate = hidden[:, own : own + given.shape[1]], torch.sigmoid(logit).to(hidden.dtype)
+        output[:, own : own + given.shape[1]] = gate * made + (1 - gate) * given
+        ctx.own = own
+        ctx.save_for_backward(output if hidden.dtype == torch.float32 else made.clone(), given, logit)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Gradients of the sequence, the prompts and the logit."""
+        kept, given, logit = ctx.saved_tensors
+        own, count, gate = ctx.own, given.shape[1], torch.sigmoid(logit)
+        rows = grad[:, own : own + count]
+        of_hidden = of_logit = None
+        if ctx.needs_input_grad[0]:
+            scaled = rows * gate.to(rows.dtype)
+            of_hidden = torch.cat((grad[:, :own], scaled, grad[:, own + count :]), dim=1)
+        if ctx.needs_input_grad[2]:
+            whole = kept.dtype == torch.float32
+            change = kept[:, own : own + count] - given if whole else kept.float() - given.float()
+            of_logit = (rows.float() * change).sum_to_size(logit.shape) * (1 - gate) * (1 if whole else gate)
+        return of_hidden, rows * (1 - gate).to(rows.dtype) if ctx.needs_input_grad[1] else None, of_logit, None
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
