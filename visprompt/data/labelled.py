@@ -355,7 +355,7 @@ def report(problems: Sequence[str], where: str, on_bad: OnBad, one: str = "item"
         warnings.warn(f"{where}: {count} left out:{listed}{more}", UserWarning, stacklevel=4)
         return
     raise InvalidInputError(
-        f'{where}: {count} cannot be used:{listed}{more}\nRepair or remove them, or leave them out with on_bad="skip".'
+        f'{where}: {count} cannot be used:{listed}{more}\nRepair or remove them, or leave them out with on_bad="skip" (--on-bad skip).'
     )
 
 
