@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from visprompt.models.base import Model
     from visprompt.models.encoding import Encoding
+    from visprompt.predicting import Prediction
     from visprompt.prompter import Prompter
 
 S = TypeVar("S")
@@ -45,7 +46,8 @@ PATIENCE_SECONDS = 2.0
 
 
 class Runner:
-    """Runs a strategy on a model: `encode`, `score`, `attention`, `render`; LVLMs: `generate`, `answer`, `attention`.
+    """Runs a strategy on a model: `encode`, `score`, `attention`, `predict`, `render`; LVLMs: `generate`, `answer`,
+    `attention`.
 
     Args:
         model: from `load_model` or `wrap`.
@@ -188,6 +190,22 @@ class Runner:
 
         found = self._run(requests, maps, read=read)
         return [replace(item, index=place) for item, place in zip(found, self.index, strict=True)]
+
+    def predict(self, requests: Request | Iterable[Request]) -> list[Prediction]:
+        """What the head of a trained strategy says about every request and region: its class, or a class per pixel.
+
+        Pictures are brought into the model as in training, unless the runner's `fit` says otherwise.
+
+        Args:
+            requests: as in `encode`.
+
+        Raises:
+            InvalidInputError: for a strategy without a trained head.
+            UnsupportedError: on another model than the one it was trained on.
+        """
+        from visprompt.predicting import predict
+
+        return predict(self, requests)
 
     def render(self, requests: Request | Iterable[Request]) -> list[Image.Image]:
         """What the strategy did, to look at: the prompted pictures, with attention edits tinted over them."""
@@ -363,13 +381,14 @@ class Runner:
         requests: Request | Iterable[Request],
         collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
         read: Sequence[int] = (),
+        features: bool = False,
     ) -> list[T]:
         index: list[tuple[int, int]] = []
         results: list[T] = []
         total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]
         with torch.no_grad(), _Progress(total, self.progress) as progress:
             for batch in self._batches(self._prompts(requests)):
-                results += self._forward([prompt for prompt, _ in batch], collect, read)
+                results += self._forward([prompt for prompt, _ in batch], collect, read, features)
                 index += [place for _, place in batch]
                 progress.update(batch[-1][1][0] + 1)
         if not results:
@@ -382,12 +401,15 @@ class Runner:
         prompts: list[VisualPrompt],
         collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
         read: Sequence[int],
+        features: bool,
     ) -> list[T]:
         """One batch through an encoder."""
         require_one_picture(prompts, self.model.name)
 
         def run(part: list[VisualPrompt]) -> list[T]:
-            encoding = self.model.encode(part, read=read, share_prefix=self.share_prefix, cache=self._pixels)
+            encoding = self.model.encode(
+                part, read=read, share_prefix=self.share_prefix, cache=self._pixels, features=features
+            )
             return collect(part, encoding)
 
         return list(self._in_halves(prompts, run))

@@ -103,7 +103,8 @@ class Segmentation(EncoderObjective):
 
     def _logits(self, batch: Batch, encoding: Encoding) -> Tensor:
         (prompt,) = self._prompts(batch["pixel_values"][:1])
-        return pixel_logits(self.head, encoding, self.model.geometry_of(prompt).tiles[0])
+        assert encoding.features is not None
+        return pixel_logits(self.head, encoding.features, self.model.geometry_of(prompt).tiles[0])
 
     def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """Averaged over a picture's labelled pixels, summed over pictures; one without any counts 0."""
@@ -129,18 +130,18 @@ class WithOriginals(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return None if sample is None else {**sample, "original": self.data.label(key[0])}
 
 
-def pixel_logits(head: Any, encoding: Encoding, tile: Tile) -> Tensor:
+def pixel_logits(head: Any, features: Tensor, tile: Tile) -> Tensor:
     """`[n, C, h, w]` logits for the pixels of the model's input.
 
     Args:
         head: a `PupHead`.
-        encoding: with features.
+        features: `[n, P, d]`.
         tile: where the patches are. The rest of an input that is no whole number of patches gets what stands at its
             edge.
     """
     (height, width), seen = tile.input_hw, tuple(tile.grid_hw[axis] * tile.patch_hw[axis] for axis in (0, 1))
     rows, columns = (round(side) for side in seen)
-    logits: Tensor = head(encoding.features, tile.grid_hw, (rows, columns))
+    logits: Tensor = head(features, tile.grid_hw, (rows, columns))
     if (rows, columns) == (height, width):
         return logits
     return F.pad(logits, (0, width - columns, 0, height - rows), mode="replicate")
