@@ -192,7 +192,8 @@ def identity(source: Any, folder: str) -> Any:
     if path is not None:
         below = os.path.relpath(os.path.abspath(path), folder) if folder else os.path.basename(path)
         extra = "" if isinstance(source, str | os.PathLike) else type(source).__name__
-        return [Path(below).as_posix(), extra]
+        # names of files that are no UTF-8 hash, too
+        return [os.fsencode(Path(below).as_posix()).decode("utf-8", "backslashreplace"), extra]
     if isinstance(source, np.generic):
         return source.item()
     if source is None or isinstance(source, str | int | float | bool):
