@@ -238,14 +238,11 @@ def test_two_kinds_do_not_share_a_forward(llava: Any) -> None:
 
 def test_no_run_inside_anothers_prompts(llava: Any) -> None:
     chats = [chat(vp.VisualPrompt(WIDE, tokens=tokens(llava)))]
-    with (
-        llava.editing(chats, prepare(llava, chats)),
-        pytest.raises(vp.InvalidInputError, match="leave that scope first"),
-    ):
-        try:
+    inputs = prepare(llava, chats)
+    with torch.no_grad(), llava.editing(chats, inputs):
+        with pytest.raises(vp.InvalidInputError, match="leave that scope first"):
             scores(llava, chats[0])
-        finally:
-            llava.module(**prepare(llava, chats).tensors)
+        llava.module(**inputs.tensors)
 
 
 def test_compiled_models_refuse_tokens() -> None:
