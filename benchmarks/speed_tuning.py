@@ -57,11 +57,11 @@ def behind_cls(hidden: Tensor, prompts: Tensor, own: int = 1) -> Tensor:
     return torch.cat((hidden[:, :own], prompts.expand(len(hidden), -1, -1), hidden[:, own:]), dim=1)
 
 
-def timm_vit() -> Subject:
+def timm_vit(depth: int) -> Subject:
     """timm's ViT, read through CLS."""
     import timm
 
-    module = timm.create_model("vit_base_patch16_224", num_classes=0).eval()
+    module = timm.create_model("vit_base_patch16_224", num_classes=0, depth=depth).eval()
 
     def by_hand(pixels: Tensor, prompts: Tensor) -> Tensor:
         hidden = behind_cls(module.norm_pre(module._pos_embed(module.patch_embed(pixels))), prompts)
@@ -72,11 +72,11 @@ def timm_vit() -> Subject:
     return Subject(vp.wrap(module, timm.data.create_transform(**timm.data.resolve_model_data_config(module))), by_hand)
 
 
-def timm_beit() -> Subject:
+def timm_beit(depth: int) -> Subject:
     """timm's BEiT: each block has a bias over positions, which is made for the prompts as well; mean of the patches."""
     import timm
 
-    module = timm.create_model("beit_base_patch16_224", num_classes=0).eval()
+    module = timm.create_model("beit_base_patch16_224", num_classes=0, depth=depth).eval()
     for block in module.blocks:
         nn.init.normal_(block.attn.relative_position_bias_table)
 
@@ -101,11 +101,11 @@ def timm_beit() -> Subject:
     return Subject(vp.wrap(module, timm.data.create_transform(**timm.data.resolve_model_data_config(module))), by_hand)
 
 
-def transformers_vit() -> Subject:
+def transformers_vit(depth: int) -> Subject:
     """transformers' ViT, read through CLS."""
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-    module = ViTModel(ViTConfig(), add_pooling_layer=False).eval()
+    module = ViTModel(ViTConfig(num_hidden_layers=depth), add_pooling_layer=False).eval()
 
     def by_hand(pixels: Tensor, prompts: Tensor) -> Tensor:
         hidden = behind_cls(module.embeddings(pixels), prompts)
@@ -116,11 +116,11 @@ def transformers_vit() -> Subject:
     return Subject(vp.wrap(module, ViTImageProcessor()), by_hand)
 
 
-def transformers_mae() -> Subject:
+def transformers_mae(depth: int) -> Subject:
     """transformers' ViTMAE without masking, read through the mean of its patches."""
     from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEModel
 
-    module = ViTMAEModel(ViTMAEConfig(mask_ratio=0.0)).eval()
+    module = ViTMAEModel(ViTMAEConfig(mask_ratio=0.0, num_hidden_layers=depth)).eval()
 
     def by_hand(pixels: Tensor, prompts: Tensor) -> Tensor:
         noise = torch.arange(196.0).expand(len(pixels), -1)
@@ -132,12 +132,13 @@ def transformers_mae() -> Subject:
     return Subject(vp.wrap(module, ViTImageProcessor()), by_hand)
 
 
-def open_clip_vit() -> Subject:
+def open_clip_vit(depth: int) -> Subject:
     """open_clip's image tower, with its projection."""
     import open_clip
 
     module, _, transform = open_clip.create_model_and_transforms("ViT-B-16")
     visual = module.eval().visual
+    visual.transformer.resblocks = visual.transformer.resblocks[:depth]
 
     def by_hand(pixels: Tensor, prompts: Tensor) -> Tensor:
         hidden = behind_cls(visual._embeds(pixels), prompts)
@@ -148,7 +149,7 @@ def open_clip_vit() -> Subject:
     return Subject(vp.wrap(module, transform), by_hand)
 
 
-BUILD: dict[str, Callable[[], Subject]] = {
+BUILD: dict[str, Callable[[int], Subject]] = {
     "timm": timm_vit,
     "transformers": transformers_vit,
     "mae": transformers_mae,
@@ -249,9 +250,9 @@ def rounds_of(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tup
     return {name: (median(t[0] for t in items), median(t[1] for t in items)) for name, items in times.items()}
 
 
-def own_peak(name: str, way: str, batch: int, count: int, half: bool) -> int:
+def own_peak(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> int:
     """Bytes of this process's high-water mark above what it held before its first step."""
-    step = Step(BUILD[name](), way, batch, count, half)
+    step = Step(BUILD[name](depth), way, batch, count, half)
     if way == "ours":  # proofs and other things that happen once, on one picture
         Step(step.subject, way, 1, count, half)()
     status = Path("/proc/self/status").read_text()
@@ -261,11 +262,20 @@ def own_peak(name: str, way: str, batch: int, count: int, half: bool) -> int:
     return peak_bytes() - before
 
 
-def peak_mib(name: str, way: str, batch: int, count: int, half: bool) -> float:
+def peak_mib(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> float:
     """`own_peak` in a process of its own."""
     speed = Path(__file__).with_name("speed.py")
     command = [sys.executable, str(speed), "tuning", "--models", name, "--peak-of", way]
-    command += ["--batch", str(batch), "--prompts", str(count), "--dtype", "bfloat16" if half else "float32"]
+    command += [
+        "--blocks",
+        str(depth),
+        "--batch",
+        str(batch),
+        "--prompts",
+        str(count),
+        "--dtype",
+        "bfloat16" if half else "float32",
+    ]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) / 2**20
 
 
@@ -281,6 +291,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--blocks", type=int, default=12, help="fewer than 12 for a quick look")
     parser.add_argument("--parts", action="store_true", help="ours without temperatures, and without gates, as well")
     parser.add_argument("--no-peak", action="store_true", help="leave out the processes that measure peak memory")
     parser.add_argument("--markdown", action="store_true")
@@ -289,11 +300,11 @@ def main(arguments: list[str]) -> None:
     halves = {"both": [False, True], "float32": [False], "bfloat16": [True]}[given.dtype]
     torch.manual_seed(0)
     if given.peak_of:
-        print(own_peak(given.models[0], given.peak_of, given.batch, given.prompts, halves[0]))
+        print(own_peak(given.models[0], given.blocks, given.peak_of, given.batch, given.prompts, halves[0]))
         return
     rows = []
     for name in given.models:
-        subject = BUILD[name]()
+        subject = BUILD[name](given.blocks)
         ways: dict[str, dict[str, Any]] = {"plain": {}, "ours": {}}
         if given.parts:
             ways.update({"ours, no gates": {"gated": False}, "ours, no temperatures": {"temper": False}})
@@ -306,7 +317,11 @@ def main(arguments: list[str]) -> None:
         for (way, half), step in steps.items():
             wall, processor = found[f"{way} {half}"]
             plain, full = found[f"plain {half}"], found.get(f"{way} False")
-            peak = "" if given.no_peak or "," in way else peak_mib(name, way, given.batch, given.prompts, half)
+            peak = (
+                ""
+                if given.no_peak or "," in way
+                else peak_mib(name, given.blocks, way, given.batch, given.prompts, half)
+            )
             rows.append(
                 [
                     name,
@@ -334,5 +349,5 @@ def main(arguments: list[str]) -> None:
         "saved MiB",
         "peak MiB",
     ]
-    what = f"Training step, ViT-B/16, {given.prompts} prompts, batch {given.batch}"
+    what = f"Training step, ViT-B/16, {given.blocks} blocks, {given.prompts} prompts, batch {given.batch}"
     print_table(what, f"{given.rounds} rounds, wall and processor", head, rows, given.markdown)

@@ -152,7 +152,7 @@ def _edited(
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     unusual = kwargs.get("softcap") is not None or kwargs.get("dropout")
-    if program.is_tempering(query.shape[2]) and can_temper(mask) and not (unusual and mask is not None):
+    if program.is_tempering(query.shape[2]) and can_temper(query, key, mask) and not (unusual and mask is not None):
         scope.fired.add(site)
         kept: list[Tensor | None] = []
 
@@ -422,7 +422,7 @@ class _SeeAttention(TorchFunctionMode):
         scale, whole = rest.get("scale") or query.shape[-1] ** -0.5, rest.get("attn_mask")
         whole = None if whole is None else whole[(None,) * (4 - whole.dim())]
         exact = whole is None or not rest.get("dropout_p")
-        if program.is_tempering(query.shape[2]) and can_temper(whole) and exact:
+        if program.is_tempering(query.shape[2]) and can_temper(query, key, whole) and exact:
             scope.fired.add(site)
 
             def attend(queries: Tensor, mask: Tensor | None) -> Tensor:

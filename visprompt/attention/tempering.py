@@ -7,8 +7,8 @@ here that the plain call does not keep as well:
 - the quotient q / τ takes the place of q where q has a storage of its own (`Tempered`);
 - where q, k and v are cut from one projection, its storage stays for k and v's sake, and the quotient would come on
   top: there it is computed again in the backward pass (`kept_as`);
-- b / τ takes the place of b, and is a constant for the kernel, since no fused kernel gives gradients of biases without
-  keeping all logits: its share of τ's gradient is computed apart, picture by picture (`_BiasGradient`).
+- with a bias, τ's gradient needs the logits' own, which no fused kernel gives without keeping all of them: there the
+  kernel runs forward, and the backward pass is written out, one picture at a time (`_Biased`).
 
 Shapes: n streams (batch), H heads, Q queries, K keys, D head width; τ is `[n, H|1, 1, 1]`.
 """
@@ -21,14 +21,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from visprompt.attention.rows import heads_like
+#: what a logit is at least where it is multiplied: −inf times 0 is no number
+HIDDEN = -1e30
 
 
-def can_temper(mask: Tensor | None) -> bool:
+def can_temper(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
     """True for masks that `tempered_attention` knows: none, or numbers that are added and not themselves learned."""
-    return mask is None or (mask.is_floating_point() and mask.ndim == 4 and not mask.requires_grad)
+    if mask is None:
+        return True
+    return mask.is_floating_point() and mask.ndim == 4 and not mask.requires_grad and query.shape[1] == key.shape[1]
 
 
 def tempered_attention(
@@ -43,7 +47,7 @@ def tempered_attention(
     """A fused attention call with its logits over τ.
 
     Args:
-        attend: the call: `(queries [n, H, Q, D], mask)` → `[n, H, Q, D]`.
+        attend: the call: `(queries [n, H, Q, D], mask)` → `[n, H, Q, D]`; with a mask, without dropout.
         query: `[n, H, Q, D]`.
         key: `[n, H, K, D]`, or fewer heads; only looked at for gradients.
         value: as `key`.
@@ -56,19 +60,18 @@ def tempered_attention(
     """
     if tau.stride(0) == 0:  # one for all streams: a mask over it is then no larger than the mask
         tau = tau[:1]
-    needs = torch.is_grad_enabled() and (tau.requires_grad or query.requires_grad)
-    if not needs:
+    if not (torch.is_grad_enabled() and any(item.requires_grad for item in (query, key, value, tau))):
+        return attend((query / tau).to(query.dtype), _over(mask, tau))
+    if mask is not None:
+        if tau.requires_grad:
+            return _Biased.apply(attend, query, key, value, mask, tau, scale)  # type: ignore[no-any-return]
         return attend((query / tau).to(query.dtype), _over(mask, tau))
     packed = query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
     quotient = Tempered.apply(query, tau, packed)
     if not packed:
-        output = attend(quotient, _over(mask, tau.detach()))
-    else:
-        with kept_as(quotient, query.detach(), tau.detach()):
-            output = attend(quotient, _over(mask, tau.detach()))
-    if mask is None or not tau.requires_grad:
-        return output
-    return _BiasGradient.apply(output, query.detach(), key.detach(), value.detach(), mask, tau, scale)
+        return attend(quotient, None)
+    with kept_as(quotient, query.detach(), tau.detach()):
+        return attend(quotient, None)
 
 
 def tempered_mha(module: Any, query: Tensor, tau: Tensor) -> Tensor:
@@ -169,43 +172,49 @@ def _outer_hooks() -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | 
     return top(True) or (lambda item: item, lambda item: item)
 
 
-class _BiasGradient(torch.autograd.Function):
-    """The attention's output as it is; in the backward pass, the share of τ's gradient that goes through b / τ.
+class _Biased(torch.autograd.Function):
+    """Attention with a bias over τ: the model's own kernel forward, backward written out.
 
-    With S the logits, P their softmax, O = P V: `dS = P ⊙ (dO Vᵀ − rowsum(dO ⊙ O))`, and `dτ = −Σ dS ⊙ b / τ²`. Logits
-    are held for one picture at a time.
+    With S = (q kᵀ · s + b) / τ the logits, P their softmax and O = P V: `dS = P ⊙ (dO Vᵀ − rowsum(dO ⊙ O))`, from which
+    dq, dk and dv follow as in FlashAttention (arXiv 2205.14135, appendix B.2), and `dτ = −Σ dS ⊙ S / τ`. Logits, in
+    float32 as in the kernel, are held for one picture at a time.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, tau: Tensor, scale: float
+        ctx: Any, attend: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, tau: Tensor, scale: float
     ) -> Tensor:
-        """`[n, H, Q, D]`, the same."""
+        """As `tempered_attention`."""
+        output: Tensor = attend((query / tau).to(query.dtype), _over(mask, tau))
         ctx.save_for_backward(output, query, key, value, mask, tau)
         ctx.scale = scale
-        return output.view_as(output)
+        return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the output and of τ."""
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | float | None, ...]:
+        """Gradients of query, key, value and τ."""
         output, query, key, value, mask, tau = ctx.saved_tensors
-        streams, wanted = len(query), []
-        bias = _over(mask, tau)
-        assert bias is not None
-        bias, hidden = bias.float(), _hidden(mask)
-        weight = bias if not hidden.any() else bias.masked_fill(hidden, 0.0)
-        at = [item.expand(streams, *item.shape[1:]) for item in (bias, weight, tau)]
+        streams, kind = len(query), output.dtype  # what the kernel computed in, under autocast too
+        found = [torch.empty_like(item) for item in (query, key, value)]
+        bias, taus = _over(mask.float(), tau).expand(streams, *query.shape[1:3], -1), tau.expand(streams, -1, -1, -1)  # type: ignore[union-attr]
+        shares, hides = [], bool(_hidden(mask).any())
         with torch.autocast(grad.device.type, enabled=False):
-            for stream in range(streams):
-                keys, values, one = (item[stream : stream + 1].float() for item in (key, value, query))
-                keys, values = heads_like(keys, one)[0], heads_like(values, one)[0]
-                share = torch.baddbmm(at[0][stream], one[0] * (ctx.scale / at[2][stream]), keys.transpose(1, 2))
-                share = share.softmax(-1)
-                slope, made = grad[stream].float(), output[stream].float()
-                change = slope @ values.transpose(1, 2) - (slope * made).sum(-1, keepdim=True)
-                wanted.append((change.mul_(share).mul_(at[1][stream])).sum((-1, -2), keepdim=True))
-        of_tau = -torch.stack(wanted).sum_to_size(tau.shape) / tau
-        return grad, None, None, None, None, of_tau.to(tau.dtype), None
+            for at in range(streams):
+                q, k, v, slope, made = (item[at].to(kind).contiguous() for item in (query, key, value, grad, output))
+                factor = ctx.scale / taus[at]
+                logits = torch.baddbmm(bias[at], q.float() * factor, k.float().transpose(1, 2))
+                weights = logits.softmax(-1)
+                found[2][at] = weights.to(kind).transpose(1, 2) @ slope
+                change = (slope @ v.transpose(1, 2)).float()
+                change.sub_((slope.float() * made.float()).sum(-1, keepdim=True)).mul_(weights)
+                # Of what is hidden the logit is the smallest number or −inf, and the change 0.
+                shares.append((logits.clamp_(min=HIDDEN) if hides else logits).mul_(change).sum((-1, -2)))
+                change = (change * factor).to(kind)
+                found[0][at] = change @ k
+                found[1][at] = change.transpose(1, 2) @ q
+        of_tau = -(torch.stack(shares)[..., None, None].sum_to_size(tau.shape) / tau).to(tau.dtype)
+        return None, *found, None, of_tau, None
 
 
 __all__ = ["Tempered", "can_temper", "kept_as", "tempered_attention", "tempered_mha"]
