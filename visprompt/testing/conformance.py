@@ -30,6 +30,8 @@ from PIL import Image
 from torch import nn
 
 import visprompt as vp
+from visprompt.learned import learned_parts
+from visprompt.models.identity import difference
 from visprompt.registry import get_class
 from visprompt.testing.tiny import Tiny, tiny, tiny_names
 from visprompt.testing.watching import Crash as Crash
@@ -87,7 +89,19 @@ def wrapped(model_name: str) -> tuple[Tiny, Any]:
 def encode(model: Any, prompter: vp.Prompter | None, items: Iterable[vp.Request], **options: Any) -> torch.Tensor:
     """Image embeddings, without gradients."""
     with torch.no_grad():
-        return vp.Runner(model, prompter, **options).encode(items)
+        return vp.Runner(model, ready(prompter, model), **options).encode(items)
+
+
+def ready(prompter: vp.Prompter | None, model: Any) -> vp.Prompter | None:
+    """The strategy with what it would have learned on this model: random numbers, the same every time.
+
+    Raises:
+        UnsupportedError: if the model cannot take them in.
+    """
+    for part in learned_parts(prompter) if prompter is not None else ():
+        if part.backbone is None or difference(part.backbone, model):
+            part.build(model, seed=0)
+    return prompter
 
 
 def neutral_options(strategy: str) -> dict[str, Any] | None:
@@ -193,7 +207,7 @@ def check_leaves_no_trace(strategy: str, model_name: str) -> None:
     """Before and after are bit-identical: around a normal run, bad input, and a model that raises mid-forward."""
     made, model = wrapped(model_name)
     before, state = encode(model, None, requests()), snapshot(made.module)
-    runner = vp.Runner(model, prompter_of(strategy), batch_size=1)
+    runner = vp.Runner(model, ready(prompter_of(strategy), model), batch_size=1)
 
     def run_normally() -> None:
         with torch.no_grad():
@@ -306,6 +320,7 @@ def check_target_mass(strategy: str, model_name: str, share: float = 0.9) -> Non
 
 def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request) -> np.ndarray:
     """`[heads, patches]` readout attention of the last block (or pooling head), one region."""
+    ready(prompter, model)
     prompts = item.units() if prompter is None else prompter.prompt(item, model)
     last = model.num_blocks - 1
     with torch.no_grad():
@@ -370,7 +385,9 @@ def check_gradients(strategy: str, model_name: str) -> None:
     item = requests()[0]
     pixels = input_pixels(made, item.picture)
     gradients = []
-    for prompts in (prompter_of(strategy).prompt(item, model), item.units()):
+    prompter = prompter_of(strategy)
+    ready(prompter, model)
+    for prompts in (prompter.prompt(item, model), item.units()):
         leaf = pixels.clone().requires_grad_()
         embedding = model.embed_pixels(leaf, prompts).embeddings
         (gradient,) = torch.autograd.grad(embedding.square().sum(), leaf)
