@@ -54,9 +54,9 @@ class Prediction:
 
 def predict(runner: Runner, requests: Request | Iterable[Request]) -> list[Prediction]:
     """`Runner.predict`; see there."""
-    part = with_head(runner.prompter)
     if runner.model.generates:
         raise UnsupportedError(f"{runner.model.name} answers in words: use answer() or generate().")
+    part = with_head(runner.prompter)
     head: Any = part.head
     classes = tuple(part.record.get("classes") or map(str, range(int(head.describe()["classes"]))))
     # As in training, unless the runner was told otherwise.

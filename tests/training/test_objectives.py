@@ -311,7 +311,7 @@ def test_the_loss_is_a_mean_over_labelled_pixels() -> None:
         with made.loss(batch, None) as loss:
             pass
         with made.encoded(batch, None) as encoding:
-            logits = made._logits(batch, encoding)
+            logits = made._logits(batch, encoding.features)
     assert logits.shape[-2:] == batch["pixel_values"].shape[-2:]
     wanted = [F.cross_entropy(logits[i : i + 1], batch["label"][i : i + 1], ignore_index=255) for i in range(2)]
     torch.testing.assert_close(loss, wanted[0] + wanted[1])

@@ -137,7 +137,7 @@ class PupHead(Head):
 
     LayerNorm; then `stages` times a 3×3 convolution, norm, ReLU and upsampling by 2; then a 1×1 convolution to the
     classes, and bilinear to the wanted size. SETR upsamples four times, from patches of 16 pixels to the input's full
-    size; two times, to a quarter of it, take a sixteenth of the time. GroupNorm stands where SETR has BatchNorm: it
+    size; two times, to a quarter of it, take a twelfth of the work. GroupNorm stands where SETR has BatchNorm: it
     depends neither on the batch's size nor on the number of processes.
 
     Args:

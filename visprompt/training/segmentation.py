@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.models.encoding import Encoding
 from visprompt.models.identity import width_of
 from visprompt.training.encoders import EncoderObjective, adding_type
 from visprompt.training.heads import Head, PupHead, stages_for
@@ -74,23 +73,29 @@ class Segmentation(EncoderObjective):
     @contextmanager
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Tensor]:
         with self.encoded(batch, draws) as encoding:
-            yield self._cross_entropy(self._logits(batch, encoding), batch["label"])
+            yield self._cross_entropy(self._logits(batch, encoding.features), batch["label"])
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         with self.encoded(batch, None) as encoding:
-            logits = self._logits(batch, encoding)
+            features = encoding.features
+        assert features is not None
         label: Tensor = batch["label"]
-        if "original" in batch:
-            pairs = [
-                (self._in_original(item, mask), mask) for item, mask in zip(logits, batch["original"], strict=True)
-            ]
-        else:
-            pairs = list(zip(logits.argmax(dim=1).cpu().numpy(), label.cpu().numpy(), strict=True))
-        counted = sum(confusion(found, mask, len(self.data.classes), self.ignore) for found, mask in pairs)
+        classes = len(self.data.classes)
+        loss = torch.zeros((), device=label.device, dtype=adding_type(label.device))
+        counted = np.zeros((classes, classes + 1), dtype=np.int64)
+        for i in range(len(label)):  # one at a time: 150 classes in full size are 30 MB a picture
+            logits = self._logits(batch, features[i : i + 1])
+            loss += self._cross_entropy(logits, label[i : i + 1])
+            if "original" in batch:
+                mask: np.ndarray = batch["original"][i]
+                found = self._in_original(logits[0], mask)
+            else:
+                mask, found = label[i].cpu().numpy(), logits[0].argmax(dim=0).cpu().numpy()
+            counted += confusion(found, mask, classes, self.ignore)
         return {
             "count": torch.tensor(len(label), device=label.device),
-            "loss": self._cross_entropy(logits, label).to(adding_type(label.device)),
+            "loss": loss,
             "confusion": torch.as_tensor(counted, device=label.device),
         }
 
@@ -101,10 +106,10 @@ class Segmentation(EncoderObjective):
     def describe(self) -> dict[str, Any]:
         return {"task": "segmentation", "head": self.head.describe(), "classes": list(self.data.classes)}
 
-    def _logits(self, batch: Batch, encoding: Encoding) -> Tensor:
+    def _logits(self, batch: Batch, features: Tensor | None) -> Tensor:
+        assert features is not None
         (prompt,) = self._prompts(batch["pixel_values"][:1])
-        assert encoding.features is not None
-        return pixel_logits(self.head, encoding.features, self.model.geometry_of(prompt).tiles[0])
+        return pixel_logits(self.head, features, self.model.geometry_of(prompt).tiles[0])
 
     def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """Averaged over a picture's labelled pixels, summed over pictures; one without any counts 0."""
