@@ -1,4 +1,4 @@
-"""The command line: `visprompt list | show | score | ask | answer | export | bench`.
+"""The command line: `visprompt list | show | score | ask | answer | export | fit | predict | inspect | bench`.
 
 Only typer is imported here; what needs torch is imported inside of a command, so that `--help` answers at once.
 """
@@ -15,10 +15,13 @@ from typing import Annotated, Any
 import typer
 
 import visprompt
+from visprompt.cli_args import is_first_process
 from visprompt.cli_ask import ask
 from visprompt.cli_bench import bench
 from visprompt.cli_benchmarks import answer, export
+from visprompt.cli_fit import fit
 from visprompt.cli_look import score, show
+from visprompt.cli_predict import predict
 from visprompt.errors import VispromptError, unknown_name
 
 _EPILOG = "Example: visprompt show photo.jpg --region 40,30,200,180 --prompter falip --out shown.png"
@@ -138,6 +141,12 @@ app.command(
 app.command(
     "export", epilog="Example: visprompt export mm-vet.json -b mm-vet -p api -m openai/clip-vit-base-patch16 --out out"
 )(export)
+app.command(
+    "fit", epilog="Example: visprompt fit gated -m bundled:scenes-clip --data scenes:count --epochs 20 --out runs/count"
+)(fit)
+app.command("predict", epilog="Example: visprompt predict runs/count photo.jpg more/ --top 3 --out labels.jsonl")(
+    predict
+)
 app.command("bench", epilog="Example: visprompt bench scenes --limit 100 --out runs/first")(bench)
 
 
@@ -163,12 +172,15 @@ def main() -> None:
 
 
 def _warn(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+    told = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
+    if is_first_process() and not issubclass(category, told):
         _say("yellow", "warning", message)
 
 
 def _say(colour: str, kind: str, message: Any) -> None:
-    typer.secho(f"{kind}: {' '.join(str(message).split())}", fg=colour, err=True)
+    # Several processes mostly fail of the same; one that fails alone must not do so in silence.
+    of = "" if is_first_process() else " in another process"
+    typer.secho(f"{kind}{of}: {' '.join(str(message).split())}", fg=colour, err=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import typer
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 
 if TYPE_CHECKING:
+    from visprompt.learned import Learned
     from visprompt.models.base import Model
     from visprompt.prompter import Prompter
     from visprompt.request import Region, Request
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("xyxy", "xywh", "normalised", "qwen")
 DEFAULT_MODEL = "bundled:scenes-clip"
+#: under these names launchers say which of several processes this is
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 ImageArg = Annotated[Path, typer.Argument(help="The picture.", show_default=False)]
@@ -51,6 +55,12 @@ BaseUrlArg = Annotated[
     str | None,
     typer.Option("--base-url", help="Address of the server of a remote: model, e.g. http://localhost:8000/v1."),
 ]
+SavedArg = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="What `visprompt fit` wrote, or a hub id.", show_default=False)
+]
+SavedModelArg = Annotated[
+    str | None, typer.Option("--model", "-m", help="As in load_model; default: the model it was learned on.")
+]
 TokensArg = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 
 
@@ -71,12 +81,38 @@ def options_of(pairs: list[str] | None) -> dict[str, Any]:
         if not equals or not key.strip():
             raise InvalidInputError(f"an option is key=value, e.g. -o strength=0.5; got {pair!r}.")
         try:
-            value = yaml.safe_load(text)
-            # YAML 1.1 takes 1e-3 for a text; people do not.
-            found[key.strip()] = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+            found[key.strip()] = _as_meant(yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise InvalidInputError(f"option {key.strip()}: {text!r} is not readable YAML.") from error
     return found
+
+
+def grid_of(pairs: list[str] | None) -> dict[str, list[Any]]:
+    """What `--sweep` says, as lists of values; each value is read as YAML.
+
+    >>> grid_of(["lr=0.1,1,1e1", "optimizer=sgd,adamw"])
+    {'lr': [0.1, 1, 10.0], 'optimizer': ['sgd', 'adamw']}
+
+    Raises:
+        InvalidInputError: for anything that is not name=value,value, or a name that is given twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip() or not text.strip():
+            raise InvalidInputError(f"a sweep is name=value,value, e.g. --sweep lr=0.1,1,10; got {pair!r}.")
+        if key.strip() in found:
+            raise InvalidInputError(f"--sweep {key.strip()}=… is given twice: put all values into one.")
+        (values,) = options_of([f"{key}=[{text}]"]).values()
+        found[key.strip()] = list(values)
+    return found
+
+
+def _as_meant(value: Any) -> Any:
+    # YAML 1.1 takes 1e-3 for a text; people do not.
+    if isinstance(value, list):
+        return [_as_meant(item) for item in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def numbers_of(text: str, counts: tuple[int, ...], what: str) -> list[float]:
@@ -184,6 +220,40 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None) -> Prom
         raise InvalidInputError(f"the options {options} of {name!r} cannot be used: {error}.") from error
 
 
+def saved_of(folder: str) -> Prompter:
+    """A strategy that was saved, from a folder or the hub.
+
+    Raises:
+        InvalidInputError: if there is none.
+    """
+    from visprompt.prompter import Prompter as Maker
+
+    return Maker.from_pretrained(folder)
+
+
+def backbone_of(made: Learned, model: str | None, device: str, dtype: str = "auto") -> Model:
+    """The model that a prompt was learned on, or the one that the user names; another one is refused.
+
+    Raises:
+        InvalidInputError: if it cannot be told or loaded.
+        UnsupportedError: if it is another model.
+    """
+    name = model or str((made.backbone or {}).get("name") or "")
+    if not name:
+        raise InvalidInputError(f"{made.name!r} does not say which model it was learned on: name it with --model.")
+    try:
+        loaded = model_of(name, device, dtype)
+    except VispromptError as error:
+        if model is not None:
+            raise
+        raise InvalidInputError(
+            f"the prompt was learned on {name!r}, which cannot be loaded here: {error} If the model lies elsewhere, "
+            "say where with --model."
+        ) from error
+    made.check_backbone(loaded)
+    return loaded
+
+
 def model_of(spec: str, device: str, dtype: str = "auto", base_url: str | None = None) -> Model:
     """The model, while a spinner turns.
 
@@ -202,10 +272,23 @@ def model_of(spec: str, device: str, dtype: str = "auto", base_url: str | None =
         return load_model(spec, device=device, dtype=dtype)
 
 
+def is_first_process() -> bool:
+    """True for the one process that prints, where torchrun, accelerate or MPI started several; without torch."""
+    ranks = (os.environ.get(name, "") for name in _RANKS)
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
+def own_device(device: str) -> str:
+    """The device of this process: where a launcher started several each has its own, otherwise what the user says."""
+    from visprompt.training import processes
+
+    return device if processes.launched() == 1 else str(processes.device())
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A spinner on standard error, on a terminal: for what takes long and cannot say how far it is."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not is_first_process():
         yield
         return
     from rich.console import Console

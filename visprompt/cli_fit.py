@@ -1,0 +1,338 @@
+"""`visprompt fit`: learn a prompt for a frozen model from labelled pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from visprompt.cli_args import (
+    DeviceArg,
+    DtypeArg,
+    OptionArg,
+    PresetArg,
+    grid_of,
+    is_first_process,
+    model_of,
+    options_of,
+    own_device,
+    prompter_of,
+    waiting,
+)
+from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from visprompt.cards import Figure
+    from visprompt.data.splits import Splits
+    from visprompt.learned import Learned
+    from visprompt.training.result import Fitted
+
+_DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and going on"
+
+
+def _setting(flag: str, words: str, **more: Any) -> Any:
+    return typer.Option(flag, help=words, rich_help_panel=_TRAINING, show_default=False, **more)
+
+
+def fit(
+    strategy: Annotated[str, typer.Argument(help="A strategy that learns: gated, vpt, …", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="A folder, a .csv or .jsonl file, scenes:NAME, hf:NAME.", rich_help_panel=_DATA),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, figures and the prompt.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; its weights stay as they are.")],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="folder, csv, jsonl, vtab, fgvc, ade20k, hf or scenes.", rich_help_panel=_DATA),
+    ] = None,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option("--data-option", help="key=value for the format's reader.", rich_help_panel=_DATA),
+    ] = None,
+    validation: Annotated[
+        float,
+        typer.Option("--validation", help="Share split off where data have no validation part.", rich_help_panel=_DATA),
+    ] = 0.2,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most N pictures of every part.", rich_help_panel=_DATA)
+    ] = None,
+    on_bad: Annotated[
+        str, typer.Option("--on-bad", help="Bad pictures: refuse, or skip with a warning.", rich_help_panel=_DATA)
+    ] = "refuse",
+    check: Annotated[
+        bool, typer.Option("--check", help="Open every picture before training starts.", rich_help_panel=_DATA)
+    ] = False,
+    option: OptionArg = None,
+    preset: PresetArg = None,
+    epochs: Annotated[int | None, _setting("--epochs", "Passes over the training pictures.")] = None,
+    max_steps: Annotated[int | None, _setting("--max-steps", "End after so many optimiser steps.")] = None,
+    batch_size: Annotated[int | None, _setting("--batch-size", "Pictures per forward and process.")] = None,
+    accumulate: Annotated[int | None, _setting("--accumulate", "Forwards per optimiser step.")] = None,
+    optimizer: Annotated[str | None, _setting("--optimizer", "sgd or adamw.")] = None,
+    base_lr: Annotated[float | None, _setting("--base-lr", "Learning rate for 256 pictures a step.")] = None,
+    lr: Annotated[float | None, _setting("--lr", "The learning rate itself.")] = None,
+    weight_decay: Annotated[float | None, _setting("--weight-decay", "Weight decay.")] = None,
+    warmup_epochs: Annotated[float | None, _setting("--warmup-epochs", "Epochs over which the rate rises.")] = None,
+    precision: Annotated[str | None, _setting("--precision", "no, bf16 or fp16.")] = None,
+    checkpointing: Annotated[
+        bool | None, _setting("--checkpointing/--no-checkpointing", "Less memory, more time: recompute blocks.")
+    ] = None,
+    head: Annotated[str | None, _setting("--head", "linear, mlp or zero-shot.")] = None,
+    augment: Annotated[str | None, _setting("--augment", "none, flip or crop.")] = None,
+    workers: Annotated[int | None, _setting("--workers", "Processes that prepare pictures.")] = None,
+    seed: Annotated[int | None, _setting("--seed", "Of splits, initialisation, order, dropout.")] = None,
+    setting: Annotated[
+        list[str] | None, _setting("--set", "name=value, any other setting: --set momentum=0.8 --set tensorboard=true.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            help="name=value,value: train all, keep the best on validation; settings and options of the strategy. "
+            "Several: every combination.",
+            rich_help_panel=_CHOOSING,
+        ),
+    ] = None,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final", help="After choosing, train on train and validation together.", rich_help_panel=_CHOOSING
+        ),
+    ] = False,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="Stop after N evaluations without a better one.", rich_help_panel=_CHOOSING),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="Weights that are kept: best or last.", rich_help_panel=_CHOOSING)
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start anew; by default a run goes on.", rich_help_panel=_CHOOSING)
+    ] = False,
+    device: DeviceArg = "auto",
+    dtype: DtypeArg = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Learn a prompt (and a head) for a frozen model; the same command goes on with a run that was stopped."""
+    from visprompt.results import require_folder
+
+    common = {
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "optimizer": optimizer,
+        "base_lr": base_lr,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "warmup_epochs": warmup_epochs,
+        "precision": precision,
+        "checkpointing": checkpointing,
+        "head": head,
+        "augment": augment,
+        "workers": workers,
+        "seed": seed,
+        "patience": patience,
+        "keep": keep,
+    }
+    made = _learned(strategy, preset, option)
+    settings = settings_of(common, setting)
+    grid = grid_of(sweep)
+    chosen_seed = _checked(made, settings, grid)
+    require_folder(out)
+    if on_bad not in ("refuse", "skip"):
+        raise unknown_name("way of --on-bad", on_bad, ("refuse", "skip"))
+    splits = _splits(data, format, options_of(data_option), validation, on_bad, chosen_seed, limit, check)
+    loaded = model_of(model, own_device(device), dtype)
+    first = is_first_process()
+    ended = first and not restart and _had_ended(out)
+    with _interruptible(first):
+        fitted = made.fit(
+            loaded, splits, out=out, sweep=grid or None, final=final, restart=restart, progress=not quiet, **settings
+        )
+    if ended:
+        typer.echo(f"{out}: this run had ended before; what it gave follows (--restart: train anew)", err=True)
+    if first:
+        _show(made, fitted, out, model, as_json)
+
+
+def settings_of(common: dict[str, Any], pairs: list[str] | None) -> dict[str, Any]:
+    """Settings that were given, as options of their own or with `--set`.
+
+    >>> settings_of({"epochs": 2, "lr": None}, ["momentum=0.8"])
+    {'epochs': 2, 'momentum': 0.8}
+
+    Raises:
+        InvalidInputError: for one that is given both ways.
+    """
+    found = {name: value for name, value in common.items() if value is not None}
+    for name, value in options_of(pairs).items():
+        if name in found:
+            raise InvalidInputError(f"{name} is given twice: as --{name.replace('_', '-')} and with --set.")
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _learned(name: str, preset: str | None, option: list[str] | None) -> Learned:
+    """The strategy, if there is something to learn about it."""
+    from visprompt.learned import Learned
+    from visprompt.registry import list_strategies
+
+    made = prompter_of(name, preset, option)
+    if not isinstance(made, Learned):
+        known = ", ".join(sorted(one.name for one in list_strategies() if "training" in one.needs))
+        several = " Learn one, and join it with others when it is used." if "+" in name or "|" in name else ""
+        raise UnsupportedError(f"{name!r} has nothing to learn. Strategies that learn: {known}.{several}")
+    return made
+
+
+def _checked(made: Learned, given: dict[str, Any], grid: dict[str, list[Any]]) -> int:
+    """Makes sure, before data and model are loaded, that settings and sweep can be used; gives the seed.
+
+    Raises:
+        UnknownNameError: for a setting or option that does not exist.
+        InvalidInputError: for a value it cannot have.
+    """
+    from visprompt.prompter import checked_options
+    from visprompt.registry import settings as of_strategy
+    from visprompt.training.settings import FitSettings, settings_from
+
+    defaults = dict(of_strategy(type(made)).get("training") or {})
+    settings = [item.name for item in dataclasses.fields(FitSettings)]
+    options = [item.name for item in dataclasses.fields(type(made.options))]
+    for name, values in grid.items():
+        if name not in settings and name not in options:
+            raise unknown_name("setting or option to sweep", name, [*settings, *options])
+        for value in values:
+            if name in options:
+                checked_options(type(made.options), made.name, {**dataclasses.asdict(made.options), name: value})
+            else:
+                settings_from({**defaults, **given}, {name: value})
+    return settings_from(defaults, given).seed
+
+
+def _splits(
+    where: str,
+    format: str | None,
+    options: dict[str, Any],
+    validation: float,
+    on_bad: Any,
+    seed: int,
+    limit: int | None,
+    check: bool,
+) -> Splits:
+    from visprompt.data.labelled import load_splits
+
+    with waiting(f"reading {where}"):
+        splits = load_splits(where, format, validation=validation, on_bad=on_bad, seed=seed, limit=limit, **options)
+    if not check:
+        return splits
+    with waiting("opening every picture"):
+        return splits.check()
+
+
+def _had_ended(out: Path) -> bool:
+    """True if a run in the folder has ended; of one that has not, says that it goes on. Whether it is the same run is
+    decided by the library, which refuses another."""
+    runs = [path for path in (out / "run.json", *sorted((out / "sweep").glob("*/run.json"))) if path.is_file()]
+    ended = [path for path in runs if '"finished"' in path.read_text(encoding="utf-8", errors="replace")]
+    if out / "run.json" in ended:
+        return True
+    if runs:
+        steps = [path.name.partition("-")[2] for run in runs for path in run.parent.glob("checkpoint-*")]
+        at = f" from step {steps[-1]}" if steps else ""
+        of_sweep = f"; {len(ended)} runs of the sweep are there" if ended else ""
+        typer.echo(f"{out}: going on{at}{of_sweep} (--restart: train anew)", err=True)
+    return False
+
+
+@contextmanager
+def _interruptible(first: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if first:
+            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        raise
+
+
+# -- what it gave -----------------------------------------------------------------------------------------------------
+
+
+def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool) -> None:
+    from visprompt.cards import figures_of, trained_text
+
+    record = {**made.record, "metric": fitted.metric, "validation": fitted.validation, "test": fitted.test}
+    record.setdefault("parameters", fitted.parameters)
+    figures = figures_of(record)
+    if as_json:
+        content = {
+            "strategy": made.describe(),
+            "model": model,
+            "out": str(out),
+            "figures": [{**dataclasses.asdict(one), "text": one.text()} for one in figures],
+            "parameters": fitted.parameters,
+            "backbone_parameters": record.get("backbone_parameters"),
+            "epochs": fitted.epochs,
+            "best_epoch": fitted.best_epoch,
+            "stopped_early": fitted.stopped_early,
+            "sweep": fitted.sweep,
+        }
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+        return
+    from rich.console import Console
+
+    console = Console(emoji=False)
+    if fitted.sweep:
+        console.print(sweep_table(fitted.sweep))
+    if figures:
+        console.print(figures_table(figures, f"{made.name} on {model}"))
+    early = ", stopped early" if fitted.stopped_early else ""
+    kept = f"epoch {fitted.best_epoch} of {fitted.epochs} kept{early}"
+    typer.echo(f"trained: {trained_text(record)}; {kept}")
+    typer.echo(f"wrote {out} (config.json, prompt.safetensors, README.md)", err=True)
+    typer.echo(f"next:  visprompt inspect {out}", err=True)
+    if record.get("head") or made.head is not None:
+        typer.echo(f"       visprompt predict {out} photo.jpg", err=True)
+
+
+def figures_table(figures: list[Figure], title: str) -> Any:
+    """Figures with their intervals, for a terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left")
+    for name, side in (("split", "left"), ("figure", "left"), ("value", "right"), ("95 %", "right"), ("n", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for one in figures:
+        cells = (one.split, escape(one.metric), one.text(), one.interval_text(), str(one.n or "–"))
+        table.add_row(*cells, style="bold" if one.chosen else "")
+    return table
+
+
+def sweep_table(rows: list[dict[str, Any]]) -> Any:
+    """The settings that were tried, best first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="sweep, best on validation first", title_justify="left")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    for row in rows:
+        table.add_row(*(escape(_cell(row.get(name))) for name in names))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
