@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,29 +279,47 @@ def gated_transformers(reference: dict[str, np.ndarray]) -> vp.Model:
     return vp.wrap(module.eval(), ViTImageProcessor(size={"height": 64, "width": 64}))
 
 
-@pytest.mark.parametrize("library", [gated_timm, gated_transformers])
-def test_gated_prompts(library: Callable[[dict[str, np.ndarray]], vp.Model]) -> None:
-    reference = vectors("gated_mae_thin.npz")
-    model = library(reference)
-    learned = {
-        name: torch.from_numpy(reference[name]).clone().requires_grad_()
-        for name in ("prompt_embeddings", "gate_logits", "temperatures")
-    }
+def as_data(model: vp.Model, learned: dict[str, torch.Tensor]) -> vp.VisualPrompt:
+    """The prompt written by hand."""
     # The reference's gradients are those at the clamped temperatures.
     clamped = learned["temperatures"].clamp(0.01, 10).unbind()
-    prompt = vp.VisualPrompt(
+    return vp.VisualPrompt(
         Image.new("RGB", (64, 64)),
-        tokens=vp.PromptTokens(learned["prompt_embeddings"], learned["gate_logits"], pool="with_prompts"),
+        tokens=vp.PromptTokens(learned["tokens"], learned["gate_logits"], pool="with_prompts"),
         attention=tuple(
             vp.AttentionEdit(temperature=tau, rows="all", first_block=block, last_block=block)
             for block, tau in enumerate(clamped)
         ),
     )
+
+
+def as_strategy(model: vp.Model, learned: dict[str, torch.Tensor]) -> vp.VisualPrompt:
+    """The prompt that the strategy makes in training, without dropout."""
+    prompter: Any = vp.Prompter.from_name("gated", preset="paper", prompts=learned["tokens"].shape[1])
+    prompter.build(model)
+    for name, item in prompter.tensors().items():
+        assert item.shape == learned[name].shape
+        item.data.copy_(learned[name])
+        learned[name] = item
+    prompter.constrain()
+    (prompt,) = prompter.training_edit([vp.VisualPrompt(Image.new("RGB", (64, 64)))], model, None)
+    return prompt  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make", [as_data, as_strategy])
+@pytest.mark.parametrize("library", [gated_timm, gated_transformers])
+def test_gated_prompts(library: Callable[..., vp.Model], make: Callable[..., vp.VisualPrompt]) -> None:
+    reference = vectors("gated_mae_thin.npz")
+    model = library(reference)
+    names = {"tokens": "prompt_embeddings", "gate_logits": "gate_logits", "temperatures": "temperatures"}
+    learned = {ours: torch.from_numpy(reference[name]).clone().requires_grad_() for ours, name in names.items()}
+    prompt = make(model, learned)
     pixels = torch.from_numpy(reference["pixels"]).float()
     with model.prompting([prompt] * len(pixels)) as encode:
         features = encode(pixels).embeddings
         (features @ torch.from_numpy(reference["loss_direction"])).sum().backward()
     np.testing.assert_allclose(features.detach().numpy(), reference["features"], atol=1e-4)
-    for name, item in learned.items():
-        assert item.grad is not None
-        np.testing.assert_allclose(item.grad.numpy(), reference[f"grad_{name}"], atol=1e-4, err_msg=name)
+    for ours, name in names.items():
+        found = learned[ours].grad
+        assert found is not None
+        np.testing.assert_allclose(found.numpy(), reference[f"grad_{name}"], atol=1e-4, err_msg=name)
