@@ -115,6 +115,8 @@ def test_parts_by_name(hub: Any) -> None:
         InvalidInputError, match=r'no split train; it has a, b\. Say which is which: parts={"train": "a"}'
     ):
         load_splits("hf:p")
+    with pytest.raises(InvalidInputError, match="parts says which split is which"):
+        load_splits("hf:p", parts="train")
     with pytest.raises(InvalidInputError, match="no split 'c'; it has a, b"):
         load_splits("hf:p", parts={"train": "c"})
 

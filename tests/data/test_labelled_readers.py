@@ -272,6 +272,14 @@ class TestTables:
         with pytest.raises(InvalidInputError, match="there is no file"):
             load_splits(tmp_path / "none.csv")
 
+    def test_options_of_a_command_line(self, tmp_path: Path) -> None:
+        path = self.csv(tmp_path, "0,1\n0.png,a\n1.png,b\n")
+        assert quietly(path, image=0, label=1, name=7, validation=0).train.name == "7"
+        with pytest.raises(InvalidInputError, match="classes are a list of names"):
+            load_splits(path, image=0, label=1, classes=True)
+        with pytest.raises(InvalidInputError, match="a seed is 0 or more"):
+            load_splits(path, seed=-1)
+
     def test_skipping_rows(self, tmp_path: Path) -> None:
         path = self.csv(tmp_path, "image,label\n0.png,a\n1.png,\n2.png,b\n")
         with pytest.warns(UserWarning, match=r"1 row left out:\n  t\.csv, line 3"):

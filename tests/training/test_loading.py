@@ -392,17 +392,23 @@ class TestProcesses:
         alone, together = self.batches(pictures, 0), self.batches(pictures, 2)
         assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
 
-    def test_what_is_sent_to_a_process(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(wh=(64, 64)), reader, augment="crop")
-        assert Pictures(classified(), reader)[0] is not None
-        try:
-            pickle.dumps(reader)
-        except Exception:
-            with pytest.raises(InvalidInputError, match="num_workers=0, or with the start method"):
-                pickle.dumps(pictures)
-            return
-        again: Pictures = pickle.loads(pickle.dumps(pictures))
-        first, second = pictures[2, 1], again[2, 1]
-        assert first is not None
-        assert second is not None
-        assert torch.equal(first["pixel_values"], second["pixel_values"])
+    def test_what_is_sent_to_a_process(self, readers: dict[str, PictureReader]) -> None:
+        for reader in readers.values():
+            pictures = Pictures(classified(wh=(64, 64)), reader, augment="crop")
+            assert Pictures(classified(), reader)[0] is not None
+            again: Pictures = pickle.loads(pickle.dumps(pictures))
+            first, second = pictures[2, 1], again[2, 1]
+            assert first is not None
+            assert second is not None
+            assert torch.equal(first["pixel_values"], second["pixel_values"])
+
+    def test_the_cache_stays_behind(self, reader: PictureReader) -> None:
+        pictures = Pictures(classified(wh=(64, 64)), reader)
+        assert pictures[0] is not None
+        assert pictures._cache
+        assert not pickle.loads(pickle.dumps(pictures))._cache
+
+    def test_a_reader_that_cannot_be_sent(self) -> None:
+        closed: Any = PictureReader(None, lambda picture: {}, lambda inputs: torch.zeros(3, 2, 2), (2, 2))
+        with pytest.raises(InvalidInputError, match="num_workers=0, or with the start method"):
+            pickle.dumps(Pictures(classified(), closed))

@@ -172,6 +172,8 @@ def _tried(name: str, load: Any) -> Any:
 def _splits(loaded: Mapping[str, Any], parts: Mapping[str, str] | None, called: str) -> dict[str, Any]:
     listed = ", ".join(map(str, loaded))
     if parts is not None:
+        if not isinstance(parts, Mapping):
+            raise InvalidInputError(f"parts says which split is which, {{train: …, test: …}}; got {parts!r:.60}.")
         wanted = {part_of(part, "parts"): split for part, split in parts.items()}
         for split in wanted.values():
             if split not in loaded:

@@ -323,6 +323,8 @@ class Labelled:
 
     def _drawn(self, count: int, seed: int) -> list[int]:
         """Positions of `count` items: every class gets its share, the largest remainders the rest."""
+        if seed < 0:
+            raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
         groups = np.asarray(self.labels if self.kind == "classification" else [0] * len(self))
         # Raw doubles of PCG64 are the same in every version of numpy; its shuffles need not be.
         keys = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_SALT, seed]))).random(len(self))

@@ -77,6 +77,9 @@ FORMATS: dict[str, str] = {
     "scenes": "visprompt.data.bundled_sets:read_bundled",
 }
 
+#: options of readers that are names
+_TEXTS = ("image", "label", "mask", "question", "answer", "split", "images", "config", "revision", "name")
+
 
 def load_splits(
     where: str | Path,
@@ -107,6 +110,8 @@ def load_splits(
     """
     if not 0 <= validation < 1:
         raise InvalidInputError(f"validation is a share of the training part, 0 to below 1; got {validation:g}.")
+    if seed < 0:
+        raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
     chosen = format or _format_of(str(where))
     if chosen not in FORMATS:
         raise unknown_name("format of data", chosen, FORMATS)
@@ -114,9 +119,11 @@ def load_splits(
     reader = getattr(importlib.import_module(module), function)
     common = {"validation": validation, "seed": seed, "on_bad": on_bad}
     options = set(inspect.signature(reader).parameters) - {"where", *common}
-    for name in reader_options:
+    for name, value in reader_options.items():
         if name not in options:
             raise unknown_name(f"option of the format {chosen}", name, options)
+        if name in _TEXTS and isinstance(value, int | float):  # a column called 0, read from a command line
+            reader_options[name] = str(value)
     splits: Splits = reader(where, **common, **reader_options)
     _require_several_classes(splits.train, str(where))
     warn_of_duplicates(splits)
