@@ -356,9 +356,8 @@ def report(problems: Sequence[str], where: str, on_bad: OnBad, one: str = "item"
     if on_bad == "skip":
         warnings.warn(f"{where}: {count} left out:{listed}{more}", UserWarning, stacklevel=4)
         return
-    raise InvalidInputError(
-        f'{where}: {count} cannot be used:{listed}{more}\nRepair or remove them, or leave them out with on_bad="skip" (--on-bad skip).'
-    )
+    advice = 'Repair or remove them, or leave them out with on_bad="skip" (--on-bad skip).'
+    raise InvalidInputError(f"{where}: {count} cannot be used:{listed}{more}\n{advice}")
 
 
 def _pair(item: Any, number: int, name: str) -> tuple[Any, Any]:
