@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -192,6 +193,14 @@ class TestParts:
         assert len(part) == 50
         assert np.bincount(part.labels)[1] in (1, 2)
 
+    def test_a_class_of_one_stays_in_training(self) -> None:
+        data = Labelled([(f"{n}.jpg", max(n - 5, 0)) for n in range(10)], [str(n) for n in range(5)])
+        for seed in range(20):
+            rest, part = data.split(0.5, seed)
+            assert (set(rest.labels), len(part)) == ({0, 1, 2, 3, 4}, 5)
+        lonely = Labelled([(f"{n}.jpg", n) for n in range(4)], "abcd")
+        assert [len(part) for part in lonely.split(0.5, 0)] == [2, 2]
+
     def test_the_draw_never_changes(self) -> None:
         """A run that is resumed under another numpy has to see the same validation part."""
         assert numbered(12).split(0.25, seed=0)[1].files() == FROZEN_SPLIT
@@ -203,6 +212,8 @@ class TestParts:
         assert few.files() == sorted(few.files(), key=lambda name: int(name[:-4]))
         assert data.limited(None) is data
         assert data.limited(99) is data
+        rare = Labelled([(f"{n}.jpg", int(n == 0)) for n in range(100)], "ab")
+        assert np.bincount(rare.limited(5).labels).tolist() == [4, 1]
         with pytest.raises(InvalidInputError, match="at least one"):
             data.limited(0)
 
@@ -237,6 +248,11 @@ class TestParts:
 FROZEN_SPLIT = ["4.jpg", "9.jpg", "11.jpg"]
 
 
+def test_an_item_is_its_picture_and_its_label() -> None:
+    items = [(picture.size, label) for picture, label in Labelled([(made((24, 20)), 1)], "ab")]
+    assert items == [((24, 20), 1)]
+
+
 class TestCheck:
     def items(self, folder: Path) -> list[tuple[object, int]]:
         good = picture(folder / "good.jpg")
@@ -265,6 +281,21 @@ class TestCheck:
             kept = data.check(workers=1, progress=lambda done, of: calls.append((done, of)))
         assert [Path(name).name for name in kept.files()] == ["good.jpg"]
         assert calls == [(n, 7) for n in range(1, 8)]
+
+    def test_whoever_stops_it_does_not_wait(self) -> None:
+        opened = []
+
+        def slow(number: int) -> Image.Image:
+            opened.append(number)
+            time.sleep(0.005)
+            return made((24, 20))
+
+        def stop(done: int, of: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Labelled([(partial(slow, n), 0) for n in range(300)], ["c"]).check(workers=1, progress=stop)
+        assert len(opened) < 300
 
     def test_a_good_set_is_handed_back(self, tmp_path: Path) -> None:
         data = Labelled([(picture(tmp_path / "a.png"), 0)], ["c"])

@@ -272,6 +272,11 @@ class TestTables:
         with pytest.raises(InvalidInputError, match="there is no file"):
             load_splits(tmp_path / "none.csv")
 
+    def test_several_classes_of_a_picture(self, tmp_path: Path) -> None:
+        path = self.csv(tmp_path, "image,label\n0.png,a\n0.png,b\n1.png,a\n1.png,a\n")
+        with pytest.warns(UserWarning, match=r"t: 1 file has several classes, the first: .*0\.png"):
+            load_splits(path, validation=0)
+
     def test_options_of_a_command_line(self, tmp_path: Path) -> None:
         path = self.csv(tmp_path, "0,1\n0.png,a\n1.png,b\n")
         assert quietly(path, image=0, label=1, name=7, validation=0).train.name == "7"
@@ -306,7 +311,9 @@ class TestTables:
         splits = quietly(self.jsonl(tmp_path, *rows), validation=0)
         assert (splits.train.kind, splits.train.classes) == ("answers", ())
         assert splits.train.label(2) == ("how many?", "2")
-        assert quietly(self.jsonl(tmp_path, *rows, {**rows[0], "category": "y"}), label="category").train.classes == (
+        assert quietly(
+            self.jsonl(tmp_path, *rows, {**rows[0], "image": "3.png", "category": "y"}), label="category"
+        ).train.classes == (
             "x",
             "y",
         )

@@ -88,6 +88,9 @@ class Labelled:
     def __len__(self) -> int:
         return len(self._items)
 
+    def __getitem__(self, index: int) -> tuple[Image, int | np.ndarray | tuple[str, str]]:
+        return self.picture(index), self.label(index)
+
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"Labelled({self._called}: {len(self)} items{classes}, {self.kind})"
@@ -141,7 +144,7 @@ class Labelled:
         return self._with([self._items[int(index)] for index in indices])
 
     def limited(self, n: int | None, seed: int = 0) -> Labelled:
-        """At most `n` items, drawn by seed in the proportions of the classes; in the order of the data set.
+        """At most `n` items, drawn by seed in the proportions of the classes, if possible one of each; in their order.
 
         Raises:
             InvalidInputError: if `n` is below 1.
@@ -150,10 +153,12 @@ class Labelled:
             return self
         if n < 1:
             raise InvalidInputError(f"a data set needs at least one item; the limit is {n}.")
-        return self.subset(sorted(self._drawn(n, seed)))
+        return self.subset(sorted(self._drawn(n, seed, least=1)))
 
     def split(self, share: float, seed: int) -> tuple[Labelled, Labelled]:
         """(the rest, `share` of the items), drawn by seed in the proportions of the classes.
+
+        A class keeps at least one item in the rest, so that it can be learned.
 
         >>> data = Labelled([(f"{n}.jpg", n % 2) for n in range(10)], ("cat", "dog"))
         >>> train, validation = data.split(0.2, seed=0)
@@ -171,7 +176,7 @@ class Labelled:
                 f"{share:g} of {self._called} ({len(self)} items) cannot be split off: the share lies between 0 and 1, "
                 "and both parts need an item."
             )
-        drawn = set(self._drawn(count, seed))
+        drawn = set(self._drawn(count, seed, left=1))
         rest = [index for index in range(len(self)) if index not in drawn]
         return self.subset(rest), self.subset(sorted(drawn))
 
@@ -210,12 +215,15 @@ class Labelled:
             InvalidInputError: listing the first ten and the number of all.
         """
         bad: dict[int, str] = {}
-        with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
+        pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8))
+        try:
             for index, problem in enumerate(pool.map(self._problem, range(len(self)))):
                 if problem is not None:
                     bad[index] = problem
                 if progress is not None:
                     progress(index + 1, len(self))
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever presses Ctrl-C does not wait for the rest
         if not bad:
             return self
         report(list(bad.values()), self._called, self.on_bad)
@@ -321,24 +329,43 @@ class Labelled:
             return size_mismatch(mask.shape, picture, self._items[index][1], f"the mask of {name}")
         return None
 
-    def _drawn(self, count: int, seed: int) -> list[int]:
-        """Positions of `count` items: every class gets its share, the largest remainders the rest."""
+    def _drawn(self, count: int, seed: int, least: int = 0, left: int = 0) -> list[int]:
+        """Positions of `count` items, of every class its share: if possible `least` are taken and `left` are left."""
         if seed < 0:
             raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
         groups = np.asarray(self.labels if self.kind == "classification" else [0] * len(self))
         # Raw doubles of PCG64 are the same in every version of numpy; its shuffles need not be.
         keys = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_SALT, seed]))).random(len(self))
-        chosen: list[int] = []
-        members = {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
-        quota = {group: count * len(items) / len(self) for group, items in members.items()}
-        take = {group: int(wanted) for group, wanted in quota.items()}
-        by_rest = sorted(quota, key=lambda group: (take[group] - quota[group], keys[members[group][0]]))
-        for group in by_rest[: count - sum(take.values())]:
-            take[group] += 1
-        for group, items in members.items():
-            order = items[np.argsort(keys[items], kind="stable")]
-            chosen.extend(int(item) for item in order[: take[group]])
-        return chosen
+        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        members = [items[np.argsort(keys[items], kind="stable")] for items in members]
+        # Equal remainders are settled by chance, not by the order of the classes.
+        members.sort(key=lambda items: keys[items[0]])
+        takes = _shares([len(items) for items in members], count, least, left)
+        return [int(item) for items, take in zip(members, takes, strict=True) for item in items[:take]]
+
+
+def _shares(sizes: list[int], count: int, least: int, left: int) -> list[int]:
+    """How many to take of groups of these sizes, in proportion: the largest remainders get what rounding leaves.
+
+    >>> _shares([90, 9, 1], 50, 0, 1), _shares([90, 9, 1], 10, 1, 0)
+    ([45, 5, 0], [8, 1, 1])
+    """
+    total = sum(sizes)
+    least = least if least * len(sizes) <= count else 0
+    wanted = [count * size / total for size in sizes]
+    takes = [
+        min(max(int(want), min(least, size)), max(size - left, 0)) for want, size in zip(wanted, sizes, strict=True)
+    ]
+    for spare in (left, 0):  # what was to be left is taken after all if there is nothing else
+        while sum(takes) < count:
+            open_ = [group for group, size in enumerate(sizes) if takes[group] < size - spare]
+            if not open_:
+                break
+            takes[max(open_, key=lambda group: wanted[group] - takes[group])] += 1
+    while sum(takes) > count:
+        full = [group for group, take in enumerate(takes) if take > least]
+        takes[max(full, key=lambda group: takes[group] - wanted[group])] -= 1
+    return takes
 
 
 _SALT = 730912

@@ -9,7 +9,6 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,7 +174,8 @@ def path_of(source: Any) -> str | None:
 
 def common_folder(sources: Iterable[Any]) -> str:
     """The folder that all files lie in; empty if there is none, so that identities do not depend on the machine."""
-    folders = {os.path.dirname(os.path.abspath(path)) for one in sources if (path := path_of(one)) is not None}
+    named = {os.path.dirname(path) for one in sources if (path := path_of(one)) is not None}
+    folders = {os.path.abspath(folder) for folder in named}
     try:
         return os.path.commonpath(folders) if folders else ""
     except ValueError:  # two drives
@@ -190,10 +190,12 @@ def identity(source: Any, folder: str) -> Any:
     """
     path = path_of(source)
     if path is not None:
-        below = os.path.relpath(os.path.abspath(path), folder) if folder else os.path.basename(path)
+        whole = os.path.abspath(path)
+        inside = bool(folder) and whole.startswith(folder)  # always, for a folder of `common_folder`
+        below = whole[len(folder) :].lstrip(os.sep) if inside else os.path.basename(path)
         extra = "" if isinstance(source, str | os.PathLike) else type(source).__name__
         # names of files that are no UTF-8 hash, too
-        return [os.fsencode(Path(below).as_posix()).decode("utf-8", "backslashreplace"), extra]
+        return [os.fsencode(below.replace(os.sep, "/")).decode("utf-8", "backslashreplace"), extra]
     if isinstance(source, np.generic):
         return source.item()
     if source is None or isinstance(source, str | int | float | bool):
@@ -216,7 +218,7 @@ def identity(source: Any, folder: str) -> Any:
 
 def real_path(path: str, folders: dict[str, str]) -> str:
     """A path with its links followed; `folders` remembers those of folders, which files have in common."""
-    folder, name = os.path.split(os.path.abspath(path))
+    folder, name = os.path.split(path)
     if os.path.islink(path):
         return os.path.realpath(path)
     if folder not in folders:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from visprompt.data.labelled_items import real_path
+from visprompt.data.labelled_items import path_of, real_path
 from visprompt.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def load_splits(
     splits: Splits = reader(where, **common, **reader_options)
     _require_several_classes(splits.train, str(where))
     warn_of_duplicates(splits)
+    _warn_of_several_labels(splits)
     _warn_of_unseen(splits)
     return splits.limited(limit, seed)
 
@@ -173,6 +174,28 @@ def warn_of_duplicates(splits: Splits) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _warn_of_several_labels(splits: Splits) -> None:
+    """Says which files have two classes: often a data set with several labels per picture, which this is not for."""
+    for part in (splits.train, splits.validation, splits.test):
+        if part is None or part.kind != "classification":
+            continue
+        first: dict[str, int] = {}
+        several = list(
+            dict.fromkeys(
+                path
+                for (picture, label) in part.items
+                if (path := path_of(picture)) is not None and first.setdefault(path, label) != label
+            )
+        )
+        if several:
+            files = "1 file has" if len(several) == 1 else f"{len(several)} files have"
+            warnings.warn(
+                f"{part.name}: {files} several classes, the first: {several[0]}. One picture has one class here.",
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _require_several_classes(train: Labelled, where: str) -> None:

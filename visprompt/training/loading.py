@@ -344,10 +344,12 @@ def labels_to_original(
         return made
     at_x = (np.arange(original_wh[0])[seen_x] + 0.5) * scale[0] + offset[0]
     at_y = (np.arange(original_wh[1])[seen_y] + 0.5) * scale[1] + offset[1]
-    # A hundred rows at a time: 150 classes of a photograph in full would be hundreds of megabytes.
+    # Classes last, so that what is gathered lies together; some rows at a time, because 150 classes of a photograph in
+    # full are hundreds of megabytes.
+    cells = given.permute(1, 2, 0).float().contiguous()
     parts = [
-        _interpolated(_interpolated(given, at_y[start : start + 100], 1), at_x, 2).argmax(0).cpu().numpy()
-        for start in range(0, len(at_y), 100)
+        _interpolated(_interpolated(cells, at_y[start : start + 32], 0), at_x, 1).argmax(-1).cpu().numpy()
+        for start in range(0, len(at_y), 32)
     ]
     made[np.ix_(seen_y, seen_x)] = np.concatenate(parts)
     return made
@@ -378,12 +380,11 @@ def _nearest(count: int, scale: float, offset: float, size: int) -> tuple[np.nda
 
 
 def _interpolated(values: Tensor, at: np.ndarray, axis: int) -> Tensor:
-    """Linear between the centres of cells along an axis; beyond the outermost centres, theirs."""
+    """Linear between the centres of cells along an axis of `[h, w, c]`; beyond the outermost centres, theirs."""
     size = values.shape[axis]
     place = torch.as_tensor(np.clip(at - 0.5, 0, size - 1), dtype=torch.float32, device=values.device)
     low = place.floor().long().clamp(max=max(size - 2, 0))
     high = (low + 1).clamp(max=size - 1)
     shape = [1, 1, 1]
     shape[axis] = -1
-    share = (place - low).view(shape).to(values.dtype)
-    return values.index_select(axis, low) * (1 - share) + values.index_select(axis, high) * share
+    return torch.lerp(values.index_select(axis, low), values.index_select(axis, high), (place - low).view(shape))
