@@ -186,7 +186,7 @@ class _Biased(torch.autograd.Function):
     ) -> Tensor:
         """As `tempered_attention`."""
         output: Tensor = attend((query / tau).to(query.dtype), _over(mask, tau))
-        ctx.save_for_backward(output, query, key, value, mask, tau)
+        ctx.save_for_backward(output, query, key, value, mask.to(output.dtype), tau)
         ctx.scale = scale
         return output
 
