@@ -331,6 +331,11 @@ class TestTables:
         assert splits.train.check()
         shifted = quietly(path, classes="2", zero_is_none=True, validation=0)
         assert np.unique(shifted.train.label(0)).tolist() == [0, 1, 255]  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match=r"ignore_index 255 is also the number of a class \('class 256'\)"):
+            load_splits(path, classes=300)
+        assert quietly(path, classes=300, ignore_index=65535, validation=0).train.ignore_index == 65535
+        shifted = quietly(path, classes=300, ignore_index=65535, zero_is_none=True, validation=0)
+        assert np.unique(shifted.train.label(0)).tolist() == [0, 1, 65535]  # type: ignore[arg-type]
         with pytest.raises(InvalidInputError, match="class numbers 2; there are 2 classes"):
             quietly(path, classes=2).train.check()
 
@@ -369,6 +374,29 @@ def test_labels_are_numbered_the_same_in_any_order() -> None:
     assert numbered(["1", "x"], None, "x")[1] == ("1", "x")  # texts, of which one looks like a number
     with pytest.raises(InvalidInputError, match="label 5 is none of the 3 classes, 0 to 2"):
         numbered([0, 5], 3, "x")
+
+
+@pytest.mark.parametrize(
+    ("mark", "format"),
+    [
+        ("train800val200.txt", "vtab"),
+        ("train.json", "fgvc"),
+        ("annotations/training/1.png", "ade20k"),
+        ("state.json", "hf"),
+    ],
+)
+def test_folders_of_other_formats_are_not_guessed(tmp_path: Path, mark: str, format: str) -> None:
+    tree(tmp_path, "a/1.png", "b/1.png", mark)
+    with pytest.raises(InvalidInputError, match=f"so it may be {format}: say so with format='{format}'"):
+        load_splits(tmp_path)
+
+
+def test_home_and_tabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME" if os.name != "nt" else "USERPROFILE", str(tmp_path))
+    tree(tmp_path, "pets/a/1.png", "pets/b/1.png")
+    assert len(quietly("~/pets", validation=0).train) == 2
+    (tmp_path / "pets" / "t.tsv").write_text("image\tlabel\na/1.png\ta\nb/1.png\tb\n")
+    assert quietly(tmp_path / "pets" / "t.tsv", validation=0).train.check()
 
 
 class TestVtab:

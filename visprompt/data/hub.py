@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from visprompt.data.label_names import PARTS, Names, class_names, is_ignored, numbered, part_of
-from visprompt.data.labelled import Kind, Labelled, OnBad
+from visprompt.data.labelled import IGNORE, Kind, Labelled, OnBad
 from visprompt.data.labelled_items import ShiftedMask
 from visprompt.data.splits import Splits, without_validation
 from visprompt.data.tables import COLUMNS
@@ -71,6 +71,7 @@ def read_hub(
     answer: str | None = None,
     classes: Names = None,
     zero_is_none: bool = False,
+    ignore_index: int = IGNORE,
     parts: Mapping[str, str] | None = None,
     config: str | None = None,
     revision: str | None = None,
@@ -91,6 +92,7 @@ def read_hub(
         answer: column of answers; None: `answer`.
         classes: names of the classes, a file of them, or how many; needed for masks.
         zero_is_none: in masks, 0 is no class and classes begin at 1.
+        ignore_index: in masks, what does not count.
         parts: which split is which part, for example `{"train": "train", "test": "validation"}`; None: by their names.
         config: of a data set that has several.
         revision: commit, tag or branch on the hub.
@@ -117,10 +119,12 @@ def read_hub(
     splits = _splits(loaded, parts, called)
     wishes = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer}
     columns = _Columns(splits["train"].features, wishes, called)
-    items, names, secret = _items(splits, columns, called, classes, zero_is_none)
+    items, names, secret = _items(splits, columns, called, classes, ignore_index if zero_is_none else None)
     kind = columns.kind
+    ignore = ignore_index if kind == "segmentation" else None
     made = {
-        part: Labelled(rows, names, kind=kind, name=f"{called} {part}", on_bad=on_bad) for part, rows in items.items()
+        part: Labelled(rows, names, kind=kind, name=f"{called} {part}", on_bad=on_bad, ignore_index=ignore)
+        for part, rows in items.items()
     }
     version = f" at revision {revision}" if revision else ""
     test = made.get("test")
@@ -267,7 +271,7 @@ def _short(feature: Any) -> str:
 
 
 def _items(
-    splits: Mapping[str, Any], columns: _Columns, called: str, classes: Names, zero_is_none: bool
+    splits: Mapping[str, Any], columns: _Columns, called: str, classes: Names, none_becomes: int | None
 ) -> tuple[dict[str, list[tuple[Any, Any]]], tuple[str, ...], bool]:
     """Items of every part, names of the classes, and whether a test part was left out because it has no labels."""
     labels: dict[str, list[Any]] = {}
@@ -277,7 +281,11 @@ def _items(
         if columns.kind == "segmentation":
             assert columns.mask is not None
             made = _cells(rows, columns.mask, f"{called} {part}")
-            labels[part] = [ShiftedMask(cell, name=str(cell.identity)) for cell in made] if zero_is_none else list(made)
+            labels[part] = (
+                list(made)
+                if none_becomes is None
+                else [ShiftedMask(cell, none_becomes, str(cell.identity)) for cell in made]
+            )
         elif columns.kind == "answers":
             questions, answers = (_texts(rows, str(name), part) for name in (columns.question, columns.answer))
             labels[part] = list(zip(questions, answers, strict=True))

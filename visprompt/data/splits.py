@@ -79,6 +79,14 @@ FORMATS: dict[str, str] = {
 
 #: options of readers that are names
 _TEXTS = ("image", "label", "mask", "question", "answer", "split", "images", "config", "revision", "name")
+#: what tells a format's folder from one of classes
+_MARKS: dict[str, str] = {
+    "train800val200.txt": "vtab",
+    "train.json": "fgvc",
+    "annotations/training": "ade20k",
+    "dataset_dict.json": "hf",
+    "state.json": "hf",
+}
 
 
 def load_splits(
@@ -112,7 +120,8 @@ def load_splits(
         raise InvalidInputError(f"validation is a share of the training part, 0 to below 1; got {validation:g}.")
     if seed < 0:
         raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
-    chosen = format or _format_of(str(where))
+    where = os.path.expanduser(os.fspath(where))
+    chosen = format or _format_of(where)
     if chosen not in FORMATS:
         raise unknown_name("format of data", chosen, FORMATS)
     module, _, function = FORMATS[chosen].partition(":")
@@ -125,7 +134,7 @@ def load_splits(
         if name in _TEXTS and isinstance(value, int | float):  # a column called 0, read from a command line
             reader_options[name] = str(value)
     splits: Splits = reader(where, **common, **reader_options)
-    _require_several_classes(splits.train, str(where))
+    _require_several_classes(splits.train, where)
     warn_of_duplicates(splits)
     _warn_of_several_labels(splits)
     _warn_of_unseen(splits)
@@ -230,9 +239,15 @@ def _format_of(where: str) -> str:
         if where.startswith(prefix + ":"):
             return prefix
     ending = Path(where).suffix.lower()
-    if ending in (".csv", ".jsonl"):
-        return ending[1:]
+    if ending in (".csv", ".tsv", ".jsonl"):
+        return "jsonl" if ending == ".jsonl" else "csv"
     if os.path.isdir(where):
+        for file, name in _MARKS.items():
+            if os.path.exists(os.path.join(where, file)):
+                raise InvalidInputError(
+                    f"{where!r} has {file}, so it may be {name}: say so with format={name!r} (--format {name}), or "
+                    "folder if its folders are classes."
+                )
         return "folder"
     what = "is a file of another kind" if os.path.exists(where) else "does not exist"
     raise InvalidInputError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from visprompt.data.label_names import Names, class_names, numbered, part_of, picture_path, require_some
-from visprompt.data.labelled import Kind, Labelled, OnBad
+from visprompt.data.labelled import IGNORE, Kind, Labelled, OnBad
 from visprompt.data.labelled_items import ShiftedMask
 from visprompt.data.questions import read_lines, read_text
 from visprompt.data.splits import Splits, without_validation
@@ -56,6 +56,7 @@ def read_csv(
     images: str | Path | None = None,
     classes: Names = None,
     zero_is_none: bool = False,
+    ignore_index: int = IGNORE,
     name: str | None = None,
 ) -> Splits:
     """Reads a CSV file: UTF-8, separated by commas, semicolons or tabs, with a header.
@@ -75,6 +76,7 @@ def read_csv(
         classes: names of the classes in the order of their numbers, a file of them, or how many; needed for masks.
             None: `classes.txt` beside the file if there is one, else the labels that occur.
         zero_is_none: in masks, 0 is no class and classes begin at 1.
+        ignore_index: in masks, what does not count.
         name: of the data set; None: the file's.
 
     Raises:
@@ -83,7 +85,7 @@ def read_csv(
     columns = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer, "split": split}
     path = _require_file(where, "csv")
     header, entries = _csv_rows(path, image)
-    table = _Table(path, header, columns, images, classes, zero_is_none, name, on_bad)
+    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad)
     return table.splits(entries, validation, seed)
 
 
@@ -102,6 +104,7 @@ def read_jsonl(
     images: str | Path | None = None,
     classes: Names = None,
     zero_is_none: bool = False,
+    ignore_index: int = IGNORE,
     name: str | None = None,
 ) -> Splits:
     """Reads a file with a JSON object in every line; options as in `read_csv`, with keys for columns.
@@ -115,7 +118,7 @@ def read_jsonl(
     if not entries:
         raise InvalidInputError(f"{path} is empty.")
     header = list(dict.fromkeys(key for _, entry in entries for key in entry))
-    table = _Table(path, header, columns, images, classes, zero_is_none, name, on_bad)
+    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad)
     return table.splits(iter(entries), validation, seed)
 
 
@@ -129,13 +132,14 @@ class _Table:
         columns: dict[str, str | None],
         images: str | Path | None,
         classes: Names,
-        zero_is_none: bool,
+        masks: tuple[bool, int],
         name: str | None,
         on_bad: OnBad,
     ) -> None:
         self.path, self.header, self.on_bad = path, list(header), on_bad
         self.folder = Path(images) if images is not None else path.parent
-        self.zero_is_none, self.name = zero_is_none, name or path.stem
+        self.zero_is_none, self.ignore_index = masks
+        self.name = name or path.stem
         self.columns = {what: self._column(what, wish) for what, wish in columns.items()}
         self.kind = self._kind({what for what, wish in columns.items() if wish})
         if self.columns["image"] is None:
@@ -180,11 +184,14 @@ class _Table:
                     "many there are), or put a classes.txt beside the file."
                 )
         made: dict[str, Labelled] = {}
+        ignore = self.ignore_index if self.kind == "segmentation" else None
         for part in _PARTS:
             chosen = [item for row, item in zip(rows, items, strict=True) if row.part == part]
             if chosen:
                 called = f"{self.name} {part}" if self.columns["split"] else self.name
-                made[part] = Labelled(chosen, names, kind=self.kind, name=called, on_bad=self.on_bad)
+                made[part] = Labelled(
+                    chosen, names, kind=self.kind, name=called, on_bad=self.on_bad, ignore_index=ignore
+                )
         return made
 
     def _row(self, where: str, entry: dict[str, Any]) -> _Row:
@@ -196,7 +203,7 @@ class _Table:
     def _label(self, where: str, entry: dict[str, Any]) -> Any:
         if self.kind == "segmentation":
             mask = picture_path(entry.get(str(self.columns["mask"])), self.folder, f"{where}, mask")
-            return ShiftedMask(str(mask)) if self.zero_is_none else mask
+            return ShiftedMask(str(mask), self.ignore_index) if self.zero_is_none else mask
         if self.kind == "answers":
             return tuple(self._text(where, entry, what) for what in ("question", "answer"))
         value = entry.get(str(self.columns["label"]))
