@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from visprompt.models.lvlm_answers import answer_ids, ending
 from visprompt.testing.conformance import differences, picture, snapshot
 from visprompt.testing.tiny import tiny
 from visprompt.testing.tiny_lvlm import tiny_lvlm, tiny_lvlm_names
+from visprompt.training.checkpointing import checkpointed
 from visprompt.training.language import LanguageModelling
 from visprompt.training.settings import FitSettings
 
@@ -106,6 +108,42 @@ def test_batches_do_not_matter(name: str) -> None:
         assert one.ne(0).any()
         torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-5 * float(one.abs().max()) + 1e-7)
     assert all(item.grad is None for item in model.module.parameters())
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3", "gemma3", "internvl"])
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    """Blocks of both towers run again in the backward pass, with the prompts in them."""
+    model = wrapped(name)
+    model.module.requires_grad_(False)
+    taught = objective(model, questions(), "gated", gamma=0.0)
+    parameters = list(taught.prompter.parameters.parameters())  # type: ignore[union-attr]
+    runs: list[int] = []
+    handles = [
+        tower.sites[0].module.register_forward_pre_hook(lambda *_: runs.append(0))
+        for tower in (model.tower, model.vision_tower)
+    ]
+
+    def gradients(checkpointing: bool) -> list[torch.Tensor]:
+        taught.settings = FitSettings(checkpointing=checkpointing)
+        for item in parameters:
+            item.grad = None
+        runs.clear()
+        with (
+            checkpointed(model) if checkpointing else nullcontext(),
+            taught.loss(batch_of(taught, 0, 1), [1, 2]) as loss,
+        ):
+            loss.backward()
+        return [item.grad for item in parameters if item.grad is not None]
+
+    gradients(False)  # proofs run once
+    plain, before = gradients(False), len(runs)
+    again = gradients(True)
+    assert len(runs) == 2 * before
+    assert not any(module.training for module in model.module.modules())
+    for one, two in zip(again, plain, strict=True):
+        torch.testing.assert_close(one, two)
+    for handle in handles:
+        handle.remove()
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------------

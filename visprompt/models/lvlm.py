@@ -32,7 +32,7 @@ from visprompt.models.lvlm_options import answer_in, end_ids, pad_id, settings_o
 from visprompt.models.lvlm_text import Pieces, pieces_of
 from visprompt.models.lvlm_tokens import TileInsertion, alike, tile_tokens
 from visprompt.models.lvlm_vision import packing_of, vision_tower
-from visprompt.models.pictures import PictureReader
+from visprompt.models.pictures import PictureReader, Processed, pixels_of
 from visprompt.models.proof import features_of, prove_decoder, prove_vision, prove_vision_tokens
 from visprompt.visual_prompt import AttentionEdit, Fit, Rows, VisualPrompt, block_number
 
@@ -66,10 +66,7 @@ class LVLM(Model):
         for owner, implementation in install_shim(module):
             restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
 
-        def read(picture: Image.Image) -> dict[str, Tensor]:
-            return {"pixel_values": image_processor(images=[picture], return_tensors="pt")["pixel_values"][0]}
-
-        reader = PictureReader(image_processor, read, lambda inputs: inputs["pixel_values"], patch)
+        reader = PictureReader(image_processor, Processed(image_processor), pixels_of, patch)
         parts = Parts(self._no_embeddings, reader, decoder, None, None, "transformers", restore)
         super().__init__(module, parts, name)
         self._layouts: dict[tuple[Size, Fit, int], Layout] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -85,7 +85,11 @@ class LanguageModelling(Objective):
 
     @contextmanager
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Tensor]:
-        with self._told(batch, draws) as told:
+        from visprompt.training.checkpointing import checkpointed
+
+        # The loop has the vision tower's blocks checkpointed; most of what is kept for the gradient is the decoder's.
+        again = checkpointed(self.model, "decoder") if self.settings.checkpointing else nullcontext()
+        with again, self._told(batch, draws) as told:
             check_gradient(told.log_likelihood)
             yield _per_picture(told).sum()
 
