@@ -218,10 +218,32 @@ def test_a_linear_probe_runs_the_tower_once() -> None:
         with made.loss(plain, None) as wanted, made.loss(kept, None) as found:
             torch.testing.assert_close(found, wanted)
             found.backward()
+        fresh = COLOURS.subset(range(9))
         with torch.autocast("cpu", torch.bfloat16):
-            again = objective(model, built(model, prompts=0), COLOURS, batch_size=4)
+            again = objective(model, built(model, prompts=0), fresh, batch_size=4)
             assert torch.equal(batch_of(again)["embedding"], kept["embedding"])
     assert all(item.grad is not None and item.grad.ne(0).any() for item in made.head.parameters())
+
+
+def test_the_runs_of_a_sweep_have_features_in_common() -> None:
+    """As long as it is the same data, in the same fit, on the same weights."""
+    model = wrapped("timm-vit")
+
+    def embeddings(data: Labelled = COLOURS, **settings: Any) -> dict[int, Tensor]:
+        made = objective(model, built(model, prompts=0), data, **settings)
+        with frozen(model):
+            found = made.samples("train")
+        assert isinstance(found, Embedded)
+        return found.embeddings
+
+    first = embeddings(lr=0.1)
+    assert embeddings(lr=0.2) is first
+    assert embeddings(COLOURS.subset(range(3))) is not first
+    squashed = embeddings(fit="squash")
+    assert not torch.equal(squashed[0], first[0])
+    with torch.no_grad():
+        model.module.norm.bias.add_(1)  # type: ignore[union-attr, operator]
+    assert not torch.equal(embeddings(fit="squash")[0], squashed[0])
 
 
 @pytest.mark.parametrize(

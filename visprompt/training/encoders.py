@@ -4,13 +4,14 @@ that are computed once where nothing in the tower is learned.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from visprompt.errors import UnsupportedError
 from visprompt.models.encoding import Encoding
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from visprompt.learned import Learned
     from visprompt.models.base import Model
     from visprompt.training.settings import FitSettings
+
+#: embeddings of whole data sets by model, as long as both live: the runs of a sweep have them in common
+_known: weakref.WeakKeyDictionary[nn.Module, weakref.WeakKeyDictionary[Labelled, tuple[Any, dict[int, Tensor]]]]
+_known = weakref.WeakKeyDictionary()
 
 
 class EncoderObjective(Objective):
@@ -68,7 +73,7 @@ class EncoderObjective(Objective):
             return pictures
         if split not in self._embedded:
             pictures.cache_bytes = 0  # each is read once
-            self._embedded[split] = Embedded(pictures.data, self._embeddings(pictures))
+            self._embedded[split] = Embedded(pictures.data, self._once(pictures))
         return self._embedded[split]
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
@@ -117,6 +122,19 @@ class EncoderObjective(Objective):
         (prompt,) = self.prompter.training_edit(plain, self.model, None)
         has_tokens = prompt.tokens is not None and prompt.tokens.count > 0
         return not has_tokens and not prompt.attention and prompt.picture is plain[0].picture
+
+    def _once(self, pictures: Pictures) -> dict[int, Tensor]:
+        """`_embeddings`, computed again only if the weights or the way pictures are fitted have changed."""
+        module = self.model.module
+        # In-place changes count a version; parameters made in inference mode cannot change and have none.
+        versions = [0 if item.is_inference() else item._version for item in module.parameters()]
+        state = (versions, self.model.dtype, self.model.device, self.settings.fit)
+        by_data = _known.setdefault(module, weakref.WeakKeyDictionary())
+        held = by_data.get(pictures.data)
+        if held is None or held[0] != state:
+            held = (state, self._embeddings(pictures))
+            by_data[pictures.data] = held
+        return held[1]
 
     @torch.no_grad()
     def _embeddings(self, pictures: Pictures) -> dict[int, Tensor]:
