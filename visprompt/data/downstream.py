@@ -2,7 +2,7 @@
 
 | name | picture | label | classes |
 |---|---|---|---|
-| leftmost | 2 to 4 objects | the leftmost object's shape | 8 |
+| leftmost | 2 or 3 objects | the leftmost object's shape | 8 |
 | count | 1 to 6 objects | how many | 6 |
 | digits | a handwritten digit | which | 10 |
 | segment | 1 to 6 objects | for every pixel: background, or the shape it shows | 9 |
@@ -43,7 +43,7 @@ LEAD = 0.08
 IMAGE_PX = 64
 # Part of every seed, one stream of scenes per set; changing one changes every picture of that set.
 _STREAMS = {"leftmost": 1 * 10**12, "count": 2 * 10**12, "segment": 3 * 10**12}
-_FEWEST, _MOST = 2, 4
+_FEWEST, _MOST = 2, 3
 
 
 def downstream(name: str, split: str = "train", *, count: int | None = None, seed: int = 0) -> Labelled:
@@ -71,7 +71,7 @@ def downstream(name: str, split: str = "train", *, count: int | None = None, see
 def leftmost(split: str = "train", *, count: int | None = None, seed: int = 0) -> Labelled:
     """Which shape does the leftmost object have? Classes are `SHAPES`, chance is 1 in 8.
 
-    2 to 4 objects; the leftmost one's centre leads by `LEAD` of the width. Colours mean nothing. Item i is of class
+    2 or 3 objects; the leftmost one's centre leads by `LEAD` of the width. Colours mean nothing. Item i is of class
     i modulo 8, so any first n of them are balanced.
 
     Arguments and errors are those of `downstream`.
@@ -200,7 +200,7 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UnsupportedError(
-            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
+            'the digits come with scikit-learn, which is not installed: pip install "visprompt-toolkit[digits]".'
         ) from None
     images, labels = load_digits(return_X_y=True)
     grey = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
