@@ -17,12 +17,14 @@ from visprompt import bundled
 from zoo.export import export
 from zoo.llava_export import export_llava
 from zoo.llava_train import LLAVA_RECIPES, train_llava
+from zoo.mae_export import export_mae
+from zoo.mae_train import MAE_RECIPES, train_mae
 from zoo.train import RECIPES, train
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and export the models named on the command line, all by default."""
-    known = [*RECIPES, *LLAVA_RECIPES]
+    known = [*RECIPES, *LLAVA_RECIPES, *MAE_RECIPES]
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Train the bundled models.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{' or '.join(known)}; default: all, in this order")
     parser.add_argument(
@@ -42,6 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
             if not options.export_only:
                 train_llava(LLAVA_RECIPES[name], options.work)
             steps = export_llava(checkpoint, folder)
+        elif name in MAE_RECIPES:
+            if not options.export_only:
+                train_mae(MAE_RECIPES[name], options.work)
+            steps = export_mae(checkpoint, folder)
         else:
             if not options.export_only:
                 train(RECIPES[name], options.work)

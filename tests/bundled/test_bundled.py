@@ -11,7 +11,7 @@ import torch
 from visprompt import bundled
 from visprompt.data import scenes as world
 
-#: The CLIP models; the LVLM has tests of its own.
+#: The CLIP models; the LVLM and the auto-encoder have tests of their own.
 NAMES = ("scenes-clip", "scenes-clip-annotated")
 MEGABYTE = 1024 * 1024
 
@@ -29,8 +29,8 @@ def loaded(folder: Path) -> tuple[Any, Any]:
     return model, AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
-def test_there_are_three_models_and_a_typo_gets_a_suggestion() -> None:
-    assert bundled.names() == (*NAMES, "scenes-llava")
+def test_there_are_four_models_and_a_typo_gets_a_suggestion() -> None:
+    assert bundled.names() == (*NAMES, "scenes-llava", "scenes-mae")
     assert bundled.path("bundled:scenes-clip") == bundled.path("scenes-clip")
     with pytest.raises(ValueError, match="did you mean 'scenes-clip'"):
         bundled.path("scene-clip")

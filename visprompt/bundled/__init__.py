@@ -2,13 +2,13 @@
 
     >>> from visprompt import bundled
     >>> bundled.names()
-    ('scenes-clip', 'scenes-clip-annotated', 'scenes-llava')
+    ('scenes-clip', 'scenes-clip-annotated', 'scenes-llava', 'scenes-mae')
     >>> bundled.path("scenes-clip").name
     'scenes_clip'
 
-Each folder is a complete ``transformers`` checkpoint (weights, config, tokenizer, processor, model card), so
-``CLIPModel.from_pretrained(bundled.path(name))`` works without a network, for scenes-llava
-``AutoModelForImageTextToText.from_pretrained(bundled.path(name))``. This module does not load anything.
+Each folder is a complete ``transformers`` checkpoint (weights, config, processor, model card, a tokenizer where there
+is language), so ``CLIPModel.from_pretrained(bundled.path(name))`` works without a network, for scenes-llava
+``AutoModelForImageTextToText``, for scenes-mae ``ViTMAEModel``. This module does not load anything.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _FOLDERS = {
     "scenes-clip": "scenes_clip",
     "scenes-clip-annotated": "scenes_clip_annotated",
     "scenes-llava": "scenes_llava",
+    "scenes-mae": "scenes_mae",
 }
 
 

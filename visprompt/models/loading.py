@@ -22,7 +22,7 @@ def list_models() -> list[str]:
     """Names of the models that ship with the package; any hub id, folder, open_clip or timm name loads as well.
 
     >>> list_models()
-    ['bundled:scenes-clip', 'bundled:scenes-clip-annotated', 'bundled:scenes-llava']
+    ['bundled:scenes-clip', 'bundled:scenes-clip-annotated', 'bundled:scenes-llava', 'bundled:scenes-mae']
     """
     from visprompt import bundled
 
