@@ -71,7 +71,7 @@ def test_a_damaged_one_is_passed_over_or_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-3").rename(tmp_path / "kept")
     checkpoints.save(tmp_path, made(4))
     (tmp_path / "checkpoint-4" / "state.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(InvalidInputError, match="cannot be read.*--restart"):
+    with pytest.raises(InvalidInputError, match=r"cannot be read.*--restart"):
         checkpoints.load(tmp_path)
     (tmp_path / "kept").rename(tmp_path / "checkpoint-3")
     assert checkpoints.load(tmp_path).progress.step == 3  # type: ignore[union-attr]

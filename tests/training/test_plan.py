@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from visprompt.training.plan import Keys, Plan, schedule
@@ -61,6 +63,6 @@ def test_draws_differ_by_picture_and_epoch() -> None:
 def test_schedule_rises_and_falls() -> None:
     rates = [schedule(step, 100, 10) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
     assert 0 < rates[-1] < 0.001
     assert schedule(0, 100, 0) == schedule(0, 100, 0.5) == 1.0

@@ -72,7 +72,13 @@ class Loop:
             DivergedError: if the loss stops being a number.
             InvalidInputError: if nothing is there to be trained, or precision and device do not go together.
         """
-        with _accelerator(self.settings, self.model) as accelerator, _frozen(self.model, self.modules):
+        from visprompt.training.checkpointing import checkpointed
+
+        with ExitStack() as stack:
+            accelerator = stack.enter_context(_accelerator(self.settings, self.model))
+            stack.enter_context(_frozen(self.model, self.modules))
+            if self.settings.checkpointing:
+                stack.enter_context(checkpointed(self.model))
             return _Run(self, accelerator).go()
 
 
@@ -87,7 +93,7 @@ class _Run:
             f"{name}.{key}": item
             for name, module in loop.modules.items()
             for key, item in module.named_parameters()
-            if item.requires_grad
+            if item.requires_grad and item.numel()
         }
         if not self.weights:
             raise InvalidInputError(
@@ -338,7 +344,11 @@ def measured(objective: Objective, split: Split, batch_size: int, accelerator: A
 
 def _loader(objective: Objective, split: Split, keys: Any, workers: int) -> Any:
     return torch.utils.data.DataLoader(
-        objective.samples(split), batch_sampler=keys, num_workers=workers, collate_fn=objective.collate
+        objective.samples(split),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=objective.collate,
+        generator=torch.Generator(),  # its own, since a loader draws a seed for its workers
     )
 
 

@@ -38,7 +38,7 @@ class FitSettings:
         head: "linear", "mlp" (one hidden layer), "zero-shot" (the class names' text embeddings), or None: what fits
             the data.
         templates: texts for the zero-shot head, `{}` standing for the class name.
-        augment: "none", "flip", or "crop" (random resized crop and flip).
+        augment: "none", "flip", "crop" (random resized crop and flip), or "shift" (a window of 7/8, somewhere, and flip).
         fit: how pictures are brought into the model's input, as in `VisualPrompt`.
         workers: processes that prepare pictures; 0: the training process itself.
         seed: of the initialisation, the order, augmentation and dropout.
@@ -67,7 +67,7 @@ class FitSettings:
     keep: Literal["best", "last"] = "best"
     head: Literal["linear", "mlp", "zero-shot"] | None = None
     templates: tuple[str, ...] = ("a photo of a {}",)
-    augment: Literal["none", "flip", "crop"] = "none"
+    augment: Literal["none", "flip", "crop", "shift"] = "none"
     fit: Fit = "model"
     workers: int = 0
     seed: int = 0
@@ -79,7 +79,7 @@ class FitSettings:
             "precision": ("no", "bf16", "fp16"),
             "keep": ("best", "last"),
             "head": (None, "linear", "mlp", "zero-shot"),
-            "augment": ("none", "flip", "crop"),
+            "augment": ("none", "flip", "crop", "shift"),
             "fit": FITS,
         }
         for name, allowed in choices.items():
