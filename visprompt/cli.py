@@ -20,6 +20,7 @@ from visprompt.cli_ask import ask
 from visprompt.cli_bench import bench
 from visprompt.cli_benchmarks import answer, export
 from visprompt.cli_fit import fit
+from visprompt.cli_inspect import inspect
 from visprompt.cli_look import score, show
 from visprompt.cli_predict import predict
 from visprompt.errors import VispromptError, unknown_name
@@ -147,6 +148,7 @@ app.command(
 app.command("predict", epilog="Example: visprompt predict runs/count photo.jpg more/ --top 3 --out labels.jsonl")(
     predict
 )
+app.command("inspect", epilog="Example: visprompt inspect runs/count --image photo.jpg --block 5 --block -1")(inspect)
 app.command("bench", epilog="Example: visprompt bench scenes --limit 100 --out runs/first")(bench)
 
 

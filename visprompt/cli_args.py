@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import re
 import sys
@@ -45,6 +47,12 @@ MaskArg = Annotated[
 ModelArg = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
 PrompterArg = Annotated[
     str, typer.Option("--prompter", "-p", help="A strategy, a+b or a|b, or none; see `visprompt list`.")
+]
+SavedPrompterArg = Annotated[
+    str,
+    typer.Option(
+        "--prompter", "-p", help="A strategy, a+b or a|b, none (see `visprompt list`), or a folder of a saved one."
+    ),
 ]
 PresetArg = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
 OptionArg = Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value, e.g. -o strength=0.5.")]
@@ -195,8 +203,14 @@ def checked_fit(name: str) -> Fit:
     raise unknown_name("fit", name, FITS)
 
 
-def prompter_of(name: str, preset: str | None, option: list[str] | None) -> Prompter | None:
+def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: bool = False) -> Prompter | None:
     """The strategy with its options; None for `none`.
+
+    Args:
+        name: of a strategy, or several joined.
+        preset: its settings by name.
+        option: `key=value` each.
+        saved: `name`, or a part of it, may also be a folder that a strategy was saved in.
 
     Raises:
         UnknownNameError: for a strategy, preset or option that does not exist.
@@ -208,6 +222,12 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None) -> Prom
         if preset or option:
             raise InvalidInputError("--preset and --option belong to a strategy: name it with --prompter.")
         return None
+    if saved and any(_is_saved(part) for part in (name, *name.split("+"))):
+        if preset or option:
+            raise InvalidInputError(f"{name}: a saved strategy has settings of its own; no --preset and --option.")
+        parts = [name] if _is_saved(name) else name.split("+")
+        made = [Maker.from_pretrained(part) if _is_saved(part) else Maker.from_name(part) for part in parts]
+        return functools.reduce(operator.add, made)
     options = options_of(option)
     for taken in ("name", "preset"):
         if taken in options:
@@ -218,6 +238,10 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None) -> Prom
         raise
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the options {options} of {name!r} cannot be used: {error}.") from error
+
+
+def _is_saved(name: str) -> bool:
+    return (Path(name) / "config.json").is_file()
 
 
 def saved_of(folder: str) -> Prompter:

@@ -19,8 +19,8 @@ from visprompt.cli_args import (
     OptionArg,
     PointArg,
     PresetArg,
-    PrompterArg,
     RegionArg,
+    SavedPrompterArg,
     TokensArg,
     checked_fit,
     model_of,
@@ -53,7 +53,7 @@ def ask(
         str, typer.Option("--model", "-m", help="As in load_model; remote:NAME for a server.")
     ] = DEFAULT_MODEL,
     base_url: BaseUrlArg = None,
-    prompter: PrompterArg = "none",
+    prompter: SavedPrompterArg = "none",
     preset: PresetArg = None,
     option: OptionArg = None,
     max_new_tokens: TokensArg = 64,
@@ -84,7 +84,7 @@ def ask(
             raise InvalidInputError(f"--save should end in .png, which keeps every pixel; got {save}.")
         require_file(save, "--save")
     request = _request(pictures, question, region, format, point, mask, video)
-    made = prompter_of(prompter, preset, option)
+    made = prompter_of(prompter, preset, option, saved=True)
     if made is None and _has_regions(request):
         raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
     chosen = checked_fit(fit)

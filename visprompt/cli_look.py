@@ -20,8 +20,8 @@ from visprompt.cli_args import (
     OptionArg,
     PointArg,
     PresetArg,
-    PrompterArg,
     RegionArg,
+    SavedPrompterArg,
     TokensArg,
     checked_fit,
     model_of,
@@ -47,7 +47,8 @@ def show(
         typer.Option(
             "--prompter",
             "-p",
-            help="A strategy, a+b, or none; see `visprompt list`. [default: falip; none with a question]",
+            help="A strategy, a+b, none (see `visprompt list`), or a folder of a saved one. "
+            "[default: falip; none with a question]",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +85,7 @@ def show(
     # The request first: a bad picture or region should not wait for a model.
     request = request_of(image, regions_of(image, region, format, point, mask), text, together=True)
     name = prompter or ("falip" if text is None else "none")
-    made = prompter_of(name, preset, option)
+    made = prompter_of(name, preset, option, saved=True)
     chosen = checked_fit(fit)
     loaded = model_of(model, device, dtype)
     if loaded.generates:
@@ -106,7 +107,7 @@ def score(
     point: PointArg = None,
     mask: MaskArg = None,
     model: ModelArg = DEFAULT_MODEL,
-    prompter: PrompterArg = "none",
+    prompter: SavedPrompterArg = "none",
     preset: PresetArg = None,
     option: OptionArg = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -118,7 +119,7 @@ def score(
 
     regions = regions_of(image, region, format, point, mask)
     request = request_of(image, regions, None)
-    made = prompter_of(prompter, preset, option)
+    made = prompter_of(prompter, preset, option, saved=True)
     if made is None and regions:
         raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
     chosen = checked_fit(fit)

@@ -158,7 +158,7 @@ def _row(found: Prediction, top: int) -> dict[str, Any]:
         "label": found.label,
         "number": found.number,
         "probability": round(found.probability, 6),
-        "top": {name: round(value, 6) for name, value in found.top(top).items()},
+        "top": {name: round(value, 6) for name, value in found.top(top).items() if value > 0},
     }
 
 
@@ -181,7 +181,7 @@ def _write_mask(out: Path, name: str, request: Request, found: Prediction) -> st
     out.mkdir(parents=True, exist_ok=True)
     legend = out / "classes.json"
     if not legend.exists():
-        colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(len(found.classes))]
+        colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(found.classes)]
         entries = {
             str(number): {"name": one, "colour": colour}
             for number, (one, colour) in enumerate(zip(found.classes, colours, strict=True))
@@ -190,15 +190,18 @@ def _write_mask(out: Path, name: str, request: Request, found: Prediction) -> st
     if plots.have_matplotlib():
         look = plots.to_png(mask_figure(request.picture, found.mask, found.classes, name))
         write_whole(out / f"{name}-look.png", look)
-    write_whole(out / f"{name}.png", mask_png(found.mask, len(found.classes)))
+    write_whole(out / f"{name}.png", mask_png(found.mask, found.classes))
     return f"{name}.png"
 
 
 def _name(path: Path, paths: Iterable[Path]) -> str:
-    """The file's name without its ending, with its folders where another picture has the same."""
+    """The file's name without its ending; with its folders, and at last the ending, where others have the same."""
+    folders = [part for part in path.parent.parts if part not in (path.anchor, "..")]
     if sum(1 for one in paths if one.stem == path.stem) == 1:
         return path.stem
-    return "-".join([*(part for part in path.parent.parts if part not in ("/", "..", ".")), path.name])
+    if sum(1 for one in paths if one.with_suffix("") == path.with_suffix("")) == 1:
+        return "-".join([*folders, path.stem])
+    return "-".join([*folders, path.stem, path.suffix.removeprefix(".")])
 
 
 @contextmanager

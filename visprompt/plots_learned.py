@@ -165,90 +165,92 @@ def tokens_figure(norms: np.ndarray, first_block: int = 0, title: str = "") -> F
 
 
 @dataclass(frozen=True, eq=False)
-class BlockMaps:
+class Look:
+    """Where some rows of attention look.
+
+    Args:
+        values: `[h, w]` over the whole picture, at any resolution: multiples of what a patch would get if all patches
+            got the same of what falls on patches; NaN where the model did not see the picture.
+        on_patches: share of the attention that falls on patches at all.
+    """
+
+    values: np.ndarray
+    on_patches: float
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLooks:
     """One picture's attention in one block.
 
     Args:
         block: its number.
-        before: `[h, w]` readout attention on the patches without the prompt, shares.
+        before: the readout's without the prompt.
         after: the same with it.
-        prompts: `[h, w]` the prompt tokens' attention on the patches, their mean; None if they do not pass here.
-        on_prompts: share of the readout's attention that falls on the tokens; None if there are none.
+        tokens: the prompt tokens', their mean; None if they do not pass here.
+        on_tokens: share of the readout's attention that falls on the tokens; None if there are none.
     """
 
     block: int
-    before: np.ndarray
-    after: np.ndarray
-    prompts: np.ndarray | None = None
-    on_prompts: float | None = None
+    before: Look
+    after: Look
+    tokens: Look | None = None
+    on_tokens: float | None = None
 
 
-def attention_figure(picture: Image, maps: Sequence[BlockMaps], name: str, title: str = "") -> Figure:
-    """The readout's attention without and with the prompt, and the prompt tokens' own, block by block.
-
-    All maps are on one scale: attention on a patch as multiples of what it would get if all patches got the same share
-    of what falls on patches.
+def attention_figure(picture: Image, looks: Sequence[BlockLooks], name: str, title: str = "") -> Figure:
+    """The readout's attention without and with the prompt, and the prompt tokens' own, block by block, on one scale.
 
     Args:
-        picture: what the model saw.
-        maps: one per block.
+        picture: the picture.
+        looks: one per block.
         name: of the strategy.
         title: above all.
     """
-    tokens = any(item.prompts is not None for item in maps)
-    lines = 3 if tokens else 2
-    columns = len(maps) + 1
+    with_tokens = any(one.tokens is not None for one in looks)
+    lines, columns = 3 if with_tokens else 2, len(looks) + 1
     aspect = min(picture.height / max(picture.width, 1), 2.0)
     side = (9.6 - 1.35) / columns
     figure = new_figure((9.6, 0.75 + lines * (side * aspect + 0.4)))
     panels = figure.subplots(lines, columns, squeeze=False)
-    for line in range(lines):
-        _picture_only(panels[line, 0], picture)
     names = ("readout,\nwithout", f"readout,\nwith {name}", "prompt tokens,\ntheir mean")
     for line in range(lines):
-        panels[line, 0].set_title(literal(names[line]), fontsize=9.5, color=_TEXT, fontweight="bold")
-    top = max(_evenly(item).max() for one in maps for item in (one.before, one.after, one.prompts) if item is not None)
+        axes = panels[line, 0]
+        axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
+        _bare(axes)
+        axes.set_title(literal(names[line]), fontsize=9.5, color=_TEXT, fontweight="bold")
+    shown = [look for one in looks for look in (one.before, one.after, one.tokens) if look is not None]
+    top = max(float(np.nanmax(look.values)) for look in shown)
     drawn: Any = None
-    for place, one in enumerate(maps, 1):
-        for line, values in enumerate((one.before, one.after, one.prompts)[:lines]):
+    for place, one in enumerate(looks, 1):
+        for line, look in enumerate((one.before, one.after, one.tokens)[:lines]):
             axes = panels[line, place]
-            if values is None:
+            if look is None:
                 axes.set_visible(False)
                 continue
-            drawn = _map(axes, picture, _evenly(values), float(top))
-            tokens_line = line == 1 and one.on_prompts is not None
-            words = f"block {one.block}" if line != 1 else f"{one.on_prompts:.0%} on tokens" if tokens_line else ""
-            axes.set_title(f"{words}\n{float(values.sum()):.0%} on patches".strip(), fontsize=8.5, color=_TEXT)
-    if drawn is not None:
-        bar = figure.colorbar(drawn, ax=panels, shrink=0.6, aspect=30)
-        bar.set_label("attention on a patch, × the even share", fontsize=9, color=_TEXT)
-        bar.ax.tick_params(labelsize=8)
+            drawn = _map(axes, picture, look.values, top)
+            words = f"block {one.block}"
+            if line == 1 and one.on_tokens is not None:
+                words = f"{one.on_tokens:.0%} on tokens"
+            axes.set_title(f"{words}\n{look.on_patches:.0%} on patches", fontsize=8.5, color=_TEXT)
+    bar = figure.colorbar(drawn, ax=panels, shrink=0.6, aspect=30)
+    bar.set_label("attention on a patch, × the even share", fontsize=9, color=_TEXT)
+    bar.ax.tick_params(labelsize=8)
     if title:
         figure.suptitle(literal(title), fontsize=12, color=_TEXT)
     return figure
-
-
-def _evenly(values: np.ndarray) -> np.ndarray:
-    """Shares as multiples of the even share; attention that falls on other tokens is left out of it."""
-    total = float(values.sum())
-    return values * (values.size / total) if total > 0 else values
 
 
 def _map(axes: Axes, picture: Image, values: np.ndarray, top: float) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm
 
-    norm = PowerNorm(0.5, 0.0, top)
+    # Attention is peaked: on a linear scale all but the peak would be black. The colour bar has the same scale.
+    norm = PowerNorm(0.5, 0.0, top or 1.0)
     extent = (0.0, float(picture.width), float(picture.height), 0.0)
     axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
-    axes.imshow(np.maximum(values, 0), cmap=MAP, extent=extent, norm=norm, alpha=0.68, interpolation="nearest")
+    axes.imshow(values, cmap=MAP, extent=extent, norm=norm, alpha=0.68, interpolation="nearest")
     _bare(axes)
     return ScalarMappable(norm, MAP)
-
-
-def _picture_only(axes: Axes, picture: Image) -> None:
-    axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
-    _bare(axes)
 
 
 def _bare(axes: Axes) -> None:
@@ -273,8 +275,10 @@ def curve_figure(curve: Curve, title: str = "") -> Figure | None:
     if "loss" in axes:
         _line(axes["loss"], curve.train_loss, PALETTE[0], "-", "training")
         _line(axes["loss"], curve.validation_loss, PALETTE[1], "--", "validation")
+        if not curve.metric:
+            _star(axes["loss"], curve.validation_loss, curve, "")
         axes["loss"].set_ylabel("loss", fontsize=9, color=_TEXT)
-        axes["loss"].legend(frameon=False, fontsize=9, loc="upper right")
+        axes["loss"].legend(frameon=False, fontsize=9, loc="best")
     if "metric" in axes:
         _metric_panel(axes["metric"], curve)
     if "lr" in axes:
@@ -295,14 +299,17 @@ def _metric_panel(axes: Axes, curve: Curve) -> None:
     share = all(0 <= value <= 1 for _, value in curve.metric)
     points = [(place, value * (100 if share else 1)) for place, value in curve.metric]
     _line(axes, points, PALETTE[2], "-", f"validation {curve.metric_name}")
-    choose = max if curve.higher_is_better else min
-    place, value = choose(points, key=lambda point: point[1])
-    unit = " %" if share else ""
-    axes.plot([place], [value], marker="*", markersize=13, color=PALETTE[4], linestyle="none", zorder=4,
-              label=f"best: {value:.3g}{unit}, {curve.over} {place:g}")  # fmt: skip
+    _star(axes, points, curve, " %" if share else "")
     axes.set_ylabel(literal(curve.metric_name) + (", %" if share else ""), fontsize=9, color=_TEXT)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="best")
     axes.margins(y=0.12)
+
+
+def _star(axes: Axes, points: Sequence[tuple[float, float]], curve: Curve, unit: str) -> None:
+    value = dict(points).get(curve.best) if curve.best is not None else None
+    if value is not None:
+        label = f"best: {value:.3g}{unit}, {curve.over} {curve.best:g}"
+        axes.plot([curve.best], [value], "*", markersize=13, color=PALETTE[4], zorder=4, label=label)
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style: str, label: str) -> None:
@@ -315,14 +322,15 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style:
 
 @dataclass(frozen=True)
 class Curve:
-    """What `metrics.jsonl` says, as points to draw; `over` is what the first number of a point counts."""
+    """What `metrics.jsonl` says, as points to draw; `over` is what the first number of a point counts, and `best` where
+    the weights that are best on validation were."""
 
     over: str
     train_loss: list[tuple[float, float]]
     validation_loss: list[tuple[float, float]]
     metric: list[tuple[float, float]]
     metric_name: str
-    higher_is_better: bool
+    best: float | None
     lr: list[tuple[float, float]]
 
     def panels(self) -> set[str]:
@@ -362,7 +370,7 @@ def curve_of(rows: Sequence[_Row], metric: str | None = None) -> Curve:
         points("validation", "loss"),
         points("validation", name) if name else [],
         name,
-        True,
+        next((float(row.get(over, 0)) for row in reversed(rows) if row.get("best") is True), None),
         points("lr") or points("train", "lr"),
     )
 

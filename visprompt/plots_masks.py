@@ -17,33 +17,37 @@ if TYPE_CHECKING:
 
 #: of pixels that the model did not see
 UNSEEN_RGB = (255, 255, 255)
+_GROUND = ("background", "void", "unlabelled", "unlabeled", "other")
 #: so many classes are named beside a picture, the largest first
 NAMED = 12
 _TEXT = "#222222"
 
 
-def class_colours(count: int) -> np.ndarray:
-    """`[count, 3]` uint8, a colour per class; the same for a class however many there are.
+def class_colours(classes: Sequence[str]) -> np.ndarray:
+    """`[C, 3]` uint8, a colour per class.
 
     The first seven are Okabe and Ito's, with yellow; further ones go round the colour wheel by the golden angle, in
-    three lightnesses.
+    three lightnesses. A background is grey, so that what lies on it stands out.
     """
+    count = len(classes)
     first = [*PALETTE, "#F0E442"]
     found = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in first[:count]]
     for number in range(len(found), count):
         hue, light = (number * 0.618034) % 1.0, (0.42, 0.62, 0.8)[number % 3]
         found.append(tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, light, 0.6)))
-    return np.array(found, dtype=np.uint8).reshape(-1, 3)
+    made = np.array(found, dtype=np.uint8).reshape(-1, 3)
+    made[[name.lower() in _GROUND for name in classes]] = 170
+    return made
 
 
-def mask_png(mask: np.ndarray, classes: int) -> bytes:
+def mask_png(mask: np.ndarray, classes: Sequence[str]) -> bytes:
     """A PNG of class numbers, `[h, w]` uint8 or uint16: with a palette up to 255 classes, in 16 bits above."""
     from PIL import Image
 
     if mask.dtype == np.uint8:
         picture = Image.fromarray(mask, mode="P")
         colours = np.full((256, 3), 255, dtype=np.uint8)
-        colours[:classes] = class_colours(classes)
+        colours[: len(classes)] = class_colours(classes)
         colours[255] = UNSEEN_RGB
         picture.putpalette(colours.tobytes())
     else:
@@ -68,7 +72,7 @@ def mask_figure(picture: Image, mask: np.ndarray, classes: Sequence[str], title:
     figure = new_figure((9.6, 0.7 + 3.6 * aspect))
     panels = figure.subplots(1, 2)
     show_picture(panels[0], picture, "picture")
-    colours = class_colours(len(classes))
+    colours = class_colours(classes)
     seen = mask < len(classes)
     shown = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float32)
     # One opacity everywhere, so that a class has one colour wherever it lies on a plain ground.

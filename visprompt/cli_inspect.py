@@ -1,0 +1,301 @@
+"""`visprompt inspect`: what is in a learned prompt, where it makes a model look, and how it was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from visprompt.cli_args import DeviceArg, DtypeArg, SavedArg, SavedModelArg, backbone_of, checked_fit, saved_of, waiting
+from visprompt.errors import InvalidInputError, VispromptError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from visprompt.geometry import Geometry
+    from visprompt.learned import Learned
+    from visprompt.models.base import Model
+    from visprompt.plots_learned import BlockLooks, Look
+    from visprompt.prompter import Prompter
+
+#: pictures and blocks that are shown where nothing is asked for
+PICTURES, BLOCKS = 2, 4
+#: longer side of a map, at least
+MAP_PX = 400
+
+
+def inspect(
+    folder: SavedArg,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="A picture to look at; several. Default: scenes, for a bundled model."),
+    ] = None,
+    model: SavedModelArg = None,
+    block: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--block", help="Block whose attention is shown; negative from the end; several. [default: four of them]"
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the figures. [default: FOLDER/inspect]")] = None,
+    device: DeviceArg = "auto",
+    dtype: DtypeArg = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Draw what was learned: gates, temperatures and tokens by block, attention before and after, learning curves."""
+    from visprompt import plots
+    from visprompt.images import load_image
+    from visprompt.learned import learned_parts
+    from visprompt.results import require_folder
+
+    if not plots.have_matplotlib():
+        plots.new_figure((1.0, 1.0))  # says what to install
+    pictures = [(path.stem, load_image(path)) for path in image or []]
+    made = saved_of(folder)
+    parts = learned_parts(made)
+    if not parts:
+        raise InvalidInputError(f"{made.name!r} in {folder} has learned nothing, so there is nothing to look into.")
+    if out is None:
+        out = Path(folder) / "inspect" if Path(folder).is_dir() else Path("inspect") / folder.replace("/", "-")
+    require_folder(out)
+    found = [_facts(part) for part in parts]
+    figures: dict[str, Any] = {}
+    for number, part in enumerate(parts):
+        prefix = f"{part.name}-" if len(parts) > 1 else ""
+        figures |= {f"{prefix}{name}": figure for name, figure in _own_figures(part, found[number], folder).items()}
+    figures |= _attention(made, parts[0], model, pictures, block, device, dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in figures.items():
+        written.append(out / f"{name}.png")
+        written[-1].write_bytes(plots.to_png(figure))
+    if as_json:
+        content = [{**one, "figures_written": [str(path) for path in written]} for one in found]
+        typer.echo(json.dumps(content if len(content) > 1 else content[0], indent=2, ensure_ascii=False, default=str))
+    else:
+        for part, one in zip(parts, found, strict=True):
+            _show(part, one)
+    for path in written:
+        typer.echo(f"wrote {path}", err=True)
+
+
+# -- what is known ----------------------------------------------------------------------------------------------------
+
+
+def _facts(part: Learned) -> dict[str, Any]:
+    import dataclasses
+
+    from visprompt.cards import figures_of
+    from visprompt.plots_learned import HasBlocks
+
+    record = part.record
+    blocks = part.blocks_table() if isinstance(part, HasBlocks) else []
+    values = [value for row in blocks for name, value in row.items() if name != "block"]
+    return {
+        "strategy": part.name,
+        "options": dataclasses.asdict(part.options),
+        "backbone": part.backbone,
+        "head": record.get("head"),
+        "data": record.get("data"),
+        "protocol": record.get("protocol"),
+        "parameters": record.get("parameters"),
+        "backbone_parameters": record.get("backbone_parameters"),
+        "figures": [{**dataclasses.asdict(one), "text": one.text()} for one in figures_of(record)],
+        "epochs": record.get("epochs"),
+        "best_epoch": record.get("best_epoch"),
+        "sweep": record.get("sweep"),
+        "blocks": blocks if any(value is not None for value in values) else [],
+    }
+
+
+def _show(part: Learned, found: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from visprompt.cards import figures_of, trained_text
+    from visprompt.cli_fit import figures_table, sweep_table
+    from visprompt.models.identity import describe
+
+    console = Console(emoji=False)
+    rows = [("strategy", part.name + _options_text(found["options"]))]
+    if part.backbone:
+        shape = f"{part.backbone.get('blocks')} blocks of width {part.backbone.get('width')}"
+        rows.append(("backbone", f"{describe(part.backbone)}, {shape}"))
+    head = found["head"] or {}
+    rows.append(("head", ", ".join(f"{key} {value}" for key, value in head.items()) or "none"))
+    rows.append(("trained", trained_text(part.record)))
+    for split in ("train", "validation", "test"):
+        data = (found["data"] or {}).get(split)
+        if data:
+            classes = f", {data['classes']} classes" if data.get("classes") else ""
+            rows.append((split, f"{data.get('name')}: {data.get('n')} items{classes}, {data.get('kind')}"))
+    rows.append(("protocol", found["protocol"] or ""))
+    if found["epochs"]:
+        rows.append(("kept", f"epoch {found['best_epoch']} of {found['epochs']}"))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        if text:
+            typer.echo(f"{name:<{width}}  {text}")
+    if found["blocks"]:
+        console.print(_blocks_table(found["blocks"]))
+    if found["sweep"]:
+        console.print(sweep_table(found["sweep"]))
+    figures = figures_of(part.record)
+    if figures:
+        console.print(figures_table(figures, "measured"))
+
+
+def _options_text(options: dict[str, Any]) -> str:
+    return " (" + ", ".join(f"{key}={value}" for key, value in options.items()) + ")" if options else ""
+
+
+def _blocks_table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    from visprompt.plots_learned import COLUMNS, short
+
+    table = Table(title="block by block", title_justify="left")
+    shown = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
+    table.add_column("block", justify="right")
+    for column in shown:
+        table.add_column(column.axis, justify="right")
+    for row in rows:
+        cells = ["–" if row.get(column.key) is None else short(row[column.key]) for column in shown]
+        table.add_row("tokens" if row["block"] < 0 else str(row["block"]), *cells)
+    return table
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _own_figures(part: Learned, found: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Figures that need no model."""
+    from visprompt.plots_learned import blocks_figure, curve_figure, curve_of, tokens_figure
+
+    name = f"{part.name} on {(part.backbone or {}).get('name')}"
+    made: dict[str, Any] = {"blocks": blocks_figure(found["blocks"], f"{name}: block by block")}
+    tokens = part.state().get("prompt.tokens")
+    if tokens is not None and tokens.ndim == 3 and tokens.shape[1]:
+        norms = tokens.float().norm(dim=-1).numpy()
+        first = next((row["block"] for row in found["blocks"] if row.get("tokens") is not None), 0)
+        made["tokens"] = tokens_figure(norms, first, f"{name}: norms of the prompt tokens")
+    rows = _metrics(part, folder)
+    if rows:
+        made["training"] = curve_figure(curve_of(rows, part.record.get("metric")), f"{name}: training")
+    return {key: figure for key, figure in made.items() if figure is not None}
+
+
+def _metrics(part: Learned, folder: str) -> list[dict[str, Any]]:
+    """The rows of the run that was kept: the folder's own, or those of the run of a sweep with the same settings."""
+    from visprompt.training.metrics import read
+
+    rows = read(folder)
+    if rows:
+        return rows
+    import dataclasses
+
+    wanted = json.loads(json.dumps([dataclasses.asdict(part.options), part.record.get("settings")]))
+    for config in sorted(Path(folder).glob("sweep/*/config.json")):
+        try:
+            entry = json.loads(config.read_text(encoding="utf-8"))["parts"][0]
+            if [entry["options"], entry["record"].get("settings")] == wanted:
+                return read(config.parent)
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return []
+
+
+def _attention(
+    made: Prompter,
+    part: Learned,
+    model: str | None,
+    pictures: list[tuple[str, Image]],
+    blocks: list[int] | None,
+    device: str,
+    dtype: str,
+) -> dict[str, Any]:
+    """Attention without and with the prompt; nothing where no picture was given and none is at hand."""
+    name = model or str((part.backbone or {}).get("name") or "")
+    if not pictures and not name.startswith("bundled:"):
+        typer.echo("no attention maps: give pictures with --image", err=True)
+        return {}
+    if not pictures:
+        from visprompt.data.scenes import scenes
+
+        pictures = [(f"scene-{number}", one.pil) for number, one in enumerate(scenes(PICTURES, hard=True), 1)]
+    loaded = backbone_of(part, model, device, dtype)
+    if loaded.generates:
+        typer.echo(f"no attention maps: {loaded.name} answers in words; visprompt show draws where it looks", err=True)
+        return {}
+    from visprompt.plots_learned import attention_figure
+
+    figures = {}
+    for label, picture in pictures:
+        with waiting(f"looking at {label}"):
+            try:
+                looks = looks_of(loaded, made, picture, blocks)
+            except VispromptError as error:
+                if blocks:
+                    raise
+                typer.echo(f"no attention maps of {label}: {error}", err=True)
+                continue
+        figures[f"attention-{label}"] = attention_figure(picture, looks, made.name, f"{label}: {made.name} on {name}")
+    return figures
+
+
+def looks_of(model: Model, made: Prompter, picture: Image, blocks: Sequence[int] | None = None) -> list[BlockLooks]:
+    """Attention without and with a prompt in some blocks.
+
+    Args:
+        model: the backbone.
+        made: the strategy.
+        picture: what is looked at.
+        blocks: numbers, negative from the end; None: four spread over the depth, the last among them, or the pooling
+            head where the model is read through one.
+    """
+    from visprompt.learned import learned_parts
+    from visprompt.plots_learned import BlockLooks
+    from visprompt.prompt_attention import token_looks
+    from visprompt.request import Request
+    from visprompt.runner import Runner
+
+    request = Request(picture)
+    tower = model.tower
+    if blocks is None and tower.readout != "probe":
+        count = min(tower.num_blocks, BLOCKS)
+        blocks = sorted({round((place + 1) * tower.num_blocks / count) - 1 for place in range(count)})
+    # Pictures come into the model as they did in training.
+    settings = [_mapping(part.record.get("settings")) for part in learned_parts(made)]
+    fit = checked_fit(next((str(one["fit"]) for one in settings if one.get("fit")), "model"))
+    (before,) = Runner(model, None, fit=fit, progress=False).attention(request, blocks)
+    (after,) = Runner(model, made, fit=fit, progress=False).attention(request, blocks)
+    (prompt,) = made.edit_all([unit.with_(fit=fit) for unit in request.units()], model)
+    tokens = {look.block: look for look in token_looks(model, prompt, before.blocks)}
+    return [
+        BlockLooks(
+            number,
+            _look(before.values[place].mean(0).cpu().numpy(), before.geometry),
+            _look(after.values[place].mean(0).cpu().numpy(), after.geometry),
+            _look(tokens[number].patches.mean(0), after.geometry) if number in tokens else None,
+            tokens[number].readout if number in tokens else None,
+        )
+        for place, number in enumerate(before.blocks)
+    ]
+
+
+def _look(shares: np.ndarray, geometry: Geometry) -> Look:
+    """`[P]` shares of attention as a map over the picture."""
+    from visprompt.plots_learned import Look
+
+    total = float(shares.sum())
+    # Whole patches: nobody should read more into a map than the model has.
+    values = geometry.to_map(shares * (shares.size / total if total > 0 else 1.0), "nearest", outside=float("nan"))
+    step = max(1, max(values.shape) // MAP_PX)
+    return Look(values[::step, ::step], total)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
