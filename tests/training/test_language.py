@@ -13,7 +13,7 @@ import torch
 
 import visprompt as vp
 from visprompt.data.labelled import Labelled
-from visprompt.data.scenes_answers import scene_answers
+from visprompt.data.scenes_answers import answer_splits, scene_answers
 from visprompt.data.scenes_vqa import scene_questions
 from visprompt.data.splits import Splits
 from visprompt.models.chat import Chat
@@ -271,3 +271,13 @@ def test_scene_answers_are_scene_questions() -> None:
         scene_answers(kinds=["color"])
     with pytest.raises(vp.InvalidInputError, match="no items"):
         scene_answers(count=0)
+
+
+def test_sets_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("visprompt.data.scenes_answers.COUNTS", {"train": 3, "validation": 1, "test": 2})
+    splits = answer_splits("vqa-size")
+    parts = (splits.train, splits.validation, splits.test)
+    assert [len(part) for part in parts if part is not None] == [3, 1, 2]
+    assert all("small or large" in str(splits.train.label(place)) for place in range(3))
+    with pytest.raises(vp.UnknownNameError, match="vqa-relation"):
+        answer_splits("vqa-relations")

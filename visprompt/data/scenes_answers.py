@@ -6,11 +6,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from visprompt.data.scenes_vqa import KINDS, SceneQuestion, scene_questions
+from visprompt.errors import unknown_name
 
 if TYPE_CHECKING:
     from visprompt.data.labelled import Labelled
+    from visprompt.data.splits import Splits
 
-__all__ = ["ScenePicture", "scene_answers"]
+__all__ = ["COUNTS", "SETS", "ScenePicture", "answer_splits", "scene_answers"]
+
+#: questions of every part of a bundled set
+COUNTS: dict[str, int] = {"train": 1024, "validation": 200, "test": 1000}
+#: names of the bundled sets → difficulty and kinds
+SETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "vqa": ("easy", KINDS["easy"]),
+    "vqa-hard": ("hard", KINDS["hard"]),
+    **{f"vqa-{kind}": ("easy", (kind,)) for kind in KINDS["easy"]},
+}
 
 
 def scene_answers(
@@ -45,6 +56,24 @@ def scene_answers(
     items = [(ScenePicture(question), (question.text, question.answer)) for question in questions]
     which = "all kinds" if kinds is None or set(kinds) == set(KINDS[difficulty]) else ", ".join(kinds)
     return Labelled(items, (), kind="answers", name=f"scenes-vqa ({which}, {difficulty}, {split})")
+
+
+def answer_splits(name: str) -> Splits:
+    """The parts of a bundled set of questions; `COUNTS` says how many there are.
+
+    Args:
+        name: one of `SETS`: "vqa" (all kinds), "vqa-hard", or one kind: "vqa-size", "vqa-relation", …
+
+    Raises:
+        UnknownNameError: listing the names.
+    """
+    from visprompt.data.splits import Splits
+
+    if name not in SETS:
+        raise unknown_name("set of questions", name, SETS)
+    difficulty, kinds = SETS[name]
+    train, held, test = (scene_answers(part, count, kinds, difficulty) for part, count in COUNTS.items())
+    return Splits(train, held, test, f"scenes:{name} as bundled: train, validation and test are drawn apart.")
 
 
 class ScenePicture:
