@@ -257,8 +257,8 @@ class Gated(torch.autograd.Function):
     """A sequence whose prompts are mixed with what they were before the block, `g · made + (1 − g) · given`.
 
     Kept for gradients is what the blocks keep anyway: the mixed sequence, which is the next block's input, and this
-    block's. With those, `∂/∂logit = g (1 − g) · (made − given) = (1 − g) · (mixed − given)`, in float32 only: numbers
-    with few digits lose the difference, and then what the block made is kept instead.
+    block's. With those, `∂/∂logit = g (1 − g) · (made − given) = (1 − g) · (mixed − given)`. Numbers with few digits
+    lose the difference, so in bfloat16 and float16 what the block made is kept instead.
     """
 
     @staticmethod
@@ -275,8 +275,8 @@ class Gated(torch.autograd.Function):
         output = hidden.clone()
         made, gate = hidden[:, own : own + given.shape[1]], torch.sigmoid(logit).to(hidden.dtype)
         output[:, own : own + given.shape[1]] = gate * made + (1 - gate) * given
-        ctx.own = own
-        ctx.save_for_backward(output if hidden.dtype == torch.float32 else made.clone(), given, logit)
+        ctx.own, ctx.mixed = own, torch.finfo(hidden.dtype).eps < 1e-6
+        ctx.save_for_backward(output if ctx.mixed else made.clone(), given, logit)
         return output
 
     @staticmethod
@@ -290,9 +290,8 @@ class Gated(torch.autograd.Function):
             scaled = rows * gate.to(rows.dtype)
             of_hidden = torch.cat((grad[:, :own], scaled, grad[:, own + count :]), dim=1)
         if ctx.needs_input_grad[2]:
-            whole = kept.dtype == torch.float32
-            change = kept[:, own : own + count] - given if whole else kept.float() - given.float()
-            of_logit = (rows.float() * change).sum_to_size(logit.shape) * (1 - gate) * (1 if whole else gate)
+            change = (kept[:, own : own + count] - given) if ctx.mixed else gate * (kept.float() - given.float())
+            of_logit = (rows * change).sum_to_size(logit.shape) * (1 - gate)
         return of_hidden, rows * (1 - gate).to(rows.dtype) if ctx.needs_input_grad[1] else None, of_logit, None
 
 
