@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,15 +112,15 @@ class TokenPrompter(Learned):
 
         live = self.tensors()
         rate = float(self.options.dropout)
-        if draws is None or rate == 0 or not self.options.prompts:
-            data = self._data(model, live)
-            return [self._with(prompt, *data) for prompt in prompts]
-        tokens = live["tokens"]
+        # The very same edits for all: the model then makes one programme of them for the whole batch.
+        tokens, edits = self._data(model, live)
+        if draws is None or rate == 0 or tokens is None:
+            return [self._with(prompt, tokens, edits) for prompt in prompts]
         found = []
         for prompt, draw in zip(prompts, draws, strict=True):
-            kept = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(draw)) >= rate
-            dropped = tokens * (kept.to(tokens.device, tokens.dtype) / (1 - rate))
-            found.append(self._with(prompt, *self._data(model, {**live, "tokens": dropped})))
+            kept = torch.rand(tokens.tokens.shape, generator=torch.Generator().manual_seed(draw)) >= rate
+            dropped = tokens.tokens * (kept.to(tokens.tokens) / (1 - rate))
+            found.append(self._with(prompt, dataclasses.replace(tokens, tokens=dropped), edits))
         return found
 
     def edits(self, tensors: dict[str, Tensor]) -> tuple[AttentionEdit, ...]:

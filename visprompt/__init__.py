@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from visprompt.models import list_models as list_models
     from visprompt.models import load_model as load_model
     from visprompt.models import wrap as wrap
+    from visprompt.predicting import Prediction as Prediction
     from visprompt.prompter import Composition as Composition
     from visprompt.prompter import Options as Options
     from visprompt.prompter import Prompter as Prompter
@@ -55,6 +56,7 @@ _WHERE = {
     "wrap": "models",
     "list_models": "models",
     "Model": "models",
+    "Prediction": "predicting",
     "Prompter": "prompter",
     "Options": "prompter",
     "Composition": "prompter",

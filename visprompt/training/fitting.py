@@ -336,7 +336,11 @@ def measured(objective: Objective, split: Split, batch_size: int, accelerator: A
             for name, value in objective.measure(_moved(batch, objective.model)).items():
                 sums[name] = value if name not in sums else sums[name] + value
     if accelerator.num_processes > 1:
-        sums = {name: accelerator.reduce(item, reduction="sum") for name, item in sorted(sums.items())}
+        from accelerate.utils import gather_object
+
+        # As objects: with few pictures a process may have none, and nothing to say about shapes.
+        parts = gather_object([{name: item.cpu() for name, item in sums.items()}])
+        sums = {name: sum(part[name] for part in parts if part) for part in parts for name in part}
     if not sums or float(sums["count"]) == 0:
         raise InvalidInputError(f"none of the {split} pictures can be used.")
     return objective.figures(sums)

@@ -1,0 +1,213 @@
+"""From `fit(out=…)` to a finished folder: going on, refusing other runs, sweeping, measuring."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import visprompt as vp
+from visprompt.data.labelled import Labelled, Splits
+from visprompt.testing import conformance
+from visprompt.training import fitting
+from visprompt.training.classification import Classification
+
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs": 0, "progress": False}
+
+
+def pictures(n: int, seed: int = 0) -> Labelled:
+    generator = np.random.default_rng(seed)
+    items = []
+    for number in range(n):
+        pixels = generator.integers(0, 200, (6, 6, 3), dtype=np.uint8)
+        pixels[..., number % 3] += 55
+        items.append((Image.fromarray(pixels).resize((48, 48), Image.Resampling.NEAREST), number % 3))
+    return Labelled(items, ("red", "green", "blue"), name=f"blotches {seed}")
+
+
+DATA = Splits(pictures(12), pictures(9, 1), pictures(9, 2), "made up")
+
+
+@pytest.fixture(scope="module")
+def model() -> vp.Model:
+    return conformance.wrapped("timm-vit-mean")[1]  # type: ignore[no-any-return]
+
+
+def vpt(**options: Any) -> Any:
+    return vp.Prompter.from_name("vpt", **{"prompts": 2, **options})
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits that were measured, in order."""
+    seen: list[str] = []
+    original = fitting.measured
+
+    def look(objective: Any, split: str, *rest: Any) -> Any:
+        seen.append(split)
+        return original(objective, split, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitting, "measured", look)
+    return seen
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_run_again(model: vp.Model, tmp_path: Path, measured: list[str]) -> None:
+    one, two = vpt(), vpt()
+    first = one.fit(model, DATA, out=tmp_path, **SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md", "config.json", "metrics.jsonl", "prompt.safetensors", "run.json",
+    ]  # fmt: skip
+    assert measured.count("test") == 1
+    before = len(measured)
+    second = two.fit(model, DATA, out=tmp_path, workers=3, checkpoint_every=7, **SHORT)  # neither changes a result
+    assert len(measured) == before
+    assert second == first
+    assert all(torch.equal(item, two.state()[name]) for name, item in one.state().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.2}, r"settings\.lr was 0\.1 and is 0\.2"),
+        ({"seed": 3}, r"settings\.seed was 0 and is 3"),
+        ({"prompts": 3}, r"options\.prompts was 2 and is 3"),
+        ({"data": Splits(pictures(12, 5), None, None, "other")}, r"data\.train\.name"),
+    ],
+)
+def test_another_run_is_not_written_over(model: vp.Model, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    weights = (tmp_path / "prompt.safetensors").read_bytes()
+    data = change.pop("data", DATA)
+    options = {"prompts": change.pop("prompts", 2)}
+    with pytest.raises(vp.InvalidInputError, match=message):
+        vpt(**options).fit(model, data, out=tmp_path, **{**SHORT, **change})
+    assert (tmp_path / "prompt.safetensors").read_bytes() == weights
+    found = vpt(**options).fit(model, data, out=tmp_path, restart=True, **{**SHORT, **change})
+    assert len(found.history) == 2
+
+
+def test_a_saved_strategy_is_not_written_over(model: vp.Model, tmp_path: Path) -> None:
+    vp.Prompter.from_name("circle").save_pretrained(tmp_path)
+    with pytest.raises(vp.InvalidInputError, match="holds a saved strategy"):
+        vpt().fit(model, DATA, out=tmp_path, **SHORT)
+
+
+def test_an_unfinished_run_is_no_saved_strategy(model: vp.Model, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(vp.InvalidInputError, match="the same fit command goes on"):
+        vp.Prompter.from_pretrained(tmp_path)
+
+
+def test_what_is_known_afterwards(model: vp.Model, tmp_path: Path) -> None:
+    prompter = vpt()
+    found = prompter.fit(model, DATA, out=tmp_path, **SHORT)
+    record = vp.Prompter.from_pretrained(tmp_path).record  # type: ignore[attr-defined]
+    assert record == prompter.record
+    assert record["classes"] == ["red", "green", "blue"]
+    assert record["test"] == found.test
+    assert record["data"]["test"]["n"] == 9
+    assert record["parameters"] == {"prompt": 64, "head": 99}
+    assert record["settings"]["lr"] == 0.1
+    json.dumps(record)
+
+
+def test_data_of_other_kinds(model: vp.Model, tmp_path: Path) -> None:
+    with pytest.raises(vp.InvalidInputError, match="data is a folder"):
+        vpt().fit(model, [1, 2, 3])
+    with pytest.raises(vp.InvalidInputError, match="does not exist"):
+        vpt().fit(model, tmp_path / "nowhere")
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_on_other_pictures(model: vp.Model, tmp_path: Path) -> None:
+    prompter = vpt()
+    found = prompter.fit(model, DATA, out=tmp_path, **SHORT)
+    loaded: Any = vp.Prompter.from_pretrained(tmp_path)
+    assert loaded.evaluate(model, DATA.test) == pytest.approx(found.test)
+    other = Labelled([(Image.new("RGB", (48, 48)), 0)], ("red", "blue"))
+    with pytest.raises(vp.InvalidInputError, match="must be the same"):
+        loaded.evaluate(model, other)
+    with pytest.raises(vp.InvalidInputError, match="learned nothing yet"):
+        vpt().evaluate(model, DATA.test)
+
+
+# -- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_chooses_on_validation_and_looks_at_test_once(
+    model: vp.Model, tmp_path: Path, measured: list[str]
+) -> None:
+    prompter = vpt()
+    found = prompter.fit(model, DATA, out=tmp_path, sweep={"lr": [1e-6, 0.3], "prompts": [1, 4]}, **SHORT)
+    assert measured.count("test") == 1
+    assert len(found.sweep) == 4
+    scores = [entry["accuracy"] for entry in found.sweep]
+    assert scores == sorted(scores, reverse=True)
+    assert found.validation["accuracy"] == scores[0]
+    assert prompter.options.prompts == found.sweep[0]["prompts"]
+    assert len(list((tmp_path / "sweep").iterdir())) == 4
+    loaded: Any = vp.Prompter.from_pretrained(tmp_path)
+    assert loaded.options == prompter.options
+    assert loaded.record["sweep"] == found.sweep
+    assert loaded.evaluate(model, DATA.test) == pytest.approx(found.test)
+    before = len(measured)
+    again = vpt().fit(model, DATA, out=tmp_path, sweep={"lr": [1e-6, 0.3], "prompts": [1, 4]}, **SHORT)
+    assert again.sweep == found.sweep
+    assert measured[before:] == ["test"]  # nothing was trained again
+
+
+def test_a_setting_that_diverges_loses(model: vp.Model) -> None:
+    found = vpt().fit(model, DATA, sweep={"lr": [1e30, 0.1]}, **{**SHORT, "epochs": 4})
+    assert [entry["lr"] for entry in found.sweep] == [0.1, 1e30]
+    assert "try a lower one" in found.sweep[1]["diverged"]
+    with pytest.raises(vp.InvalidInputError, match="every setting of the sweep diverged"):
+        vpt().fit(model, DATA, sweep={"lr": [1e30, 1e31]}, **{**SHORT, "epochs": 4})
+
+
+def test_final_trains_on_all_pictures(model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = Classification.__init__
+
+    def look(self: Any, model: Any, prompter: Any, splits: Any, settings: Any) -> None:
+        sizes.append(len(splits["train"]))
+        original(self, model, prompter, splits, settings)
+
+    monkeypatch.setattr(Classification, "__init__", look)
+    found = vpt().fit(model, DATA, out=tmp_path, sweep={"lr": [0.01, 0.1]}, final=True, **SHORT)
+    assert sizes == [12, 12, 21]
+    assert found.validation == {}
+    assert found.test
+    assert len(found.sweep) == 2
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"rate": [1]}, "setting or option to sweep 'rate'"),
+        ({"lr": []}, "needs a list of values"),
+        ({"lr": "0.1"}, "needs a list of values"),
+        ({"lr": [0.1, -1]}, "lr is a number"),
+        ({"prompts": [-1]}, "prompts is a number of tokens"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_is_trained(
+    model: vp.Model, sweep: dict[str, Any], message: str, measured: list[str]
+) -> None:
+    with pytest.raises((vp.InvalidInputError, vp.UnknownNameError), match=message):
+        vpt().fit(model, DATA, sweep=sweep, **SHORT)
+    assert measured == []
+
+
+def test_a_sweep_needs_validation(model: vp.Model) -> None:
+    with pytest.raises(vp.InvalidInputError, match="no validation part"):
+        vpt().fit(model, DATA.train, sweep={"lr": [0.1]}, **SHORT)
