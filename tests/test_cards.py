@@ -94,6 +94,8 @@ def test_controls_and_sweep(made: Made) -> None:
     assert "| control: head alone | accuracy | 70.0 %" in text
     assert "No control" not in text
     assert "| lr | accuracy |\n|---|---|\n| 1 | 0.9 |" in text
+    made.record["sweep"] = [{"lr": 2.0, "accuracy": 0.8}, {"lr": 9.0, "diverged": "the loss is nan"}]
+    assert "| 2 | 0.8 | – |\n| 9 | – | the loss is nan |" in card(made)
 
 
 def test_nothing_has_to_be_known(made: Made) -> None:

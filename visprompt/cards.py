@@ -101,7 +101,7 @@ def card(prompter: Prompter, fitted: Fitted | None = None) -> str:
 
     Args:
         prompter: a learned strategy, or a composition with some.
-        fitted: what `fit` gave; the prompter's own record has the same, this adds the sweep.
+        fitted: what `fit` gave, for its sweep; the prompter's own record mostly has the same.
     """
     from visprompt.learned import learned_parts
 
@@ -123,7 +123,7 @@ def _sections(part: Learned, fitted: Fitted | None) -> list[tuple[str, list[str]
         ("backbone", _backbone(part)),
         ("data and protocol", _data(record)),
         ("settings", _settings(part)),
-        ("what else was tried", _sweep(fitted)),
+        ("what else was tried", _sweep(record, fitted)),
     ]
 
 
@@ -300,11 +300,14 @@ def _settings(part: Learned) -> list[str]:
     return ["| setting | |", "|---|---|", *rows]
 
 
-def _sweep(fitted: Fitted | None) -> list[str]:
-    if fitted is None or not fitted.sweep:
+def _sweep(record: Mapping[str, Any], fitted: Fitted | None) -> list[str]:
+    """The settings that were tried, best on validation first."""
+    tried = fitted.sweep if fitted is not None and fitted.sweep else record.get("sweep")
+    entries = [row for row in tried if isinstance(row, Mapping)] if isinstance(tried, list) else []
+    if not entries:
         return []
-    names = _unique(name for row in fitted.sweep for name in row)
-    rows = ["| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in fitted.sweep]
+    names = _unique(name for row in entries for name in row)
+    rows = ["| " + " | ".join(_cell(row.get(name, "–")) for name in names) + " |" for row in entries]
     return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *rows]
 
 
