@@ -38,7 +38,7 @@ class FitSettings:
         head: "linear", "mlp" (one hidden layer), "zero-shot" (the class names' text embeddings), or None: what fits
             the data.
         templates: texts for the zero-shot head, `{}` standing for the class name.
-        augment: "none", "flip", "crop" (random resized crop and flip), or "shift" (a window of 7/8 somewhere, and flip).
+        augment: "none", "flip", "crop" (random resized crop and flip), "shift" (a window of 7/8 somewhere, and flip).
         fit: how pictures are brought into the model's input, as in `VisualPrompt`.
         workers: processes that prepare pictures; 0: the training process itself.
         seed: of the initialisation, the order, augmentation and dropout.
