@@ -120,7 +120,10 @@ def run_suite(
         InvalidInputError: for data that cannot be read, a folder that cannot be written, or no model to run.
     """
     source = None if isinstance(suite, Suite) else str(suite)
-    suite = suite if isinstance(suite, Suite) else load_suite(suite)
+    loaded = suite if isinstance(suite, Suite) else load_suite(suite)
+    if not isinstance(loaded, Suite):
+        raise InvalidInputError(f"suite {loaded.name} compares ways of tuning: visprompt.bench_tuning.run_tuning.")
+    suite = loaded
     if limit is not None and limit < 1:
         raise InvalidInputError(f"limit must be at least 1; got {limit}.")
     bench = Bench(

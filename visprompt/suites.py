@@ -19,6 +19,7 @@ import yaml
 from visprompt.errors import InvalidInputError, UnknownNameError, VispromptError, unknown_name
 from visprompt.results import digest
 from visprompt.suites_checks import check_text, check_types, listed, mapping, require_other_data, texts, whole
+from visprompt.suites_tuning import KIND, TuningSuite, parse_tuning
 from visprompt.tasks import TASKS, Pointing, Task
 from visprompt.tasks.sources import SOURCE_KEYS
 
@@ -120,7 +121,7 @@ def list_suites() -> list[str]:
     return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem not in _NOT_SUITES)
 
 
-def load_suite(name: str | Path) -> Suite:
+def load_suite(name: str | Path) -> Suite | TuningSuite:
     """Reads a suite by path, or by the name of one that ships with the package.
 
     Raises:
@@ -154,8 +155,12 @@ def load_published() -> list[dict[str, Any]]:
     return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]
 
 
-def parse_suite(content: Any, name: str) -> Suite:
+def parse_suite(content: Any, name: str) -> Suite | TuningSuite:
     """Checks what a YAML file holds; `load_suite` says what is raised."""
+    if isinstance(content, Mapping) and "kind" in content:
+        if content["kind"] != KIND:
+            raise unknown_name(f"kind of suite {name}", str(content["kind"]), [KIND])
+        return parse_tuning(content, name)
     known = (
         "title",
         "description",
