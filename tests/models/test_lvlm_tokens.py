@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -251,3 +252,49 @@ def test_compiled_models_refuse_tokens() -> None:
     model = vp.wrap(made.module, made.processor)
     with pytest.raises(vp.UnsupportedError, match="compile"):
         scores(model, chat(vp.VisualPrompt(WIDE, tokens=tokens(model))))
+
+
+# -- other settings ---------------------------------------------------------------------------------------------------
+
+
+def llava_with(layers: Any) -> Any:
+    made: Any = tiny_lvlm("llava")
+    config = copy.deepcopy(made.module.config)
+    config.vision_feature_layer = layers
+    config.text_config._attn_implementation = config.vision_config._attn_implementation = None
+    torch.manual_seed(0)
+    return vp.wrap(type(made.module)(config).eval(), made.processor)
+
+
+def test_features_of_several_layers() -> None:
+    """States between the blocks are handed on without the tokens, whether the states were captured before or not."""
+    model = llava_with([1, -2])
+    plain = features(model, [chat(vp.VisualPrompt(WIDE))])[0]
+    late = vp.PromptTokens(torch.randn(1, M, WIDTH), first_block=1)
+    for _ in range(2):
+        found = features(model, [chat(vp.VisualPrompt(WIDE, tokens=late))])[0]
+        assert found.shape == plain.shape
+        assert (found - plain).abs().max() > 1e-4
+    assert torch.equal(features(model, [chat(vp.VisualPrompt(WIDE))])[0], plain)
+
+
+def test_features_in_front_of_all_blocks_take_no_tokens() -> None:
+    model = llava_with(0)
+    assert "tokens" not in model.supports
+    with pytest.raises(vp.UnsupportedError, match="first block"):
+        scores(model, chat(vp.VisualPrompt(WIDE, tokens=vp.PromptTokens(torch.zeros(1, 2, WIDTH)))))
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision(name: str, autocast: bool) -> None:
+    made = tiny_lvlm(name)
+    model: Any = vp.wrap(made.module, made.processor)
+    chats = [chat(vp.VisualPrompt(WIDE, tokens=tokens(model)), vp.VisualPrompt(TALL))]
+    wanted = features(model, chats)[0]
+    if not autocast:
+        made.module.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = features(model, chats)[0]
+        assert torch.isfinite(scores(model, *chats)).all()
+    torch.testing.assert_close(found.float(), wanted, atol=0.1 * float(wanted.abs().max()), rtol=0)

@@ -16,7 +16,7 @@ class Chat:
     """One question about one or several prompted pictures.
 
     Args:
-        prompts: the pictures in order, with their attention edits; the frames, for a video.
+        prompts: the pictures in order, with their edits and prompt tokens; the frames, for a video.
         text: the question.
         video: the pictures are frames of one video; models without video get them as pictures.
         system: instruction put before everything else, or None for the model's own default.
