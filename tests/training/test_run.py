@@ -159,6 +159,7 @@ def test_a_sweep_chooses_on_validation_and_looks_at_test_once(
     loaded: Any = vp.Prompter.from_pretrained(tmp_path)
     assert loaded.options == prompter.options
     assert loaded.record["sweep"] == found.sweep
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2  # the winner's
     assert loaded.evaluate(model, DATA.test) == pytest.approx(found.test)
     before = len(measured)
     again = vpt().fit(model, DATA, out=tmp_path, sweep={"lr": [1e-6, 0.3], "prompts": [1, 4]}, **SHORT)

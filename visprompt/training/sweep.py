@@ -13,6 +13,7 @@ from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.prompter import checked_options
 from visprompt.training import checkpoints, processes
 from visprompt.training.fitting import DivergedError, evaluate
+from visprompt.training.metrics import FILE
 from visprompt.training.result import Fitted
 from visprompt.training.run import RUN, make_objective, train
 from visprompt.training.settings import FitSettings
@@ -114,6 +115,8 @@ def run_sweep(
             record["data"]["test"] = splits.describe()["test"]
     prompter.record["sweep"] = ranked
     if folder is not None and processes.is_main():
+        if not final:
+            shutil.copyfile(folder / FOLDER / _slug(combinations[winner][0]) / FILE, folder / FILE)
         prompter.save_pretrained(folder)
     return dataclasses.replace(fitted, sweep=ranked)
 
