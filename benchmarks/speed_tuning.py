@@ -6,8 +6,8 @@
 The reference step (`plain`) is what one would write by hand: m learned tokens concatenated behind CLS, the model's own
 blocks with the model's own fused attention, a linear head; the model is frozen, one forward, one backward, one step of
 SGD. Ours is the same with `model.prompting`: the prompt tokens, a gate between any two blocks, a temperature in every
-block. Both run in one process in turns; ratios are of medians, in wall and in processor time of the same rounds.
-Weights are random: they do not change the cost.
+block. Both run in one process in turns; what is given is the median over rounds, of ratios the median of each round's
+own, in wall and in processor time. Weights are random: they do not change the cost.
 
 Memory: *saved* are the bytes of all tensors that autograd keeps for the backward pass, weights left out; *peak* is the
 high-water mark of a process that does nothing else, above what it held before its first step.
@@ -237,9 +237,12 @@ class Step:
         return sum(seen.values())
 
 
-def rounds_of(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Medians of wall and processor time in seconds, measured in turns; who starts alternates."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+Times = list[tuple[float, float]]
+
+
+def rounds_of(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, Times]:
+    """Wall and processor time in seconds of every round, measured in turns; who starts alternates."""
+    times: dict[Any, Times] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         order = list(calls) if turn % 2 else list(reversed(calls))
         for name in order:
@@ -247,14 +250,18 @@ def rounds_of(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tup
             calls[name]()
             if turn:  # the first turn warms up
                 times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return {name: (median(t[0] for t in items), median(t[1] for t in items)) for name, items in times.items()}
+    return times
+
+
+def ratio(times: Times, to: Times) -> list[str]:
+    """Medians of `times ÷ to`, round by round: wall and processor time."""
+    return [f"{median(a[clock] / b[clock] for a, b in zip(times, to, strict=True)):.3f}" for clock in (0, 1)]
 
 
 def own_peak(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> int:
     """Bytes of this process's high-water mark above what it held before its first step."""
     step = Step(BUILD[name](depth), way, batch, count, half)
-    if way == "ours":  # proofs and other things that happen once, on one picture
-        Step(step.subject, way, 1, count, half)()
+    Step(step.subject, way, 1, count, half)()  # what happens once, on one picture
     status = Path("/proc/self/status").read_text()
     before = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 2**10
     step()
@@ -313,30 +320,17 @@ def main(arguments: list[str]) -> None:
             for half in halves
             for way, options in ways.items()
         }
-        found = rounds_of({f"{way} {half}": step for (way, half), step in steps.items()}, given.rounds)
+        times = rounds_of(dict(steps), given.rounds)
         for (way, half), step in steps.items():
-            wall, processor = found[f"{way} {half}"]
-            plain, full = found[f"plain {half}"], found.get(f"{way} False")
-            peak = (
-                ""
-                if given.no_peak or "," in way
-                else peak_mib(name, given.blocks, way, given.batch, given.prompts, half)
-            )
-            rows.append(
-                [
-                    name,
-                    "bfloat16" if half else "float32",
-                    way,
-                    f"{wall:.2f}",
-                    f"{wall / plain[0]:.3f}",
-                    f"{processor / plain[1]:.3f}",
-                    f"{full[0] / wall:.2f}" if half and full else "",
-                    f"{full[1] / processor:.2f}" if half and full else "",
-                    f"{step.saved_bytes() / 2**20:.1f}",
-                    f"{peak:.0f}" if isinstance(peak, float) else "",
-                ]
-            )
-            print(*rows[-1], file=sys.stderr)
+            mine, both = times[way, half], half and (way, False) in times
+            row = [name, "bfloat16" if half else "float32", way, f"{median(wall for wall, _ in mine):.2f}"]
+            row += ratio(mine, times["plain", half])
+            row += ratio(times[way, False], mine) if both else ["", ""]
+            row.append(f"{step.saved_bytes() / 2**20:.1f}")
+            print(*row, file=sys.stderr, flush=True)
+            peak = not given.no_peak and "," not in way
+            row.append(f"{peak_mib(name, given.blocks, way, given.batch, given.prompts, half):.0f}" if peak else "")
+            rows.append(row)
     head = [
         "model",
         "dtype",
