@@ -114,6 +114,9 @@ class TestCurves:
         assert len(only_loss.axes) == 1
         by_loss = curve_of([{"epoch": 1, "validation": {"loss": 1.0, "n": 3}, "best": True}], "loss")
         assert by_loss.metric == []
+        other = curve_figure(curve_of(self.ROWS, "loss"))
+        assert other is not None
+        assert "best by loss: 50 %, epoch 1" in [text.get_text() for text in other.axes[1].get_legend().get_texts()]
         assert curve_figure(by_loss) is not None
 
 

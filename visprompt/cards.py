@@ -21,7 +21,7 @@ TASKS = {
     "answers": "visual-question-answering",
 }
 #: shares of pictures that were answered right: the only figures for which an interval can be told from n
-SHARES = ("accuracy", "top1", "top5", "exact_match")
+SHARES = ("accuracy", "answer_accuracy", "top1", "top5", "exact_match")
 #: what stands among figures and is none
 _COUNTS = ("n", "count")
 #: settings that say little to people

@@ -276,7 +276,7 @@ def curve_figure(curve: Curve, title: str = "") -> Figure | None:
         _line(axes["loss"], curve.train_loss, PALETTE[0], "-", "training")
         _line(axes["loss"], curve.validation_loss, PALETTE[1], "--", "validation")
         if not curve.metric:
-            _star(axes["loss"], curve.validation_loss, curve, "")
+            _star(axes["loss"], curve.validation_loss, curve, "loss", "")
         axes["loss"].set_ylabel("loss", fontsize=9, color=_TEXT)
         axes["loss"].legend(frameon=False, fontsize=9, loc="best")
     if "metric" in axes:
@@ -299,16 +299,18 @@ def _metric_panel(axes: Axes, curve: Curve) -> None:
     share = all(0 <= value <= 1 for _, value in curve.metric)
     points = [(place, value * (100 if share else 1)) for place, value in curve.metric]
     _line(axes, points, PALETTE[2], "-", f"validation {curve.metric_name}")
-    _star(axes, points, curve, " %" if share else "")
+    _star(axes, points, curve, curve.metric_name, " %" if share else "")
     axes.set_ylabel(literal(curve.metric_name) + (", %" if share else ""), fontsize=9, color=_TEXT)
     axes.legend(frameon=False, fontsize=9, loc="best")
     axes.margins(y=0.12)
 
 
-def _star(axes: Axes, points: Sequence[tuple[float, float]], curve: Curve, unit: str) -> None:
+def _star(axes: Axes, points: Sequence[tuple[float, float]], curve: Curve, name: str, unit: str) -> None:
+    """Marks the evaluation that was best by the figure that validation chose by, which need not be the one drawn."""
     value = dict(points).get(curve.best) if curve.best is not None else None
     if value is not None:
-        label = f"best: {value:.3g}{unit}, {curve.over} {curve.best:g}"
+        by = "best" if curve.chosen in ("", name) else f"best by {curve.chosen}"
+        label = literal(f"{by}: {value:.3g}{unit}, {curve.over} {curve.best:g}")
         axes.plot([curve.best], [value], "*", markersize=13, color=PALETTE[4], zorder=4, label=label)
 
 
@@ -331,6 +333,7 @@ class Curve:
     metric: list[tuple[float, float]]
     metric_name: str
     best: float | None
+    chosen: str
     lr: list[tuple[float, float]]
 
     def panels(self) -> set[str]:
@@ -371,6 +374,7 @@ def curve_of(rows: Sequence[_Row], metric: str | None = None) -> Curve:
         points("validation", name) if name else [],
         name,
         next((float(row.get(over, 0)) for row in reversed(rows) if row.get("best") is True), None),
+        metric or "",
         points("lr") or points("train", "lr"),
     )
 
