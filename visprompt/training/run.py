@@ -173,7 +173,7 @@ def _fingerprint(prompter: Learned, model: Model, splits: Splits, settings: FitS
         "options": dataclasses.asdict(prompter.options),
         "settings": {name: value for name, value in settings.describe().items() if name not in _WITHOUT_EFFECT},
         "data": splits.describe(),
-        "model": {name: backbone.get(name) for name in ("class", "blocks", "width", "prefix", "norms")},
+        "model": {name: backbone.get(name) for name in ("class", "blocks", "width", "prefix", "marks")},
         "processes": processes.count(),
         "tests": test,
     }
