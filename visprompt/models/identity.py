@@ -15,8 +15,8 @@ from visprompt.errors import UnsupportedError
 if TYPE_CHECKING:
     from visprompt.models.base import Model
 
-#: Of a tensor's norm. Half precision moves the marks of a checkpoint by a thousandth at most; a few steps of fine-tuning
-#: move them further, since the signed sum sees every change and not only one of length.
+#: Of a tensor's norm. Half precision moves the marks of a checkpoint by half of it at most; a little fine-tuning moves
+#: them further, since the signed sum sees every change and not only one of length.
 TOLERANCE = 0.01
 _MOST_TENSORS = 48
 
