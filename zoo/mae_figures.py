@@ -1,8 +1,8 @@
 """``python -m zoo.mae_figures``: the figures of the masked auto-encoder's card, and the picture of what it paints.
 
 A linear probe per downstream set (`visprompt.data.downstream`): features of a frozen encoder, standardised, and a
-softmax on them, fitted to the 800 training pictures; its weight decay is chosen on the 200 validation pictures; the
-test split is looked at once. Whole pictures are read as the mean over patches. Segments are read patch by patch, fitted
+softmax on them, fitted to the 800 training pictures; its weight decay is chosen on the 200 validation pictures, not on
+the test split. Whole pictures are read as the mean over patches. Segments are read patch by patch, fitted
 to the shares of the classes in each, and the scores enlarged bilinearly to pixels. Beside the bundled encoder stand its
 untrained self and the tower of scenes-clip, which was trained with captions.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from torch import Tensor
 
 from visprompt import bundled
 from visprompt.data.downstream import DOWNSTREAM, downstream
-from visprompt.data.labelled import Labelled
-from visprompt.data.scenes import scenes
+from visprompt.data.scenes import SPLITS, scenes
 from visprompt.statistics import wilson
 from zoo.mae_export import with_decoder
 from zoo.mae_train import MAE_RECIPES, N_PATCHES, new_mae, patch_statistics
@@ -54,10 +54,13 @@ def encoders() -> dict[str, Encoder]:
     }
 
 
-def tensors(data: Labelled) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 ``(n, 64, 64, 3)`` and labels, ``(n,)`` or ``(n, 64, 64)``."""
+@cache
+def tensors(name: str, split: str) -> tuple[Tensor, Tensor, int]:
+    """Pictures uint8 ``(n, 64, 64, 3)``, labels ``(n,)`` or ``(n, 64, 64)``, and the number of classes."""
+    data = downstream(name, split)
     pictures = np.stack([np.asarray(data.picture(i)) for i in range(len(data))])
-    return torch.from_numpy(pictures), torch.from_numpy(np.stack([np.asarray(data.label(i)) for i in range(len(data))]))
+    labels = np.stack([np.asarray(data.label(i)) for i in range(len(data))])
+    return torch.from_numpy(pictures), torch.from_numpy(labels), len(data.classes)
 
 
 @torch.no_grad()
@@ -114,9 +117,7 @@ def mean_iou(tally: Tensor) -> float:
 def probe(encoder: Encoder, name: str) -> tuple[float, float, float, int]:
     """Accuracy (segments: mean intersection over union) on the test split, its 95 % interval, and n."""
     dense = name == "segment"
-    sets = {split: downstream(name, split) for split in ("train", "validation", "test")}
-    classes = len(sets["train"].classes)
-    pictures, labels = zip(*(tensors(data) for data in sets.values()), strict=True)
+    pictures, labels, (classes, *_) = zip(*(tensors(name, split) for split in SPLITS), strict=True)
     rows = [read(encoder, part, not dense) for part in pictures]
     flat = rows[0].flatten(0, -2)
     middle, spread = flat.mean(0), flat.std(0) + 1e-6

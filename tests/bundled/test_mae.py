@@ -78,4 +78,4 @@ def test_shapes_can_be_read_from_its_patches(encoder: Any) -> None:
     targets = torch.nn.functional.one_hot(truth[0], 8).float()
     gram = features[0].T @ features[0] + 10.0 * torch.eye(features[0].shape[1])
     guess = (features[1] @ torch.linalg.solve(gram, features[0].T @ targets)).argmax(1)
-    assert (guess == truth[1]).float().mean() >= 0.18
+    assert (guess == truth[1]).float().mean() >= 0.25
