@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from visprompt.cards import card, figures_of, trained_text
+from visprompt.cards import _dataset, card, figures_of, trained_text
 from visprompt.learned import Learned
 from visprompt.training.result import Fitted
 
@@ -117,6 +117,28 @@ def test_no_path_of_this_machine(made: Made, tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     assert 'load_model("my-vit")' in text
     assert huggingface_hub.ModelCard(text).data.base_model is None
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("count-train", "count-validation", "count-test"), "count"),
+        (("pets", "pets, held out", None), "pets"),
+        (("hf:a/b", "hf:a/b", "hf:a/b"), "hf:a/b"),
+        (("train", None, "test"), "train"),
+        (("photos/train", None, "photos/test"), "photos"),
+        ((None, None, None), ""),
+    ],
+)
+def test_the_parts_share_a_name(names: tuple[str | None, ...], wanted: str) -> None:
+    assert _dataset({split: {"name": name} for split, name in zip("abc", names, strict=True)}) == ""
+    splits = ("train", "validation", "test")
+    assert _dataset({split: {"name": name} for split, name in zip(splits, names, strict=True)}) == wanted
+
+
+def test_questions_are_asked(made: Made) -> None:
+    made.record = {"data": {"train": {"name": "q", "kind": "answers", "n": 3}}}
+    assert '.generate(vp.Request("photo.jpg", query="What is this?"))' in card(made)
 
 
 def test_trained_share() -> None:

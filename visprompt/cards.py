@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def _metadata(prompter: Prompter, parts: Sequence[Learned]) -> str:
     for part in parts:
         data = _mapping(part.record.get("data"))
         name = _dataset(data)
-        kind = next((str(_mapping(item).get("kind")) for item in data.values() if _mapping(item).get("kind")), "")
+        kind = _kind(part.record)
         base = str((part.backbone or {}).get("name") or "")
         # The hub follows these; names that only this machine or this package knows would lead nowhere.
         if base.count("/") == 1 and ":" not in base and not _is_local(base):
@@ -199,7 +200,10 @@ def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
 def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
     base = _base(parts, "MODEL")
     head = any(part.head is not None or part.record.get("head") for part in parts)
+    asked = any(_kind(part.record) == "answers" for part in parts)
     use = 'predict(vp.Request("photo.jpg"))' if head else 'encode(vp.Request("photo.jpg"))'
+    if asked:
+        use = 'generate(vp.Request("photo.jpg", query="What is this?"))'
     return [
         "```python",
         "import visprompt as vp",
@@ -338,11 +342,18 @@ def _is_local(name: str) -> bool:
 
 
 def _dataset(data: Mapping[str, Any]) -> str:
-    for split in ("test", "validation", "train"):
-        name = _mapping(data.get(split)).get("name")
-        if name:
-            return str(name)
-    return ""
+    """The name that the parts share: "count" of "count-train" and "count-test"."""
+    names = [str(name) for split in ("train", "validation", "test") if (name := _mapping(data.get(split)).get("name"))]
+    same = [letters[0] for letters in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False))]
+    common = "".join(same)
+    if any(len(name) > len(common) and name[len(common)].isalnum() for name in names):
+        common = common.rstrip("".join(filter(str.isalnum, common)))  # back to where a word ends
+    return common.rstrip(" -_,(:/.") or next(iter(names), "")
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    data = _mapping(record.get("data"))
+    return next((str(_mapping(item).get("kind")) for item in data.values() if _mapping(item).get("kind")), "")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -302,6 +302,8 @@ def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool) -
     typer.echo(f"next:  visprompt inspect {out}", err=True)
     if record.get("head") or made.head is not None:
         typer.echo(f"       visprompt predict {out} photo.jpg", err=True)
+    elif any((part or {}).get("kind") == "answers" for part in (record.get("data") or {}).values()):
+        typer.echo(f'       visprompt ask photo.jpg "What is this?" -m {model} -p {out}', err=True)
 
 
 def figures_table(figures: list[Figure], title: str) -> Any:
