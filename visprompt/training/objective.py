@@ -47,13 +47,13 @@ class Objective:
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
         """A dataset whose key is `(index, epoch)`; what it draws at random depends on these and the seed alone."""
-        raise NotImplementedError
+        raise self._missing()
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
         """Samples → a batch on the CPU; it has `"index"`, a LongTensor `[n]`. Samples may be None (left out); None if
         all are.
         """
-        raise NotImplementedError
+        raise self._missing()
 
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> AbstractContextManager[Tensor]:
         """Opens the prompts' scope and gives the loss, *summed over the pictures* of the batch, ready for `backward()`
@@ -63,18 +63,23 @@ class Objective:
             batch: from `collate`, on the model's device.
             draws: one seed per picture for what is random in training (prompt dropout); None: nothing is random.
         """
-        raise NotImplementedError
+        raise self._missing()
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Sums over a batch from which `figures` are made, without gradients; they are added up over batches and
         processes. `"count"`, the number of pictures, is always among them. Tensors of one dtype per name and of a fixed
         shape.
         """
-        raise NotImplementedError
+        raise self._missing()
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Sums over a split → figures, the `metric` and `"loss"` among them."""
-        raise NotImplementedError
+        raise self._missing()
+
+    def _missing(self) -> TypeError:
+        return TypeError(
+            f"{type(self).__name__} is no whole objective: it lacks one of samples, collate, loss, measure, figures."
+        )
 
     def describe(self) -> dict[str, Any]:
         """For `config.json`: what a head needs to be made again, class names; empty without a head."""
