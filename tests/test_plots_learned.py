@@ -176,7 +176,8 @@ class TestAttention:
 
     def test_figure(self, model: Any) -> None:
         prompter = made(model, "gated", prompts=4, first_block=3)
-        looks = looks_of(model, prompter, picture(), [0, -1])
+        looks, prompted = looks_of(model, prompter, picture(), [0, -1])
+        assert np.array_equal(np.asarray(prompted), np.asarray(picture()))
         assert [look.block for look in looks] == [0, 5]
         assert looks[0].tokens is None
         assert looks[1].on_tokens is not None
@@ -189,10 +190,19 @@ class TestAttention:
 
     def test_what_the_model_does_not_see_is_left_out(self, model: Any) -> None:
         wide = Image.new("RGB", (128, 64), "grey")
-        looks = looks_of(model, made(model, "vpt", prompts=2), wide, [-1])
+        looks, _ = looks_of(model, made(model, "vpt", prompts=2), wide, [-1])
         assert looks[0].before.values.shape == (64, 128)
         assert np.isnan(looks[0].before.values[:, :30]).all()
         assert np.isfinite(looks[0].before.values[:, 40:90]).all()
+
+    def test_a_strategy_that_paints(self, model: Any) -> None:
+        looks, prompted = looks_of(model, vp.Prompter.from_name("circle"), picture(), [-1], vp.Box(8, 8, 40, 40))
+        assert looks[0].tokens is None
+        assert prompted.size == (64, 64)
+        figure = attention_figure(picture(), looks, "circle", "", (8, 8, 40, 40), prompted)
+        assert len(figure.axes) == 2 * 2 + 1
+        smaller = attention_figure(picture(), looks, "crop", "", (8, 8, 40, 40), prompted.crop((8, 8, 40, 40)))
+        assert [len(axes.patches) for axes in smaller.axes[:4]] == [2, 2, 0, 0]
 
     def test_without_tokens(self) -> None:
         flat = Look(np.ones((2, 2)), 0.9)

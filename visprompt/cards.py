@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visprompt.statistics import wilson
+from visprompt.training.progress import shown
 
 if TYPE_CHECKING:
     from visprompt.learned import Learned
@@ -49,14 +50,9 @@ class Figure:
     interval: tuple[float, float] | None = None
     chosen: bool = False
 
-    @property
-    def is_share(self) -> bool:
-        """True for what people say in per cent."""
-        return self.metric != "loss" and 0 <= self.value <= 1
-
     def text(self) -> str:
         """The value as people write it."""
-        return f"{self.value * 100:.1f} %" if self.is_share else f"{self.value:.4f}"
+        return shown(self.metric, self.value)
 
     def interval_text(self) -> str:
         """The interval, or a dash."""
@@ -200,10 +196,13 @@ def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
 def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
     base = _base(parts, "MODEL")
     head = any(part.head is not None or part.record.get("head") for part in parts)
+    request = 'vp.Request("photo.jpg")'
+    if "region" in prompter.needs:
+        request = 'vp.Request("photo.jpg", region=vp.Box(40, 30, 200, 180))'
     asked = any(_kind(part.record) == "answers" for part in parts)
-    use = 'predict(vp.Request("photo.jpg"))' if head else 'encode(vp.Request("photo.jpg"))'
+    use = f"predict({request})" if head else f"encode({request})"
     if asked:
-        use = 'generate(vp.Request("photo.jpg", query="What is this?"))'
+        use = f'generate({request[:-1]}, query="What is this?"))'
     return [
         "```python",
         "import visprompt as vp",
@@ -249,7 +248,12 @@ def _backbone(part: Learned) -> list[str]:
     found = [f"{called}, tower {part.backbone.get('tower', 'vision')}, frozen."]
     blocks, width = part.backbone.get("blocks"), part.backbone.get("width")
     if blocks and width:
-        found.append(f"{blocks} blocks of width {width}. Another model, also one of the same shape, is refused.")
+        found.append(f"{blocks} blocks of width {width}.")
+    # A strategy says so if what it learned may be used on other models too.
+    if getattr(part, "transferable", False):
+        found.append("It was learned on this model; other models may be tried.")
+    else:
+        found.append("Another model, also one of the same shape, is refused.")
     trained = trained_text(part.record)
     return [*found, *([f"Trained: {trained}."] if trained else [])]
 
@@ -317,7 +321,11 @@ def _sweep(record: Mapping[str, Any], fitted: Fitted | None) -> list[str]:
 
 def _limits(parts: Sequence[Learned]) -> list[str]:
     lines = [
-        "- It belongs to the weights that it was trained on; visprompt compares them when it is used.",
+        *(
+            ["- It belongs to the weights that it was trained on; visprompt compares them when it is used."]
+            if not all(getattr(part, "transferable", False) for part in parts)
+            else ["- On another model than the one it was learned on it may do little: measure it there."]
+        ),
         "- It knows its training data: pictures of another kind, and classes that it was not taught, are out of reach.",
     ]
     if any(part.head is not None or part.record.get("head") for part in parts):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from visprompt.learned import Learned
     from visprompt.training.result import Fitted
 
+#: of the training pictures, split off for validation
+SHARE = 0.2
 _DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and going on"
 
 
@@ -42,12 +44,16 @@ def _setting(flag: str, words: str, **more: Any) -> Any:
 
 def fit(
     strategy: Annotated[str, typer.Argument(help="A strategy that learns: gated, vpt, …", show_default=False)],
-    data: Annotated[
-        str,
-        typer.Option("--data", help="A folder, a .csv or .jsonl file, scenes:NAME, hf:NAME.", rich_help_panel=_DATA),
-    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, figures and the prompt.")],
     model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; its weights stay as they are.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="A folder, a .csv or .jsonl file, scenes:NAME, hf:NAME. Needed by strategies that learn from labels.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option("--format", help="folder, csv, jsonl, vtab, fgvc, ade20k, hf or scenes.", rich_help_panel=_DATA),
@@ -59,7 +65,7 @@ def fit(
     validation: Annotated[
         float,
         typer.Option("--validation", help="Share split off where data have no validation part.", rich_help_panel=_DATA),
-    ] = 0.2,
+    ] = SHARE,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most N pictures of every part.", rich_help_panel=_DATA)
     ] = None,
@@ -150,8 +156,23 @@ def fit(
     require_folder(out)
     if on_bad not in ("refuse", "skip"):
         raise unknown_name("way of --on-bad", on_bad, ("refuse", "skip"))
-    splits = _splits(data, format, options_of(data_option), validation, on_bad, chosen_seed, limit, check)
+    # A strategy that learns without labels finds its pictures itself, or draws them to the model's measure.
+    own = None if format else getattr(made, "splits", None)
+    if data is None and own is None:
+        raise InvalidInputError(f"{made.name!r} learns from labelled pictures: say where they are with --data.")
+    reader = options_of(data_option)
+    if own and (reader or on_bad != "refuse" or validation != SHARE):
+        raise InvalidInputError(
+            f"{made.name!r} reads pictures without labels by itself: --data-option, --on-bad and --validation go with "
+            "labelled data, whose --format has to be named."
+        )
+    splits = None if own or data is None else _splits(data, format, reader, validation, on_bad, chosen_seed, limit)
     loaded = model_of(model, own_device(device), dtype)
+    if splits is None:
+        splits = own(loaded, data, seed=chosen_seed).limited(limit, chosen_seed)  # type: ignore[misc]
+    if check:
+        with waiting("opening every picture"):
+            splits = splits.check()
     first = is_first_process()
     ended = first and not restart and _had_ended(out)
     with _interruptible(first):
@@ -227,16 +248,14 @@ def _splits(
     on_bad: Any,
     seed: int,
     limit: int | None,
-    check: bool,
 ) -> Splits:
     from visprompt.data.labelled import load_splits
 
+    for name in ("where", "format", "validation", "on_bad", "seed", "limit"):
+        if name in options:
+            raise InvalidInputError(f"--data-option {name}=…: that has an option of its own, see visprompt fit --help.")
     with waiting(f"reading {where}"):
-        splits = load_splits(where, format, validation=validation, on_bad=on_bad, seed=seed, limit=limit, **options)
-    if not check:
-        return splits
-    with waiting("opening every picture"):
-        return splits.check()
+        return load_splits(where, format, validation=validation, on_bad=on_bad, seed=seed, limit=limit, **options)
 
 
 def _had_ended(out: Path) -> bool:
@@ -302,6 +321,8 @@ def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool) -
     typer.echo(f"next:  visprompt inspect {out}", err=True)
     if record.get("head") or made.head is not None:
         typer.echo(f"       visprompt predict {out} photo.jpg", err=True)
+    elif "region" in made.needs:
+        typer.echo(f"       visprompt show photo.jpg -r 40,30,200,180 -p {out}", err=True)
     elif any((part or {}).get("kind") == "answers" for part in (record.get("data") or {}).values()):
         typer.echo(f'       visprompt ask photo.jpg "What is this?" -m {model} -p {out}', err=True)
 

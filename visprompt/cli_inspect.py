@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visprompt.cli_args import DeviceArg, DtypeArg, SavedArg, SavedModelArg, backbone_of, checked_fit, saved_of, waiting
+from visprompt.cli_args import (
+    DeviceArg,
+    DtypeArg,
+    SavedArg,
+    SavedModelArg,
+    backbone_of,
+    checked_fit,
+    numbers_of,
+    saved_of,
+    waiting,
+)
 from visprompt.errors import InvalidInputError, VispromptError
 
 if TYPE_CHECKING:
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.plots_learned import BlockLooks, Look
     from visprompt.prompter import Prompter
+    from visprompt.request import Region
 
 #: pictures and blocks that are shown where nothing is asked for
 PICTURES, BLOCKS = 2, 4
@@ -33,6 +44,12 @@ def inspect(
     image: Annotated[
         list[Path] | None,
         typer.Option("--image", help="A picture to look at; several. Default: scenes, for a bundled model."),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--region", "-r", help="x0,y0,x1,y1 in pixels, for a strategy that needs one: one for every --image."
+        ),
     ] = None,
     model: SavedModelArg = None,
     block: Annotated[
@@ -50,11 +67,18 @@ def inspect(
     from visprompt import plots
     from visprompt.images import load_image
     from visprompt.learned import learned_parts
+    from visprompt.request import Box
     from visprompt.results import require_folder
 
     if not plots.have_matplotlib():
         plots.new_figure((1.0, 1.0))  # says what to install
-    pictures = [(path.stem, load_image(path)) for path in image or []]
+    boxes: list[Any] = [Box(*numbers_of(text, (4,), "--region")) for text in region or []]
+    if boxes and len(boxes) != len(image or []):
+        raise InvalidInputError(f"--region goes with --image, one each; got {len(boxes)} for {len(image or [])}.")
+    pictures = [
+        (path.stem, load_image(path), box)
+        for path, box in zip(image or [], boxes or [None] * len(image or []), strict=True)
+    ]
     made = saved_of(folder)
     parts = learned_parts(made)
     if not parts:
@@ -130,7 +154,7 @@ def _show(part: Learned, found: dict[str, Any]) -> None:
     for split in ("train", "validation", "test"):
         data = (found["data"] or {}).get(split)
         if data:
-            classes = f", {data['classes']} classes" if data.get("classes") else ""
+            classes = f", {data['classes']} classes" if (data.get("classes") or 0) > 1 else ""
             rows.append((split, f"{data.get('name')}: {data.get('n')} items{classes}, {data.get('kind')}"))
     rows.append(("protocol", found["protocol"] or ""))
     if found["epochs"]:
@@ -212,7 +236,7 @@ def _attention(
     made: Prompter,
     part: Learned,
     model: str | None,
-    pictures: list[tuple[str, Image]],
+    pictures: list[tuple[str, Image, Region | None]],
     blocks: list[int] | None,
     device: str,
     dtype: str,
@@ -224,8 +248,10 @@ def _attention(
         return {}
     if not pictures:
         from visprompt.data.scenes import scenes
+        from visprompt.request import Box
 
-        pictures = [(f"scene-{number}", one.pil) for number, one in enumerate(scenes(PICTURES, hard=True), 1)]
+        found = list(enumerate(scenes(PICTURES, hard=True), 1))
+        pictures = [(f"scene-{number}", one.pil, Box(*one.objects[one.target].box_xyxy)) for number, one in found]
     loaded = backbone_of(part, model, device, dtype)
     if loaded.generates:
         typer.echo(f"no attention maps: {loaded.name} answers in words; visprompt show draws where it looks", err=True)
@@ -233,21 +259,30 @@ def _attention(
     from visprompt.plots_learned import attention_figure
 
     figures = {}
-    for label, picture in pictures:
+    for label, picture, region in pictures:
+        region = region if "region" in made.needs else None
         with waiting(f"looking at {label}"):
             try:
-                looks = looks_of(loaded, made, picture, blocks)
+                looks, prompted = looks_of(loaded, made, picture, blocks, region)
             except VispromptError as error:
                 if blocks:
                     raise
                 typer.echo(f"no attention maps of {label}: {error}", err=True)
                 continue
-        figures[f"attention-{label}"] = attention_figure(picture, looks, made.name, f"{label}: {made.name} on {name}")
+        title = f"{label}: {made.name} on {name}"
+        box = None if region is None else region.xyxy
+        figures[f"attention-{label}"] = attention_figure(picture, looks, made.name, title, box, prompted)
     return figures
 
 
-def looks_of(model: Model, made: Prompter, picture: Image, blocks: Sequence[int] | None = None) -> list[BlockLooks]:
-    """Attention without and with a prompt in some blocks.
+def looks_of(
+    model: Model,
+    made: Prompter,
+    picture: Image,
+    blocks: Sequence[int] | None = None,
+    region: Region | None = None,
+) -> tuple[list[BlockLooks], Image]:
+    """Attention without and with a prompt in some blocks, and the picture as the prompt has it.
 
     Args:
         model: the backbone.
@@ -255,6 +290,7 @@ def looks_of(model: Model, made: Prompter, picture: Image, blocks: Sequence[int]
         picture: what is looked at.
         blocks: numbers, negative from the end; None: four spread over the depth, the last among them, or the pooling
             head where the model is read through one.
+        region: for a strategy that needs one.
     """
     from visprompt.learned import learned_parts
     from visprompt.plots_learned import BlockLooks
@@ -262,7 +298,7 @@ def looks_of(model: Model, made: Prompter, picture: Image, blocks: Sequence[int]
     from visprompt.request import Request
     from visprompt.runner import Runner
 
-    request = Request(picture)
+    request = Request(picture, region=region)
     tower = model.tower
     if blocks is None and tower.readout != "probe":
         count = min(tower.num_blocks, BLOCKS)
@@ -270,11 +306,11 @@ def looks_of(model: Model, made: Prompter, picture: Image, blocks: Sequence[int]
     # Pictures come into the model as they did in training.
     settings = [_mapping(part.record.get("settings")) for part in learned_parts(made)]
     fit = checked_fit(next((str(one["fit"]) for one in settings if one.get("fit")), "model"))
-    (before,) = Runner(model, None, fit=fit, progress=False).attention(request, blocks)
+    (before,) = Runner(model, None, fit=fit, progress=False).attention(Request(picture), blocks)
     (after,) = Runner(model, made, fit=fit, progress=False).attention(request, blocks)
     (prompt,) = made.edit_all([unit.with_(fit=fit) for unit in request.units()], model)
     tokens = {look.block: look for look in token_looks(model, prompt, before.blocks)}
-    return [
+    looks = [
         BlockLooks(
             number,
             _look(before.values[place].mean(0).cpu().numpy(), before.geometry),
@@ -284,6 +320,7 @@ def looks_of(model: Model, made: Prompter, picture: Image, blocks: Sequence[int]
         )
         for place, number in enumerate(before.blocks)
     ]
+    return looks, prompt.picture
 
 
 def _look(shares: np.ndarray, geometry: Geometry) -> Look:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from visprompt.plots import MAP, PALETTE, literal, new_figure
+from visprompt.plots import MAP, PALETTE, literal, new_figure, outline
+from visprompt.training.progress import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,7 +198,14 @@ class BlockLooks:
     on_tokens: float | None = None
 
 
-def attention_figure(picture: Image, looks: Sequence[BlockLooks], name: str, title: str = "") -> Figure:
+def attention_figure(
+    picture: Image,
+    looks: Sequence[BlockLooks],
+    name: str,
+    title: str = "",
+    region_xyxy: Sequence[float] | None = None,
+    prompted: Image | None = None,
+) -> Figure:
     """The readout's attention without and with the prompt, and the prompt tokens' own, block by block, on one scale.
 
     Args:
@@ -205,7 +213,10 @@ def attention_figure(picture: Image, looks: Sequence[BlockLooks], name: str, tit
         looks: one per block.
         name: of the strategy.
         title: above all.
+        region_xyxy: outlined, pixels of the picture.
+        prompted: the picture as the strategy changed it, which the maps with it lie over; None: it did not.
     """
+    below = [picture, *[prompted or picture] * 2]
     with_tokens = any(one.tokens is not None for one in looks)
     lines, columns = 3 if with_tokens else 2, len(looks) + 1
     aspect = min(picture.height / max(picture.width, 1), 2.0)
@@ -214,9 +225,10 @@ def attention_figure(picture: Image, looks: Sequence[BlockLooks], name: str, tit
     panels = figure.subplots(lines, columns, squeeze=False)
     names = ("readout,\nwithout", f"readout,\nwith {name}", "prompt tokens,\ntheir mean")
     for line in range(lines):
-        axes = panels[line, 0]
-        axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
+        axes, image = panels[line, 0], below[line]
+        axes.imshow(np.asarray(image), extent=(0, image.width, image.height, 0), interpolation="nearest")
         _bare(axes)
+        outline(axes, region_xyxy if image.size == picture.size else None)
         axes.set_title(literal(names[line]), fontsize=9.5, color=_TEXT, fontweight="bold")
     shown = [look for one in looks for look in (one.before, one.after, one.tokens) if look is not None]
     top = max(float(np.nanmax(look.values)) for look in shown)
@@ -227,7 +239,8 @@ def attention_figure(picture: Image, looks: Sequence[BlockLooks], name: str, tit
             if look is None:
                 axes.set_visible(False)
                 continue
-            drawn = _map(axes, picture, look.values, top)
+            drawn = _map(axes, below[line], look.values, top)
+            outline(axes, region_xyxy if below[line].size == picture.size else None)
             words = f"block {one.block}"
             if line == 1 and one.on_tokens is not None:
                 words = f"{one.on_tokens:.0%} on tokens"
@@ -290,13 +303,15 @@ def curve_figure(curve: Curve, title: str = "") -> Figure | None:
     last = axes[panels[-1]]
     last.set_xlabel(curve.over, fontsize=9, color=_TEXT)
     last.xaxis.get_major_locator().set_params(integer=True)
+    if len(places := curve.places()) == 1:
+        last.set_xticks(places)
     if title:
         figure.suptitle(literal(title), fontsize=12, color=_TEXT)
     return figure
 
 
 def _metric_panel(axes: Axes, curve: Curve) -> None:
-    share = all(0 <= value <= 1 for _, value in curve.metric)
+    share = is_share(curve.metric_name)
     points = [(place, value * (100 if share else 1)) for place, value in curve.metric]
     _line(axes, points, PALETTE[2], "-", f"validation {curve.metric_name}")
     _star(axes, points, curve, curve.metric_name, " %" if share else "")
@@ -335,6 +350,11 @@ class Curve:
     best: float | None
     chosen: str
     lr: list[tuple[float, float]]
+
+    def places(self) -> list[float]:
+        """Where anything was measured."""
+        lines = (self.train_loss, self.validation_loss, self.metric, self.lr)
+        return sorted({place for line in lines for place, _ in line})
 
     def panels(self) -> set[str]:
         """The panels that have something in them."""

@@ -23,7 +23,7 @@ class FitProgress:
     Args:
         wanted: True: a bar on a terminal, otherwise a line per evaluation; False: nothing; None: a bar if standard
             error is a terminal, otherwise nothing.
-        metric: the figure that is shown; shares in [0, 1] as per cent, "loss" as a number.
+        metric: the figure that is shown; shares (`is_share`) as per cent.
         title: in front of all, e.g. the setting of a sweep.
     """
 
@@ -131,10 +131,10 @@ class FitProgress:
         if not math.isnan(self._lr):
             parts.append(f"loss {self._loss:.4f}  lr {self._lr:.3g}")
         if self._now is not None:
-            parts.append(f"validation {self.metric} {_shown(self.metric, self._now)}")
+            parts.append(f"validation {self.metric} {shown(self.metric, self._now)}")
         if self._best is not None:
             value, epoch = self._best
-            parts.append(f"(best {_shown(self.metric, value)}, epoch {epoch})")
+            parts.append(f"(best {shown(self.metric, value)}, epoch {epoch})")
         return "  ".join(parts)
 
     def _left(self) -> float:
@@ -145,8 +145,22 @@ class FitProgress:
         return (time.monotonic() - started) / (self._done - before) * (self._total - self._done)
 
 
-def _shown(metric: str, value: float) -> str:
-    return f"{value:.4f}" if metric == "loss" or not 0 <= value <= 1 else f"{value * 100:.1f} %"
+def is_share(metric: str) -> bool:
+    """True for figures that people say in per cent.
+
+    >>> is_share("accuracy"), is_share("miou"), is_share("loss"), is_share("gain")
+    (True, True, False, False)
+    """
+    return any(word in metric for word in ("accuracy", "iou", "mass", "share", "top1", "top5", "match"))
+
+
+def shown(metric: str, value: float) -> str:
+    """A figure as people write it.
+
+    >>> shown("accuracy", 0.5), shown("loss", 0.5)
+    ('50.0 %', '0.5000')
+    """
+    return f"{value * 100:.1f} %" if is_share(metric) else f"{value:.4f}"
 
 
 def _duration(seconds: float) -> str:
