@@ -61,11 +61,11 @@ def tempered_attention(
     if tau.stride(0) == 0:  # one for all streams: a mask over it is then no larger than the mask
         tau = tau[:1]
     if not (torch.is_grad_enabled() and any(item.requires_grad for item in (query, key, value, tau))):
-        return attend((query / tau).to(query.dtype), _over(mask, tau))
+        return attend(over(query, tau), _over(mask, tau))
     if mask is not None:
         if tau.requires_grad:
             return _Biased.apply(attend, query, key, value, mask, tau, scale)  # type: ignore[no-any-return]
-        return attend((query / tau).to(query.dtype), _over(mask, tau))
+        return attend(over(query, tau), _over(mask, tau))
     packed = query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
     quotient = Tempered.apply(query, tau, packed)
     if not packed:
@@ -100,6 +100,11 @@ def tempered_mha(module: Any, query: Tensor, tau: Tensor) -> Tensor:
     return output.transpose(0, 1) if module.batch_first else output
 
 
+def over(item: Tensor, tau: Tensor) -> Tensor:
+    """Numbers over τ, in their own type; one τ alone is no reason to hold all of them in float32 for a moment."""
+    return item / tau.reshape(()) if tau.numel() == 1 else (item / tau).to(item.dtype)
+
+
 def _over(mask: Tensor | None, tau: Tensor) -> Tensor | None:
     """A mask over τ; what it hides stays as it is, since the smallest number over τ may be none."""
     if mask is None:
@@ -117,7 +122,7 @@ class Tempered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, tau: Tensor, keep_query: bool) -> Tensor:
         """`[n, H, Q, D]` over `[n|1, H|1, 1, 1]`."""
-        quotient = (query / tau).to(query.dtype)
+        quotient = over(query, tau)
         ctx.keep_query = keep_query
         ctx.save_for_backward(query if keep_query else quotient, tau)
         return quotient
@@ -126,10 +131,12 @@ class Tempered(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Gradients of query and τ."""
         kept, tau = ctx.saved_tensors
-        of_query = (grad / tau).to(grad.dtype) if ctx.needs_input_grad[0] else None
+        of_query = over(grad, tau) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return of_query, None, None
-        product = (grad.float() * kept.float()).sum_to_size(tau.shape)
+        product = grad * kept  # in its own type: a sequence in float32 is more than the plain step ever holds
+        shared = [dim for dim in range(4) if tau.shape[dim] < product.shape[dim] or dim > 1]
+        product = product.sum(shared, keepdim=True, dtype=tau.dtype)
         return of_query, (-product / (tau * tau if ctx.keep_query else tau)).to(tau.dtype), None
 
 
@@ -156,7 +163,7 @@ def kept_as(quotient: Tensor, query: Tensor, tau: Tensor) -> Iterator[None]:
     def unpack(packed: tuple[bool, Any]) -> Tensor:
         same, kept = packed
         item: Tensor = outer_unpack(kept)
-        return (item / tau).to(item.dtype) if same else item
+        return over(item, tau) if same else item
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
@@ -185,7 +192,7 @@ class _Biased(torch.autograd.Function):
         ctx: Any, attend: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, tau: Tensor, scale: float
     ) -> Tensor:
         """As `tempered_attention`."""
-        output: Tensor = attend((query / tau).to(query.dtype), _over(mask, tau))
+        output: Tensor = attend(over(query, tau), _over(mask, tau))
         ctx.save_for_backward(output, query, key, value, mask.to(output.dtype), tau)
         ctx.scale = scale
         return output
