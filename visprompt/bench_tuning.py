@@ -22,7 +22,8 @@ from typing import Any
 
 from visprompt.bench_tuning_runs import PROMPTS, Row, Unit, Worker, Workshop
 from visprompt.bench_workers import cores
-from visprompt.errors import InvalidInputError, VispromptError, unknown_name
+from visprompt.data.labelled import load_splits
+from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 from visprompt.results import RowLog, digest, require_folder, write_jsonl
 from visprompt.suites import load_suite
 from visprompt.suites_tuning import MethodSpec, SetSpec, TuningSuite, merged
@@ -151,9 +152,11 @@ class _Bench:
         self._rows = {str(row["key"]): row for row in log.rows()}
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
+        self._left_out: frozenset[str] = frozenset()
 
     def run(self, jobs: int) -> None:
         """First all grids, then what is reported: that needs what was chosen."""
+        self._leave_out_sets()
         try:
             self._do(self._choosing(), jobs)
             self._do(self._reporting(), jobs)
@@ -173,6 +176,26 @@ class _Bench:
                 found.append({**self._rows[unit.key], "method": unit.method.label, "set": unit.set.key})
         return found
 
+    def _leave_out_sets(self) -> None:
+        """Sets that need what is not installed here; what else is wrong with data is said now, before anything runs.
+
+        Raises:
+            UnsupportedError: if no set is left.
+        """
+        errors: dict[str, UnsupportedError] = {}
+        for one in self.suite.sets:
+            try:
+                load_splits(one.data)
+            except UnsupportedError as error:
+                errors[one.key] = error
+        if len(errors) == len(self.suite.sets):
+            raise next(iter(errors.values()))
+        self._left_out = frozenset(errors)
+        self.problems += [f"set {key} was left out: {error}" for key, error in errors.items()]
+
+    def _sets_of(self, method: MethodSpec) -> list[SetSpec]:
+        return [one for one in self.suite.sets_of(method) if one.key not in self._left_out]
+
     # -- what there is to do ------------------------------------------------------------------------------------------
 
     def _choosing(self) -> list[Unit]:
@@ -182,7 +205,7 @@ class _Bench:
             points = list(method.points())
             if len(points) == 1:
                 continue
-            for one, point in itertools.product(self.suite.sets_of(method), points):
+            for one, point in itertools.product(self._sets_of(method), points):
                 units.append(self._unit("choose", method, one, self.suite.choose_seed, point))
         return units
 
@@ -205,7 +228,7 @@ class _Bench:
     def _pairs(self) -> Iterator[tuple[SetSpec, MethodSpec]]:
         for one in self.suite.sets:
             for method in self.methods:
-                if one in self.suite.sets_of(method):
+                if one in self._sets_of(method):
                     yield one, method
 
     def _choice(self, method: MethodSpec, one: SetSpec) -> Row | None:
@@ -229,7 +252,7 @@ class _Bench:
         names = {item.name for item in dataclasses.fields(_fit_settings())}
         own = {name: value for name, value in point.items() if name in names}
         short = suite.choose_settings if stage == "choose" else {}
-        settings = merged(suite.settings, one.settings, method.settings, short, own)
+        settings = merged(suite.settings, one.settings, short, method.settings, own)
         what = [
             self.workshop.identity["weights"],
             [one.data, sorted(one.sizes.items()), self.workshop.limit],

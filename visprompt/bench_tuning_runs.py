@@ -157,7 +157,7 @@ class Workshop:
             if right:
                 row["right"] = "".join("1" if one else "0" for one in right)
             if unit.method.how == "prompt":
-                prompter.save_pretrained(prompt_folder(self.out, row))
+                prompter.save_pretrained(prompt_folder(self.out, {"set": unit.set.key, "key": unit.key}))
         return row
 
 
@@ -233,8 +233,7 @@ def tested(
 
 def prompt_folder(out: Path, row: Mapping[str, Any]) -> Path:
     """Where the prompt of a reported run is kept."""
-    words = f"{row.get('set', '')}-{row.get('key', '')}"
-    return out / PROMPTS / words
+    return out / PROMPTS / f"{row['set']}-{row['key']}"
 
 
 @functools.cache

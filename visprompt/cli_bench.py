@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from visprompt.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -42,10 +44,30 @@ def bench(
     from visprompt.cli_args import quiet
     from visprompt.results import json_line, require_folder
     from visprompt.suites import load_suite
+    from visprompt.suites_tuning import TuningSuite
 
     checked = load_suite(suite)  # a misspelt key is said before torch is imported
     require_folder(out if out is not None else Path("runs") / checked.name)
     quiet()
+    if isinstance(checked, TuningSuite):
+        from visprompt.cli_bench_tuning import bench_tuning
+
+        if model and len(model) > 1:
+            raise InvalidInputError(f"suite {checked.name} tunes one model: give --model once.")
+        bench_tuning(
+            suite,
+            model=model[0] if model else None,
+            out=out,
+            limit=limit,
+            methods=strategy,
+            fresh=not resume,
+            jobs=jobs,
+            device=device,
+            as_json=as_json,
+            title=checked.title,
+            models=checked.models,
+        )
+        return
 
     from visprompt.bench import run_suite
     from visprompt.bench_workers import automatic_jobs

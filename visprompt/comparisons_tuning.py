@@ -1,8 +1,8 @@
 """From runs of ways of tuning to what is said about them: means over seeds, spread, intervals, differences.
 
 Two things are uncertain, and both are told. How a run comes out depends on its seed: `sd` is the standard deviation
-over seeds. And another thousand pictures would give another figure: `ci95` is a 95 % interval over pictures, of the mean
-over these seeds (Wilson's for one seed, else a bootstrap that draws pictures with the answers of all seeds).
+over seeds. And another thousand pictures would give another figure: `ci95` is a 95 % interval over pictures, of the
+mean over these seeds (Wilson's for one seed, else a bootstrap that draws pictures with the answers of all seeds).
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _summary(suite: TuningSuite, one: SetSpec, method: MethodSpec, runs: Sequenc
         "ci95": None,
         "grid": [_point(run) for run in runs if run["stage"] == "choose" and run["method"] == searched],
         "missing": len(suite.seeds_of(method)) - len(reported),
-        "diverged": sum("diverged" in run for run in runs if run["stage"] == "report" and run["method"] == method.label),
+        "diverged": sum(
+            "diverged" in run for run in runs if run["stage"] == "report" and run["method"] == method.label
+        ),
     }
     if not reported:
         return row

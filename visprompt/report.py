@@ -21,6 +21,7 @@ from visprompt.report_kinds import (
 from visprompt.suites import load_published
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from rich.console import RenderableType
 
     from visprompt.bench import BenchResult
@@ -200,8 +201,6 @@ def markdown(result: BenchResult) -> str:
 
 def html(result: BenchResult) -> str:
     """The report as one page: inline style, pictures inside, no scripts."""
-    import jinja2
-
     exhibits = result.exhibits
     notes = list(exhibits.notes)
     chart = None
@@ -209,35 +208,52 @@ def html(result: BenchResult) -> str:
         chart = data_uri(plots.to_png(plots.bar_chart(result.rows)))
     elif not plots.have_matplotlib():
         notes.append('Figures need matplotlib: pip install "visprompt-toolkit[plots]".')
-    source = resources.files("visprompt").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            suite=result.suite,
+            rows=result.rows,
+            table=summary(result.rows),
+            protocol=protocol(result.rows),
+            chart=chart,
+            tuning=result.tuning,
+            problems=result.problems,
+            published=matching_figures(result.rows),
+            cards=exhibits.cards,
+            kinds=kind_tables(result.rows, result.suite.compare_with),
+            maps=map_tables(result.maps),
+            asks=any(task.task.writes for task in result.suite.tasks),
+            attention=exhibits.attention,
+            notes=list(dict.fromkeys(notes)),
+            compared=[
+                label
+                for label in result.suite.compare_with
+                if any(label in row.get("comparisons", {}) for row in result.rows)
+            ],
+            titles={task.key: task.title for task in result.suite.tasks},
+            options=option_lines(result.rows),
+            provenance=provenance_lines(result.rows),
+        )
     )
-    environment.filters["difference"] = difference_text
-    return environment.from_string(source).render(
-        suite=result.suite,
-        rows=result.rows,
-        table=summary(result.rows),
-        protocol=protocol(result.rows),
-        chart=chart,
-        tuning=result.tuning,
-        problems=result.problems,
-        published=matching_figures(result.rows),
-        cards=exhibits.cards,
-        kinds=kind_tables(result.rows, result.suite.compare_with),
-        maps=map_tables(result.maps),
-        asks=any(task.task.writes for task in result.suite.tasks),
-        attention=exhibits.attention,
-        notes=list(dict.fromkeys(notes)),
-        compared=[
-            label
-            for label in result.suite.compare_with
-            if any(label in row.get("comparisons", {}) for row in result.rows)
-        ],
-        titles={task.key: task.title for task in result.suite.tasks},
-        options=option_lines(result.rows),
-        provenance=provenance_lines(result.rows),
+
+
+def environment() -> Environment:
+    """Where reports' templates are: all values escaped, and none forgotten."""
+    import jinja2
+
+    def source(name: str) -> str:
+        return resources.files("visprompt").joinpath(f"templates/{name}").read_text(encoding="utf-8")
+
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(source),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    made.filters["difference"] = difference_text
+    return made
 
 
 def write_report(result: BenchResult) -> list[Path]:

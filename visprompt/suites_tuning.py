@@ -31,8 +31,8 @@ from visprompt.suites_checks import check_text, listed, mapping, texts, whole
 
 How = Literal["prompt", "full", "untrained"]
 KIND = "tuning"
-_TOP = ("kind", "title", "description", "model", "sets", "settings", "choose", "seeds", "methods", "controls")
-_TOP += ("compare_with", "examples")
+_TOP: tuple[str, ...] = ("kind", "title", "description", "model", "sets", "settings", "choose", "seeds")
+_TOP += ("methods", "controls", "compare_with", "examples")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TuningSuite:
         name: file name without `.yaml`.
         model: for `load_model`.
         settings: of `FitSettings`, for every run.
-        choose_seed, choose_settings: of the runs that search grids.
+        choose_seed, choose_settings: of the runs that search grids; a method's own settings stand over these.
         seeds: of the runs that are reported.
         compare_with: label of the method that others are compared with on the same pictures, or None.
         examples: test pictures per set in the report.
@@ -199,7 +199,7 @@ def _set(key: str, content: Any) -> SetSpec:
         check_text(values, name, where)
     if not values.get("data"):
         raise InvalidInputError(f"{where} needs data: a folder or scenes:NAME, as in visprompt fit --data.")
-    sizes = {
+    sizes: dict[str, int] = {
         part: whole(values[part], f"{part} of {where}", least=1)
         for part in ("train", "validation", "test")
         if part in values
@@ -276,7 +276,7 @@ def _check_runs(suite: TuningSuite) -> None:
             for one, point in itertools.product(suite.sets_of(method), chosen.points()):
                 given = {key: value for key, value in point.items() if key in known}
                 FitSettings(**merged(suite.settings, one.settings, method.settings, given))
-                FitSettings(**merged(suite.settings, one.settings, suite.choose_settings, given))
+                FitSettings(**merged(suite.settings, one.settings, suite.choose_settings, method.settings, given))
                 if method.how != "full":
                     options = {key: value for key, value in point.items() if key not in known}
                     Prompter.from_name(method.strategy, **{**method.options, **options})
