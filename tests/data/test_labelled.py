@@ -372,6 +372,14 @@ def test_unknown_data(where: str, format: str | None, said: str) -> None:
         load_splits(where, format)
 
 
+def test_bundled_questions() -> None:
+    splits = load_splits("scenes:vqa-size", limit=6)
+    assert splits.train.kind == "answers"
+    question, answer = splits.train.label(0)  # type: ignore[misc]
+    assert "small or large" in question
+    assert answer in ("small", "large")
+
+
 def test_bundled() -> None:
     splits = load_splits("scenes:count", limit=12)
     assert (len(splits.train), splits.train.kind) == (12, "classification")

@@ -22,10 +22,13 @@ def read_bundled(where: str | Path, *, validation: float = 0.2, seed: int = 0, o
         UnknownNameError: listing the names.
     """
     from visprompt.data.downstream import DOWNSTREAM
+    from visprompt.data.scenes_answers import SETS, answer_splits
 
     name = str(where).removeprefix("scenes:")
+    if name in SETS:
+        return answer_splits(name)
     if name not in DOWNSTREAM:
-        raise unknown_name("bundled data set", name, DOWNSTREAM, "Write scenes:NAME.")
+        raise unknown_name("bundled data set", name, (*DOWNSTREAM, *SETS), "Write scenes:NAME.")
     train, held, test = (_part(name, part) for part in ("train", "validation", "test"))
     return Splits(train, held, test, f"scenes:{name} as bundled: train, validation and test are drawn apart.")
 
