@@ -66,3 +66,10 @@ def test_schedule_rises_and_falls() -> None:
     assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
     assert 0 < rates[-1] < 0.001
     assert schedule(0, 100, 0) == schedule(0, 100, 0.5) == 1.0
+
+
+@pytest.mark.parametrize("warmup", [1.5, 2.5, 3.01])
+def test_a_warm_up_that_ends_within_a_step_does_not_go_beyond_the_peak(warmup: float) -> None:
+    rates = [schedule(step, 20, warmup) for step in range(20)]
+    assert max(rates) == 1.0
+    assert rates.index(1.0) == int(warmup)

@@ -105,8 +105,13 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
     >>> [round(schedule(step, 10, 2), 3) for step in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.038]
+
+    Args:
+        step: from 0.
+        steps: of the whole run.
+        warmup: steps over which it rises; need not be whole.
     """
     if step < warmup:
-        return (step + 1) / warmup if warmup >= 1 else 1.0
+        return min((step + 1) / warmup, 1.0)  # of 2.5 steps, the third is there already
     done = (step - warmup) / max(steps - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

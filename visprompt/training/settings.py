@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from visprompt.errors import InvalidInputError
@@ -10,6 +11,8 @@ from visprompt.visual_prompt import FITS, Fit, is_number
 
 #: lr = base_lr · pictures per step / 256 (Goyal et al. 2017, as in VPT and gated prompt tuning)
 REFERENCE_BATCH = 256
+#: torch's generators take no larger ones
+MOST_SEED = 2**63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class FitSettings:
         optimizer: "sgd" or "adamw".
         base_lr: learning rate for 256 pictures a step, scaled to the pictures that a step has.
         lr: the learning rate itself, instead of `base_lr`.
-        momentum: of SGD.
+        momentum: of SGD; of AdamW its β₁.
         weight_decay: decoupled for AdamW, as torch's SGD has it otherwise; on every trained tensor with two or more
             dimensions.
         warmup_epochs: epochs over which the rate rises from 0; then it falls along a cosine to 0.
@@ -100,11 +103,18 @@ class FitSettings:
                 continue
             if not is_number(value) or value < 0:
                 raise InvalidInputError(f"{name} is a number, at least 0; got {value!r}.")
+        if self.momentum >= 1:
+            raise InvalidInputError(f"momentum is a share, at least 0 and below 1; got {self.momentum!r}.")
+        if self.max_grad_norm == 0:
+            raise InvalidInputError("max_grad_norm=0 would clip every gradient to nothing: give a norm, or None.")
+        if self.seed >= MOST_SEED:
+            raise InvalidInputError(f"seed is below 2⁶³; got {self.seed}.")
         if isinstance(self.templates, str):
             object.__setattr__(self, "templates", (self.templates,))
-        object.__setattr__(self, "templates", tuple(self.templates))
-        if not self.templates or not all(isinstance(item, str) and "{}" in item for item in self.templates):
+        listed = tuple(self.templates) if isinstance(self.templates, Sequence) else ()
+        if not listed or not all(isinstance(item, str) and "{}" in item for item in listed):
             raise InvalidInputError(f"templates are texts with {{}} for the class name; got {self.templates!r}.")
+        object.__setattr__(self, "templates", listed)
 
     def learning_rate(self, pictures_per_step: int) -> float:
         """The peak learning rate: `lr`, or `base_lr` scaled to the pictures that a step has."""
