@@ -372,3 +372,12 @@ def test_base_lr_scales_with_the_pictures_of_a_step() -> None:
 
     assert FitSettings(base_lr=0.1).learning_rate(64) == pytest.approx(0.025)
     assert FitSettings(lr=0.3).learning_rate(64) == 0.3
+
+
+def test_temperatures_are_within_their_range_after_the_last_step() -> None:
+    """Without anything to measure on, no forward comes after it."""
+    prompter = gated()
+    prompter.fit(model_of(), pictures(8), **{**SHORT, "lr": 500.0, "epochs": 2})
+    values = prompter.tensors()["temperatures"].detach()
+    assert values.min() >= torch.tensor(0.01)
+    assert values.max() <= 10

@@ -130,6 +130,7 @@ class _Run:
                 self._train(progress)
         if self.best and self.settings.keep == "best":
             self._put(self.best)
+        self.loop.prompter.constrain()  # the last step came after the last forward
         return Fitted(
             metric=self.objective.metric,
             validation=self._measured("validation") if "validation" in self.objective.splits else {},
@@ -387,30 +388,47 @@ def _frozen(model: Model, modules: dict[str, nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _accelerator(settings: FitSettings, model: Model) -> Iterator[Accelerator]:
-    """An `Accelerator` on the model's device; what it leaves in its class is taken back, so that the next run may have
-    another precision.
+    """An `Accelerator` on the model's device, with nothing of one that the user may have: all of a process share their
+    precision and how they accumulate. What was there is there again afterwards.
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
 
     if settings.precision == "fp16" and model.device.type == "cpu":
         raise InvalidInputError('precision="fp16" needs a GPU: on a CPU take "bf16", or "no".')
-    existed = bool(AcceleratorState._shared_state), bool(PartialState._shared_state)
+    held = [(shared, dict(shared)) for shared in (AcceleratorState._shared_state, GradientState._shared_state)]
+    had_processes = bool(PartialState._shared_state)
+    for shared, _ in held:
+        shared.clear()
     try:
-        made = Accelerator(mixed_precision=settings.precision, cpu=model.device.type == "cpu")
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise InvalidInputError(f"precision {settings.precision!r} cannot be had here: {error}") from None
-    try:
+        try:
+            # Accumulation is the loop's own; launchers say theirs in the environment.
+            plugin = GradientAccumulationPlugin(num_steps=1)
+            cpu = model.device.type == "cpu"
+            made = Accelerator(mixed_precision=settings.precision, cpu=cpu, gradient_accumulation_plugin=plugin)
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise InvalidInputError(f"precision {settings.precision!r} cannot be had here: {error}") from None
+        if made.device.type != model.device.type and (made.num_processes > 1 or settings.precision != "no"):
+            raise InvalidInputError(
+                f"the model is on {model.device}, and accelerate works on {made.device}: load the model there, or "
+                "start without --cpu (ACCELERATE_USE_CPU)."
+            )
         if made.num_processes > 1 and made.device.type != "cpu" and model.device != made.device:
             raise InvalidInputError(
                 f"the model is on {model.device}, and this process of {made.num_processes} has {made.device}: "
                 "load it there, vp.load_model(name, device=visprompt.training.processes.device())."
             )
-        yield made
+        try:
+            yield made
+        finally:
+            made.free_memory()
     finally:
-        made.free_memory()
-        if not existed[0]:
-            AcceleratorState._reset_state(reset_partial_state=not existed[1] and made.num_processes == 1)
+        if not had_processes and PartialState._shared_state.get("num_processes") == 1:
+            PartialState._reset_state()
+        for shared, before in held:
+            shared.clear()
+            shared.update(before)
 
 
 def _optimizer(settings: FitSettings, weights: dict[str, Tensor], rate: float) -> torch.optim.Optimizer:
