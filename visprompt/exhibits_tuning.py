@@ -103,18 +103,22 @@ def _figure(workshop: Workshop, one: SetSpec, drawn: Row, beside: Sequence[Row])
 
 
 def _looks(model: Model, prompter: Prompter, picture: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Where the readout looks without and with the prompt, and its tokens: means over blocks and heads."""
+    """Where the readout looks without and with the prompt, and its tokens: the last block, mean over heads."""
     from visprompt.prompt_attention import token_looks
     from visprompt.request import Request
     from visprompt.runner import Runner
     from visprompt.visual_prompt import VisualPrompt
 
     before, after = (
-        Runner(model, one, progress=False).attention(Request(picture))[0].maps.float().mean(dim=(0, 1)).numpy()
+        Runner(model, one, progress=False)
+        .attention(Request(picture), blocks=[-1])[0]
+        .maps.float()
+        .mean(dim=(0, 1))
+        .numpy()
         for one in (None, prompter)
     )
     (prompt,) = prompter.edit_all([VisualPrompt(picture)], model)
-    found = token_looks(model, prompt, range(model.num_blocks))
+    found = token_looks(model, prompt, [-1])
     if not found:
         return before, after, None
     tokens = np.mean([look.patches.mean(axis=0) for look in found], axis=0).reshape(before.shape)

@@ -150,6 +150,8 @@ def gates_figure(rows: Sequence[_Row]) -> Figure | None:
     for axes, (name, title, label) in zip(panels, shown, strict=True):
         for number, (key, row) in enumerate(drawn.items()):
             found = [(one["block"], one[name], one.get(f"{name}_sd")) for one in row["blocks"] if one[name] is not None]
+            if not found:
+                continue
             blocks, values, spread = (np.array(part, dtype=float) for part in zip(*found, strict=True))
             shift = (number - (len(drawn) - 1) / 2) * 0.09
             axes.errorbar(
@@ -163,8 +165,13 @@ def gates_figure(rows: Sequence[_Row]) -> Figure | None:
         axes.set_ylabel(label, fontsize=9, color=_TEXT)
         axes.set_title(title, fontsize=9.5, color=_TEXT)
         if name == "temperature":
+            axes.set_yscale("log")
+            ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
             axes.axhline(1.0, color=_TEXT, linewidth=1.0, linestyle=":")
         axes.margins(y=0.15)
+        axes.autoscale(axis="y")
         if name != "temperature":
             axes.set_ylim(bottom=0)
         _tidy(axes, "y")
@@ -203,7 +210,7 @@ class Shown:
 def pictures_figure(shown: Sequence[Shown], name: str) -> Figure:
     """Test pictures with what each method said, and the attention before and after.
 
-    Maps are multiples of an even share, all on one scale: means over blocks and heads.
+    Maps are multiples of an even share, all on one scale.
 
     Args:
         shown: the pictures.
@@ -214,7 +221,10 @@ def pictures_figure(shown: Sequence[Shown], name: str) -> Figure:
 
     titles = ("test picture", "readout looks,\nwithout prompt", f"readout looks,\nwith {name}", "prompt tokens\nlook")
     columns = 4 if any(one.tokens is not None for one in shown) else 3
-    figure = new_figure((2.2 + 1.75 * columns, 0.7 + 1.75 * len(shown)))
+    width, margin = 2.5 + 1.75 * columns, 1.45
+    figure = new_figure((width, 0.7 + 1.75 * len(shown)))
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(margin / width, 0, 1 - margin / width, 1))  # what stands left of the pictures is not laid out
     panels = figure.subplots(len(shown), columns, squeeze=False)
     maps = [[_evenly(one.before), _evenly(one.after), _evenly(one.tokens)][: columns - 1] for one in shown]
     top = max(float(item.max()) for line in maps for item in line if item is not None)
@@ -247,14 +257,15 @@ def _guesses(axes: Axes, one: Shown) -> None:
     """The right class and every method's answer, left of the picture."""
     lines = [(f"right: {one.truth}", _TEXT)]
     lines += [
-        (f"{label}: {said} {'✓' if right else '✗'}", RIGHT if right else WRONG)
+        (f"{label}{f': {said}' if said else ''} {'✓' if right else '✗'}", RIGHT if right else WRONG)
         for label, (said, right) in one.guesses.items()
     ]
     for number, (text, colour) in enumerate(lines):
-        axes.annotate(
+        drawn = axes.annotate(
             literal(text), (0, 1), xycoords="axes fraction", xytext=(-8, -9 - 13 * number), textcoords="offset points",
             ha="right", va="center", fontsize=8.5, color=colour, fontweight="bold" if not number else "normal",
         )  # fmt: skip
+        drawn.set_in_layout(False)
 
 
 def _evenly(values: np.ndarray | None) -> np.ndarray | None:
