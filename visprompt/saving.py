@@ -27,7 +27,7 @@ def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
 
     if isinstance(prompter, Ensemble):
         raise InvalidInputError("save the members of an ensemble one by one.")
-    folder = Path(path)
+    folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -75,3 +75,16 @@ def test_a_damaged_one_is_passed_over_or_named(tmp_path: Path) -> None:
         checkpoints.load(tmp_path)
     (tmp_path / "kept").rename(tmp_path / "checkpoint-3")
     assert checkpoints.load(tmp_path).progress.step == 3  # type: ignore[union-attr]
+
+
+def test_folders_of_others_stay(tmp_path: Path) -> None:
+    theirs = tmp_path / "checkpoint-500"
+    theirs.mkdir()
+    (theirs / "trainer_state.json").write_text("{}")
+    assert checkpoints.foreign(tmp_path) == theirs
+    assert checkpoints.load(tmp_path) is None
+    checkpoints.save(tmp_path, made(3))
+    assert checkpoints.load(tmp_path).progress.step == 3  # type: ignore[union-attr]
+    checkpoints.remove(tmp_path)
+    assert list(tmp_path.iterdir()) == [theirs]
+    assert checkpoints.foreign(tmp_path / "nowhere") is None

@@ -14,7 +14,7 @@ from PIL import Image
 import visprompt as vp
 from visprompt.data.labelled import Labelled, Splits
 from visprompt.testing import conformance
-from visprompt.training import fitting
+from visprompt.training import checkpoints, fitting
 from visprompt.training.classification import Classification
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs": 0, "progress": False}
@@ -40,6 +40,10 @@ def model() -> vp.Model:
 
 def vpt(**options: Any) -> Any:
     return vp.Prompter.from_name("vpt", **{"prompts": 2, **options})
+
+
+def die(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -97,6 +101,89 @@ def test_another_run_is_not_written_over(model: vp.Model, tmp_path: Path, change
 def test_a_saved_strategy_is_not_written_over(model: vp.Model, tmp_path: Path) -> None:
     vp.Prompter.from_name("circle").save_pretrained(tmp_path)
     with pytest.raises(vp.InvalidInputError, match="holds a saved strategy"):
+        vpt().fit(model, DATA, out=tmp_path, **SHORT)
+
+
+def test_a_kill_in_the_middle_of_a_restart_does_not_mix_two_runs(
+    model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was left of the old run was gone on with, under the new one's name."""
+    save, other = checkpoints.save, {**SHORT, "lr": 0.2}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", lambda *args: (save(*args), die()))
+        with pytest.raises(KeyboardInterrupt):
+            vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            vpt().fit(model, DATA, out=tmp_path, restart=True, **other)
+    with pytest.raises(vp.InvalidInputError, match=r"checkpoints of an unknown run.*--restart"):
+        vpt().fit(model, DATA, out=tmp_path, **other)
+    found, wanted = vpt(), vpt()
+    found.fit(model, DATA, out=tmp_path, restart=True, **other)
+    wanted.fit(model, DATA, **other)
+    assert all(torch.equal(item, wanted.state()[name]) for name, item in found.state().items())
+
+
+def test_a_kill_behind_the_result_leaves_no_checkpoint_for_good(
+    model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "remove", die)
+        patch.setattr(checkpoints, "save", lambda *_: (tmp_path / "checkpoint-4").mkdir(exist_ok=True))
+        with pytest.raises(KeyboardInterrupt):
+            vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    assert (tmp_path / "checkpoint-4").exists()
+    vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    assert not (tmp_path / "checkpoint-4").exists()
+
+
+def test_a_broken_run_file_can_be_started_anew(model: vp.Model, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(vp.InvalidInputError, match="restart=True"):
+        vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    vpt().fit(model, DATA, out=tmp_path, restart=True, **SHORT)
+    assert (tmp_path / "config.json").exists()
+
+
+def test_other_programs_checkpoints_are_refused_and_stay(model: vp.Model, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "model.safetensors").write_bytes(b"theirs")
+    with pytest.raises(vp.InvalidInputError, match="another program's"):
+        vpt().fit(model, DATA, out=tmp_path, restart=True, **SHORT)
+    assert (tmp_path / "checkpoint-500" / "model.safetensors").exists()
+
+
+def test_a_file_is_no_folder(model: vp.Model, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(vp.InvalidInputError, match="is a file"):
+        vpt().fit(model, DATA, out=tmp_path / "out", **SHORT)
+
+
+def test_the_home_folder_may_be_short(model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    prompter = vpt()
+    prompter.fit(model, DATA, out="~/run", **SHORT)
+    prompter.save_pretrained("~/saved")
+    assert (tmp_path / "run" / "run.json").exists()
+    assert vp.Prompter.from_pretrained("~/saved").name == "vpt"
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_run_goes_on_where_sums_are_rounded_otherwise(model: vp.Model, tmp_path: Path) -> None:
+    """Another number of threads or another GPU adds the backbone's weights up in another order."""
+    vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    file = tmp_path / "run.json"
+    content = json.loads(file.read_text())
+    marks = content["run"]["model"]["marks"]
+    content["run"]["model"]["marks"] = [[value * (1 + 1e-5) for value in mark] for mark in marks]
+    file.write_text(json.dumps(content))
+    vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    content["run"]["model"]["marks"] = [[value * 1.1 for value in mark] for mark in marks]
+    file.write_text(json.dumps(content))
+    with pytest.raises(vp.InvalidInputError, match=r"model\.marks"):
         vpt().fit(model, DATA, out=tmp_path, **SHORT)
 
 

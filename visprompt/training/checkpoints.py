@@ -6,7 +6,6 @@ before it removed. The newest whole one is where a run goes on.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -21,6 +20,8 @@ from torch import Tensor
 from visprompt.errors import InvalidInputError
 
 _NAME = re.compile(r"checkpoint-(\d+)")
+_BESIDE = re.compile(r"\.(checkpoint|old)-\d+")  # on the way in, on the way out
+_TENSORS, _NUMBERS = "state.safetensors", "state.json"
 
 
 @dataclass
@@ -78,15 +79,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     # Clones: safetensors refuses tensors that share memory, and training goes on in these.
-    save_file(
-        {name: item.detach().cpu().contiguous().clone() for name, item in tensors.items()}, part / "state.safetensors"
-    )
+    save_file({name: item.detach().cpu().contiguous().clone() for name, item in tensors.items()}, part / _TENSORS)
     content = {"progress": asdict(checkpoint.progress), "optimizer": numbers}
-    with (part / "state.json").open("w", encoding="utf-8") as file:
+    with (part / _NUMBERS).open("w", encoding="utf-8") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
-    with (part / "state.safetensors").open("rb") as file:
+    with (part / _TENSORS).open("rb") as file:
         os.fsync(file.fileno())
     target = folder / f"checkpoint-{checkpoint.progress.step}"
     if target.exists():  # the same step again (an evaluation at the end of an epoch came to it)
@@ -96,9 +95,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         os.replace(part, target)
-    for path in folder.iterdir():
-        if (_NAME.fullmatch(path.name) and path != target) or path.name.startswith((".checkpoint-", ".old-")):
-            shutil.rmtree(path, ignore_errors=True)
+    remove(folder, target)
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -113,8 +110,8 @@ def load(folder: Path) -> Checkpoint | None:
     problem: Exception | None = None
     for path in sorted(_all(folder), key=_step, reverse=True):
         try:
-            content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(path / "state.safetensors")
+            content = json.loads((path / _NUMBERS).read_text(encoding="utf-8"))
+            tensors = load_file(path / _TENSORS)
             return Checkpoint(
                 Progress(**content["progress"]),
                 _under("weights.", tensors),
@@ -131,19 +128,38 @@ def load(folder: Path) -> Checkpoint | None:
     return None
 
 
-def remove(folder: Path) -> None:
-    """Removes all checkpoints, when a run has ended."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in list(folder.iterdir()):
-            if _NAME.fullmatch(path.name) or path.name.startswith((".checkpoint-", ".old-")):
-                shutil.rmtree(path, ignore_errors=True)
+def remove(folder: Path, but: Path | None = None) -> None:
+    """Removes all checkpoints but one, those half written among them; by default all, when a run has ended."""
+    for path in _ours(folder):
+        if path != but:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def there(folder: Path) -> bool:
+    """True if checkpoints lie in a folder."""
+    return bool(_all(folder))
 
 
 def _all(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
     # A kill between the two renames of `save` leaves the old one under another name.
-    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name) or path.name.startswith(".old-")]
+    return [path for path in _ours(folder) if not path.name.startswith(".checkpoint-")]
+
+
+def foreign(folder: Path) -> Path | None:
+    """Another program's checkpoint in a folder: they are called the same, and `save` would write over it."""
+    return next((path for path in _named(folder, _NAME) if not _is_ours(path)), None)
+
+
+def _ours(folder: Path) -> list[Path]:
+    return [path for path in _named(folder, _NAME) if _is_ours(path)] + _named(folder, _BESIDE)
+
+
+def _named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    return [path for path in folder.iterdir() if pattern.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_dir() and {item.name for item in path.iterdir()} <= {_TENSORS, _NUMBERS}
 
 
 def _step(path: Path) -> int:

@@ -52,7 +52,7 @@ def run(
 
     splits = _splits(data)
     chosen = settings_from(dict(own_settings(type(prompter)).get("training") or {}), dict(settings))
-    folder = None if out is None else Path(out)
+    folder = None if out is None else Path(out).expanduser()
     if sweep or final:
         from visprompt.training.sweep import run_sweep
 
@@ -99,6 +99,8 @@ def train(
         done = _prepare(folder, what, restart)
         if done is not None:
             _take(prompter, folder)
+            if processes.is_main():
+                checkpoints.remove(folder)  # a kill between the result and this one leaves them
             return done
     loop = Loop(prompter, model, objective, settings, folder=folder, progress=progress, title=title, also=also)
     fitted = loop.run()
@@ -186,21 +188,26 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
     Raises:
         InvalidInputError: if it holds another run, or something that is none.
     """
-    file = folder / RUN
-    known = _read(file)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{folder} is a file; a run needs a folder.")
+    others = checkpoints.foreign(folder)
+    if others is not None:
+        raise InvalidInputError(f"{others} is another program's checkpoint: give another folder.")
+    known = None if restart else _read(folder / RUN)
     if restart and processes.is_main():
         for name in (RUN, "metrics.jsonl", "config.json", "prompt.safetensors", "README.md"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         checkpoints.remove(folder)
     processes.wait()
-    if restart:
-        known = None
     if known is None:
-        if not restart and (folder / "config.json").exists():
+        # Checkpoints without the run that they are of may be what a kill in the middle of a restart left.
+        there = "a saved strategy" if (folder / "config.json").exists() else ""
+        there = there or ("checkpoints of an unknown run" if checkpoints.there(folder) else "")
+        if there and not restart:
             raise InvalidInputError(
-                f"{folder} holds a saved strategy, and no training run to go on with: give another folder, or "
-                "restart=True (--restart) to write over it."
+                f"{folder} holds {there}, and no training run to go on with: give another folder, or restart=True "
+                "(--restart) to write over it."
             )
         if processes.is_main():
             try:
@@ -235,9 +242,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "")
         where = f"{path}{name}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += _differences(a, b, f"{where}.")
-        elif a != b:
+        elif a != b and not (name == "marks" and _are_near(a, b)):
             found.append(f"{where} was {_short(a)} and is {_short(b)}")
     return found
+
+
+def _are_near(old: Any, new: Any) -> bool:
+    """True for the marks of the same weights: another number of threads, or another GPU, adds them up differently."""
+    from visprompt.models.identity import far_apart
+
+    return isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and not far_apart(old, new)
 
 
 def _short(value: Any) -> str:
