@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,22 +153,22 @@ class _Bench:
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._left_out: frozenset[str] = frozenset()
+        self._ended = False
 
     def run(self, jobs: int) -> None:
         """First all grids, then what is reported: that needs what was chosen."""
         self._leave_out_sets()
         try:
-            self._do(self._choosing(), jobs)
-            self._do(self._reporting(), jobs)
+            self._do(self._choosing(self.methods), jobs)
+            self._do(self._reporting(self.methods, self.problems), jobs)
         finally:
+            self._ended = True
             for worker in self._workers:
                 worker.end()
 
     def present(self) -> list[Row]:
         """Rows of the suite as it is now, in its order; of all its methods, whatever was asked for."""
-        methods, self.methods = self.methods, list(self.suite.methods)
-        units = [*self._choosing(), *self._reporting(quiet=True)]
-        self.methods = methods
+        units = [*self._choosing(self.suite.methods), *self._reporting(self.suite.methods, [])]
         found = []
         for unit in units:
             if unit.key in self._rows:
@@ -198,8 +198,8 @@ class _Bench:
 
     # -- what there is to do ------------------------------------------------------------------------------------------
 
-    def _choosing(self) -> list[Unit]:
-        labels = dict.fromkeys(one.choice_of or one.label for one in self.methods)
+    def _choosing(self, methods: Sequence[MethodSpec]) -> list[Unit]:
+        labels = dict.fromkeys(one.choice_of or one.label for one in methods)
         units = []
         for method in map(self.suite.method, labels):
             points = list(method.points())
@@ -209,27 +209,21 @@ class _Bench:
                 units.append(self._unit("choose", method, one, self.suite.choose_seed, point))
         return units
 
-    def _reporting(self, quiet: bool = False) -> list[Unit]:
+    def _reporting(self, methods: Sequence[MethodSpec], problems: list[str]) -> list[Unit]:
         """One seed after the other: what is not finished is complete for some seeds."""
         units = []
-        seeds = dict.fromkeys(seed for method in self.methods for seed in self.suite.seeds_of(method))
-        for seed in seeds:
-            for one, method in self._pairs():
+        pairs = [(one, method) for one in self.suite.sets for method in methods if one in self._sets_of(method)]
+        for seed in dict.fromkeys(seed for method in methods for seed in self.suite.seeds_of(method)):
+            for one, method in pairs:
                 if seed not in self.suite.seeds_of(method):
                     continue
                 point = self._choice(method, one)
                 if point is not None:
                     units.append(self._unit("report", method, one, seed, point))
-                elif not quiet:
+                else:
                     text = f"{method.label} on {one.key} was left out: every point of its grid diverged."
-                    self.problems += [] if text in self.problems else [text]
+                    problems += [] if text in problems else [text]
         return units
-
-    def _pairs(self) -> Iterator[tuple[SetSpec, MethodSpec]]:
-        for one in self.suite.sets:
-            for method in self.methods:
-                if one in self._sets_of(method):
-                    yield one, method
 
     def _choice(self, method: MethodSpec, one: SetSpec) -> Row | None:
         """The point of a grid with the best validation figure, the first of equals; None if there is none."""
@@ -285,6 +279,8 @@ class _Bench:
                     unit = waiting.pop(0)
                     self.listener.begins(unit.title)
                 row = worker.run(unit)
+                if row is None and self._ended:
+                    return
                 if row is None:  # it died: here the reason is seen, by those who can do something about it
                     try:
                         row = workshop.run(unit)
