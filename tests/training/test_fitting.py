@@ -381,3 +381,11 @@ def test_temperatures_are_within_their_range_after_the_last_step() -> None:
     values = prompter.tensors()["temperatures"].detach()
     assert values.min() >= torch.tensor(0.01)
     assert values.max() <= 10
+
+
+def test_the_warm_up_is_a_tenth_unless_said() -> None:
+    from visprompt.training.settings import FitSettings
+
+    assert FitSettings().warmup_steps(1000, 10) == 100
+    assert FitSettings(warmup_epochs=3).warmup_steps(1000, 10) == 30
+    assert FitSettings(warmup_epochs=0).warmup_steps(1000, 10) == 0

@@ -159,7 +159,7 @@ class _Run:
             epoch = self.state.step // per_epoch
             if self.state.step % per_epoch == 0 or self.state.step == since:
                 progress.epoch(epoch + 1, epochs)
-            rate = self.peak * schedule(self.state.step, total, self.settings.warmup_epochs * per_epoch)
+            rate = self.peak * schedule(self.state.step, total, self.settings.warmup_steps(total, per_epoch))
             loss = self._step(batches, epoch, rate)
             self.state.step += 1
             progress.step(self.state.step, total, loss, rate)

@@ -30,7 +30,8 @@ class FitSettings:
         momentum: of SGD; of AdamW its β₁.
         weight_decay: decoupled for AdamW, as torch's SGD has it otherwise; on every trained tensor with two or more
             dimensions.
-        warmup_epochs: epochs over which the rate rises from 0; then it falls along a cosine to 0.
+        warmup_epochs: epochs over which the rate rises from 0; then it falls along a cosine to 0. None: a tenth of the
+            run, as the authors' 10 of 100.
         max_grad_norm: gradients are clipped to this norm; None: they are not.
         precision: "no" (the type of the model's weights), "bf16" or "fp16": autocast. What is learned stays float32.
         checkpointing: recompute the tower's blocks in the backward pass: less memory, more time.
@@ -60,7 +61,7 @@ class FitSettings:
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 0.0
-    warmup_epochs: float = 10.0
+    warmup_epochs: float | None = None
     max_grad_norm: float | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
     checkpointing: bool = False
@@ -99,7 +100,7 @@ class FitSettings:
                 raise InvalidInputError(f"{name} is a whole number, at least {least}; got {value!r}.")
         for name in ("base_lr", "lr", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm"):
             value = getattr(self, name)
-            if value is None and name in ("lr", "max_grad_norm"):
+            if value is None and name in ("lr", "max_grad_norm", "warmup_epochs"):
                 continue
             if not is_number(value) or value < 0:
                 raise InvalidInputError(f"{name} is a number, at least 0; got {value!r}.")
@@ -119,6 +120,10 @@ class FitSettings:
     def learning_rate(self, pictures_per_step: int) -> float:
         """The peak learning rate: `lr`, or `base_lr` scaled to the pictures that a step has."""
         return self.lr if self.lr is not None else self.base_lr * pictures_per_step / REFERENCE_BATCH
+
+    def warmup_steps(self, steps: int, per_epoch: int) -> float:
+        """Steps over which the rate rises, of a run of `steps` with `per_epoch` in an epoch."""
+        return steps / 10 if self.warmup_epochs is None else self.warmup_epochs * per_epoch
 
     def describe(self) -> dict[str, Any]:
         """As JSON takes it."""
