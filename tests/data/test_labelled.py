@@ -240,6 +240,20 @@ class TestParts:
         assert final.protocol.startswith("From here. Trained on train and validation together")
         assert final.final() is final
 
+    @pytest.mark.parametrize("names", [("dog", "cat"), ("cat", "dog", "cow"), ("Cat", "Dog")])
+    def test_parts_have_the_same_classes_in_the_same_order(self, names: tuple[str, ...]) -> None:
+        """A label is a number: figures of mixed-up classes would look like any others."""
+        train, other = Labelled([("a.jpg", 0), ("b.jpg", 1)], ("cat", "dog")), Labelled([("c.jpg", 0)], names)
+        with pytest.raises(InvalidInputError, match="test has other classes than train, or in another order"):
+            Splits(train, None, other, "so")
+        with pytest.raises(InvalidInputError, match="validation has other classes"):
+            Splits(train, other, None, "so")
+
+    def test_parts_are_of_one_kind(self) -> None:
+        masks = Labelled([("c.jpg", "c.png")], ("cat", "dog"), kind="segmentation")
+        with pytest.raises(InvalidInputError, match="train is for classification, and test for segmentation"):
+            Splits(Labelled([("a.jpg", 0)], ("cat", "dog")), None, masks, "so")
+
     def test_an_empty_subset(self) -> None:
         with pytest.raises(InvalidInputError, match="no item is left"):
             numbered(3).subset([])

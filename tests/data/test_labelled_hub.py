@@ -236,3 +236,22 @@ class TestThePackage:
         (tmp_path / "files").mkdir()
         rows.to_parquet(str(tmp_path / "files" / "train-00000-of-00001.parquet"))
         assert load_splits(f"hf:{tmp_path / 'files'}", validation=0).train.labels == [0, 1] * 3
+
+
+def test_parts_that_number_their_classes_otherwise_are_refused(hub: types.SimpleNamespace) -> None:
+    other = pets()
+    other.features["animal"] = ClassLabel("dog", "cat")
+    hub.data = {"train": pets(), "test": other}
+    with pytest.raises(InvalidInputError, match=r"test declares its classes otherwise than train, 'dog', 'cat'"):
+        load_splits("owner/pets", "hf", validation=0)
+
+
+def test_a_test_part_without_labels_is_left_out(hub: types.SimpleNamespace) -> None:
+    blank = pets().select_columns(["img", "id"])
+    hub.data = {"train": pets(), "test": blank}
+    splits = load_splits("owner/pets", "hf", validation=0)
+    assert splits.test is None
+    assert "secret" in splits.protocol
+    hub.data = {"train": pets(), "validation": blank}
+    with pytest.raises(InvalidInputError, match="validation has no column 'animal'"):
+        load_splits("owner/pets", "hf")

@@ -289,6 +289,10 @@ def _items(
         elif columns.kind == "answers":
             questions, answers = (_texts(rows, str(name), part) for name in (columns.question, columns.answer))
             labels[part] = list(zip(questions, answers, strict=True))
+        elif columns.label not in rows.features:
+            if part != "test":
+                raise InvalidInputError(f"{called}: {part} has no column {columns.label!r}, which train has.")
+            secret = True
         else:
             labels[part] = list(rows[columns.label])
             if part == "test" and set(labels[part]) <= {-1, None}:  # a benchmark that keeps them
@@ -301,7 +305,7 @@ def _items(
                 f"{called}: masks hold numbers; give classes= (names, a file of them, or how many)."
             )
     elif columns.kind == "classification":
-        names, labels = _numbers(columns, labels, called, classes)
+        names, labels = _numbers(splits, columns, labels, called, classes)
     items = {
         part: list(zip(_cells(splits[part], columns.image, f"{called} {part}"), found, strict=True))
         for part, found in labels.items()
@@ -310,9 +314,17 @@ def _items(
 
 
 def _numbers(
-    columns: _Columns, labels: dict[str, list[Any]], called: str, classes: Names
+    splits: Mapping[str, Any], columns: _Columns, labels: dict[str, list[Any]], called: str, classes: Names
 ) -> tuple[tuple[str, ...], dict[str, list[Any]]]:
     names = class_names(classes, called) or columns.declared
+    for part, rows in splits.items():
+        declared = getattr(rows.features.get(columns.label), "names", None)
+        if part in labels and tuple(declared or ()) != (columns.declared or ()):
+            raise InvalidInputError(
+                f"{called}: {part} declares its classes otherwise than train, {_first(declared)} instead of "
+                f"{_first(columns.declared)}: numbers would mean different classes. Cast the column "
+                f"{columns.label!r} to the same features."
+            )
     if columns.declared is not None and names is not None:
         if len(names) != len(columns.declared):
             raise InvalidInputError(
@@ -321,6 +333,10 @@ def _numbers(
         return names, labels
     numbers, names = numbered((label for part in labels.values() for label in part), classes, called)
     return names, {part: [numbers[label] for label in found] for part, found in labels.items()}
+
+
+def _first(names: Sequence[str] | None) -> str:
+    return ", ".join(map(repr, (names or ())[:4])) or "none"
 
 
 def _cells(rows: Any, column: str, name: str) -> list[Cell]:

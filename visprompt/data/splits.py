@@ -30,12 +30,28 @@ class Splits:
         validation: what is chosen on, or None.
         test: what is reported, or None where the data set has none (or keeps its labels).
         protocol: one sentence: where the parts come from.
+
+    Raises:
+        InvalidInputError: if the parts do not have the same classes in the same order, or are of different kinds.
     """
 
     train: Labelled
     validation: Labelled | None
     test: Labelled | None
     protocol: str
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test"):
+            part: Labelled | None = getattr(self, name)
+            if part is None:
+                continue
+            if part.kind != self.train.kind:
+                raise InvalidInputError(f"train is for {self.train.kind}, and {name} for {part.kind}.")
+            if part.classes != self.train.classes:
+                raise InvalidInputError(
+                    f"{name} has other classes than train, or in another order: {_listed(part.classes)}; train has "
+                    f"{_listed(self.train.classes)}. A label is a number, which must mean the same everywhere."
+                )
 
     def final(self) -> Splits:
         """For the last training: train and validation together, after everything was chosen."""
@@ -232,6 +248,10 @@ def _warn_of_unseen(splits: Splits) -> None:
         warnings.warn(
             f"{classes} no picture to learn from: {listed}. Are they spelt alike everywhere?", UserWarning, stacklevel=3
         )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''} ({len(names)})"
 
 
 def _format_of(where: str) -> str:
