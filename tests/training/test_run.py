@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,47 @@ def test_bad_sweeps_are_refused_before_anything_is_trained(
     assert measured == []
 
 
+def test_a_setting_whose_figure_is_no_number_does_not_win(model: vp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = Classification.figures
+
+    def broken(self: Classification, sums: Any) -> dict[str, float]:
+        return {**figures(self, sums), **({"loss": float("nan")} if self.settings.lr == 0.1 else {})}
+
+    monkeypatch.setattr(Classification, "figures", broken)
+    monkeypatch.setattr(Classification, "metric", "loss")
+    monkeypatch.setattr(Classification, "higher_is_better", False)
+    without = {name: value for name, value in SHORT.items() if name != "lr"}
+    found = vpt().fit(model, DATA, sweep={"lr": [0.1, 0.2]}, **without)
+    assert [entry["lr"] for entry in found.sweep] == [0.2, 0.1]
+
+
 def test_a_sweep_needs_validation(model: vp.Model) -> None:
     with pytest.raises(vp.InvalidInputError, match="no validation part"):
         vpt().fit(model, DATA.train, sweep={"lr": [0.1]}, **SHORT)
+
+
+def test_measuring_leaves_the_users_random_state_alone(model: vp.Model) -> None:
+    prompter, before = vpt(), torch.get_rng_state()
+    prompter.fit(model, DATA, **SHORT)
+    prompter.evaluate(model, DATA.test)
+    vpt(prompts=0).fit(model, DATA, **SHORT)  # embeds its pictures once, with a loader of its own
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_tasks_are_refused(model: vp.Model) -> None:
+    prompter = vpt()
+    prompter.fit(model, DATA, **SHORT)
+    masks = Labelled(
+        [(Image.new("RGB", (48, 48)), np.zeros((48, 48), np.uint8))], DATA.train.classes, kind="segmentation"
+    )
+    with pytest.raises(vp.InvalidInputError, match="was taught classification, and the data are for segmentation"):
+        prompter.evaluate(model, masks)
+
+
+def test_a_zero_shot_head_is_measured_without_a_text_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = conformance.wrapped("transformers-clip")[1]
+    prompter = vpt()
+    prompter.fit(model, DATA, **SHORT, head="zero-shot")
+    wanted = prompter.evaluate(model, DATA.test)
+    monkeypatch.setattr(model, "parts", dataclasses.replace(model.parts, embed_text=None))
+    assert prompter.evaluate(model, DATA.test) == wanted

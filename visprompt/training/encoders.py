@@ -148,6 +148,7 @@ class EncoderObjective(Objective):
             batch_sampler=keys,  # type: ignore[arg-type]
             num_workers=self.settings.workers,
             collate_fn=self.collate,
+            generator=torch.Generator(),  # its own, since a loader draws a seed for its workers
         )
         found: dict[int, Tensor] = {}
         with torch.autocast(self.model.device.type, enabled=False):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from visprompt.data.labelled import KINDS, Labelled
 from visprompt.errors import InvalidInputError
 from visprompt.training import checkpoints, processes
 from visprompt.training.fitting import Loop, evaluate
@@ -23,7 +24,6 @@ from visprompt.training.settings import FitSettings, settings_from
 if TYPE_CHECKING:
     from torch import nn
 
-    from visprompt.data.labelled import Labelled
     from visprompt.data.splits import Splits
     from visprompt.learned import Learned
     from visprompt.models.base import Model
@@ -118,7 +118,9 @@ def evaluate_on(prompter: Learned, model: Model, data: Labelled, settings: Mappi
     if prompter.parameters is None:
         raise InvalidInputError(f"{prompter.name!r} has learned nothing yet, so there is nothing to measure.")
     prompter.check_backbone(model)
-    classes = tuple(prompter.record.get("classes") or ())
+    classes, task = tuple(prompter.record.get("classes") or ()), prompter.record.get("task")
+    if task in KINDS and task != data.kind:
+        raise InvalidInputError(f"this prompt was taught {task}, and the data are for {data.kind}.")
     if classes and tuple(data.classes) != classes:
         raise InvalidInputError(
             f"this prompt knows {len(classes)} classes ({', '.join(classes[:4])}, …), and the data have "
@@ -128,14 +130,16 @@ def evaluate_on(prompter: Learned, model: Model, data: Labelled, settings: Mappi
     known["templates"] = tuple(known.get("templates", FitSettings.templates))
     chosen = settings_from(known, dict(settings))
     head = prompter.head
-    objective = prompter.objective(model, data)(model, prompter, {"train": data, "test": data}, chosen)
+    if head is not None and chosen.head == "zero-shot":
+        chosen = dataclasses.replace(chosen, head=None)  # a trained one has its texts' embeddings, and needs no tower
+    objective = _objective(prompter, model, {"train": data, "test": data}, chosen)
     if head is not None:
         objective.head = prompter.head = head
     return evaluate(objective, "test")
 
 
 def _splits(data: Any) -> Splits:
-    from visprompt.data.labelled import Labelled, Splits, load_splits
+    from visprompt.data.splits import Splits, load_splits
 
     if isinstance(data, Splits):
         return data
@@ -157,7 +161,11 @@ def make_objective(
         parts["validation"] = splits.validation
     if splits.test is not None and test:
         parts["test"] = splits.test
-    kind = prompter.objective(model, splits.train)
+    return _objective(prompter, model, parts, settings)
+
+
+def _objective(prompter: Learned, model: Model, parts: dict[Split, Labelled], settings: FitSettings) -> Objective:
+    kind = prompter.objective(model, parts["train"])
     # A head is drawn from torch's global generator: from a state of its own, and the user's stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,8 +94,8 @@ def run_sweep(
         raise InvalidInputError(f"every setting of the sweep diverged: {tried[0]['diverged']}")
     kind = prompter.objective(model, splits.train)
     metric, higher = kind.metric, kind.higher_is_better
-    best = (max if higher else min)(alive, key=lambda entry: entry[metric])
-    ranked = sorted(alive, key=lambda entry: -entry[metric] if higher else entry[metric])
+    ranked = sorted(alive, key=lambda entry: _cost(entry[metric], higher))
+    best = ranked[0]
     ranked += [entry for entry in tried if "diverged" in entry]
     winner = next(i for i, entry in enumerate(tried) if entry is best)
     _, prompter.options, chosen = combinations[winner]
@@ -159,6 +160,11 @@ def _require_no_run(folder: Path, restart: bool) -> None:
         for name in (RUN, "metrics.jsonl"):
             (folder / name).unlink(missing_ok=True)
         checkpoints.remove(folder)
+
+
+def _cost(value: float, higher: bool) -> float:
+    """Smaller is better; what is no number is worst, and compares with nothing by itself."""
+    return (-value if higher else value) if math.isfinite(value) else math.inf
 
 
 def _named(values: Mapping[str, Any]) -> str:
