@@ -138,6 +138,24 @@ def test_workers_change_nothing() -> None:
     assert same(fitted(epochs=1)[0].state(), fitted(epochs=1, workers=1)[0].state())
 
 
+def test_many_pictures_are_measured_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+    original = fitting._loader
+
+    def look(objective: Any, split: str, keys: Any, workers: int) -> Any:
+        seen.append((split, workers))
+        return original(objective, split, keys, workers)  # type: ignore[arg-type]
+
+    wanted = fitted(epochs=1)[1]
+    monkeypatch.setattr(fitting, "_loader", look)
+    fitted(epochs=1, workers=1)
+    assert dict(seen) == {"train": 1, "validation": 0, "test": 0}
+    monkeypatch.setattr(fitting, "FEW", 11)
+    found = fitted(epochs=1, workers=1)[1]
+    assert dict(seen) == {"train": 1, "validation": 1, "test": 1}
+    assert (found.validation, found.test) == (wanted.validation, wanted.test)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("step", [1, 4, 8])
 def test_a_run_that_died_goes_on_as_if_it_had_not(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import visprompt as vp
+from visprompt.errors import UnsupportedError
 from visprompt.training.heads import Head, LinearHead, MlpHead, PupHead, ZeroShotHead, head_from, stages_for
 
 HEADS: dict[str, Callable[[], Head]] = {
@@ -126,3 +128,10 @@ def test_stages_reach_a_quarter_of_the_input(patch: int) -> None:
 def test_what_describes_no_head(content: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         head_from(content)
+
+
+@pytest.mark.parametrize("head", [LinearHead(8, 3), MlpHead(8, 3), ZeroShotHead(torch.eye(3, 8), 1.0)])
+def test_another_reading_of_the_same_tower_is_named(head: Any) -> None:
+    """CLIP with its projection and without has the same blocks, so the backbone alone does not tell."""
+    with pytest.raises(UnsupportedError, match="reads 8 numbers per picture, and the model gives 6"):
+        head(torch.zeros(2, 6))

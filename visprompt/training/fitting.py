@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from visprompt.errors import InvalidInputError, VispromptError
 from visprompt.training import checkpoints
 from visprompt.training.checkpoints import Checkpoint, Progress
+from visprompt.training.encoders import Embedded
 from visprompt.training.metrics import Metrics
 from visprompt.training.objective import Batch, Objective, Split, batches_of
 from visprompt.training.plan import Keys, Plan, schedule
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from visprompt.learned import Learned
     from visprompt.models.base import Model
     from visprompt.training.settings import FitSettings
+
+
+#: pictures of a split that are measured without workers: about as many as `Pictures` keeps
+FEW = 2000
 
 
 class DivergedError(VispromptError):
@@ -331,7 +336,7 @@ def measured(objective: Objective, split: Split, batch_size: int, accelerator: A
     keys = [[(index, 0) for index in part] for part in batches_of(own, batch_size)]
     sums: dict[str, Tensor] = {}
     with torch.no_grad(), accelerator.autocast():
-        for batch in _loader(objective, split, keys, 0):  # short and often: prepared in the process itself
+        for batch in _loader(objective, split, keys, _workers(objective, len(own))):
             if batch is None:
                 continue
             for name, value in objective.measure(_moved(batch, objective.model)).items():
@@ -348,13 +353,19 @@ def measured(objective: Objective, split: Split, batch_size: int, accelerator: A
 
 
 def _loader(objective: Objective, split: Split, keys: Any, workers: int) -> Any:
+    samples = objective.samples(split)
     return torch.utils.data.DataLoader(
-        objective.samples(split),
+        samples,
         batch_sampler=keys,
-        num_workers=workers,
+        num_workers=0 if isinstance(samples, Embedded) else workers,  # there is nothing left to prepare
         collate_fn=objective.collate,
         generator=torch.Generator(),  # its own, since a loader draws a seed for its workers
     )
+
+
+def _workers(objective: Objective, pictures: int) -> int:
+    """Few pictures are read in the process itself, which keeps them; many take as long as those of training."""
+    return objective.settings.workers if pictures > FEW else 0
 
 
 def _moved(batch: Batch, model: Model) -> Batch:

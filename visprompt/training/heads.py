@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
 
 Norm = Literal["none", "layer"]
 NORMS: tuple[Norm, ...] = ("none", "layer")
@@ -31,6 +31,20 @@ class Head(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What `head_from` needs, ready for JSON."""
         raise NotImplementedError
+
+    def _float(self, features: Tensor) -> Tensor:
+        """What the head reads, float32.
+
+        Raises:
+            UnsupportedError: if it is not as wide as what the head was made for.
+        """
+        width = self.describe()["width"]
+        if features.shape[-1] != width:
+            raise UnsupportedError(
+                f"this head reads {width} numbers per picture, and the model gives {features.shape[-1]}: one tower may "
+                "be read in several ways (with a projection, or without). Load the model as it was for training."
+            )
+        return features.float()
 
 
 class LinearHead(Head):
@@ -58,7 +72,7 @@ class LinearHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         with _full_precision(features):
-            return self.out(_normed(features.float(), self.norm))
+            return self.out(_normed(self._float(features), self.norm))
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "width": self.width, "classes": self.classes, "norm": self.norm}
@@ -92,7 +106,7 @@ class MlpHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         with _full_precision(features):
-            return self.out(F.gelu(self.inner(_normed(features.float(), self.norm))))
+            return self.out(F.gelu(self.inner(_normed(self._float(features), self.norm))))
 
     def describe(self) -> dict[str, Any]:
         content = {"kind": self.kind, "width": self.width, "classes": self.classes}
@@ -124,7 +138,7 @@ class ZeroShotHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         with _full_precision(features):
-            return F.normalize(features.float(), dim=-1) @ self.text_embeddings.T * self.scale + self.bias
+            return F.normalize(self._float(features), dim=-1) @ self.text_embeddings.T * self.scale + self.bias
 
     def describe(self) -> dict[str, Any]:
         classes, width = self.text_embeddings.shape
@@ -181,7 +195,7 @@ class PupHead(Head):
             size_hw: height and width of what the patches show, in pixels.
         """
         with _full_precision(features):
-            x = self.norm(features.float()).transpose(1, 2).unflatten(2, grid_hw)
+            x = self.norm(self._float(features)).transpose(1, 2).unflatten(2, grid_hw)
             for convolution, norm in zip(self.convolutions, self.norms, strict=True):
                 x = F.interpolate(F.relu(norm(convolution(x))), scale_factor=2.0, mode="bilinear")
             return F.interpolate(self.out(x), size=size_hw, mode="bilinear")
