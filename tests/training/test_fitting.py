@@ -256,6 +256,20 @@ def test_kill_9_and_two_processes(folder: Path, tmp_path: Path) -> None:
     assert same(*weights, tolerance=1e-4)
 
 
+def test_processes_that_see_different_folders_do_not_wait_for_ever(folder: Path, tmp_path: Path) -> None:
+    """As on two machines without a common disk: the main process finds its run ended, the other one nothing."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        _SCRIPT.replace("epochs=12", "epochs=1").replace("out=out", "out=out + __import__('os').environ['RANK']")
+    )
+    _finish(_start([script, folder, tmp_path / "own", 2], processes=2))
+    assert (tmp_path / "own0" / "config.json").exists()
+    again = _start([script, folder, tmp_path / "own", 2], processes=2)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode != 0
+    assert b"not every process sees the same run" in errors
+
+
 # -- choosing ---------------------------------------------------------------------------------------------------------
 
 

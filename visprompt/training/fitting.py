@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from visprompt.errors import InvalidInputError, VispromptError
-from visprompt.training import checkpoints
+from visprompt.training import checkpoints, processes
 from visprompt.training.checkpoints import Checkpoint, Progress
 from visprompt.training.encoders import Embedded
 from visprompt.training.metrics import Metrics
@@ -285,6 +285,7 @@ class _Run:
         if self.loop.folder is None:
             return
         found = checkpoints.load(self.loop.folder)
+        processes.require_same(None if found is None else found.progress.step, self.loop.folder)
         if found is None:
             self.metrics.truncate(0)
             return

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from visprompt.errors import InvalidInputError
+
 # Under these names launchers say how many processes there are.
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -46,6 +48,25 @@ def is_main() -> bool:
     """True for the process that writes and shows."""
     found = state()
     return True if found is None else bool(found.is_main_process)
+
+
+def require_same(value: Any, folder: Any) -> None:
+    """Makes sure that every process found the same in a folder; those that go on and those that begin would wait for
+    each other for ever.
+
+    Raises:
+        InvalidInputError: in all of them, if they did not.
+    """
+    if count() == 1:
+        return
+    from accelerate.utils import gather_object
+
+    seen = gather_object([value])
+    if any(item != seen[0] for item in seen):
+        raise InvalidInputError(
+            f"not every process sees the same run in {folder}: with several machines it must lie on a disk that all of "
+            "them share. Start anew there."
+        )
 
 
 def wait() -> None:

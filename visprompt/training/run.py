@@ -208,6 +208,7 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         checkpoints.remove(folder)
     processes.wait()
+    processes.require_same(known, folder)
     if known is None:
         # Checkpoints without the run that they are of may be what a kill in the middle of a restart left.
         there = "a saved strategy" if (folder / "config.json").exists() else ""
