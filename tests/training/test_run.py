@@ -311,6 +311,16 @@ def test_a_setting_whose_figure_is_no_number_does_not_win(model: vp.Model, monke
     assert [entry["lr"] for entry in found.sweep] == [0.2, 0.1]
 
 
+def test_a_sweep_that_is_stopped_leaves_nothing_half_trained(model: vp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompter = vpt(prompts=2)
+    monkeypatch.setattr(fitting._Run, "_step", die)
+    with pytest.raises(KeyboardInterrupt):
+        prompter.fit(model, DATA, sweep={"prompts": [3]}, **SHORT)
+    assert prompter.options.prompts == 2
+    with pytest.raises(vp.InvalidInputError, match="has learned nothing yet"):
+        vp.Runner(model, prompter).encode(vp.Request(Image.new("RGB", (48, 48))))
+
+
 def test_a_sweep_needs_validation(model: vp.Model) -> None:
     with pytest.raises(vp.InvalidInputError, match="no validation part"):
         vpt().fit(model, DATA.train, sweep={"lr": [0.1]}, **SHORT)

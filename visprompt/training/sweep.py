@@ -84,13 +84,13 @@ def run_sweep(
             tried.append({**values, "diverged": str(error)})
             continue
         except BaseException:
-            prompter.options = original
+            _forget(prompter, original)
             raise
         tried.append({**values, **found.validation, "best_epoch": found.best_epoch})
         results[number] = (found, prompter.state(), prompter.record)
     alive = [entry for entry in tried if "diverged" not in entry]
     if not alive:
-        prompter.options = original
+        _forget(prompter, original)
         raise InvalidInputError(f"every setting of the sweep diverged: {tried[0]['diverged']}")
     kind = prompter.objective(model, splits.train)
     metric, higher = kind.metric, kind.higher_is_better
@@ -120,6 +120,11 @@ def run_sweep(
             shutil.copyfile(folder / FOLDER / _slug(combinations[winner][0]) / FILE, folder / FILE)
         prompter.save_pretrained(folder)
     return dataclasses.replace(fitted, sweep=ranked)
+
+
+def _forget(prompter: Learned, options: Any) -> None:
+    """Back to the options that it had: what another setting left half trained does not belong to them."""
+    prompter.options, prompter.parameters, prompter.head, prompter.record = options, None, None, {}
 
 
 def _combinations(
