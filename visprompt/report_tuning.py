@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from visprompt.bench_tuning import TuningResult
 
 Row = Mapping[str, Any]
+_TRAINED = "trained: how many numbers, in the prompt (or model) + in the head"
 HTML, MARKDOWN = "report.html", "report.md"
 
 
@@ -96,19 +97,18 @@ def interval_text(row: Row) -> str:
 
 
 def trained_numbers(rows: Sequence[Row]) -> str:
-    """How many numbers a method trains: prompt + head, or the model; heads differ from set to set.
+    """How many numbers a method trains, in prompt or model and in the head; heads differ from set to set.
 
     >>> trained_numbers([{"parameters": {"prompt": 1291, "head": 774}}, {"parameters": {"prompt": 1291, "head": 1032}}])
-    '1,291 + head 774–1,032'
+    '1,291 + 774–1,032'
     """
     known = [row["parameters"] for row in rows if row.get("parameters")]
     if not known:
         return "–"
     heads = sorted({one.get("head", 0) for one in known})
-    head = f"head {heads[0]:,}" + (f"–{heads[-1]:,}" if len(heads) > 1 else "")
-    prompt, model = known[0].get("prompt", 0), known[0].get("model", 0)
-    parts = [f"model {model:,}"] if model else [f"{prompt:,}"] if prompt else []
-    return " + ".join([*parts, head])
+    head = f"{heads[0]:,}" + (f"–{heads[-1]:,}" if len(heads) > 1 else "")
+    below = known[0].get("prompt", 0) + known[0].get("model", 0)
+    return f"{below:,} + {head}" if below else head
 
 
 def protocol(rows: Sequence[Row]) -> str:
@@ -133,7 +133,7 @@ def terminal(rows: Sequence[Row], title: str) -> RenderableType:
 
     found = table(rows)
     grid = RichTable(title=escape(title), title_justify="left", title_style="bold", caption_justify="left")
-    grid.caption = f"%, {escape(protocol(rows))}; bold: best of a column"
+    grid.caption = f"%, {escape(protocol(rows))}; bold: best of a column. {_TRAINED}"
     grid.add_column("method")
     grid.add_column("trained", justify="right", style="dim")
     for key, _, metric, n in found.sets:
@@ -260,7 +260,7 @@ def markdown(result: TuningResult) -> str:
 def markdown_table(rows: Sequence[Row]) -> list[str]:
     """The summary as lines of Markdown."""
     found = table(rows)
-    lines = [f"In %, {protocol(rows)}. Best of a column in bold; controls in italics.", ""]
+    lines = [f"In %, {protocol(rows)}. Best of a column in bold; controls in italics. {_TRAINED}.", ""]
     lines.append(
         "| method | trained | " + " | ".join(f"{key} ({_named(metric)})" for key, _, metric, _ in found.sets) + " |"
     )
