@@ -80,17 +80,18 @@ def _bar(axes: Axes, place: int, row: _Row) -> None:
 def insertion_points(rows: Sequence[_Row]) -> dict[str, list[tuple[int, _Row]]]:
     """Per set, (block, row) of plain prompts that go in at one block only; sets with fewer than three are left out.
 
-    What is compared must be alike but for the block: the number of tokens, and how they are trained.
+    What is compared is alike but for the block: as many tokens, trained for as long.
     """
-    found: dict[str, list[tuple[int, _Row]]] = {}
+    found: dict[tuple[str, int, int], list[tuple[int, _Row]]] = {}
     for row in rows:
         options = row.get("options") or {}
         plain = row["strategy"] == "vpt" and row["how"] == "prompt" and not options.get("deep")
         block = options.get("first_block", 0)
         if row["value"] is None or not plain or not options.get("prompts") or not isinstance(block, int):
             continue
-        found.setdefault(row["set"], []).append((block, row))
-    return {key: sorted(points, key=lambda one: one[0]) for key, points in found.items() if len(points) > 2}
+        alike = row["set"], int(options["prompts"]), int(row["settings"].get("epochs", 0))
+        found.setdefault(alike, []).append((block, row))
+    return {alike[0]: sorted(points, key=lambda one: one[0]) for alike, points in found.items() if len(points) > 2}
 
 
 def insertion_figure(rows: Sequence[_Row]) -> Figure | None:
