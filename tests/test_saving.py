@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import visprompt as vp
+from visprompt import saving
 from visprompt.testing import conformance
 
 PICTURES = [vp.Request(conformance.picture(wh), region=box) for wh, box in conformance.PICTURES.items()]
@@ -154,3 +155,25 @@ def test_hub_options_are_not_for_folders(tmp_path: Path) -> None:
     vp.Prompter.from_name("circle").save_pretrained(tmp_path)
     with pytest.raises(vp.InvalidInputError, match="revision are for hub ids"):
         vp.Prompter.from_pretrained(tmp_path, revision="main")
+
+
+def test_weights_of_another_training_are_refused(
+    model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off while it wrote over an older one: new weights beside old options fit, and mean something else."""
+    built(model).save_pretrained(tmp_path)
+    newer, whole = built(model, gamma=1.0, pool="model"), saving.write_whole
+
+    def dying(file: Path, content: bytes) -> None:
+        if file.name == "config.json":
+            raise KeyboardInterrupt
+        whole(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "write_whole", dying)
+        with pytest.raises(KeyboardInterrupt):
+            newer.save_pretrained(tmp_path)
+    with pytest.raises(vp.InvalidInputError, match=r"prompt\.safetensors is not what config\.json beside it speaks of"):
+        vp.Prompter.from_pretrained(tmp_path)
+    newer.save_pretrained(tmp_path)
+    assert vp.Prompter.from_pretrained(tmp_path).options == newer.options

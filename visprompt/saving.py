@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -45,12 +46,14 @@ def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
             entry |= {"backbone": part.backbone, "record": part.record}
             tensors |= {f"{number}.{name}": item.contiguous() for name, item in part.state().items()}
         described.append(entry)
-    content = {"visprompt_version": __version__, "parts": described}
+    content: dict[str, Any] = {"visprompt_version": __version__, "parts": described}
     if tensors:
         from safetensors.torch import save
 
-        # Weights first: a folder with a config always has the weights that it speaks of.
-        write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt", "visprompt_version": __version__}))
+        # Weights first: a folder with a config always has weights. After a crash in between they may be newer than it.
+        written = save(tensors, metadata={"format": "pt", "visprompt_version": __version__})
+        write_whole(folder / WEIGHTS, written)
+        content["weights_sha256"] = hashlib.sha256(written).hexdigest()
         from visprompt.cards import card
 
         write_whole(folder / CARD, card(prompter).encode())
@@ -103,7 +106,8 @@ def _load_folder(folder: Path) -> Prompter:
         raise InvalidInputError(
             f"{file} is not a saved strategy ({type(error).__name__}): expected what save_pretrained wrote.{hint}"
         ) from None
-    tensors = _weights(folder) if any("backbone" in entry for _, _, entry in parts) else {}
+    learned = any("backbone" in entry for _, _, entry in parts)
+    tensors = _weights(folder, content.get("weights_sha256")) if learned else {}
     made: list[Prompter] = []
     for number, (name, options, entry) in enumerate(parts):
         kind = get_class(name)
@@ -130,13 +134,19 @@ def _load_folder(folder: Path) -> Prompter:
     return made[0] if len(made) == 1 else Composition(made)
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def _weights(folder: Path, sha256: str | None) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     file = folder / WEIGHTS
     try:
-        return load_file(file)
+        content = file.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise InvalidInputError(
+                f"{file} is not what {CONFIG} beside it speaks of: saving was cut off, or one of the two comes from "
+                "elsewhere. Save it again."
+            )
+        return load(content)
     except (OSError, SafetensorError) as error:
         raise InvalidInputError(
             f"{file} cannot be read ({type(error).__name__}: {error}): a learned prompt needs its weights beside "
