@@ -351,3 +351,16 @@ def test_a_zero_shot_head_is_measured_without_a_text_tower(monkeypatch: pytest.M
     wanted = prompter.evaluate(model, DATA.test)
     monkeypatch.setattr(model, "parts", dataclasses.replace(model.parts, embed_text=None))
     assert prompter.evaluate(model, DATA.test) == wanted
+
+
+def test_two_runs_do_not_share_a_folder(model: vp.Model, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(vp.InvalidInputError, match="another process is training into"),
+    ):
+        vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    assert not (tmp_path / "run.json").exists()
+    vpt().fit(model, DATA, out=tmp_path, **SHORT)
+    assert not (tmp_path / ".lock").exists()

@@ -45,23 +45,30 @@ def identity(model: Model, tower: str = "vision") -> dict[str, Any]:
 
     Returns:
         `name`, `class` and `backend` for people; `blocks`, `width`, `prefix` (the model's own tokens before the
-        patches) and `marks` (of up to 48 weights of the blocks: norm, and sum under fixed signs) to recognise it by.
+        patches) and `marks` (of up to 48 weights of the blocks: norm, and sum under fixed signs) to recognise it by; of
+        a vision-language model also its `decoder`'s marks, since what answers taught goes with who answers.
     """
-    found = model.tower_named(tower)
-    # In-place changes count a version; parameters made in inference mode cannot change and have none.
-    items = [parameter for block in found.blocks for parameter in block.parameters()]
-    version = tuple(0 if item.is_inference() else item._version for item in items)
-    held = _known.get(found.blocks[0])
-    if held is None or held[0] != version:
-        held = (version, _measured(found))
-        _known[found.blocks[0]] = held
-    return {
+    content = {
         "name": model.name,
         "class": type(getattr(model.module, "_orig_mod", model.module)).__name__,
         "backend": model.parts.backend,
         "tower": tower,
-        **held[1],
+        **_known_or_measured(model.tower_named(tower)),
     }
+    if model.generates and tower != "decoder" and model.has_tower("decoder"):
+        content["decoder"] = _known_or_measured(model.tower_named("decoder"))["marks"]
+    return content
+
+
+def _known_or_measured(tower: Tower) -> dict[str, Any]:
+    # In-place changes count a version; parameters made in inference mode cannot change and have none.
+    items = [parameter for block in tower.blocks for parameter in block.parameters()]
+    version = tuple(0 if item.is_inference() else item._version for item in items)
+    held = _known.get(tower.blocks[0])
+    if held is None or held[0] != version:
+        held = (version, _measured(tower))
+        _known[tower.blocks[0]] = held
+    return held[1]
 
 
 def difference(saved: dict[str, Any], model: Model) -> str:
@@ -76,6 +83,10 @@ def difference(saved: dict[str, Any], model: Model) -> str:
     far = far_apart(old, new)
     if far:
         return f"it has the same shape, but other weights ({far} of {len(new)} compared tensors differ)"
+    answering, now_answering = saved.get("decoder"), now.get("decoder")
+    if answering and now_answering:  # an encoder with the same tower has none
+        alike = len(answering) == len(now_answering) and not far_apart(answering, now_answering)
+        return "" if alike else "its vision tower is the same, and its language model another"
     return ""
 
 
@@ -91,12 +102,10 @@ def far_apart(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) ->
 def _measured(tower: Tower) -> dict[str, Any]:
     weights = [item for block in tower.blocks for item in block.parameters() if item.ndim >= 2]
     step = max(1, math.ceil(len(weights) / _MOST_TENSORS))
-    return {
-        "blocks": len(tower.blocks),
-        "width": width_of(tower),
-        "prefix": tower.prefix,
-        "marks": [_mark(item.detach()) for item in weights[::step]],
-    }
+    marks = [_mark(item.detach()) for item in weights[::step]]
+    if tower.name == "decoder":
+        return {"marks": marks}
+    return {"blocks": len(tower.blocks), "width": width_of(tower), "prefix": tower.prefix, "marks": marks}
 
 
 def _mark(weight: torch.Tensor) -> list[float]:

@@ -4,11 +4,12 @@ what is known about it afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,55 @@ def train(
         InvalidInputError: if another run's traces lie in the folder.
         DivergedError: if the loss stops being a number.
     """
+    with _alone(folder):
+        return _train(prompter, model, splits, settings, folder, restart, progress, title, test, also)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path | None) -> Iterator[None]:
+    """Nobody else trains into the folder meanwhile; the lock goes with the process, however that ends.
+
+    Raises:
+        InvalidInputError: if somebody does.
+    """
+    if folder is None or not processes.is_main():
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InvalidInputError(
+            f"another process is training into {folder} right now: wait for it, or give another folder."
+        ) from None
+    except (
+        OSError,
+        NotImplementedError,
+    ):  # a folder that cannot be written to is named later; some disks have no locks
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            (folder / ".lock").unlink(missing_ok=True)
+            lock.release()
+
+
+def _train(
+    prompter: Learned,
+    model: Model,
+    splits: Splits,
+    settings: FitSettings,
+    folder: Path | None,
+    restart: bool,
+    progress: bool | None,
+    title: str,
+    test: bool,
+    also: nn.Module | None,
+) -> Fitted:
     prompter.build(model, settings.seed)
     objective = make_objective(prompter, model, splits, settings, test)
     prompter.head = objective.head
