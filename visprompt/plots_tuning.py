@@ -99,7 +99,7 @@ def insertion_figure(rows: Sequence[_Row]) -> Figure | None:
     points = insertion_points(rows)
     if not points:
         return None
-    figure = new_figure((1.0 + 4.6 * len(points), 3.4))
+    figure = new_figure((1.0 + 4.6 * len(points), 3.6))
     panels = figure.subplots(1, len(points), squeeze=False)[0]
     for axes, (key, found) in zip(panels, points.items(), strict=True):
         blocks = [block for block, _ in found]
@@ -118,8 +118,9 @@ def insertion_figure(rows: Sequence[_Row]) -> Figure | None:
         axes.set_ylabel(f"{_named(found[0][1]['metric'])}, %", fontsize=9, color=_TEXT)
         axes.set_title(literal(f"{key}: {found[0][1]['title']}"), fontsize=10, color=_TEXT)
         axes.margins(y=0.18)
-        axes.legend(frameon=False, fontsize=8.5)
         _tidy(axes, "y")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8.5)
     return figure
 
 
