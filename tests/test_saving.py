@@ -48,6 +48,15 @@ def test_what_was_learned_comes_back(model: vp.Model, tmp_path: Path, name: str,
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 20_000
 
 
+def test_the_same_prompt_is_the_same_file(model: vp.Model, tmp_path: Path) -> None:
+    """Byte for byte, whoever writes it: more than one entry of metadata would stand in any order."""
+    prompter, found = built(model), set()
+    for _ in range(8):
+        prompter.save_pretrained(tmp_path)
+        found.add((tmp_path / saving.WEIGHTS).read_bytes())
+    assert len(found) == 1
+
+
 def test_a_composition_with_learned_parts(model: vp.Model, tmp_path: Path) -> None:
     joined = vp.Prompter.from_name("circle") + built(model)
     joined.save_pretrained(tmp_path)

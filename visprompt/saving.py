@@ -51,7 +51,7 @@ def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
         from safetensors.torch import save
 
         # Weights first: a folder with a config always has weights. After a crash in between they may be newer than it.
-        written = save(tensors, metadata={"format": "pt", "visprompt_version": __version__})
+        written = save(tensors, metadata={"format": "pt"})  # two would come in any order
         write_whole(folder / WEIGHTS, written)
         content["weights_sha256"] = hashlib.sha256(written).hexdigest()
         from visprompt.cards import card
