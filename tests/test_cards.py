@@ -144,3 +144,18 @@ def test_questions_are_asked(made: Made) -> None:
 def test_trained_share() -> None:
     assert trained_text({}) == ""
     assert trained_text({"parameters": {"prompt": 12}}) == "prompt 12 numbers"
+
+
+def test_settings_without_effect_are_left_out(made: Made) -> None:
+    made.record["settings"] = {"lr": 0.5, "base_lr": 0.1, "templates": ["a {}"], "head": None}
+    assert "| lr | 0.5 |" in card(made)
+    assert "base_lr" not in card(made)
+    assert "templates" not in card(made)
+    made.record["settings"] |= {"head": "zero-shot"}
+    assert "templates" in card(made)
+
+
+def test_without_a_head_the_control_is_the_plain_model(made: Made) -> None:
+    assert "No control (a head alone on the same frozen model)" in card(made)
+    made.record["head"] = None
+    assert "No control (the frozen model without the prompt)" in card(made)

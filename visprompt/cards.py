@@ -183,7 +183,7 @@ def _title(prompter: Prompter, parts: Sequence[Learned]) -> str:
 
 
 def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
-    head = any(part.head is not None or part.record.get("head") for part in parts)
+    head = any(part.head is not None or _has_head(part.record) for part in parts)
     learned = "a visual prompt and a head" if head else "a visual prompt"
     doc = (type(parts[0]).__doc__ or "").strip().splitlines() if parts else []
     about = f" Strategy `{prompter.name}`: {doc[0].strip()}" if doc else f" Strategy `{prompter.name}`."
@@ -235,7 +235,10 @@ def _figures(record: Mapping[str, Any]) -> list[str]:
     if isinstance(classes, list) and len(classes) > 1 and any(one.metric == "accuracy" for one in found):
         notes.append(f"Guessing one of the {len(classes)} classes at random is right {100 / len(classes):.1f} %.")
     if not controls:
-        notes.append("No control (a head alone on the same frozen model) is recorded here.")
+        without = (
+            "a head alone on the same frozen model" if _has_head(record) else "the frozen model without the prompt"
+        )
+        notes.append(f"No control ({without}) is recorded here.")
     return [*lines, "", " ".join(notes)]
 
 
@@ -295,10 +298,14 @@ def _settings(part: Learned) -> list[str]:
     import dataclasses
 
     given = {f"{part.name}: {name}": value for name, value in dataclasses.asdict(part.options).items()}
+    settings = _mapping(part.record.get("settings"))
+    # Of the two ways to say a rate, one was used; templates are read by a zero-shot head alone.
+    unused = {"base_lr"} if settings.get("lr") is not None else set()
+    unused |= {"templates"} if settings.get("head") != "zero-shot" else set()
     given |= {
         name: value
-        for name, value in _mapping(part.record.get("settings")).items()
-        if value is not None and name not in _QUIET
+        for name, value in settings.items()
+        if value is not None and name not in _QUIET and name not in unused
     }
     run = {"epochs run": part.record.get("epochs"), "epoch whose weights were kept": part.record.get("best_epoch")}
     given |= {name: value for name, value in run.items() if value is not None}
@@ -362,6 +369,10 @@ def _dataset(data: Mapping[str, Any]) -> str:
 def _kind(record: Mapping[str, Any]) -> str:
     data = _mapping(record.get("data"))
     return next((str(_mapping(item).get("kind")) for item in data.values() if _mapping(item).get("kind")), "")
+
+
+def _has_head(record: Mapping[str, Any]) -> bool:
+    return bool(record.get("head"))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
