@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from visprompt import cli
 from visprompt.cli_args import grid_of, is_first_process
-from visprompt.cli_fit import settings_of
+from visprompt.cli_fit import settings_of, sweep_table
 from visprompt.errors import InvalidInputError, VispromptError
 
 RUNNER = CliRunner()
@@ -227,6 +227,8 @@ class TestPredict:
         picture = data / "test" / "red" / "0.png"
         for words, message in (
             ((tmp_path, picture), "not a saved strategy"),
+            ((tmp_path / "nowhere", picture), "there is no folder"),
+            ((fitted.parent / "colors", picture), "Did you mean .*colours"),
             ((fitted, tmp_path / "none.png"), "no such picture"),
             ((fitted, tmp_path), "no pictures"),
             ((fitted, picture, "--out", tmp_path / "out.csv"), "jsonl"),
@@ -320,3 +322,9 @@ def test_two_processes_speak_once(data: Path, tmp_path: Path, alone: dict[str, s
     assert found.stdout.count("% of the backbone") == 1
     assert found.stderr.count("epoch 1/1") == 1
     assert json.loads((tmp_path / "run" / "run.json").read_text())["run"]["processes"] == 2
+
+
+def test_a_sweeps_figures_are_written_as_all_figures_are() -> None:
+    table = sweep_table([{"lr": 0.00625, "prompts": 4, "accuracy": 0.8333, "loss": 0.66651}, {"lr": None}])
+    cells = [list(column.cells) for column in table.columns]
+    assert cells == [["0.00625", "–"], ["4", "–"], ["83.3 %", "–"], ["0.6665", "–"]]

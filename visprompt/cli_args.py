@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import operator
 import os
@@ -252,6 +253,15 @@ def saved_of(folder: str) -> Prompter:
     """
     from visprompt.prompter import Prompter as Maker
 
+    # OWNER/NAME may be on the hub, but where there is a folder OWNER, a typing error is likelier; the rest must be here.
+    path = Path(folder).expanduser()
+    if not path.exists() and (folder.count("/") != 1 or path.parent.is_dir()):
+        there = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, there, 1)
+        meant = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+        raise InvalidInputError(
+            f"there is no folder {folder!r}: give the --out of `visprompt fit`, or a hub id (OWNER/NAME).{meant}"
+        )
     return Maker.from_pretrained(folder)
 
 

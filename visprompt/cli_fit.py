@@ -268,7 +268,7 @@ def _had_ended(out: Path) -> bool:
     if runs:
         steps = [path.name.partition("-")[2] for run in runs for path in run.parent.glob("checkpoint-*")]
         at = f" from step {steps[-1]}" if steps else ""
-        of_sweep = f"; {len(ended)} runs of the sweep are there" if ended else ""
+        of_sweep = f"; runs of the sweep that have ended: {len(ended)}" if ended else ""
         typer.echo(f"{out}: going on{at}{of_sweep} (--restart: train anew)", err=True)
     return False
 
@@ -351,11 +351,15 @@ def sweep_table(rows: list[dict[str, Any]]) -> Any:
     for name in names:
         table.add_column(escape(name), justify="right")
     for row in rows:
-        table.add_row(*(escape(_cell(row.get(name))) for name in names))
+        table.add_row(*(escape(_cell(name, row.get(name))) for name in names))
     return table
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
+    from visprompt.training.progress import is_share, shown
+
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return shown(name, value) if is_share(name) else f"{value:.4g}"
+    return str(value)
