@@ -253,7 +253,7 @@ def saved_of(folder: str) -> Prompter:
     """
     from visprompt.prompter import Prompter as Maker
 
-    # OWNER/NAME may be on the hub, but where there is a folder OWNER, a typing error is likelier; the rest must be here.
+    # OWNER/NAME may be on the hub, but where a folder OWNER lies, a typing error is likelier.
     path = Path(folder).expanduser()
     if not path.exists() and (folder.count("/") != 1 or path.parent.is_dir()):
         there = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
