@@ -140,6 +140,12 @@ class TestFit:
             invoke("fit", *words, "-m", "there/is-no-such-model", *where, "--out", tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    def test_the_run_does_not_go_among_the_pictures(self, data: Path) -> None:
+        before = sorted(data.iterdir())
+        with pytest.raises(InvalidInputError, match="is the folder of the data"):
+            invoke("fit", "gated", "-m", "there/is-no-such-model", "--data", data, "--out", f"{data}/../{data.name}")
+        assert sorted(data.iterdir()) == before
+
     def test_a_model_that_takes_no_tokens_says_why(self, data: Path, tmp_path: Path) -> None:
         with pytest.raises(VispromptError):
             invoke("fit", "gated", "-m", "bundled:scenes-llava", "--data", data, "--out", tmp_path / "run", *QUICK)

@@ -154,6 +154,8 @@ def fit(
     grid = grid_of(sweep)
     chosen_seed = _checked(made, settings, grid)
     require_folder(out)
+    if data is not None and Path(data).expanduser().resolve() == out.expanduser().resolve():
+        raise InvalidInputError(f"--out {out} is the folder of the data: give the run a folder of its own.")
     if on_bad not in ("refuse", "skip"):
         raise unknown_name("way of --on-bad", on_bad, ("refuse", "skip"))
     # A strategy that learns without labels finds its pictures itself, or draws them to the model's measure.

@@ -364,3 +364,16 @@ def test_two_runs_do_not_share_a_folder(model: vp.Model, tmp_path: Path) -> None
     assert not (tmp_path / "run.json").exists()
     vpt().fit(model, DATA, out=tmp_path, **SHORT)
     assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("sweep", [None, {"lr": [0.1]}])
+@pytest.mark.parametrize("restart", [False, True])
+def test_files_of_others_are_not_written_over(
+    model: vp.Model, tmp_path: Path, restart: bool, sweep: dict[str, Any] | None
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(vp.InvalidInputError, match=r"holds config\.json, README\.md, and no run of visprompt"):
+        vpt().fit(model, DATA, out=tmp_path, restart=restart, sweep=sweep, **SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json"]
+    assert (tmp_path / "README.md").read_text() == "mine"

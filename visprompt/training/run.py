@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: what a run is, and in the end what it gave
 RUN = "run.json"
+#: what a run leaves beside it
+_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl")
 #: settings that change how fast a run is, and not what comes out
 _WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "tensorboard"})
 
@@ -248,12 +250,10 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
     """
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; a run needs a folder.")
-    others = checkpoints.foreign(folder)
-    if others is not None:
-        raise InvalidInputError(f"{others} is another program's checkpoint: give another folder.")
+    require_ours(folder)
     known = None if restart else _read(folder / RUN)
     if restart and processes.is_main():
-        for name in (RUN, "metrics.jsonl", "config.json", "prompt.safetensors", "README.md"):
+        for name in (RUN, *_WRITTEN):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         checkpoints.remove(folder)
@@ -283,6 +283,33 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
             "write over it."
         )
     return Fitted(**known["finished"]) if "finished" in known else None
+
+
+def require_ours(folder: Path) -> None:
+    """Refuses a folder with files that a run would write over, and that none wrote.
+
+    Raises:
+        InvalidInputError: naming them.
+    """
+    checkpoint = checkpoints.foreign(folder)
+    if checkpoint is not None:
+        raise InvalidInputError(f"{checkpoint} is another program's checkpoint: give another folder.")
+    theirs = [name for name in _WRITTEN if (folder / name).exists()]
+    if theirs and not _has_run(folder):
+        raise InvalidInputError(
+            f"{folder} holds {', '.join(theirs)}, and no run of visprompt: give a folder of the run's own."
+        )
+
+
+def _has_run(folder: Path) -> bool:
+    """True if a run or a saved strategy lies there, also one that was cut off or is broken."""
+    if (folder / RUN).exists() or any(folder.glob(f"sweep/*/{RUN}")):
+        return True
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "visprompt_version" in content
 
 
 def _take(prompter: Learned, folder: Path) -> None:

@@ -16,7 +16,7 @@ from visprompt.training import checkpoints, processes
 from visprompt.training.fitting import DivergedError, evaluate
 from visprompt.training.metrics import FILE
 from visprompt.training.result import Fitted
-from visprompt.training.run import RUN, make_objective, train
+from visprompt.training.run import RUN, make_objective, require_ours, train
 from visprompt.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ def run_sweep(
     tried: list[dict[str, Any]] = []
     results: dict[int, tuple[Fitted, dict[str, Tensor], dict[str, Any]]] = {}
     combinations = _combinations(prompter, settings, grid)
-    if folder is not None and not final:
-        _require_no_run(folder, restart)
+    if folder is not None:
+        require_ours(folder)
+        if not final:
+            _require_no_run(folder, restart)
     if restart and folder is not None and processes.is_main():
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     processes.wait()
