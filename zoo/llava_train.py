@@ -6,7 +6,6 @@ The vision tower starts from the bundled scenes-clip and learns on, slowly; proj
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from zoo.llava_forward import answer, see
 from zoo.llava_samples import LATE_WEIGHTS, WEIGHTS, batch, held_out
 from zoo.llava_text import BOS, EOS, IMAGE, MAX_TOKENS, N_IMAGE_TOKENS, PAD, VOCABULARY
 from zoo.samples import GRID, IGNORE, NOTHING
-from zoo.shared import cosine_lr, normalised, one_thread
+from zoo.shared import batches, cosine_lr, keep, normalised
 
 _LOGGED = ("words", "early", "named", "names", "places", "grad")
 
@@ -271,14 +270,7 @@ def train_llava(
         model.load_state_dict(saved["model"])
         aids.load_state_dict(saved["aids"])
         step = saved["step"]
-    loader = torch.utils.data.DataLoader(
-        Steps(recipe),
-        batch_size=None,
-        sampler=range(step, recipe.steps if stop_at is None else stop_at),
-        num_workers=1,
-        prefetch_factor=6,
-        worker_init_fn=one_thread,
-    )
+    loader = batches(Steps(recipe), step, recipe.steps if stop_at is None else stop_at)
     held = {name: held_out(recipe.validate_on, 0, name) for name in KINDS} if recipe.validate_on else {}
     began, began_at, sums = time.monotonic(), step, torch.zeros(len(_LOGGED))
     for data in loader:
@@ -313,8 +305,7 @@ def train_llava(
                 log.write(json.dumps(line) + "\n")
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
             state = {"model": model.state_dict(), "aids": aids.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save({**state, "step": step}, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            keep(checkpoint, {**state, "step": step})
     return checkpoint
 
 

@@ -8,7 +8,6 @@ takes part: the scenes' objects, masks and captions are thrown away before a pic
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from visprompt.data.scenes import scene
 from zoo.samples import IMAGE_PX, PATCH_PX
-from zoo.shared import cosine_lr, normalised, one_thread, position_waves
+from zoo.shared import batches, cosine_lr, keep, normalised, position_waves
 
 EDGE = 1.5  # how much louder outlines are than colours in the untrained patch filters
 N_PATCHES = (IMAGE_PX // PATCH_PX) ** 2
@@ -192,14 +191,7 @@ def train_mae(
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         step = saved["step"]
-    loader = torch.utils.data.DataLoader(
-        Steps(recipe),
-        batch_size=None,
-        sampler=range(step, recipe.steps if stop_at is None else stop_at),
-        num_workers=1,
-        prefetch_factor=6,
-        worker_init_fn=one_thread,
-    )
+    loader = batches(Steps(recipe), step, recipe.steps if stop_at is None else stop_at)
     began, began_at, sums = time.monotonic(), step, torch.zeros(2)
     draws = torch.Generator()
     for images in loader:
@@ -228,6 +220,5 @@ def train_mae(
                 log.write(json.dumps(line) + "\n")
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            keep(checkpoint, state)
     return checkpoint

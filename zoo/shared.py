@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,3 +45,21 @@ def one_thread(_worker: int) -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def batches(steps: torch.utils.data.Dataset[Any], first: int, last: int) -> torch.utils.data.DataLoader[Any]:
+    """The batches of the steps from ``first`` up to ``last``, made ahead in a process of their own."""
+    return torch.utils.data.DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=1,
+        prefetch_factor=6,
+        worker_init_fn=one_thread,
+    )
+
+
+def keep(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint as a whole: a kill leaves the one before."""
+    torch.save(state, checkpoint.with_suffix(".tmp"))
+    os.replace(checkpoint.with_suffix(".tmp"), checkpoint)

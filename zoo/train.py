@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from zoo.forward import encode_images, encode_texts
 from zoo.objective import PatchNames, contrastive
 from zoo.samples import Mixture, batch
-from zoo.shared import cosine_lr, normalised, one_thread, position_waves
+from zoo.shared import batches, cosine_lr, keep, normalised, position_waves
 from zoo.text import BOS, EOS, MAX_TOKENS, PAD, VOCABULARY
 
 
@@ -172,14 +171,7 @@ def train(
     if saved is not None:
         model.load_state_dict(saved["model"])
         names.load_state_dict(saved["names"])
-    loader = torch.utils.data.DataLoader(
-        Steps(recipe),
-        batch_size=None,
-        sampler=range(step, recipe.steps if stop_at is None else stop_at),
-        num_workers=1,
-        prefetch_factor=6,
-        worker_init_fn=one_thread,
-    )
+    loader = batches(Steps(recipe), step, recipe.steps if stop_at is None else stop_at)
     began, began_at, sums = time.monotonic(), step, torch.zeros(3)
     draws = torch.Generator()
     for data in loader:
@@ -218,6 +210,5 @@ def train(
                 "optimiser": optimiser.state_dict(),
                 "step": step,
             }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            keep(checkpoint, state)
     return checkpoint
