@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 import visprompt as vp
 from visprompt.data.labelled import Labelled, Splits
 from visprompt.testing import conformance
+from visprompt.testing.blotches import blotches
 from visprompt.testing.conformance import differences, snapshot
 from visprompt.training import checkpoints, fitting
 from visprompt.training.classification import Classification
@@ -31,18 +31,7 @@ from visprompt.training.metrics import read
 SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 0.1, "warmup_epochs": 1, "progress": False}
 
 
-def pictures(n: int, seed: int = 0) -> Labelled:
-    """Blotches that are rather red, green or blue: a world that a random encoder can tell apart a little."""
-    generator = np.random.default_rng(seed)
-    items = []
-    for number in range(n):
-        pixels = generator.integers(0, 200, (6, 6, 3), dtype=np.uint8)
-        pixels[..., number % 3] += 55
-        items.append((Image.fromarray(pixels).resize((48, 48), Image.Resampling.NEAREST), number % 3))
-    return Labelled(items, ("red", "green", "blue"), name=f"blotches {seed}")
-
-
-DATA = Splits(pictures(20), pictures(12, 1), pictures(12, 2), "made up")
+DATA = Splits(blotches(20), blotches(12, 1), blotches(12, 2), "made up")
 
 
 def model_of(name: str = "timm-vit-mean") -> vp.Model:
@@ -206,7 +195,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with 12 pictures to train on and 4 to validate."""
     root = tmp_path_factory.mktemp("blotches")
     for split, n in (("train", 12), ("val", 6)):
-        data = pictures(n, len(split))
+        data = blotches(n, len(split))
         for index in range(n):
             path = root / split / data.classes[data.labels[index]] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -358,7 +347,7 @@ def test_bad_pictures_are_skipped_and_the_rest_counts_in_full(tmp_path: Path) ->
     """A step with a bad picture is the step of the good ones."""
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
-    good = pictures(7)
+    good = blotches(7)
     items = [(good.picture(i), good.labels[i]) for i in range(7)]
     with_bad = Labelled([*items, (bad, 0)], good.classes, name="mixed", on_bad="skip")
     one, two = gated(), gated()
@@ -409,7 +398,7 @@ def test_base_lr_scales_with_the_pictures_of_a_step() -> None:
 def test_temperatures_are_within_their_range_after_the_last_step() -> None:
     """Without anything to measure on, no forward comes after it."""
     prompter = gated()
-    prompter.fit(model_of(), pictures(8), **{**SHORT, "lr": 500.0, "epochs": 2})
+    prompter.fit(model_of(), blotches(8), **{**SHORT, "lr": 500.0, "epochs": 2})
     values = prompter.tensors()["temperatures"].detach()
     assert values.min() >= torch.tensor(0.01)
     assert values.max() <= 10

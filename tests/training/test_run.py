@@ -15,23 +15,14 @@ from PIL import Image
 import visprompt as vp
 from visprompt.data.labelled import Labelled, Splits
 from visprompt.testing import conformance
+from visprompt.testing.blotches import blotches
 from visprompt.training import checkpoints, fitting
 from visprompt.training.classification import Classification
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs": 0, "progress": False}
 
 
-def pictures(n: int, seed: int = 0) -> Labelled:
-    generator = np.random.default_rng(seed)
-    items = []
-    for number in range(n):
-        pixels = generator.integers(0, 200, (6, 6, 3), dtype=np.uint8)
-        pixels[..., number % 3] += 55
-        items.append((Image.fromarray(pixels).resize((48, 48), Image.Resampling.NEAREST), number % 3))
-    return Labelled(items, ("red", "green", "blue"), name=f"blotches {seed}")
-
-
-DATA = Splits(pictures(12), pictures(9, 1), pictures(9, 2), "made up")
+DATA = Splits(blotches(12), blotches(9, 1), blotches(9, 2), "made up")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +75,7 @@ def test_a_finished_run_is_not_run_again(model: vp.Model, tmp_path: Path, measur
         ({"lr": 0.2}, r"settings\.lr was 0\.1 and is 0\.2"),
         ({"seed": 3}, r"settings\.seed was 0 and is 3"),
         ({"prompts": 3}, r"options\.prompts was 2 and is 3"),
-        ({"data": Splits(pictures(12, 5), None, None, "other")}, r"data\.train\.name"),
+        ({"data": Splits(blotches(12, 5), None, None, "other")}, r"data\.train\.name"),
     ],
 )
 def test_another_run_is_not_written_over(model: vp.Model, tmp_path: Path, change: dict[str, Any], message: str) -> None:
