@@ -1,6 +1,5 @@
 """Rows of a training run survive kills, and what follows a checkpoint is not written twice."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -86,7 +85,6 @@ def test_tensorboard_gets_every_number(tmp_path: Path, monkeypatch: pytest.Monke
     assert purged == [8, 12]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is an extra")
 def test_events_are_written(tmp_path: Path) -> None:
     with Metrics(tmp_path, tensorboard=True) as metrics:
         metrics.write({"step": 1, "loss": 0.5})
