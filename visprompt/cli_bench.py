@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +42,7 @@ def bench(
     from rich.progress import Progress as Bar
 
     from visprompt.cli_args import quiet
-    from visprompt.results import json_line, require_folder
+    from visprompt.results import require_folder
     from visprompt.suites import load_suite
     from visprompt.suites_tuning import TuningSuite
 
@@ -91,15 +91,24 @@ def bench(
             listener=_shown(bar),
         )
     paths = write_report(result)
-    if as_json:
-        for row in result.rows:
+    shown = None if as_json else terminal(result.rows, result.suite.title)
+    tell(result.rows, shown, result.problems, [*paths, result.out / "results.jsonl"])
+
+
+def tell(rows: Iterable[Mapping[str, Any]], table: Any, problems: Iterable[str], written: Iterable[Path]) -> None:
+    """What a suite gave: its table, or its rows as JSON lines if there is none; then what went wrong, and the files."""
+    from rich.console import Console
+
+    from visprompt.results import json_line
+
+    if table is None:
+        for row in rows:
             typer.echo(json_line(dict(row)), nl=False)
     else:
-        Console(emoji=False).print(terminal(result.rows, result.suite.title))
-    for problem in result.problems:
+        Console(emoji=False).print(table)
+    for problem in problems:
         typer.secho(f"warning: {problem}", fg="yellow", err=True)
-    names = ", ".join(str(path) for path in (*paths, result.out / "results.jsonl"))
-    typer.echo(f"wrote {names}", err=True)
+    typer.echo(f"wrote {', '.join(str(path) for path in written)}", err=True)
 
 
 def _shown(bar: Progress) -> Any:

@@ -33,8 +33,8 @@ def bench_tuning(
 
     from visprompt.bench_tuning import RESULTS, run_tuning
     from visprompt.bench_workers import automatic_jobs, cores
+    from visprompt.cli_bench import tell
     from visprompt.report_tuning import terminal, write_report
-    from visprompt.results import json_line
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -53,14 +53,8 @@ def bench_tuning(
             listener=_shown(bar),
         )
     paths = write_report(result)
-    if as_json:
-        for row in result.rows:
-            typer.echo(json_line(dict(row)), nl=False)
-    else:
-        Console(emoji=False).print(terminal(result.rows, f"{title} · {chosen[0]}"))
-    for problem in result.problems:
-        typer.secho(f"warning: {problem}", fg="yellow", err=True)
-    typer.echo(f"wrote {', '.join(str(path) for path in (*paths, result.out / RESULTS))}", err=True)
+    shown = None if as_json else terminal(result.rows, f"{title} · {chosen[0]}")
+    tell(result.rows, shown, result.problems, [*paths, result.out / RESULTS])
 
 
 def _shown(bar: Progress) -> Any:

@@ -30,7 +30,7 @@ class Head(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What `head_from` needs, ready for JSON."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define describe().")
 
     def _float(self, features: Tensor) -> Tensor:
         """What the head reads, float32.
