@@ -156,7 +156,7 @@ def _train(
             return done
     loop = Loop(prompter, model, objective, settings, folder=folder, progress=progress, title=title, also=also)
     fitted = loop.run()
-    prompter.record = _record(prompter, model, objective, splits, settings, fitted)
+    prompter.record = _record(what["data"], model, objective, splits, settings, fitted)
     if folder is not None and processes.is_main():
         prompter.save_pretrained(folder)
         _write(folder, {"run": what, "finished": dataclasses.asdict(fitted)})
@@ -364,12 +364,18 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _record(
-    prompter: Learned, model: Model, objective: Objective, splits: Splits, settings: FitSettings, fitted: Fitted
+    described: Mapping[str, Any],
+    model: Model,
+    objective: Objective,
+    splits: Splits,
+    settings: FitSettings,
+    fitted: Fitted,
 ) -> dict[str, Any]:
-    """What is known about a training, for `config.json` and the card."""
+    """What is known about a training, for `config.json` and the card; `described` is `splits.describe()`, which hashes
+    every item's name and is not made twice.
+    """
     from visprompt import __version__
 
-    described = splits.describe()
     backbone = sum(item.numel() for item in model.module.parameters())
     content = {
         "data": {name: described[name] for name in ("train", "validation", "test")},

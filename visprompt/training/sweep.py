@@ -115,7 +115,6 @@ def run_sweep(
         if "test" in objective.splits:
             fitted = dataclasses.replace(fitted, test=evaluate(objective, "test"))
             record["test"] = fitted.test
-            record["data"]["test"] = splits.describe()["test"]
     prompter.record["sweep"] = ranked
     if folder is not None and processes.is_main():
         if not final:
