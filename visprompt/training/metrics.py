@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from visprompt.errors import UnsupportedError
+from visprompt.results import write_text
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -86,9 +87,7 @@ class Metrics:
 
     def _rewrite(self) -> None:
         assert self.path is not None
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
-        os.replace(part, self.path)
+        write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
     def _log(self, row: Mapping[str, Any]) -> None:
         step = _step_of(row)
