@@ -24,6 +24,12 @@ from visprompt.attention.tokens import Insertion
 from visprompt.errors import SiteNotReachedError, UnsupportedError
 
 _current: ContextVar[Scope | None] = ContextVar("visprompt_scope", default=None)
+
+
+class Enough(Exception):
+    """Ends a forward of which everything that was wanted is there; whoever opened the scope with `stop` catches it."""
+
+
 _training_scopes: list[Scope] = []
 _lock = threading.RLock()
 
@@ -66,6 +72,7 @@ class Scope:
         device: where the programs' numbers go.
         timeline: for a decoder, or a tower that packs pictures: where its rows and columns are, call by call.
         tokens: prompt tokens in the sequence; `tower` and `programs` are made for its own tower then.
+        stop: raise `Enough` as soon as every site has answered: nothing after the last one is computed.
 
     Raises:
         SiteNotReachedError: on exit, if a site never answered or tokens went nowhere: nothing silently does nothing.
@@ -80,8 +87,9 @@ class Scope:
         device: torch.device | None = None,
         timeline: Timeline | Packed | None = None,
         tokens: Insertion | None = None,
+        stop: bool = False,
     ) -> None:
-        self.tower, self.timeline, self.tokens = tower, timeline, tokens
+        self.tower, self.timeline, self.tokens, self.stop = tower, timeline, tokens, stop
         self.programs = {site: item if device is None else item.to(device) for site, item in programs.items()}
         self.programs_by_module = {id(site.module): site for site in programs}
         self.sharing = sharing
@@ -202,8 +210,17 @@ class Scope:
         return program if self.sharing is None else self.sharing.lay_out(self, site, program)
 
     def keep(self, site: Site, program: SiteProgram, output: Tensor | None, attention: Tensor, value: Tensor) -> None:
-        """Stores what the program wants read, per stream; `output` is only looked at if it `needs_outputs`."""
+        """Stores what the program wants read, per stream; `output` is only looked at if it `needs_outputs`.
+
+        Raises:
+            Enough: if the scope is to stop here.
+        """
         self.fired.add(site)
+        self._store(site, program, output, attention, value)
+        if self.stop and self.fired >= set(self.programs):
+            raise Enough
+
+    def _store(self, site: Site, program: SiteProgram, output: Tensor | None, attention: Tensor, value: Tensor) -> None:
         if not (program.read or program.decompose or program.capture_output):
             return
         if program.columns is not None:

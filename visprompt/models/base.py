@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from visprompt.attention.backends import is_compiled, refuse_compiled
 from visprompt.attention.program import SiteProgram, compile_programs
-from visprompt.attention.scope import Scope
+from visprompt.attention.scope import Enough, Scope
 from visprompt.attention.sharing import sharing_of
 from visprompt.attention.sites import Site, Tower
 from visprompt.attention.tokens import Insertion, groups_of
@@ -300,6 +300,7 @@ class Model:
         read: Sequence[int] = (),
         decompose: Sequence[int] = (),
         features: bool = False,
+        stop: bool = False,
     ) -> Iterator[Callable[[Tensor], Encoding]]:
         """A scope for training: gives a function from pixels to an `Encoding`, with gradients.
 
@@ -310,6 +311,8 @@ class Model:
             read: as in `encode`.
             decompose: as in `encode`.
             features: as in `encode`.
+            stop: with `read` alone: compute nothing after the last block that is read; the embeddings are `[n, 0]`. Not
+                together with gradient checkpointing.
 
         Yields:
             `encode(pixels)` with pixels `[n, 3, h, w]`, normalised, already in the model's input size.
@@ -340,7 +343,7 @@ class Model:
         learned = any(isinstance(e.temperature, Tensor) and e.temperature.requires_grad for g in edits for e in g)
         learned = learned or (tokens is not None and bool(tokens.learned()))
         kept = Features(tower, patches) if features else None
-        with Scope(tower, programs, None, self.device, tokens=tokens) as scope:
+        with Scope(tower, programs, None, self.device, tokens=tokens, stop=stop) as scope:
             if kept is not None:
                 kept.install(scope)
 
@@ -349,7 +352,11 @@ class Model:
                     raise InvalidInputError(
                         f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
                     )
-                found = run_with(kept, lambda: self.parts.embed({"pixel_values": pixels}))
+                scope.fired.clear()
+                try:
+                    found = run_with(kept, lambda: self.parts.embed({"pixel_values": pixels}))
+                except Enough:
+                    return collect(scope, pixels.new_empty(len(pixels), 0), patches)
                 if learned and torch.is_grad_enabled():
                     check_gradient(found[0])
                 return collect(scope, found[0], patches, found[1])
