@@ -1,0 +1,213 @@
+"""Small pictures with an alpha channel, pasted into larger ones at any place and size: the arithmetic, on arrays.
+
+A patch is `[4, r, r]` in [0, 1]: red, green, blue, and how opaque each of its pixels is. Pasted, every one of its
+pixels is a rectangle of the picture, and a pixel of the picture gets the mean over its area: exact at positions between
+pixels and at any scale, also when the patch has more pixels than the picture offers. `visprompt.training.pasting` does
+the same with gradients.
+
+Without torch. It must not know models, strategies or training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from visprompt.errors import InvalidInputError
+from visprompt.regions import Box, Mask, Pair, Point, Region, Size
+
+Shape = Literal["circle", "square", "full"]
+Blending = Literal["over", "add"]
+SHAPES: tuple[str, ...] = ("circle", "square", "full")
+BLENDINGS: tuple[str, ...] = ("over", "add")
+#: samples along each side of a pixel, for the edge of a shape
+_SAMPLES = 8
+
+
+def shape_alpha(shape: Shape, ratio: float, side_px: int) -> np.ndarray:
+    """Which part of a patch is pasted, float32 `[r, r]` in [0, 1], smooth at the edges.
+
+    Args:
+        shape: "circle": a ring that touches the patch's sides; "square": a frame along them; "full": everything.
+        ratio: λ, size of the hole over the size of the shape, in [0, 1): 0 is a disc, or a full square.
+        side_px: r, pixels along a side.
+
+    >>> shape_alpha("square", 0.5, 4)
+    array([[1., 1., 1., 1.],
+           [1., 0., 0., 1.],
+           [1., 0., 0., 1.],
+           [1., 1., 1., 1.]], dtype=float32)
+
+    Raises:
+        InvalidInputError: for another shape, or numbers out of range.
+    """
+    if shape not in SHAPES:
+        raise InvalidInputError(f"shape is one of {', '.join(SHAPES)}; got {shape!r}.")
+    if not 0 <= ratio < 1 or side_px < 1:
+        raise InvalidInputError(f"a ratio is 0 to below 1, and a side at least 1 pixel; got {ratio!r}, {side_px!r}.")
+    if shape == "full":
+        return np.ones((side_px, side_px), dtype=np.float32)
+    count = side_px * _SAMPLES
+    at = np.abs((np.arange(count) + 0.5) / count * 2 - 1)
+    far = np.hypot(at[:, None], at[None, :]) if shape == "circle" else np.maximum(at[:, None], at[None, :])
+    inside = (far <= 1) & (far >= ratio)
+    return inside.reshape(side_px, _SAMPLES, side_px, _SAMPLES).mean(axis=(1, 3)).astype(np.float32)
+
+
+def overlaps(start: float, side: float, cells: int, first: int, count: int) -> np.ndarray:
+    """Length that every cell of a patch has in every pixel of a picture, along one axis: float64 `[count, cells]`.
+
+    Args:
+        start: where the patch begins, pixels of the picture.
+        side: how long it is there, pixels.
+        cells: pixels of the patch itself along this axis.
+        first: number of the first pixel of the picture.
+        count: how many of its pixels.
+
+    >>> overlaps(0.5, 2.0, 2, 0, 3).tolist()
+    [[0.5, 0.0], [0.5, 0.5], [0.0, 0.5]]
+    """
+    edges = start + side / cells * np.arange(cells + 1)
+    pixels = np.arange(first, first + count)[:, None]
+    return np.clip(np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels), 0.0, None)
+
+
+def paste(
+    picture: Image.Image,
+    patch: np.ndarray,
+    centre_xy: Pair,
+    side_wh: Pair,
+    *,
+    opacity: float = 1.0,
+    blending: Blending = "over",
+) -> Image.Image:
+    """A copy of a picture with a patch in it; what reaches beyond the picture is cut off.
+
+    With c and a the patch's colour and alpha, averaged over a pixel's area (colours weighted by alpha), and o the
+    opacity: `(1 − o·a) · picture + o·a·c` for "over", `picture + o·a·(2c − 1)`, cut to what a picture can show, for
+    "add".
+
+    Args:
+        picture: RGB.
+        patch: `[4, r, r]` in [0, 1].
+        centre_xy: where its centre goes, pixels of the picture, at pixel edges as everywhere.
+        side_wh: its width and height there, pixels.
+        opacity: o, in [0, 1].
+        blending: "over" or "add".
+
+    >>> red = np.stack([np.ones((1, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.ones((1, 1))])
+    >>> done = paste(Image.new("RGB", (4, 4)), red, (1.5, 1.0), (1.0, 2.0))
+    >>> [done.getpixel((x, 0))[0] for x in range(4)]
+    [0, 255, 0, 0]
+    """
+    width, height = picture.size
+    x0, y0 = centre_xy[0] - side_wh[0] / 2, centre_xy[1] - side_wh[1] / 2
+    left, right = max(math.floor(x0), 0), min(math.ceil(x0 + side_wh[0]), width)
+    top, bottom = max(math.floor(y0), 0), min(math.ceil(y0 + side_wh[1]), height)
+    if left >= right or top >= bottom:
+        return picture
+    across = overlaps(x0, side_wh[0], patch.shape[2], left, right - left)
+    down = overlaps(y0, side_wh[1], patch.shape[1], top, bottom - top)
+    alpha = down @ patch[3] @ across.T
+    colour = np.stack([down @ (channel * patch[3]) @ across.T for channel in patch[:3]], axis=-1)
+    pixels = np.asarray(picture.convert("RGB")).copy()
+    window = pixels[top:bottom, left:right].astype(np.float64) / 255
+    mixed = mix(window, colour, alpha[..., None], opacity, blending)
+    pixels[top:bottom, left:right] = np.rint(np.clip(mixed, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def mix(below: np.ndarray, colour: np.ndarray, alpha: np.ndarray, opacity: float, blending: Blending) -> np.ndarray:
+    """`paste`'s formulas, on arrays of one shape in [0, 1]; `colour` is weighted by `alpha` already."""
+    if blending == "add":
+        return below + opacity * (2 * colour - alpha)
+    return (1 - opacity * alpha) * below + opacity * colour
+
+
+def to_rgba(patch: np.ndarray) -> Image.Image:
+    """A patch as a picture to look at, 8 bit RGBA."""
+    return Image.fromarray(np.rint(np.clip(patch, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0), "RGBA")
+
+
+# -- where marks go ---------------------------------------------------------------------------------------------------
+
+
+def centre_of(region: Region) -> Pair:
+    """The middle of a region, pixels: of a box, its centre; of a mask, the pixel that is deepest inside, which lies in
+    it whatever its shape; a point itself.
+
+    >>> centre_of(Box(2, 4, 6, 6))
+    (4.0, 5.0)
+    """
+    if isinstance(region, Point):
+        return (region.x, region.y)
+    if isinstance(region, Box):
+        return ((region.x0 + region.x1) / 2, (region.y0 + region.y1) / 2)
+    import cv2
+
+    padded = np.pad(region.array.astype(np.uint8), 1)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    deepest = np.argwhere(depth >= depth.max() - 1e-6)
+    # Of an oblong mask's ridge, the middle.
+    row, column = deepest[np.square(deepest - deepest.mean(axis=0)).sum(axis=1).argmin()]
+    return (float(column) + 0.5, float(row) + 0.5)
+
+
+def rim_of(region: Region, count: int) -> list[Pair]:
+    """Places along a region's outline, evenly spaced, clockwise from the middle of the top; a point has no rim and
+    gives itself.
+
+    Args:
+        region: in the picture.
+        count: how many places.
+
+    >>> rim_of(Box(0, 0, 4, 4), 4)
+    [(2.0, 0.0), (4.0, 2.0), (2.0, 4.0), (0.0, 2.0)]
+    """
+    if isinstance(region, Point):
+        return [(region.x, region.y)]
+    if isinstance(region, Box):
+        x0, y0, x1, y1 = region.xyxy
+        line = np.array([((x0 + x1) / 2, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
+    else:
+        line = _outline(region)
+    return _along(line, count)
+
+
+def _outline(mask: Mask) -> np.ndarray:
+    """The longest outline of a mask, pixels `[n, 2]`, clockwise from the top."""
+    import cv2
+
+    found, _ = cv2.findContours(mask.array.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    line = np.asarray(max(found, key=len), dtype=np.float64).reshape(-1, 2) + 0.5
+    turns = np.sum(line[:, 0] * np.roll(line[:, 1], -1) - np.roll(line[:, 0], -1) * line[:, 1])
+    line = line if turns >= 0 else line[::-1]
+    top = np.flatnonzero(line[:, 1] == line[:, 1].min())
+    return np.roll(line, -int(top[len(top) // 2]), axis=0)
+
+
+def _along(line: np.ndarray, count: int) -> list[Pair]:
+    closed = np.concatenate((line, line[:1]))
+    steps = np.hypot(*np.diff(closed, axis=0).T)
+    length = np.concatenate(([0.0], np.cumsum(steps)))
+    at = np.arange(count) / count * length[-1]
+    return [(float(np.interp(s, length, closed[:, 0])), float(np.interp(s, length, closed[:, 1]))) for s in at]
+
+
+def places_of(regions: Sequence[Region], place: str, rim_marks: int, wh: Size) -> list[Pair]:
+    """Where the marks of some regions go, pixels.
+
+    Args:
+        regions: clipped to the picture.
+        place: "centre" or "rim".
+        rim_marks: how many of them on a rim.
+        wh: width and height of the picture; places outside move to its edge.
+    """
+    found = [
+        spot for region in regions for spot in ([centre_of(region)] if place == "centre" else rim_of(region, rim_marks))
+    ]
+    return [(min(max(x, 0.0), float(wh[0])), min(max(y, 0.0), float(wh[1]))) for x, y in found]
