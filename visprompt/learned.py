@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from visprompt.errors import InvalidInputError, UnsupportedError
@@ -37,6 +38,8 @@ class Learned(Prompter):
     needs: ClassVar[frozenset[str]] = frozenset({"training"})
     #: the tower whose tokens or attention it changes
     tower: ClassVar[str] = "vision"
+    #: it works on other models than the one it was learned on
+    transferable: ClassVar[bool] = False
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
@@ -71,6 +74,9 @@ class Learned(Prompter):
         from visprompt.training.objectives import objective_for
 
         return objective_for(model, data)
+
+    def sketch(self, folder: Path) -> None:
+        """Writes something to look at into the folder of a run, at every checkpoint."""
 
     # -- making and using ---------------------------------------------------------------------------------------------
 
@@ -164,13 +170,15 @@ class Learned(Prompter):
         self.check_backbone(model)
 
     def check_backbone(self, model: Model) -> None:
-        """Refuses a model that is not the one it was learned on.
+        """Refuses a model that is not the one it was learned on, unless it is `transferable`.
 
         Raises:
             UnsupportedError: with the difference.
         """
         from visprompt.models.identity import describe, difference
 
+        if self.transferable:
+            return
         assert self.backbone is not None
         reason = difference(self.backbone, model)
         if reason:

@@ -305,6 +305,7 @@ class _Run:
             checkpoints.save(
                 self.loop.folder, Checkpoint(self.state, dict(self.weights), self.best, self.bare.state_dict())
             )
+            self.loop.prompter.sketch(self.loop.folder)
         self.accelerator.wait_for_everyone()
 
     @torch.no_grad()
