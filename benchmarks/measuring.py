@@ -6,11 +6,14 @@ import platform
 import re
 import resource
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -34,6 +37,63 @@ def peak_bytes() -> int:
         if found is not None:
             return int(found[1]) * 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
+
+
+Times = list[tuple[float, float]]
+
+
+def rounds_of(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, Times]:
+    """Wall and processor time in seconds of every round, measured in turns; who starts alternates."""
+    times: dict[Any, Times] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        order = list(calls) if turn % 2 else list(reversed(calls))
+        for name in order:
+            wall, processor = time.perf_counter(), time.process_time()
+            calls[name]()
+            if turn:  # the first turn warms up
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    return times
+
+
+def ratio(times: Times, to: Times) -> list[str]:
+    """Medians of `times ÷ to`, round by round: wall and processor time."""
+    return [f"{median(a[clock] / b[clock] for a, b in zip(times, to, strict=True)):.3f}" for clock in (0, 1)]
+
+
+def saved_bytes(step: Callable[[], Any], module: nn.Module) -> int:
+    """What autograd keeps for one backward pass, every storage once, a module's weights left out.
+
+    Args:
+        step: forward and backward.
+        module: whose weights and buffers do not count.
+    """
+    weights = {item.untyped_storage().data_ptr() for item in module.state_dict().values()}
+    seen: dict[int, int] = {}
+
+    def pack(item: Tensor) -> Tensor:
+        storage = item.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return item
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda item: item):
+        step()
+    return sum(seen.values())
+
+
+def peak_above(step: Callable[[], Any], first: Callable[[], Any]) -> int:
+    """Bytes of this process's high-water mark after two steps, above what it held before.
+
+    Args:
+        step: what is measured.
+        first: called before, so that what happens once does not count.
+    """
+    first()
+    status = Path("/proc/self/status").read_text()
+    before = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 2**10
+    step()
+    step()
+    return peak_bytes() - before
 
 
 def print_table(what: str, clock: str, head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> None:

@@ -4,6 +4,7 @@
     python benchmarks/speed.py --backend open_clip --regions 10
     python benchmarks/speed.py --markdown
     python benchmarks/speed.py tuning                # what a training step of learned prompts costs: speed_tuning.py
+    python benchmarks/speed.py patch                 # what a step of learning a patch costs: speed_patch.py
 
 Everything is measured in one process, in turns (plain, shared, plain, shared, …), because machines drift; the ratio of
 the fastest of each is reported. `--clock cpu` counts processor time on one thread instead of wall time: slower, but
@@ -102,6 +103,11 @@ def main() -> None:
         from visprompt.benchmarks import speed_tuning
 
         speed_tuning.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["patch"]:
+        from visprompt.benchmarks import speed_patch
+
+        speed_patch.main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backend", choices=["transformers", "open_clip", "timm"], default="transformers")

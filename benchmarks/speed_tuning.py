@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from visprompt.benchmarks.measuring import peak_bytes, print_table
+from visprompt.benchmarks.measuring import peak_above, print_table, ratio, rounds_of, saved_bytes
 
 import visprompt as vp
 
@@ -221,52 +220,11 @@ class Step:
                 loss.backward()
         self.optimizer.step()
 
-    def saved_bytes(self) -> int:
-        """What autograd keeps for one backward pass, every storage once, weights left out."""
-        weights = {item.untyped_storage().data_ptr() for item in self.subject.model.module.state_dict().values()}
-        seen: dict[int, int] = {}
-
-        def pack(item: Tensor) -> Tensor:
-            storage = item.untyped_storage()
-            if storage.data_ptr() not in weights:
-                seen[storage.data_ptr()] = storage.nbytes()
-            return item
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda item: item):
-            self()
-        return sum(seen.values())
-
-
-Times = list[tuple[float, float]]
-
-
-def rounds_of(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, Times]:
-    """Wall and processor time in seconds of every round, measured in turns; who starts alternates."""
-    times: dict[Any, Times] = {name: [] for name in calls}
-    for turn in range(rounds + 1):
-        order = list(calls) if turn % 2 else list(reversed(calls))
-        for name in order:
-            wall, processor = time.perf_counter(), time.process_time()
-            calls[name]()
-            if turn:  # the first turn warms up
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return times
-
-
-def ratio(times: Times, to: Times) -> list[str]:
-    """Medians of `times ÷ to`, round by round: wall and processor time."""
-    return [f"{median(a[clock] / b[clock] for a, b in zip(times, to, strict=True)):.3f}" for clock in (0, 1)]
-
 
 def own_peak(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> int:
     """Bytes of this process's high-water mark above what it held before its first step."""
     step = Step(BUILD[name](depth), way, batch, count, half)
-    Step(step.subject, way, 1, count, half)()  # what happens once, on one picture
-    status = Path("/proc/self/status").read_text()
-    before = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 2**10
-    step()
-    step()
-    return peak_bytes() - before
+    return peak_above(step, Step(step.subject, way, 1, count, half))  # what happens once, on one picture
 
 
 def peak_mib(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> float:
@@ -326,7 +284,7 @@ def main(arguments: list[str]) -> None:
             row = [name, "bfloat16" if half else "float32", way, f"{median(wall for wall, _ in mine):.2f}"]
             row += ratio(mine, times["plain", half])
             row += ratio(times[way, False], mine) if both else ["", ""]
-            row.append(f"{step.saved_bytes() / 2**20:.1f}")
+            row.append(f"{saved_bytes(step, subject.model.module) / 2**20:.1f}")
             print(*row, file=sys.stderr, flush=True)
             peak = not given.no_peak and "," not in way
             row.append(f"{peak_mib(name, given.blocks, way, given.batch, given.prompts, half):.0f}" if peak else "")
