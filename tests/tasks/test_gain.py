@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import visprompt as vp
-from visprompt.tasks.gain import attention_gain, marked_square
+from visprompt.tasks.gain import GainMeter, attention_gain, compared, marked_square, random_patch, summary
 from visprompt.testing import conformance, conformance_lvlm
 
 
@@ -57,10 +57,150 @@ def test_squares_are_visible_and_of_one_size() -> None:
         marked_square(model.geometry((64, 64)), 20.0, [0])
 
 
+def untrained_patch(model: vp.Model, **options: Any) -> Any:
+    """A patch of colours as they are drawn; enough for what does not hang on what was learned."""
+    made: Any = vp.Prompter.from_name("patch", **options)
+    made.build(model)
+    return made
+
+
+def test_several_markers_look_at_plain_pictures_once() -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    forwards = []
+    hook = model.module.vision_model.register_forward_hook(lambda *_: forwards.append(1))
+    try:
+        meter = GainMeter(model, pictures(4), seed=1)
+        first = meter.measure(vp.Prompter.from_name("circle", width=4))
+        plain_and_first = len(forwards)
+        second = meter.measure(vp.Prompter.from_name("box", width=4))
+    finally:
+        hook.remove()
+    assert len(forwards) - plain_and_first == plain_and_first / 2
+    assert first.without is second.without
+    alone = attention_gain(model, vp.Prompter.from_name("box", width=4), pictures(4), seed=1)
+    np.testing.assert_allclose(second.masses, alone.masses, rtol=1e-6)
+
+
+def test_plain_masses_of_an_earlier_meter_are_taken_as_they_are() -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    first = GainMeter(model, pictures(3))
+    again = GainMeter(model, pictures(3), without=first.without)
+    assert (
+        again.measure(vp.Prompter.from_name("circle", width=4)).blocks
+        == first.measure(vp.Prompter.from_name("circle", width=4)).blocks
+    )
+
+
+def test_of_several_prompters_each_marks_its_turn() -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    meter = GainMeter(model, pictures(5))
+    red, blue = (vp.Prompter.from_name("circle", width=4, colour=colour) for colour in ("red", "blue"))
+    both, ones, twos = meter.masses([red, blue]), meter.masses(red), meter.masses(blue)
+    np.testing.assert_allclose(both[::2], ones[::2], rtol=1e-6)
+    np.testing.assert_allclose(both[1::2], twos[1::2], rtol=1e-6)
+    assert not np.allclose(ones, twos)
+
+
+def test_a_language_model_is_measured_on_its_vision_tower() -> None:
+    from visprompt.models.lvlm_encoder import encoder_of
+
+    _, model = conformance_lvlm.wrapped("llava")
+    circle = vp.Prompter.from_name("circle", width=4)
+    found = attention_gain(model, circle, pictures(3))
+    np.testing.assert_array_equal(found.masses, attention_gain(encoder_of(model), circle, pictures(3)).masses)
+    assert found.masses.shape == (3, len(found.blocks))
+    assert not np.allclose(found.masses, found.without)
+
+
+def test_random_patch_differs_in_its_colours_alone() -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    patch = untrained_patch(model, shape="circle", ratio=0.5)
+    before = patch.array().copy()
+    noise, other = random_patch(patch, 0), random_patch(patch, 1)
+    np.testing.assert_array_equal(patch.array(), before)
+    np.testing.assert_array_equal(noise.array()[3], before[3])
+    assert noise.options == patch.options
+    assert noise.backbone == patch.backbone
+    assert not np.allclose(noise.array()[:3], before[:3])
+    assert not np.allclose(noise.array()[:3], other.array()[:3])
+    np.testing.assert_array_equal(noise.array(), random_patch(patch, 0).array())
+    colours = noise.array()[:3]
+    assert colours.mean() == pytest.approx(0.5, abs=0.06)
+    assert colours.std() == pytest.approx(12**-0.5, abs=0.04)
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    """Of many draws from a world whose gain is known, about 95 % of the intervals cover it."""
+    rng = np.random.default_rng(3)
+    covered, ratios = 0, 0
+    for _ in range(120):
+        plain = rng.gamma(4, 0.05, size=80)
+        patch, circle = plain * rng.gamma(9, 3 / 9, size=80), plain * rng.gamma(9, 1.5 / 9, size=80)
+        (found,) = summary(patch[:, None], plain[:, None], [0])
+        covered += found.low <= 2.0 <= found.high
+        ratio = compared(patch, circle, plain)
+        assert ratio.ratio_low is not None
+        ratios += ratio.ratio_low <= 4.0 and (ratio.ratio_high is None or ratio.ratio_high >= 4.0)
+    assert 106 <= covered <= 120
+    assert 106 <= ratios <= 120
+
+
+def test_summary_is_a_plain_bootstrap_of_a_ratio_of_means() -> None:
+    rng = np.random.default_rng(0)
+    plain = rng.gamma(2, 0.1, size=(60, 2))
+    marked = plain * rng.gamma(5, 0.5, size=(60, 2))
+    found = summary(marked, plain, [3, 4])
+    own = np.random.default_rng(9)
+    for place, item in enumerate(found):
+        assert item.gain == pytest.approx(marked[:, place].mean() / plain[:, place].mean() - 1)
+        values = []
+        for _ in range(3000):
+            drawn = own.integers(60, size=60)
+            values.append(marked[drawn, place].sum() / plain[drawn, place].sum() - 1)
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert item.low == pytest.approx(low, abs=0.06)
+        assert item.high == pytest.approx(high, abs=0.06)
+
+
+def test_pairs_are_more_certain_than_their_parts() -> None:
+    rng = np.random.default_rng(1)
+    plain = rng.gamma(2, 0.1, size=200)
+    circle = plain * rng.gamma(4, 0.4, size=200)
+    patch = 1.1 * circle
+    found = compared(patch, circle, plain)
+    assert found.difference == pytest.approx((patch.mean() - circle.mean()) / plain.mean())
+    assert found.low > 0
+    (alone,) = summary(patch[:, None], plain[:, None], [0])
+    assert found.high - found.low < 0.3 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(("circle", "told"), [(0.9, "none"), (1.02, "open"), (2.0, "closed")])
+def test_a_ratio_to_next_to_nothing_is_not_told(circle: float, told: str) -> None:
+    rng = np.random.default_rng(2)
+    plain = np.full(100, 0.2)
+    found = compared(plain * rng.normal(3, 0.3, 100), plain * rng.normal(circle, 0.3, 100), plain)
+    if told == "none":
+        assert (found.ratio, found.ratio_low, found.ratio_high) == (None, None, None)
+    elif told == "open":
+        assert None not in (found.ratio, found.ratio_low)
+        assert found.ratio_high is None
+    else:
+        assert found.ratio == pytest.approx(2.0, rel=0.15)
+        low, high = found.ratio_low, found.ratio_high
+        assert low is not None
+        assert high is not None
+        assert low < 2.0 < high
+    assert found.low < found.difference < found.high
+
+
 def test_what_cannot_be_measured_says_so() -> None:
     _, model = conformance.wrapped("transformers-clip")
     with pytest.raises(vp.InvalidInputError, match="there are none"):
         attention_gain(model, vp.Prompter.from_name("circle"), [])
-    _, lvlm = conformance_lvlm.wrapped("llava")
-    with pytest.raises(vp.UnsupportedError, match="image encoders"):
-        attention_gain(lvlm, vp.Prompter.from_name("circle"), pictures(1))
+    with pytest.raises(vp.InvalidInputError, match="a square of 20 tokens"):
+        attention_gain(model, vp.Prompter.from_name("circle"), pictures(1), size_tokens=20.0)
+    _, convolutional = conformance.wrapped("open-clip-resnet")
+    with pytest.raises(vp.UnsupportedError, match="no attention"):
+        attention_gain(convolutional, vp.Prompter.from_name("circle"), pictures(1))
+    with pytest.raises(vp.InvalidInputError, match="alpha of a learned one"):
+        random_patch(vp.Prompter.from_name("patch"), 0)

@@ -6,12 +6,24 @@
 """
 
 from visprompt.tasks.base import Outcome, Task, evaluate
+from visprompt.tasks.gain import GainMeter, attention_gain
 from visprompt.tasks.naming import Naming
 from visprompt.tasks.pointing import Pointing
 from visprompt.tasks.referring import Referring
 from visprompt.tasks.vqa import Vqa
 
-__all__ = ["TASKS", "Naming", "Outcome", "Pointing", "Referring", "Task", "Vqa", "evaluate"]
+__all__ = [
+    "TASKS",
+    "GainMeter",
+    "Naming",
+    "Outcome",
+    "Pointing",
+    "Referring",
+    "Task",
+    "Vqa",
+    "attention_gain",
+    "evaluate",
+]
 
 #: the tasks by the name that suites use
 TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming, "vqa": Vqa}

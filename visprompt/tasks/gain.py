@@ -1,28 +1,39 @@
 """Attention gain: how much more the readout attends to what a marker lies on (arXiv 2406.03303, Fig. 4).
 
-Markers are compared as they are used: painted into the picture in 8 bits, through the model's own processor.
+Markers are compared as they are used: painted into the picture in 8 bits, through the model's own processor, at the
+same places.
+
+>>> import visprompt as vp
+>>> from visprompt.data.unlabelled import generated
+>>> from visprompt.tasks.gain import GainMeter
+>>> scenes = generated((64, 64), sizes={"train": 1, "validation": 0, "test": 4}).test
+>>> meter = GainMeter(vp.load_model("bundled:scenes-clip"), [scenes.picture(i) for i in range(4)])
+>>> [item.block for item in meter.measure(vp.Prompter.from_name("circle")).blocks]
+[0, 1, 2, 3, 4, 5]
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.errors import InvalidInputError
 from visprompt.request import Box, Request
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from visprompt.geometry import Geometry
+    from visprompt.images import ImageSource
     from visprompt.models.base import Model
     from visprompt.prompter import Prompter
 
+Masses = NDArray[np.float64]
 _RESAMPLES, _SALT = 2000, 603304
+#: pictures that are in memory at once
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -57,59 +68,201 @@ class GainResult:
     """
 
     blocks: tuple[BlockGain, ...]
-    masses: NDArray[np.float64]
-    without: NDArray[np.float64]
+    masses: Masses
+    without: Masses
 
 
-def attention_gain(
-    model: Model,
-    prompter: Prompter,
-    pictures: Iterable[Image.Image],
-    *,
-    size_tokens: float = 3.0,
-    blocks: Sequence[int] | None = None,
-    seed: int = 0,
-    **runner: Any,
-) -> GainResult:
-    """Gain of a marker at one place in every picture.
-
-    The place is a square of `size_tokens` tokens, wholly visible, drawn from the seed and the picture's number alone,
-    so that all markers are measured on the same places. It is the region that the strategy gets; a patch of that size
-    covers it, a circle is inscribed in it. What counts is the attention on tokens under the square, in proportion to
-    how much of them it covers.
+@dataclass(frozen=True)
+class GainRatio:
+    """One marker's gain in a block against another's at the same places of the same pictures.
 
     Args:
-        model: an encoder with attention.
-        prompter: any strategy that takes a region.
-        pictures: any; they are read once.
+        ratio: one gain over the other; None where the other is not above 0, so that a ratio means nothing.
+        ratio_low: lower end of its 95 % interval, a bootstrap that draws pictures with both markers' masses.
+        ratio_high: upper end; None: no upper bound, since the other's gain may be 0.
+        difference: one gain minus the other.
+        low: lower end of its 95 % interval.
+        high: upper end.
+    """
+
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    difference: float
+    low: float
+    high: float
+
+
+class GainMeter:
+    """Measures markers on one model and one set of pictures; places and plain attention are found once for all of them.
+
+    A place is a square of `size_tokens` tokens, wholly visible, drawn from the seed and the picture's number alone, so
+    that all markers are measured at the same places. It is the region that a strategy gets; a patch of that size covers
+    it, a circle is inscribed in it. What counts is the attention on tokens under the square, in proportion to how much
+    of them it covers.
+
+    Args:
+        model: an encoder with attention, or a vision-language model, whose vision tower is looked at.
+        pictures: paths, PIL images or arrays; a sequence is read anew for every marker, so that it may be lazy and
+            large. Anything else that can be gone through is made a list.
         size_tokens: side of the square.
         blocks: as in `Runner.attention`.
         seed: of the places.
+        without: `[n, B]`, plain masses that an earlier meter with the same arguments found; None: they are measured.
         **runner: of `Runner` (`batch_size`, `fit`, …).
 
     Raises:
         UnsupportedError: for a model without attention of its own picture tokens.
         InvalidInputError: without pictures, or for a square that does not fit into the model's input.
     """
-    import visprompt as vp
 
-    if model.generates:
-        raise UnsupportedError(f"{model.name} writes text: gain is measured on image encoders.")
-    requests, under = [], []
-    for number, picture in enumerate(pictures):
-        geometry = model.geometry(picture.size, runner.get("fit", "model"))
-        box = marked_square(geometry, size_tokens, [_SALT, seed, number])
-        requests.append(Request(picture, region=box))
-        under.append(geometry.coverage(box))
-    if not requests:
-        raise InvalidInputError("gain is measured on pictures, and there are none.")
-    options = {"progress": False, **runner}
-    seen = [vp.Runner(model, one, **options).attention(requests, blocks) for one in (prompter, None)]
-    masses, without = (
-        np.stack([_mass(item.values.float().numpy(), tokens) for item, tokens in zip(maps, under, strict=True)])
-        for maps in seen
-    )
-    return GainResult(_summary(masses, without, seen[0][0].blocks), masses, without)
+    def __init__(
+        self,
+        model: Model,
+        pictures: Iterable[ImageSource],
+        *,
+        size_tokens: float = 3.0,
+        blocks: Sequence[int] | None = None,
+        seed: int = 0,
+        without: Masses | None = None,
+        **runner: Any,
+    ) -> None:
+        from visprompt.models.lvlm_encoder import encoder_of
+
+        self.model = encoder_of(model)
+        self._tower = self.model.tower  # raises for a model without attention
+        self.pictures: Sequence[Any] = pictures if isinstance(pictures, Sequence) else list(pictures)
+        if not len(self.pictures):
+            raise InvalidInputError("gain is measured on pictures, and there are none.")
+        self.size_tokens, self.seed, self.blocks = size_tokens, seed, blocks
+        self._options = {"progress": False, **runner}
+        self._without = without
+        self._places: dict[int, tuple[Box, NDArray[np.float32]]] = {}
+
+    @property
+    def without(self) -> Masses:
+        """`[n, B]`: the marked tokens' share of the attention without any marker; measured when first asked for."""
+        if self._without is None:
+            self._without = self.masses(None)
+        return self._without
+
+    def read_blocks(self) -> tuple[int, ...]:
+        """Numbers of the blocks that are measured."""
+        tower = self._tower
+        if self.blocks is not None:
+            from visprompt.visual_prompt import block_number
+
+            return tuple(block_number(block, tower.num_blocks) for block in self.blocks)
+        pool = tuple(site.block for site in tower.sites if site.is_pool)
+        return pool if tower.readout == "probe" else tuple(range(tower.num_blocks))
+
+    def place(self, number: int, wh: tuple[int, int]) -> Box:
+        """The square in a picture of that width and height, pixels."""
+        return self._place(number, wh)[0]
+
+    def measure(
+        self, prompter: Prompter | Sequence[Prompter], on_done: Callable[[int], None] | None = None
+    ) -> GainResult:
+        """Gain of a marker.
+
+        Args:
+            prompter: any strategy that takes a region. Of several, the first marks the first picture, the second the
+                second, and so on in turn: what varies from one to the next is then part of the interval.
+            on_done: is told how many pictures are through since the last call.
+        """
+        masses = self.masses(prompter, on_done)
+        return GainResult(summary(masses, self.without, self.read_blocks()), masses, self.without)
+
+    def masses(
+        self, prompter: Prompter | Sequence[Prompter] | None, on_done: Callable[[int], None] | None = None
+    ) -> Masses:
+        """`[n, B]`: share of the attention over the patches on the marked tokens, picture by picture.
+
+        Args:
+            prompter: as in `measure`; None: no marker.
+            on_done: as in `measure`.
+        """
+        import visprompt as vp
+
+        several = list(prompter) if isinstance(prompter, Sequence) else [prompter]
+        runners = [vp.Runner(self.model, one, **self._options) for one in several]
+        found: list[Masses] = []
+        for start in range(0, len(self.pictures), _CHUNK):
+            numbers = range(start, min(start + _CHUNK, len(self.pictures)))
+            part: dict[int, Masses] = {}
+            for turn, runner in enumerate(runners):
+                own = [number for number in numbers if number % len(runners) == turn]
+                if own:
+                    part.update(zip(own, self._look(runner, own), strict=True))
+            found += [part[number] for number in numbers]
+            if on_done is not None:
+                on_done(len(numbers))
+        return np.stack(found)
+
+    def _look(self, runner: Any, numbers: Sequence[int]) -> list[Masses]:
+        requests, under = [], []
+        for number in numbers:
+            request = Request(self.pictures[number])
+            box, covered = self._place(number, request.picture.size)
+            requests.append(Request(request.picture, region=box))
+            under.append(covered)
+        maps = runner.attention(requests, self.read_blocks())
+        return [_mass(item.values.float().numpy(), tokens) for item, tokens in zip(maps, under, strict=True)]
+
+    def _place(self, number: int, wh: tuple[int, int]) -> tuple[Box, NDArray[np.float32]]:
+        if number not in self._places:
+            geometry = self.model.geometry(wh, self._options.get("fit", "model"))
+            box = marked_square(geometry, self.size_tokens, [_SALT, self.seed, number])
+            self._places[number] = box, geometry.coverage(box)
+        return self._places[number]
+
+
+def attention_gain(
+    model: Model,
+    prompter: Prompter,
+    pictures: Iterable[ImageSource],
+    *,
+    size_tokens: float = 3.0,
+    blocks: Sequence[int] | None = None,
+    seed: int = 0,
+    **runner: Any,
+) -> GainResult:
+    """Gain of one marker at one place in every picture; for several markers a `GainMeter` does not look at the plain
+    pictures again.
+
+    Args:
+        model, pictures, size_tokens, blocks, seed, **runner: as in `GainMeter`.
+        prompter: any strategy that takes a region.
+
+    Raises:
+        UnsupportedError: for a model without attention of its own picture tokens.
+        InvalidInputError: without pictures, or for a square that does not fit into the model's input.
+    """
+    return GainMeter(model, pictures, size_tokens=size_tokens, blocks=blocks, seed=seed, **runner).measure(prompter)
+
+
+def random_patch(patch: Any, seed: int) -> Any:
+    """The control of a learned patch: a copy of the same shape, size and alpha whose colours are uniform noise.
+
+    Args:
+        patch: a `patch` strategy with something learned.
+        seed: of the colours.
+
+    Raises:
+        InvalidInputError: if there is nothing learned in it.
+    """
+    import copy
+
+    state = patch.state()
+    if "prompt.rgba" not in state:
+        raise InvalidInputError("a random patch has the alpha of a learned one: load or learn one first.")
+    rgba = state["prompt.rgba"]
+    colours = np.random.default_rng([_SALT, seed]).integers(0, 256, size=(3, *rgba.shape[1:]), dtype=np.uint8)
+    rgba[:3] = rgba.new_tensor(colours)
+    made = copy.copy(patch)
+    made.load_state({"prompt.rgba": rgba})
+    made.record = {}
+    return made
 
 
 def marked_square(geometry: Geometry, size_tokens: float, seed: Sequence[int]) -> Box:
@@ -133,20 +286,68 @@ def marked_square(geometry: Geometry, size_tokens: float, seed: Sequence[int]) -
     return Box(left, top, min(left + width, x1), min(top + height, y1))
 
 
-def _mass(values: NDArray[np.float32], under: NDArray[np.float32]) -> NDArray[np.float64]:
+# -- figures from masses ----------------------------------------------------------------------------------------------
+
+
+def summary(masses: Masses, without: Masses, blocks: Sequence[int]) -> tuple[BlockGain, ...]:
+    """Gain per block with its interval.
+
+    Args:
+        masses, without: `[n, B]`.
+        blocks: numbers of the B blocks.
+    """
+    drawn = _draws(len(masses))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = _gain(masses.mean(axis=0), without.mean(axis=0))
+        low, high = np.quantile(_gain(drawn @ masses, drawn @ without), [0.025, 0.975], axis=0)
+    return tuple(
+        BlockGain(
+            block,
+            float(gains[place]),
+            float(low[place]),
+            float(high[place]),
+            float(masses[:, place].mean()),
+            float(without[:, place].mean()),
+        )
+        for place, block in enumerate(blocks)
+    )
+
+
+def compared(these: Masses, others: Masses, without: Masses) -> GainRatio:
+    """Two markers' gains in one block, picture by picture on the same places.
+
+    Args:
+        these, others, without: `[n]`, masses with one marker, with the other, and without any.
+
+    >>> import numpy as np
+    >>> round(compared(np.full(9, 0.5), np.full(9, 0.3), np.full(9, 0.2)).ratio, 6)
+    3.0
+    """
+    drawn = _draws(len(these))
+    plain = drawn @ without
+    one, other = _gain(drawn @ these, plain), _gain(drawn @ others, plain)
+    mine, its = (float(_gain(item.mean(), without.mean())) for item in (these, others))
+    low, high = np.quantile(one - other, [0.025, 0.975])
+    if its <= 0:
+        return GainRatio(None, None, None, mine - its, float(low), float(high))
+    # Where the other gains nothing in a resample, the ratio is beyond any number, on the side of what is gained.
+    ratios = np.where(other > 0, one / np.where(other > 0, other, 1.0), np.where(one > 0, np.inf, -np.inf))
+    ends = [float(item) for item in np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")]
+    bounds = [item if np.isfinite(item) else None for item in ends]
+    return GainRatio(mine / its, bounds[0], bounds[1], mine - its, float(low), float(high))
+
+
+def _gain(mass: Any, plain: Any) -> Any:
+    return mass / plain - 1
+
+
+def _draws(count: int) -> Masses:
+    """Bootstrap resamples of `count` pictures, as the weight of every picture in every resample, `[R, n]`."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
+
+
+def _mass(values: NDArray[np.float32], under: NDArray[np.float32]) -> Masses:
     """`[B, H, P]` attention and `[P]` coverage → `[B]`: mean over heads, sum 1 over patches, on what is covered."""
     mean = values.astype(np.float64).mean(axis=1)
     return np.asarray((mean / mean.sum(axis=1, keepdims=True)) @ under)
-
-
-def _summary(masses: NDArray[np.float64], without: NDArray[np.float64], blocks: Sequence[int]) -> tuple[BlockGain, ...]:
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(masses), size=(_RESAMPLES, len(masses)))
-    found = []
-    for place, block in enumerate(blocks):
-        now, before = masses[:, place], without[:, place]
-        ratios = now[drawn].mean(axis=1) / before[drawn].mean(axis=1) - 1
-        low, high = np.quantile(ratios, [0.025, 0.975])
-        gain = now.mean() / before.mean() - 1
-        found.append(BlockGain(block, float(gain), float(low), float(high), float(now.mean()), float(before.mean())))
-    return tuple(found)
