@@ -89,7 +89,9 @@ def list_(
         console.print("Join with + (one after the other) or | (sum of scores): circle+falip, crop|falip.", style="dim")
     if what == "models":
         console.print(
-            "Also: any transformers hub id or folder, open_clip:NAME/TAG, timm:NAME, remote:NAME.", style="dim"
+            "Also: any transformers hub id or folder, open_clip:NAME/TAG, timm:NAME, remote:NAME. A patch is a learned "
+            "prompt: -p patch finds it on its model, -p bundled:patch-… takes it to any other.",
+            style="dim",
         )
 
 
@@ -105,7 +107,15 @@ def _models() -> list[dict[str, Any]]:
     # Not through visprompt.models: that takes torch's time to say two names.
     from visprompt import bundled
 
-    return [{"name": f"bundled:{name}", "folder": str(bundled.path(name))} for name in bundled.names()]
+    patches = bundled.patches()
+    return [
+        {
+            "name": f"bundled:{name}",
+            "patch": f"bundled:patch-{name}" if f"patch-{name}" in patches else "",
+            "folder": str(bundled.path(name)),
+        }
+        for name in bundled.names()
+    ]
 
 
 def _suites() -> list[dict[str, Any]]:

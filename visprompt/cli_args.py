@@ -52,7 +52,9 @@ PrompterArg = Annotated[
 SavedPrompterArg = Annotated[
     str,
     typer.Option(
-        "--prompter", "-p", help="A strategy, a+b or a|b, none (see `visprompt list`), or a folder of a saved one."
+        "--prompter",
+        "-p",
+        help="A strategy, a+b or a|b, none (see `visprompt list`), a folder of a saved one, or bundled:patch-….",
     ),
 ]
 PresetArg = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
@@ -211,7 +213,7 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: 
         name: of a strategy, or several joined.
         preset: its settings by name.
         option: `key=value` each.
-        saved: `name`, or a part of it, may also be a folder that a strategy was saved in.
+        saved: `name`, or a part of it, may also be a folder that a strategy was saved in, or a learned one that ships.
 
     Raises:
         UnknownNameError: for a strategy, preset or option that does not exist.
@@ -224,11 +226,13 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: 
             raise InvalidInputError("--preset and --option belong to a strategy: name it with --prompter.")
         return None
     if saved and any(_is_saved(part) for part in (name, *name.split("+"))):
-        if preset or option:
-            raise InvalidInputError(f"{name}: a saved strategy has settings of its own; no --preset and --option.")
+        if preset:
+            raise InvalidInputError(f"{name}: a saved strategy has settings of its own; no --preset.")
+        from visprompt.saving import with_options
+
         parts = [name] if _is_saved(name) else name.split("+")
         made = [Maker.from_pretrained(part) if _is_saved(part) else Maker.from_name(part) for part in parts]
-        return functools.reduce(operator.add, made)
+        return with_options(functools.reduce(operator.add, made), options_of(option))
     options = options_of(option)
     for taken in ("name", "preset"):
         if taken in options:
@@ -242,7 +246,8 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: 
 
 
 def _is_saved(name: str) -> bool:
-    return (Path(name) / "config.json").is_file()
+    # A strategy of ours has no colon in its name; what does not ship is named by from_pretrained.
+    return (Path(name) / "config.json").is_file() or name.startswith("bundled:")
 
 
 def saved_of(folder: str) -> Prompter:
@@ -255,7 +260,8 @@ def saved_of(folder: str) -> Prompter:
 
     # OWNER/NAME may be on the hub, but where a folder OWNER lies, a typing error is likelier.
     path = Path(folder).expanduser()
-    if not path.exists() and (folder.count("/") != 1 or path.parent.is_dir()):
+    named = path.exists() or folder.startswith("bundled:")
+    if not named and (folder.count("/") != 1 or path.parent.is_dir()):
         there = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, there, 1)
         meant = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""

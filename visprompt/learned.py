@@ -40,6 +40,8 @@ class Learned(Prompter):
     tower: ClassVar[str] = "vision"
     #: it works on other models than the one it was learned on
     transferable: ClassVar[bool] = False
+    #: options that only say how it is used, and may be chosen anew for what is learned already
+    free: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
@@ -75,8 +77,13 @@ class Learned(Prompter):
 
         return objective_for(model, data)
 
-    def sketch(self, folder: Path) -> None:
-        """Writes something to look at into the folder of a run, at every checkpoint."""
+    def sketch(self, folder: Path, number: int = 0) -> None:
+        """Writes something to look at into a folder: of a run at every checkpoint, and wherever it is saved.
+
+        Args:
+            folder: it exists.
+            number: place among the parts of a composition, for the names of files.
+        """
 
     # -- making and using ---------------------------------------------------------------------------------------------
 
@@ -160,14 +167,33 @@ class Learned(Prompter):
 
         return evaluate_on(self, model, data, settings)
 
+    def on(self, model: Model) -> Learned:
+        """What is used on a model: the strategy itself, or, where it has learned nothing, what ships for that model.
+
+        The strategy stays as it is, so that one object serves several models, and several threads.
+        """
+        return self
+
+    def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        used = self.on(model)
+        return super().edit_all(prompts, model) if used is self else used.edit_all(prompts, model)
+
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        used = self.on(model)
+        if used is not self:
+            used.check(prompts, model)
+            return
         super().check(prompts, model)
         if self.parameters is None or self.backbone is None:
-            raise InvalidInputError(
-                f"{self.name!r} has learned nothing yet: prompter.fit(model, data), 'visprompt fit {self.name} …', or "
-                "vp.Prompter.from_pretrained(folder)."
-            )
+            raise InvalidInputError(self.nothing_learned(model))
         self.check_backbone(model)
+
+    def nothing_learned(self, model: Model) -> str:
+        """What to do about a strategy that is used on a model before it has learned anything."""
+        return (
+            f"{self.name!r} has learned nothing yet: prompter.fit(model, data), 'visprompt fit {self.name} …', or "
+            "vp.Prompter.from_pretrained(folder)."
+        )
 
     def check_backbone(self, model: Model) -> None:
         """Refuses a model that is not the one it was learned on, unless it is `transferable`.

@@ -45,6 +45,8 @@ class Prompter:
     neutral: ClassVar[dict[str, Any] | None] = None
     #: the name in the registry; set by the registry
     name: str = ""
+    #: names of the options that were asked for, also by a preset; set by the registry
+    given: frozenset[str] = frozenset()
 
     def __init__(self, options: Any = None) -> None:
         self.options: Any = options if options is not None else self.Options()
@@ -75,12 +77,15 @@ class Prompter:
         """Loads a saved strategy: `config.json`, and `prompt.safetensors` for the learned ones.
 
         Args:
-            path: folder that `save_pretrained` or `fit(out=…)` wrote, or a hub id.
-            **options: for a hub id: `revision`, `token`, `cache_dir`, `local_files_only`, ….
+            path: folder that `save_pretrained` or `fit(out=…)` wrote, a hub id, or a learned prompt that ships:
+                `"bundled:patch-scenes-clip"`.
+            **options: options of the strategy that only say how it is used (`place="rim"`); for a hub id also
+                `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`.
 
         Raises:
-            InvalidInputError: if there is no such thing, or it is not a saved strategy.
-            UnknownNameError: if its strategy is not installed.
+            InvalidInputError: if there is no such thing, it is not a saved strategy, or an option belongs to what was
+                learned.
+            UnknownNameError: if its strategy is not installed, or none ships under that name.
         """
         from visprompt.saving import load_prompter
 

@@ -8,11 +8,12 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visprompt.errors import InvalidInputError
-from visprompt.learned import Learned
+from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.learned import Learned, learned_parts
 from visprompt.prompter import Composition, Prompter, checked_options
 from visprompt.registry import Ensemble, get_class
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS, CARD = "config.json", "prompt.safetensors", "README.md"
+_HUB_OPTIONS = frozenset({"revision", "cache_dir", "force_download", "local_files_only", "token"})
 
 
 def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
@@ -57,6 +59,8 @@ def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
         from visprompt.cards import card
 
         write_whole(folder / CARD, card(prompter).encode())
+        for number, part in enumerate(learned_parts(prompter)):
+            part.sketch(folder, number)
     write_whole(folder / CONFIG, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -79,18 +83,60 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 def load_prompter(path: str | os.PathLike[str], **options: Any) -> Prompter:
-    """Reads what `save_prompter` wrote, from a folder or from the hub.
+    """Reads what `save_prompter` wrote, from a folder, from what ships, or from the hub: `Prompter.from_pretrained`.
 
     Raises:
-        InvalidInputError: if there is no readable `config.json`, or its weights are missing or do not fit.
-        UnknownNameError: if its strategy is not installed.
+        InvalidInputError: if there is no readable `config.json`, its weights are missing or do not fit, or an option
+            belongs to what was learned.
+        UnknownNameError: if its strategy is not installed, or there is none of that name.
     """
-    folder = Path(path).expanduser()
+    folder, hub = _bundled(str(path)) or Path(path).expanduser(), {}
+    for name in set(options) & _HUB_OPTIONS:
+        hub[name] = options.pop(name)
     if not folder.exists() and _is_hub_id(str(path)):
-        return _from_hub(str(path), **options)
-    if options:
-        raise InvalidInputError(f"{folder} is a folder; {', '.join(sorted(options))} are for hub ids.")
-    return _load_folder(folder)
+        return with_options(_from_hub(str(path), **hub), options)
+    if hub:
+        raise InvalidInputError(f"{folder} is a folder; {', '.join(sorted(hub))} are for hub ids.")
+    return with_options(_load_folder(folder), options)
+
+
+def _bundled(name: str) -> Path | None:
+    if not name.startswith("bundled:"):
+        return None
+    from visprompt import bundled
+
+    try:
+        return bundled.patch_path(name)
+    except ValueError:
+        raise unknown_name("bundled patch", name, [f"bundled:{one}" for one in bundled.patches()]) from None
+
+
+def with_options(prompter: Prompter, values: Mapping[str, Any]) -> Prompter:
+    """The same strategy with some options chosen anew: those that what was learned does not depend on.
+
+    Args:
+        prompter: it is changed; in a composition every part that has the option.
+        values: by name.
+
+    Raises:
+        UnknownNameError: for an option that no part has.
+        InvalidInputError: for one that belongs to what was learned, or a value that it cannot have.
+    """
+    parts = prompter.parts if isinstance(prompter, Composition) else (prompter,)
+    known = {part: {item.name for item in dataclasses.fields(part.options)} for part in parts}
+    free = {part: part.free & known[part] if isinstance(part, Learned) else known[part] for part in parts}
+    for key in values:
+        if not any(key in names for names in known.values()):
+            raise unknown_name(f"option of {prompter.name!r}", key, set().union(*known.values()))
+        if not any(key in names for names in free.values()):
+            left = ", ".join(sorted(set().union(*free.values()))) or "none"
+            raise InvalidInputError(
+                f"{key} belongs to what {prompter.name!r} has learned, and cannot be chosen anew; these can: {left}."
+            )
+    for part in parts:
+        own = {key: value for key, value in values.items() if key in free[part]}
+        part.options = dataclasses.replace(part.options, **own)
+    return prompter
 
 
 def _load_folder(folder: Path) -> Prompter:
@@ -182,11 +228,10 @@ def _mixin() -> Any:
 
         @classmethod
         def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
-            known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
             folder = snapshot_download(
                 model_id,
                 allow_patterns=[CONFIG, WEIGHTS],
-                **{name: options[name] for name in known if options.get(name) is not None},
+                **{name: options[name] for name in sorted(_HUB_OPTIONS) if options.get(name) is not None},
             )
             return cls(_load_folder(Path(folder)))
 

@@ -1,14 +1,17 @@
-"""The small models that ship with the package: where their folders are.
+"""The small models that ship with the package, and what was learned on them: where their folders are.
 
     >>> from visprompt import bundled
     >>> bundled.names()
     ('scenes-clip', 'scenes-clip-annotated', 'scenes-llava', 'scenes-mae')
     >>> bundled.path("scenes-clip").name
     'scenes_clip'
+    >>> bundled.patch_path("patch-scenes-clip").name
+    'scenes-clip'
 
 Each folder is a complete ``transformers`` checkpoint (weights, config, processor, model card, a tokenizer where there
 is language), so ``CLIPModel.from_pretrained(bundled.path(name))`` works without a network, for scenes-llava
-``AutoModelForImageTextToText``, for scenes-mae ``ViTMAEModel``. This module does not load anything.
+``AutoModelForImageTextToText``, for scenes-mae ``ViTMAEModel``. Patches are folders that ``save_pretrained`` wrote;
+``Prompter.from_pretrained("bundled:patch-scenes-clip")`` loads one. This module does not load anything.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-__all__ = ["names", "path"]
+__all__ = ["names", "patch_path", "patches", "path"]
 
 _FOLDERS = {
     "scenes-clip": "scenes_clip",
@@ -24,6 +27,8 @@ _FOLDERS = {
     "scenes-llava": "scenes_llava",
     "scenes-mae": "scenes_mae",
 }
+_HERE = Path(__file__).resolve().parent
+_PATCH = "patch-"
 
 
 def names() -> tuple[str, ...]:
@@ -45,4 +50,25 @@ def path(name: str) -> Path:
         close = difflib.get_close_matches(key, _FOLDERS, n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"no bundled model is called {name!r}; there are {', '.join(_FOLDERS)}{hint}")
-    return Path(__file__).resolve().parent / _FOLDERS[key]
+    return _HERE / _FOLDERS[key]
+
+
+def patches() -> tuple[str, ...]:
+    """List the learned patches: ``patch-<name of the model>``, for those models that have one."""
+    found = (name for name in _FOLDERS if (_HERE / "patches" / name / "config.json").is_file())
+    return tuple(f"{_PATCH}{name}" for name in found)
+
+
+def patch_path(name: str) -> Path:
+    """Find a learned patch's folder.
+
+    Args:
+        name: One of `patches`, with or without the ``bundled:`` in front.
+
+    Raises:
+        ValueError: There is no such patch; the message lists those there are.
+    """
+    key = name.removeprefix("bundled:")
+    if key not in patches():
+        raise ValueError(f"no bundled patch is called {name!r}; there are {', '.join(patches())}")
+    return _HERE / "patches" / key.removeprefix(_PATCH)
