@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import numpy as np
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.learned import Learned
 from visprompt.patches import BLENDINGS, SHAPES, paste, places_of, shape_alpha, to_rgba
-from visprompt.prompter import Options
+from visprompt.prompter import Options, Prompter
+from visprompt.registry import defaults_of
 from visprompt.visual_prompt import VisualPrompt, check_blocks, is_number
 
 if TYPE_CHECKING:
@@ -113,7 +115,8 @@ class Patch(Learned):
     divergence from a Gaussian around the place to the readout's attention over the tokens,
     `KL(t ‖ a) = Σ t log(t / a)`. P = sigmoid(f(z)), f a small convolutional auto-encoder with learned weights and z a
     fixed noise. Used, it is paint: 8-bit pixels in the picture, before the model's own resize, so that it works on any
-    model, also on one it was not learned on.
+    model, also on one it was not learned on. Patches ship for the bundled models: `from_name("patch")` finds them by
+    the model's weights.
 
     >>> import visprompt as vp
     >>> vp.Prompter.from_name("patch", shape="full").options.size
@@ -124,7 +127,8 @@ class Patch(Learned):
     Units: tokens; a mark of s tokens is s tokens of the model's input wide and high, and what that is in the picture.
 
     Raises:
-        InvalidInputError: before it was learned or loaded, without a region, or for an option out of range.
+        InvalidInputError: if it was neither learned nor loaded and none ships for the model, without a region, or for
+            an option out of range.
         UnsupportedError: when it is learned on a model whose attention cannot be read.
     """
 
@@ -134,6 +138,67 @@ class Patch(Learned):
     neutral: ClassVar[dict[str, Any] | None] = {"opacity": 0.0}
     #: it may be used on other models than the one it was learned on
     transferable: ClassVar[bool] = True
+    #: the others belong to what was learned
+    free: ClassVar[frozenset[str]] = frozenset({"place", "rim_marks", "opacity", "size_share"})
+
+    # -- what ships -------------------------------------------------------------------------------------------------
+
+    def on(self, model: Model) -> Patch:
+        """Itself; where it has learned nothing, the patch that ships for the model, used as this one is to be.
+
+        Raises:
+            InvalidInputError: if an option was given that is another than what that patch was learned with.
+        """
+        if self.parameters is not None or self.options.opacity == 0:
+            return self
+        from visprompt.bundled.lookup import patch_of
+
+        found = patch_of(model)
+        return self if found is None else self._using(found)
+
+    def _using(self, found: Patch) -> Patch:
+        usual, wanted = (PatchOptions(), defaults_of(self.name or "patch", type(self))), []
+        for item in dataclasses.fields(PatchOptions):
+            own, there = getattr(self.options, item.name), getattr(found.options, item.name)
+            asked = item.name in self.given or all(own != getattr(one, item.name) for one in usual)
+            if item.name not in self.free and own != there and asked:
+                wanted.append(f"{item.name}={there!r}, and {item.name}={own!r} is asked for")
+        if wanted:
+            name = (found.backbone or {}).get("name")
+            raise InvalidInputError(
+                f"the patch that ships for {name} was learned with {'; '.join(wanted)}. Leave that out (size_share=… "
+                "pastes it larger or smaller), or learn another one: prompter.fit(model), 'visprompt fit patch …'."
+            )
+        free = {name: getattr(self.options, name) for name in self.free}
+        made = type(self)(dataclasses.replace(found.options, **free))
+        made.name, made.parameters = self.name, found.parameters
+        made.backbone, made.record = found.backbone, found.record
+        return made
+
+    def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        if self.parameters is None and self.options.opacity == 0:
+            Prompter.check(self, prompts, model)  # it is switched off, whatever it would be
+        else:
+            super().check(prompts, model)
+
+    def nothing_learned(self, model: Model) -> str:
+        from visprompt import bundled
+
+        return (
+            f"{self.name!r} has learned nothing yet, and none ships for {model.name}: learn it (prompter.fit(model), "
+            "'visprompt fit patch …') and load it (vp.Prompter.from_pretrained(folder)), or take one that was learned "
+            f'on another model: vp.Prompter.from_pretrained("bundled:patch-scenes-clip"); there are '
+            f"{', '.join(bundled.patches())}."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """As of every learned strategy; without anything learned, which patches may be used instead."""
+        found = super().describe()
+        if self.parameters is None:
+            from visprompt.bundled.lookup import patch_digests
+
+            found["bundled"] = patch_digests()
+        return found
 
     # -- using it -----------------------------------------------------------------------------------------------------
 
@@ -166,7 +231,15 @@ class Patch(Learned):
         return (side, side)
 
     def array(self) -> np.ndarray:
-        """The patch in 8 bits, float32 `[4, r, r]` in [0, 1]."""
+        """The patch in 8 bits, float32 `[4, r, r]` in [0, 1].
+
+        Raises:
+            InvalidInputError: if nothing was learned.
+        """
+        if self.parameters is None:
+            raise InvalidInputError(
+                f"{self.name!r} has learned nothing yet; what ships for a model is prompter.on(model)."
+            )
         found: np.ndarray = self._baked().patch().cpu().numpy()
         return found
 
@@ -322,11 +395,7 @@ class Patch(Learned):
 
         return Baked(torch.zeros(shapes.get("rgba", (4, 1, 1)), dtype=torch.uint8))
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        super().save_pretrained(path)
-        self.sketch(Path(path).expanduser())
-
-    def sketch(self, folder: Path) -> None:
+    def sketch(self, folder: Path, number: int = 0) -> None:
         """Writes the patch as it is now as a picture, into a folder that exists."""
         from io import BytesIO
 
@@ -334,7 +403,7 @@ class Patch(Learned):
 
         content = BytesIO()
         self.image().save(content, "PNG")
-        write_whole(folder / PNG, content.getvalue())
+        write_whole(folder / (f"{number}-{PNG}" if number else PNG), content.getvalue())
 
 
 # -- geometry ---------------------------------------------------------------------------------------------------------
@@ -376,9 +445,10 @@ def _backbone(model: Model) -> dict[str, Any]:
     """What a patch remembers of the model it was made for: `identity` where there is a tower, and the grid."""
     from visprompt.models.identity import identity
 
-    tile = _vision_tile(model)
+    # The tower of a language model is loaded by that model's name.
+    name, tile = model.name.removesuffix(" (vision)"), _vision_tile(model)
     if tile is not None:
-        return {**identity(model), "grid_hw": list(tile.grid_hw)}
+        return {**identity(model), "name": name, "grid_hw": list(tile.grid_hw)}
     backend = "remote" if model.name.startswith("remote:") else model.parts.backend
     module = getattr(model, "module", None)
-    return {"name": model.name, "class": type(module if module is not None else model).__name__, "backend": backend}
+    return {"name": name, "class": type(module if module is not None else model).__name__, "backend": backend}

@@ -142,7 +142,7 @@ def list_strategies() -> list[StrategyInfo]:
                 origin=_origin(_entry_points()[name]),
                 presets=tuple(content.get("presets") or ()),
                 options={
-                    item.name: getattr(_defaults(name, kind), item.name) for item in dataclasses.fields(kind.Options)
+                    item.name: getattr(defaults_of(name, kind), item.name) for item in dataclasses.fields(kind.Options)
                 },
             )
         )
@@ -159,7 +159,8 @@ def strategies_on(model: Any) -> list[str]:
     return [info.name for info in fitting if "map" not in info.needs or can_look(model)]
 
 
-def _defaults(name: str, kind: type[Prompter]) -> Any:
+def defaults_of(name: str, kind: type[Prompter]) -> Any:
+    """The options of a strategy that none are given for."""
     return checked_options(kind.Options, name, dict(settings(kind).get("defaults") or {}))
 
 
@@ -198,7 +199,7 @@ def make_prompter(name: str, preset: str | None = None, **options: Any) -> Promp
         chosen = presets[part].get(preset) or {} if preset is not None else {}
         values = {**(settings(kinds[part]).get("defaults") or {}), **chosen, **own}
         prompter = kinds[part](checked_options(kinds[part].Options, part, values))
-        prompter.name = part
+        prompter.name, prompter.given = part, frozenset({**chosen, **own})
         return prompter
 
     made = [[make(part) for part in member] for member in members]

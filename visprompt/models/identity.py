@@ -74,6 +74,34 @@ def _known_or_measured(tower: Tower) -> dict[str, Any]:
 def difference(saved: dict[str, Any], model: Model) -> str:
     """Why a model is not the one that a prompt was learned on; empty if it is."""
     now = identity(model, str(saved.get("tower", "vision")))
+    reason = _tower_difference(saved, now)
+    answering, now_answering = saved.get("decoder"), now.get("decoder")
+    if not reason and answering and now_answering:  # an encoder with the same tower has none
+        alike = len(answering) == len(now_answering) and not far_apart(answering, now_answering)
+        return "" if alike else "its vision tower is the same, and its language model another"
+    return reason
+
+
+def is_tower_of(saved: dict[str, Any], model: Model) -> bool:
+    """True if a model's tower is the one of a saved identity, whoever answers behind it.
+
+    Weights are looked at only if the tower has the right shape: most models are told apart for nothing.
+    """
+    name = str(saved.get("tower", "vision"))
+    if not model.has_tower(name):
+        return False
+    tower = model.tower_named(name)
+    if (saved.get("blocks"), saved.get("prefix")) != (len(tower.blocks), tower.prefix):
+        return False
+    try:
+        if saved.get("width") != width_of(tower):
+            return False
+    except UnsupportedError:  # then nothing was learned on it either
+        return False
+    return not _tower_difference(saved, _known_or_measured(tower))
+
+
+def _tower_difference(saved: dict[str, Any], now: dict[str, Any]) -> str:
     for name, meaning in (("blocks", "blocks"), ("width", "wide"), ("prefix", "own tokens before the patches")):
         if saved.get(name) != now[name]:
             return f"its tower has {now[name]} {meaning}, and it was {saved.get(name)}"
@@ -83,10 +111,6 @@ def difference(saved: dict[str, Any], model: Model) -> str:
     far = far_apart(old, new)
     if far:
         return f"it has the same shape, but other weights ({far} of {len(new)} compared tensors differ)"
-    answering, now_answering = saved.get("decoder"), now.get("decoder")
-    if answering and now_answering:  # an encoder with the same tower has none
-        alike = len(answering) == len(now_answering) and not far_apart(answering, now_answering)
-        return "" if alike else "its vision tower is the same, and its language model another"
     return ""
 
 

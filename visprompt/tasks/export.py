@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from visprompt.data.questions import Question, read_lines, require_keys
 from visprompt.data.vlmevalkit import table_row, write_table
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError
+from visprompt.learned import learned_parts
 from visprompt.results import RowLog, digest, file_digest, source_digest, write_jsonl, write_text
 from visprompt.tasks.base import Row, stamp_of
 from visprompt.tasks.code import auxiliary_weights, library_versions, strategy_code
@@ -110,7 +111,10 @@ def _require_visible(prompter: Prompter | None) -> None:
 
 def _run(prompter: Prompter | None, model: Any) -> str:
     members = [prompter]
-    looks = prompter is not None and "map" in prompter.needs and not auxiliary_weights(members)
+    looks = prompter is not None and (
+        ("map" in prompter.needs and not auxiliary_weights(members))
+        or bool(learned_parts(prompter))  # what ships for a model, and tokens of its size, are that model's
+    )
     return digest(
         {
             "prompter": None if prompter is None else prompter.describe(),

@@ -99,6 +99,8 @@ def ready(prompter: vp.Prompter | None, model: Any) -> vp.Prompter | None:
         UnsupportedError: if the model cannot take them in.
     """
     for part in learned_parts(prompter) if prompter is not None else ():
+        if part.on(model) is not part:
+            continue  # something ships for this model
         if part.backbone is None or (not part.transferable and difference(part.backbone, model)):
             part.build(model, seed=0)
     return prompter
