@@ -18,7 +18,7 @@ from visprompt.strategies.patch import PNG, Patch, PatchOptions
 import visprompt as vp
 from visprompt import registry
 from visprompt.data.labelled import Labelled, Splits
-from visprompt.data.unlabelled import CLASS, generated, read_pictures, unlabelled
+from visprompt.data.unlabelled import generated, read_pictures, unlabelled
 from visprompt.geometry import Geometry, Tile
 from visprompt.models.lvlm_encoder import encoder_of
 from visprompt.testing import conformance, conformance_lvlm
@@ -425,7 +425,7 @@ def test_pictures_without_labels(tmp_path: Path) -> None:
         image.save(path)
     (tmp_path / "notes.txt").write_text("no picture")
     found = read_pictures(tmp_path, validation=0.34)
-    assert (len(found.train), len(found.validation or ()), found.train.classes) == (4, 2, (CLASS,))
+    assert (len(found.train), len(found.validation or ()), found.train.kind) == (4, 2, "pictures")
     (tmp_path / "parts" / "train").mkdir(parents=True)
     (tmp_path / "parts" / "val").mkdir()
     pictures(1)[0].save(tmp_path / "parts" / "train" / "a.png")
@@ -444,7 +444,7 @@ def test_all_the_ways_to_give_pictures(tmp_path: Path) -> None:
     masks = Labelled([(one, np.zeros((64, 64), np.uint8)) for one in pictures(5)], ("a", "b"), kind="segmentation")
     for given in (None, str(tmp_path), tmp_path, pictures(5), masks, unlabelled(pictures(5)), data(), "scenes:count"):
         splits = prompter.splits(model, given)
-        assert splits.train.classes == (CLASS,)
+        assert (splits.train.kind, splits.train.classes) == ("pictures", ())
         assert splits.train.picture(0).mode == "RGB"
         assert prompter.splits(model, splits) is splits
     with pytest.raises(vp.InvalidInputError, match="data is a folder"):

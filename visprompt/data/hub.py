@@ -77,6 +77,7 @@ def read_hub(
     revision: str | None = None,
     trust_remote_code: bool = False,
     name: str | None = None,
+    labels: bool = True,
 ) -> Splits:
     """Reads a data set with the `datasets` package.
 
@@ -98,6 +99,7 @@ def read_hub(
         revision: commit, tag or branch on the hub.
         trust_remote_code: let a data set run its own code. `datasets` from version 4 on never does.
         name: of the data set; None: the hub's or the folder's.
+        labels: False: only the column of pictures is read.
 
     Raises:
         UnsupportedError: without the package.
@@ -118,7 +120,7 @@ def read_hub(
     called = name or (Path(source).resolve().name if Path(source).exists() else source)
     splits = _splits(loaded, parts, called)
     wishes = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer}
-    columns = _Columns(splits["train"].features, wishes, called)
+    columns = _Columns(splits["train"].features, wishes, called, labels)
     items, names, secret = _items(splits, columns, called, classes, ignore_index if zero_is_none else None)
     kind = columns.kind
     ignore = ignore_index if kind == "segmentation" else None
@@ -205,7 +207,9 @@ def _splits(loaded: Mapping[str, Any], parts: Mapping[str, str] | None, called: 
 class _Columns:
     """Which column is what, by the features that a data set declares."""
 
-    def __init__(self, features: Mapping[str, Any], wishes: Mapping[str, str | None], called: str) -> None:
+    def __init__(
+        self, features: Mapping[str, Any], wishes: Mapping[str, str | None], called: str, labels: bool = True
+    ) -> None:
         self.features, self.called = features, called
         for what, wish in wishes.items():
             if wish is not None and wish not in features:
@@ -220,8 +224,10 @@ class _Columns:
         for column in (self.image, wishes["mask"]):
             if column is not None and column not in pictures:
                 raise InvalidInputError(f"{called}: {column!r} is no column of pictures; it has {self._listing()}.")
-        if wishes["mask"] or (self.mask and not wishes["question"]):
-            self.kind: Kind = "segmentation"
+        if not labels:
+            self.kind: Kind = "pictures"
+        elif wishes["mask"] or (self.mask and not wishes["question"]):
+            self.kind = "segmentation"
         elif wishes["question"] or (self.question and self.answer and not wishes["label"]):
             self.kind = "answers"
             if not (self.question and self.answer):
@@ -278,7 +284,9 @@ def _items(
     names: tuple[str, ...] = ()
     secret = False
     for part, rows in splits.items():
-        if columns.kind == "segmentation":
+        if columns.kind == "pictures":
+            labels[part] = [None] * len(rows)
+        elif columns.kind == "segmentation":
             assert columns.mask is not None
             made = _cells(rows, columns.mask, f"{called} {part}")
             labels[part] = (

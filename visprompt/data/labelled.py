@@ -1,7 +1,7 @@
 """Labelled data sets, the one form that every reader of training data gives and every training loop takes.
 
-A set is pictures with their labels: a class each, a class per pixel, or a question with its answer. Pictures are
-opened when they are asked for. Without torch; it must not know models, augmentation or batches.
+A set is pictures with their labels: a class each, a class per pixel, a question with its answer, or none at all.
+Pictures are opened when they are asked for. Without torch; it must not know models, augmentation or batches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -31,9 +31,10 @@ __all__ = ["FORMATS", "IGNORE", "KINDS", "Labelled", "Splits", "load_splits"]
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Kind = Literal["classification", "segmentation", "answers"]
+Kind = Literal["classification", "segmentation", "answers", "pictures"]
 OnBad = Literal["refuse", "skip"]
-KINDS: tuple[str, ...] = ("classification", "segmentation", "answers")
+Label: TypeAlias = "int | np.ndarray | tuple[str, str] | None"
+KINDS: tuple[str, ...] = ("classification", "segmentation", "answers", "pictures")
 #: what pixels of a mask have that do not count, if nothing else is said
 IGNORE = 255
 #: so many bad items are named
@@ -50,10 +51,10 @@ class Labelled:
     Args:
         items: (picture, label) pairs. A picture is a path, a PIL image, an array, or a function without arguments that
             gives one (for processes that are spawned, one that can be pickled). A label is, by `kind`, the number of a
-            class; a mask as path of a PNG, PIL image in mode L or P, `[h, w]` array of whole numbers, or function; or
-            the texts (question, answer).
-        classes: names of the classes, in the order of their numbers; empty for answers.
-        kind: `"classification"`, `"segmentation"` or `"answers"`.
+            class; a mask as path of a PNG, PIL image in mode L or P, `[h, w]` array of whole numbers, or function; the
+            texts (question, answer); or None for pictures without labels (`visprompt.data.unlabelled`).
+        classes: names of the classes, in the order of their numbers; empty for answers and for pictures.
+        kind: `"classification"`, `"segmentation"`, `"answers"` or `"pictures"`: these without labels.
         name: of the data set, for messages and results.
         ignore_index: what pixels have that do not count; 255 for segmentation if nothing is said.
         on_bad: what becomes of items that cannot be used: `"refuse"` is an error that names them, `"skip"` leaves them
@@ -66,7 +67,7 @@ class Labelled:
     def __init__(
         self,
         items: Iterable[tuple[Any, Any]],
-        classes: Iterable[str],
+        classes: Iterable[str] = (),
         *,
         kind: Kind = "classification",
         name: str = "",
@@ -88,10 +89,12 @@ class Labelled:
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> tuple[Image, int | np.ndarray | tuple[str, str]]:
+    def __getitem__(self, index: int) -> tuple[Image, Label]:
         return self.picture(index), self.label(index)
 
     def __repr__(self) -> str:
+        if self.kind == "pictures":
+            return f"Labelled({self._called}: {len(self)} pictures without labels)"
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"Labelled({self._called}: {len(self)} items{classes}, {self.kind})"
 
@@ -103,8 +106,8 @@ class Labelled:
         """
         return open_picture(self._items[index][0], self.item_name(index))
 
-    def label(self, index: int) -> int | np.ndarray | tuple[str, str]:
-        """The label of an item: class number, `[h, w]` mask of whole numbers, or (question, answer).
+    def label(self, index: int) -> Label:
+        """The label of an item: class number, `[h, w]` mask of whole numbers, (question, answer), or None.
 
         Raises:
             InvalidInputError: naming the mask, if it cannot be read or has numbers that are no classes.
@@ -121,8 +124,10 @@ class Labelled:
         """Class numbers of all items; no picture is opened.
 
         Raises:
-            InvalidInputError: for masks and answers.
+            InvalidInputError: for masks, answers, and pictures without labels.
         """
+        if self.kind == "pictures":
+            raise InvalidInputError(f"{self._called} has pictures without labels.")
         if self.kind != "classification":
             raise InvalidInputError(f"{self._called} has no class per picture: it is a data set of {self.kind}.")
         return [label for _, label in self._items]
@@ -266,7 +271,9 @@ class Labelled:
         return made
 
     def _require_names(self) -> None:
-        if self.kind != "answers" and not self.classes:
+        if self.kind == "pictures" and self.classes:
+            raise InvalidInputError(f"{self._called}: pictures without labels have no classes.")
+        if self.kind not in ("answers", "pictures") and not self.classes:
             raise InvalidInputError(f"{self._called}: {self.kind} needs the names of its classes.")
         twice = sorted({one for one in self.classes if self.classes.count(one) > 1}) if self._repeats() else []
         if twice:
@@ -301,6 +308,8 @@ class Labelled:
             if not 0 <= label < len(self.classes):
                 return f"label {label} is none of the {len(self.classes)} classes, 0 to {len(self.classes) - 1}", label
             return "", int(label)
+        if self.kind == "pictures":
+            return ("" if label is None else f"a picture without labels has None for one; got {label!r:.60}"), None
         if self.kind == "answers":
             if not (isinstance(label, tuple | list) and len(label) == 2 and all(isinstance(one, str) for one in label)):
                 return f"a label is a question and its answer, two texts; got {label!r:.60}", label

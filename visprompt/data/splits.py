@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from visprompt.data.labelled_items import path_of, real_path
+from visprompt.data.labelled_items import PICTURE_SUFFIXES, path_of, real_path
 from visprompt.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ FORMATS: dict[str, str] = {
     "ade20k": "visprompt.data.ade20k:read_ade20k",
     "hf": "visprompt.data.hub:read_hub",
     "scenes": "visprompt.data.bundled_sets:read_bundled",
+    "pictures": "visprompt.data.unlabelled:read_pictures",
 }
+#: options of readers that say something of labels
+_OF_LABELS = ("label", "mask", "question", "answer", "classes", "zero_is_none", "ignore_index")
 
 #: options of readers that are names
 _TEXTS = ("image", "label", "mask", "question", "answer", "split", "images", "config", "revision", "name")
@@ -113,19 +116,23 @@ def load_splits(
     on_bad: Literal["refuse", "skip"] = "refuse",
     seed: int = 0,
     limit: int | None = None,
+    labels: bool = True,
     **reader_options: Any,
 ) -> Splits:
     """Reads a data set with its parts.
 
     Args:
         where: a folder, a `.csv` or `.jsonl` file, `scenes:NAME` for a bundled set, `hf:NAME` for one of the hub.
-        format: `"folder"`, `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"` or `"scenes"`; None: by `where`:
-            a folder is a folder of classes, files and prefixes say what they are.
+        format: `"folder"`, `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"`, `"scenes"`, or `"pictures"`: all
+            pictures below a folder, without labels. None: by `where`: a folder is a folder of classes, files and
+            prefixes say what they are.
         validation: share of the training part that is split off where the data set has no validation part, in the
             proportions of the classes; 0: none.
         on_bad: see `Labelled`.
         seed: of the split and the limit.
         limit: at most so many items of every part.
+        labels: False: the pictures alone, for what learns without labels. Data need have none, a folder is taken with
+            all that lies below it, and a column of pictures is enough.
         **reader_options: of the format's reader.
 
     Raises:
@@ -137,19 +144,31 @@ def load_splits(
     if seed < 0:
         raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
     where = os.path.expanduser(os.fspath(where))
-    chosen = format or _format_of(where)
+    chosen = format or _format_of(where, labels)
     if chosen not in FORMATS:
         raise unknown_name("format of data", chosen, FORMATS)
+    if not labels:
+        chosen = "pictures" if chosen == "folder" else chosen
+        told = next((name for name in _OF_LABELS if name in reader_options), None)
+        if told is not None:
+            raise InvalidInputError(f"{told}={reader_options[told]!r}: labels are not read here; leave it out.")
     module, _, function = FORMATS[chosen].partition(":")
     reader = getattr(importlib.import_module(module), function)
     common = {"validation": validation, "seed": seed, "on_bad": on_bad}
-    options = set(inspect.signature(reader).parameters) - {"where", *common}
+    known = set(inspect.signature(reader).parameters)
+    options = known - {"where", "labels", *common}
+    if "labels" in known:
+        common["labels"] = labels
     for name, value in reader_options.items():
         if name not in options:
             raise unknown_name(f"option of the format {chosen}", name, options)
         if name in _TEXTS and isinstance(value, int | float):  # a column called 0, read from a command line
             reader_options[name] = str(value)
     splits: Splits = reader(where, **common, **reader_options)
+    if not labels:
+        from visprompt.data.unlabelled import splits_without_labels
+
+        splits = splits_without_labels(splits)
     _require_several_classes(splits.train, where)
     warn_of_duplicates(splits)
     _warn_of_several_labels(splits)
@@ -172,6 +191,8 @@ def without_validation(
     """
     tested = test_from or ("a test part of its own" if test is not None else "no test part")
     source = source[:1].upper() + source[1:]
+    if train.kind == "pictures" and len(train) == 1:
+        share = 0  # it is learned from
     if share == 0:
         return Splits(train, None, test, f"{source}; no validation part; {tested}.")
     rest, held = train.split(share, seed)
@@ -224,7 +245,7 @@ def _warn_of_several_labels(splits: Splits) -> None:
 
 
 def _require_several_classes(train: Labelled, where: str) -> None:
-    if train.kind == "answers" or len(train.classes) > 1:
+    if train.kind in ("answers", "pictures") or len(train.classes) > 1:
         return
     inner = os.path.join(where, train.classes[0])
     wrapped = os.path.isdir(inner) and any(entry.is_dir() for entry in os.scandir(inner))
@@ -254,13 +275,16 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''} ({len(names)})"
 
 
-def _format_of(where: str) -> str:
+def _format_of(where: str, labels: bool = True) -> str:
     for prefix in ("scenes", "hf"):
         if where.startswith(prefix + ":"):
             return prefix
     ending = Path(where).suffix.lower()
     if ending in (".csv", ".tsv", ".jsonl"):
         return "jsonl" if ending == ".jsonl" else "csv"
+    if not labels and (os.path.isdir(where) or (os.path.isfile(where) and ending in PICTURE_SUFFIXES)):
+        saved = any(os.path.exists(os.path.join(where, file)) for file, name in _MARKS.items() if name == "hf")
+        return "hf" if saved else "pictures"
     if os.path.isdir(where):
         for file, name in _MARKS.items():
             if os.path.exists(os.path.join(where, file)):
@@ -270,7 +294,8 @@ def _format_of(where: str) -> str:
                 )
         return "folder"
     what = "is a file of another kind" if os.path.exists(where) else "does not exist"
+    folder = "a folder of class folders" if labels else "a picture, a folder with pictures"
     raise InvalidInputError(
-        f"{where!r} {what}. Data is a folder of class folders, a .csv or .jsonl file, scenes:NAME, hf:NAME, or a "
+        f"{where!r} {what}. Data is {folder}, a .csv or .jsonl file, scenes:NAME, hf:NAME, or a "
         f"folder with its format named. Formats: {', '.join(FORMATS)}."
     )

@@ -58,6 +58,7 @@ def read_csv(
     zero_is_none: bool = False,
     ignore_index: int = IGNORE,
     name: str | None = None,
+    labels: bool = True,
 ) -> Splits:
     """Reads a CSV file: UTF-8, separated by commas, semicolons or tabs, with a header.
 
@@ -78,6 +79,7 @@ def read_csv(
         zero_is_none: in masks, 0 is no class and classes begin at 1.
         ignore_index: in masks, what does not count.
         name: of the data set; None: the file's.
+        labels: False: only the columns of pictures and parts are read.
 
     Raises:
         InvalidInputError: naming file and line.
@@ -85,7 +87,7 @@ def read_csv(
     columns = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer, "split": split}
     path = _require_file(where, "csv")
     header, entries = _csv_rows(path, image)
-    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad)
+    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad, labels)
     return table.splits(entries, validation, seed)
 
 
@@ -106,6 +108,7 @@ def read_jsonl(
     zero_is_none: bool = False,
     ignore_index: int = IGNORE,
     name: str | None = None,
+    labels: bool = True,
 ) -> Splits:
     """Reads a file with a JSON object in every line; options as in `read_csv`, with keys for columns.
 
@@ -118,7 +121,7 @@ def read_jsonl(
     if not entries:
         raise InvalidInputError(f"{path} is empty.")
     header = list(dict.fromkeys(key for _, entry in entries for key in entry))
-    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad)
+    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad, labels)
     return table.splits(iter(entries), validation, seed)
 
 
@@ -135,17 +138,19 @@ class _Table:
         masks: tuple[bool, int],
         name: str | None,
         on_bad: OnBad,
+        labels: bool,
     ) -> None:
         self.path, self.header, self.on_bad = path, list(header), on_bad
         self.folder = Path(images) if images is not None else path.parent
         self.zero_is_none, self.ignore_index = masks
         self.name = name or path.stem
         self.columns = {what: self._column(what, wish) for what, wish in columns.items()}
-        self.kind = self._kind({what for what, wish in columns.items() if wish})
+        self.kind: Kind = self._kind({what for what, wish in columns.items() if wish}) if labels else "pictures"
         if self.columns["image"] is None:
             raise self._no_column("image")
         listed = path.parent / "classes.txt"
-        self.classes = classes if classes is not None or self.kind == "answers" or not listed.exists() else listed
+        without = self.kind in ("answers", "pictures")
+        self.classes = classes if classes is not None or without or not listed.exists() else listed
 
     def splits(self, entries: Iterator[tuple[str, dict[str, Any]]], validation: float, seed: int) -> Splits:
         rows: list[_Row] = []
@@ -187,6 +192,8 @@ class _Table:
         ignore = self.ignore_index if self.kind == "segmentation" else None
         for part in _PARTS:
             chosen = [item for row, item in zip(rows, items, strict=True) if row.part == part]
+            if self.kind == "pictures":
+                chosen = list(dict.fromkeys(chosen))  # several rows may speak of one
             if chosen:
                 called = f"{self.name} {part}" if self.columns["split"] else self.name
                 made[part] = Labelled(
@@ -201,6 +208,8 @@ class _Table:
         return _Row(where, part, picture, self._label(where, entry))
 
     def _label(self, where: str, entry: dict[str, Any]) -> Any:
+        if self.kind == "pictures":
+            return None
         if self.kind == "segmentation":
             mask = picture_path(entry.get(str(self.columns["mask"])), self.folder, f"{where}, mask")
             return ShiftedMask(str(mask), self.ignore_index) if self.zero_is_none else mask

@@ -1,26 +1,26 @@
 """Pictures without labels, in the form that the training loop takes: what self-supervised prompts learn from.
 
-They are a `Labelled` of one class. Without torch; it must not know models or training.
+They are a `Labelled` of the kind "pictures". Without torch; it must not know models or training.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visprompt.data.label_names import PARTS, is_ignored, require_directory, walk
+from visprompt.data.label_names import PARTS, is_ignored, is_picture, require_directory, walk
 from visprompt.data.labelled import Labelled, OnBad, Splits
+from visprompt.data.labelled_items import PICTURE_SUFFIXES, path_of
 from visprompt.data.splits import without_validation
 from visprompt.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: the one class of pictures that have none
-CLASS = "picture"
 #: pictures of the generated world per split: as many as the other sets that are drawn from it
 SIZES: dict[str, int] = {"train": 800, "validation": 200, "test": 500}
 # Part of every seed, apart from the streams in `visprompt.data.downstream`: changing it changes every picture.
@@ -31,21 +31,25 @@ def unlabelled(pictures: Iterable[Any], *, name: str = "", on_bad: OnBad = "refu
     """Pictures from Python as a data set.
 
     >>> unlabelled(["a.jpg", "b.jpg"], name="photos")
-    Labelled(photos: 2 items, 1 classes, classification)
+    Labelled(photos: 2 pictures without labels)
 
     Args:
         pictures: paths, PIL images, arrays, or functions that give one of these.
         name: of the data set.
         on_bad: see `Labelled`.
+
+    Raises:
+        InvalidInputError: if there are none.
     """
-    return Labelled([(picture, 0) for picture in pictures], (CLASS,), name=name, on_bad=on_bad)
+    return Labelled([(picture, None) for picture in pictures], kind="pictures", name=name, on_bad=on_bad)
 
 
 def without_labels(data: Labelled) -> Labelled:
-    """The pictures of a labelled set, whatever their labels are."""
-    if data.kind == "classification" and data.classes == (CLASS,):
+    """The pictures of a labelled set, whatever their labels are; one with several labels is there once."""
+    if data.kind == "pictures":
         return data
-    return unlabelled((picture for picture, _ in data.items), name=data.name, on_bad=data.on_bad)
+    once = {path_of(picture) or id(picture): picture for picture, _ in data.items}
+    return unlabelled(once.values(), name=data.name, on_bad=data.on_bad)
 
 
 def splits_without_labels(splits: Splits) -> Splits:
@@ -63,22 +67,27 @@ def read_pictures(
     validation: float = 0.2,
     seed: int = 0,
     on_bad: OnBad = "refuse",
-    limit: int | None = None,
+    name: str | None = None,
 ) -> Splits:
     """All pictures below a folder, however deep; folders `train`, `val` and `test` in it are its parts.
 
+    Other folders in it mean nothing: those of classes are read as well, and their names are not looked at.
+
     Args:
-        where: the folder.
+        where: the folder, or one picture.
         validation: share of the training part that becomes validation if there is no such folder; 0: none.
-        seed: of that draw, and of the limit.
+        seed: of that draw.
         on_bad: see `Labelled`.
-        limit: at most so many pictures of every part.
+        name: of the data set; None: the folder's.
 
     Raises:
         InvalidInputError: if there is no such folder, or no picture in it.
     """
-    root = require_directory(Path(where), "expected a folder with pictures")
-    called = root.resolve().name
+    root = Path(where)
+    called = name or root.resolve().name
+    if root.is_file() and is_picture(root.name):
+        return without_validation(unlabelled([str(root)], name=called, on_bad=on_bad), None, 0, seed, "one picture")
+    root = require_directory(root, "expected a folder with pictures, or one picture")
     parts: dict[str, Path] = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         part = PARTS.get(entry.name.casefold())
@@ -86,29 +95,50 @@ def read_pictures(
             parts.setdefault(part, Path(entry.path))
     if "train" not in parts:
         parts = {"train": root}
-    made = {part: _folder(folder, f"{called} {part}".removesuffix(" train"), on_bad) for part, folder in parts.items()}
-    source = f"all pictures below the folder {parts['train'].name}"
-    if "validation" in made:
-        splits = Splits(made["train"], made["validation"], made.get("test"), f"{source}; folders for the other parts.")
-    elif validation > 0 and len(made["train"]) < 2:
-        splits = Splits(made["train"], None, made.get("test"), f"{source}: too few for a validation part.")
     else:
-        splits = without_validation(made["train"], made.get("test"), validation, seed, source)
-    return splits.limited(limit, seed)
+        _warn_of_others(root, set(parts.values()))
+    found = {part: _below(folder) for part, folder in parts.items()}
+    made = {
+        part: unlabelled(paths, name=f"{called} {part}".removesuffix(" train"), on_bad=on_bad)
+        for part, paths in found.items()
+    }
+    folder = parts["train"].resolve().name
+    source = f"All pictures below the folder {folder}"
+    inner = {os.path.dirname(path) for path in found["train"]} - {os.fspath(parts["train"])}
+    if inner:
+        folders = "1 folder" if len(inner) == 1 else f"{len(inner)} folders"
+        source += f" and {folders} in it, whose names are not looked at"
+    if "validation" in made:
+        return Splits(made["train"], made["validation"], made.get("test"), f"{source}; folders for the other parts.")
+    return without_validation(made["train"], made.get("test"), validation, seed, source)
 
 
-def _folder(folder: Path, name: str, on_bad: OnBad) -> Labelled:
-    found: list[str] = []
+def _below(folder: Path) -> list[str]:
+    """Paths of all pictures below a folder, sorted."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    walk(folder, lambda path, picture: found[picture].append(path))
+    if not found[True]:
+        endings = sorted({os.path.splitext(path)[1].lower() or "no ending" for path in found[False]})
+        there = f"files of other kinds ({', '.join(endings[:6])})" if endings else "no files"
+        raise InvalidInputError(
+            f"{str(folder)!r} has no pictures in it or in the folders below, but {there}. Pictures end in "
+            f"{', '.join(sorted(PICTURE_SUFFIXES))}."
+        )
+    return sorted(found[True])
 
-    def sort(path: str, picture: bool) -> None:
-        if picture:
-            found.append(path)
 
-    # `walk` goes through the folders in it as well; loose pictures beside them are part of it here.
-    walk(folder, sort)
-    if not found:
-        raise InvalidInputError(f"{str(folder)!r} has no pictures in it.")
-    return unlabelled(sorted(found), name=name, on_bad=on_bad)
+def _warn_of_others(root: Path, parts: set[Path]) -> None:
+    """Says what lies beside the folders of the parts: somebody may count on it."""
+    others = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if not is_ignored(entry.name) and Path(entry.path) not in parts and (entry.is_dir() or is_picture(entry.name))
+    )
+    if others:
+        listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        warnings.warn(
+            f"{root} has a folder train, so what lies beside it is left out: {listed}.", UserWarning, stacklevel=4
+        )
 
 
 def generated(wh: tuple[int, int] = (64, 64), *, seed: int = 0, sizes: dict[str, int] | None = None) -> Splits:
