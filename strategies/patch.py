@@ -290,8 +290,9 @@ class Patch(Learned):
         Args:
             model: an image encoder, or a vision-language model, on whose vision tower it is learned; it stays as it
                 was.
-            data: pictures: a folder (all pictures below it), paths or pictures in a list, labelled pictures, whose
-                labels are not looked at, or their splits. None: generated scenes.
+            data: pictures: a folder (all pictures below it) or anything else that `load_splits` reads, paths or
+                pictures in a list, labelled pictures, whose labels are not looked at, or their splits. None: generated
+                scenes.
             **options: of `Learned.fit`.
 
         Raises:
@@ -329,13 +330,7 @@ class Patch(Learned):
         """Pictures to learn from, without labels, in their parts."""
         from visprompt.data.labelled import Labelled, Splits, load_splits
         from visprompt.data.splits import without_validation
-        from visprompt.data.unlabelled import (
-            generated,
-            read_pictures,
-            splits_without_labels,
-            unlabelled,
-            without_labels,
-        )
+        from visprompt.data.unlabelled import generated, splits_without_labels, unlabelled, without_labels
 
         if data is None:
             from visprompt.models.lvlm_encoder import encoder_of
@@ -346,17 +341,14 @@ class Patch(Learned):
         if isinstance(data, Splits):
             return splits_without_labels(data)
         if isinstance(data, str | os.PathLike):
-            if Path(data).expanduser().is_dir():
-                return read_pictures(Path(data).expanduser(), seed=seed)
-            return splits_without_labels(load_splits(os.fspath(data), seed=seed))
+            return load_splits(os.fspath(data), labels=False, seed=seed)
         if not isinstance(data, Labelled | Sequence):
             raise InvalidInputError(
                 f"data is a folder, a list of pictures, Splits or Labelled, or None for generated scenes; got "
                 f"{type(data).__name__}."
             )
         pictures = without_labels(data) if isinstance(data, Labelled) else unlabelled(data, name="pictures")
-        share = 0.2 if len(pictures) > 1 else 0.0
-        return without_validation(pictures, None, share, seed, "pictures from Python")
+        return without_validation(pictures, None, 0.2, seed, "pictures from Python")
 
     # -- what is saved ------------------------------------------------------------------------------------------------
 
