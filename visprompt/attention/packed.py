@@ -7,6 +7,7 @@ on the piece of the sequence that the call at hand sees.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,30 @@ from visprompt.errors import SiteNotReachedError, UnsupportedError
 if TYPE_CHECKING:
     from visprompt.attention.program import SiteProgram
     from visprompt.attention.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Rows that one call gave: their picture and numbers, `[H, r, P]` or their sum `[H, 1, P]`."""
+
+    stream: int
+    numbers: Tensor
+    rows: Tensor
+    per_row: bool
+
+
+def _joined(pieces: list[_Piece]) -> Tensor:
+    pictures: dict[int, list[_Piece]] = {}
+    for piece in pieces:
+        pictures.setdefault(piece.stream, []).append(piece)
+    found = []
+    for _, own in sorted(pictures.items()):
+        rows, numbers = torch.cat([piece.rows for piece in own], dim=1), torch.cat([piece.numbers for piece in own])
+        if own[0].per_row:
+            found.append(rows.index_select(1, torch.argsort(numbers)))
+        else:
+            found.append(rows.sum(dim=1) / len(numbers))
+    return torch.stack(found)
 
 
 class Packed:
@@ -33,6 +58,7 @@ class Packed:
         self._stream_at = streams.tolist()
         self._at: dict[Site, int] = {}
         self._last: tuple[int, Tensor, int] | None = None
+        self._read: dict[Site, list[_Piece]] = {}
 
     def to(self, device: torch.device) -> Packed:
         """The same on a device, nothing seen yet."""
@@ -59,6 +85,8 @@ class Packed:
                 f"{site!r} sees {piece.stop} patches, and the pictures have {len(self.streams)}: it packs them in "
                 "another way than is known."
             )
+        if not first:
+            self._read.pop(site, None)
         self._at[site] = piece.stop % len(self.streams)  # all seen: the next call begins another pass
         stream, patches = self._stream_at[first], self.patches[piece]
         if self._stream_at[piece.stop - 1] != stream:  # pictures stand one after the other
@@ -69,10 +97,42 @@ class Packed:
         own = program.take(torch.tensor([stream], device=device))
         at = columns[0, program.rows]
         chosen = (at >= 0).nonzero().flatten()
-        if not (program.capture_output or own.edits):
+        if not (program.capture_output or program.read or own.edits):
             chosen = chosen[:0]  # nothing happens to this picture
         self._last = (stream, chosen, len(program.rows))
+        if own.read_rows is not None:
+            own = replace(own, read_rows=torch.isin(chosen, own.read_rows).nonzero().flatten())
         return own.at_rows(chosen, at[chosen], columns)
+
+    def restart(self) -> None:
+        """Forgets a pass that did not come to its end."""
+        self._at.clear()
+        self._read.clear()
+
+    def is_through(self, site: Site) -> bool:
+        """True if the site has seen all of the sequence, or nothing yet."""
+        return not self._at.get(site)
+
+    def read(self, site: Site, program: SiteProgram, attention: Tensor) -> None:
+        """Keeps the rows of the call just laid out, `[1, H, r, K]` or their mean `[1, H, 1, K]`, for `maps`."""
+        assert self._last is not None
+        stream, chosen, _ = self._last
+        kept = program.read_rows
+        count = len(chosen) if kept is None else len(kept)
+        if not count:
+            return
+        rows = attention if kept is None else attention.index_select(2, kept)
+        if not program.per_row:  # summed before the columns are spread over all patches: a window has few of them
+            rows = rows.mean(dim=2, keepdim=True) * count
+        found = program.patches_of(rows)[0]
+        numbers = chosen if kept is None else chosen[kept]
+        self._read.setdefault(site, []).append(_Piece(stream, numbers, found, program.per_row))
+
+    def maps(self) -> dict[Site, Tensor]:
+        """What was read since the pass began: `[n, H, P]`, the mean over a picture's rows wherever its calls cut them,
+        or `[n, H, R, P]` where every row is kept. Patches that a row does not see (other windows) get nothing from it.
+        """
+        return {site: _joined(pieces) for site, pieces in self._read.items()}
 
     def gather(self, output: Tensor, whole: Tensor | None, streams: int) -> Tensor:
         """Puts the rows of the call just laid out, `[1, H, r, D]`, into `[n, H, R, D]` of all pictures."""

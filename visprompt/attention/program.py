@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from visprompt.attention.rows import attend, target_mass_logits, visible
-from visprompt.attention.sites import Site, Tower
+from visprompt.attention.sites import ReadRows, Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import AttentionEdit, Rows, block_number, checked_rows
 
@@ -261,7 +261,7 @@ def compile_programs(
     num_patches: Sequence[int],
     read: Sequence[int] | None = None,
     decompose: Sequence[int] | None = None,
-    read_rows: Rows = "readout",
+    read_rows: ReadRows = "readout",
 ) -> dict[Site, SiteProgram]:
     """One program per site that is edited or read.
 
@@ -271,7 +271,7 @@ def compile_programs(
         num_patches: for every stream the number of its patches.
         read: block indices whose readout attention is kept, or None.
         decompose: block indices whose readout row is decomposed, or None.
-        read_rows: the rows that are read; `"readout"` keeps their mean, anything else every row.
+        read_rows: the rows that are read; `"readout"` and `"summary"` keep their mean, anything else every row.
 
     Raises:
         InvalidInputError: for blocks or heads that do not exist, a bias of the wrong length, or edits that meet no
@@ -298,10 +298,12 @@ def compile_programs(
             for site in sites:
                 wanted.setdefault(site, [[] for _ in edits])[stream].append(edit)
     programs = {site: _compile_site(tower, site, groups, num_patches) for site, groups in wanted.items()}
-    for blocks, flag, rows_name in ((read, "read", read_rows), (decompose, "decompose", "readout")):
+    reads: tuple[tuple[Sequence[int] | None, str, ReadRows], ...]
+    reads = ((read, "read", read_rows), (decompose, "decompose", "readout"))
+    for blocks, flag, rows_name in reads:
         for block in blocks or ():
             number = block_number(block, tower.num_blocks)
-            _keep(programs, tower, number, flag, checked_rows(rows_name), len(edits), max(num_patches))
+            _keep(programs, tower, number, flag, rows_name, len(edits), max(num_patches))
     return programs
 
 
@@ -311,10 +313,14 @@ def _same(group: Sequence[AttentionEdit], other: Sequence[AttentionEdit]) -> boo
 
 
 def _keep(
-    programs: dict[Site, SiteProgram], tower: Tower, block: int, flag: str, name: Rows, streams: int, patches: int
+    programs: dict[Site, SiteProgram], tower: Tower, block: int, flag: str, wanted: ReadRows, streams: int, patches: int
 ) -> None:
     """Adds to a site's program that some rows are read or decomposed."""
     site = tower.sites[block]
+    if wanted == "summary":
+        name: Rows = "readout" if len(tower.rows_of(site, "readout", patches)) else "patches"
+    else:
+        name = checked_rows(wanted)
     own = site.prefix - site.prompts
     # Maps are of the model's own tokens, whether there are prompts between them or not.
     rows = [row for row in tower.rows_of(site, name, patches) if not own <= row < site.prefix]
@@ -335,7 +341,7 @@ def _keep(
     changes: dict[str, Any] = {flag: True}
     changes.update({f"{other}_rows": None if len(rows_at) == len(order) else rows_at for other, rows_at in at.items()})
     if flag == "read":
-        changes["per_row"] = name != "readout"
+        changes["per_row"] = wanted not in ("readout", "summary")
         changes["read_kind"] = name
     programs[site] = replace(program, **changes)
 

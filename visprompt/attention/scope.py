@@ -217,19 +217,37 @@ class Scope:
         """
         self.fired.add(site)
         self._store(site, program, output, attention, value)
-        if self.stop and self.fired >= set(self.programs):
+        if self.stop and self.fired >= set(self.programs) and self._is_through(site):
             raise Enough
+
+    def begin(self) -> None:
+        """Another forward in this scope begins: what sites did before does not count for it."""
+        self.fired.clear()
+        if isinstance(self.timeline, Packed):
+            self.timeline.restart()
+
+    def maps(self) -> dict[Site, Tensor]:
+        """What was read, site by site: `[n, H, K]`, or `[n, H, R, K]` of rows that are kept one by one."""
+        return self.attention if not isinstance(self.timeline, Packed) else self.timeline.maps()
+
+    def _is_through(self, site: Site) -> bool:
+        """False as long as the site has pictures of a packed sequence before it."""
+        return not isinstance(self.timeline, Packed) or self.timeline.is_through(site)
 
     def _store(self, site: Site, program: SiteProgram, output: Tensor | None, attention: Tensor, value: Tensor) -> None:
         if not (program.read or program.decompose or program.capture_output):
+            return
+        if isinstance(self.timeline, Packed):
+            if program.read:
+                self.timeline.read(site, program, attention)
+            if program.capture_output and output is not None:
+                streams = len(self.programs[site].edited)
+                self.outputs[site] = self.timeline.gather(output, self.outputs.get(site), streams)
             return
         if program.columns is not None:
             if program.read_rows is not None and len(program.read_rows):
                 rows = attention.index_select(2, program.read_rows)
                 self.steps.setdefault(site, []).append(program.patches_of(rows))
-            if program.capture_output and output is not None and isinstance(self.timeline, Packed):
-                streams = len(self.programs[site].edited)
-                self.outputs[site] = self.timeline.gather(output, self.outputs.get(site), streams)
             return
         if self.sharing is not None:
             output, attention, value = self.sharing.per_stream(self, site, output, attention, value)

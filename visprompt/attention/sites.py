@@ -12,6 +12,9 @@ from visprompt.visual_prompt import Rows
 
 Backend = Literal["transformers", "mha", "sdpa"]
 Readout = Literal["cls", "mean", "patches", "probe", "text"]
+#: rows that can be read: those that can be edited, and the `"summary"` of every block: the readout's rows where it has
+#: them, and where it has none (in front of a pooling probe) those of all patches; their mean, as of the readout
+ReadRows = Rows | Literal["summary"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from visprompt.attention.backends import is_compiled, refuse_compiled
 from visprompt.attention.program import SiteProgram, compile_programs
 from visprompt.attention.scope import Enough, Scope
 from visprompt.attention.sharing import sharing_of
-from visprompt.attention.sites import Site, Tower
+from visprompt.attention.sites import ReadRows, Site, Tower
 from visprompt.attention.tokens import Insertion, groups_of
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
 from visprompt.geometry import Geometry
@@ -30,7 +30,7 @@ from visprompt.models.parts import Parts
 from visprompt.models.pictures import PicturePixels
 from visprompt.models.proof import check_gradient, prove, prove_tokens
 from visprompt.models.references import with_references
-from visprompt.visual_prompt import Fit, Rows, VisualPrompt
+from visprompt.visual_prompt import Fit, VisualPrompt
 
 __all__ = ["Model", "Parts"]
 
@@ -225,7 +225,7 @@ class Model:
         decompose: Sequence[int] = (),
         share_prefix: bool = True,
         cache: PicturePixels | None = None,
-        read_rows: Rows = "readout",
+        read_rows: ReadRows = "readout",
         features: bool = False,
     ) -> Encoding:
         """Runs prompts through the image tower, in order.
@@ -237,7 +237,8 @@ class Model:
             decompose: blocks whose readout row is decomposed into its keys' contributions.
             share_prefix: False runs every prompt on its own.
             cache: inputs of pictures that were prepared before.
-            read_rows: rows whose attention `read` keeps; `"readout"` gives their mean, anything else every row.
+            read_rows: whose attention `read` keeps: the mean of the `"readout"`, or what `"summary"` is (`ReadRows`),
+                or every row of others.
             features: keep the patches' hidden states behind the last block; prompts then run on their own.
 
         Raises:
@@ -280,9 +281,7 @@ class Model:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Modules in training mode are put into evaluation mode for a run: batch norms would otherwise learn
-        from it.
-        """
+        """Puts modules that are in training mode into evaluation mode for a run: batch norms would learn from it."""
         training = [module for module in self.module.modules() if module.training]
         for module in training:
             module.training = False
@@ -299,6 +298,7 @@ class Model:
         *,
         read: Sequence[int] = (),
         decompose: Sequence[int] = (),
+        read_rows: ReadRows = "readout",
         features: bool = False,
         stop: bool = False,
     ) -> Iterator[Callable[[Tensor], Encoding]]:
@@ -308,9 +308,10 @@ class Model:
 
         Args:
             prompts: n prompts; their pictures are only looked at for geometry.
-            read: as in `encode`.
-            decompose: as in `encode`.
-            features: as in `encode`.
+            read: with `decompose`, `read_rows` and `features` as in `encode`.
+            decompose: see there.
+            read_rows: see there.
+            features: see there.
             stop: with `read` alone: compute nothing after the last block that is read; the embeddings are `[n, 0]`. Not
                 together with gradient checkpointing.
 
@@ -339,11 +340,12 @@ class Model:
             return
         tower = self.tower if tokens is None else tokens.tower
         patches = self._most_patches(prompts)
-        programs = {} if plain else self._programs(prompts, read, decompose, "readout", tokens)
+        programs = {} if plain else self._programs(prompts, read, decompose, read_rows, tokens)
         learned = any(isinstance(e.temperature, Tensor) and e.temperature.requires_grad for g in edits for e in g)
         learned = learned or (tokens is not None and bool(tokens.learned()))
         kept = Features(tower, patches) if features else None
-        with Scope(tower, programs, None, self.device, tokens=tokens, stop=stop) as scope:
+        order = self.parts.timeline(len(prompts), self.device)
+        with Scope(tower, programs, None, self.device, order, tokens, stop) as scope:
             if kept is not None:
                 kept.install(scope)
 
@@ -352,7 +354,7 @@ class Model:
                     raise InvalidInputError(
                         f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
                     )
-                scope.fired.clear()
+                scope.begin()
                 try:
                     found = run_with(kept, lambda: self.parts.embed({"pixel_values": pixels}))
                 except Enough:
@@ -371,8 +373,9 @@ class Model:
     def _check(self, prompts: Sequence[VisualPrompt], reads: bool, features: bool) -> None:
         if not prompts:
             raise InvalidInputError("nothing to encode: the list of prompts is empty.")
-        if features and self.parts.tower is None:
-            raise UnsupportedError(f"{self.name} has no blocks that visprompt knows, so no features of patches.")
+        if features and (self.parts.tower is None or self.parts.packing is not None):
+            why = "packs its pictures" if self.parts.tower else "has no blocks that visprompt knows"
+            raise UnsupportedError(f"{self.name} {why}, so no features of patches.")
         if features and self._is_compiled():
             raise refuse_compiled(self.name)
         learned = [prompt for prompt in prompts if prompt.tokens is not None]
@@ -403,7 +406,7 @@ class Model:
         read: tuple[int, ...],
         decompose: tuple[int, ...],
         share_prefix: bool,
-        read_rows: Rows = "readout",
+        read_rows: ReadRows = "readout",
         features: bool = False,
     ) -> Encoding:
         edits, tokens = [prompt.attention for prompt in prompts], self.insertion(prompts)
@@ -422,7 +425,7 @@ class Model:
             sharing = sharing_of(tower, index, programs)
         if repeated and sharing is None:
             inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
-        with Scope(tower, programs, sharing, self.device, tokens=tokens) as scope:
+        with Scope(tower, programs, sharing, self.device, self.parts.timeline(count, self.device), tokens) as scope:
             if kept is not None:
                 kept.install(scope)
             embeddings, states = run_with(kept, lambda: self.parts.embed(inputs))
@@ -441,7 +444,7 @@ class Model:
         prompts: Sequence[VisualPrompt],
         read: Sequence[int],
         decompose: Sequence[int],
-        read_rows: Rows,
+        read_rows: ReadRows,
         tokens: Insertion | None = None,
     ) -> dict[Site, SiteProgram]:
         """What happens at every site, ready to run."""
@@ -459,7 +462,7 @@ class Model:
         return programs
 
     def _is_compiled(self) -> bool:
-        """True if any module is compiled, where only the transformers shim still works."""
+        """Where only the transformers shim still works."""
         return any(is_compiled(module) for module in self.module.modules())
 
     def prove(self, prompt: VisualPrompt) -> None:
@@ -480,9 +483,8 @@ class Model:
                 return
             if any(item.is_inference() for item in self.module.parameters()):
                 raise UnsupportedError(
-                    f"{self.name} was loaded inside torch.inference_mode(), so its effect cannot be "
-                    "proved with gradients: "
-                    "load it outside, and run inside if you like."
+                    f"{self.name} was loaded inside torch.inference_mode(), so its effect cannot be proved with "
+                    "gradients: load it outside, and run inside if you like."
                 )
             with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
                 if not self._proved:

@@ -66,7 +66,7 @@ def collect(scope: Scope, embeddings: Tensor, patches: int, features: Tensor | N
     """What a scope kept, cut to the patch columns."""
     return Encoding(
         embeddings,
-        {site.block: item.narrow(-1, site.prefix, patches) for site, item in scope.attention.items()},
+        {site.block: item.narrow(-1, site.prefix, patches) for site, item in scope.maps().items()},
         {site.block: item.narrow(1, site.prefix, patches) for site, item in scope.decomposition.items()},
         features,
     )

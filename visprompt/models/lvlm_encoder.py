@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.attention.packed import Packed
+from visprompt.errors import UnsupportedError
 from visprompt.models.base import Model
+from visprompt.models.lvlm_square import WHOLE, Packing, packed_reader, tile_reader
+from visprompt.models.lvlm_vision import tower_module
 from visprompt.models.parts import Parts
 from visprompt.models.proof import features_of
 
 if TYPE_CHECKING:
     from visprompt.models.lvlm import LVLM
 
+Embed = Callable[[dict[str, Tensor]], Tensor]
+
 
 def encoder_of(model: Model) -> Model:
     """A model that encodes pictures: an encoder itself, or the vision tower of a vision-language model.
 
     The tower's model shares the module, whose `unwrap` stays with the language model. It is read through its patches,
-    since these are what the decoder gets; its embeddings `[n, d]` are the mean of that, and mean nothing to texts.
+    since these are what the decoder gets; its embeddings `[n, d]` are the mean of what it gives, and mean nothing to
+    texts. Its input is one square: where the processor tiles pictures, a tile that shows the whole picture; where it
+    packs them into one sequence (Qwen-VL), a square that the processor leaves as it is.
 
     Args:
         model: any.
 
     Raises:
-        UnsupportedError: for remote models, and for towers that pack pictures, or get them in tiles.
+        UnsupportedError: for remote models, and for towers of which no square input is known.
     """
     if not model.generates:
         return model
@@ -33,25 +42,62 @@ def encoder_of(model: Model) -> Model:
     if found is None:
         raise UnsupportedError(f"{model.name} has no vision tower that can be looked into.")
     lvlm: LVLM = model  # type: ignore[assignment]
-    tower = lvlm.tower_named("vision")
-    if lvlm.family.packing is not None or tower.padded:
+    tower, backend, name = lvlm.tower_named("vision"), lvlm.parts.backend, f"{model.name} (vision)"
+    if lvlm.family.packing is not None:
+        reader, packing = packed_reader(lvlm)
+        parts = Parts(_packed(lvlm, packing), reader, tower, None, None, backend, packing=_order(lvlm, packing))
+        return Model(lvlm.module, parts, name)
+    if tower.padded:
         raise UnsupportedError(
-            f"{model.name}: its vision tower packs pictures of any size into one sequence, and takes no pixels of one "
-            "size. Take an encoder, or a language model with a tower of CLIP's kind (LLaVA-1.5)."
+            f"{model.name}: its vision tower takes padded pictures, and no pixels of one size. Take an encoder, or a "
+            "language model with a tower of CLIP's kind (LLaVA-1.5)."
         )
-    try:
-        lvlm.reader.geometry((256, 256), "model")
-    except InvalidInputError:
-        raise UnsupportedError(
-            f"{model.name} cuts pictures into tiles before its vision tower sees them: take an encoder, or a language "
-            "model that takes them whole (LLaVA-1.5)."
-        ) from None
+    if str(lvlm.config.model_type) in WHOLE:
+        return Model(lvlm.module, Parts(_tile(lvlm), tile_reader(lvlm), tower, None, None, backend), name)
+    return Model(lvlm.module, Parts(_projected(lvlm), lvlm.reader, tower, None, None, backend), name)
+
+
+def _projected(model: LVLM) -> Embed:
+    """Mean of the tokens that the decoder gets."""
 
     def embed(inputs: dict[str, Tensor]) -> Tensor:
         pixels = inputs["pixel_values"]
-        tokens = features_of(lvlm.module, {"pixel_values": pixels})
+        tokens = features_of(model.module, {"pixel_values": pixels})
         return tokens.unflatten(0, (len(pixels), -1)).mean(dim=1)
 
-    return Model(
-        lvlm.module, Parts(embed, lvlm.reader, tower, None, None, lvlm.parts.backend), f"{model.name} (vision)"
-    )
+    return embed
+
+
+def _tile(model: LVLM) -> Embed:
+    """Mean of the patches behind the last block that the decoder gets to see: what comes behind lays several tiles
+    together, and there is one.
+    """
+    tower = model.tower_named("vision")
+    module = tower_module(model.module)
+
+    def embed(inputs: dict[str, Tensor]) -> Tensor:
+        states = module(inputs["pixel_values"], output_hidden_states=True).hidden_states[len(tower.blocks)]
+        mean: Tensor = states[:, tower.prefix :].mean(dim=1)
+        return mean
+
+    return embed
+
+
+def _packed(model: LVLM, packing: Packing) -> Embed:
+    def embed(inputs: dict[str, Tensor]) -> Tensor:
+        pixels = inputs["pixel_values"]
+        media = {"pixel_values": packing.pack(pixels), "image_grid_thw": packing.grids(len(pixels), pixels.device)}
+        return features_of(model.module, media).unflatten(0, (len(pixels), -1)).mean(dim=1)
+
+    return embed
+
+
+def _order(model: LVLM, packing: Packing) -> Callable[[int], Packed]:
+    tile = packing.tile()
+    assert model.family.packing is not None
+    one = torch.from_numpy(model.family.packing(model, [tile])[1])
+
+    def order(pictures: int) -> Packed:
+        return Packed(torch.arange(pictures).repeat_interleave(len(one)), one.repeat(pictures))
+
+    return order

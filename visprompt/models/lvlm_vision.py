@@ -24,15 +24,13 @@ _NO_BLOCKS = "its projector takes what goes into the vision tower's first block"
 
 def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Size | None]:
     """(sites or None where they are not offered, tokens in front of the patches, patch height and width)."""
-    from visprompt.models.transformers import FAMILIES, Family, tower_of, vision_module
+    from visprompt.models.transformers import FAMILIES, Family, tower_of
 
     # towers that exist only inside an LVLM
     inside = {"idefics3": Family("mean", prefix=0), "smolvlm": Family("mean", prefix=0), "internvl": Family("cls")}
-    inner = getattr(module, "model", module)
-    found = next((getattr(inner, n) for n in ("vision_tower", "vision_model", "visual") if hasattr(inner, n)), None)
-    if found is None:
+    tower = tower_module(module)
+    if tower is None:
         return None, 0, None
-    tower = vision_module(found)
     config: Any = tower.config
     size = getattr(config, "patch_size", None)
     patch = None if size is None else (int(size), int(size)) if not isinstance(size, list | tuple) else tuple(size)
@@ -56,6 +54,15 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
         by_module={},
     )
     return cut, prefix, patch  # type: ignore[return-value]
+
+
+def tower_module(module: Any) -> Any:
+    """The vision tower itself, which has the patch embeddings and the blocks; None where there is none."""
+    from visprompt.models.transformers import vision_module
+
+    inner = getattr(getattr(module, "_orig_mod", module), "model", module)
+    found = next((getattr(inner, n) for n in ("vision_tower", "vision_model", "visual") if hasattr(inner, n)), None)
+    return None if found is None else vision_module(found)
 
 
 def packing_of(model: LVLM, inputs: ChatInputs) -> Packed | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from visprompt.attention.packed import Packed
 from visprompt.attention.sites import Tower
 from visprompt.models.pictures import PictureReader
 
@@ -23,6 +25,8 @@ class Parts:
         logits: (`[n, d]`, `[t, d]`) → `[n, t]` scores as the model defines them, or None.
         backend: name of the library.
         restore: what `unwrap` undoes.
+        packing: for towers that pack all pictures into one sequence, from a number of pictures to their order in it;
+            None for towers with a batch axis.
     """
 
     embed: Callable[[dict[str, Tensor]], Tensor]
@@ -32,3 +36,8 @@ class Parts:
     logits: Callable[[Tensor, Tensor], Tensor] | None
     backend: str
     restore: list[Callable[[], None]] = field(default_factory=list)
+    packing: Callable[[int], Packed] | None = None
+
+    def timeline(self, pictures: int, device: torch.device) -> Packed | None:
+        """Where so many pictures stand in the tower's sequence, for a `Scope`."""
+        return None if self.packing is None else self.packing(pictures).to(device)

@@ -32,7 +32,7 @@ def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
     patches = reader.geometry(prompt.picture.size, prompt.fit).num_patches
     rows = {site: tower.rows_of(site, "readout", patches) for site in tower.sites}
     programs, zeros = zeros_at(tower.sites, {site: row[0] for site, row in rows.items() if len(row)}, model.device)
-    with Scope(tower, programs, None, model.device):
+    with Scope(tower, programs, None, model.device, parts.timeline(1, model.device)):
         embedding = parts.embed(reader.inputs([(prompt.picture, prompt.fit)], model))
         _backward(embedding, zeros)
     _refuse_dead(name, zeros, "embedding")

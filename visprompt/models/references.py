@@ -43,7 +43,8 @@ def with_references(
         )
         for site, item in gains.items()
     }
-    with torch.no_grad(), Scope(tower, watch, None, model.device, tokens=tokens) as scope:
+    order = model.parts.timeline(len(once), model.device)
+    with torch.no_grad(), Scope(tower, watch, None, model.device, order, tokens) as scope:
         model.parts.embed(model.parts.reader.inputs(once, model))
     index = torch.tensor(which, device=model.device)
     return {site: replace(item, reference=scope.outputs[site][index]) for site, item in gains.items()}
