@@ -101,14 +101,13 @@ def print_table(what: str, clock: str, head: Sequence[str], rows: Sequence[Seque
 
     Args:
         what: what was measured, on which model.
-        clock: "wall" or "cpu".
+        clock: "wall" or "cpu"; "" where no time was measured.
         head: one heading per column.
         rows: figures, as text.
         markdown: as a Markdown table.
     """
-    title = (
-        f"{what}, {clock} time, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {platform.machine()}"
-    )
+    clock = f"{clock} time, {torch.get_num_threads()} thread(s), " if clock else ""
+    title = f"{what}, {clock}torch {torch.__version__}, {platform.machine()}"
     if markdown:
         print(f"{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
         print("\n".join(f"| {' | '.join(row)} |" for row in rows))

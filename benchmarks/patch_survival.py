@@ -1,0 +1,243 @@
+"""What is left of a patch's attention gain on the way from its file, through a picture's file, to the model.
+
+    python benchmarks/patch_survival.py                            # learns a patch on bundled:scenes-clip, 400 scenes
+    python benchmarks/patch_survival.py --patch runs/patch --markdown
+
+Directly: the patch as it is learned, in floating point, averaged into the model's own input, behind resizing and
+normalising. As it is used: the saved patch of 8 bits, pasted into the picture at its own resolution, 8 bits again, the
+picture written to a file and read, then the model's own processor. Both mark the same places of the same pictures; what
+is given is the gain of the one over that of the other, with a 95 % interval from a bootstrap over pictures. A patch
+given with `--patch` has 8 bits already: the direct way then differs in the pixels alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from visprompt.benchmarks.measuring import print_table
+
+import visprompt as vp
+from visprompt.data.unlabelled import generated
+from visprompt.learned import Learned
+from visprompt.regions import Box
+from visprompt.tasks.gain import marked_square
+from visprompt.training.attention_target import spread
+from visprompt.training.pasting import Marks, Normalisation, paste_batch
+from visprompt.visual_prompt import Fit, VisualPrompt
+
+#: smaller than the bundled models' input, as large, larger, and not square
+SIZES = ((48, 48), (64, 64), (100, 100), (224, 224), (500, 500), (160, 100), (300, 500), (1024, 768))
+#: how a picture gets into bytes: Pillow's format, and its options
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "PNG": ("PNG", {}),
+    "JPEG 90": ("JPEG", {"quality": 90}),
+    "JPEG 75": ("JPEG", {"quality": 75}),
+}
+_SEED, _RESAMPLES, _BATCH = 551, 2000, 50
+
+Masses = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Gain in the last block, on pictures of one size.
+
+    Args:
+        direct: of the patch in floating point at the model's input.
+        used: of the patch on its way through a picture's file.
+        kept: `used / direct`.
+        low: lower end of the 95 % interval of that.
+        high: upper end.
+        count: pictures.
+    """
+
+    direct: float
+    used: float
+    kept: float
+    low: float
+    high: float
+    count: int
+
+
+class Way:
+    """One set of pictures with a place in each, to be marked in several ways.
+
+    Args:
+        model: an encoder.
+        pictures: of any sizes; the model's processor resizes them.
+        size: of the patch, tokens.
+        fit: how pictures are brought into the model's input.
+        seed: of the places.
+    """
+
+    def __init__(
+        self,
+        model: vp.Model,
+        pictures: Sequence[Image.Image],
+        size: float,
+        *,
+        fit: Fit = "model",
+        seed: int = _SEED,
+    ) -> None:
+        self.model, self.pictures, self.size, self.fit = model, list(pictures), size, fit
+        geometries = [model.geometry(picture.size, fit) for picture in self.pictures]
+        self.boxes = [marked_square(item, size, [seed, number]) for number, item in enumerate(geometries)]
+        self.tiles = [item.tiles[0] for item in geometries]
+        self.under = np.stack([item.coverage(box) for item, box in zip(geometries, self.boxes, strict=True)])
+
+    def direct(self, learned: Any) -> Masses:
+        """Attention under a patch that is put into the model's input, `[n]`; nothing is rounded to 8 bits.
+
+        Args:
+            learned: a patch strategy, as it was learned.
+        """
+        colours, options = Normalisation.of(self.model.parts.reader), learned.options
+        found = []
+        for start in range(0, len(self.pictures), _BATCH):
+            part = slice(start, start + _BATCH)
+            pixels = torch.stack(
+                [self.model.parts.reader.one(picture, self.fit)["pixel_values"] for picture in self.pictures[part]]
+            )
+            with torch.no_grad():
+                pasted = paste_batch(
+                    pixels,
+                    learned.patch(pixels.device),
+                    self.marks(part),
+                    colours,
+                    opacity=options.opacity,
+                    blending=options.blending,
+                )
+                found.append(self.spread_over(pasted))
+        return np.asarray((np.concatenate(found) * self.under).sum(axis=1))
+
+    def marks(self, part: slice) -> Marks:
+        """Where the patch is in the model's input, from where the boxes are in the pictures."""
+        centres, sides = [], []
+        for box, tile in zip(self.boxes[part], self.tiles[part], strict=True):
+            x, y = ((a + b) / 2 * s + o for a, b, s, o in zip(*halves(box), tile.scale_xy, tile.offset_xy, strict=True))
+            centres.append((y, x))
+            sides.append((self.size * tile.patch_hw[0], self.size * tile.patch_hw[1]))
+        return Marks(torch.tensor(centres).double(), torch.tensor(sides).double(), torch.ones(len(centres)).double())
+
+    def spread_over(self, pixels: Tensor) -> NDArray[np.float32]:
+        """The last block's attention over the tokens of inputs that are ready, sum 1, `[n, P]`."""
+        last = self.model.num_blocks - 1
+        blank = VisualPrompt(Image.new("RGB", (pixels.shape[-1], pixels.shape[-2])))
+        with self.model.prompting([blank] * len(pixels), read=[last], stop=True) as encode:
+            return spread(encode(pixels.to(self.model.device, self.model.dtype)).attention[last]).cpu().numpy()
+
+    def used(self, prompter: vp.Prompter | None = None, kind: str = "PNG") -> Masses:
+        """Attention on the same places of pictures that were marked, written and read again, `[n]`.
+
+        Args:
+            prompter: marks them; None: nothing does.
+            kind: of file, one of `FILES`.
+        """
+        pictures = self.pictures
+        if prompter is not None:
+            requests = [vp.Request(item, region=box) for item, box in zip(pictures, self.boxes, strict=True)]
+            pictures = vp.Runner(self.model, prompter, fit=self.fit, progress=False).render(requests)
+        seen = vp.Runner(self.model, fit=self.fit, batch_size=_BATCH, progress=False).attention(
+            [vp.Request(as_file(picture, kind)) for picture in pictures], [-1]
+        )
+        spreads = np.concatenate([spread(item.values).numpy() for item in seen])
+        return np.asarray((spreads * self.under).sum(axis=1))
+
+    def compared(self, learned: Any, saved: vp.Prompter, kind: str = "PNG") -> Survival:
+        """The gain through files of one kind over the gain directly.
+
+        Args:
+            learned: the patch as it was learned.
+            saved: the same, from its file.
+            kind: of file, one of `FILES`; what is compared with went through such a file too.
+        """
+        there, used = self.direct(learned), self.used(saved, kind)
+        before = self.used()
+        plain = before if kind == "PNG" else self.used(kind=kind)
+        count = len(self.pictures)
+        drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+        gains = [
+            now[drawn].mean(axis=1) / without[drawn].mean(axis=1) - 1
+            for now, without in ((used, plain), (there, before))
+        ]
+        low, high = np.quantile(gains[0] / gains[1], [0.025, 0.975])
+        direct, through = float(there.mean() / before.mean() - 1), float(used.mean() / plain.mean() - 1)
+        return Survival(direct, through, through / direct, float(low), float(high), count)
+
+
+def halves(box: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A box's top left and bottom right corner."""
+    return (box.x0, box.y0), (box.x1, box.y1)
+
+
+def as_file(picture: Image.Image, kind: str = "PNG") -> Image.Image:
+    """A picture written to a file of this kind and read again."""
+    form, options = FILES[kind]
+    content = BytesIO()
+    picture.save(content, form, **options)
+    content.seek(0)
+    return Image.open(content).convert("RGB")
+
+
+def learn(model: vp.Model, folder: str, data: Any = None, **settings: Any) -> tuple[Any, vp.Prompter]:
+    """A patch as it was learned, still in floating point, and the same from the folder that it was saved to.
+
+    Args:
+        model: the teacher.
+        folder: where it is saved.
+        data: as in `Patch.fit`.
+        **settings: of `fit`.
+    """
+    learned: Any = vp.Prompter.from_name("patch")
+    # The shared loop's own `fit`: a patch's throws away, in the end, what 8 bits do not hold.
+    Learned.fit(learned, model, learned.splits(model, data), **settings)
+    learned.save_pretrained(folder)
+    return learned, vp.Prompter.from_pretrained(folder)
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="bundled:scenes-clip")
+    parser.add_argument("--patch", help="a saved patch; without one, it is learned first, with the defaults")
+    parser.add_argument("--count", type=int, default=400, help="scenes")
+    parser.add_argument("--seed", type=int, default=_SEED, help="of scenes and places")
+    parser.add_argument("--fit", default="model", choices=["model", "pad", "squash"])
+    parser.add_argument("--markdown", action="store_true")
+    given = parser.parse_args()
+    model = vp.load_model(given.model)
+    if given.patch:
+        learned: Any = vp.Prompter.from_pretrained(given.patch)
+        saved: vp.Prompter = learned
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            learned, saved = learn(model, folder)
+    rows = []
+    for wh in SIZES:
+        data = generated(wh, seed=given.seed, sizes={"train": 1, "validation": 0, "test": given.count}).test
+        assert data is not None
+        pictures = [data.picture(number) for number in range(given.count)]
+        way = Way(model, pictures, learned.options.size, fit=given.fit, seed=given.seed)
+        row = [f"{wh[0]}×{wh[1]}"]
+        for kind in FILES:
+            one = way.compared(learned, saved, kind)
+            row += [f"{one.direct:.2f}"] if kind == "PNG" else []
+            row.append(f"{one.used:.2f}: {one.kept:.3f} [{one.low:.3f}, {one.high:.3f}]")
+        rows.append(row)
+    head = ["picture", "directly", *(f"{kind}: ÷ directly" for kind in FILES)]
+    what = f"Attention gain of a patch in the last block of {given.model}, n = {given.count}, fit={given.fit}"
+    print_table(what, "", head, rows, given.markdown)
+
+
+if __name__ == "__main__":
+    main()
