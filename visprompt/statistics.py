@@ -67,6 +67,30 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def ratio_interval(
+    mean: float, mean_below: float, squared: float, mixed: float, squared_below: float, n: int
+) -> tuple[float, float]:
+    """95 % interval of a ratio of two means over the same n items, by the delta method.
+
+    >>> low, high = ratio_interval(0.6, 0.2, 0.37, 0.122, 0.041, 100)
+    >>> round(low, 3), round(high, 3)
+    (2.914, 3.086)
+
+    Args:
+        mean: of what stands above the line, x.
+        mean_below: of what stands below it, y; not 0.
+        squared: mean of x².
+        mixed: mean of x·y.
+        squared_below: mean of y².
+        n: items; at least 2.
+    """
+    ratio = mean / max(mean_below, 1e-12)
+    # of x − ratio · y, whose mean is 0
+    variance = squared - 2 * ratio * mixed + ratio**2 * squared_below
+    reach = _Z95 * math.sqrt(max(variance, 0.0) / (n - 1)) / max(mean_below, 1e-12)
+    return ratio - reach, ratio + reach
+
+
 def accuracy_interval(correct: Sequence[bool], groups: Sequence[str]) -> Interval:
     """95 % interval of an accuracy: Wilson's, or a bootstrap over pictures where a picture has several items.
 
