@@ -74,7 +74,7 @@ def ratio_interval(
 
     >>> low, high = ratio_interval(0.6, 0.2, 0.37, 0.122, 0.041, 100)
     >>> round(low, 3), round(high, 3)
-    (2.914, 3.086)
+    (2.918, 3.082)
 
     Args:
         mean: of what stands above the line, x.
