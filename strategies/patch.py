@@ -184,10 +184,10 @@ class Patch(Learned):
     def nothing_learned(self, model: Model) -> str:
         from visprompt import bundled
 
+        learn = "learn one on it (prompter.fit(model), 'visprompt fit patch …'), or " * model.has_tower("vision")
         return (
-            f"{self.name!r} has learned nothing yet, and none ships for {model.name}: learn it (prompter.fit(model), "
-            "'visprompt fit patch …') and load it (vp.Prompter.from_pretrained(folder)), or take one that was learned "
-            f'on another model: vp.Prompter.from_pretrained("bundled:patch-scenes-clip"); there are '
+            f"{self.name!r} has learned nothing yet, and none ships for {model.name}: {learn}take one that was learned on "
+            'another model, vp.Prompter.from_pretrained("bundled:patch-scenes-clip") or a folder. With the package come '
             f"{', '.join(bundled.patches())}."
         )
 
@@ -441,6 +441,6 @@ def _backbone(model: Model) -> dict[str, Any]:
     name, tile = model.name.removesuffix(" (vision)"), _vision_tile(model)
     if tile is not None:
         return {**identity(model), "name": name, "grid_hw": list(tile.grid_hw)}
-    backend = "remote" if model.name.startswith("remote:") else model.parts.backend
-    module = getattr(model, "module", None)
-    return {"name": name, "class": type(module if module is not None else model).__name__, "backend": backend}
+    if model.name.startswith("remote:"):
+        return {"name": name, "class": type(model).__name__, "backend": "remote"}
+    return {"name": name, "class": type(model.module).__name__, "backend": model.parts.backend}

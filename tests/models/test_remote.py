@@ -17,6 +17,7 @@ from visprompt.models.chat import Chat
 from visprompt.models.remote import RemoteModel
 from visprompt.models.remote_messages import png_bytes
 from visprompt.testing.chat_server import Body, ChatServer, Reply, chunk, completion, pictures, question, refusal
+from visprompt.testing.conformance import ready
 
 
 def load(server: ChatServer, **options: Any) -> RemoteModel:
@@ -199,7 +200,7 @@ def test_every_strategy_runs_or_names_those_that_do(server: ChatServer) -> None:
             with pytest.raises(vp.UnsupportedError, match=r"(?i)strategies that work on it.*circle"):
                 prompter.prompt(request(), model)
         else:
-            [prompt] = prompter.prompt(request(), model)
+            [prompt] = ready(prompter, model).prompt(request(), model)
             model.generate([Chat((prompt,), "What colour?")])
             [got] = pictures(server.bodies[-1])
             assert np.array_equal(np.asarray(prompt.picture), np.asarray(got)), info.name
