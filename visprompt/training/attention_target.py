@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.errors import UnsupportedError
 from visprompt.training.encoders import EncoderObjective, adding_type
 from visprompt.training.loading import Pictures
 from visprompt.training.objective import Batch, Split
@@ -31,10 +31,11 @@ _SALT = 603303
 class AttentionTarget(EncoderObjective):
     """A patch that draws the readout's attention (arXiv 2406.03303).
 
-    For every picture a place is drawn and the patch pasted there. With a the readout's attention over the patches (the
-    CLS row, the pooling probe, or the mean over all patches' rows, whatever the model reads the picture through; mean
-    over heads, sum 1) and t a Gaussian over the token grid around the place, the loss is `KL(t ‖ a) = Σ t log(t / a)`,
-    its mean over the blocks that are looked at.
+    For every picture a place is drawn in what of it the model sees, padding left out, and the patch pasted there. With
+    a the readout's attention over the patches (the CLS row, the pooling probe, or the mean over all patches' rows,
+    whatever the model reads the picture through, and the last in blocks in front of a probe; mean over heads, sum 1)
+    and t a Gaussian over the token grid around the place, the loss is `KL(t ‖ a) = Σ t log(t / a)`, its mean over the
+    blocks that are looked at.
 
     Figures, each from all pictures of a split at one place per picture, without what is random in training:
 
@@ -47,7 +48,7 @@ class AttentionTarget(EncoderObjective):
     See `Objective` for the arguments. The strategy has `patch()` and the options of `strategies.patch.PatchOptions`.
 
     Raises:
-        UnsupportedError: for models without attention, with packed pictures, or with several tiles per picture.
+        UnsupportedError: for models without attention, with padded pictures, or with several tiles per picture.
         InvalidInputError: for a block that the model does not have.
     """
 
@@ -64,11 +65,6 @@ class AttentionTarget(EncoderObjective):
         blocks = model.num_blocks
         options: Any = prompter.options
         self.blocks = tuple(dict.fromkeys(block_number(block, blocks, "blocks") for block in options.blocks))
-        if model.tower.readout == "probe" and self.blocks != (blocks - 1,):
-            raise InvalidInputError(
-                f"blocks={options.blocks}: {model.name} reads the picture through its pooling probe alone, which is "
-                f"block {blocks - 1}; take blocks=(-1,)."
-            )
         self.colours = Normalisation.of(model.parts.reader)
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
@@ -80,6 +76,7 @@ class AttentionTarget(EncoderObjective):
                 fit=self.settings.fit,
                 augment=self.settings.augment if split == "train" else "none",
                 seed=self.settings.seed,
+                where=True,
             )
         return self._pictures[split]
 
@@ -90,7 +87,7 @@ class AttentionTarget(EncoderObjective):
         tile, options = self.tile(batch["pixel_values"]), self.prompter.options
         seeds = self._fixed(batch) if draws is None else draws
         jitter = {} if draws is None else {"scale": options.jitter_scale, "brightness": options.jitter_brightness}
-        marks = draw_marks(seeds, tile, options.size, shift=options.jitter_shift, **jitter)
+        marks = draw_marks(seeds, tile, options.size, shift=options.jitter_shift, seen=batch["seen_xyxy"], **jitter)
         pixels = self._pasted(batch["pixel_values"], marks)
         with self._attention(pixels) as seen:
             yield self._divergence(seen, marks, tile).sum()
@@ -99,7 +96,8 @@ class AttentionTarget(EncoderObjective):
     def _attention(self, pixels: Tensor) -> Iterator[dict[int, Tensor]]:
         """`[n, H, P]` for every block that is looked at; `backward()` belongs inside."""
         stop = not self.settings.checkpointing  # which runs blocks again, to their end
-        with self.model.prompting(self._prompts(pixels), read=self.blocks, stop=stop) as encode:
+        prompts = self._prompts(pixels)
+        with self.model.prompting(prompts, read=self.blocks, read_rows="summary", stop=stop) as encode:
             yield encode(pixels.to(self.model.dtype)).attention
 
     def _pasted(self, pixels: Tensor, marks: Marks) -> Tensor:
@@ -123,7 +121,8 @@ class AttentionTarget(EncoderObjective):
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         pixels: Tensor = batch["pixel_values"]
         tile, options = self.tile(pixels), self.prompter.options
-        marks = draw_marks(self._fixed(batch), tile, options.size, shift=options.jitter_shift)
+        seen = batch["seen_xyxy"]
+        marks = draw_marks(self._fixed(batch), tile, options.size, shift=options.jitter_shift, seen=seen)
         under = overlaid(marks, tile).to(pixels.device)
         with self._attention(pixels) as plain:
             before = self._mass(plain, under)

@@ -70,6 +70,8 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
         cache_mb: without augmentation, inputs are kept in memory up to this many megabytes (2²⁰ bytes), shared out over
             the worker processes; exact.
         dense: labels are masks.
+        where: items have `"seen_xyxy"`, too, float32 `[4]`: left, top, right and bottom of what of the input shows the
+            picture, the rest being padding; pixels of the input.
 
     Raises:
         InvalidInputError: for options that do not go together.
@@ -87,6 +89,7 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
         seed: int = 0,
         cache_mb: float = 1024,
         dense: bool = False,
+        where: bool = False,
     ) -> None:
         if augment not in AUGMENTS:
             raise unknown_name("augmentation", augment, AUGMENTS)
@@ -98,7 +101,7 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
             wanted = "masks: dense=True" if data.kind == "segmentation" else f"labels of {data.kind}: dense=False"
             raise InvalidInputError(f"{data.name or 'the data set'} has {wanted}.")
         self.data, self.reader, self.fit, self.augment = data, reader, fit, augment
-        self.seed, self.dense = seed, dense
+        self.seed, self.dense, self.where = seed, dense, where
         self.cache_bytes = int(cache_mb * 2**20)
         self._cache: dict[int, dict[str, Any]] = {}
         self._cached_bytes = 0
@@ -147,6 +150,8 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
         if self.dense:
             ignore = -100 if self.data.ignore_index is None else self.data.ignore_index
             label = torch.from_numpy(labels_to_input(label, geometry, ignore))
+        if self.where:
+            sample["seen_xyxy"] = torch.tensor(shown(geometry), dtype=torch.float32)
         return {**sample, "label": label, "index": index}
 
     def _inputs(self, picture: Image.Image, label: Any, key: Size) -> tuple[dict[str, Tensor], Geometry, Any]:
@@ -273,6 +278,27 @@ def _before(geometry: Geometry, wh: Size) -> Geometry:
     return dataclasses.replace(geometry, image_wh=wh, tiles=tiles)
 
 
+def shown(geometry: Geometry) -> tuple[float, float, float, float]:
+    """What of a model's input shows the picture: left, top, right and bottom, pixels of the input.
+
+    >>> padded = Geometry((4, 2), (Tile((0.5, 0.5), (0.0, 0.5), (2, 2), (2, 2)),))
+    >>> shown(padded)
+    (0.0, 0.5, 2.0, 1.5)
+
+    Raises:
+        InvalidInputError: for a picture in several tiles.
+    """
+    tile = _only_tile(geometry)
+    borders = []
+    for axis in (0, 1):
+        scale, offset, end = tile.scale_xy[axis], tile.offset_xy[axis], tile.grid_hw[1 - axis] * tile.patch_hw[1 - axis]
+        low, high = max(offset, 0.0), min(offset + scale * geometry.image_wh[axis], end)
+        # Nearer to the border than any picture's pixel: rounding.
+        borders.append((0.0 if low < 1e-3 else low, float(end) if high > end - 1e-3 else high))
+    (x0, x1), (y0, y1) = borders
+    return (x0, y0, x1, y1)
+
+
 # -- labels per pixel -----------------------------------------------------------------------------------------------
 
 
@@ -357,7 +383,7 @@ def labels_to_original(
 
 def _only_tile(geometry: Geometry) -> Tile:
     if len(geometry.tiles) != 1:
-        raise InvalidInputError(f"labels per pixel need a model with one tile; this one cuts {len(geometry.tiles)}.")
+        raise InvalidInputError(f"this needs a model with one tile; this one cuts {len(geometry.tiles)}.")
     return geometry.tiles[0]
 
 

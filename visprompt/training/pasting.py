@@ -93,11 +93,12 @@ def draw_marks(
     shift: float = 1.0,
     scale: float = 0.0,
     brightness: float = 0.0,
+    seen: Tensor | None = None,
 ) -> Marks:
     """A place in every picture, and how the patch looks there; each depends on its seed alone.
 
     A token is drawn, all of them alike, and a place within `shift / 2` tokens of its centre along both axes: with 1
-    every place of the input is alike, with 0 it is always a token's centre.
+    every place is alike, with 0 it is always a token's centre.
 
     Args:
         seeds: one for each picture.
@@ -106,11 +107,18 @@ def draw_marks(
         shift: in tokens, 0 to 1.
         scale: s: its side is multiplied by a factor from 1/(1 + s) to 1 + s, its logarithm uniform.
         brightness: b: its colours are multiplied by a factor from 1 − b to 1 + b.
+        seen: `[n, 4]` what of each input shows the picture and is no padding, left, top, right and bottom in pixels;
+            places lie in there. None: all of it.
     """
-    rows, columns = tile.grid_hw
+    whole = (0.0, 0.0, tile.grid_hw[1] * tile.patch_hw[1], tile.grid_hw[0] * tile.patch_hw[0])
+    boxes = np.tile(whole, (len(seeds), 1)) if seen is None else seen.cpu().double().numpy()
+    low, high = boxes[:, [1, 0]], boxes[:, [3, 2]]
     drawn = np.stack([np.random.Generator(np.random.PCG64(seed)).random(6) for seed in seeds])
-    token = np.floor(drawn[:, :2] * (rows, columns))
-    centre = (token + 0.5 + (drawn[:, 2:4] - 0.5) * shift) * tile.patch_hw
+    # Tokens whose centre is in there; a strip without any has the one that its middle is in.
+    first, behind = np.ceil(low / tile.patch_hw - 0.5), np.floor(high / tile.patch_hw - 0.5) + 1
+    first = np.where(behind > first, first, np.floor((low + high) / 2 / tile.patch_hw))
+    token = first + np.floor(drawn[:, :2] * np.maximum(behind - first, 1))
+    centre = np.clip((token + 0.5 + (drawn[:, 2:4] - 0.5) * shift) * tile.patch_hw, low, high)
     factor = (1 + scale) ** (2 * drawn[:, 4:5] - 1)
     side = size_tokens * np.asarray(tile.patch_hw)[None, :] * factor
     return Marks(
