@@ -186,9 +186,9 @@ class Patch(Learned):
 
         learn = "learn one on it (prompter.fit(model), 'visprompt fit patch …'), or " * model.has_tower("vision")
         return (
-            f"{self.name!r} has learned nothing yet, and none ships for {model.name}: {learn}take one that was learned on "
-            'another model, vp.Prompter.from_pretrained("bundled:patch-scenes-clip") or a folder. With the package come '
-            f"{', '.join(bundled.patches())}."
+            f"{self.name!r} has learned nothing yet, and none ships for {model.name}: {learn}take one that was learned "
+            'on another model, vp.Prompter.from_pretrained("bundled:patch-scenes-clip") or a folder. With the package '
+            f"come {', '.join(bundled.patches())}."
         )
 
     def describe(self) -> dict[str, Any]:
