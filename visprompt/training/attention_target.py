@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from visprompt.errors import UnsupportedError
+from visprompt.statistics import ratio_interval
 from visprompt.training.encoders import EncoderObjective, adding_type
-from visprompt.training.loading import Pictures
+from visprompt.training.loading import SEEN, Pictures
 from visprompt.training.objective import Batch, Split
 from visprompt.training.pasting import Marks, Normalisation, draw_marks, gaussian_target, overlaid, paste_batch
 from visprompt.visual_prompt import block_number
@@ -42,7 +43,8 @@ class AttentionTarget(EncoderObjective):
     - `loss`;
     - `mass`: share of the attention on the tokens under the patch, weighted by how much of them it covers;
     - `mass_without`: the same on the same tokens of the picture as it is;
-    - `gain`: `(mass − mass_without) / mass_without`, of the means over all pictures (their Fig. 4);
+    - `gain`: `(mass − mass_without) / mass_without`, of the means over all pictures (their Fig. 4), and `gain_low` and
+      `gain_high`, its 95 % interval over the pictures (delta method);
     - `picture_gain`: the mean of the pictures' own gains, which pictures with next to nothing at the place dominate.
 
     See `Objective` for the arguments. The strategy has `patch()` and the options of `strategies.patch.PatchOptions`.
@@ -87,9 +89,12 @@ class AttentionTarget(EncoderObjective):
         tile, options = self.tile(batch["pixel_values"]), self.prompter.options
         seeds = self._fixed(batch) if draws is None else draws
         jitter = {} if draws is None else {"scale": options.jitter_scale, "brightness": options.jitter_brightness}
-        marks = draw_marks(seeds, tile, options.size, shift=options.jitter_shift, seen=batch["seen_xyxy"], **jitter)
+        marks = draw_marks(seeds, tile, options.size, shift=options.jitter_shift, seen=batch.get(SEEN), **jitter)
         pixels = self._pasted(batch["pixel_values"], marks)
         with self._attention(pixels) as seen:
+            under = overlaid(marks, tile).to(pixels.device)
+            with torch.no_grad():
+                self.watched = {"mass": float(self._mass(seen, under).mean())}
             yield self._divergence(seen, marks, tile).sum()
 
     @contextmanager
@@ -121,20 +126,22 @@ class AttentionTarget(EncoderObjective):
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         pixels: Tensor = batch["pixel_values"]
         tile, options = self.tile(pixels), self.prompter.options
-        seen = batch["seen_xyxy"]
-        marks = draw_marks(self._fixed(batch), tile, options.size, shift=options.jitter_shift, seen=seen)
+        visible = batch.get(SEEN)
+        marks = draw_marks(self._fixed(batch), tile, options.size, shift=options.jitter_shift, seen=visible)
         under = overlaid(marks, tile).to(pixels.device)
         with self._attention(pixels) as plain:
             before = self._mass(plain, under)
         with self._attention(self._pasted(pixels, marks)) as seen:
             there, loss = self._mass(seen, under), self._divergence(seen, marks, tile).sum()
         adding = adding_type(pixels.device)
+        there, before = there.to(adding), before.to(adding)
         return {
             "count": torch.tensor(len(pixels), device=pixels.device),
             "loss": loss.to(adding),
-            "mass": there.sum().to(adding),
-            "mass_without": before.sum().to(adding),
-            "gains": ((there - before) / before.clamp(min=1e-9)).sum().to(adding),
+            "mass": there.sum(),
+            "mass_without": before.sum(),
+            "products": torch.stack((there * there, there * before, before * before)).sum(-1),
+            "gains": ((there - before) / before.clamp(min=1e-9)).sum(),
         }
 
     def _mass(self, seen: dict[int, Tensor], under: Tensor) -> Tensor:
@@ -143,9 +150,16 @@ class AttentionTarget(EncoderObjective):
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
         count = float(sums["count"])
         mass, before = float(sums["mass"]) / count, float(sums["mass_without"]) / count
+        gain = (mass - before) / max(before, 1e-12)
+        interval = {}
+        if count > 1:
+            squared, mixed, squared_before = (float(one) / count for one in sums["products"])
+            low, high = ratio_interval(mass, before, squared, mixed, squared_before, int(count))
+            interval = {"gain_low": low - 1, "gain_high": high - 1}
         return {
             "loss": float(sums["loss"]) / count,
-            "gain": (mass - before) / max(before, 1e-12),
+            "gain": gain,
+            **interval,
             "picture_gain": float(sums["gains"]) / count,
             "mass": mass,
             "mass_without": before,

@@ -38,6 +38,8 @@ CROP_SCALE = (0.2, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 #: side of the window that is shifted, as a share of the picture's: 224 of 256
 SHIFT_SHARE = 0.875
+#: in an item: what of the input shows the picture
+SEEN = "seen_xyxy"
 _SALT = 419871  # part of every draw: changing it changes every augmented picture
 
 
@@ -151,7 +153,7 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
             ignore = -100 if self.data.ignore_index is None else self.data.ignore_index
             label = torch.from_numpy(labels_to_input(label, geometry, ignore))
         if self.where:
-            sample["seen_xyxy"] = torch.tensor(shown(geometry), dtype=torch.float32)
+            sample[SEEN] = torch.tensor(shown(geometry), dtype=torch.float32)
         return {**sample, "label": label, "index": index}
 
     def _inputs(self, picture: Image.Image, label: Any, key: Size) -> tuple[dict[str, Tensor], Geometry, Any]:
