@@ -412,7 +412,7 @@ def test_transfer_is_measured_by_evaluate() -> None:
     prompter: Any = vp.Prompter.from_name("patch", prior="none")
     prompter.fit(one, data(8, 4), epochs=1, **FAST)
     figures = prompter.evaluate(other, unlabelled(pictures(4)))
-    assert figures.keys() == {"loss", "gain", "picture_gain", "mass", "mass_without"}
+    assert figures.keys() == {"loss", "gain", "gain_low", "gain_high", "picture_gain", "mass", "mass_without"}
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

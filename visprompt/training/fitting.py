@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from visprompt.errors import InvalidInputError, VispromptError
-from visprompt.training import checkpoints, processes
+from visprompt.training import checkpoints, processes, sketches
 from visprompt.training.checkpoints import Checkpoint, Progress
 from visprompt.training.encoders import Embedded
 from visprompt.training.metrics import Metrics
@@ -120,6 +120,8 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         folder = loop.folder if self.is_main else None
         self.metrics = Metrics(folder, tensorboard=self.settings.tensorboard and folder is not None)
+        every = self.settings.checkpoint_every or self.plan.steps_per_epoch
+        self.sketches = None if folder is None else sketches.Sketches(folder, every)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -136,6 +138,8 @@ class _Run:
         if self.best and self.settings.keep == "best":
             self._put(self.best)
         self.loop.prompter.constrain()  # the last step came after the last forward
+        if self.sketches is not None and (image := sketches.sketch_of(self.loop.prompter)) is not None:
+            self.sketches.finish(image, f"kept (epoch {self._kept_epoch()})")
         return Fitted(
             metric=self.objective.metric,
             validation=self._measured("validation") if "validation" in self.objective.splits else {},
@@ -160,6 +164,7 @@ class _Run:
         per_epoch, total = self.plan.steps_per_epoch, self.plan.steps
         epochs = math.ceil(total / per_epoch)
         started, since = time.monotonic(), self.state.step
+        self._sketch()
         while self.state.step < total and not self.state.stopped_early:
             epoch = self.state.step // per_epoch
             if self.state.step % per_epoch == 0 or self.state.step == since:
@@ -167,7 +172,7 @@ class _Run:
             rate = self.peak * schedule(self.state.step, total, self.settings.warmup_steps(total, per_epoch))
             loss = self._step(batches, epoch, rate)
             self.state.step += 1
-            progress.step(self.state.step, total, loss, rate)
+            progress.step(self.state.step, total, loss, rate, self.objective.watched)
             ends = self.state.step % per_epoch == 0 or self.state.step == total
             if ends:
                 seconds = (time.monotonic() - started) / (self.state.step - since)
@@ -305,8 +310,17 @@ class _Run:
             checkpoints.save(
                 self.loop.folder, Checkpoint(self.state, dict(self.weights), self.best, self.bare.state_dict())
             )
-            self.loop.prompter.sketch(self.loop.folder)
+            self._sketch()
         self.accelerator.wait_for_everyone()
+
+    def _sketch(self) -> None:
+        """What is learned so far, to look at: some strategies write nothing."""
+        if self.sketches is None:
+            return
+        self.loop.prompter.sketch(self.sketches.folder)
+        image = sketches.sketch_of(self.loop.prompter)
+        if image is not None:
+            self.sketches.keep(image, self.state.step)
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:

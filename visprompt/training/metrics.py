@@ -55,7 +55,7 @@ class Metrics:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a row; numbers that JSON does not know (NaN, infinity) become null."""
-        clean = _finite(dict(row))
+        clean = finite(dict(row))
         self.rows.append(clean)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
@@ -130,11 +130,12 @@ def _ends_whole(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with None for numbers that are none, which JSON does not know."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

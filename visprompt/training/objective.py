@@ -36,6 +36,7 @@ class Objective:
         head: trained along with the prompt and saved with it, or None.
         metric: the name of the figure that validation chooses by, one of those that `figures` gives.
         higher_is_better: which way it is good.
+        watched: figures of the latest training step, for whoever looks on; empty where there are none.
     """
 
     metric: ClassVar[str] = "loss"
@@ -44,6 +45,7 @@ class Objective:
     def __init__(self, model: Model, prompter: Learned, splits: dict[Split, Labelled], settings: FitSettings) -> None:
         self.model, self.prompter, self.splits, self.settings = model, prompter, splits, settings
         self.head: nn.Module | None = None
+        self.watched: dict[str, float] = {}
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
         """A dataset whose key is `(index, epoch)`; what it draws at random depends on these and the seed alone."""

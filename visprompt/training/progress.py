@@ -36,6 +36,7 @@ class FitProgress:
         self._task: Any = None
         self._epoch = self._of = self._done = self._total = 0
         self._loss = self._lr = math.nan
+        self._watched: Mapping[str, float] = {}
         self._now: float | None = None
         self._best: tuple[float, int] | None = None
         self._first: tuple[float, int] | None = None
@@ -52,7 +53,7 @@ class FitProgress:
         self._epoch, self._of = number, of
         self._draw()
 
-    def step(self, done: int, of: int, loss: float, lr: float) -> None:
+    def step(self, done: int, of: int, loss: float, lr: float, watched: Mapping[str, float] | None = None) -> None:
         """`done` of all the run's `of` optimiser steps are through; a run that goes on begins with those it had.
 
         Args:
@@ -60,8 +61,10 @@ class FitProgress:
             of: of the whole run.
             loss: mean over the step's pictures.
             lr: the step's learning rate.
+            watched: more figures of the step.
         """
         self._done, self._total, self._loss, self._lr = done, of, loss, lr
+        self._watched = dict(watched or {})
         if self._first is None:
             # Steps of an earlier process say nothing about how fast this one is.
             self._first = (time.monotonic(), done)
@@ -130,6 +133,7 @@ class FitProgress:
         parts = []
         if not math.isnan(self._lr):
             parts.append(f"loss {self._loss:.4f}  lr {self._lr:.3g}")
+        parts += [f"{name} {shown(name, value)}" for name, value in self._watched.items()]
         if self._now is not None:
             parts.append(f"validation {self.metric} {shown(self.metric, self._now)}")
         if self._best is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,9 @@ import torch
 
 from visprompt.data.labelled import KINDS, Labelled
 from visprompt.errors import InvalidInputError
-from visprompt.training import checkpoints, processes
+from visprompt.training import checkpoints, processes, sketches
 from visprompt.training.fitting import Loop, evaluate
+from visprompt.training.metrics import finite
 from visprompt.training.result import Fitted
 from visprompt.training.settings import FitSettings, settings_from
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 #: what a run is, and in the end what it gave
 RUN = "run.json"
 #: what a run leaves beside it
-_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl")
+_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl", "patch.png", sketches.STRIP)
 #: settings that change how fast a run is, and not what comes out
 _WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "tensorboard"})
 
@@ -152,7 +154,7 @@ def _train(
         if done is not None:
             _take(prompter, folder)
             if processes.is_main():
-                checkpoints.remove(folder)  # a kill between the result and this one leaves them
+                _clear(folder)  # a kill between the result and this one leaves them
             return done
     loop = Loop(prompter, model, objective, settings, folder=folder, progress=progress, title=title, also=also)
     fitted = loop.run()
@@ -160,7 +162,7 @@ def _train(
     if folder is not None and processes.is_main():
         prompter.save_pretrained(folder)
         _write(folder, {"run": what, "finished": dataclasses.asdict(fitted)})
-        checkpoints.remove(folder)
+        _clear(folder)
     processes.wait()
     return fitted
 
@@ -256,7 +258,7 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
         for name in (RUN, *_WRITTEN):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        checkpoints.remove(folder)
+        _clear(folder)
     processes.wait()
     processes.require_same(known, folder)
     if known is None:
@@ -282,7 +284,14 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
             f"{folder} holds another run: {'; '.join(other[:6])}. Give another folder, or restart=True (--restart) to "
             "write over it."
         )
-    return Fitted(**known["finished"]) if "finished" in known else None
+    if "finished" not in known:
+        return None
+    found = Fitted(**known["finished"])
+    figures = (
+        {name: math.nan if one is None else one for name, one in part.items()}
+        for part in (found.validation, found.test)
+    )
+    return dataclasses.replace(found, **dict(zip(("validation", "test"), figures, strict=True)))
 
 
 def require_ours(folder: Path) -> None:
@@ -310,6 +319,12 @@ def _has_run(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "visprompt_version" in content
+
+
+def _clear(folder: Path) -> None:
+    """Removes what only a run needs that has not ended."""
+    checkpoints.remove(folder)
+    sketches.remove(folder)
 
 
 def _take(prompter: Learned, folder: Path) -> None:
@@ -360,7 +375,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 def _write(folder: Path, content: dict[str, Any]) -> None:
     from visprompt.saving import write_whole
 
-    write_whole(folder / RUN, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(folder / RUN, (json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _record(
@@ -393,4 +408,4 @@ def _record(
         "stopped_early": fitted.stopped_early,
         "visprompt_version": __version__,
     }
-    return json.loads(json.dumps(content))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(finite(content)))  # type: ignore[no-any-return]

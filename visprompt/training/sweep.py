@@ -18,6 +18,7 @@ from visprompt.training.metrics import FILE
 from visprompt.training.result import Fitted
 from visprompt.training.run import RUN, make_objective, require_ours, train
 from visprompt.training.settings import FitSettings
+from visprompt.training.sketches import STRIP
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +119,9 @@ def run_sweep(
     prompter.record["sweep"] = ranked
     if folder is not None and processes.is_main():
         if not final:
-            shutil.copyfile(folder / FOLDER / _slug(combinations[winner][0]) / FILE, folder / FILE)
+            for name in (FILE, STRIP):
+                if (source := folder / FOLDER / _slug(combinations[winner][0]) / name).is_file():
+                    shutil.copyfile(source, folder / name)
         prompter.save_pretrained(folder)
     return dataclasses.replace(fitted, sweep=ranked)
 
