@@ -56,6 +56,10 @@ def test_every_module_and_data_file_is_in_it(wheel: zipfile.ZipFile) -> None:
         ("visprompt/strategies/", "falip.yaml"),
         ("visprompt/bundled/scenes_clip/", ".safetensors"),
         ("visprompt/bundled/scenes_clip_annotated/", ".safetensors"),
+        ("visprompt/bundled/patches/scenes-clip/", "config.json"),
+        ("visprompt/bundled/patches/scenes-clip-annotated/", "prompt.safetensors"),
+        ("visprompt/bundled/patches/scenes-llava/", "patch.png"),
+        ("visprompt/bundled/patches/scenes-mae/", "README.md"),
         ("visprompt/benchmarks/", "scenes.yaml"),
         ("visprompt/benchmarks/", "published.yaml"),
         ("visprompt/templates/", ""),
@@ -91,6 +95,7 @@ def test_bundled_models_stay_small(wheel: zipfile.ZipFile) -> None:
             sizes[parts[2]] = sizes.get(parts[2], 0) + item.file_size
     assert sizes
     assert all(size <= 12_000_000 for size in sizes.values()), sizes
+    assert sizes["patches"] <= 200_000
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +184,12 @@ def test_the_installed_wheel_finds_its_strategies_and_models(installed: Path, tm
         "model = vp.load_model('bundled:scenes-clip-annotated')\n"
         "request = vp.Request(Image.new('RGB', (64, 64), (200, 30, 30)), region=vp.Box(8, 8, 40, 40))\n"
         "scores = vp.Runner(model, vp.Prompter.from_name('circle')).score([request], ['a red star', 'a blue circle'])\n"
-        "print(len(vp.list_strategies()), scores.isfinite().all().item())"
+        "found = vp.Prompter.from_name('patch')\n"
+        "vp.Runner(model, found).score([request], ['a red star'])\n"
+        "other = vp.Prompter.from_pretrained('bundled:patch-scenes-mae')\n"
+        "names = [one.backbone['name'] for one in (found.on(model), other)]\n"
+        "print(len(vp.list_strategies()), scores.isfinite().all().item(), *names)"
     )
     entries = (ROOT / "pyproject.toml").read_text(encoding="utf-8").count('= "visprompt.strategies.')
-    assert run_installed(installed, tmp_path, code)[-1] == f"{entries} True"
+    told = f"{entries} True bundled:scenes-clip-annotated bundled:scenes-mae"
+    assert run_installed(installed, tmp_path, code)[-1] == told

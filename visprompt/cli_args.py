@@ -247,7 +247,7 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: 
 
 def _is_saved(name: str) -> bool:
     # A strategy of ours has no colon in its name; what does not ship is named by from_pretrained.
-    return (Path(name) / "config.json").is_file() or name.startswith("bundled:")
+    return (Path(name) / "config.json").is_file() or (name.startswith("bundled:") and "+" not in name)
 
 
 def saved_of(folder: str) -> Prompter:
