@@ -287,11 +287,12 @@ def _prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None
     if "finished" not in known:
         return None
     found = Fitted(**known["finished"])
-    figures = (
-        {name: math.nan if one is None else one for name, one in part.items()}
-        for part in (found.validation, found.test)
-    )
-    return dataclasses.replace(found, **dict(zip(("validation", "test"), figures, strict=True)))
+    return dataclasses.replace(found, validation=_numbers(found.validation), test=_numbers(found.test))
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures as they were: JSON has None for what is no number."""
+    return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
 def require_ours(folder: Path) -> None:
