@@ -328,7 +328,8 @@ def test_loss_and_figures_are_what_plain_code_gives() -> None:
     objective = AttentionTarget(model, prompter, {"train": splits.train}, FitSettings())
     dataset = objective.samples("train")
     batch: Any = objective.collate([dataset[(i, 0)] for i in range(4)])
-    sums = {name: float(item) for name, item in objective.measure(batch).items()}
+    measured = objective.measure(batch)
+    sums = {name: float(item) for name, item in measured.items() if item.numel() == 1}
     with objective.loss(batch, None) as loss:
         assert loss.item() == pytest.approx(sums["loss"], rel=1e-5)
     tile = model.geometry((64, 64)).tiles[0]
@@ -348,8 +349,12 @@ def test_loss_and_figures_are_what_plain_code_gives() -> None:
         mass += float(attention @ overlaid(marks, tile)[number].numpy())
     assert total == pytest.approx(sums["loss"], rel=0.01)  # 8 bits on the way there, none on this one
     assert mass == pytest.approx(sums["mass"], rel=0.01)
-    figures = objective.figures({name: torch.tensor(value) for name, value in sums.items()})
+    figures = objective.figures(measured)
     assert figures["gain"] == pytest.approx(sums["mass"] / sums["mass_without"] - 1)
+    one_by_one = [objective.measure(objective.collate([dataset[(i, 0)]])) for i in range(4)]
+    m, b = (np.array([float(one[name]) for one in one_by_one]) for name in ("mass", "mass_without"))
+    off = m - m.mean() / b.mean() * b
+    assert figures["gain_high"] - figures["gain"] == pytest.approx(1.96 * off.std(ddof=1) / 2 / b.mean(), rel=1e-3)
 
 
 # -- saving -----------------------------------------------------------------------------------------------------------
