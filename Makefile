@@ -1,5 +1,5 @@
 # Everything runs in an environment of its own, made on first use: only Python ≥ 3.10 and make are needed.
-#   make bench              the bundled benchmarks, offline: tables and reports in runs/bench, its vqa and its tuning
+#   make bench              the bundled benchmarks, offline: tables and reports in runs/bench, its vqa, tuning and gain
 #   make test, make lint    what CI runs
 #   make zoo                trains the bundled models anew (two CLIPs, an LVLM, a masked auto-encoder; 75 min on two cores)
 #   make support-matrix     writes docs/support-matrix.md
@@ -20,6 +20,7 @@ bench: $(STAMP)
 	$(BIN)/visprompt bench benchmarks/scenes.yaml --out runs/bench
 	$(BIN)/visprompt bench benchmarks/scenes-vqa.yaml --out runs/bench/vqa
 	$(BIN)/visprompt bench benchmarks/tuning.yaml --out runs/bench/tuning
+	$(BIN)/visprompt bench benchmarks/gain.yaml --out runs/bench/gain
 
 # Workers share the cores, so each gets one thread. --pyargs: the doctests of the installed package, not of a second copy.
 test: $(STAMP)

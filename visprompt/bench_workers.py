@@ -44,7 +44,8 @@ def run_workers(
 
     Args:
         units: what is different for each of them: further arguments, as below.
-        arguments: of `visprompt.bench.run_suite`, ready for JSON.
+        arguments: of `visprompt.bench.run_suite`, ready for JSON; with `kind` "gain", of
+            `visprompt.bench_gain.run_gain`.
         jobs: processes at a time.
         listener: is told what the workers tell.
     """
@@ -104,6 +105,7 @@ def _pass_on(line: str, listener: Listener) -> None:
 
 def _main(source: IO[str], target: IO[str]) -> None:
     from visprompt.bench import Listener, run_suite
+    from visprompt.bench_gain import run_gain
 
     class Telling(Listener):
         """Writes a line for everything it is told."""
@@ -115,13 +117,15 @@ def _main(source: IO[str], target: IO[str]) -> None:
             self._tell("done", pictures)
 
         def result(self, row: dict[str, Any]) -> None:
-            shown = ("model", "task", "strategy", "value", "n", "seconds")
+            shown = ("model", "task", "strategy", "value", "n", "seconds", "part", "marker", "ci95")
             self._tell("result", {key: row.get(key) for key in shown})
 
         def _tell(self, event: str, value: Any) -> None:
             print(json.dumps([event, value]), file=target, flush=True)
 
-    run_suite(**json.load(source), part=True, listener=Telling())
+    told = json.load(source)
+    run: Any = {"gain": run_gain, None: run_suite}[told.pop("kind", None)]
+    run(**told, part=True, listener=Telling())
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def bench(
     from visprompt.cli_args import quiet
     from visprompt.results import require_folder
     from visprompt.suites import load_suite
+    from visprompt.suites_gain import GainSuite
     from visprompt.suites_tuning import TuningSuite
 
     checked = load_suite(suite)  # a misspelt key is said before torch is imported
@@ -66,6 +67,24 @@ def bench(
             as_json=as_json,
             title=checked.title,
             models=checked.models,
+        )
+        return
+
+    if isinstance(checked, GainSuite):
+        from visprompt.cli_bench_gain import bench_gain
+
+        bench_gain(
+            suite,
+            checked,
+            models=model,
+            images=images,
+            out=out,
+            limit=limit,
+            markers=strategy,
+            fresh=not resume,
+            jobs=jobs,
+            device=device,
+            as_json=as_json,
         )
         return
 

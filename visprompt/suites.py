@@ -19,7 +19,10 @@ import yaml
 from visprompt.errors import InvalidInputError, UnknownNameError, VispromptError, unknown_name
 from visprompt.results import digest
 from visprompt.suites_checks import check_text, check_types, listed, mapping, require_other_data, texts, whole
-from visprompt.suites_tuning import KIND, TuningSuite, parse_tuning
+from visprompt.suites_gain import KIND as GAIN
+from visprompt.suites_gain import GainSuite, parse_gain
+from visprompt.suites_tuning import KIND as TUNING
+from visprompt.suites_tuning import TuningSuite, parse_tuning
 from visprompt.tasks import TASKS, Pointing, Task
 from visprompt.tasks.sources import SOURCE_KEYS
 
@@ -121,7 +124,7 @@ def list_suites() -> list[str]:
     return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem not in _NOT_SUITES)
 
 
-def load_suite(name: str | Path) -> Suite | TuningSuite:
+def load_suite(name: str | Path) -> Suite | TuningSuite | GainSuite:
     """Reads a suite by path, or by the name of one that ships with the package.
 
     Raises:
@@ -155,12 +158,14 @@ def load_published() -> list[dict[str, Any]]:
     return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]
 
 
-def parse_suite(content: Any, name: str) -> Suite | TuningSuite:
+def parse_suite(content: Any, name: str) -> Suite | TuningSuite | GainSuite:
     """Checks what a YAML file holds; `load_suite` says what is raised."""
     if isinstance(content, Mapping) and "kind" in content:
-        if content["kind"] != KIND:
-            raise unknown_name(f"kind of suite {name}", str(content["kind"]), [KIND])
-        return parse_tuning(content, name)
+        kinds: dict[str, Any] = {TUNING: parse_tuning, GAIN: parse_gain}
+        if content["kind"] not in kinds:
+            raise unknown_name(f"kind of suite {name}", str(content["kind"]), kinds)
+        parsed: TuningSuite | GainSuite = kinds[content["kind"]](content, name)
+        return parsed
     known = (
         "title",
         "description",

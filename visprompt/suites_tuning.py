@@ -180,9 +180,9 @@ def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
         model=str(top["model"]),
         sets=sets,
         methods=tuple(methods),
-        settings=_settings(top.get("settings"), "settings"),
+        settings=known_settings(top.get("settings"), "settings"),
         choose_seed=whole(choose.get("seed", 0), "seed of choose", least=0),
-        choose_settings=_settings(choose.get("settings"), "settings of choose"),
+        choose_settings=known_settings(choose.get("settings"), "settings of choose"),
         seeds=_seeds(top.get("seeds", [0]), "seeds"),
         compare_with=compare,
         examples=whole(top.get("examples", 3), "examples", least=0),
@@ -204,7 +204,7 @@ def _set(key: str, content: Any) -> SetSpec:
         for part in ("train", "validation", "test")
         if part in values
     }
-    settings = _settings(values.get("settings"), f"settings of {where}")
+    settings = known_settings(values.get("settings"), f"settings of {where}")
     return SetSpec(key, str(values.get("title", key)), str(values["data"]), sizes, settings)
 
 
@@ -234,7 +234,7 @@ def _method(content: Any, sets: Sequence[str], control: bool) -> MethodSpec:
         how=how,
         strategy=str(values.get("strategy", "vpt")),
         options=mapping(values.get("options"), f"options of {where}"),
-        settings=_settings(values.get("settings"), f"settings of {where}"),
+        settings=known_settings(values.get("settings"), f"settings of {where}"),
         grid=grid,
         sets=only,
         seeds=_seeds(values["seeds"], f"seeds of {where}") if "seeds" in values else (),
@@ -251,7 +251,8 @@ def _seeds(content: Any, where: str) -> tuple[int, ...]:
     return found
 
 
-def _settings(content: Any, where: str) -> dict[str, Any]:
+def known_settings(content: Any, where: str) -> dict[str, Any]:
+    """Settings of `FitSettings` without the seed, by name; values are not looked at."""
     import dataclasses
 
     from visprompt.training.settings import FitSettings

@@ -14,6 +14,7 @@ same places.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
+from visprompt.prompter import Prompter
 from visprompt.request import Box, Request
 
 if TYPE_CHECKING:
     from visprompt.geometry import Geometry
     from visprompt.images import ImageSource
     from visprompt.models.base import Model
-    from visprompt.prompter import Prompter
+    from visprompt.visual_prompt import VisualPrompt
 
 Masses = NDArray[np.float64]
 _RESAMPLES, _SALT = 2000, 603304
@@ -184,17 +186,14 @@ class GainMeter:
         """
         import visprompt as vp
 
-        several = list(prompter) if isinstance(prompter, Sequence) else [prompter]
-        runners = [vp.Runner(self.model, one, **self._options) for one in several]
+        marker = _InTurn(prompter) if isinstance(prompter, Sequence) else prompter
+        runner = vp.Runner(self.model, marker, **self._options)
         found: list[Masses] = []
         for start in range(0, len(self.pictures), _CHUNK):
+            if isinstance(marker, _InTurn):
+                marker.next = start
             numbers = range(start, min(start + _CHUNK, len(self.pictures)))
-            part: dict[int, Masses] = {}
-            for turn, runner in enumerate(runners):
-                own = [number for number in numbers if number % len(runners) == turn]
-                if own:
-                    part.update(zip(own, self._look(runner, own), strict=True))
-            found += [part[number] for number in numbers]
+            found += self._look(runner, numbers)
             if on_done is not None:
                 on_done(len(numbers))
         return np.stack(found)
@@ -207,7 +206,7 @@ class GainMeter:
             requests.append(Request(request.picture, region=box))
             under.append(covered)
         maps = runner.attention(requests, self.read_blocks())
-        return [_mass(item.values.float().numpy(), tokens) for item, tokens in zip(maps, under, strict=True)]
+        return [mass_on(item.values.float().numpy(), tokens) for item, tokens in zip(maps, under, strict=True)]
 
     def _place(self, number: int, wh: tuple[int, int]) -> tuple[Box, NDArray[np.float32]]:
         if number not in self._places:
@@ -215,6 +214,32 @@ class GainMeter:
             box = marked_square(geometry, self.size_tokens, [_SALT, self.seed, number])
             self._places[number] = box, geometry.coverage(box)
         return self._places[number]
+
+
+class _InTurn(Prompter):
+    """Several strategies, the first for the first picture, and so on in turn.
+
+    Args:
+        prompters: of one kind.
+    """
+
+    name = "in turn"
+
+    def __init__(self, prompters: Sequence[Prompter]) -> None:
+        super().__init__()
+        self.prompters = list(prompters)
+        self.acts_on, self.needs = self.prompters[0].acts_on, self.prompters[0].needs  # type: ignore[misc]
+        #: number of the picture that comes next
+        self.next = 0
+
+    def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        found: dict[int, VisualPrompt] = {}
+        for turn, one in enumerate(self.prompters):
+            own = [place for place in range(len(prompts)) if (self.next + place) % len(self.prompters) == turn]
+            if own:
+                found.update(zip(own, one.edit_all([prompts[place] for place in own], model), strict=True))
+        self.next += len(prompts)
+        return [found[place] for place in range(len(prompts))]
 
 
 def attention_gain(
@@ -341,13 +366,19 @@ def _gain(mass: Any, plain: Any) -> Any:
     return mass / plain - 1
 
 
+@functools.lru_cache(maxsize=8)
 def _draws(count: int) -> Masses:
     """Bootstrap resamples of `count` pictures, as the weight of every picture in every resample, `[R, n]`."""
     rng = np.random.default_rng(0)
     return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
 
 
-def _mass(values: NDArray[np.float32], under: NDArray[np.float32]) -> Masses:
-    """`[B, H, P]` attention and `[P]` coverage → `[B]`: mean over heads, sum 1 over patches, on what is covered."""
+def mass_on(values: NDArray[np.float32], under: NDArray[np.float32]) -> Masses:
+    """Share of the attention on what is covered, `[B]`: mean over heads, sum 1 over the patches.
+
+    Args:
+        values: `[B, H, P]`, attention over the patches.
+        under: `[P]`, how much of every patch is covered.
+    """
     mean = values.astype(np.float64).mean(axis=1)
     return np.asarray((mean / mean.sum(axis=1, keepdims=True)) @ under)
