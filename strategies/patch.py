@@ -387,6 +387,20 @@ class Patch(Learned):
 
         return Baked(torch.zeros(shapes.get("rgba", (4, 1, 1)), dtype=torch.uint8))
 
+    def about(self) -> str:
+        """Shape and size, in words."""
+        if self.parameters is None:
+            return ""
+        options: PatchOptions = self.options
+        side = int(self._baked().rgba.shape[-1])
+        hollow = {"circle": "ring", "square": "frame", "full": "square"}
+        shape = hollow[options.shape] if options.ratio else {"circle": "disc"}.get(options.shape, "square")
+        hole = f" with a hole of {options.ratio * 100:g} % of its size" if shape in ("ring", "frame") else ""
+        wide = f"{options.size:g} tokens of the model's input"
+        if options.size_share is not None:
+            wide = f"{options.size_share:.0%} of the picture's shorter side"
+        return f"A {shape}{hole}, {side} × {side} pixels, pasted so that it is {wide} wide."
+
     def sketch(self, folder: Path, number: int = 0) -> None:
         """Writes the patch as it is now as a picture, into a folder that exists."""
         from io import BytesIO

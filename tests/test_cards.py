@@ -1,12 +1,15 @@
 """Cards say what a record holds, leave out what it does not, and are read by the hub's own reader."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from visprompt.cards import _dataset, card, figures_of, trained_text
+from visprompt.cards import _dataset, add_gains, card, figures_of, trained_text
 from visprompt.learned import Learned
+from visprompt.tasks.gain import BlockGain
 from visprompt.training.result import Fitted
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -96,6 +99,100 @@ def test_controls_and_sweep(made: Made) -> None:
     assert "| lr | accuracy |\n|---|---|\n| 1 | 0.9 |" in text
     made.record["sweep"] = [{"lr": 2.0, "accuracy": 0.8}, {"lr": 9.0, "diverged": "the loss is nan"}]
     assert "| 2 | 0.8 | – |\n| 9 | – | the loss is nan |" in card(made)
+
+
+def test_names_of_others_are_shown_as_they_are(made: Made) -> None:
+    made.record["classes"] = ["a | b", "<script>x</script>", "*bold*", "[link](http://x)", "two\nlines", "snake_case"]
+    made.record["data"] = {"train": {**data(9), "name": "my|data"}}
+    text = card(made)
+    assert r"Classes: a \| b, &lt;script>x&lt;/script>, \*bold\*, \[link\](http://x), two lines, snake_case." in text
+    assert r"| train | my\|data | classification | 9 | 3 |" in text
+
+
+def test_what_is_no_number_is_left_out(made: Made) -> None:
+    made.record["test"] = {"accuracy": float("nan"), "loss": None, "miou": 0.5}
+    assert [one.metric for one in figures_of(made.record) if one.split == "test"] == ["miou"]
+
+
+class Pasted(Made):
+    """A patch (a paper's link), for a test."""
+
+    name = "pasted"
+    acts_on = frozenset({"pixels"})
+    needs = frozenset({"training", "region"})
+    transferable = True
+
+    def image(self) -> Image.Image:
+        return Image.new("RGBA", (24, 24))
+
+    def about(self) -> str:
+        return "A ring of 24 pixels."
+
+
+def pictures(n: int) -> dict[str, Any]:
+    return {"name": "photos", "kind": "pictures", "classes": 0, "n": n, "sha256": "cd" * 32}
+
+
+class TestWithoutLabels:
+    @pytest.fixture
+    def patch(self) -> Pasted:
+        prompter = Pasted()
+        prompter.backbone = {"name": "facebook/dinov2-small", "class": "Dinov2Model", "backend": "transformers"}
+        prompter.record = {
+            "data": {"train": pictures(4000), "validation": pictures(200)},
+            "protocol": "All pictures below the folder my_photos.",
+            "metric": "gain",
+            "task": "attention",
+            "validation": {"loss": 0.9, "gain": 2.0, "gain_low": 1.7, "gain_high": 2.3, "picture_gain": 20.0,
+                           "mass": 0.6, "mass_without": 0.2},
+            "classes": [],
+            "parameters": {"prompt": 39587},
+            "backbone_parameters": 1_000_000,
+            "settings": {"epochs": 4},
+        }  # fmt: skip
+        return prompter
+
+    def test_the_hub_is_told_of_no_classification(self, patch: Pasted) -> None:
+        read = huggingface_hub.ModelCard(card(patch)).data.to_dict()
+        assert read["model-index"][0]["results"][0]["task"]["type"] == "other"
+        assert read["tags"] == ["visual-prompting", "pasted"]
+        assert "classification" not in json.dumps(read)
+        assert read["base_model"] == "facebook/dinov2-small"
+
+    def test_what_people_read(self, patch: Pasted) -> None:
+        text = card(patch)
+        for wanted in (
+            '<img src="patch.png" alt="the patch"',
+            "A ring of 24 pixels.",
+            "Learned from 4,000 pictures without labels.",
+            "| train | photos | pictures | 4000 | – |",
+            "| validation | gain | 2.00 | 1.70–2.30 | 200 |",
+            "| validation | mass | 60.0 % | – | 200 |",
+            "`model` may also be another one",
+            "39,587 numbers that drew it, of which the patch alone is kept",
+            "No control (a red circle, a patch of random colours) is recorded here.",
+            'vp.Request("photo.jpg", region=vp.Box(40, 30, 200, 180))',
+            "All pictures below the folder my_photos.",
+            "it may do little: measure it there",
+        ):
+            assert wanted in text
+        for unwanted in ("Classes", "classification", "picture_gain", "gain_low", "% of the backbone", "Wilson"):
+            assert unwanted not in text
+
+    def test_gains_beside_their_controls(self, patch: Pasted) -> None:
+        gains = {
+            "patch": BlockGain(5, 2.0, 1.77, 2.27, 0.58, 0.19),
+            "red circle": BlockGain(5, 0.72, 0.62, 0.85, 0.33, 0.19),
+        }
+        add_gains(patch, {"patch": gains["red circle"]}, 10, "Scenes, last block.")
+        add_gains(patch, gains, 500, "Scenes, last block.")
+        add_gains(patch, gains, 300, "Photos, last block.")
+        text = card(patch)
+        assert "| red circle | 0.72 | 0.62–0.85 | 19.0 % → 33.0 % | 500 |" in text
+        assert "| patch | 2.00 | 1.77–2.27 | 19.0 % → 58.0 % | 300 |" in text
+        assert text.count("Scenes, last block.") == text.count("Photos, last block.") == 1
+        assert "No control" not in text
+        json.dumps(patch.record, allow_nan=False)
 
 
 def test_nothing_has_to_be_known(made: Made) -> None:

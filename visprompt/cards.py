@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visprompt.statistics import wilson
-from visprompt.training.progress import shown
+from visprompt.card_figures import (
+    Figure,
+    add_gains,
+    escaped,
+    figures_of,
+    gains_table,
+    is_number,
+    is_shown,
+    mapping_of,
+    of_split,
+)
 
 if TYPE_CHECKING:
     from visprompt.learned import Learned
     from visprompt.prompter import Prompter
     from visprompt.training.result import Fitted
+
+__all__ = ["Figure", "add_gains", "card", "figures_of", "is_shown", "trained_text"]
 
 #: the hub's words for what is learned from a kind of data
 TASKS = {
@@ -22,73 +32,8 @@ TASKS = {
     "segmentation": "image-segmentation",
     "answers": "visual-question-answering",
 }
-#: shares of pictures that were answered right: the only figures for which an interval can be told from n
-SHARES = ("accuracy", "answer_accuracy", "top1", "top5", "exact_match")
-#: what stands among figures and is none
-_COUNTS = ("n", "count")
 #: settings that say little to people
 _QUIET = ("workers", "tensorboard", "checkpoint_every")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number that was measured.
-
-    Args:
-        split: "validation" or "test".
-        metric: its name.
-        value: as measured; shares lie in [0, 1].
-        n: pictures, or None if it is not known.
-        interval: 95 % bounds, or None where the number of pictures does not tell them.
-        chosen: True for the figure that validation chose by.
-    """
-
-    split: str
-    metric: str
-    value: float
-    n: int | None = None
-    interval: tuple[float, float] | None = None
-    chosen: bool = False
-
-    def text(self) -> str:
-        """The value as people write it."""
-        return shown(self.metric, self.value)
-
-    def interval_text(self) -> str:
-        """The interval, or a dash."""
-        if self.interval is None:
-            return "–"
-        low, high = self.interval
-        return f"{low * 100:.1f}–{high * 100:.1f} %"
-
-
-def figures_of(record: Mapping[str, Any]) -> list[Figure]:
-    """What a training record holds on validation and test, the chosen figure first.
-
-    >>> record = {"metric": "accuracy", "test": {"loss": 0.5, "accuracy": 0.8}, "data": {"test": {"n": 10}}}
-    >>> [(one.metric, one.text(), one.interval_text()) for one in figures_of(record)]
-    [('accuracy', '80.0 %', '49.0–94.3 %'), ('loss', '0.5000', '–')]
-    """
-    chosen = str(record.get("metric") or "")
-    return [
-        figure for split in ("validation", "test") for figure in _of_split(record.get(split), split, chosen, record)
-    ]
-
-
-def _of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -> Iterator[Figure]:
-    if not isinstance(figures, Mapping):
-        return
-    described = _mapping(_mapping(record.get("data")).get(split))
-    n = next((figures[name] for name in _COUNTS if _is_number(figures.get(name))), described.get("n"))
-    count = int(n) if isinstance(n, int | float) else None
-    for name in sorted(figures, key=lambda name: (name != chosen, name == "loss")):
-        value = figures[name]
-        if name in _COUNTS or not _is_number(value):
-            continue
-        interval = None
-        if name in SHARES and count and 0 <= value <= 1:
-            interval = wilson(value * count, count)
-        yield Figure(split, str(name), float(value), count, interval, name == chosen)
 
 
 def card(prompter: Prompter, fitted: Fitted | None = None) -> str:
@@ -103,7 +48,8 @@ def card(prompter: Prompter, fitted: Fitted | None = None) -> str:
     from visprompt.learned import learned_parts
 
     parts = learned_parts(prompter)
-    lines = [f"# {_title(prompter, parts)}", "", _what(prompter, parts), "", *_loading(prompter, parts)]
+    lines = [f"# {escaped(_title(prompter, parts))}", "", _what(prompter, parts), "", *_looks(parts)]
+    lines += _loading(prompter, parts)
     for part in parts:
         heading = f"## {part.name}: " if len(parts) > 1 else "## "
         for title, body in _sections(part, fitted if len(parts) == 1 else None):
@@ -117,6 +63,7 @@ def _sections(part: Learned, fitted: Fitted | None) -> list[tuple[str, list[str]
     record = part.record
     return [
         ("figures", _figures(record)),
+        ("attention gain", gains_table(record)),
         ("backbone", _backbone(part)),
         ("data and protocol", _data(record)),
         ("settings", _settings(part)),
@@ -132,7 +79,7 @@ def _metadata(prompter: Prompter, parts: Sequence[Learned]) -> str:
 
     results, datasets, bases, metrics = [], [], [], []
     for part in parts:
-        data = _mapping(part.record.get("data"))
+        data = mapping_of(part.record.get("data"))
         name = _dataset(data)
         kind = _kind(part.record)
         base = str((part.backbone or {}).get("name") or "")
@@ -161,11 +108,15 @@ def _metadata(prompter: Prompter, parts: Sequence[Learned]) -> str:
         base_model=_one(bases),
         datasets=_unique(datasets) or None,
         metrics=_unique(metrics) or None,
-        tags=["visual-prompting", "prompt-tuning", *_unique(part.name for part in parts)],
+        tags=["visual-prompting", *_tags(parts), *_unique(part.name for part in parts)],
         model_name=_title(prompter, parts) if results else None,
         eval_results=results or None,
     )
     return str(found.to_yaml())
+
+
+def _tags(parts: Sequence[Learned]) -> list[str]:
+    return ["prompt-tuning"] if any("tokens" in part.acts_on for part in parts) else []
 
 
 def _one(names: Sequence[str]) -> Any:
@@ -178,7 +129,10 @@ def _one(names: Sequence[str]) -> Any:
 
 def _title(prompter: Prompter, parts: Sequence[Learned]) -> str:
     base = _base(parts, "")
-    data = _dataset(_mapping(parts[0].record.get("data"))) if parts else ""
+    data = _dataset(mapping_of(parts[0].record.get("data"))) if parts else ""
+    if data and _kind(parts[0].record) == "pictures":
+        data = f"learned from {data}"
+        return prompter.name + (f" for {base}" if base else "") + f", {data}"
     return prompter.name + (f" on {base}" if base else "") + (f" for {data}" if data else "")
 
 
@@ -191,6 +145,20 @@ def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
         f"This is {learned} for a frozen model, made with visprompt; the model's own weights are not in here and stay "
         f"as they are.{about}"
     )
+
+
+def _looks(parts: Sequence[Learned]) -> list[str]:
+    """What is learned, as a picture and in words, where it is one."""
+    from visprompt.training.sketches import HasImage
+
+    lines: list[str] = []
+    for number, part in enumerate(parts):
+        if isinstance(part, HasImage):
+            # Markdown has no sizes, and a patch is some 24 pixels wide.
+            name = f"{number}-patch.png" if number else "patch.png"
+            lines += [f'<img src="{name}" alt="the patch" width="192" style="image-rendering: pixelated">', ""]
+        lines += [about, ""] if (about := part.about()) else []
+    return lines
 
 
 def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
@@ -211,6 +179,11 @@ def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
         'prompter = vp.Prompter.from_pretrained("FOLDER_OR_HUB_ID")',
         f"print(vp.Runner(model, prompter).{use})",
         "```",
+        *(
+            ["", "It is paint in the picture, so `model` may also be another one, a vision-language model among them."]
+            if parts and all(part.transferable for part in parts)
+            else []
+        ),
     ]
 
 
@@ -223,21 +196,28 @@ def _figures(record: Mapping[str, Any]) -> list[str]:
         f"| {one.split} | {one.metric} | {one.text()} | {one.interval_text()} | {one.n or '–'} |" for one in found
     ]
     controls = record.get("controls")
-    for name, figures in _mapping(controls).items():
-        for one in _of_split(figures, "test", str(record.get("metric") or ""), record):
+    for name, figures in mapping_of(controls).items():
+        for one in of_split(figures, "test", str(record.get("metric") or ""), record):
             lines.append(f"| control: {name} | {one.metric} | {one.text()} | {one.interval_text()} | {one.n or '–'} |")
     notes = []
     if any(one.interval for one in found):
-        notes.append("Intervals are Wilson's over the pictures; they do not hold the spread between trainings.")
+        how = "" if any(one.metric == "gain" for one in found) else " Wilson's"
+        notes.append(f"Intervals are{how} over the pictures; they do not hold the spread between trainings.")
+    if any(one.metric == "gain" for one in found):
+        notes.append(
+            "Gain is (mass − mass without) / mass without; mass is the share of the attention on the tokens that it "
+            "lies on, at one random place in every picture, the rim included."
+        )
     if any(one.split == "validation" for one in found):
         notes.append("Validation chose the epoch (and the settings of a sweep), so its figures flatter.")
     classes = record.get("classes")
     if isinstance(classes, list) and len(classes) > 1 and any(one.metric == "accuracy" for one in found):
         notes.append(f"Guessing one of the {len(classes)} classes at random is right {100 / len(classes):.1f} %.")
-    if not controls:
+    if not controls and not record.get("gains"):
         without = (
             "a head alone on the same frozen model" if _has_head(record) else "the frozen model without the prompt"
         )
+        without = "a red circle, a patch of random colours" if record.get("task") == "attention" else without
         notes.append(f"No control ({without}) is recorded here.")
     return [*lines, "", " ".join(notes)]
 
@@ -253,7 +233,7 @@ def _backbone(part: Learned) -> list[str]:
     if blocks and width:
         found.append(f"{blocks} blocks of width {width}.")
     # A strategy says so if what it learned may be used on other models too.
-    if getattr(part, "transferable", False):
+    if part.transferable:
         found.append("It was learned on this model; other models may be tried.")
     else:
         found.append("Another model, also one of the same shape, is refused.")
@@ -267,7 +247,10 @@ def trained_text(record: Mapping[str, Any]) -> str:
     >>> trained_text({"parameters": {"prompt": 1000, "head": 500}, "backbone_parameters": 100000})
     'prompt 1,000, head 500 numbers: 1.50 % of the backbone'
     """
-    counts = {str(name): int(n) for name, n in _mapping(record.get("parameters")).items() if _is_number(n)}
+    if record.get("task") == "attention":
+        drawn = sum(int(n) for n in mapping_of(record.get("parameters")).values() if is_number(n))
+        return f"{drawn:,} numbers that drew it, of which the patch alone is kept" if drawn else ""
+    counts = {str(name): int(n) for name, n in mapping_of(record.get("parameters")).items() if is_number(n)}
     if not counts:
         return ""
     text = ", ".join(f"{name} {count:,}" for name, count in counts.items()) + " numbers"
@@ -276,19 +259,22 @@ def trained_text(record: Mapping[str, Any]) -> str:
 
 
 def _data(record: Mapping[str, Any]) -> list[str]:
-    data = _mapping(record.get("data"))
+    data = mapping_of(record.get("data"))
     rows = [
-        f"| {split} | {item.get('name') or '–'} | {item.get('kind', '–')} | {item.get('n', '–')} "
+        f"| {split} | {escaped(str(item.get('name') or '–'))} | {item.get('kind', '–')} | {item.get('n', '–')} "
         f"| {item.get('classes') or '–'} | `{str(item.get('sha256', '–'))[:12]}` |"
         for split in ("train", "validation", "test")
-        if (item := _mapping(data.get(split)))
+        if (item := mapping_of(data.get(split)))
     ]
     table = ["| split | data set | kind | n | classes | sha256 |", "|---|---|---|---|---|---|", *rows] if rows else []
     protocol = str(record.get("protocol") or data.get("protocol") or "")
-    lines = [*table, *(["", protocol] if protocol else [])]
+    lines = [*table, *(["", escaped(protocol)] if protocol else [])]
+    train = mapping_of(data.get("train"))
+    if train.get("kind") == "pictures":
+        lines = [f"Learned from {int(train.get('n') or 0):,} pictures without labels.", "", *lines]
     classes = record.get("classes")
     if isinstance(classes, list) and classes:
-        shown = ", ".join(str(name) for name in classes[:20])
+        shown = ", ".join(escaped(str(name)) for name in classes[:20])
         more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
         lines += ["", f"Classes: {shown}{more}."]
     return lines
@@ -298,7 +284,7 @@ def _settings(part: Learned) -> list[str]:
     import dataclasses
 
     given = {f"{part.name}: {name}": value for name, value in dataclasses.asdict(part.options).items()}
-    settings = _mapping(part.record.get("settings"))
+    settings = mapping_of(part.record.get("settings"))
     # Of the two ways to say a rate, one was used; templates are read by a zero-shot head alone.
     unused = {"base_lr"} if settings.get("lr") is not None else set()
     unused |= {"templates"} if settings.get("head") != "zero-shot" else set()
@@ -321,7 +307,7 @@ def _sweep(record: Mapping[str, Any], fitted: Fitted | None) -> list[str]:
     entries = [row for row in tried if isinstance(row, Mapping)] if isinstance(tried, list) else []
     if not entries:
         return []
-    names = _unique(name for row in entries for name in row)
+    names = _unique(name for row in entries for name in row if is_shown(str(name), row))
     rows = ["| " + " | ".join(_cell(row.get(name, "–")) for name in names) + " |" for row in entries]
     return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *rows]
 
@@ -330,10 +316,18 @@ def _limits(parts: Sequence[Learned]) -> list[str]:
     lines = [
         *(
             ["- It belongs to the weights that it was trained on; visprompt compares them when it is used."]
-            if not all(getattr(part, "transferable", False) for part in parts)
-            else ["- On another model than the one it was learned on it may do little: measure it there."]
+            if not all(part.transferable for part in parts)
+            else [
+                "- On another model than the one it was learned on it may do little: measure it there.",
+                "- It draws attention, which is all that was taught and measured here; whether answers become better "
+                "is another question.",
+                "- What it lies on the model does not see: put where it hides the thing that is asked about, it hurts.",
+            ]
         ),
-        "- It knows its training data: pictures of another kind, and classes that it was not taught, are out of reach.",
+        "- It knows its training pictures: on pictures of another kind it may do less."
+        if all(_kind(part.record) == "pictures" for part in parts)
+        else "- It knows its training data: pictures of another kind, and classes that it was not taught, are out of "
+        "reach.",
     ]
     if any(part.head is not None or part.record.get("head") for part in parts):
         lines.append("- The head always answers with one of its classes, also where none fits.")
@@ -358,7 +352,9 @@ def _is_local(name: str) -> bool:
 
 def _dataset(data: Mapping[str, Any]) -> str:
     """The name that the parts share: "count" of "count-train" and "count-test"."""
-    names = [str(name) for split in ("train", "validation", "test") if (name := _mapping(data.get(split)).get("name"))]
+    names = [
+        str(name) for split in ("train", "validation", "test") if (name := mapping_of(data.get(split)).get("name"))
+    ]
     same = [letters[0] for letters in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False))]
     common = "".join(same)
     if any(len(name) > len(common) and name[len(common)].isalnum() for name in names):
@@ -367,20 +363,12 @@ def _dataset(data: Mapping[str, Any]) -> str:
 
 
 def _kind(record: Mapping[str, Any]) -> str:
-    data = _mapping(record.get("data"))
-    return next((str(_mapping(item).get("kind")) for item in data.values() if _mapping(item).get("kind")), "")
+    data = mapping_of(record.get("data"))
+    return next((str(mapping_of(item).get("kind")) for item in data.values() if mapping_of(item).get("kind")), "")
 
 
 def _has_head(record: Mapping[str, Any]) -> bool:
     return bool(record.get("head"))
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _unique(names: Any) -> list[str]:
@@ -388,5 +376,4 @@ def _unique(names: Any) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return escaped(f"{value:.6g}" if isinstance(value, float) else str(value))

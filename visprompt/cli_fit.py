@@ -348,8 +348,10 @@ def sweep_table(rows: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    from visprompt.cards import is_shown
+
     table = Table(title="sweep, best on validation first", title_justify="left")
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row if is_shown(name, row)))
     for name in names:
         table.add_column(escape(name), justify="right")
     for row in rows:

@@ -85,6 +85,10 @@ class Learned(Prompter):
             number: place among the parts of a composition, for the names of files.
         """
 
+    def about(self) -> str:
+        """What it is once it is learned, in a sentence or two for its card; empty where its name says enough."""
+        return ""
+
     # -- making and using ---------------------------------------------------------------------------------------------
 
     def build(self, model: Model, seed: int = 0) -> None:

@@ -161,10 +161,12 @@ def is_share(metric: str) -> bool:
 def shown(metric: str, value: float) -> str:
     """A figure as people write it.
 
-    >>> shown("accuracy", 0.5), shown("loss", 0.5)
-    ('50.0 %', '0.5000')
+    >>> shown("accuracy", 0.5), shown("loss", 0.5), shown("gain", 2.034)
+    ('50.0 %', '0.5000', '2.03')
     """
-    return f"{value * 100:.1f} %" if is_share(metric) else f"{value:.4f}"
+    if is_share(metric):
+        return f"{value * 100:.1f} %"
+    return f"{value:.2f}" if "gain" in metric else f"{value:.4f}"
 
 
 def _duration(seconds: float) -> str:
