@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import operator
 import os
 import re
 import sys
@@ -46,9 +44,6 @@ MaskArg = Annotated[
     list[Path] | None, typer.Option("--mask", help="A picture as large as the image: bright is the region.")
 ]
 ModelArg = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
-PrompterArg = Annotated[
-    str, typer.Option("--prompter", "-p", help="A strategy, a+b or a|b, or none; see `visprompt list`.")
-]
 SavedPrompterArg = Annotated[
     str,
     typer.Option(
@@ -225,29 +220,20 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: 
         if preset or option:
             raise InvalidInputError("--preset and --option belong to a strategy: name it with --prompter.")
         return None
-    if saved and any(_is_saved(part) for part in (name, *name.split("+"))):
-        if preset:
-            raise InvalidInputError(f"{name}: a saved strategy has settings of its own; no --preset.")
-        from visprompt.saving import with_options
-
-        parts = [name] if _is_saved(name) else name.split("+")
-        made = [Maker.from_pretrained(part) if _is_saved(part) else Maker.from_name(part) for part in parts]
-        return with_options(functools.reduce(operator.add, made), options_of(option))
     options = options_of(option)
     for taken in ("name", "preset"):
         if taken in options:
             raise InvalidInputError(f"-o {taken}=…: that is no option of {name!r}; there is --prompter and --preset.")
     try:
-        return Maker.from_name(name, preset=preset, **options)
+        if not saved:
+            return Maker.from_name(name, preset=preset, **options)
+        from visprompt.saving import prompter_named
+
+        return prompter_named(name, preset, **options)
     except VispromptError:
         raise
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the options {options} of {name!r} cannot be used: {error}.") from error
-
-
-def _is_saved(name: str) -> bool:
-    # A strategy of ours has no colon in its name; what does not ship is named by from_pretrained.
-    return (Path(name) / "config.json").is_file() or (name.startswith("bundled:") and "+" not in name)
 
 
 def saved_of(folder: str) -> Prompter:

@@ -18,7 +18,7 @@ from visprompt.cli_args import (
     ModelArg,
     OptionArg,
     PresetArg,
-    PrompterArg,
+    SavedPrompterArg,
     TokensArg,
     checked_fit,
     model_of,
@@ -50,7 +50,7 @@ def answer(
         "bundled:scenes-llava"
     ),
     base_url: BaseUrlArg = None,
-    prompter: PrompterArg = "none",
+    prompter: SavedPrompterArg = "none",
     preset: PresetArg = None,
     option: OptionArg = None,
     max_new_tokens: TokensArg = 64,
@@ -69,7 +69,7 @@ def answer(
         raise InvalidInputError(f"--out {out} is the question file itself, and would be overwritten: name another.")
     if out.suffix != known.suffix:
         raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
-    prompter_of(prompter, preset, option)  # a wrong option should not wait for the model
+    prompter_of(prompter, preset, option, saved=True)  # a wrong option should not wait for the model
     chosen_fit = checked_fit(fit)
     loaded = model_of(model, device, dtype, base_url)
     if not loaded.generates:
@@ -108,7 +108,7 @@ def export(
     benchmark: _Name,
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     images: _Images = None,
-    prompter: PrompterArg = "api",
+    prompter: SavedPrompterArg = "api",
     preset: PresetArg = None,
     option: OptionArg = None,
     model: ModelArg = DEFAULT_MODEL,
@@ -123,7 +123,7 @@ def export(
     _known, asked = _asked(benchmark, questions, images)
     require_folder(out)
     _require_apart(out, questions, asked)
-    made = prompter_of(prompter, preset, option)
+    made = prompter_of(prompter, preset, option, saved=True)
 
     from visprompt.tasks import export as exporting
 

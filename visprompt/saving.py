@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import os
 import tempfile
 import warnings
@@ -111,18 +113,48 @@ def _bundled(name: str) -> Path | None:
         raise unknown_name("bundled patch", name, [f"bundled:{one}" for one in bundled.patches()]) from None
 
 
+def is_saved(name: str) -> bool:
+    """True for a folder that a strategy was saved in, and for what ships (`bundled:…`), if it is there or not."""
+    joined = "+" in name or "|" in name
+    return (Path(name).expanduser() / CONFIG).is_file() or (name.startswith("bundled:") and not joined)
+
+
+def prompter_named(name: str, preset: str | None = None, **options: Any) -> Prompter:
+    """`Prompter.from_name`, in whose names parts may also be saved strategies: `"runs/patch+falip"`.
+
+    Args:
+        name: of strategies, folders and what ships, joined with `+` and `|`.
+        preset: as in `from_name`; saved strategies have none.
+        options: of every part that has them; of saved ones those that can be chosen anew.
+
+    Raises:
+        InvalidInputError: as `from_name`, `from_pretrained` and `with_options`; for a preset of something saved.
+        UnknownNameError: as they do.
+    """
+    members = [[name]] if is_saved(name) else [[part.strip() for part in one.split("+")] for one in name.split("|")]
+    if not any(is_saved(part) for member in members for part in member):
+        return Prompter.from_name(name, preset=preset, **options)
+    if preset:
+        raise InvalidInputError(f"{name}: a saved strategy has settings of its own; no preset.")
+    made = [
+        functools.reduce(operator.add, [load_prompter(p) if is_saved(p) else Prompter.from_name(p) for p in member])
+        for member in members
+    ]
+    return with_options(made[0] if len(made) == 1 else Ensemble(made), options)
+
+
 def with_options(prompter: Prompter, values: Mapping[str, Any]) -> Prompter:
     """The same strategy with some options chosen anew: those that what was learned does not depend on.
 
     Args:
-        prompter: it is changed; in a composition every part that has the option.
+        prompter: it is changed; of several joined every part that has the option.
         values: by name.
 
     Raises:
         UnknownNameError: for an option that no part has.
         InvalidInputError: for one that belongs to what was learned, or a value that it cannot have.
     """
-    parts = prompter.parts if isinstance(prompter, Composition) else (prompter,)
+    parts = _parts(prompter)
     known = {part: {item.name for item in dataclasses.fields(part.options)} for part in parts}
     free = {part: part.free & known[part] if isinstance(part, Learned) else known[part] for part in parts}
     for key in values:
@@ -135,8 +167,15 @@ def with_options(prompter: Prompter, values: Mapping[str, Any]) -> Prompter:
             )
     for part in parts:
         own = {key: value for key, value in values.items() if key in free[part]}
-        part.options = dataclasses.replace(part.options, **own)
+        if own:
+            part.options = dataclasses.replace(part.options, **own)
+            part.given |= frozenset(own)
     return prompter
+
+
+def _parts(prompter: Prompter) -> tuple[Prompter, ...]:
+    inside: tuple[Prompter, ...] = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or ()
+    return tuple(one for part in inside for one in _parts(part)) if inside else (prompter,)
 
 
 def _load_folder(folder: Path) -> Prompter:

@@ -348,6 +348,30 @@ def test_rows_depend_on_the_weights_that_ship(monkeypatch: pytest.MonkeyPatch, t
         assert before == run_hash(Referring(), {"model": 1}, Pointing(name), "data")
 
 
+def test_rows_of_benchmarks_take_saved_ones(models: dict[str, Any], tmp_path: Path) -> None:
+    """By name or folder, alone and joined; what is learned again is other rows."""
+    shipped("scenes-clip").save_pretrained(tmp_path / "mine")
+    mine = str(tmp_path / "mine")
+    found, named = (
+        Pointing(f"{mine}+falip", {"strength": 2.0}),
+        Pointing("bundled:patch-scenes-clip+falip", {"strength": 2.0}),
+    )
+    assert found.describe()["members"] == named.describe()["members"]
+    assert [one.name for one in Pointing(f"{mine}|crop").members() if one is not None] == ["patch", "crop"]
+    (member,) = Pointing(mine, {"place": "rim"}).members()
+    assert member is not None
+    assert member.options.place == "rim"
+    before = run_hash(Referring(), {"model": 1}, found, "data")
+    _relearn(tmp_path / "mine")
+    assert before != run_hash(Referring(), {"model": 1}, found, "data")
+    with pytest.raises(vp.InvalidInputError, match="no preset"):
+        Pointing(mine, preset="full").members()
+    with pytest.raises(vp.InvalidInputError, match="size belongs to what"):
+        Pointing(mine, {"size": 2.0}).members()
+    with pytest.raises(vp.UnknownNameError, match="unknown strategy"):
+        Pointing("bundled:patch-scenes-clip+falp").members()
+
+
 def _relearn(folder: Path) -> None:
     """Another patch in a folder, as another training would leave it."""
     found: Any = vp.Prompter.from_pretrained(folder)

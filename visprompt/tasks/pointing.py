@@ -56,7 +56,8 @@ class Pointing:
 
     Args:
         strategy: a strategy's name, compositions (`circle+falip`) and ensembles (`circle|falip`) included; `"none"` is
-            the model without a prompt, `"random"` answers by chance, without a model.
+            the model without a prompt, `"random"` answers by chance, without a model. Parts may be folders of saved
+            strategies, and what ships (`bundled:patch-scenes-clip`).
         options: its options.
         preset: named settings of the strategy.
         label: the row's name; by default the strategy with what differs from its defaults.
@@ -106,9 +107,9 @@ class Pointing:
             return [None]
         if self.strategy == "random":
             return []
-        from visprompt.prompter import Prompter
+        from visprompt.saving import prompter_named
 
-        made = Prompter.from_name(self.strategy, preset=self.preset, **self.options)
+        made = prompter_named(self.strategy, self.preset, **self.options)
         members = list(getattr(made, "members", None) or [made])
         if self.region == "everywhere":
             from visprompt.tasks.everywhere import Everywhere
