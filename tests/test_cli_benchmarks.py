@@ -100,7 +100,7 @@ class TestAnswer:
             (("-b", "mm-vet", "--images", tmp_path / "no", *out), InvalidInputError, "no such folder"),
             (("-b", "mm-vet", "-p", "circel", *out), UnknownNameError, "did you mean 'circle'"),
             (("-b", "mm-vet", "-p", "bundled:patch-clip", *out), UnknownNameError, "bundled:patch-scenes-llava"),
-            (("-b", "mm-vet", "-p", "bundled:patch-scenes-llava", *out), InvalidInputError, "needs a region"),
+            (("-b", "mm-vet", "-p", "bundled:patch-scenes-llava", *out), InvalidInputError, "needs a place"),
             (("-b", "mm-vet", "-m", "bundled:scenes-clip", *out), UnsupportedError, "is an encoder"),
         ):
             with pytest.raises(error, match=message):
