@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from visprompt.attention.masks import mask_rows
 from visprompt.attention.naming import PREFIX, under_own_name
 from visprompt.attention.program import SiteProgram
-from visprompt.attention.rows import add_mask, heads_like, row_logits
+from visprompt.attention.rows import add_mask, heads_like, mean_attention, row_logits
 from visprompt.attention.scope import Scope, current_scope
 from visprompt.attention.sites import Site
 from visprompt.attention.tempering import can_temper, tempered_attention, tempered_mha
@@ -212,6 +212,11 @@ def run_rows(
     read, unless they are wanted `always`. Keeps what is to be read.
     """
     at_once = max(MOST_LOGITS // max(query.shape[0] * query.shape[1] * key.shape[2], 1), 1)
+    if query.shape[2] > at_once and program.reads_mean and not always:
+        with torch.autocast(query.device.type, enabled=False):
+            mean = mean_attention(query, key, scale, mask, options.get("softcap"), at_once)
+        scope.keep(site, program, None, mean, value)
+        return None
     if query.shape[2] > at_once and not (program.read or program.capture_output or program.decompose):
         parts = []
         for few in torch.arange(query.shape[2], device=query.device).split(at_once):
@@ -302,7 +307,9 @@ class _MhaHooks:
         mask = kwargs.get("attn_mask") if len(args) <= 5 else args[5]
         rows = torch.zeros_like(program.rows) if copies else program.rows
         with torch.autocast(query.device.type, enabled=False):
-            new = self._rows(module, program, rows_in, key, value, self._mask(module, mask, rows, len(query)))
+            new = self._rows(module, program, rows_in, key, value, self._mask(module, mask, rows, len(query)), copies)
+            if new is None:
+                return None
             new = F.linear(new, module.out_proj.weight.float(), _float(module.out_proj.bias)).to(own.dtype)
         if copies:
             changed = torch.where(program.edited.any(dim=1)[..., None], new, own[:, :1].expand_as(new))
@@ -324,10 +331,18 @@ class _MhaHooks:
         return ~mask if mask.dtype == torch.bool else mask  # nn.MultiheadAttention: True means "not allowed"
 
     def _rows(
-        self, module: Any, program: SiteProgram, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """`[n, R, H·D]`. For few rows the key and value projections are folded into the query and the output
-        (`q·(W x) = (Wᵀq)·x`), so keys are never projected a second time."""
+        self,
+        module: Any,
+        program: SiteProgram,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        copies: int,
+    ) -> Tensor | None:
+        """`[n, R, H·D]`; None if only the attention is read. For few rows the key and value projections are folded into
+        the query and the output (`q·(W x) = (Wᵀq)·x`), so keys are never projected a second time.
+        """
         heads, width = module.num_heads, module.head_dim
         if module._qkv_same_embed_dim:
             w_q, w_k, w_v = module.in_proj_weight.float().chunk(3)
@@ -336,6 +351,7 @@ class _MhaHooks:
         b_q, b_k, b_v = module.in_proj_bias.float().chunk(3) if module.in_proj_bias is not None else (None, None, None)
         scale, dropout = width**-0.5, module.dropout if module.training else 0.0
         q = F.linear(query.float(), w_q, b_q).unflatten(-1, (heads, width)).transpose(1, 2)
+        wanted = program.needs_outputs or copies > 0
         if (
             q.shape[2] > 8
             or program.decompose
@@ -344,10 +360,9 @@ class _MhaHooks:
             or program.inject is not None
         ):
             k = F.linear(key.float(), w_k, b_k).unflatten(-1, (heads, width)).transpose(1, 2)
-            v = F.linear(value.float(), w_v, b_v).unflatten(-1, (heads, width)).transpose(1, 2)
-            new = run_rows(self.scope, self.site, program, q, k, v, scale, mask, {"dropout": dropout}, always=True)
-            assert new is not None
-            return new.transpose(1, 2).flatten(-2)
+            v = value if not wanted else F.linear(value.float(), w_v, b_v).unflatten(-1, (heads, width)).transpose(1, 2)
+            new = run_rows(self.scope, self.site, program, q, k, v, scale, mask, {"dropout": dropout}, always=wanted)
+            return None if new is None else new.transpose(1, 2).flatten(-2)
         w_k, w_v = w_k.view(heads, width, -1), w_v.view(heads, width, -1)
         # Heads and rows in one axis: a product per head would copy the keys for every head.
         rows = torch.einsum("nhrd,hde->nhre", q, w_k)
@@ -357,6 +372,8 @@ class _MhaHooks:
         logits = program.apply_to_logits(add_mask(logits * scale, mask), self.site.prefix)
         attention = logits.softmax(-1)
         self.scope.keep(self.site, program, attention, attention, value)  # neither outputs nor values are kept here
+        if not wanted:
+            return None
         kept = F.dropout(attention, dropout) if dropout else attention
         mixed = (kept.flatten(1, 2) @ value.float()).unflatten(1, (heads, -1))
         new = torch.einsum("nhre,hde->nrhd", mixed, w_v)

@@ -80,6 +80,11 @@ class SiteProgram:
         """True if the rows' outputs are wanted, not just where they look."""
         return self.edits or self.capture_output or self.decompose
 
+    @property
+    def reads_mean(self) -> bool:
+        """True if all that is wanted of it is where its rows look, on the mean."""
+        return self.read and not (self.per_row or self.needs_outputs) and self.read_rows is None
+
     @functools.cached_property
     def _tempers_alone(self) -> bool:
         others = (self.bias, self.log_weights, self.gain, self.inject, self.columns)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 #: logit of a masked key: no weight at all, and yet a number
 MASKED = torch.finfo(torch.float32).min
@@ -101,6 +102,44 @@ def attend(logits: Tensor, value: Tensor, dropout: float = 0.0) -> tuple[Tensor,
     attention = logits.softmax(-1)
     kept = F.dropout(attention, dropout) if dropout else attention
     return _grouped(kept, value.float()), attention
+
+
+def mean_attention(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+    at_once: int = 1024,
+) -> Tensor:
+    """`[n, H, 1, K]` mean over rows of what they attend to, few rows at a time.
+
+    What is between logits and mean is not kept for the gradient but computed again, `at_once` rows at a time, so that
+    memory is that of the queries and keys and of so many rows.
+
+    Args:
+        query: `[n, H, R, D]`; key, scale, mask and softcap as in `row_logits`.
+        key: see there.
+        scale: see there.
+        mask: see there.
+        softcap: see there.
+        at_once: rows.
+
+    >>> mean_attention(torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 2, 4), 1.0, at_once=2).tolist()
+    [[[[0.5, 0.5]]]]
+    """
+
+    def part(rows: Tensor, keys: Tensor, seen: Tensor | None) -> Tensor:
+        return row_logits(rows, keys, scale, seen, softcap).softmax(-1).sum(dim=2, keepdim=True)
+
+    total: Tensor | None = None
+    for start in range(0, query.shape[2], at_once):
+        few = slice(start, start + at_once)
+        seen = mask if mask is None or mask.shape[-2] == 1 else mask[..., few, :]
+        found = checkpoint(part, query[:, :, few], key, seen, use_reentrant=False, preserve_rng_state=False)
+        total = found if total is None else total + found
+    assert total is not None
+    return total / query.shape[2]
 
 
 def contributions(attention: Tensor, value: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from visprompt.errors import UnsupportedError
 from visprompt.geometry import Geometry, Tile, check_processable, fit_picture, mean_rgb
+from visprompt.geometry_fit import MIN_SIDE_PX
 from visprompt.models.lvlm_layout_tiles import TowerInput
 from visprompt.models.pictures import PicturePixels, PictureReader, pixels_of
 from visprompt.visual_prompt import Fit
@@ -210,7 +211,7 @@ def packed_reader(model: LVLM) -> tuple[SquareReader, Packing]:
     rows, columns = wanted.tiles[0].grid_hw
     side = min(rows, columns) * patch // token * token
     packing = Packing(side, patch, merge, int(vision.temporal_patch_size))
-    found = model.layout((side, side)).vision if side else None
+    found = model.layout((side, side)).vision if side >= MIN_SIDE_PX else None
     if found is None or found.tiles[0].grid_hw != (packing.grid, packing.grid):
         raise UnsupportedError(
             f"{model.name}: no square of whole tokens of {token} pixels is left as it is by its picture processor "
