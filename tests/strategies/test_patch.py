@@ -5,7 +5,6 @@ use nothing but pixels.
 from __future__ import annotations
 
 import json
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from PIL import Image
 from visprompt.strategies.patch import PNG, Patch, PatchOptions
 
 import visprompt as vp
-from visprompt import registry
 from visprompt.data.labelled import Labelled, Splits
 from visprompt.data.unlabelled import generated, read_pictures, unlabelled
 from visprompt.geometry import Geometry, Tile
@@ -43,17 +41,6 @@ MODELS = (
     "timm-beit",
 )
 FAST = {"batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As its entry point does it."""
-    if "patch" in registry._entry_points():
-        return
-    point = metadata.EntryPoint("patch", "visprompt.strategies.patch:Patch", registry.GROUP)
-    monkeypatch.setitem(registry._entry_points(), "patch", point)
-    monkeypatch.setitem(registry._classes(), "patch", Patch)
-    monkeypatch.setattr(Patch, "name", "patch")
 
 
 def pictures(n: int = 16, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Image.Image]:
