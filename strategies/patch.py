@@ -309,7 +309,7 @@ class Patch(Learned):
     def evaluate(
         self, model: Model, data: Labelled | Splits | str | os.PathLike[str] | None = None, **settings: Any
     ) -> dict[str, float]:
-        """How much attention it gets on a model, which need not be the one it was learned on.
+        """How much attention it, or what ships for the model, gets on a model: any, not only where it was learned.
 
         Args:
             model: an image encoder.
@@ -320,7 +320,9 @@ class Patch(Learned):
         from visprompt.data.unlabelled import without_labels
         from visprompt.models.lvlm_encoder import encoder_of
 
-        encoder = encoder_of(model)
+        encoder, used = encoder_of(model), self.on(model)
+        if used is not self:
+            return used.evaluate(model, data, **settings)
         if isinstance(data, Labelled):
             return super().evaluate(encoder, without_labels(data), **settings)
         splits = self.splits(encoder, data)

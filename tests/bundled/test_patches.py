@@ -20,6 +20,7 @@ from visprompt import bundled, cli
 from visprompt.bundled import lookup
 from visprompt.cards import figures_of
 from visprompt.data.scenes import scene
+from visprompt.data.unlabelled import generated
 from visprompt.models.lvlm_encoder import encoder_of
 from visprompt.saving import CARD, CONFIG, WEIGHTS
 from visprompt.tasks.base import run_hash
@@ -124,6 +125,18 @@ def test_it_is_found_through_every_way_of_running(models: dict[str, Any]) -> Non
         for one in (vp.Prompter.from_name("patch"), shipped("scenes-llava"))
     ]
     assert answers[0] == answers[1]
+
+
+def test_what_ships_draws_attention_to_places_it_has_not_seen(models: dict[str, Any]) -> None:
+    """Its own figure, on other scenes than it was learned, chosen and measured on."""
+    held = generated((64, 64), sizes={"train": 1, "validation": 0, "test": 40}, seed=77)
+    prompter: Any = vp.Prompter.from_name("patch")
+    found = prompter.evaluate(models["scenes-clip"], held)
+    assert found["gain"] > 1
+    assert found == shipped("scenes-clip").evaluate(models["scenes-clip"], held)
+    assert prompter.parameters is None
+    with pytest.raises(vp.InvalidInputError, match="nothing to measure"):
+        prompter.evaluate(conformance.wrapped("timm-vit")[1], held)
 
 
 def test_threads_with_one_object_and_two_models_do_not_mix(models: dict[str, Any]) -> None:
