@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from visprompt.visual_prompt import PromptTokens as PromptTokens
     from visprompt.visual_prompt import VisualPrompt as VisualPrompt
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 
 def _refuse_namesake() -> None:
