@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -155,7 +155,10 @@ class Runner:
         return torch.stack(self._run(requests, rows))
 
     def attention(
-        self, requests: Request | Iterable[Request], blocks: Sequence[int] | None = None
+        self,
+        requests: Request | Iterable[Request],
+        blocks: Sequence[int] | None = None,
+        rows: Literal["readout", "summary"] = "readout",
     ) -> list[AttentionMap]:
         """The readout's attention over the patches after the edits, for every request and region.
 
@@ -164,18 +167,23 @@ class Runner:
 
         Args:
             requests: as in `encode`.
-            blocks: block numbers, negative from the end; None: all that the picture is read through.
+            blocks: block numbers, negative from the end; None: all that have the rows.
+            rows: "readout": what the picture is read through; "summary": of blocks in front of a pooling probe, which
+                have no row of it, what patches get from all patches.
 
         Raises:
             UnsupportedError: on a model without attention.
+            InvalidInputError: for other rows, or blocks without them.
         """
         tower = self.model.tower
+        if rows not in ("readout", "summary"):
+            raise InvalidInputError(f'rows is "readout" or "summary"; got {rows!r}.')
         if self.model.generates:
             answers = self.answer(requests, blocks=range(tower.num_blocks) if blocks is None else blocks)
             return [item for answer in answers for item in answer.maps]
         if blocks is None:
             pool = [site.block for site in tower.sites if site.is_pool]
-            read = pool if tower.readout == "probe" else list(range(tower.num_blocks))
+            read = pool if tower.readout == "probe" and rows == "readout" else list(range(tower.num_blocks))
         else:
             read = [block_number(block, tower.num_blocks) for block in blocks]
 
@@ -188,7 +196,7 @@ class Runner:
                 result.append(AttentionMap(values, tuple(read), geometry, (0, 0), prompt.regions))
             return result
 
-        found = self._run(requests, maps, read=read)
+        found = self._run(requests, maps, read=read, read_rows=rows)
         return [replace(item, index=place) for item, place in zip(found, self.index, strict=True)]
 
     def predict(self, requests: Request | Iterable[Request]) -> list[Prediction]:
@@ -380,15 +388,14 @@ class Runner:
         self,
         requests: Request | Iterable[Request],
         collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
-        read: Sequence[int] = (),
-        features: bool = False,
+        **options: Any,
     ) -> list[T]:
         index: list[tuple[int, int]] = []
         results: list[T] = []
         total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]
         with torch.no_grad(), _Progress(total, self.progress) as progress:
             for batch in self._batches(self._prompts(requests)):
-                results += self._forward([prompt for prompt, _ in batch], collect, read, features)
+                results += self._forward([prompt for prompt, _ in batch], collect, options)
                 index += [place for _, place in batch]
                 progress.update(batch[-1][1][0] + 1)
         if not results:
@@ -400,16 +407,13 @@ class Runner:
         self,
         prompts: list[VisualPrompt],
         collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
-        read: Sequence[int],
-        features: bool,
+        options: dict[str, Any],
     ) -> list[T]:
-        """One batch through an encoder."""
+        """One batch through an encoder; options are those of `Model.encode`."""
         require_one_picture(prompts, self.model.name)
 
         def run(part: list[VisualPrompt]) -> list[T]:
-            encoding = self.model.encode(
-                part, read=read, share_prefix=self.share_prefix, cache=self._pixels, features=features
-            )
+            encoding = self.model.encode(part, share_prefix=self.share_prefix, cache=self._pixels, **options)
             return collect(part, encoding)
 
         return list(self._in_halves(prompts, run))

@@ -197,6 +197,11 @@ def test_blocks_in_front_of_a_probe(name: str) -> None:
     for block in (0, 2):
         assert torch.allclose(found[block][0], _received(name, block, shown), atol=1e-5)
     assert torch.equal(found[last], probe[last])
+    (maps,) = vp.Runner(model).attention(vp.Request(shown), rows="summary")
+    assert maps.blocks == tuple(range(model.num_blocks))
+    assert torch.allclose(maps.values[2], found[2][0], atol=1e-6)
+    with pytest.raises(vp.InvalidInputError, match='rows is "readout" or "summary"'):
+        vp.Runner(model).attention(vp.Request(shown), rows="patches")  # type: ignore[arg-type]
     with pytest.raises(vp.InvalidInputError, match="no rows that 'readout' means"):
         model.encode([vp.VisualPrompt(shown)], read=[0])
     splits = data()
