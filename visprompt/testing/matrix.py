@@ -24,8 +24,8 @@ every family, and the test suite fails when it is out of date.
   behind, the batch does not matter, threads do not mix.
 - –: it is refused, with an error that names the strategies that work instead.
 
-Strategies with something to learn run with random numbers here: whether a model can take in what is learned, not whether
-it was learned on it. A patch is paint, so it runs everywhere; which models can teach one is another question.
+Strategies with something to learn run with random numbers here: whether a model can take in what is learned, not
+whether it was learned on it. A patch is paint, so it runs everywhere; which models can teach one is another question.
 
 *Readout* is what the model reads the picture through, and so the rows of attention that a strategy edits.
 """
