@@ -29,6 +29,7 @@ from visprompt.benchmarks.measuring import print_table
 import visprompt as vp
 from visprompt.data.unlabelled import generated
 from visprompt.learned import Learned
+from visprompt.models.lvlm_encoder import encoder_of
 from visprompt.regions import Box
 from visprompt.tasks.gain import marked_square
 from visprompt.training.attention_target import spread
@@ -208,14 +209,15 @@ def learn(model: vp.Model, folder: str, data: Any = None, **settings: Any) -> tu
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="bundled:scenes-clip")
+    parser.add_argument("--model", default="bundled:scenes-clip", help="an encoder, or a model with a vision tower")
     parser.add_argument("--patch", help="a saved patch; without one, it is learned first, with the defaults")
     parser.add_argument("--count", type=int, default=400, help="scenes")
+    parser.add_argument("--sizes", type=int, nargs="+", help="of square pictures, instead of the usual ones")
     parser.add_argument("--seed", type=int, default=_SEED, help="of scenes and places")
     parser.add_argument("--fit", default="model", choices=["model", "pad", "squash"])
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()
-    model = vp.load_model(given.model)
+    model = encoder_of(vp.load_model(given.model))
     if given.patch:
         learned: Any = vp.Prompter.from_pretrained(given.patch)
         saved: vp.Prompter = learned
@@ -223,7 +225,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             learned, saved = learn(model, folder)
     rows = []
-    for wh in SIZES:
+    for wh in [(side, side) for side in given.sizes] if given.sizes else SIZES:
         data = generated(wh, seed=given.seed, sizes={"train": 1, "validation": 0, "test": given.count}).test
         assert data is not None
         pictures = [data.picture(number) for number in range(given.count)]
