@@ -15,7 +15,7 @@ from torch import Tensor
 
 import visprompt as vp
 from visprompt.models.lvlm_encoder import encoder_of
-from visprompt.models.lvlm_square import Packing, packed_reader
+from visprompt.models.squares import Packing, packed_reader
 from visprompt.testing import conformance
 from visprompt.testing.conformance_lvlm import wrapped as made_and_wrapped
 from visprompt.testing.tiny_lvlm import tiny_lvlm
@@ -149,6 +149,23 @@ def test_rows_of_packed_pictures_can_be_read_one_by_one() -> None:
         assert torch.allclose(few[block], rows[block][:, :, [3, 200]], atol=1e-6)
     assert (rows[0][0, 0, 0].reshape(16, 16)[8:] == 0).all()  # another window
     assert (rows[3][0, 0, 0] > 0).all()
+
+
+def test_naflex_is_read_in_squares_without_padding() -> None:
+    """A square picture through its own processor and through ours: the same inputs, embeddings and maps."""
+    _, model = conformance.wrapped("transformers-siglip2-naflex")
+    encoder = encoder_of(model)
+    (tile,) = encoder.geometry((90, 40)).tiles
+    assert (tile.input_hw, tile.grid_hw) == ((64, 64), (8, 8))
+    items = [vp.Request(picture) for picture in pictures(3, 2)]
+    assert torch.allclose(vp.Runner(model).encode(items), vp.Runner(encoder).encode(items), atol=1e-6)
+    own, found = (vp.Runner(one).attention(items, rows="summary") for one in (model, encoder))
+    for one, other in zip(own, found, strict=True):
+        assert torch.allclose(one.values, other.values, atol=1e-6)
+    pixels = encoder.parts.reader.one(items[0].picture, "model")["pixel_values"][None].requires_grad_()
+    encoder.parts.embed({"pixel_values": pixels}).square().sum().backward()
+    assert pixels.grad is not None
+    assert (pixels.grad != 0).float().mean() > 0.99
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------

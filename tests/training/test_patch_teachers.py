@@ -33,6 +33,7 @@ from visprompt.training.settings import FitSettings
 ENCODERS = (
     "transformers-clip",
     "transformers-siglip",
+    "transformers-siglip2-naflex",
     "transformers-dinov2",
     "transformers-dinov2-registers",
     "transformers-dinov3",

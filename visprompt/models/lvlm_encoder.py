@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor
 from visprompt.attention.packed import Packed
 from visprompt.errors import UnsupportedError
 from visprompt.models.base import Model
-from visprompt.models.lvlm_square import WHOLE, Packing, packed_reader, tile_reader
 from visprompt.models.lvlm_vision import tower_module
 from visprompt.models.parts import Parts
 from visprompt.models.proof import features_of
+from visprompt.models.squares import WHOLE, Packing, packed_reader, padded_reader, tile_reader
 
 if TYPE_CHECKING:
     from visprompt.models.lvlm import LVLM
@@ -28,7 +29,8 @@ def encoder_of(model: Model) -> Model:
     The tower's model shares the module, whose `unwrap` stays with the language model. It is read through its patches,
     since these are what the decoder gets; its embeddings `[n, d]` are the mean of what it gives, and mean nothing to
     texts. Its input is one square: where the processor tiles pictures, a tile that shows the whole picture; where it
-    packs them into one sequence (Qwen-VL), a square that the processor leaves as it is.
+    makes as many patches as a picture has (Qwen-VL, and SigLIP 2's NaFlex among encoders), a square that it leaves as
+    it is.
 
     Args:
         model: any.
@@ -37,7 +39,7 @@ def encoder_of(model: Model) -> Model:
         UnsupportedError: for remote models, and for towers of which no square input is known.
     """
     if not model.generates:
-        return model
+        return _square(model) if model.parts.tower is not None and model.parts.tower.padded else model
     found = getattr(model, "vision_tower", None)
     if found is None:
         raise UnsupportedError(f"{model.name} has no vision tower that can be looked into.")
@@ -55,6 +57,19 @@ def encoder_of(model: Model) -> Model:
     if str(lvlm.config.model_type) in WHOLE:
         return Model(lvlm.module, Parts(_tile(lvlm), tile_reader(lvlm), tower, None, None, backend), name)
     return Model(lvlm.module, Parts(_projected(lvlm), lvlm.reader, tower, None, None, backend), name)
+
+
+def _square(model: Model) -> Model:
+    """An encoder that pads patches in a row, on squares without padding."""
+    parts = model.parts
+    reader, padding = padded_reader(parts.reader, model.name)
+
+    def embed(inputs: dict[str, Tensor]) -> Tensor:
+        return parts.embed(padding.pack(inputs["pixel_values"]))
+
+    tower = replace(model.tower, padded=False)
+    whole = replace(parts, embed=embed, reader=reader, tower=tower, restore=[])  # `unwrap` stays with the model itself
+    return Model(model.module, whole, model.name)
 
 
 def _projected(model: LVLM) -> Embed:

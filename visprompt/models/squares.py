@@ -1,7 +1,6 @@
-"""One square input for the vision towers of language models whose processors cut pictures into tiles or pack them.
+"""One square input for towers whose processors cut pictures into tiles, or make as many patches as a picture has.
 
-What such a tower sees of a picture are squares of its own input size, or as many patches as the picture has. To learn
-on it, every picture is brought into one square: pixels `[n, 3, s, s]`, to which gradients flow.
+To learn on such a tower, every picture is brought into one square: pixels `[n, 3, s, s]`, to which gradients flow.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class SquareReader(PictureReader):
     """Every picture in one square: squashed, or with `fit="pad"` a border around it.
 
     Args:
-        processor: of the language model.
+        processor: the model's own.
         read: a square picture of the right size → its inputs.
         tower: what the vision tower makes of the square.
     """
@@ -135,6 +134,59 @@ def tile_reader(model: LVLM) -> SquareReader:
     tower = TowerInput(tile.input_hw[0], round(tile.patch_hw[0]))
     processor = model.reader.processor
     return SquareReader(processor, WholeTile(processor, tower.side, WHOLE[str(model.config.model_type)]), tower)
+
+
+# -- patches in a row -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How SigLIP 2's NaFlex lays a square picture into a row of patches, none of which is padding.
+
+    Args:
+        side: of the picture, pixels.
+        patch: side of a patch, pixels.
+    """
+
+    side: int
+    patch: int
+
+    def pack(self, pixels: Tensor) -> dict[str, Tensor]:
+        """`[n, 3, s, s]` → the tower's inputs, with gradients."""
+        n, grid = len(pixels), self.side // self.patch
+        parts = pixels.reshape(n, 3, grid, self.patch, grid, self.patch).permute(0, 2, 4, 3, 5, 1)
+        return {
+            "pixel_values": parts.reshape(n, grid * grid, -1),
+            "pixel_attention_mask": torch.ones(n, grid * grid, dtype=torch.int32, device=pixels.device),
+            "spatial_shapes": torch.full((n, 2), grid, device=pixels.device),
+        }
+
+
+class PaddedSquare:
+    """Reads a square picture with a model's own reader, and lays its patches out as a picture again."""
+
+    def __init__(self, reader: PictureReader) -> None:
+        self.reader = reader
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """`pixel_values` `[3, s, s]`."""
+        return {"pixel_values": torch.from_numpy(self.reader.preprocess(picture))}
+
+
+def padded_reader(reader: PictureReader, name: str) -> tuple[SquareReader, Padding]:
+    """A square that the processor leaves as it is, with as many patches as it gives a picture.
+
+    Raises:
+        UnsupportedError: if there is no such square.
+    """
+    assert reader.patch_size is not None
+    patch = reader.patch_size[0]
+    found = reader.geometry((USUAL_SIDE, USUAL_SIDE), "model").tiles[0]
+    side = found.input_hw[0]
+    again = reader.geometry((side, side), "model").tiles[0]
+    if found.input_hw != (side, side) or again != Tile((1.0, 1.0), (0.0, 0.0), (side, side), found.grid_hw):
+        raise UnsupportedError(f"{name}: its processor leaves no square picture as it is.")
+    return SquareReader(reader.processor, PaddedSquare(reader), TowerInput(side, patch)), Padding(side, patch)
 
 
 # -- packed -----------------------------------------------------------------------------------------------------------
