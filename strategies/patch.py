@@ -13,7 +13,7 @@ import numpy as np
 
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.learned import Learned
-from visprompt.patches import BLENDINGS, SHAPES, paste, places_of, shape_alpha, to_rgba
+from visprompt.patches import BLENDINGS, PLACES, SHAPES, marks_of, paste, random_colours, shape_alpha, to_rgba
 from visprompt.prompter import Options, Prompter
 from visprompt.registry import defaults_of
 from visprompt.visual_prompt import VisualPrompt, check_blocks, is_number
@@ -51,9 +51,12 @@ class PatchOptions(Options):
         ratio: λ, size of the hole of a ring or frame over its own size, 0 to below 1.
         opacity: 0 (nothing is pasted) to 1.
         blending: "over": the patch covers what is below it; "add": it lightens and darkens it.
-        place: where it goes in a box or mask: "centre" (of a mask: where it is deepest), or "rim": several along the
-            outline. Points get it where they are.
-        rim_marks: how many on a rim, evenly spaced from the middle of the top on.
+        place: where it goes: "centre" of a box or mask (of a mask: where it is deepest), or where a point is; "rim":
+            several along the outline; "corners": four that touch the corners of the region's box from outside, which
+            hide nothing of it.
+        rim_marks: how many on a rim, evenly spaced from the middle of the top on; a point has no rim and gets one.
+        scale: a factor on its side where it is used, 0.05 to 20.
+        colours: "learned", or "random": colours drawn uniformly in their place, the control.
         prior: "conv": while it is learned the patch is what a small convolutional auto-encoder makes of fixed noise
             (Deep Image Prior); "none": its pixels are learned directly.
         pixels: of the patch along a side; None: as many as the model's input has there, 8 to 128.
@@ -70,8 +73,10 @@ class PatchOptions(Options):
     ratio: float = 0.3
     opacity: float = 1.0
     blending: Literal["over", "add"] = "over"
-    place: Literal["centre", "rim"] = "centre"
+    place: Literal["centre", "rim", "corners"] = "centre"
     rim_marks: int = 4
+    scale: float = 1.0
+    colours: Literal["learned", "random"] = "learned"
     prior: Literal["conv", "none"] = "conv"
     pixels: int | None = None
     sigma_tokens: float = 0.7
@@ -81,14 +86,17 @@ class PatchOptions(Options):
     jitter_brightness: float = 0.1
 
     def __post_init__(self) -> None:
-        choices = {"shape": SHAPES, "blending": BLENDINGS, "place": ("centre", "rim"), "prior": ("conv", "none")}
+        choices = {
+            "shape": SHAPES, "blending": BLENDINGS, "place": PLACES, "prior": ("conv", "none"),
+            "colours": ("learned", "random"),
+        }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
         for name, low, high in (
-            ("size", 0.25, 64.0), ("size_share", 0.01, 1.0), ("ratio", 0.0, 0.99), ("opacity", 0.0, 1.0),
-            ("sigma_tokens", 0.05, 64.0), ("jitter_shift", 0.0, 1.0), ("jitter_scale", 0.0, 1.0),
-            ("jitter_brightness", 0.0, 1.0),
+            ("size", 0.25, 64.0), ("size_share", 0.01, 1.0), ("scale", 0.05, 20.0), ("ratio", 0.0, 0.99),
+            ("opacity", 0.0, 1.0), ("sigma_tokens", 0.05, 64.0), ("jitter_shift", 0.0, 1.0),
+            ("jitter_scale", 0.0, 1.0), ("jitter_brightness", 0.0, 1.0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is None and name == "size_share":
@@ -139,7 +147,7 @@ class Patch(Learned):
     #: it may be used on other models than the one it was learned on
     transferable: ClassVar[bool] = True
     #: the others belong to what was learned
-    free: ClassVar[frozenset[str]] = frozenset({"place", "rim_marks", "opacity", "size_share"})
+    free: ClassVar[frozenset[str]] = frozenset({"place", "rim_marks", "opacity", "size_share", "scale", "colours"})
 
     # -- what ships -------------------------------------------------------------------------------------------------
 
@@ -203,17 +211,19 @@ class Patch(Learned):
     # -- using it -----------------------------------------------------------------------------------------------------
 
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
-        """Pastes it once per region, or along the regions' rims."""
+        """Pastes it once per region, along the regions' rims, or at their corners."""
         options: PatchOptions = self.options
         if options.opacity == 0:
             return prompt
         picture = prompt.picture
-        regions = tuple(region.clip(picture.size) for region in prompt.regions)
-        patch, geometry = self.array(), None
-        if options.size_share is None:
-            geometry = _geometry(prompt, model)
-        for spot in places_of(regions, options.place, options.rim_marks, picture.size):
-            side = self._side(spot, picture.size, geometry)
+        wh = picture.size
+        regions = tuple(region.clip(wh) for region in prompt.regions)
+        patch = self.array()
+        if options.colours == "random":
+            patch = random_colours(patch)
+        geometry = _geometry(prompt, model) if options.size_share is None else None
+        marks = marks_of(regions, options.place, options.rim_marks, wh, lambda spot: self._side(spot, wh, geometry))
+        for spot, side in marks:
             picture = paste(picture, patch, spot, side, opacity=options.opacity, blending=options.blending)
         return prompt if picture is prompt.picture else prompt.with_(picture=picture)
 
@@ -222,12 +232,12 @@ class Patch(Learned):
         options: PatchOptions = self.options
         tile = None if geometry is None or geometry.num_patches == 1 else _tile_at(geometry, spot)
         if tile is not None:
-            width = options.size * tile.patch_hw[1] / tile.scale_xy[0]
-            height = options.size * tile.patch_hw[0] / tile.scale_xy[1]
+            width = options.scale * options.size * tile.patch_hw[1] / tile.scale_xy[0]
+            height = options.scale * options.size * tile.patch_hw[0] / tile.scale_xy[1]
             return (max(width, 1.0), max(height, 1.0))
         grid = (self.backbone or {}).get("grid_hw") or (USUAL_GRID, USUAL_GRID)
         share = options.size / min(grid) if options.size_share is None else options.size_share
-        side = max(min(share, 1.0) * min(wh), 1.0)
+        side = max(options.scale * min(share, 1.0) * min(wh), 1.0)
         return (side, side)
 
     def array(self) -> np.ndarray:

@@ -11,7 +11,7 @@ Without torch. It must not know models, strategies or training.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ Shape = Literal["circle", "square", "full"]
 Blending = Literal["over", "add"]
 SHAPES: tuple[str, ...] = ("circle", "square", "full")
 BLENDINGS: tuple[str, ...] = ("over", "add")
+PLACES: tuple[str, ...] = ("centre", "rim", "corners")
 #: samples along each side of a pixel, for the edge of a shape
 _SAMPLES = 8
 
@@ -198,16 +199,54 @@ def _along(line: np.ndarray, count: int) -> list[Pair]:
     return [(float(np.interp(s, length, closed[:, 0])), float(np.interp(s, length, closed[:, 1]))) for s in at]
 
 
-def places_of(regions: Sequence[Region], place: str, rim_marks: int, wh: Size) -> list[Pair]:
-    """Where the marks of some regions go, pixels.
+def marks_of(
+    regions: Sequence[Region], place: str, rim_marks: int, wh: Size, side_at: Callable[[Pair], Pair]
+) -> list[tuple[Pair, Pair]]:
+    """Where the marks of some regions go, and how large they are there: centres and sides, pixels.
+
+    "centre" and "rim" paint on the region, and "corners" around it: four marks that touch the corners of the region's
+    box from outside, so that nothing of it is hidden. What of them lies outside the picture is cut off; if that is all
+    of them, their centres move to the picture's edge.
 
     Args:
         regions: clipped to the picture.
-        place: "centre" or "rim".
+        place: "centre", "rim" or "corners".
         rim_marks: how many of them on a rim.
-        wh: width and height of the picture; places outside move to its edge.
+        wh: width and height of the picture; places on a region that lie outside move to its edge.
+        side_at: width and height of a mark at a place.
+
+    >>> marks_of([Box(10, 10, 30, 30)], "corners", 4, (64, 64), lambda spot: (8.0, 4.0))[:2]
+    [((6.0, 8.0), (8.0, 4.0)), ((34.0, 8.0), (8.0, 4.0))]
     """
-    found = [
-        spot for region in regions for spot in ([centre_of(region)] if place == "centre" else rim_of(region, rim_marks))
-    ]
-    return [(min(max(x, 0.0), float(wh[0])), min(max(y, 0.0), float(wh[1]))) for x, y in found]
+    found = []
+    for region in regions:
+        if place == "corners":
+            found += _corner_marks(region, wh, side_at(centre_of(region)))
+        else:
+            spots = [centre_of(region)] if place == "centre" else rim_of(region, rim_marks)
+            found += [(spot, side_at(spot)) for spot in (_inside(spot, wh) for spot in spots)]
+    return found
+
+
+def _corner_marks(region: Region, wh: Size, side: Pair) -> list[tuple[Pair, Pair]]:
+    x0, y0, x1, y1 = region.xyxy
+    half = (side[0] / 2, side[1] / 2)
+    spots = [(x, y) for y in (y0 - half[1], y1 + half[1]) for x in (x0 - half[0], x1 + half[0])]
+    if not any(-half[0] < x < wh[0] + half[0] and -half[1] < y < wh[1] + half[1] for x, y in spots):
+        spots = [_inside(spot, wh) for spot in spots]
+    return [(spot, side) for spot in spots]
+
+
+def _inside(spot: Pair, wh: Size) -> Pair:
+    return (min(max(spot[0], 0.0), float(wh[0])), min(max(spot[1], 0.0), float(wh[1])))
+
+
+def random_colours(patch: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The control of a learned patch: the same shape, size and alpha, 8-bit colours drawn uniformly.
+
+    Args:
+        patch: `[4, r, r]` in [0, 1].
+        seed: of the colours.
+    """
+    drawn = np.random.default_rng(seed).integers(0, 256, size=(3, *patch.shape[1:])) / 255
+    return np.concatenate((drawn, patch[3:])).astype(patch.dtype)
