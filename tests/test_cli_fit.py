@@ -113,7 +113,7 @@ class TestFit:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (("falip",), r"nothing to learn\. Strategies that learn: gated, vpt"),
+            (("falip",), r"nothing to learn\. Strategies that learn: gated, patch, vpt"),
             (("none",), "nothing to learn"),
             (("gated+circle",), "join it with others when it is used"),
             (("gatd",), "did you mean 'gated'"),
@@ -309,7 +309,7 @@ class TestSavedStrategies:
             for more in ((), ("-p", fitted))
         )
         assert plain != with_it
-        with pytest.raises(InvalidInputError, match="settings of its own"):
+        with pytest.raises(InvalidInputError, match="cannot be chosen anew"):
             invoke("score", picture, "a", "-p", fitted, "-o", "prompts=2")
 
 

@@ -56,7 +56,8 @@ class Figure:
         low, high = self.interval
         if is_share(self.metric):
             return f"{low * 100:.1f}–{high * 100:.1f} %"
-        return f"{shown(self.metric, low)}–{shown(self.metric, high)}"
+        between = "–" if low >= 0 else " to "  # a dash in front of a minus is hard to read
+        return f"{shown(self.metric, low)}{between}{shown(self.metric, high)}"
 
 
 def figures_of(record: Mapping[str, Any]) -> list[Figure]:

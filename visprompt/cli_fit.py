@@ -1,9 +1,10 @@
-"""`visprompt fit`: learn a prompt for a frozen model from labelled pictures."""
+"""`visprompt fit`: learn a prompt for a frozen model from pictures, with labels or without."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ from visprompt.cli_args import (
     prompter_of,
     waiting,
 )
-from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
+from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from visprompt.cards import Figure
     from visprompt.data.splits import Splits
     from visprompt.learned import Learned
+    from visprompt.models.base import Model
     from visprompt.training.result import Fitted
 
 #: of the training pictures, split off for validation
@@ -43,20 +45,23 @@ def _setting(flag: str, words: str, **more: Any) -> Any:
 
 
 def fit(
-    strategy: Annotated[str, typer.Argument(help="A strategy that learns: gated, vpt, …", show_default=False)],
+    strategy: Annotated[str, typer.Argument(help="A strategy that learns: gated, vpt, patch, …", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, figures and the prompt.")],
     model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; its weights stay as they are.")],
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="A folder, a .csv or .jsonl file, scenes:NAME, hf:NAME. Needed by strategies that learn from labels.",
+            help="A folder, a .csv or .jsonl file, scenes:NAME, hf:NAME; for patch pictures alone are enough, and "
+            "without --data it learns on generated scenes.",
             rich_help_panel=_DATA,
         ),
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", help="folder, csv, jsonl, vtab, fgvc, ade20k, hf or scenes.", rich_help_panel=_DATA),
+        typer.Option(
+            "--format", help="folder, csv, jsonl, vtab, fgvc, ade20k, hf, scenes or pictures.", rich_help_panel=_DATA
+        ),
     ] = None,
     data_option: Annotated[
         list[str] | None,
@@ -70,8 +75,14 @@ def fit(
         int | None, typer.Option("--limit", min=1, help="At most N pictures of every part.", rich_help_panel=_DATA)
     ] = None,
     on_bad: Annotated[
-        str, typer.Option("--on-bad", help="Bad pictures: refuse, or skip with a warning.", rich_help_panel=_DATA)
-    ] = "refuse",
+        str | None,
+        typer.Option(
+            "--on-bad",
+            help="Bad pictures: refuse, or skip with a warning. [default: refuse; skip without labels]",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Open every picture before training starts.", rich_help_panel=_DATA)
     ] = False,
@@ -124,6 +135,12 @@ def fit(
     ] = False,
     device: DeviceArg = "auto",
     dtype: DtypeArg = "auto",
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare/--no-compare", help="Measure a patch beside a red circle and random colours at the end."
+        ),
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -156,35 +173,45 @@ def fit(
     require_folder(out)
     if data is not None and Path(data).expanduser().resolve() == out.expanduser().resolve():
         raise InvalidInputError(f"--out {out} is the folder of the data: give the run a folder of its own.")
-    if on_bad not in ("refuse", "skip"):
+    if on_bad not in (None, "refuse", "skip"):
         raise unknown_name("way of --on-bad", on_bad, ("refuse", "skip"))
-    # A strategy that learns without labels finds its pictures itself, or draws them to the model's measure.
-    own = None if format else getattr(made, "splits", None)
+    # A strategy that learns without labels needs no data: scenes are drawn to the model's measure.
+    own = getattr(made, "splits", None)
+    reader = options_of(data_option)
     if data is None and own is None:
         raise InvalidInputError(f"{made.name!r} learns from labelled pictures: say where they are with --data.")
-    reader = options_of(data_option)
-    if own and (reader or on_bad != "refuse" or validation != SHARE):
+    if data is None and (reader or format or on_bad or validation != SHARE):
         raise InvalidInputError(
-            f"{made.name!r} reads pictures without labels by itself: --data-option, --on-bad and --validation go with "
-            "labelled data, whose --format has to be named."
+            "--format, --data-option, --on-bad and --validation go with --data; without it, scenes are generated."
         )
-    splits = None if own or data is None else _splits(data, format, reader, validation, on_bad, chosen_seed, limit)
+    bad = on_bad or ("refuse" if own is None else "skip")
+    splits = None
+    if data is not None:
+        splits = _splits(data, format, reader, validation, bad, chosen_seed, limit, labels=own is None)
     loaded = model_of(model, own_device(device), dtype)
     if splits is None:
-        splits = own(loaded, data, seed=chosen_seed).limited(limit, chosen_seed)  # type: ignore[misc]
+        splits = own(loaded, None, seed=chosen_seed).limited(limit, chosen_seed)  # type: ignore[misc]
     if check:
         with waiting("opening every picture"):
             splits = splits.check()
     first = is_first_process()
+    if own is not None and first and not quiet:
+        _announce(splits, out, bool(grid))
     ended = first and not restart and _had_ended(out)
+    started = time.monotonic()
     with _interruptible(first):
         fitted = made.fit(
             loaded, splits, out=out, sweep=grid or None, final=final, restart=restart, progress=not quiet, **settings
         )
+    seconds = time.monotonic() - started
+    if not first:
+        return
     if ended:
         typer.echo(f"{out}: this run had ended before; what it gave follows (--restart: train anew)", err=True)
-    if first:
-        _show(made, fitted, out, model, as_json)
+    if own is not None and compare and not made.record.get("gains"):
+        with waiting("comparing it with a red circle and random colours"):
+            _compare(made, loaded, splits, out)
+    _show(made, fitted, out, model, as_json, None if ended else seconds)
 
 
 def settings_of(common: dict[str, Any], pairs: list[str] | None) -> dict[str, Any]:
@@ -250,14 +277,48 @@ def _splits(
     on_bad: Any,
     seed: int,
     limit: int | None,
+    labels: bool = True,
 ) -> Splits:
     from visprompt.data.labelled import load_splits
 
-    for name in ("where", "format", "validation", "on_bad", "seed", "limit"):
+    for name in ("where", "format", "validation", "on_bad", "seed", "limit", "labels"):
         if name in options:
             raise InvalidInputError(f"--data-option {name}=…: that has an option of its own, see visprompt fit --help.")
     with waiting(f"reading {where}"):
-        return load_splits(where, format, validation=validation, on_bad=on_bad, seed=seed, limit=limit, **options)
+        return load_splits(
+            where, format, validation=validation, on_bad=on_bad, seed=seed, limit=limit, labels=labels, **options
+        )
+
+
+def _announce(splits: Splits, out: Path, sweep: bool) -> None:
+    """Says what is learned from, and where it can be watched."""
+    from visprompt.training.sketches import STRIP
+
+    held = {name: len(part) for name in ("validation", "test") if (part := getattr(splits, name)) is not None}
+    beside = "".join(f", {n:,} for {name}" for name, n in held.items())
+    count = "1 picture" if len(splits.train) == 1 else f"{len(splits.train):,} pictures"
+    typer.echo(f"learning from {count} without labels{beside}. {splits.protocol}", err=True)
+    typer.echo(f"to watch it: {out / 'sweep' / '*' / STRIP if sweep else out / STRIP}", err=True)
+
+
+def _compare(made: Learned, model: Model, splits: Splits, out: Path) -> None:
+    """Measures gain as it is used, beside controls, on held-out pictures; saves it with the rest."""
+    from visprompt.cards import add_gains
+    from visprompt.cli_gain import compare, held_out, told
+
+    part, pictures = held_out(splits)
+    if pictures is None:
+        return
+    fit = str((made.record.get("settings") or {}).get("fit") or "model")
+    try:
+        results = compare(made, model, pictures, fit)
+    except VispromptError as error:
+        typer.echo(f"not compared with other markers: {error}", err=True)
+        return
+    whose = str((made.backbone or {}).get("name") or model.name)
+    gains, how = told(made, results, whose, f"{len(pictures)} {part} pictures")
+    add_gains(made, gains, len(pictures), how)
+    made.save_pretrained(out)
 
 
 def _had_ended(out: Path) -> bool:
@@ -288,8 +349,10 @@ def _interruptible(first: bool) -> Iterator[None]:
 # -- what it gave -----------------------------------------------------------------------------------------------------
 
 
-def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool) -> None:
+def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool, seconds: float | None = None) -> None:
     from visprompt.cards import figures_of, trained_text
+    from visprompt.training.progress import duration
+    from visprompt.training.sketches import STRIP
 
     record = {**made.record, "metric": fitted.metric, "validation": fitted.validation, "test": fitted.test}
     record.setdefault("parameters", fitted.parameters)
@@ -306,25 +369,33 @@ def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool) -
             "best_epoch": fitted.best_epoch,
             "stopped_early": fitted.stopped_early,
             "sweep": fitted.sweep,
+            "gains": record.get("gains") or [],
         }
         typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
         return
     from rich.console import Console
 
+    from visprompt.cli_gain import gains_table
+
     console = Console(emoji=False)
     if fitted.sweep:
         console.print(sweep_table(fitted.sweep))
     if figures:
-        console.print(figures_table(figures, f"{made.name} on {model}"))
+        taught = ", as it was taught: at any place, also cut off by the rim" if record.get("gains") else ""
+        console.print(figures_table(figures, f"{made.name} on {model}{taught}"))
+    for table in record.get("gains") or []:
+        console.print(gains_table(table))
     early = ", stopped early" if fitted.stopped_early else ""
     kept = f"epoch {fitted.best_epoch} of {fitted.epochs} kept{early}"
-    typer.echo(f"trained: {trained_text(record)}; {kept}")
-    typer.echo(f"wrote {out} (config.json, prompt.safetensors, README.md)", err=True)
+    took = f", {duration(seconds)}" if seconds is not None else ""
+    typer.echo(f"trained: {trained_text(record)}; {kept}{took}")
+    pictures = "".join(f", {name}" for name in ("patch.png", STRIP) if (out / name).is_file())
+    typer.echo(f"wrote {out} (config.json, prompt.safetensors, README.md{pictures})", err=True)
     typer.echo(f"next:  visprompt inspect {out}", err=True)
     if record.get("head") or made.head is not None:
         typer.echo(f"       visprompt predict {out} photo.jpg", err=True)
     elif "region" in made.needs:
-        typer.echo(f"       visprompt show photo.jpg -r 40,30,200,180 -p {out}", err=True)
+        typer.echo(f"       visprompt show photo.jpg -r 40,30,200,180 -m {model} -p {out}", err=True)
     elif any((part or {}).get("kind") == "answers" for part in (record.get("data") or {}).values()):
         typer.echo(f'       visprompt ask photo.jpg "What is this?" -m {model} -p {out}', err=True)
 
@@ -338,7 +409,7 @@ def figures_table(figures: list[Figure], title: str) -> Any:
     for name, side in (("split", "left"), ("figure", "left"), ("value", "right"), ("95 %", "right"), ("n", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for one in figures:
-        cells = (one.split, escape(one.metric), one.text(), one.interval_text(), str(one.n or "–"))
+        cells = (one.split, escape(one.metric.replace("_", " ")), one.text(), one.interval_text(), str(one.n or "–"))
         table.add_row(*cells, style="bold" if one.chosen else "")
     return table
 

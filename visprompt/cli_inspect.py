@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -21,11 +22,13 @@ from visprompt.cli_args import (
     waiting,
 )
 from visprompt.errors import InvalidInputError, VispromptError
+from visprompt.training.sketches import HasImage, enlarged
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from visprompt.data.labelled import Labelled
     from visprompt.geometry import Geometry
     from visprompt.learned import Learned
     from visprompt.models.base import Model
@@ -33,17 +36,27 @@ if TYPE_CHECKING:
     from visprompt.prompter import Prompter
     from visprompt.request import Region
 
+    #: a name, a picture, and the region that a strategy gets
+    _Shown: TypeAlias = tuple[str, Image, Region | None]
+
 #: pictures and blocks that are shown where nothing is asked for
 PICTURES, BLOCKS = 2, 4
 #: longer side of a map, at least
 MAP_PX = 400
+#: pictures on which a patch's gain is measured, at most and at least, and the seed of scenes for it
+GAINS, FEWEST, SEED = 64, 8, 1
+#: side of a patch that is enlarged, pixels
+PATCH_PX = 480
 
 
 def inspect(
     folder: SavedArg,
     image: Annotated[
         list[Path] | None,
-        typer.Option("--image", help="A picture to look at; several. Default: scenes, for a bundled model."),
+        typer.Option(
+            "--image",
+            help="A picture to look at, or a folder of them; several. Default: scenes, for a bundled model or a patch.",
+        ),
     ] = None,
     region: Annotated[
         list[str] | None,
@@ -63,9 +76,8 @@ def inspect(
     dtype: DtypeArg = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Draw what was learned: gates, temperatures and tokens by block, attention before and after, learning curves."""
+    """Draw what was learned: a patch, gates, temperatures and tokens by block, attention before and after, curves."""
     from visprompt import plots
-    from visprompt.images import load_image
     from visprompt.learned import learned_parts
     from visprompt.request import Box
     from visprompt.results import require_folder
@@ -73,30 +85,29 @@ def inspect(
     if not plots.have_matplotlib():
         plots.new_figure((1.0, 1.0))  # says what to install
     boxes: list[Any] = [Box(*numbers_of(text, (4,), "--region")) for text in region or []]
-    if boxes and len(boxes) != len(image or []):
-        raise InvalidInputError(f"--region goes with --image, one each; got {len(boxes)} for {len(image or [])}.")
-    pictures = [
-        (path.stem, load_image(path), box)
-        for path, box in zip(image or [], boxes or [None] * len(image or []), strict=True)
-    ]
+    shown, all_of_them = _pictures(image or [], boxes)
     made = saved_of(folder)
     parts = learned_parts(made)
     if not parts:
         raise InvalidInputError(f"{made.name!r} in {folder} has learned nothing, so there is nothing to look into.")
     if out is None:
-        out = Path(folder) / "inspect" if Path(folder).is_dir() else Path("inspect") / folder.replace("/", "-")
+        named = folder.replace("/", "-").replace(":", "-")
+        out = Path(folder) / "inspect" if Path(folder).is_dir() else Path("inspect") / named
     require_folder(out)
     found = [_facts(part) for part in parts]
     figures: dict[str, Any] = {}
     for number, part in enumerate(parts):
         prefix = f"{part.name}-" if len(parts) > 1 else ""
         figures |= {f"{prefix}{name}": figure for name, figure in _own_figures(part, found[number], folder).items()}
-    figures |= _attention(made, parts[0], model, pictures, block, device, dtype)
+    looks, gains = _attention(made, parts[0], model, shown, all_of_them, block, device, dtype)
+    figures |= looks
+    if gains:
+        found[0]["gain_by_block"] = gains
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in figures.items():
         written.append(out / f"{name}.png")
-        written[-1].write_bytes(plots.to_png(figure))
+        written[-1].write_bytes(figure if isinstance(figure, bytes) else plots.to_png(figure))
     if as_json:
         content = [{**one, "figures_written": [str(path) for path in written]} for one in found]
         typer.echo(json.dumps(content if len(content) > 1 else content[0], indent=2, ensure_ascii=False, default=str))
@@ -132,6 +143,7 @@ def _facts(part: Learned) -> dict[str, Any]:
         "epochs": record.get("epochs"),
         "best_epoch": record.get("best_epoch"),
         "sweep": record.get("sweep"),
+        "gains": record.get("gains") or [],
         "blocks": blocks if any(value is not None for value in values) else [],
     }
 
@@ -141,21 +153,26 @@ def _show(part: Learned, found: dict[str, Any]) -> None:
 
     from visprompt.cards import figures_of, trained_text
     from visprompt.cli_fit import figures_table, sweep_table
+    from visprompt.cli_gain import gains_table
     from visprompt.models.identity import describe
 
     console = Console(emoji=False)
-    rows = [("strategy", part.name + _options_text(found["options"]))]
+    rows = [("strategy", part.name + _options_text(found["options"])), ("what it is", part.about())]
     if part.backbone:
-        shape = f"{part.backbone.get('blocks')} blocks of width {part.backbone.get('width')}"
-        rows.append(("backbone", f"{describe(part.backbone)}, {shape}"))
+        blocks, width = part.backbone.get("blocks"), part.backbone.get("width")
+        shape = f", {blocks} blocks of width {width}" if blocks and width else ""
+        rows.append(("backbone", f"{describe(part.backbone)}{shape}"))
     head = found["head"] or {}
-    rows.append(("head", ", ".join(f"{key} {value}" for key, value in head.items()) or "none"))
+    if head or "pixels" not in part.acts_on:  # nothing reads what paint does
+        rows.append(("head", ", ".join(f"{key} {value}" for key, value in head.items()) or "none"))
     rows.append(("trained", trained_text(part.record)))
     for split in ("train", "validation", "test"):
         data = (found["data"] or {}).get(split)
         if data:
             classes = f", {data['classes']} classes" if (data.get("classes") or 0) > 1 else ""
-            rows.append((split, f"{data.get('name')}: {data.get('n')} items{classes}, {data.get('kind')}"))
+            what = f"items{classes}, {data.get('kind')}"
+            what = "pictures without labels" if data.get("kind") == "pictures" else what
+            rows.append((split, f"{data.get('name')}: {data.get('n')} {what}"))
     rows.append(("protocol", found["protocol"] or ""))
     if found["epochs"]:
         rows.append(("kept", f"epoch {found['best_epoch']} of {found['epochs']}"))
@@ -170,6 +187,10 @@ def _show(part: Learned, found: dict[str, Any]) -> None:
     figures = figures_of(part.record)
     if figures:
         console.print(figures_table(figures, "measured"))
+    for table in found["gains"]:
+        console.print(gains_table(table))
+    if found.get("gain_by_block"):
+        console.print(_gain_by_block(found["gain_by_block"]))
 
 
 def _options_text(options: dict[str, Any]) -> str:
@@ -192,6 +213,20 @@ def _blocks_table(rows: list[dict[str, Any]]) -> Any:
     return table
 
 
+def _gain_by_block(rows: list[dict[str, Any]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"attention gain by block, n = {rows[0]['n']}: gain, 95 %", title_justify="left")
+    table.add_column("block", justify="right")
+    for row in rows:
+        table.add_column(escape(row["marker"]), justify="right")
+    for cells in zip(*(row["blocks"] for row in rows), strict=True):
+        words = [f"{one['gain']:.2f}  {one['low']:.2f} to {one['high']:.2f}" for one in cells]
+        table.add_row(str(cells[0]["block"]), *words)
+    return table
+
+
 # -- figures ----------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +236,10 @@ def _own_figures(part: Learned, found: dict[str, Any], folder: str) -> dict[str,
 
     name = f"{part.name} on {(part.backbone or {}).get('name')}"
     made: dict[str, Any] = {"blocks": blocks_figure(found["blocks"], f"{name}: block by block")}
+    if isinstance(part, HasImage):
+        content = BytesIO()
+        enlarged(part.image(), PATCH_PX).save(content, "PNG")
+        made["patch"] = content.getvalue()
     tokens = part.state().get("prompt.tokens")
     if tokens is not None and tokens.ndim == 3 and tokens.shape[1]:
         norms = tokens.float().norm(dim=-1).numpy()
@@ -236,34 +275,97 @@ def _attention(
     made: Prompter,
     part: Learned,
     model: str | None,
-    pictures: list[tuple[str, Image, Region | None]],
+    shown: list[_Shown],
+    data: Labelled | None,
     blocks: list[int] | None,
     device: str,
     dtype: str,
-) -> dict[str, Any]:
-    """Attention without and with the prompt; nothing where no picture was given and none is at hand."""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Figures of attention without and with the prompt, and of a patch its gain in every block, with its rows; nothing
+    where no picture was given and none is at hand."""
     name = model or str((part.backbone or {}).get("name") or "")
-    if not pictures and not name.startswith("bundled:"):
+    is_patch = isinstance(part, HasImage) and made is part
+    if not shown and not is_patch and not name.startswith("bundled:"):
         typer.echo("no attention maps: give pictures with --image", err=True)
-        return {}
-    if not pictures:
+        return {}, []
+    loaded = backbone_of(part, model, device, dtype)
+    if is_patch:
+        from visprompt.models.lvlm_encoder import encoder_of
+
+        loaded = encoder_of(loaded)  # of a language model, its vision tower
+    if loaded.generates:
+        typer.echo(f"no attention maps: {loaded.name} answers in words; visprompt show draws where it looks", err=True)
+        return {}, []
+    if not shown and not is_patch:
         from visprompt.data.scenes import scenes
         from visprompt.request import Box
 
         found = list(enumerate(scenes(PICTURES, hard=True), 1))
-        pictures = [(f"scene-{number}", one.pil, Box(*one.objects[one.target].box_xyxy)) for number, one in found]
-    loaded = backbone_of(part, model, device, dtype)
-    if loaded.generates:
-        typer.echo(f"no attention maps: {loaded.name} answers in words; visprompt show draws where it looks", err=True)
-        return {}
+        shown = [(f"scene-{number}", one.pil, Box(*one.objects[one.target].box_xyxy)) for number, one in found]
+    figures, rows = _gains(part, loaded, name, data) if is_patch else ({}, [])
+    if is_patch:
+        shown = _with_places(part, loaded, shown)
+    return {**figures, **_maps(made, loaded, name, shown, blocks)}, rows
+
+
+def _gains(
+    part: Learned, model: Model, name: str, data: Labelled | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Gain in every block beside a circle's and random colours', on pictures that were given or on generated scenes."""
+    from visprompt.cli_gain import Opened, compare, gain_rows
+    from visprompt.plots_gain import gain_figure
+
+    pictures = Opened(data or _scenes(model), GAINS)
+    if len(pictures) < FEWEST:
+        typer.echo(f"no gains: they need {FEWEST} pictures, better 50 (--image FOLDER)", err=True)
+        return {}, []
+    fit = checked_fit(str(_mapping(part.record.get("settings")).get("fit") or "model"))
+    try:
+        with waiting("measuring gains"):
+            rows = gain_rows(compare(part, model, pictures, fit), name)
+    except VispromptError as error:
+        typer.echo(f"no gains: {error}", err=True)
+        return {}, []
+    return {"gain": gain_figure(rows)}, rows
+
+
+def _scenes(model: Model) -> Labelled:
+    """Generated scenes as large as the model's input, of a seed that no training has by itself."""
+    from visprompt.data.unlabelled import generated
+
+    height, width = model.geometry((256, 256)).tiles[0].input_hw
+    made = generated((width, height), seed=SEED, sizes={"train": 1, "validation": 0, "test": GAINS}).test
+    assert made is not None
+    return made
+
+
+def _with_places(part: Learned, model: Model, shown: list[_Shown]) -> list[_Shown]:
+    """The same pictures with a place for the patch where none was given; scenes where there are no pictures."""
+    from visprompt.tasks.gain import GainMeter
+
+    if not shown:
+        scenes = _scenes(model)
+        shown = [(f"scene-{number + 1}", scenes.picture(number), None) for number in range(PICTURES)]
+    options: Any = part.options
+    meter = GainMeter(model, [picture for _, picture, _ in shown], size_tokens=options.size)
+    try:
+        return [
+            (label, picture, region or meter.place(number, picture.size))
+            for number, (label, picture, region) in enumerate(shown)
+        ]
+    except VispromptError:  # larger than the input, as the gains have said
+        return shown
+
+
+def _maps(made: Prompter, model: Model, name: str, shown: list[_Shown], blocks: list[int] | None) -> dict[str, Any]:
     from visprompt.plots_learned import attention_figure
 
     figures = {}
-    for label, picture, region in pictures:
+    for label, picture, region in shown:
         region = region if "region" in made.needs else None
         with waiting(f"looking at {label}"):
             try:
-                looks, prompted = looks_of(loaded, made, picture, blocks, region)
+                looks, prompted = looks_of(model, made, picture, blocks, region)
             except VispromptError as error:
                 if blocks:
                     raise
@@ -273,6 +375,32 @@ def _attention(
         box = None if region is None else region.xyxy
         figures[f"attention-{label}"] = attention_figure(picture, looks, made.name, title, box, prompted)
     return figures
+
+
+def _pictures(paths: Sequence[Path], boxes: Sequence[Region]) -> tuple[list[_Shown], Labelled | None]:
+    """Pictures to draw maps of, with their regions, and all that were given; of a folder the first ones are drawn."""
+    from visprompt.data.unlabelled import read_pictures, unlabelled
+    from visprompt.images import load_image
+
+    folders = [path for path in paths if path.is_dir()]
+    if boxes and (folders or len(boxes) != len(paths)):
+        raise InvalidInputError(
+            f"--region goes with --image, one for each file; got {len(boxes)} for {len(paths)}"
+            f"{', folders among them' if folders else ''}."
+        )
+    if not paths:
+        return [], None
+    all_of_them: list[str] = []
+    shown: list[_Shown] = []
+    for number, path in enumerate(paths):
+        if path in folders:
+            inner = read_pictures(path, validation=0, on_bad="skip").train.files()
+            all_of_them += inner
+            shown += [(Path(one).stem, load_image(one), None) for one in inner[:PICTURES]]
+        else:
+            all_of_them.append(str(path))
+            shown.append((path.stem, load_image(path), boxes[number] if boxes else None))
+    return shown, unlabelled(all_of_them, on_bad="skip")
 
 
 def looks_of(

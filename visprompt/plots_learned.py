@@ -213,7 +213,7 @@ def attention_figure(
         looks: one per block.
         name: of the strategy.
         title: above all.
-        region_xyxy: outlined, pixels of the picture.
+        region_xyxy: outlined, pixels of the picture; how much of the attention falls into it is said.
         prompted: the picture as the strategy changed it, which the maps with it lie over; None: it did not.
     """
     below = [picture, *[prompted or picture] * 2]
@@ -244,13 +244,31 @@ def attention_figure(
             words = f"block {one.block}"
             if line == 1 and one.on_tokens is not None:
                 words = f"{one.on_tokens:.0%} on tokens"
-            axes.set_title(f"{words}\n{look.on_patches:.0%} on patches", fontsize=8.5, color=_TEXT)
+            share = f"{look.on_patches:.0%} on patches"
+            if region_xyxy is not None and below[line].size == picture.size:
+                share = f"{_inside(look.values, region_xyxy, picture.size):.0%} in the box"
+            axes.set_title(f"{words}\n{share}", fontsize=8.5, color=_TEXT)
     bar = figure.colorbar(drawn, ax=panels, shrink=0.6, aspect=30)
-    bar.set_label("attention on a patch, × the even share", fontsize=9, color=_TEXT)
+    bar.set_label("attention of a place, × the even share", fontsize=9, color=_TEXT)
     bar.ax.tick_params(labelsize=8)
     if title:
         figure.suptitle(literal(title), fontsize=12, color=_TEXT)
     return figure
+
+
+def _inside(values: np.ndarray, xyxy: Sequence[float], wh: tuple[int, int]) -> float:
+    """Share of a map in a box: 0.5 where half of what it holds lies there.
+
+    >>> _inside(np.array([[1.0, 1.0], [1.0, np.nan]]), (0, 0, 4, 2), (4, 4))
+    0.6666666666666666
+    """
+    rows, columns = values.shape
+    parts = []
+    for count, size, low, high in ((rows, wh[1], xyxy[1], xyxy[3]), (columns, wh[0], xyxy[0], xyxy[2])):
+        edges = np.arange(count + 1) * size / count
+        parts.append(np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) * count / size)
+    known = np.nan_to_num(values)
+    return float(parts[0] @ known @ parts[1] / max(known.sum(), 1e-12))
 
 
 def _map(axes: Axes, picture: Image, values: np.ndarray, top: float) -> Any:
@@ -313,6 +331,9 @@ def curve_figure(curve: Curve, title: str = "") -> Figure | None:
 def _metric_panel(axes: Axes, curve: Curve) -> None:
     share = is_share(curve.metric_name)
     points = [(place, value * (100 if share else 1)) for place, value in curve.metric]
+    if curve.band:
+        places, low, high = zip(*curve.band, strict=True)
+        axes.fill_between(places, low, high, color=PALETTE[2], alpha=0.15, linewidth=0, label="95 % over pictures")
     _line(axes, points, PALETTE[2], "-", f"validation {curve.metric_name}")
     _star(axes, points, curve, curve.metric_name, " %" if share else "")
     axes.set_ylabel(literal(curve.metric_name) + (", %" if share else ""), fontsize=9, color=_TEXT)
@@ -350,6 +371,8 @@ class Curve:
     best: float | None
     chosen: str
     lr: list[tuple[float, float]]
+    #: (place, low, high) of the metric, where its interval was measured
+    band: tuple[tuple[float, float, float], ...] = ()
 
     def places(self) -> list[float]:
         """Where anything was measured."""
@@ -387,6 +410,7 @@ def curve_of(rows: Sequence[_Row], metric: str | None = None) -> Curve:
 
     measured = [str(name) for row in rows for name in row.get("validation") or {} if name not in ("loss", "n", "count")]
     name = metric if metric and metric != "loss" else next(iter(measured), "")
+    low, high = (dict(points("validation", f"{name}_{end}")) for end in ("low", "high"))
     return Curve(
         over,
         points("train", "loss") or points("train_loss") or points("loss"),
@@ -396,6 +420,7 @@ def curve_of(rows: Sequence[_Row], metric: str | None = None) -> Curve:
         next((float(row.get(over, 0)) for row in reversed(rows) if row.get("best") is True), None),
         metric or "",
         points("lr") or points("train", "lr"),
+        tuple((place, low[place], high[place]) for place in low if place in high),
     )
 
 

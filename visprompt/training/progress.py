@@ -122,7 +122,7 @@ class FitProgress:
     def _line(self) -> None:
         """For logs: one line, no control characters."""
         self._last_line = time.monotonic()
-        parts = [self._where(), self._figures(), *([f"{_duration(self._left())} left"] if self._left() else [])]
+        parts = [self._where(), self._figures(), *([f"{duration(self._left())} left"] if self._left() else [])]
         print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     def _where(self) -> str:
@@ -169,9 +169,10 @@ def shown(metric: str, value: float) -> str:
     return f"{value:.2f}" if "gain" in metric else f"{value:.4f}"
 
 
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(42), _duration(754), _duration(7540)
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> duration(42), duration(754), duration(7540)
     ('42 s', '12 min', '2 h 05 min')
     """
     if seconds < 60:
