@@ -174,7 +174,7 @@ class Patch(Learned):
         if wanted:
             name = (found.backbone or {}).get("name")
             raise InvalidInputError(
-                f"the patch that ships for {name} was learned with {'; '.join(wanted)}. Leave that out (size_share=… "
+                f"the patch that ships for {name} was learned with {'; '.join(wanted)}. Leave that out (scale=… "
                 "pastes it larger or smaller), or learn another one: prompter.fit(model), 'visprompt fit patch …'."
             )
         free = {name: getattr(self.options, name) for name in self.free}
