@@ -165,19 +165,23 @@ class Patch(Learned):
         return self if found is None else self._using(found)
 
     def _using(self, found: Patch) -> Patch:
-        usual, wanted = (PatchOptions(), defaults_of(self.name or "patch", type(self))), []
+        usual = (PatchOptions(), defaults_of(self.name or "patch", type(self)))
+        free: dict[str, Any] = {}
+        wrong = []
         for item in dataclasses.fields(PatchOptions):
             own, there = getattr(self.options, item.name), getattr(found.options, item.name)
-            asked = item.name in self.given or all(own != getattr(one, item.name) for one in usual)
-            if item.name not in self.free and own != there and asked:
-                wanted.append(f"{item.name}={there!r}, and {item.name}={own!r} is asked for")
-        if wanted:
-            name = (found.backbone or {}).get("name")
+            if own == there or not (item.name in self.given or all(own != getattr(one, item.name) for one in usual)):
+                continue  # the same, or not asked for
+            if item.name in self.free:
+                free[item.name] = own
+            else:
+                wrong.append(f"{item.name}={there!r}, and {item.name}={own!r} is asked for")
+        if wrong:
             raise InvalidInputError(
-                f"the patch that ships for {name} was learned with {'; '.join(wanted)}. Leave that out (scale=… "
-                "pastes it larger or smaller), or learn another one: prompter.fit(model), 'visprompt fit patch …'."
+                f"the patch that ships for {(found.backbone or {}).get('name')} was learned with {'; '.join(wrong)}. "
+                "Leave that out (scale=… pastes it larger or smaller), or learn another one: prompter.fit(model), "
+                "'visprompt fit patch …'."
             )
-        free = {name: getattr(self.options, name) for name in self.free}
         made = type(self)(dataclasses.replace(found.options, **free))
         made.name, made.parameters = self.name, found.parameters
         made.backbone, made.record = found.backbone, found.record

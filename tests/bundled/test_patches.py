@@ -103,6 +103,7 @@ def test_one_object_takes_each_models_own_patch(models: dict[str, Any]) -> None:
         used = prompter.on(models[name])
         assert used.backbone["name"] == f"bundled:{name}"
         assert torch.equal(used.state()["prompt.rgba"], shipped(name).state()["prompt.rgba"])
+        assert used.options == shipped(name).options
         assert np.array_equal(painted(prompter, models[name]), painted(shipped(name), models[name]))
     assert prompter.parameters is prompter.backbone is None
     assert prompter.record == {}
@@ -282,9 +283,11 @@ def test_what_is_given_counts_even_if_it_is_the_default(
     lookup._patches()
     patch = lookup.patch_of(models["scenes-clip"])
     default = vp.Prompter.from_name("patch").options.size
-    monkeypatch.setattr(patch, "options", dataclasses.replace(patch.options, size=default + 1))
+    monkeypatch.setattr(patch, "options", dataclasses.replace(patch.options, size=default + 1, opacity=0.7))
     left: Any = vp.Prompter.from_name("patch")
-    assert left.on(models["scenes-clip"]).options.size == default + 1
+    assert left.on(models["scenes-clip"]).options == patch.options
+    opaque: Any = vp.Prompter.from_name("patch", opacity=1.0)
+    assert opaque.on(models["scenes-clip"]).options == dataclasses.replace(patch.options, opacity=1.0)
     given: Any = vp.Prompter.from_name("patch", size=default)
     with pytest.raises(vp.InvalidInputError, match="size"):
         given.on(models["scenes-clip"])
