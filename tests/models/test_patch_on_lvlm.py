@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from visprompt.benchmarks.patch_decoder import decoder_masses
 
 import visprompt as vp
 from visprompt.data.scenes import scene
@@ -252,3 +253,17 @@ def test_a_saved_patch_goes_to_a_server_and_an_unlearned_one_says_where_to_get_o
     assert changed.sum() <= 36 * 36
     with pytest.raises(vp.InvalidInputError, match="region"):
         vp.Runner(remote(server), red()).generate([vp.Request(grey(), query="?")])
+
+
+def test_the_decoder_looks_where_the_towers_patch_is(llava: Any) -> None:
+    """It was taught on the tower's attention alone; nobody told the decoder."""
+    patch = vp.Prompter.from_name("patch").on(llava)
+    shown = [marked_scene(number)[1] for number in range(24)]
+    masses = {
+        name: decoder_masses(llava, marker, shown, 3.0)
+        for name, marker in (("none", None), ("patch", [patch]), ("circle", [vp.Prompter.from_name("circle")]))
+    }
+    assert masses["none"].shape == (24, llava.num_blocks)
+    mean = {name: item.mean(axis=0) for name, item in masses.items()}
+    assert (mean["patch"] > mean["none"]).all()
+    assert mean["patch"].mean() > mean["circle"].mean()
