@@ -122,7 +122,10 @@ def run_suite(
     source = None if isinstance(suite, Suite) else str(suite)
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
     if not isinstance(loaded, Suite):
-        raise InvalidInputError(f"suite {loaded.name} compares ways of tuning: visprompt.bench_tuning.run_tuning.")
+        raise InvalidInputError(
+            f"suite {loaded.name} is of another kind: visprompt.bench_tuning.run_tuning or "
+            "visprompt.bench_gain.run_gain runs it, and 'visprompt bench' any."
+        )
     suite = loaded
     if limit is not None and limit < 1:
         raise InvalidInputError(f"limit must be at least 1; got {limit}.")

@@ -195,7 +195,7 @@ class Bench:
         """Says how many pictures there are to look at."""
         suite = self.suite
         n = len(self.pictures) if models else 0  # what is wrong with them is said before a model is loaded
-        each = n * (len(suite.markers) + 1 + len(suite.transfer)) if share in (None, _GAIN) else 0
+        each = n * (len(suite.markers) + len(suite.transfer)) if share in (None, _GAIN) else 0
         points = len(list(suite.sweep.points())) * len(suite.sweep.seeds) if suite.sweep and share is None else 0
         self.listener.planned(each * models + points)
 

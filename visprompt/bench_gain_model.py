@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -117,6 +119,21 @@ class Measured:
     about: Row
 
 
+def centred(patch: Any, given: Mapping[str, Any]) -> Any:
+    """A copy that goes where attention is measured: on the square and as large as it, unless something else is given.
+
+    Args:
+        patch: a learned patch.
+        given: options that were asked for.
+    """
+    usual = {"place": "centre", "scale": 1.0}
+    known = {item.name for item in dataclasses.fields(patch.options)}
+    wanted = {name: value for name, value in usual.items() if name in known and name not in given}
+    made = copy.copy(patch)
+    made.options = dataclasses.replace(patch.options, **wanted)
+    return made
+
+
 class GainModel:
     """One model: makes its markers, measures them, and knows them again in what earlier runs left.
 
@@ -187,21 +204,20 @@ class GainModel:
         from visprompt.prompter import Prompter
 
         if spec.saved is not None:
-            prompter = Prompter.from_pretrained(spec.saved)
+            prompter = Prompter.from_pretrained(spec.saved, **spec.options)
         else:
             assert spec.strategy is not None
             prompter = Prompter.from_name(spec.strategy, preset=spec.preset, **spec.options)
         parts: list[Any] = [one.on(self.model) for one in learned_parts(prompter)]
-        if spec.strategy == "patch":
-            prompter = patch = parts[0]
-            if patch.parameters is None:
-                prompter = patch = parts[0] = self._learn(spec, patch)
+        patch = None
+        if prompter.name == "patch":
+            patch = parts[0] if parts[0].parameters is not None else self._learn(spec, parts[0])
+            prompter = patch = parts[0] = centred(patch, spec.options)
         patches = [one for one in parts if one.name == "patch"]
         size = self.suite.size_tokens
         if size is None and patches:
-            size = float(patches[0].options.size)
+            size = float(patches[0].options.size * getattr(patches[0].options, "scale", 1.0))
         identity = [prompter.describe(), *(one.describe() for one in parts)]
-        patch = patches[0] if patches and prompter is patches[0] else None
         return Marker(
             spec.label,
             spec.control,
@@ -256,7 +272,7 @@ class GainModel:
         whole = self.bench.whole
         try:
             marker = make()
-            masses, about = self.masses(marker)
+            masses, about = self.masses(marker, tell=True)
             without, _ = self.plain(marker.size_tokens)
             other = None
             if whole.compare_with is not None and (part != "gain" or label != whole.compare_with):
@@ -264,6 +280,7 @@ class GainModel:
                 other, _ = self.masses(beside, marker.size_tokens)
         except VispromptError as error:
             self.bench.problems.append(f"{self.name}, {label}: left out, because {error}")
+            self.bench.done(len(self.pictures))
             return None
         meter = self.meter(marker.size_tokens)
         return Measured(part, self.name, marker, meter.read_blocks(), masses, without, other, about)
@@ -285,21 +302,23 @@ class GainModel:
         """Masses without a marker."""
         return self._known("no marker", None, size, [])
 
-    def masses(self, marker: Marker, size: float | None = None) -> tuple[Masses, Row]:
-        """Masses with a marker, on squares of its own size or another, and what they depend on."""
-        return self._known(marker.label, marker.identity, size or marker.size_tokens, marker.prompters)
+    def masses(self, marker: Marker, size: float | None = None, tell: bool = False) -> tuple[Masses, Row]:
+        """Masses with a marker, on squares of its own size or another, and what they depend on; `tell`: how it goes."""
+        return self._known(marker.label, marker.identity, size or marker.size_tokens, marker.prompters, tell)
 
-    def _known(self, label: str, identity: Any, size: float, prompters: list[Prompter]) -> tuple[Masses, Row]:
+    def _known(
+        self, label: str, identity: Any, size: float, prompters: list[Prompter], tell: bool = False
+    ) -> tuple[Masses, Row]:
         suite, bench, meter = self.suite, self.bench, self.meter(size)
         told = provenance()
         model = {key: value for key, value in self.identity.items() if key != "name"}
-        depends = {"marker": identity, "size_tokens": size, "pictures": self.pictures.identity}
+        depends = {"identity": identity, "size_tokens": size, "pictures": self.pictures.identity}
         depends |= {"blocks": meter.read_blocks(), "seed": suite.seed, "fit": suite.fit}
         key = digest([model, depends, told["code"], told["versions"]])
         row = bench.known(key)
         if row is None:
             started = time.monotonic()
-            masses = np.round(meter.masses(prompters or None, bench.listener.done), _DIGITS)
+            masses = np.round(meter.masses(prompters or None, bench.listener.done if tell else None), _DIGITS)
             row = {
                 "id": key,
                 "run": "gain",
@@ -314,7 +333,7 @@ class GainModel:
                 "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             bench.log(self.name).append([row])
-        else:
+        elif tell:
             bench.done(len(self.pictures))
         about = {name: value for name, value in row.items() if name not in ("id", "run", "masses", "marker", "model")}
-        return np.asarray(row["masses"], dtype=np.float64), {**about, "identity": identity}
+        return np.asarray(row["masses"], dtype=np.float64), about

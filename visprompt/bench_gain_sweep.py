@@ -43,17 +43,22 @@ class Sweep:
         from visprompt.models import load_model
         from visprompt.models.lvlm_encoder import encoder_of
 
-        return encoder_of(load_model(self.spec.model, device=self.bench.device))
+        spec: Any = self.spec.model
+        return encoder_of(load_model(spec, device=self.bench.device) if isinstance(spec, str) else spec)
+
+    @functools.cached_property
+    def _wh(self) -> tuple[int, int]:
+        height, width = self.model.geometry((256, 256)).tiles[0].input_hw
+        return width, height
 
     @functools.cached_property
     def pictures(self) -> Pictures:
         """Validation scenes as large as the model's input."""
         from visprompt.data.unlabelled import generated
 
-        height, width = self.model.geometry((256, 256)).tiles[0].input_hw
         n = self.bench.count(self.spec.n)
         seed = self.bench.suite.pictures["seed"]
-        data = generated((width, height), seed=seed, sizes={"train": 1, "validation": n, "test": 0}).validation
+        data = generated(self._wh, seed=seed, sizes={"train": 1, "validation": n, "test": 0}).validation
         assert data is not None
         return Pictures(data, {"source": "scenes", "split": "validation", "n": n, "seed": seed}, keep=True)
 
@@ -82,6 +87,7 @@ class Sweep:
         return found
 
     def _unit(self, point: Row, seed: int, key: str) -> Row:
+        from visprompt.data.unlabelled import generated
         from visprompt.prompter import Prompter
 
         started, folder = time.process_time(), self.bench.out / PATCHES / f"sweep-{key}"
@@ -89,7 +95,9 @@ class Sweep:
             patch: Any = Prompter.from_pretrained(folder)
         else:
             patch = Prompter.from_name("patch", **point)
-            patch.fit(self.model, None, progress=False, seed=seed, **self.spec.settings)
+            # Without a validation part: a short schedule ends where it ends, and nothing is measured on the way.
+            scenes = generated(self._wh, seed=seed, sizes={"validation": 0, "test": 0})
+            patch.fit(self.model, scenes, progress=False, seed=seed, **self.spec.settings)
             patch.save_pretrained(folder)
         size = float(patch.options.size)
         meter, circle = self._circle(size)

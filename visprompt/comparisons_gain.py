@@ -39,8 +39,9 @@ def gain_row(suite: GainSuite, one: Measured) -> Row:
                 "difference_ci95": [found.low, found.high],
             }
     last = blocks[-1]
-    about = {name: value for name, value in one.about.items() if name not in ("blocks", "identity", "marker")}
+    about = {name: value for name, value in one.about.items() if name not in ("blocks", "size_tokens")}
     return {
+        "id": digest([one.part, one.model, one.marker.label]),
         "suite": suite.name,
         "part": one.part,
         "model": one.model,
@@ -55,8 +56,7 @@ def gain_row(suite: GainSuite, one: Measured) -> Row:
         "compared_with": suite.compare_with if one.compared is not None else None,
         **{name: last.get(name) for name in ("ratio", "ratio_ci95", "difference", "difference_ci95")},
         "blocks": blocks,
-        "identity": one.about["identity"],
-        **{name: value for name, value in about.items() if name not in ("size_tokens",)},
+        **about,
         "suite_hash": suite.hash,
     }
 
@@ -73,6 +73,7 @@ def sweep_rows(suite: GainSuite, runs: Sequence[Row]) -> list[Row]:
         ratios = [run["ratio"] for run in own if run["ratio"] is not None]
         found.append(
             {
+                "id": digest(["sweep", first["model"], first["point"]]),
                 "suite": suite.name,
                 "part": "sweep",
                 "model": first["model"],

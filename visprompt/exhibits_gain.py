@@ -69,7 +69,7 @@ def _marked(model: GainModel, marker: Marker | None, number: int) -> Marked:
     prompter = None if marker is None else marker.prompters[number % len(marker.prompters)]
     request = Request(picture, region=box)
     runner = Runner(model.model, prompter, progress=False, fit=model.suite.fit)  # type: ignore[arg-type]
-    (found,) = runner.attention(request, [model.meter(model.own_size).read_blocks()[-1]])
+    (found,) = runner.attention(request, [model.meter(model.own_size).read_blocks()[-1]], rows="summary")
     attention = np.asarray(found.image_map())
     drawn = picture if prompter is None else prompter.prompt(request, model.model)[0].picture
     share = float(mass_on(found.values.float().numpy(), found.geometry.coverage(box))[-1])

@@ -49,8 +49,9 @@ class MarkerSpec:
 
     Attributes:
         label: its name in the table.
-        strategy, preset, options: as in `Prompter.from_name`; of a learned strategy, the one bundled with the model.
-        saved: a saved strategy: a folder, `bundled:patch-…` or a hub id.
+        strategy, preset, options: as in `Prompter.from_name`; of `patch` without anything learned, the one bundled with
+            the model. A patch goes on the middle of the square unless `place` says otherwise.
+        saved: a saved strategy: a folder, `bundled:patch-…` or a hub id; `options` are those of use.
         random: label of a marker that is a learned patch; this one has its shape, size and alpha, and random colours.
         draws: of those colours; pictures take them in turn.
         learn: how it is learned on a model for which none is bundled: `data` and settings of `fit`. None: it is not.
@@ -78,14 +79,14 @@ class SweepSpec:
     """Patches learned anew at every point of a grid, and measured on validation pictures.
 
     Attributes:
-        model: for `load_model`.
+        model: for `load_model`, or a model.
         grid: options of `patch` with their values.
         settings: of `FitSettings`, over the strategy's own.
         seeds: every point is learned once with each.
         n: validation pictures that gain is measured on.
     """
 
-    model: str
+    model: Any
     grid: dict[str, list[Any]]
     settings: dict[str, Any]
     seeds: tuple[int, ...]
@@ -179,9 +180,10 @@ def parse_gain(content: Mapping[str, Any], name: str) -> GainSuite:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise InvalidInputError(f"{where} has two markers called {', '.join(twice)}: give them a label of their own.")
+    shaped = [one.label for one in markers if one.random is None]
     for marker in markers:
-        if marker.random is not None and marker.random not in labels:
-            raise unknown_name(f"marker in random of {marker.label!r}", marker.random, labels)
+        if marker.random is not None and marker.random not in shaped:
+            raise unknown_name(f"marker in random of {marker.label!r}", marker.random, shaped)
     compare = top.get("compare_with")
     if compare is not None and compare not in labels:
         raise unknown_name("marker in compare_with", compare, labels)
@@ -231,8 +233,10 @@ def _marker(content: Any, control: bool) -> MarkerSpec:
         learn=learn,
         control=control,
     )
-    if made.strategy is None and (made.options or made.preset or learn is not None):
-        raise InvalidInputError(f"{where}: preset, options and learn go with strategy alone.")
+    if made.strategy is None and (made.preset or learn is not None):
+        raise InvalidInputError(f"{where}: preset and learn go with strategy alone.")
+    if made.random is not None and made.options:
+        raise InvalidInputError(f"{where}: its options are those of {made.random!r}.")
     if learn is not None and made.strategy != "patch":
         raise InvalidInputError(f"{where}: learn goes with strategy: patch, which needs no labels.")
     if made.random is None and "draws" in values:

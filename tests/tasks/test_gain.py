@@ -41,8 +41,8 @@ def test_gain_is_what_plain_code_gives() -> None:
 def test_nothing_gains_nothing() -> None:
     _, model = conformance.wrapped("open-clip-siglip")
     found = attention_gain(model, vp.Prompter.from_name("circle", width=0), pictures(3))
-    assert [item.block for item in found.blocks] == [model.num_blocks - 1]
-    assert found.blocks[0].gain == pytest.approx(0.0, abs=1e-6)
+    assert [item.block for item in found.blocks] == list(range(model.num_blocks))
+    assert [item.gain for item in found.blocks] == [pytest.approx(0.0, abs=1e-6)] * model.num_blocks
 
 
 def test_squares_are_visible_and_of_one_size() -> None:

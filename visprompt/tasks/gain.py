@@ -108,7 +108,8 @@ class GainMeter:
         pictures: paths, PIL images or arrays; a sequence is read anew for every marker, so that it may be lazy and
             large. Anything else that can be gone through is made a list.
         size_tokens: side of the square.
-        blocks: as in `Runner.attention`.
+        blocks: numbers, negative ones from the end; None: all. Of every block the row that sums the picture up is read
+            (CLS, a pooling probe, or the mean over all patches' rows).
         seed: of the places.
         without: `[n, B]`, plain masses that an earlier meter with the same arguments found; None: they are measured.
         **runner: of `Runner` (`batch_size`, `fit`, …).
@@ -155,8 +156,7 @@ class GainMeter:
             from visprompt.visual_prompt import block_number
 
             return tuple(block_number(block, tower.num_blocks) for block in self.blocks)
-        pool = tuple(site.block for site in tower.sites if site.is_pool)
-        return pool if tower.readout == "probe" else tuple(range(tower.num_blocks))
+        return tuple(range(tower.num_blocks))
 
     def place(self, number: int, wh: tuple[int, int]) -> Box:
         """The square in a picture of that width and height, pixels."""
@@ -205,7 +205,8 @@ class GainMeter:
             box, covered = self._place(number, request.picture.size)
             requests.append(Request(request.picture, region=box))
             under.append(covered)
-        maps = runner.attention(requests, self.read_blocks())
+        # Of a model with a pooling probe the blocks before it too: attention received from all patches.
+        maps = runner.attention(requests, self.read_blocks(), rows="summary")
         return [mass_on(item.values.float().numpy(), tokens) for item, tokens in zip(maps, under, strict=True)]
 
     def _place(self, number: int, wh: tuple[int, int]) -> tuple[Box, NDArray[np.float32]]:
