@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import visprompt as vp
-from visprompt.testing import conformance
+from visprompt.models.lvlm_encoder import encoder_of
+from visprompt.testing import conformance, conformance_lvlm
 from visprompt.testing.conformance import differences, snapshot
 
-MODELS = ("transformers-clip", "transformers-siglip", "transformers-dinov3", "open-clip-vit", "timm-vit", "timm-beit")
+#: CLS, probe and mean; three libraries; towers of language models, one of which packs its pictures
+ENCODERS = ("transformers-clip", "transformers-siglip", "transformers-dinov3", "open-clip-vit", "timm-vit", "timm-beit")
+LVLMS = ("llava", "idefics3", "qwen2-5-vl")
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_stopping_changes_nothing_that_is_read(name: str) -> None:
-    made, model = conformance.wrapped(name)
+def first_pixels(model: Any) -> torch.Tensor:
+    """Of two pictures."""
+    shown = [conformance.picture((64, 64), number) for number in range(2)]
+    return torch.stack([torch.from_numpy(model.parts.reader.preprocess(picture)) for picture in shown])
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *LVLMS])
+@pytest.mark.parametrize("blocks", [(0, 1), (-1,)])
+def test_stopping_changes_nothing_that_is_read(name: str, blocks: tuple[int, ...]) -> None:
+    made, model = (conformance_lvlm if name in LVLMS else conformance).wrapped(name)
+    model = encoder_of(model)
     state = snapshot(made.module)
-    read = model.reader if hasattr(model, "reader") else model.parts.reader
-    pixels = torch.stack(
-        [torch.from_numpy(read.preprocess(conformance.picture((64, 64), number))) for number in range(2)]
-    )
+    pixels = first_pixels(model)
     prompts = [vp.VisualPrompt(conformance.picture((pixels.shape[-1], pixels.shape[-2])))] * 2
-    blocks = [model.num_blocks - 1] if model.tower.readout == "probe" else [0, 1]
+    blocks = tuple(block % model.num_blocks for block in blocks)
     ran: list[int] = []
     handle = model.tower.blocks[-1].register_forward_hook(lambda *_: ran.append(1))
     found = []
@@ -29,16 +39,33 @@ def test_stopping_changes_nothing_that_is_read(name: str) -> None:
         for stop in (False, True):
             ran.clear()
             leaf = pixels.clone().requires_grad_()
-            with model.prompting(prompts, read=blocks, stop=stop) as encode:
+            with model.prompting(prompts, read=blocks, read_rows="summary", stop=stop) as encode:
                 for _ in range(2):  # several forwards in one scope
                     encoding = encode(leaf)
                 total = torch.stack([encoding.attention[block].float().square().sum() for block in blocks]).sum()
                 (gradient,) = torch.autograd.grad(total, leaf)
             found.append((encoding.attention[blocks[-1]].detach(), gradient))
-            assert bool(ran) is (not stop or blocks[0] > 0)
+            # A probe stands behind the last block.
+            assert bool(ran) is (not stop or blocks[-1] == len(model.tower.blocks))
     finally:
         handle.remove()
     assert torch.equal(found[0][0], found[1][0])
     assert torch.allclose(found[0][1], found[1][1], atol=1e-9)
     assert encoding.embeddings.shape == (2, 0)
     assert not differences(state, snapshot(made.module))
+
+
+@pytest.mark.parametrize("name", ["transformers-clip", "qwen2-5-vl"])
+def test_a_forward_that_fails_leaves_the_next_one_whole(name: str) -> None:
+    """In the same scope: what the first had seen of a packed sequence does not count for the second."""
+    _, model = (conformance_lvlm if name in LVLMS else conformance).wrapped(name)
+    model = encoder_of(model)
+    pixels = first_pixels(model)
+    prompts = [vp.VisualPrompt(conformance.picture((64, 64)))] * 2
+    with torch.no_grad(), model.prompting(prompts, read=[1], stop=True) as encode:
+        wanted = encode(pixels).attention[1]
+        with conformance.crashing(model.tower.blocks[0]), pytest.raises(conformance.Crash):
+            encode(pixels)
+        with pytest.raises(vp.InvalidInputError, match="give one each"):
+            encode(pixels[:1])
+        assert torch.equal(encode(pixels).attention[1], wanted)
