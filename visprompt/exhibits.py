@@ -15,11 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from visprompt import plots
-from visprompt.data.referring import ReferringPicture
 from visprompt.errors import VispromptError
 from visprompt.tasks import Outcome, Pointing, Task, Vqa
 from visprompt.tasks.base import Row
-from visprompt.tasks.pointing import CONTROLS, Pointer, RunnerFactory
+from visprompt.tasks.pointing import CONTROLS, Pictured, Pointer, RunnerFactory
 
 _SIDE_PX = 176
 # Up to here a picture goes into the page as it is, and the page blows it up.
@@ -98,7 +97,9 @@ class Exhibits:
 
                     shown[pointing.label] = question_cards(task, model, pictures, pointing, outcome, make_runner)
                 else:
-                    shown[pointing.label] = _cards(Pointer(model, pointing, make_runner), pictures, outcome, count)
+                    shown[pointing.label] = _cards(
+                        task, Pointer(model, pointing, make_runner), pictures, outcome, count
+                    )
             except VispromptError as error:
                 self.notes.append(f"No examples of {pointing.label} on {name}, {key}: {error}")
 
@@ -142,14 +143,14 @@ def data_uri(picture: Image.Image | bytes) -> str:
     return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _cards(pointer: Pointer, pictures: Sequence[ReferringPicture], outcome: Outcome, count: int) -> list[Card]:
-    items = {one.id: picture for picture in pictures for one in picture.expressions}
+def _cards(task: Task, pointer: Pointer, pictures: Sequence[Pictured], outcome: Outcome, count: int) -> list[Card]:
+    items = {item: picture for picture in pictures for item in task.questions(picture)}
     right = [row for row in outcome.rows if row["correct"] and row["pred"] is not None][:count]
     wrong = [row for row in outcome.rows if not row["correct"] and row["pred"] is not None][:count]
     return [_card(pointer, items[row["id"]], row) for row in right + wrong]
 
 
-def _card(pointer: Pointer, picture: ReferringPicture, row: Row) -> Card:
+def _card(pointer: Pointer, picture: Pictured, row: Row) -> Card:
     naming = "answer" in row
     pred, gold = row["pred"], row["gold_index"]
     boxes = picture.candidates_xyxy
@@ -226,7 +227,7 @@ def _dashes(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], co
 def _attention_figure(
     model: Any,
     name: str,
-    pictures: Sequence[ReferringPicture],
+    pictures: Sequence[Pictured],
     pointings: Sequence[Pointing],
     make_runner: RunnerFactory,
 ) -> tuple[str, str]:
@@ -260,5 +261,5 @@ def _attention_figure(
     return data_uri(plots.to_png(figure)), alt
 
 
-def _gold(picture: ReferringPicture) -> Any:
+def _gold(picture: Pictured) -> Any:
     return picture.expressions[0].gold_xyxy[0]

@@ -269,8 +269,10 @@ def _data(values: dict[str, Any], where: str) -> dict[str, Any]:
         raise unknown_name(f"source in {where}", source, SOURCE_KEYS)
     mapping(values, where, ("source", *SOURCE_KEYS[source]))
     check_types(values, where)
-    for key in ("kind", "split", "file", "detections", "images", "refs", "instances"):
+    for key in ("kind", "split", "file", "folder", "detections", "images", "refs", "instances"):
         check_text(values, key, where)
+    if not isinstance(values.get("merge_sides", False), bool):
+        raise InvalidInputError(f"{where}: merge_sides is true or false; got {values['merge_sides']!r}.")
     if "kinds" in values:
         texts(values["kinds"], f"kinds in {where}")
     size = values.get("size_wh", (64, 64))

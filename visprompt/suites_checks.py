@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TEXTS = ("title", "note", "published", "template", "subtract", "task", "difficulty")
 _NUMBERS = ("weight",)
-_COUNTS = ("n", "num_negatives", "max_new_tokens")
+_COUNTS = ("n", "points", "num_negatives", "max_new_tokens")
 _WHOLE = ("seed",)
 
 

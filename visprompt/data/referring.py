@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
+from visprompt.regions import Box, Xyxy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,6 +57,10 @@ class ReferringPicture:
     expressions: tuple[Expression, ...]
     names: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def region(self, xyxy: Xyxy) -> Box:
+        """What a strategy is given for a box."""
+        return Box(*xyxy)
 
     @property
     def image_name(self) -> str:

@@ -7,6 +7,7 @@
 
 from visprompt.tasks.base import Outcome, Task, evaluate
 from visprompt.tasks.gain import GainMeter, attention_gain
+from visprompt.tasks.keypoints import Keypoints
 from visprompt.tasks.naming import Naming
 from visprompt.tasks.pointing import Pointing
 from visprompt.tasks.referring import Referring
@@ -15,6 +16,7 @@ from visprompt.tasks.vqa import Vqa
 __all__ = [
     "TASKS",
     "GainMeter",
+    "Keypoints",
     "Naming",
     "Outcome",
     "Pointing",
@@ -26,4 +28,4 @@ __all__ = [
 ]
 
 #: the tasks by the name that suites use
-TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming, "vqa": Vqa}
+TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming, "keypoints": Keypoints, "vqa": Vqa}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -83,27 +83,42 @@ class Naming(ScoringTask):
         self, picture: ReferringPicture, scores: Scores, plain: Scores | None, pointing: Pointing
     ) -> Iterable[Row]:
         values = scores[0] if plain is None else scores[0] - self.weight * plain[0]
-        marked = self._marked(picture)
-        item = picture.expressions[0].id
-        answer = pick(values, pointing.rng(item))
-        order = np.argsort(-values, kind="stable")
-        probs = softmax(values)
-        yield {
-            "id": item,
-            "image": picture.image_name,
-            "text": picture.names[marked],
-            "answer": self.labels[answer],
-            "box": rounded(picture.candidates_xyxy[marked], 2),
-            "bboxes": [rounded(box, 2) for box in picture.candidates_xyxy],
-            "pred": answer,
-            "correct": self.labels[answer] == picture.names[marked],
-            "gold_index": marked,
-            "in_picture": self.labels[answer] in picture.names,
-            "top": [[self.labels[i], round(float(probs[i]), 5)] for i in order[:_SHOWN]],
-        }
+        item, marked = picture.expressions[0].id, self._marked(picture)
+        yield named_row(picture, item, marked, self.labels, values, pointing.rng(item))
 
     def chance(self, picture: ReferringPicture) -> list[float]:
         return [1.0 / max(len(self.labels), 1)]
 
     def _marked(self, picture: ReferringPicture) -> int:
         return int(iou(picture.candidates_xyxy, picture.expressions[0].gold_xyxy).max(axis=1).argmax())
+
+
+def named_row(
+    picture: Any, item: str, marked: int, labels: Sequence[str], values: Scores, rng: np.random.Generator
+) -> Row:
+    """The row of one thing that was to be named.
+
+    Args:
+        picture: with `candidates_xyxy` and `names`.
+        item: its id.
+        marked: which candidate it is.
+        labels: the names to choose from.
+        values: their scores.
+        rng: breaks ties.
+    """
+    answer = pick(values, rng)
+    order = np.argsort(-values, kind="stable")
+    probs = softmax(values)
+    return {
+        "id": item,
+        "image": picture.image_name,
+        "text": picture.names[marked],
+        "answer": labels[answer],
+        "box": rounded(picture.candidates_xyxy[marked], 2),
+        "bboxes": [rounded(box, 2) for box in picture.candidates_xyxy],
+        "pred": answer,
+        "correct": labels[answer] == picture.names[marked],
+        "gold_index": marked,
+        "in_picture": labels[answer] in picture.names,
+        "top": [[labels[i], round(float(probs[i]), 5)] for i in order[:_SHOWN]],
+    }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from visprompt.data.pointed import PointedPicture
 from visprompt.data.referring import Boxes, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError, unknown_name
 from visprompt.visual_prompt import Fit
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from visprompt.request import Request
 
 Scores = NDArray[np.float64]
+#: what regions are pointed at in
+Pictured = ReferringPicture | PointedPicture
 Aggregate = Literal["sum", "max"]
 RegionChoice = Literal["own", "mask", "all", "random", "other", "everywhere"]
 #: choices of a region that no strategy should lose to
@@ -159,7 +162,7 @@ class Pointer:
         self.pointing, self.dtype = pointing, getattr(model, "dtype", None)
         self.runners = [make_runner(model, member, pointing.fit) for member in pointing.members()]
 
-    def score(self, pictures: Sequence[ReferringPicture], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
+    def score(self, pictures: Sequence[Pictured], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
         """Logits of every region against every text, all pictures in one call so that the runner can batch them.
 
         Args:
@@ -199,7 +202,7 @@ class Pointer:
             found = dict(zip(used, pieces, strict=True))
         return [found.get(number, np.zeros((0, len(texts)))) for number in range(len(pictures))]
 
-    def score_apart(self, picture: ReferringPicture, boxes: Boxes, texts: Sequence[str]) -> tuple[Scores, str]:
+    def score_apart(self, picture: Pictured, boxes: Boxes, texts: Sequence[str]) -> tuple[Scores, str]:
         """As `score` for one picture, every region on its own: −inf for those that cannot be pointed at.
 
         Returns:
@@ -214,9 +217,9 @@ class Pointer:
                 why = why or str(error)
         return scores, why
 
-    def request(self, picture: ReferringPicture, boxes: Boxes | None) -> Request:
+    def request(self, picture: Pictured, boxes: Boxes | None) -> Request:
         """The request for the regions of one picture; `None`: for the picture alone."""
-        from visprompt.request import Box, Request
+        from visprompt.request import Request
 
         if boxes is None:
             return Request(_source(picture), id=picture.id)
@@ -229,7 +232,7 @@ class Pointer:
             boxes = elsewhere(boxes, request.picture.size, self.pointing.rng(picture.id))
         elif self.pointing.region == "other":
             boxes = swapped(boxes, picture.candidates_xyxy, self.pointing.rng(picture.id))
-        return Request(_source(picture), region=[Box(*box) for box in boxes.tolist()], id=picture.id)
+        return Request(_source(picture), region=[picture.region(box) for box in boxes.tolist()], id=picture.id)
 
     def _joined(self, requests: Sequence[Request], texts: Sequence[str]) -> Scores:
         members = [self._finite(runner.score(requests, texts), requests) for runner in self.runners]
@@ -274,7 +277,7 @@ def swapped(boxes: Boxes, candidates: Boxes, rng: np.random.Generator) -> Boxes:
     return np.stack(chosen)
 
 
-def _require_readable(picture: ReferringPicture) -> None:
+def _require_readable(picture: Pictured) -> None:
     """Chance needs no picture, but should answer the same items as the rows it stands beside."""
     if isinstance(picture.image, Path):
         from visprompt.request import Request
@@ -282,7 +285,7 @@ def _require_readable(picture: ReferringPicture) -> None:
         _ = Request(picture.image, id=picture.id).picture
 
 
-def _source(picture: ReferringPicture) -> Any:
+def _source(picture: Pictured) -> Any:
     return picture.image
 
 

@@ -1,7 +1,8 @@
 """Data by description: what a suite's `data:` section means.
 
-`{source: scenes, kind: hard, split: test, n: 1000}`, `{source: reclip, file: …}` or `{source: refer, refs: …}`; for
-tasks that ask in words `{source: scenes-vqa, difficulty: hard, …}`, `{source: mmmu, …}`, `{source: vlmevalkit, …}`.
+`{source: scenes, kind: hard, split: test, n: 1000}`, `{source: reclip, file: …}` or `{source: refer, refs: …}`; with
+points `{source: scenes-points, …}` or `{source: cub, …}`; for tasks that ask in words
+`{source: scenes-vqa, difficulty: hard, …}`, `{source: mmmu, …}`, `{source: vlmevalkit, …}`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from visprompt.data.cub import FILES as CUB_FILES
+from visprompt.data.cub import read_cub
 from visprompt.data.detections import read_detections
 from visprompt.data.reclip import read_reclip
 from visprompt.data.refer import read_refer
 from visprompt.data.referring import Expression, ReferringPicture
+from visprompt.data.scenes_points import scene_points
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.results import digest, file_digest
 from visprompt.tasks.asked import content_hash, scene_vqa
@@ -32,7 +36,7 @@ class Data:
     """Pictures, and what they are.
 
     Attributes:
-        pictures: `ReferringPicture`s or `Question`s in a fixed order; a limit takes the first.
+        pictures: `ReferringPicture`s, `PointedPicture`s or `Question`s in a fixed order; a limit takes the first.
         identity: source, settings and hash; goes into every result row.
         boxes: "gold" or "detector".
         problems: sentences for people about what was left out or is missing.
@@ -112,6 +116,39 @@ def scene_pictures(
     return tuple(found)
 
 
+def _scenes_points(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
+    settings: dict[str, Any] = {
+        "kind": str(spec.get("kind", "hard")),
+        "split": str(spec.get("split", "test")),
+        "seed": int(spec.get("seed", 0)),
+        "size_wh": tuple(spec.get("size_wh", (64, 64))),
+        "points": int(spec.get("points", 2)),
+    }
+    pictures = list(scene_points(int(spec.get("n", 1000)), **settings))
+    total = hashlib.sha256()
+    for picture in scene_points(_HASHED_SCENES, **settings):
+        total.update(np.asarray(picture.image).tobytes())
+        total.update(repr((picture.points_xy.tolist(), picture.names)).encode())
+    # As for scenes, their number is left out of the identity.
+    identity = {"source": "scenes-points", **settings, "size_wh": list(settings["size_wh"])}
+    return Data(pictures, {**identity, "hash": total.hexdigest()[:16]}, "gold")
+
+
+def _cub(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
+    given = Path(str(spec.get("folder", "."))).expanduser()
+    root = given if annotations is None else Path(annotations) / given
+    merge = spec.get("merge_sides", False)
+    if not isinstance(merge, bool):
+        raise InvalidInputError(f"data source 'cub': merge_sides is true or false; got {merge!r}.")
+    if not (root / "images.txt").is_file():
+        raise InvalidInputError(f"there is no {root / 'images.txt'}: give CUB_200_2011 with --annotations DIR.")
+    folder = _folder({"images": root / "images", **spec}, images)
+    problems: list[str] = []
+    found = read_cub(root, str(spec.get("split", "test")), folder, merge_sides=merge, problems=problems)
+    identity = _identity(spec, folder, *(root / name for name in CUB_FILES))
+    return Data(list(found), identity, "gold", tuple(problems))
+
+
 def _reclip(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
     path, folder = _path(spec, "file", annotations), _folder(spec, images)
     detector = _optional(spec, "detections", annotations)
@@ -167,6 +204,8 @@ def _asked(spec: Mapping[str, Any], images: str | Path | None, annotations: str 
 _Loader = Callable[[Mapping[str, Any], "str | Path | None", "str | Path | None"], Data]
 _SOURCES: dict[Any, tuple[tuple[str, ...], _Loader]] = {
     "scenes": (("kind", "split", "n", "seed", "size_wh"), _scenes),
+    "scenes-points": (("kind", "split", "n", "seed", "size_wh", "points"), _scenes_points),
+    "cub": (("folder", "split", "merge_sides", "images"), _cub),
     "reclip": (("file", "detections", "images"), _reclip),
     "refer": (("refs", "instances", "split", "detections", "images"), _refer),
     "scenes-vqa": (("difficulty", "kinds", "split", "n", "seed"), _scenes_vqa),
@@ -178,6 +217,8 @@ SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SO
 #: what a source takes for a key that decides which pictures these are, and is left out
 SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
     "scenes": {"kind": "hard", "split": "test", "size_wh": [64, 64]},
+    "scenes-points": {"kind": "hard", "split": "test", "size_wh": [64, 64], "points": 2},
+    "cub": {"split": "test", "folder": ".", "merge_sides": False},
     "refer": {"split": "val"},
     "scenes-vqa": {"difficulty": "easy", "split": "test"},
 }

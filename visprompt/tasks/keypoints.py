@@ -1,0 +1,94 @@
+"""Keypoint naming: a point is marked; which part, or which object, is it?
+
+Zero-shot, by texts such as "the beak of a bird": every point of a picture is pointed out on its own, and the name whose
+text scores highest is the answer (Rezaei et al., https://arxiv.org/abs/2406.03303, on CUB-200-2011).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from visprompt.data.pointed import PointedPicture
+from visprompt.data.referring import Boxes
+from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.tasks.base import Row
+from visprompt.tasks.naming import Naming, named_row
+from visprompt.tasks.pointing import Pointing, Scores
+
+Among = Literal["all", "picture"]
+
+
+@dataclass(frozen=True)
+class Keypoints(Naming):
+    """Names what is at every point of a picture.
+
+    Points are regions without a size of their own; whatever wants one (circles, crops, attention on patches) gets the
+    disc that `visprompt.Point` has by default, 5 % of the picture's shorter side around the point, and so is the same
+    place for all strategies.
+
+    Args:
+        template: the prompt; `{}` stands for a name.
+        labels: the names to choose from; by default all that occur in the data.
+        subtract: "unprompted" subtracts the score of the plain picture, as in `Naming`.
+        weight: how much of it.
+        among: "all": the answer is one of the labels; "picture": one of those that occur in the picture, so that what
+            is asked is only which of them is at the point.
+
+    Raises:
+        InvalidInputError: for a template without `{}`, for data without points, or names that are no labels.
+    """
+
+    name: ClassVar[str] = "keypoints"
+
+    among: Among = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.among not in get_args(Among):
+            raise unknown_name("among", self.among, get_args(Among))
+
+    def prepare(self, pictures: Sequence[Any]) -> Keypoints:
+        other = next((picture for picture in pictures if not isinstance(picture, PointedPicture)), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"keypoints needs pictures with points, and picture {other.id} has none: the data sources "
+                "scenes-points and cub have them; boxes are for the tasks naming and referring."
+            )
+        named = {name for picture in pictures for name in (*picture.names, *picture.choices)}
+        if not self.labels:
+            return dataclasses.replace(self, labels=tuple(sorted(named)))
+        missing = sorted(named - set(self.labels))
+        if missing:
+            raise InvalidInputError(f"{missing[0]!r} occurs in the data and is none of the {len(self.labels)} labels.")
+        return self
+
+    def questions(self, picture: Any) -> list[str]:
+        return list(picture.ids)
+
+    def regions(self, picture: Any) -> Boxes:
+        """`[k, 4]` squares around the points' discs."""
+        found: Boxes = picture.candidates_xyxy
+        return found
+
+    def rows(self, picture: Any, scores: Scores, plain: Scores | None, pointing: Pointing) -> Iterable[Row]:
+        labels = self._labels(picture)
+        columns = [self.labels.index(label) for label in labels]
+        for number, item in enumerate(picture.ids):
+            values = scores[number] if plain is None else scores[number] - self.weight * plain[number]
+            row = named_row(picture, item, number, labels, values[columns], pointing.rng(item))
+            point = {"point_xy": [round(float(value), 2) for value in picture.points_xy[number]]}
+            kind = {"kind": picture.kinds[number]} if picture.kinds else {}
+            yield {**row, "in_picture": row["answer"] in (picture.choices or picture.names), **point, **kind}
+
+    def chance(self, picture: Any) -> list[float]:
+        labels = self._labels(picture)
+        return [1.0 / max(len(labels), 1)] * len(picture.ids)
+
+    def _labels(self, picture: PointedPicture) -> tuple[str, ...]:
+        """The names to choose from at this picture's points, in a fixed order."""
+        if self.among == "all":
+            return self.labels
+        return tuple(sorted(set(picture.choices or picture.names)))
