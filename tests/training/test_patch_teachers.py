@@ -24,6 +24,7 @@ from visprompt.models.lvlm_encoder import encoder_of
 from visprompt.testing import conformance, conformance_lvlm
 from visprompt.testing.conformance import differences, snapshot
 from visprompt.testing.tiny import tiny
+from visprompt.testing.tiny_lvlm import tiny_lvlm
 from visprompt.training import fitting
 from visprompt.training.attention_target import AttentionTarget
 from visprompt.training.pasting import draw_marks
@@ -35,7 +36,6 @@ ENCODERS = (
     "transformers-siglip",
     "transformers-siglip2-naflex",
     "transformers-dinov2",
-    "transformers-dinov2-registers",
     "transformers-dinov3",
     "transformers-deit",
     "transformers-vit-mae",
@@ -209,7 +209,7 @@ def test_blocks_in_front_of_a_probe(name: str) -> None:
     prompter = patch(model, blocks=(2, -1))
     start = prompter.evaluate(model, splits.validation)
     with counted(around(model.module, model.tower.sites[-1].module)) as calls:
-        found = prompter.fit(model, splits, epochs=3, **FAST)
+        found = prompter.fit(model, splits, epochs=2, **FAST)
     assert found.validation["loss"] < start["loss"] - 0.01
     assert calls == [0]
     inner = patch(model, blocks=(1,))
@@ -288,28 +288,45 @@ def test_many_rows_are_read_a_few_at_a_time(name: str, monkeypatch: pytest.Monke
 # -- how it is trained ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["transformers-clip", "timm-vit", "open-clip-vit", "llava", "idefics3", "qwen2-5-vl"])
+@pytest.mark.parametrize("name", ["transformers-clip", "timm-vit", "open-clip-vit", "llava", "qwen2-5-vl"])
 def test_gradient_checkpointing_learns_the_same(name: str) -> None:
     _, model = wrapped(name)
     encoder = encoder_of(model)
     found = []
     for checkpointing in (False, True):
         prompter = patch(encoder, blocks=(1, -1))
-        done = prompter.fit(encoder, data(8, 4), epochs=2, **FAST, checkpointing=checkpointing)
+        done = prompter.fit(encoder, data(8, 4), epochs=1, **FAST, checkpointing=checkpointing)
         found.append((done.validation["loss"], prompter.state()["prompt.rgba"].int()))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-4)
     assert (found[0][1] - found[1][1]).abs().max() <= 1
 
 
-@pytest.mark.parametrize("name", ["transformers-clip", "transformers-siglip", "timm-vit", "llava", "qwen2-5-vl"])
+@pytest.mark.parametrize("name", ["transformers-clip", "timm-vit", "qwen2-5-vl"])
 def test_mixed_precision_learns(name: str) -> None:
     _, model = wrapped(name)
     encoder, splits = encoder_of(model), data()
     prompter = patch(encoder)
     start = prompter.evaluate(encoder, splits.validation)
-    found = prompter.fit(encoder, splits, epochs=3, **FAST, precision="bf16")
+    found = prompter.fit(encoder, splits, epochs=2, **FAST, precision="bf16")
     assert found.validation["loss"] < start["loss"] - 0.01
     assert found.validation["gain"] > start["gain"] + 0.01
+
+
+@pytest.mark.parametrize("name", ["transformers-siglip", "open-clip-vit", "qwen2-5-vl"])
+def test_models_in_half_precision_teach(name: str) -> None:
+    """The patch stays float32, and so do attention and loss."""
+    made = tiny_lvlm(name) if name in LVLMS else tiny(name)
+    made.module.to(torch.bfloat16)
+    encoder = encoder_of(vp.wrap(made.module, made.processor, getattr(made, "tokenizer", None)))
+    prompter = patch(encoder)
+    objective = objective_of(encoder, prompter, data(4, 2))
+    with objective.loss(first_batch(objective), [1, 2, 3, 4]) as loss:
+        assert loss.dtype == torch.float32
+        (own,) = prompter.parameters.parameters()
+        (gradient,) = torch.autograd.grad(loss, own)
+    assert gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+    assert gradient.any()
 
 
 # -- padding ----------------------------------------------------------------------------------------------------------
