@@ -383,6 +383,8 @@ def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool, s
     if figures:
         taught = ", as it was taught: at any place, also cut off by the rim" if record.get("gains") else ""
         console.print(figures_table(figures, f"{made.name} on {model}{taught}"))
+    else:
+        typer.echo("no pictures were held out, so nothing is known about how well it does", err=True)
     for table in record.get("gains") or []:
         console.print(gains_table(table))
     early = ", stopped early" if fitted.stopped_early else ""

@@ -62,7 +62,7 @@ def compare(made: Learned, model: Model, pictures: Sequence[Any], fit: str = "mo
     """Gain of a patch, a red circle and patches of random colours, each as it is used, at the same places.
 
     Args:
-        made: the patch; it is put at the place's centre, whatever its options of use say.
+        made: the patch; it is put at the place's centre, whatever its options of use say of that.
         model: what it was learned on, or another.
         pictures: any.
         fit: as in `Runner`.
@@ -75,7 +75,9 @@ def compare(made: Learned, model: Model, pictures: Sequence[Any], fit: str = "mo
     from visprompt.tasks.gain import GainMeter, random_patch
 
     centred = copy.copy(made)
-    centred.options = dataclasses.replace(made.options, place="centre", size_share=None)
+    # As it was taught: what can be chosen anew whenever it is used is as by default.
+    usual = {item.name: item.default for item in dataclasses.fields(made.options) if item.name in made.free}
+    centred.options = dataclasses.replace(made.options, **{**usual, "opacity": made.options.opacity})
     meter = GainMeter(model, pictures, size_tokens=made.options.size, fit=fit)
     return {
         PATCH: meter.measure(centred),

@@ -42,7 +42,10 @@ def encoder_of(model: Model) -> Model:
         return _square(model) if model.parts.tower is not None and model.parts.tower.padded else model
     found = getattr(model, "vision_tower", None)
     if found is None:
-        raise UnsupportedError(f"{model.name} has no vision tower that can be looked into.")
+        raise UnsupportedError(
+            f"{model.name} has no vision tower that can be looked into: take an encoder, or a vision-language model "
+            "that is loaded here. A patch that was learned on one can be used on this model."
+        )
     lvlm: LVLM = model  # type: ignore[assignment]
     tower, backend, name = lvlm.tower_named("vision"), lvlm.parts.backend, f"{model.name} (vision)"
     if lvlm.family.packing is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.errors import UnsupportedError
+from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.statistics import ratio_interval
 from visprompt.training.encoders import EncoderObjective, adding_type
 from visprompt.training.loading import SEEN, Pictures
@@ -51,7 +51,7 @@ class AttentionTarget(EncoderObjective):
 
     Raises:
         UnsupportedError: for models without attention, with padded pictures, or with several tiles per picture.
-        InvalidInputError: for a block that the model does not have.
+        InvalidInputError: for a block that the model does not have, or a patch larger than what the model sees.
     """
 
     metric: ClassVar[str] = "gain"
@@ -67,6 +67,12 @@ class AttentionTarget(EncoderObjective):
         blocks = model.num_blocks
         options: Any = prompter.options
         self.blocks = tuple(dict.fromkeys(block_number(block, blocks, "blocks") for block in options.blocks))
+        rows, columns = model.geometry((256, 256), settings.fit).tiles[0].grid_hw
+        if options.size > min(rows, columns):
+            raise InvalidInputError(
+                f"size={options.size:g}: {model.name} sees a picture as {rows} × {columns} tokens, so a patch of that "
+                f"side would hide all of it. Take {min(rows, columns) / 2:g} or less."
+            )
         self.colours = Normalisation.of(model.parts.reader)
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
