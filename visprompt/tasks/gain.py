@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
+from visprompt.patches import random_colours
 from visprompt.prompter import Prompter
 from visprompt.request import Box, Request
 
@@ -283,8 +284,8 @@ def random_patch(patch: Any, seed: int) -> Any:
     if "prompt.rgba" not in state:
         raise InvalidInputError("a random patch has the alpha of a learned one: load or learn one first.")
     rgba = state["prompt.rgba"]
-    colours = np.random.default_rng([_SALT, seed]).integers(0, 256, size=(3, *rgba.shape[1:]), dtype=np.uint8)
-    rgba[:3] = rgba.new_tensor(colours)
+    drawn = np.rint(random_colours(rgba.numpy() / np.float32(255), seed) * 255).astype(np.uint8)
+    rgba[:3] = rgba.new_tensor(drawn[:3])
     made = copy.copy(patch)
     made.load_state({"prompt.rgba": rgba})
     made.record = {}
