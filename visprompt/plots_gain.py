@@ -170,18 +170,18 @@ def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequ
 
 def sweep_figure(rows: Sequence[_Row]) -> Figure | None:
     """Two heat maps over size (down) and shape with λ (across): gain, and gain over that of a circle of that size.
+    Colours are on a logarithmic scale.
 
     Args:
         rows: of the part "sweep" of `results.jsonl`; means over their seeds are shown.
 
     Returns:
-        None if the sweep has not both size and shape in it, or there is none.
+        None without rows.
     """
-    rows = [row for row in rows if row["value"] is not None]
+    if not rows:
+        return None
     sizes = sorted({row["options"]["size"] for row in rows})
     kinds = sorted({_kind(row) for row in rows}, key=lambda one: (("circle", "square", "full").index(one[0]), one[1]))
-    if len(rows) < 2:
-        return None
     by_place = {(row["options"]["size"], _kind(row)): row for row in rows}
     circles = {row["options"]["size"]: row["circle"] for row in rows}
     wide = 1.5 + 0.66 * (len(kinds) + 1)
@@ -204,8 +204,9 @@ def _kind(row: _Row) -> tuple[str, float]:
 
 
 def _kind_name(kind: tuple[str, float]) -> str:
-    shape = {"circle": "ring", "square": "frame", "full": "full"}[kind[0]]
-    return shape if shape == "full" else f"{shape}\nλ {kind[1]:g}"
+    if kind[0] == "full" or kind == ("circle", 0.0):
+        return "full" if kind[0] == "full" else "disc"
+    return f"{'ring' if kind[0] == 'circle' else 'frame'}\nλ {kind[1]:g}"
 
 
 def _of(rows: Mapping[Any, _Row], size: float, kind: tuple[str, float], name: str) -> float:
@@ -214,11 +215,15 @@ def _of(rows: Mapping[Any, _Row], size: float, kind: tuple[str, float], name: st
 
 
 def _heat(axes: Axes, values: np.ndarray, sizes: Sequence[float], names: Sequence[str], title: str) -> None:
+    from matplotlib.colors import LogNorm, Normalize
+
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    axes.imshow(np.ma.masked_invalid(values), cmap="viridis", vmin=low, vmax=high, aspect="auto")
+    # Gains of small and large marks differ by factors: on a linear scale all but the smallest would look alike.
+    norm: Any = LogNorm(low, high) if low > 0 else Normalize(low, high)
+    axes.imshow(np.ma.masked_invalid(values), cmap="viridis", norm=norm, aspect="auto")
     for (down, across), value in np.ndenumerate(values):
         if not math.isnan(value):
-            dark = value < low + 0.55 * (high - low)
+            dark = high > low and float(norm(value)) < 0.55
             axes.text(
                 across, down, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color="white" if dark else _TEXT
             )
