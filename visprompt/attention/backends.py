@@ -165,11 +165,11 @@ def _edited(
         return output.transpose(1, 2), kept[0]
     copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
     rows_query, key, value, query = query[:, :, :copies], key[:, :, copies:], value[:, :, copies:], query[:, :, copies:]
-    own, weights = base(module, query, key, value, mask, **kwargs)
     if not copies:
         rows_query = query.index_select(2, program.rows)
+    options = kwargs
     if "sdpa" in str(getattr(getattr(module, "config", None), "_attn_implementation", "")):
-        kwargs = {name: item for name, item in kwargs.items() if name != "softcap"}  # torch's kernel knows none
+        options = {name: item for name, item in kwargs.items() if name != "softcap"}  # torch's kernel knows none
     wanted_rows = torch.zeros_like(program.rows) if copies else program.rows
     new = run_rows(
         scope,
@@ -179,10 +179,12 @@ def _edited(
         key,
         value,
         scale,
-        mask_rows(module, mask, wanted_rows, query, key, kwargs),
-        kwargs,
+        mask_rows(module, mask, wanted_rows, query, key, options),
+        options,
         always=bool(copies),
     )
+    # Behind the rows: a scope that stops here wants no more.
+    own, weights = base(module, query, key, value, mask, **kwargs)
     if new is None:
         return own, weights
     new = new.transpose(1, 2)  # [n, R, H, D], the interface's layout
@@ -269,12 +271,18 @@ class _MhaHooks:
             raise UnsupportedError("nn.MultiheadAttention with bias_k or add_zero_attn is not supported.")
 
     def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Folded readout copies stand in front of the sequence: the module itself must not see them."""
+        """Folded readout copies stand in front of the sequence: the module itself must not see them.
+
+        What is only read is read here: a scope that stops with it wants no more of the module.
+        """
         if self._is_tempering(module, args, kwargs):
             self.mode.enter_module(module, args, kwargs)
             return None
         copies = 0 if self.scope.sharing is None else self.scope.sharing.copies_at(self.site)
         if not copies:
+            program = self.scope.program(self.site)
+            if not program.needs_outputs:
+                self._compute(module, args, kwargs, program, 0)
             return None
         self.scope.sharing.stash = args[0]
         return tuple(item[:, copies:] for item in args[:3]) + tuple(args[3:]), kwargs
@@ -293,24 +301,15 @@ class _MhaHooks:
         """Overwrites the rows, unless the module was in the mode, or raised."""
         if self.mode.left(module) or output is None:
             return None
-        scope, site = self.scope, self.site
-        query, key, value = (args[i] if i < len(args) else kwargs[n] for i, n in enumerate(("query", "key", "value")))
+        program = self.scope.program(self.site)
+        copies = 0 if self.scope.sharing is None else self.scope.sharing.copies_at(self.site)
+        if not (copies or program.needs_outputs):
+            return None
         own = output[0] if isinstance(output, tuple) else output
-        if not module.batch_first:
-            query, key, value, own = (item.transpose(0, 1) for item in (query, key, value, own))
-        program = scope.program(site)
-        copies = 0 if scope.sharing is None else scope.sharing.copies_at(site)
-        if copies:
-            rows_in = scope.sharing.stash[:, :copies]
-        else:
-            rows_in = query.index_select(1, program.rows)
-        mask = kwargs.get("attn_mask") if len(args) <= 5 else args[5]
-        rows = torch.zeros_like(program.rows) if copies else program.rows
-        with torch.autocast(query.device.type, enabled=False):
-            new = self._rows(module, program, rows_in, key, value, self._mask(module, mask, rows, len(query)), copies)
-            if new is None:
-                return None
-            new = F.linear(new, module.out_proj.weight.float(), _float(module.out_proj.bias)).to(own.dtype)
+        own = own if module.batch_first else own.transpose(0, 1)
+        new = self._compute(module, args, kwargs, program, copies)
+        assert new is not None
+        new = new.to(own.dtype)
         if copies:
             changed = torch.where(program.edited.any(dim=1)[..., None], new, own[:, :1].expand_as(new))
             own = torch.cat((changed, own), dim=1)
@@ -321,6 +320,22 @@ class _MhaHooks:
             own = own.index_copy(1, program.rows, new)
         own = own if module.batch_first else own.transpose(0, 1)
         return (own, *output[1:]) if isinstance(output, tuple) else own
+
+    def _compute(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], program: SiteProgram, copies: int
+    ) -> Tensor | None:
+        """`[n, R, d]` of a call of the module, float32; None if only the attention is read."""
+        query, key, value = (args[i] if i < len(args) else kwargs[n] for i, n in enumerate(("query", "key", "value")))
+        if not module.batch_first:
+            query, key, value = (item.transpose(0, 1) for item in (query, key, value))
+        rows_in = self.scope.sharing.stash[:, :copies] if copies else query.index_select(1, program.rows)
+        mask = kwargs.get("attn_mask") if len(args) <= 5 else args[5]
+        rows = torch.zeros_like(program.rows) if copies else program.rows
+        with torch.autocast(query.device.type, enabled=False):
+            new = self._rows(module, program, rows_in, key, value, self._mask(module, mask, rows, len(query)), copies)
+            if new is None:
+                return None
+            return F.linear(new, module.out_proj.weight.float(), _float(module.out_proj.bias))
 
     def _mask(self, module: Any, mask: Tensor | None, rows: Tensor, batch: int) -> Tensor | None:
         if mask is None:
@@ -453,13 +468,13 @@ class _SeeAttention(TorchFunctionMode):
             key[:, :, copies:],
             value[:, :, copies:],
         )
-        own = F.scaled_dot_product_attention(query, key, value, **rest)
         if not copies:
             rows_query = query.index_select(2, program.rows)
         wanted = torch.zeros_like(program.rows) if copies else program.rows
         mask = mask_rows(site.module, whole, wanted, query, key, {"is_causal": rest.get("is_causal", False)})
         options = {"dropout": rest.get("dropout_p", 0.0)}
         new = run_rows(scope, site, program, rows_query, key, value, scale, mask, options, always=bool(copies))
+        own = F.scaled_dot_product_attention(query, key, value, **rest)  # behind the rows, as above
         if new is None:
             return own
         if copies:
