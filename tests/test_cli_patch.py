@@ -127,7 +127,7 @@ class TestFit:
         found = fit(None, tmp_path / "run", "--limit", "10", "--no-compare")
         data = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))["parts"][0]["record"]["data"]
         assert (data["train"]["kind"], data["train"]["n"], data["test"]["n"]) == ("pictures", 10, 10)
-        assert "generated scenes of 64×64 pixels" in (tmp_path / "run" / "README.md").read_text("utf-8")
+        assert "Generated scenes of 64×64 pixels" in (tmp_path / "run" / "README.md").read_text("utf-8")
         assert "test" in found.stdout
 
     def test_labels_are_not_looked_at(self, photos: Path, tmp_path: Path) -> None:
@@ -276,6 +276,11 @@ def test_show_and_score_with_it(fitted: Path, photos: Path, tmp_path: Path) -> N
         for more in ((), ("-r", "8,8,40,40", "-p", fitted))
     )
     assert plain != marked
+
+
+def test_a_patch_that_is_no_better_than_chance_is_said_to_be(photos: Path, tmp_path: Path) -> None:
+    rate = ("--lr", "1e-9", "-o", "prior=none")  # as it was drawn: grey noise
+    assert "not shown to draw more than random colours" in fit(photos, tmp_path / "run", *rate).stderr
 
 
 class TestTables:

@@ -56,8 +56,8 @@ class Figure:
         low, high = self.interval
         if is_share(self.metric):
             return f"{low * 100:.1f}–{high * 100:.1f} %"
-        between = "–" if low >= 0 else " to "  # a dash in front of a minus is hard to read
-        return f"{shown(self.metric, low)}{between}{shown(self.metric, high)}"
+        ends = [shown(self.metric, end) for end in (low, high)]
+        return (" to " if any(end.startswith("-") for end in ends) else "–").join(ends)  # a dash and a minus are alike
 
 
 def figures_of(record: Mapping[str, Any]) -> list[Figure]:

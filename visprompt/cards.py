@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from visprompt.prompter import Prompter
     from visprompt.training.result import Fitted
 
-__all__ = ["Figure", "add_gains", "card", "figures_of", "is_shown", "trained_text"]
+__all__ = ["Figure", "add_gains", "base_name", "card", "figures_of", "is_shown", "trained_text"]
 
 #: the hub's words for what is learned from a kind of data
 TASKS = {
@@ -128,7 +128,7 @@ def _one(names: Sequence[str]) -> Any:
 
 
 def _title(prompter: Prompter, parts: Sequence[Learned]) -> str:
-    base = _base(parts, "")
+    base = base_name(parts, "")
     data = _dataset(mapping_of(parts[0].record.get("data"))) if parts else ""
     if data and _kind(parts[0].record) == "pictures":
         data = f"learned from {data}"
@@ -162,7 +162,7 @@ def _looks(parts: Sequence[Learned]) -> list[str]:
 
 
 def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
-    base = _base(parts, "MODEL")
+    base = base_name(parts, "MODEL")
     head = any(part.head is not None or part.record.get("head") for part in parts)
     request = 'vp.Request("photo.jpg")'
     if "region" in prompter.needs:
@@ -227,7 +227,7 @@ def _backbone(part: Learned) -> list[str]:
 
     if not part.backbone:
         return []
-    called = describe({**part.backbone, "name": _base([part], "a model")})
+    called = describe({**part.backbone, "name": base_name([part], "a model")})
     found = [f"{called}, tower {part.backbone.get('tower', 'vision')}, frozen."]
     blocks, width = part.backbone.get("blocks"), part.backbone.get("width")
     if blocks and width:
@@ -340,7 +340,7 @@ def _limits(parts: Sequence[Learned]) -> list[str]:
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _base(parts: Sequence[Learned], otherwise: str) -> str:
+def base_name(parts: Sequence[Learned], otherwise: str) -> str:
     """The backbone's name; of a folder on this machine only the last part, since cards are for others."""
     name = str((parts[0].backbone or {}).get("name") or otherwise) if parts else otherwise
     return Path(name).name or name if _is_local(name) else name

@@ -303,8 +303,8 @@ def _announce(splits: Splits, out: Path, sweep: bool) -> None:
 
 def _compare(made: Learned, model: Model, splits: Splits, out: Path) -> None:
     """Measures gain as it is used, beside controls, on held-out pictures; saves it with the rest."""
-    from visprompt.cards import add_gains
-    from visprompt.cli_gain import compare, held_out, told
+    from visprompt.cards import add_gains, base_name
+    from visprompt.cli_gain import beats_chance, compare, held_out, told
 
     part, pictures = held_out(splits)
     if pictures is None:
@@ -315,10 +315,15 @@ def _compare(made: Learned, model: Model, splits: Splits, out: Path) -> None:
     except VispromptError as error:
         typer.echo(f"not compared with other markers: {error}", err=True)
         return
-    whose = str((made.backbone or {}).get("name") or model.name)
-    gains, how = told(made, results, whose, f"{len(pictures)} {part} pictures")
+    gains, how = told(made, results, base_name([made], model.name), f"{len(pictures)} {part} pictures")
     add_gains(made, gains, len(pictures), how)
     made.save_pretrained(out)
+    if not beats_chance(made, results):
+        typer.echo(
+            f"note: on these {len(pictures)} pictures it is not shown to draw more than random colours do. More steps "
+            "(--epochs), more pictures, another size or shape (-o size=…, -o shape=full) may help.",
+            err=True,
+        )
 
 
 def _had_ended(out: Path) -> bool:

@@ -93,6 +93,15 @@ def block_of(made: Learned, results: dict[str, GainResult]) -> int:
     return there.index(taught[-1]) if taught else len(there) - 1
 
 
+def beats_chance(made: Learned, results: dict[str, GainResult]) -> bool:
+    """True if the patch's gain is above that of random colours, by the interval of their difference."""
+    from visprompt.tasks.gain import compared
+
+    place = block_of(made, results)
+    patch, chance = (results[name].masses[:, place] for name in (PATCH, RANDOM))
+    return compared(patch, chance, results[PATCH].without[:, place]).low > 0
+
+
 def told(made: Learned, results: dict[str, GainResult], model: str, pictures: str) -> tuple[dict[str, BlockGain], str]:
     """What goes into a card: gain in the block that it was taught in, and how it was measured."""
     place = block_of(made, results)

@@ -217,12 +217,15 @@ def _gain_by_block(rows: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    from visprompt.cards import Figure
+
     table = Table(title=f"attention gain by block, n = {rows[0]['n']}: gain, 95 %", title_justify="left")
     table.add_column("block", justify="right")
     for row in rows:
         table.add_column(escape(row["marker"]), justify="right")
     for cells in zip(*(row["blocks"] for row in rows), strict=True):
-        words = [f"{one['gain']:.2f}  {one['low']:.2f} to {one['high']:.2f}" for one in cells]
+        figures = [Figure("", "gain", one["gain"], interval=(one["low"], one["high"])) for one in cells]
+        words = [f"{one.text()}  {one.interval_text()}" for one in figures]
         table.add_row(str(cells[0]["block"]), *words)
     return table
 

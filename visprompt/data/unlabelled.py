@@ -158,7 +158,7 @@ def generated(wh: tuple[int, int] = (64, 64), *, seed: int = 0, sizes: dict[str,
         for split, count in wanted.items()
         if count
     }
-    protocol = f"generated scenes of {wh[0]}×{wh[1]} pixels, seed {seed}; train, validation and test are drawn apart."
+    protocol = f"Generated scenes of {wh[0]}×{wh[1]} pixels, seed {seed}; train, validation and test are drawn apart."
     return Splits(parts["train"], parts.get("validation"), parts.get("test"), protocol)
 
 

@@ -166,7 +166,8 @@ def shown(metric: str, value: float) -> str:
     """
     if is_share(metric):
         return f"{value * 100:.1f} %"
-    return f"{value:.2f}" if "gain" in metric else f"{value:.4f}"
+    # Nobody has to wonder about −0.00.
+    return f"{round(value, 2) + 0.0:.2f}" if "gain" in metric else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:
