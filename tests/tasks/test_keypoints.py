@@ -21,7 +21,7 @@ from visprompt.suites import Suite, load_suite, parse_suite
 from visprompt.tasks import Keypoints, Naming, Pointing, Referring, evaluate
 from visprompt.tasks.sources import load_data, scene_pictures
 
-PICTURES = scene_points(10)
+PICTURES = scene_points(10, points=2)
 NAMES = tuple(all_names())
 
 
@@ -80,7 +80,7 @@ def test_inside_is_deeper_than_the_edge() -> None:
     import cv2
 
     depths: dict[str, list[float]] = {"inside": [], "edge": []}
-    for number, picture in enumerate(scene_points(40)):
+    for number, picture in enumerate(scene_points(40, points=2)):
         scene = scenes.scene(0, "test", kind="hard", index=number)
         for (x, y), kind in zip(picture.points_xy, picture.kinds, strict=True):
             (mask,) = [item.mask for item in scene.objects if item.mask[int(y), int(x)]]
@@ -93,11 +93,12 @@ def test_inside_is_deeper_than_the_edge() -> None:
 
 
 def test_points_depend_on_their_scene_alone() -> None:
-    few, many = scene_points(3), scene_points(30)
+    few, many = scene_points(3, points=2), scene_points(30, points=2)
     for one, other in zip(few, many, strict=False):
         np.testing.assert_array_equal(one.points_xy, other.points_xy)
         assert one.ids == other.ids
-    assert not np.array_equal(scene_points(1, split="validation")[0].points_xy, few[0].points_xy)
+    assert not np.array_equal(scene_points(1, split="validation", points=2)[0].points_xy, few[0].points_xy)
+    assert [one.kinds for one in scene_points(3)] == [("inside",), ("edge",), ("inside",)]
     spots = scene_points(20, points=99)
     assert {len(one.names) for one in spots} == {3, 4, 5, 6}
 
@@ -255,7 +256,7 @@ def test_in_suites(tmp_path: Path) -> None:
         parse_suite(bad, "points")
 
 
-DATA = {"source": "scenes-points", "split": "test", "n": 6}
+DATA = {"source": "scenes-points", "split": "test", "n": 6, "points": 2}
 
 
 def test_the_source_says_what_the_points_are() -> None:

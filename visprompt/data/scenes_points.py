@@ -22,12 +22,13 @@ def scene_points(
     split: str = "test",
     seed: int = 0,
     size_wh: tuple[int, int] = (64, 64),
-    points: int = 2,
+    points: int = 1,
 ) -> tuple[PointedPicture, ...]:
     """Generated scenes with points on different objects, drawn from the scene's number alone.
 
-    By turns a point is "inside", where its object is deepest, or at the "edge", one of the outermost of its visible
-    pixels, drawn at random: half of what lies around that one is something else.
+    By turns, from scene to scene and from point to point, a point is "inside", where its object is deepest, or at the
+    "edge", one of the outermost of its visible pixels, drawn at random: half of what lies around that one is something
+    else.
 
     Args:
         n: how many scenes.
@@ -37,7 +38,7 @@ def scene_points(
         size_wh: of the pictures.
         points: in every scene, at most as many as it has objects.
 
-    >>> first = scene_points(1)[0]
+    >>> first = scene_points(1, points=2)[0]
     >>> first.names, first.kinds
     (('blue moon', 'yellow heart'), ('inside', 'edge'))
 
@@ -56,7 +57,7 @@ def scene_points(
     for number, scene in enumerate(made):
         rng = np.random.default_rng([_SALT, scenes.SPLITS[split], seed, number])
         chosen = rng.permutation(len(scene.objects))[:points]
-        kinds = tuple(KINDS[place % len(KINDS)] for place in range(len(chosen)))
+        kinds = tuple(KINDS[(number + place) % len(KINDS)] for place in range(len(chosen)))
         masks = [scene.objects[index].mask for index in chosen]
         both = zip(masks, kinds, strict=True)
         spots = [_inside(mask) if sort == "inside" else _edge(mask, rng) for mask, sort in both]

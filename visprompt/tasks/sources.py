@@ -122,7 +122,7 @@ def _scenes_points(spec: Mapping[str, Any], images: str | Path | None, annotatio
         "split": str(spec.get("split", "test")),
         "seed": int(spec.get("seed", 0)),
         "size_wh": tuple(spec.get("size_wh", (64, 64))),
-        "points": int(spec.get("points", 2)),
+        "points": int(spec.get("points", 1)),
     }
     pictures = list(scene_points(int(spec.get("n", 1000)), **settings))
     total = hashlib.sha256()
@@ -217,7 +217,7 @@ SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SO
 #: what a source takes for a key that decides which pictures these are, and is left out
 SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
     "scenes": {"kind": "hard", "split": "test", "size_wh": [64, 64]},
-    "scenes-points": {"kind": "hard", "split": "test", "size_wh": [64, 64], "points": 2},
+    "scenes-points": {"kind": "hard", "split": "test", "size_wh": [64, 64], "points": 1},
     "cub": {"split": "test", "folder": ".", "merge_sides": False},
     "refer": {"split": "val"},
     "scenes-vqa": {"difficulty": "easy", "split": "test"},
