@@ -1,7 +1,7 @@
 """Learns the bundled patches: one for every bundled model, through the public API, measured beside their controls.
 
 The paper: Rezaei et al., Learning Visual Prompts for Guiding the Attention of Vision Transformers,
-https://arxiv.org/abs/2406.03303. A run leaves a checkpoint every 25 steps and a line of ``metrics.jsonl`` at every
+https://arxiv.org/abs/2406.03303. A run leaves a checkpoint every 100 steps and a line of ``metrics.jsonl`` at every
 evaluation in its folder; the same command goes on there, or is done at once if it was finished.
 """
 
