@@ -1,7 +1,7 @@
 # Everything runs in an environment of its own, made on first use: only Python ≥ 3.10 and make are needed.
 #   make bench              the bundled benchmarks, offline: tables and reports in runs/bench, its vqa, tuning and gain
 #   make test, make lint    what CI runs
-#   make zoo                trains the bundled models anew (two CLIPs, an LVLM, a masked auto-encoder, a patch for each; 85 min on two cores)
+#   make zoo                trains the bundled models anew, and learns a patch for each (85 min on two cores)
 #   make support-matrix     writes docs/support-matrix.md
 PYTHON ?= python3
 VENV ?= .venv
