@@ -20,7 +20,7 @@ from visprompt.testing import conformance
 from visprompt.testing.conformance_lvlm import wrapped as made_and_wrapped
 from visprompt.testing.tiny_lvlm import tiny_lvlm
 
-TILED = ("llava-next", "llava-onevision", "idefics3", "smolvlm")
+TILED = ("llava-next", "llava-onevision", "idefics3", "smolvlm", "internvl")
 PACKED = ("qwen2-vl", "qwen2-5-vl", "qwen3-vl", "qwen3-vl-moe")
 
 
@@ -151,6 +151,26 @@ def test_rows_of_packed_pictures_can_be_read_one_by_one() -> None:
     assert (rows[3][0, 0, 0] > 0).all()
 
 
+def test_what_qwen_has_on_the_hub_gets_a_square_of_448() -> None:
+    """Its own patches, windows and limits of size, whatever is small besides."""
+    made = tiny_lvlm("qwen2-5-vl")
+    config = made.module.config
+    config.vision_config.update({"patch_size": 14, "window_size": 112})
+    processor = made.processor.image_processor
+    processor.patch_size, processor.size = 14, {"shortest_edge": 56 * 56, "longest_edge": 12845056}
+    encoder = encoder_of(vp.wrap(type(made.module)(config).eval(), made.processor))
+    (tile,) = encoder.geometry((640, 480)).tiles
+    assert (tile.input_hw, tile.grid_hw, tile.patch_hw) == ((448, 448), (32, 32), (14.0, 14.0))
+    (found,) = vp.Runner(encoder).attention(vp.Request(pictures(1)[0]))
+    assert torch.allclose(found.values.sum(-1), torch.ones(4, 2), atol=1e-4)
+    # A patch at the border between windows sees its own alone, and gets nothing from others: 8 × 8 patches each.
+    with torch.no_grad():
+        rows = encoder.encode([vp.VisualPrompt(pictures(1)[0])], read=[0], read_rows=(7 * 32 + 7,)).attention[0]
+    seen = (rows[0, 0, 0] > 0).reshape(32, 32)
+    assert seen[:8, :8].all()
+    assert int(seen.sum()) == 64
+
+
 def test_naflex_is_read_in_squares_without_padding() -> None:
     """A square picture through its own processor and through ours: the same inputs, embeddings and maps."""
     _, model = conformance.wrapped("transformers-siglip2-naflex")
@@ -190,7 +210,8 @@ def test_a_tile_is_what_the_tower_gets(name: str) -> None:
     )
     whole: Any = module
     size = {"image_sizes": torch.tensor([shown.size])} if name.startswith("llava") else {}
-    tiles = pixels[None, None] if name in ("idefics3", "smolvlm") else pixels.expand(1, 3, -1, -1, -1)
+    tiles = {"idefics3": pixels[None, None], "smolvlm": pixels[None, None], "internvl": pixels[None]}.get(name)
+    tiles = pixels.expand(1, 3, -1, -1, -1) if tiles is None else tiles
     try:
         with torch.no_grad():
             whole.get_image_features(tiles, **size)

@@ -27,7 +27,8 @@ from visprompt.attention.sites import Site
 from visprompt.attention.tempering import can_temper, tempered_attention, tempered_mha
 from visprompt.errors import UnsupportedError
 
-#: numbers of one call's edited rows × keys that are held at a time (256 MB): towers read by all patches have many
+#: numbers of one call's edited rows × keys that are held at a time (256 MB), and of those that are read in all the
+#: pictures of a batch: towers read by all patches have many
 MOST_LOGITS = 2**26
 
 
@@ -214,7 +215,8 @@ def run_rows(
     read, unless they are wanted `always`. Keeps what is to be read.
     """
     at_once = max(MOST_LOGITS // max(query.shape[0] * query.shape[1] * key.shape[2], 1), 1)
-    if query.shape[2] > at_once and program.reads_mean and not always:
+    if query.shape[2] * scope.calls > at_once and program.reads_mean and not always:
+        at_once = max(at_once // scope.calls, 1)
         with torch.autocast(query.device.type, enabled=False):
             mean = mean_attention(query, key, scale, mask, options.get("softcap"), at_once)
         scope.keep(site, program, None, mean, value)

@@ -54,7 +54,7 @@ class Packed:
 
     def __init__(self, streams: Tensor, patches: Tensor) -> None:
         self.streams, self.patches = streams, patches
-        self.most = int(patches.max()) + 1
+        self.most, self.pictures = int(patches.max()) + 1, int(streams.max()) + 1
         self._stream_at = streams.tolist()
         self._at: dict[Site, int] = {}
         self._last: tuple[int, Tensor, int] | None = None

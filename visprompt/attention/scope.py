@@ -230,6 +230,11 @@ class Scope:
         """What was read, site by site: `[n, H, K]`, or `[n, H, R, K]` of rows that are kept one by one."""
         return self.attention if not isinstance(self.timeline, Packed) else self.timeline.maps()
 
+    @property
+    def calls(self) -> int:
+        """In how many calls a site sees a batch, at least: one, or one for each picture of a packed sequence."""
+        return self.timeline.pictures if isinstance(self.timeline, Packed) else 1
+
     def _is_through(self, site: Site) -> bool:
         """False as long as the site has pictures of a packed sequence before it."""
         return not isinstance(self.timeline, Packed) or self.timeline.is_through(site)

@@ -319,14 +319,14 @@ class Model:
             `encode(pixels)` with pixels `[n, 3, h, w]`, normalised, already in the model's input size.
 
         Raises:
-            UnsupportedError: for packed pictures, and as `encode`.
+            UnsupportedError: for padded pictures, and as `encode`.
         """
         self._check_open()
         self._check(prompts, bool(read or decompose), features)
         prompts = list(prompts)
         if self.parts.tower is not None and self.parts.tower.padded:
             raise UnsupportedError(
-                f"{self.name} takes packed pictures of its own layout: pixels cannot be given directly."
+                f"{self.name} takes padded pictures of its own layout: pixels cannot be given directly."
             )
         if len(groups_of(prompts)) > 1:
             raise InvalidInputError(

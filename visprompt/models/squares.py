@@ -116,6 +116,7 @@ class WholeTile:
 WHOLE: dict[str, dict[str, Any]] = {
     "llava_next": {},
     "llava_onevision": {},
+    "internvl": {"crop_to_patches": False},
     "idefics3": {"do_image_splitting": False, "do_resize": False},
     "smolvlm": {"do_image_splitting": False, "do_resize": False},
 }
