@@ -188,6 +188,15 @@ def test_naflex_is_read_in_squares_without_padding() -> None:
     assert (pixels.grad != 0).float().mean() > 0.99
 
 
+def test_what_packed_towers_do_not_offer_is_refused() -> None:
+    _, model = wrapped("qwen2-vl")
+    encoder, prompts = encoder_of(model), [vp.VisualPrompt(pictures(1)[0])]
+    with pytest.raises(vp.UnsupportedError, match="not decomposed"):
+        encoder.encode(prompts, decompose=[3])
+    with pytest.raises(vp.UnsupportedError, match="packs its pictures"):
+        encoder.encode(prompts, features=True)
+
+
 # -- tiles ------------------------------------------------------------------------------------------------------------
 
 

@@ -76,8 +76,10 @@ class Packed:
 
         Raises:
             SiteNotReachedError: if the tower sees more than the pictures' patches.
-            UnsupportedError: if a call sees several pictures, as flash attention does.
+            UnsupportedError: if a call sees several pictures, as flash attention does, or is to be decomposed.
         """
+        if program.decompose:
+            raise UnsupportedError("attention is not decomposed in towers that pack pictures into one sequence.")
         first = self._at.get(site, 0)
         piece = slice(first, first + queries)
         if streams != 1 or keys != queries or piece.stop > len(self.streams):
