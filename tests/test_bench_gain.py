@@ -403,6 +403,14 @@ class TestRunning:
         assert len(read_jsonl(file)) == 2 * before
         assert changed.rows[0]["value"] != result.rows[0]["value"]
 
+    def test_a_picture_that_cannot_be_read_ends_the_run(self, model: vp.Model, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
+        (tmp_path / "photos" / "b.png").write_text("no picture", encoding="utf-8")
+        with pytest.raises(InvalidInputError, match=r"b\.png"):
+            run_gain(small(), models=[model], images=tmp_path / "photos", out=tmp_path / "out")
+        assert not (tmp_path / "out" / "results.jsonl").exists()
+
     def test_what_a_patch_is_learned_on_is_not_measured_on(self, model: vp.Model, tmp_path: Path) -> None:
         (tmp_path / "photos" / "more").mkdir(parents=True)
         learn = [{"strategy": "patch", "learn": {"data": str(tmp_path / "photos")}}]

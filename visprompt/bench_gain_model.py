@@ -119,6 +119,10 @@ class Measured:
     about: Row
 
 
+class _NotMeasurable(VispromptError):
+    """No marker can be measured."""
+
+
 def centred(patch: Any, given: Mapping[str, Any]) -> Any:
     """A copy that goes where attention is measured: on the square and as large as it, unless something else is given.
 
@@ -272,18 +276,29 @@ class GainModel:
         whole = self.bench.whole
         try:
             marker = make()
+            if marker.size_tokens == self.own_size:
+                self._require_pictures()
             masses, about = self.masses(marker, tell=True)
             without, _ = self.plain(marker.size_tokens)
             other = None
             if whole.compare_with is not None and (part != "gain" or label != whole.compare_with):
                 beside = self.marker(whole.marker(whole.compare_with))
                 other, _ = self.masses(beside, marker.size_tokens)
+        except _NotMeasurable as error:
+            raise InvalidInputError(str(error)) from error
         except VispromptError as error:
             self.bench.problems.append(f"{self.name}, {label}: left out, because {error}")
             self.bench.done(len(self.pictures))
             return None
         meter = self.meter(marker.size_tokens)
         return Measured(part, self.name, marker, meter.read_blocks(), masses, without, other, about)
+
+    def _require_pictures(self) -> None:
+        """Looks at the pictures without a marker, which every figure needs: what fails there fails for all markers."""
+        try:
+            self.plain(self.own_size)
+        except VispromptError as error:
+            raise _NotMeasurable(str(error)) from error
 
     def meter(self, size: float) -> GainMeter:
         """What measures on squares of a size."""
