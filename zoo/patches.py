@@ -27,7 +27,8 @@ class PatchRecipe:
         model: Name of the bundled model.
         options: Options of `patch`, beside the defaults.
         settings: Settings of `fit`, beside those of `patch`.
-        data_seed: Of the scenes it is learned and chosen on, and of the first patch.
+        data_seed: Of the scenes it is learned and chosen on.
+        seed: Of the first patch, the order and the places.
         test_seed: Of the scenes and places it is reported on: nothing is chosen there.
         test_pictures: How many.
         parts: Pictures for learning and choosing, and for the loop's own figures; None: those of `patch` without data.
@@ -37,6 +38,7 @@ class PatchRecipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     data_seed: int = 0
+    seed: int = 0
     test_seed: int = 20_260
     test_pictures: int = 500
     parts: dict[str, int] | None = None
@@ -50,10 +52,16 @@ class PatchRecipe:
 PATCH_RECIPES: dict[str, PatchRecipe] = {
     recipe.name: recipe
     for recipe in (
-        PatchRecipe("scenes-clip"),
+        # Trainings differ: this one had 3.8 times the red circle's gain on 200 validation scenes of seed 77, two with
+        # other seeds 3.2 each. One of these two had 2.9 on the test scenes of seed 20,260, and since these had then been
+        # looked at, this one is reported on others.
+        PatchRecipe("scenes-clip", data_seed=1000, test_seed=20_270),
         PatchRecipe("scenes-clip-annotated"),
-        PatchRecipe("scenes-mae"),
-        PatchRecipe("scenes-llava"),
+        # All its patches' rows are read, which look at patches like their own: places get much the same of it, and a
+        # ring draws half of what a full patch does (validation: 0.09 and 0.19). More steps change nothing.
+        PatchRecipe("scenes-mae", options={"shape": "full"}, settings={"lr": 0.01, "epochs": 6}),
+        # With a hole of 0.3, 2.8 times the circle on the test scenes of seed 20,260.
+        PatchRecipe("scenes-llava", options={"ratio": 0.2}, data_seed=1000, test_seed=20_270),
     )
 }
 
@@ -75,7 +83,7 @@ def learn_patch(recipe: PatchRecipe, work: Path) -> Any:
     prompter: Any = vp.Prompter.from_name("patch", **recipe.options)
     scenes = generated(_input_wh(model), seed=recipe.data_seed, sizes=recipe.parts)
     began = time.process_time()
-    settings = {"seed": recipe.data_seed, **recipe.settings}
+    settings = {"seed": recipe.seed, **recipe.settings}
     prompter.fit(model, scenes, out=work / recipe.name, **settings)
     _log(work, recipe, event="learned", cpu_s=round(time.process_time() - began, 1))
     return prompter
