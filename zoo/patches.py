@@ -53,8 +53,8 @@ PATCH_RECIPES: dict[str, PatchRecipe] = {
     recipe.name: recipe
     for recipe in (
         # Trainings differ: this one had 3.8 times the red circle's gain on 200 validation scenes of seed 77, two with
-        # other seeds 3.2 each. One of these two had 2.9 on the test scenes of seed 20,260, and since these had then been
-        # looked at, this one is reported on others.
+        # other seeds 3.2 each. One of these had 2.9 on the test scenes of seed 20,260. Those have been looked at by
+        # now, so this one is reported on others.
         PatchRecipe("scenes-clip", data_seed=1000, test_seed=20_270),
         PatchRecipe("scenes-clip-annotated"),
         # All its patches' rows are read, which look at patches like their own: places get much the same of it, and a
