@@ -13,7 +13,7 @@ import numpy as np
 
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.learned import Learned
-from visprompt.patches import BLENDINGS, PLACES, SHAPES, marks_of, paste, random_colours, shape_alpha, to_rgba
+from visprompt.patches import BLENDINGS, PLACES, SHAPES, marks_of, paste_all, random_colours, shape_alpha, to_rgba
 from visprompt.prompter import Options, Prompter
 from visprompt.registry import defaults_of
 from visprompt.visual_prompt import VisualPrompt, check_blocks, is_number
@@ -227,8 +227,7 @@ class Patch(Learned):
             patch = random_colours(patch)
         geometry = _geometry(prompt, model) if options.size_share is None else None
         marks = marks_of(regions, options.place, options.rim_marks, wh, lambda spot: self._side(spot, wh, geometry))
-        for spot, side in marks:
-            picture = paste(picture, patch, spot, side, opacity=options.opacity, blending=options.blending)
+        picture = paste_all(picture, patch, marks, opacity=options.opacity, blending=options.blending)
         return prompt if picture is prompt.picture else prompt.with_(picture=picture)
 
     def _side(self, spot: Pair, wh: tuple[int, int], geometry: Geometry | None) -> Pair:
@@ -286,9 +285,13 @@ class Patch(Learned):
         return (ConvPrior if options.prior == "conv" else PixelPrior)(alpha, generator)
 
     def patch(self, device: torch.device) -> Tensor:
-        """The patch as it is learned, `[4, r, r]` in [0, 1], with gradients."""
+        """The patch as it is learned, `[4, r, r]` in [0, 1], with gradients; without any if its colours are random."""
+        import torch
+
         source: Any = self.parameters
         found: Tensor = source.patch()
+        if self.options.colours == "random":
+            found = torch.from_numpy(random_colours(self.array()))
         return found.to(device)
 
     def objective(self, model: Model, data: Labelled) -> type[Objective]:
@@ -311,19 +314,36 @@ class Patch(Learned):
 
         Raises:
             UnsupportedError: if the model's attention cannot be read.
-            InvalidInputError: for data without pictures, and as `Learned.fit`.
+            InvalidInputError: for data without pictures, for options with which nothing is learned, and as
+                `Learned.fit`.
         """
         from visprompt.models.lvlm_encoder import encoder_of
 
-        splits = self.splits(model, data, seed=int(options.get("seed", 0)))
+        self._require_learnable(options.get("sweep") or {})
+        seed = options.get("seed", 0)
+        # Seeds that are none are refused with the other settings.
+        splits = self.splits(model, data, seed=seed if isinstance(seed, int) and seed >= 0 else 0)
         fitted = super().fit(encoder_of(model), splits, **options)
         self.parameters = self._baked().to(model.device)
         return fitted
+
+    def _require_learnable(self, sweep: Mapping[str, Sequence[Any]]) -> None:
+        options: PatchOptions = self.options
+        if options.opacity == 0:
+            raise InvalidInputError("with opacity=0 nothing is pasted, so nothing can be learned: leave it out.")
+        if options.colours == "random":
+            raise InvalidInputError('colours="random" is a control of what is learned: give it when that is loaded.')
+        of_use = sorted((self.free - {"opacity"}) & set(sweep))
+        if of_use:
+            raise InvalidInputError(f"{', '.join(of_use)} says how a patch is used; every value would learn the same.")
 
     def evaluate(
         self, model: Model, data: Labelled | Splits | str | os.PathLike[str] | None = None, **settings: Any
     ) -> dict[str, float]:
         """How much attention it, or what ships for the model, gets on a model: any, not only where it was learned.
+
+        It is put once into each picture, as large as it was learned; of the options of use `opacity` and `colours`
+        count.
 
         Args:
             model: an image encoder.

@@ -135,7 +135,7 @@ class Learned(Prompter):
             **settings: `FitSettings`, over the strategy's own defaults.
 
         Returns:
-            What was measured; the prompter itself holds what was learned.
+            What was measured; the prompter itself holds what was learned, and after an error what it held before.
 
         Raises:
             InvalidInputError: for data or settings that do not go together, or another run's traces in `out`.
@@ -143,17 +143,23 @@ class Learned(Prompter):
         """
         from visprompt.training.run import run
 
-        return run(
-            self,
-            model,
-            data,
-            out=out,
-            sweep=sweep,
-            final=final,
-            restart=restart,
-            progress=progress,
-            settings=settings,
-        )
+        before = (self.options, self.parameters, self.head, self.backbone, self.record)
+        try:
+            return run(
+                self,
+                model,
+                data,
+                out=out,
+                sweep=sweep,
+                final=final,
+                restart=restart,
+                progress=progress,
+                settings=settings,
+            )
+        except BaseException:
+            # What is half trained would be used as if it were learned.
+            self.options, self.parameters, self.head, self.backbone, self.record = before
+            raise
 
     def evaluate(self, model: Model, data: Labelled, **settings: Any) -> dict[str, float]:
         """Measures what was learned on other data with the same classes.

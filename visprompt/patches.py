@@ -105,21 +105,46 @@ def paste(
     >>> [done.getpixel((x, 0))[0] for x in range(4)]
     [0, 255, 0, 0]
     """
-    width, height = picture.size
-    x0, y0 = centre_xy[0] - side_wh[0] / 2, centre_xy[1] - side_wh[1] / 2
-    left, right = max(math.floor(x0), 0), min(math.ceil(x0 + side_wh[0]), width)
-    top, bottom = max(math.floor(y0), 0), min(math.ceil(y0 + side_wh[1]), height)
-    if left >= right or top >= bottom:
-        return picture
-    across = overlaps(x0, side_wh[0], patch.shape[2], left, right - left)
-    down = overlaps(y0, side_wh[1], patch.shape[1], top, bottom - top)
-    alpha = down @ patch[3] @ across.T
-    colour = np.stack([down @ (channel * patch[3]) @ across.T for channel in patch[:3]], axis=-1)
-    pixels = np.asarray(picture.convert("RGB")).copy()
-    window = pixels[top:bottom, left:right].astype(np.float64) / 255
-    mixed = mix(window, colour, alpha[..., None], opacity, blending)
-    pixels[top:bottom, left:right] = np.rint(np.clip(mixed, 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(pixels)
+    return paste_all(picture, patch, [(centre_xy, side_wh)], opacity=opacity, blending=blending)
+
+
+def paste_all(
+    picture: Image.Image,
+    patch: np.ndarray,
+    marks: Sequence[tuple[Pair, Pair]],
+    *,
+    opacity: float = 1.0,
+    blending: Blending = "over",
+) -> Image.Image:
+    """`paste` at several places, one after the other; the picture is copied once, however many there are.
+
+    Args:
+        picture: RGB.
+        patch: `[4, r, r]` in [0, 1].
+        marks: centre, and width and height of every one, pixels of the picture.
+        opacity: in [0, 1].
+        blending: "over" or "add".
+
+    Returns:
+        The picture itself if nothing of any mark lies in it.
+    """
+    pixels: np.ndarray | None = None
+    for (x, y), (wide, high) in marks:
+        x0, y0 = x - wide / 2, y - high / 2
+        left, right = max(math.floor(x0), 0), min(math.ceil(x0 + wide), picture.width)
+        top, bottom = max(math.floor(y0), 0), min(math.ceil(y0 + high), picture.height)
+        if left >= right or top >= bottom:
+            continue
+        if pixels is None:
+            pixels = np.array(picture.convert("RGB"))
+        across = overlaps(x0, wide, patch.shape[2], left, right - left)
+        down = overlaps(y0, high, patch.shape[1], top, bottom - top)
+        alpha = down @ patch[3] @ across.T
+        colour = np.stack([down @ (channel * patch[3]) @ across.T for channel in patch[:3]], axis=-1)
+        window = pixels[top:bottom, left:right]
+        mixed = mix(window / 255, colour, alpha[..., None], opacity, blending)
+        window[...] = np.rint(np.clip(mixed, 0, 1) * 255).astype(np.uint8)
+    return picture if pixels is None else Image.fromarray(pixels)
 
 
 def mix(below: np.ndarray, colour: np.ndarray, alpha: np.ndarray, opacity: float, blending: Blending) -> np.ndarray:

@@ -18,6 +18,7 @@ import visprompt as vp
 from visprompt.data.labelled import Labelled, Splits
 from visprompt.data.unlabelled import generated, read_pictures, unlabelled
 from visprompt.geometry import Geometry, Tile
+from visprompt.patches import random_colours
 from visprompt.testing import conformance, conformance_lvlm
 from visprompt.training import fitting
 from visprompt.training.attention_target import AttentionTarget
@@ -429,3 +430,51 @@ def test_untrained_and_foreign_weights_say_so() -> None:
 def test_options_are_data() -> None:
     assert PatchOptions(blocks=[-2, -1]).blocks == (-2, -1)  # type: ignore[arg-type]
     assert PatchOptions(blocks=-1).blocks == (-1,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        ({"opacity": 0.0}, {}, "nothing can be learned"),
+        ({"colours": "random"}, {}, "when that is loaded"),
+        ({}, {"sweep": {"place": ["rim", "centre"]}}, "place says how a patch is used"),
+        ({}, {"seed": "two"}, "seed"),
+        ({}, {"seed": None}, "seed"),
+    ],
+)
+def test_what_would_learn_nothing_says_so(options: dict[str, Any], settings: dict[str, Any], message: str) -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    prompter = vp.Prompter.from_name("patch", **options)
+    with pytest.raises((vp.InvalidInputError, vp.UnknownNameError), match=message):
+        prompter.fit(model, data(), **FAST, **settings)
+    assert prompter.parameters is None
+
+
+def test_what_fails_to_learn_leaves_what_was_learned() -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    for array in (None, made().array()):
+        prompter: Any = vp.Prompter.from_name("patch") if array is None else made()
+        record = prompter.record
+        with pytest.raises(vp.InvalidInputError, match=r"gone\.jpg"):
+            prompter.fit(model, [*pictures(4), "gone.jpg"], epochs=1, **FAST)
+        if array is None:
+            assert prompter.parameters is None
+            assert prompter.backbone is None
+        else:
+            assert np.array_equal(prompter.array(), array)
+            assert prompter.backbone["name"] == "elsewhere"
+            assert prompter.record is record
+
+
+def test_the_control_is_measured_with_its_own_colours() -> None:
+    """Not with the learned ones, which `edit` does not paste either."""
+    _, model = conformance.wrapped("transformers-clip")
+    held = data().validation
+    assert held is not None
+    learned, control = made(), made(colours="random")
+    array = learned.array()
+    array[:3] = np.rint(random_colours(array) * 255)[:3] / 255
+    drawn = made(np.rint(array * 255).astype(np.uint8))
+    figures = control.evaluate(model, held)
+    assert figures["loss"] == pytest.approx(drawn.evaluate(model, held)["loss"], rel=1e-5)
+    assert figures["loss"] != pytest.approx(learned.evaluate(model, held)["loss"], rel=1e-4)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.geometry import Tile
-from visprompt.patches import BLENDINGS, SHAPES, centre_of, overlaps, paste, rim_of, shape_alpha
+from visprompt.patches import BLENDINGS, SHAPES, centre_of, overlaps, paste, paste_all, rim_of, shape_alpha
 from visprompt.testing import conformance
 from visprompt.training.pasting import (
     Marks,
@@ -80,6 +80,20 @@ def test_on_whole_pixels_a_full_patch_is_copied() -> None:
     rest = np.ones((64, 96), dtype=bool)
     rest[4:20, 12:28] = False
     assert np.array_equal(done[rest], np.asarray(picture())[rest])
+
+
+def test_several_marks_are_pasted_one_after_the_other() -> None:
+    """Overlapping ones too, and those outside change nothing, not even which picture it is."""
+    rgba, before = patch(ratio=0.5), picture()
+    spots = [((20.3, 12.0), (16.0, 9.5)), ((-90.0, 4.0), (16.0, 16.0)), ((25.0, 14.5), (16.0, 16.0))]
+    wanted = before
+    for spot, side in spots:
+        wanted = paste(wanted, rgba, spot, side, opacity=0.7)
+    done = paste_all(before, rgba, spots, opacity=0.7)
+    assert np.array_equal(done, wanted)
+    assert not np.array_equal(done, before)
+    assert np.array_equal(before, picture())
+    assert paste_all(before, rgba, spots[1:2]) is before
 
 
 def test_the_hole_of_a_ring_shows_what_is_below() -> None:
