@@ -169,7 +169,7 @@ def test_the_installed_wheel_runs_the_bench_outside_the_checkout(installed: Path
     assert len(files) == 3
     assert all(Path(file).is_relative_to(installed) for file in files), files
     rows = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [row["n"] for row in rows] == [2] * 4
+    assert [row["n"] for row in rows] == [2] * 6  # three tasks
     page = (tmp_path / "runs/quick/report.html").read_text(encoding="utf-8")
     assert "falip" in page
     assert ("Bar chart of the accuracies" in page) == plots
