@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import visprompt as vp
+from visprompt.data.unlabelled import generated
 from visprompt.tasks.gain import GainMeter, attention_gain, compared, marked_square, random_patch, summary
 from visprompt.testing import conformance, conformance_lvlm
 
@@ -204,3 +205,32 @@ def test_what_cannot_be_measured_says_so() -> None:
         attention_gain(convolutional, vp.Prompter.from_name("circle"), pictures(1))
     with pytest.raises(vp.InvalidInputError, match="alpha of a learned one"):
         random_patch(vp.Prompter.from_name("patch"), 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pictures": "photos"}, "pictures is a list of paths"),
+        ({"pictures": generated((64, 64), sizes={"train": 1, "validation": 0, "test": 1})}, "got Splits"),
+        ({"size_tokens": 0}, "size_tokens is a number above 0"),
+        ({"size_tokens": "3"}, "size_tokens is a number above 0"),
+        ({"blocks": []}, "a list of blocks"),
+        ({"blocks": -1}, "a list of blocks"),
+    ],
+)
+def test_a_meter_says_what_it_takes(arguments: dict[str, Any], message: str) -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    with pytest.raises(vp.InvalidInputError, match=message):
+        GainMeter(model, **{"pictures": pictures(1), **arguments})
+
+
+@pytest.mark.parametrize("marker", ["circle", [], ["circle"]])
+def test_a_marker_is_a_strategy(marker: Any) -> None:
+    _, model = conformance.wrapped("transformers-clip")
+    with pytest.raises(vp.InvalidInputError, match="a marker is a strategy"):
+        GainMeter(model, pictures(1)).measure(marker)
+
+
+def test_the_random_control_is_that_of_a_patch() -> None:
+    with pytest.raises(vp.InvalidInputError, match="alpha of a learned one"):
+        random_patch(vp.Prompter.from_name("circle"), 0)

@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
+from visprompt.learned import Learned
 from visprompt.patches import random_colours
 from visprompt.prompter import Prompter
 from visprompt.request import Box, Request
+from visprompt.visual_prompt import block_number, is_number
 
 if TYPE_CHECKING:
     from visprompt.geometry import Geometry
@@ -135,9 +137,18 @@ class GainMeter:
 
         self.model = encoder_of(model)
         self._tower = self.model.tower  # raises for a model without attention
+        if isinstance(pictures, str | bytes) or not isinstance(pictures, Iterable):
+            raise InvalidInputError(
+                f"pictures is a list of paths, PIL images or arrays; got {type(pictures).__name__}. A data set's are "
+                "[data.picture(i) for i in range(len(data))]."
+            )
         self.pictures: Sequence[Any] = pictures if isinstance(pictures, Sequence) else list(pictures)
         if not len(self.pictures):
             raise InvalidInputError("gain is measured on pictures, and there are none.")
+        if not is_number(size_tokens) or size_tokens <= 0:
+            raise InvalidInputError(f"size_tokens is a number above 0; got {size_tokens!r}.")
+        if blocks is not None and not (isinstance(blocks, Sequence) and len(blocks)):
+            raise InvalidInputError(f"blocks is a list of blocks, or None for all; got {blocks!r}.")
         self.size_tokens, self.seed, self.blocks = size_tokens, seed, blocks
         self._options = {"progress": False, **runner}
         self._without = without
@@ -154,8 +165,6 @@ class GainMeter:
         """Numbers of the blocks that are measured."""
         tower = self._tower
         if self.blocks is not None:
-            from visprompt.visual_prompt import block_number
-
             return tuple(block_number(block, tower.num_blocks) for block in self.blocks)
         return tuple(range(tower.num_blocks))
 
@@ -187,6 +196,11 @@ class GainMeter:
         """
         import visprompt as vp
 
+        several = list(prompter) if isinstance(prompter, list | tuple) else [prompter]
+        if not several or not all(one is None or isinstance(one, Prompter) for one in several):
+            raise InvalidInputError(
+                f"a marker is a strategy, vp.Prompter.from_name(…), or a list of some; got {prompter!r:.60}."
+            )
         marker = _InTurn(prompter) if isinstance(prompter, Sequence) else prompter
         runner = vp.Runner(self.model, marker, **self._options)
         found: list[Masses] = []
@@ -280,7 +294,7 @@ def random_patch(patch: Any, seed: int) -> Any:
     """
     import copy
 
-    state = patch.state()
+    state = patch.state() if isinstance(patch, Learned) else {}
     if "prompt.rgba" not in state:
         raise InvalidInputError("a random patch has the alpha of a learned one: load or learn one first.")
     rgba = state["prompt.rgba"]
@@ -368,7 +382,7 @@ def _gain(mass: Any, plain: Any) -> Any:
     return mass / plain - 1
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=1)
 def _draws(count: int) -> Masses:
     """Bootstrap resamples of `count` pictures, as the weight of every picture in every resample, `[R, n]`."""
     rng = np.random.default_rng(0)
