@@ -200,7 +200,7 @@ class Patch(Learned):
         return (
             f"{self.name!r} has learned nothing yet, and none ships for {model.name}: {learn}take one that was learned "
             'on another model, vp.Prompter.from_pretrained("bundled:patch-scenes-clip") or a folder. With the package '
-            f"come {', '.join(bundled.patches())}."
+            f"come {', '.join(f'bundled:{one}' for one in bundled.patches())}."
         )
 
     def describe(self) -> dict[str, Any]:
@@ -410,7 +410,8 @@ class Patch(Learned):
         from visprompt.training.priors import Baked
 
         rgba = state.get("prompt.rgba")
-        fits = rgba is not None and rgba.dtype == torch.uint8 and rgba.ndim == 3 and rgba.shape[0] == 4
+        fits = rgba is not None and rgba.dtype == torch.uint8 and rgba.ndim == 3
+        fits = fits and rgba is not None and rgba.shape[0] == 4 and rgba.shape[1] == rgba.shape[2] > 0
         if rgba is None or not fits or set(state) != {"prompt.rgba"}:
             found = ", ".join(f"{name} {list(item.shape)}" for name, item in state.items()) or "nothing"
             raise InvalidInputError(f"a patch is one tensor, prompt.rgba, uint8 [4, r, r]; got {found}.")

@@ -283,6 +283,20 @@ def test_a_patch_that_is_no_better_than_chance_is_said_to_be(photos: Path, tmp_p
     assert "not shown to draw more than random colours" in fit(photos, tmp_path / "run", *rate).stderr
 
 
+def test_few_steps_are_said_to_be_few_unless_they_were_asked_for(photos: Path, tmp_path: Path) -> None:
+    base = ("fit", "patch", "-m", MODEL, "--data", photos, "--no-compare", "--limit", 8)
+    said = run(*base, "--out", tmp_path / "a").stderr
+    # 8 pictures or fewer, 4 a step, 12 epochs.
+    assert "are 24 steps" in said
+    assert "--epochs 1200 --set evaluate_every=200" in said
+    assert "note:" not in run(*base, "--out", tmp_path / "b", "--max-steps", 2).stderr
+
+
+def test_a_patch_has_no_head(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="there is no head to train"):
+        fit(photos, tmp_path / "run", "--head", "linear")
+
+
 class TestTables:
     def test_a_gain_has_its_interval(self) -> None:
         figures = [Figure("test", "mass_without", 0.2, 9), Figure("test", "gain", -0.1, 9, (-0.3, 0.1))]

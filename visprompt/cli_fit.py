@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 #: of the training pictures, split off for validation
 SHARE = 0.2
+#: what the patches that ship took
+ENOUGH_STEPS = 2400
 _DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and going on"
 
 
@@ -197,6 +200,8 @@ def fit(
     first = is_first_process()
     if own is not None and first and not quiet:
         _announce(splits, out, bool(grid))
+        if not {"epochs", "max_steps"} & {*settings, *grid}:
+            _say_if_short(made, settings, len(splits.train))
     ended = first and not restart and _had_ended(out)
     started = time.monotonic()
     with _interruptible(first):
@@ -299,6 +304,23 @@ def _announce(splits: Splits, out: Path, sweep: bool) -> None:
     count = "1 picture" if len(splits.train) == 1 else f"{len(splits.train):,} pictures"
     typer.echo(f"learning from {count} without labels{beside}. {splits.protocol}", err=True)
     typer.echo(f"to watch it: {out / 'sweep' / '*' / STRIP if sweep else out / STRIP}", err=True)
+
+
+def _say_if_short(made: Learned, given: dict[str, Any], pictures: int) -> None:
+    """A patch takes many steps; the epochs that are enough for a thousand pictures are few for twenty."""
+    from visprompt.registry import settings as of_strategy
+    from visprompt.training.settings import settings_from
+
+    settings = settings_from(dict(of_strategy(type(made)).get("training") or {}), given)
+    an_epoch = math.ceil(pictures / (settings.batch_size * settings.accumulate))
+    if an_epoch * settings.epochs < ENOUGH_STEPS / 2:
+        epochs = math.ceil(ENOUGH_STEPS / an_epoch)
+        every = max(epochs * settings.evaluate_every // settings.epochs, 1)
+        typer.echo(
+            f"note: {settings.epochs} epochs of so few pictures are {an_epoch * settings.epochs:,} steps. The patches "
+            f"that ship took {ENOUGH_STEPS:,}: --epochs {epochs} --set evaluate_every={every}.",
+            err=True,
+        )
 
 
 def _compare(made: Learned, model: Model, splits: Splits, out: Path) -> None:

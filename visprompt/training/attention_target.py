@@ -51,7 +51,7 @@ class AttentionTarget(EncoderObjective):
 
     Raises:
         UnsupportedError: for models without attention, with padded pictures, or with several tiles per picture.
-        InvalidInputError: for a block that the model does not have, or a patch larger than what the model sees.
+        InvalidInputError: for a block that the model does not have, a patch larger than what the model sees, or a head.
     """
 
     metric: ClassVar[str] = "gain"
@@ -62,6 +62,11 @@ class AttentionTarget(EncoderObjective):
             raise UnsupportedError(
                 f"{model.name} has no image encoder whose attention can be read here, so no patch can be learned on "
                 "it: learn one on an encoder and use it on this model; a patch goes with every model."
+            )
+        if settings.head is not None:
+            raise InvalidInputError(
+                f"head={settings.head!r}: a patch is learned from attention, without labels, so there is no head to "
+                "train. Leave it out."
             )
         super().__init__(model, prompter, splits, settings)
         blocks = model.num_blocks
