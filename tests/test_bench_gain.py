@@ -537,6 +537,15 @@ class TestReports:
         for _, row in rows_of(finished).items():
             assert f"{row['value']:.2f}" in told
 
+    def test_nothing_is_claimed_of_somebody_s_own_pictures(self, finished: Any) -> None:
+        suite = dataclasses.replace(
+            finished.suite, pictures={"source": "folder", "folder": "far/away/photos", "n": 4, "seed": 0}
+        )
+        told = markdown(dataclasses.replace(finished, suite=suite))
+        assert HELD_OUT not in told
+        assert "folder photos;" in told
+        assert "far" not in told.split("## ")[0]
+
     def test_a_ratio_to_what_gains_nothing_is_said_in_words(self, finished: Any) -> None:
         rows = [dict(row) for row in finished.rows if row["part"] == "gain" and row["model"] == "tiny-clip"]
         rows[0] |= {"ratio": None, "ratio_ci95": [None, None]}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 HTML, MARKDOWN = "report.html", "report.md"
+#: what holds of scenes; of somebody's own pictures only they know it
 HELD_OUT = (
     "Scenes and places have seeds of their own; no patch was learned on them, and none of its settings was chosen on "
     "them: settings were chosen on validation scenes."
@@ -287,10 +288,26 @@ def figures(result: GainBenchResult) -> dict[str, tuple[Figure, str]]:
     return found
 
 
+def held_out(result: GainBenchResult) -> str:
+    """What was measured on, and that nothing was learned there."""
+    pictures = result.suite.pictures
+    if pictures["source"] == "scenes":
+        return HELD_OUT
+    return f"Measured on pictures of the folder {Path(pictures['folder']).name}; patches must not have seen them."
+
+
 def markdown(result: GainBenchResult) -> str:
     """The report as Markdown."""
     suite, rows = result.suite, result.rows
-    lines = [f"# {suite.title}", "", " ".join(suite.description.split()), "", HELD_OUT, "", *markdown_table(rows)]
+    lines = [
+        f"# {suite.title}",
+        "",
+        " ".join(suite.description.split()),
+        "",
+        held_out(result),
+        "",
+        *markdown_table(rows),
+    ]
     models, moved = transfer_lines(rows)
     if moved:
         lines += ["", "## From model to model", "", "Gain in the last block of the model that a patch is used on;"]
@@ -348,7 +365,7 @@ def html(result: GainBenchResult) -> str:
     rows = result.rows
     models = list(dict.fromkeys(row["model"] for row in of(rows, "gain")))
     return environment().get_template("report_gain.html.j2").render(
-        suite=result.suite, held_out=HELD_OUT, table=table(rows), caption=caption(rows), figures=drawn,
+        suite=result.suite, held_out=held_out(result), table=table(rows), caption=caption(rows), figures=drawn,
         pictures=result.pictures, patches=result.patches, transfer=transfer_lines(rows), sweep=sweep_lines(rows),
         sweep_head=SWEEP_HEAD, sweep_caption=sweep_caption(rows),
         blocks={model: block_lines(rows, model) for model in models}, problems=result.problems,
