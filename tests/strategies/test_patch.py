@@ -423,8 +423,13 @@ def test_untrained_and_foreign_weights_say_so() -> None:
         vp.Runner(model, vp.Prompter.from_name("patch")).encode(item)
     with pytest.raises(vp.InvalidInputError, match="needs a region"):
         vp.Runner(model, made()).encode(vp.Request(black((64, 64))))
-    with pytest.raises(vp.InvalidInputError, match="a patch is one tensor"):
-        made().load_state({"prompt.tokens": torch.zeros(1, 2, 3)})
+    wrong = (
+        {"prompt.tokens": torch.zeros(1, 2, 3)},
+        *({"prompt.rgba": torch.zeros(shape, dtype=torch.uint8)} for shape in ((4, 0, 0), (4, 3, 5), (3, 5, 5))),
+    )
+    for state in wrong:
+        with pytest.raises(vp.InvalidInputError, match="a patch is one tensor"):
+            made().load_state(state)
 
 
 def test_options_are_data() -> None:
