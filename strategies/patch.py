@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -225,8 +226,9 @@ class Patch(Learned):
         patch = self.array()
         if options.colours == "random":
             patch = random_colours(patch)
-        geometry = _geometry(prompt, model) if options.size_share is None else None
-        marks = marks_of(regions, options.place, options.rim_marks, wh, lambda spot: self._side(spot, wh, geometry))
+        geometry = _geometry(prompt, model)
+        sides = partial(self._side, wh=wh, geometry=geometry if options.size_share is None else None)
+        marks = marks_of(regions, options.place, options.rim_marks, wh, sides, geometry.visible_xyxy())
         picture = paste_all(picture, patch, marks, opacity=options.opacity, blending=options.blending)
         return prompt if picture is prompt.picture else prompt.with_(picture=picture)
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
-from visprompt.regions import Box, Mask, Pair, Point, Region, Size
+from visprompt.regions import Box, Mask, Pair, Point, Region, Size, Xyxy
 
 Shape = Literal["circle", "square", "full"]
 Blending = Literal["over", "add"]
@@ -225,13 +225,18 @@ def _along(line: np.ndarray, count: int) -> list[Pair]:
 
 
 def marks_of(
-    regions: Sequence[Region], place: str, rim_marks: int, wh: Size, side_at: Callable[[Pair], Pair]
+    regions: Sequence[Region],
+    place: str,
+    rim_marks: int,
+    wh: Size,
+    side_at: Callable[[Pair], Pair],
+    seen_xyxy: Xyxy | None = None,
 ) -> list[tuple[Pair, Pair]]:
     """Where the marks of some regions go, and how large they are there: centres and sides, pixels.
 
     "centre" and "rim" paint on the region, and "corners" around it: four marks that touch the corners of the region's
-    box from outside, so that nothing of it is hidden. What of them lies outside the picture is cut off; if that is all
-    of them, their centres move to the picture's edge.
+    box from outside, so that nothing of it is hidden. What of them the model does not see is cut off; if that is all of
+    a region's, their centres move to the edge of what it sees.
 
     Args:
         regions: clipped to the picture.
@@ -239,31 +244,39 @@ def marks_of(
         rim_marks: how many of them on a rim.
         wh: width and height of the picture; places on a region that lie outside move to its edge.
         side_at: width and height of a mark at a place.
+        seen_xyxy: what the model sees of the picture, pixels; None: all of it.
 
     >>> marks_of([Box(10, 10, 30, 30)], "corners", 4, (64, 64), lambda spot: (8.0, 4.0))[:2]
     [((6.0, 8.0), (8.0, 4.0)), ((34.0, 8.0), (8.0, 4.0))]
     """
+    whole = (0.0, 0.0, float(wh[0]), float(wh[1]))
+    seen = whole if seen_xyxy is None else seen_xyxy
     found = []
     for region in regions:
         if place == "corners":
-            found += _corner_marks(region, wh, side_at(centre_of(region)))
+            own = _corner_marks(region, side_at(centre_of(region)))
         else:
             spots = [centre_of(region)] if place == "centre" else rim_of(region, rim_marks)
-            found += [(spot, side_at(spot)) for spot in (_inside(spot, wh) for spot in spots)]
+            own = [(spot, side_at(spot)) for spot in (_inside(spot, whole) for spot in spots)]
+        if not any(_shows(mark, seen) for mark in own):
+            own = list(dict.fromkeys((_inside(spot, seen), side) for spot, side in own))
+        found += own
     return found
 
 
-def _corner_marks(region: Region, wh: Size, side: Pair) -> list[tuple[Pair, Pair]]:
+def _corner_marks(region: Region, side: Pair) -> list[tuple[Pair, Pair]]:
     x0, y0, x1, y1 = region.xyxy
     half = (side[0] / 2, side[1] / 2)
-    spots = [(x, y) for y in (y0 - half[1], y1 + half[1]) for x in (x0 - half[0], x1 + half[0])]
-    if not any(-half[0] < x < wh[0] + half[0] and -half[1] < y < wh[1] + half[1] for x, y in spots):
-        spots = [_inside(spot, wh) for spot in spots]
-    return [(spot, side) for spot in spots]
+    return [((x, y), side) for y in (y0 - half[1], y1 + half[1]) for x in (x0 - half[0], x1 + half[0])]
 
 
-def _inside(spot: Pair, wh: Size) -> Pair:
-    return (min(max(spot[0], 0.0), float(wh[0])), min(max(spot[1], 0.0), float(wh[1])))
+def _shows(mark: tuple[Pair, Pair], seen: Xyxy) -> bool:
+    (x, y), (wide, high) = mark
+    return seen[0] < x + wide / 2 and x - wide / 2 < seen[2] and seen[1] < y + high / 2 and y - high / 2 < seen[3]
+
+
+def _inside(spot: Pair, xyxy: Xyxy) -> Pair:
+    return (min(max(spot[0], xyxy[0]), xyxy[2]), min(max(spot[1], xyxy[1]), xyxy[3]))
 
 
 def random_colours(patch: np.ndarray, seed: int = 0) -> np.ndarray:

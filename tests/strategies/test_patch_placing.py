@@ -106,6 +106,22 @@ def test_corners_of_a_region_at_the_edge_are_cut_off_and_never_all_gone() -> Non
     assert everything[-1, -1]
 
 
+@pytest.mark.parametrize("place", ["centre", "rim", "corners"])
+@pytest.mark.parametrize("options", [{}, {"size_share": 0.2}])
+def test_where_the_model_crops_the_picture_a_mark_is_in_what_it_sees(place: str, options: dict[str, Any]) -> None:
+    """Of a box that reaches beyond that too: otherwise nothing at all would be done, and nobody told."""
+    model = vp.load_model("bundled:scenes-clip")
+    picture = grey(300, 40)
+    x0, y0, x1, y1 = (round(edge) for edge in model.geometry((300, 40)).visible_xyxy())
+    assert (x0, x1) == (130, 170)
+    for box in (vp.Box(0, 0, 300, 40), vp.Box(60, 0, 200, 40), vp.Box(0, 0, 150, 40)):
+        (prompt,) = vp.Prompter.from_name("patch", place=place, **options).prompt(
+            vp.Request(picture, region=box), model
+        )
+        changed = (np.asarray(prompt.picture) != np.asarray(picture)).any(axis=-1)
+        assert changed[y0:y1, x0:x1].any(), box
+
+
 def test_several_regions_together_at_their_corners() -> None:
     item = vp.Request(grey(64, 64), region=[vp.Box(16, 16, 24, 24), vp.Box(40, 40, 48, 48)], regions_as="together")
     model: Any = Grid()
