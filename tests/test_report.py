@@ -1,5 +1,6 @@
 """Reports from rows that are made up, and figures that are looked into."""
 
+import dataclasses
 import io
 import re
 import sys
@@ -15,7 +16,7 @@ from visprompt import plots
 from visprompt.bench import BenchResult
 from visprompt.errors import UnsupportedError
 from visprompt.exhibits import Card, Exhibits, data_uri
-from visprompt.report import html, markdown, matching_figures, summary, terminal, write_report
+from visprompt.report import html, markdown, matching_figures, protocol, summary, terminal, write_report
 from visprompt.suites import parse_suite
 
 SUITE = parse_suite(
@@ -139,6 +140,19 @@ class TestPage:
             "+25.0 (+10.0 to +40.0)",
         ):
             assert wanted in text, wanted
+
+    def test_points_are_not_called_boxes(self) -> None:
+        asked = {"task": "keypoints", "template": "{}"}
+        assert protocol([row("none", 0.5, settings=asked)]) == "marked points, n = 100"
+        assert protocol([row("none", 0.5), row("none", 0.5, settings=asked)]) == "gold boxes and marked points, n = 100"
+
+    def test_a_question_gets_no_full_stop(self, tmp_path: Path) -> None:
+        made = result(tmp_path)
+        task = dataclasses.replace(made.suite.tasks[0], title="Which box?")
+        asked = dataclasses.replace(made, suite=dataclasses.replace(made.suite, tasks=(task,)))
+        for text in (html(asked), markdown(asked)):
+            assert "Which box?" in text
+            assert "?." not in text
 
     def test_without_matplotlib_the_tables_are_still_there(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -103,10 +103,24 @@ def summary(rows: Sequence[Row]) -> Table:
 
 def protocol(rows: Sequence[Row]) -> str:
     """What a reader has to know beside a figure: candidates and number of items."""
-    boxes = " and ".join(dict.fromkeys(f"{row['boxes']} boxes" for row in rows))
+    boxes = " and ".join(dict.fromkeys(_regions(row) for row in rows))
     sizes = sorted({row["n"] for row in rows if row["n"]})
     count = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}" if sizes else "no items"
     return f"{boxes}, {count}"
+
+
+def _regions(row: Row) -> str:
+    """What was pointed at: whose boxes, or points."""
+    return "marked points" if row["settings"].get("task") == "keypoints" else f"{row['boxes']} boxes"
+
+
+def sentence(title: str) -> str:
+    """With a full stop, unless it ends as a sentence does.
+
+    >>> sentence("Which box?"), sentence("Naming")
+    ('Which box?', 'Naming.')
+    """
+    return title if title.endswith((".", "?", "!")) else f"{title}."
 
 
 def terminal(rows: Sequence[Row], title: str) -> RenderableType:
@@ -163,7 +177,7 @@ def markdown(result: BenchResult) -> str:
     lines.append("| *chance* | " + " | ".join(table.chance) + " |")
     lines += ["", "## Tasks", ""]
     for task in result.suite.tasks:
-        lines.append(f"- **{task.key}**: {task.title}.{' ' + task.note if task.note else ''}")
+        lines.append(f"- **{task.key}**: {sentence(task.title)}{' ' + task.note if task.note else ''}")
     differences = [row for row in result.rows if row.get("comparisons")]
     if differences:
         others = list(dict.fromkeys(key for row in differences for key in row["comparisons"]))
@@ -231,6 +245,7 @@ def html(result: BenchResult) -> str:
                 for label in result.suite.compare_with
                 if any(label in row.get("comparisons", {}) for row in result.rows)
             ],
+            sentence=sentence,
             titles={task.key: task.title for task in result.suite.tasks},
             options=option_lines(result.rows),
             provenance=provenance_lines(result.rows),
@@ -332,7 +347,7 @@ def provenance_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
         lines.append((f"data of {task}", ", ".join(f"{key} {value}" for key, value in row["data"].items())))
         settings = {key: value for key, value in row["settings"].items() if key not in ("labels", "negatives", "task")}
         shown = ", ".join(f"{key} {value!r}" for key, value in settings.items())
-        lines.append((f"settings of {task}", f"{shown}; n = {row['n']}, {row['boxes']} boxes"))
+        lines.append((f"settings of {task}", f"{shown}; n = {row['n']}, {_regions(row)}"))
     seconds = sum(row.get("seconds", 0) for row in rows)
     lines.append(("time", f"{seconds:.0f} s for the rows; written {max(row['date'] for row in rows)}"))
     return lines
