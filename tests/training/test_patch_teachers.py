@@ -244,9 +244,10 @@ def _kept(model: Any, **options: Any) -> tuple[float, Tensor, list[Tensor]]:
         return item
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda item: item), objective.loss(batch, [1, 2, 3, 4]) as loss:
-        loss.backward()
-    (own,) = prompter.parameters.parameters()
-    return loss.item(), own.grad, list(kept.values())
+        # not backward(): the tiny models are shared, and would keep gradients of their own
+        (own,) = prompter.parameters.parameters()
+        (gradient,) = torch.autograd.grad(loss, own)
+    return loss.item(), gradient, list(kept.values())
 
 
 def whole_maps(kept: list[Tensor], heads: int, tokens: int) -> list[Any]:
