@@ -15,13 +15,13 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt import plots_gain
-from visprompt.bench import Listener, run_suite
+from visprompt.bench import Listener
 from visprompt.bench_gain import run_gain
 from visprompt.comparisons_gain import stale
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
-from visprompt.report_gain import HELD_OUT, interval_text, markdown, sweep_lines, table, terminal, write_report
+from visprompt.report_gain import HELD_OUT, interval_text, markdown, table, terminal, write_report
 from visprompt.results import read_jsonl
-from visprompt.suites import list_suites, load_suite, parse_suite
+from visprompt.suites import parse_suite
 from visprompt.suites_gain import GainSuite
 from visprompt.tasks.gain import attention_gain, random_patch
 from visprompt.testing import conformance_lvlm
@@ -122,89 +122,6 @@ def finished(model: vp.Model, patch: Path, photos: Path, tmp_path_factory: pytes
 
 def rows_of(result: Any, part: str = "gain") -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["model"], row["marker"]): row for row in result.rows if row["part"] == part}
-
-
-class TestSuiteFiles:
-    def test_both_suites_that_ship_are_listed_and_readable(self) -> None:
-        for name in ("gain", "gain-full"):
-            assert name in list_suites()
-            suite = load_suite(name)
-            assert isinstance(suite, GainSuite)
-            assert set(suite.models) == {
-                "bundled:scenes-clip", "bundled:scenes-clip-annotated", "bundled:scenes-mae", "bundled:scenes-llava"
-            }  # fmt: skip
-            assert suite.pictures["n"] >= 500
-            assert {one.strategy for one in suite.markers} >= {"patch", "circle", "box"}
-            assert [one.label for one in suite.markers if one.control] == ["random patch"]
-            assert suite.compare_with == "circle"
-            assert len(suite.transfer) == 4
-
-    def test_the_circle_that_patches_are_compared_with_is_the_published_one(self) -> None:
-        for name in ("gain", "gain-full"):
-            suite = load_suite(name)
-            assert isinstance(suite, GainSuite)
-            circle = suite.marker("circle")
-            assert (circle.strategy, circle.options, circle.preset) == ("circle", {}, None)
-
-    def test_the_sweep_is_over_size_shape_and_ratio(self) -> None:
-        suite = load_suite("gain-full")
-        assert isinstance(suite, GainSuite)
-        assert suite.sweep is not None
-        points = list(suite.sweep.points())
-        assert {point["shape"] for point in points} == {"circle", "square", "full"}
-        # a frame without a hole is a full patch, and that has no ratio: neither is learned twice
-        assert len(points) == 4 * (4 + 3 + 1)
-        assert all("ratio" not in point for point in points if point["shape"] == "full")
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"kind": "gian"}, "did you mean 'gain'"),
-            ({"modles": []}, "did you mean 'models'"),
-            ({"markers": [], "controls": []}, "no markers"),
-            ({"markers": ["circle", "circle"]}, "two markers called circle"),
-            ({"markers": ["cirle"]}, "did you mean 'circle'"),
-            ({"markers": [{"strategy": "circle", "options": {"widht": 1}}]}, "did you mean 'width'"),
-            ({"markers": [{"strategy": "circle", "options": {"width": -1}}]}, "width"),
-            ({"markers": [{"strategy": "circle", "saved": "x"}]}, "one of strategy, saved and random"),
-            ({"markers": [{"label": "x"}]}, "one of strategy, saved and random"),
-            ({"markers": [{"saved": "x", "preset": "y"}]}, "go with strategy alone"),
-            ({"markers": [{"strategy": "circle", "learn": {}}]}, "learn goes with strategy: patch"),
-            ({"markers": [{"strategy": "patch", "learn": {"epoch": 1}}]}, "did you mean 'epochs'"),
-            ({"markers": [{"strategy": "patch", "learn": {"epochs": 0}}]}, "epochs"),
-            ({"markers": [{"strategy": "patch", "learn": {"data": 3}}]}, "folder of pictures"),
-            ({"markers": ["circle"], "controls": [{"random": "patsh"}]}, "marker in random"),
-            ({"compare_with": "cirle"}, "did you mean 'circle'"),
-            ({"pictures": {"source": "scene"}}, "did you mean 'scenes'"),
-            ({"pictures": {"source": "scenes", "folder": "x"}}, "folder"),
-            ({"pictures": {"source": "folder"}}, "need folder"),
-            ({"pictures": {"source": "scenes", "n": 0}}, "at least 1"),
-            ({"size_tokens": 0}, "size_tokens"),
-            ({"blocks": [0.5]}, "blocks"),
-            ({"fit": "stretch"}, "fit"),
-            ({"transfer": {"a": 3}}, "transfer"),
-            ({"sweep": {"grid": {"size": [1]}}}, "needs model"),
-            ({"sweep": {"model": "x", "grid": {}}}, "needs a grid"),
-            ({"sweep": {"model": "x", "grid": {"sise": [1]}}}, "did you mean 'size'"),
-            ({"sweep": {"model": "x", "grid": {"size": [1, 99]}}}, "size is a number"),
-            ({"sweep": {"model": "x", "grid": {"size": [1]}, "seeds": [0, 0]}}, "different"),
-            ({"sweep": {"model": "x", "grid": {"size": [1]}, "settings": {"seed": 1}}}, "seed"),
-        ],
-    )
-    def test_what_is_wrong_is_said_before_anything_runs(self, change: dict[str, Any], message: str) -> None:
-        base: dict[str, Any] = {"controls": [], "compare_with": None} if "markers" in change else {}
-        with pytest.raises((UnknownNameError, InvalidInputError), match=f"(?s){message}"):
-            parse_suite(content(**{**base, **change}), "gain-test")
-
-    def test_each_kind_of_suite_has_its_own_function(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidInputError, match="kind"):
-            run_suite("gain", out=tmp_path)
-        with pytest.raises(InvalidInputError, match="measures no gain"):
-            run_gain("scenes-quick", out=tmp_path)
-        with pytest.raises(InvalidInputError, match="names no model"):
-            run_gain(small(models=[]), out=tmp_path)
-        with pytest.raises(InvalidInputError, match="limit"):
-            run_gain(small(), out=tmp_path, limit=0)
 
 
 class TestFigures:
@@ -434,72 +351,6 @@ class TestRunning:
         assert [len(row["blocks"]) for row in result.rows] == [1, 1]
         figure = plots_gain.gain_figure(result.rows)
         assert len(figure.axes[0].containers) == 2  # whiskers instead of bands
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The sweep's small form, begun as one of two processes would do it; result, points of that process, suite."""
-    out = tmp_path_factory.mktemp("swept")
-    grid = {"size": [2.0, 3.0], "shape": ["circle", "full"], "ratio": [0.5]}
-    sweep = {"model": "tiny", "grid": grid, "settings": {"max_steps": 1, "batch_size": 2}, "n": 5}
-    suite = small(models=[], compare_with=None, sweep=sweep)
-    assert suite.sweep is not None
-    model = wrapped("transformers-clip", "tiny-clip")
-    suite = dataclasses.replace(suite, sweep=dataclasses.replace(suite.sweep, model=model))
-    run_gain(suite, out=out, part=True, share="sweep 0/2")
-    assert not (out / "results.jsonl").exists()
-    first = len(list(out.glob("patches/sweep-*")))
-    return run_gain(suite, out=out), first, suite
-
-
-class TestSweep:
-    def test_every_point_is_learned_once_and_measured_on_validation(self, swept: Any) -> None:
-        result, first, _ = swept
-        rows = result.rows
-        assert first == 2
-        assert [(row["options"]["size"], row["options"]["shape"]) for row in rows] == [
-            (2.0, "circle"), (2.0, "full"), (3.0, "circle"), (3.0, "full")
-        ]  # fmt: skip
-        assert all(row["pictures"]["split"] == "validation" and row["n"] == 5 for row in rows)
-        assert len(list(result.out.glob("patches/sweep-*"))) == 4
-        for row in rows:
-            assert row["ratio"] == pytest.approx(row["value"] / row["circle"])
-        # circles of one size are the same, of two sizes are not
-        assert rows[0]["circle"] == rows[1]["circle"] != rows[2]["circle"] == rows[3]["circle"]
-
-    def test_a_point_is_what_its_saved_patch_gains(self, swept: Any) -> None:
-        from visprompt.data.unlabelled import generated
-
-        result, _, suite = swept
-        runs = [run for file in result.out.glob("runs-*.jsonl") for run in read_jsonl(file)]
-        run = next(run for run in runs if run["point"] == {"size": 3.0, "shape": "full"})
-        data = generated((64, 64), seed=3, sizes={"train": 1, "validation": 5, "test": 0}).validation
-        assert data is not None
-        saved = vp.Prompter.from_pretrained(result.out / "patches" / run["patch"])
-        pictures = [data.picture(number) for number in range(5)]
-        found = attention_gain(suite.sweep.model, saved, pictures, size_tokens=3.0, seed=5)
-        assert run["gain"] == pytest.approx(found.blocks[-1].gain)
-
-    def test_it_is_not_learned_again(self, swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        result, _, suite = swept
-        monkeypatch.setattr("visprompt.bench_gain_sweep.Sweep._unit", lambda *_: pytest.fail("learned again"))
-        again = run_gain(suite, out=result.out)
-        assert again.rows == json.loads(json.dumps(result.rows))
-
-    def test_the_report_has_it(self, swept: Any) -> None:
-        result, _, _ = swept
-        assert "gain-sweep.png" in {path.name for path in write_report(result)}
-        lines = sweep_lines(result.rows)
-        assert lines[0][:2] == ("circle, λ 0.5", "2")
-        assert lines[1][0] == "full"
-        assert "validation scenes" in markdown(result)
-        figure = plots_gain.sweep_figure(result.rows)
-        assert figure is not None
-        left, right = figure.axes
-        assert [text.get_text() for text in left.get_xticklabels()] == ["ring\nλ 0.5", "full", "drawn\ncircle"]
-        shown = {text.get_text() for text in left.texts}
-        assert {f"{row['value']:.2f}" for row in result.rows} | {f"{row['circle']:.2f}" for row in result.rows} == shown
-        assert {text.get_text() for text in right.texts} == {f"{row['ratio']:.2f}" for row in result.rows}
 
 
 class TestReports:
