@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +107,7 @@ def bench(
             device=device,
             pictures=True,
             jobs=jobs or automatic_jobs(model or checked.models, device, len(checked.tasks)),
-            listener=_shown(bar),
+            listener=showing(bar, "reading data", _accuracy),
         )
     paths = write_report(result)
     shown = None if as_json else terminal(result.rows, result.suite.title)
@@ -130,14 +130,26 @@ def tell(rows: Iterable[Mapping[str, Any]], table: Any, problems: Iterable[str],
     typer.echo(f"wrote {', '.join(str(path) for path in written)}", err=True)
 
 
-def _shown(bar: Progress) -> Any:
+def _accuracy(row: Mapping[str, Any]) -> str | None:
+    if row["value"] is None:
+        return None
+    figure = f"{100 * row['value']:.1f} % of {row['n']} ({row['seconds']:.0f} s)"
+    return f"{row['model']} · {row['task']} · {row['strategy']}: {figure}"
+
+
+def showing(bar: Progress, first: str, line: Callable[[Mapping[str, Any]], str | None]) -> Any:
+    """A listener that shows a run as one progress bar, and where there is no terminal as a line per row.
+
+    Args:
+        bar: where it is shown.
+        first: what is done until the pictures are counted.
+        line: a row as a line; None: none.
+    """
     from visprompt.bench import Listener
 
     class Shown(Listener):
-        """Shows a run as one progress bar, and a line per row where there is no terminal."""
-
         def __init__(self) -> None:
-            self.task = bar.add_task("reading data", total=None)
+            self.task = bar.add_task(first, total=None)
 
         def planned(self, pictures: int) -> None:
             bar.reset(self.task, total=pictures)
@@ -149,11 +161,8 @@ def _shown(bar: Progress) -> Any:
             bar.advance(self.task, pictures)
 
         def result(self, row: Mapping[str, Any]) -> None:
-            if bar.disable and row["value"] is not None:
-                typer.echo(
-                    f"{row['model']} · {row['task']} · {row['strategy']}: {100 * row['value']:.1f} % of {row['n']} "
-                    f"({row['seconds']:.0f} s)",
-                    err=True,
-                )
+            told = line(row) if bar.disable else None
+            if told is not None:
+                typer.echo(told, err=True)
 
     return Shown()

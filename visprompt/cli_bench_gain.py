@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from visprompt.suites_gain import GainSuite
 
 
@@ -35,7 +31,7 @@ def bench_gain(
 
     from visprompt.bench_gain import RESULTS, run_gain
     from visprompt.bench_workers import automatic_jobs
-    from visprompt.cli_bench import tell
+    from visprompt.cli_bench import showing, tell
     from visprompt.report_gain import terminal, write_report
 
     console = Console(stderr=True)
@@ -53,34 +49,15 @@ def bench_gain(
             device=device,
             pictures=True,
             jobs=jobs or automatic_jobs([*(models or checked.models), *swept], device),
-            listener=_shown(bar),
+            listener=showing(bar, "reading pictures", _gain),
         )
     paths = write_report(result)
     shown = None if as_json else terminal(result.rows, result.suite.title)
     tell(result.rows, shown, result.problems, [*paths, result.out / RESULTS])
 
 
-def _shown(bar: Progress) -> Any:
-    from visprompt.bench import Listener
-
-    class Shown(Listener):
-        """Shows a run as one progress bar, and a line per marker where there is no terminal."""
-
-        def __init__(self) -> None:
-            self.task = bar.add_task("reading pictures", total=None)
-
-        def planned(self, pictures: int) -> None:
-            bar.reset(self.task, total=pictures)
-
-        def row(self, text: str) -> None:
-            bar.update(self.task, description=text)
-
-        def done(self, pictures: int) -> None:
-            bar.advance(self.task, pictures)
-
-        def result(self, row: Mapping[str, Any]) -> None:
-            if bar.disable and row.get("part") == "gain":
-                low, high = row["ci95"]
-                typer.echo(f"{row['model']} · {row['marker']}: {row['value']:.2f} ({low:.2f} to {high:.2f})", err=True)
-
-    return Shown()
+def _gain(row: Mapping[str, Any]) -> str | None:
+    if row.get("part") != "gain":
+        return None
+    low, high = row["ci95"]
+    return f"{row['model']} · {row['marker']}: {row['value']:.2f} ({low:.2f} to {high:.2f})"

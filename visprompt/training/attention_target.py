@@ -13,7 +13,7 @@ from torch import Tensor
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.statistics import ratio_interval
 from visprompt.training.encoders import EncoderObjective, adding_type
-from visprompt.training.loading import SEEN, Pictures
+from visprompt.training.loading import SEEN
 from visprompt.training.objective import Batch, Split
 from visprompt.training.pasting import Marks, Normalisation, draw_marks, gaussian_target, overlaid, paste_batch
 from visprompt.visual_prompt import block_number
@@ -82,16 +82,7 @@ class AttentionTarget(EncoderObjective):
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
         """Pictures as the model's inputs; labels are not looked at."""
-        if split not in self._pictures:
-            self._pictures[split] = Pictures(
-                self.splits[split],
-                self.model.parts.reader,
-                fit=self.settings.fit,
-                augment=self.settings.augment if split == "train" else "none",
-                seed=self.settings.seed,
-                where=True,
-            )
-        return self._pictures[split]
+        return self.pictures(split, where=True)
 
     # -- training -----------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,8 @@ class EncoderObjective(Objective):
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
-    def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
+    def pictures(self, split: Split, **options: bool) -> Pictures:
+        """A part's pictures as the model's inputs, made once; `options` are of `Pictures`."""
         if split not in self._pictures:
             self._pictures[split] = Pictures(
                 self.splits[split],
@@ -66,9 +67,12 @@ class EncoderObjective(Objective):
                 fit=self.settings.fit,
                 augment=self.settings.augment if split == "train" else "none",
                 seed=self.settings.seed,
-                dense=self.dense,
+                **options,
             )
-        pictures = self._pictures[split]
+        return self._pictures[split]
+
+    def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
+        pictures = self.pictures(split, dense=self.dense)
         if self.dense or not self._is_worth_keeping(split) or not self._leaves_the_tower_alone():
             return pictures
         if split not in self._embedded:
