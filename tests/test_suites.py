@@ -118,5 +118,14 @@ class TestSuites:
         with pytest.raises(InvalidInputError, match="not UTF-8"):
             load_suite(tmp_path / "latin.yaml")
 
+    def test_what_stands_under_controls_is_one(self) -> None:
+        content = {
+            **CONTENT,
+            "strategies": ["none", "falip"],
+            "controls": ["random", {"strategy": "box", "label": "b"}],
+        }
+        found = {row.pointing.label: row.pointing.is_control for row in parse_suite(content, "test").rows}
+        assert found == {"none": True, "falip": False, "random": True, "b": True}
+
     def test_one_row_to_compare_with_needs_no_list(self) -> None:
         assert parse_suite({**CONTENT, "compare_with": "none"}, "test").compare_with == ("none",)

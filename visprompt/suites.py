@@ -187,7 +187,11 @@ def parse_suite(content: Any, name: str) -> Suite | TuningSuite | GainSuite:
         raise InvalidInputError(f"suite {name} has no tasks.")
     keys = [one.key for one in tasks]
     fit = str(top.get("fit", "model"))
-    rows = [_row(value, keys, fit) for part in ("strategies", "controls") for value in listed(top.get(part), part)]
+    rows = [
+        _row(value, keys, fit, control=part == "controls")
+        for part in ("strategies", "controls")
+        for value in listed(top.get(part), part)
+    ]
     if not rows:
         raise InvalidInputError(f"suite {name} has no strategies.")
     labels = [row.pointing.label for row in rows]
@@ -317,9 +321,9 @@ def _compare_with(top: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, .
     return tuple(chosen)
 
 
-def _row(content: Any, tasks: Sequence[str], fit: str) -> RowSpec:
+def _row(content: Any, tasks: Sequence[str], fit: str, control: bool) -> RowSpec:
     if isinstance(content, str):
-        return RowSpec(Pointing(content, fit=cast(Any, fit)))
+        return RowSpec(Pointing(content, fit=cast(Any, fit), control=control))
     known = ("strategy", "options", "preset", "label", "aggregate", "region", "seed", "fit", "tasks", "tuned_as")
     values = mapping(content, "a strategy", known)
     if not isinstance(values.get("strategy"), str):
@@ -333,7 +337,7 @@ def _row(content: Any, tasks: Sequence[str], fit: str) -> RowSpec:
         check_text(values, key, where)
     check_types(values, where)
     optional = ("preset", "label", "aggregate", "region", "seed", "fit")
-    given = {"fit": fit, **{key: values[key] for key in optional if key in values}}
+    given = {"fit": fit, "control": control, **{key: values[key] for key in optional if key in values}}
     pointing = Pointing(values["strategy"], mapping(values.get("options"), f"options of {where}"), **given)
     return RowSpec(pointing, only, values.get("tuned_as"))
 

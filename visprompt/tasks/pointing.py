@@ -72,6 +72,7 @@ class Pointing:
         seed: of the random places and choices.
         fit: how pictures are brought into the model, unless the strategy says otherwise. `"model"` keeps the model's
             own centre crop, so candidates at the edge of a photograph can be cropped away; they are then never chosen.
+        control: it stands in the table to be beaten, whatever its region is.
 
     Raises:
         InvalidInputError: for a value that does not exist.
@@ -85,6 +86,7 @@ class Pointing:
     region: RegionChoice = "own"
     seed: int = 0
     fit: Fit = "model"
+    control: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("aggregate", Aggregate), ("region", RegionChoice), ("fit", Fit)):
@@ -102,7 +104,7 @@ class Pointing:
     @property
     def is_control(self) -> bool:
         """True for rows that no method should lose to."""
-        return self.is_plain or self.region in CONTROLS
+        return self.control or self.is_plain or self.region in CONTROLS
 
     def members(self) -> list[Prompter | None]:
         """The prompters whose scores are joined: one, or an ensemble's; `[None]` is the plain model."""
