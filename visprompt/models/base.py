@@ -326,7 +326,7 @@ class Model:
         prompts = list(prompts)
         if self.parts.tower is not None and self.parts.tower.padded:
             raise UnsupportedError(
-                f"{self.name} takes padded pictures of its own layout: pixels cannot be given directly."
+                f"{self.name} takes packed pictures, padded in a layout of its own: pixels cannot be given directly."
             )
         if len(groups_of(prompts)) > 1:
             raise InvalidInputError(
