@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -23,7 +24,7 @@ class PatchSource(Protocol):
         ...
 
 
-class _Learning(nn.Module):
+class _Learning(nn.Module, ABC):
     """Base: colours come from `colours`, alpha is fixed.
 
     Args:
@@ -36,9 +37,9 @@ class _Learning(nn.Module):
         super().__init__()
         self.register_buffer("alpha", alpha.float())
 
+    @abstractmethod
     def colours(self) -> Tensor:
         """`[3, r, r]` in [0, 1]."""
-        raise NotImplementedError
 
     def patch(self) -> Tensor:
         """`[4, r, r]` in [0, 1]."""
