@@ -489,9 +489,10 @@ def _vision_tile(model: Model) -> Tile | None:
 def _backbone(model: Model) -> dict[str, Any]:
     """What a patch remembers of the model it was made for: `identity` where there is a tower, and the grid."""
     from visprompt.models.identity import identity
+    from visprompt.models.lvlm_encoder import VISION
 
     # The tower of a language model is loaded by that model's name.
-    name, tile = model.name.removesuffix(" (vision)"), _vision_tile(model)
+    name, tile = model.name.removesuffix(VISION), _vision_tile(model)
     if tile is not None:
         return {**identity(model), "name": name, "grid_hw": list(tile.grid_hw)}
     if model.name.startswith("remote:"):

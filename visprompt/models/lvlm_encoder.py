@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Embed = Callable[[dict[str, Tensor]], Tensor]
 
+#: behind the name of a language model, the name of its tower alone
+VISION = " (vision)"
+
 
 def encoder_of(model: Model) -> Model:
     """A model that encodes pictures: an encoder itself, or the vision tower of a vision-language model.
@@ -47,7 +50,7 @@ def encoder_of(model: Model) -> Model:
             "that is loaded here. A patch that was learned on one can be used on this model."
         )
     lvlm: LVLM = model  # type: ignore[assignment]
-    tower, backend, name = lvlm.tower_named("vision"), lvlm.parts.backend, f"{model.name} (vision)"
+    tower, backend, name = lvlm.tower_named("vision"), lvlm.parts.backend, f"{model.name}{VISION}"
     if lvlm.family.packing is not None:
         reader, packing = packed_reader(lvlm)
         parts = Parts(_packed(lvlm, packing), reader, tower, None, None, backend, packing=_order(lvlm, packing))
