@@ -27,13 +27,13 @@ from torch import Tensor
 from visprompt.benchmarks.measuring import print_table
 
 import visprompt as vp
-from visprompt.data.unlabelled import generated
-from visprompt.learned import Learned
-from visprompt.models.lvlm_encoder import encoder_of
-from visprompt.regions import Box
+from visprompt.data.labelled.unlabelled import generated
+from visprompt.learned.strategy import Learned
+from visprompt.models.lvlm.vision_encoder import encoder_of
+from visprompt.regions.shapes import Box
 from visprompt.tasks.gain import marked_square
-from visprompt.training.attention_target import spread
-from visprompt.training.pasting import Marks, Normalisation, paste_batch
+from visprompt.training.objectives.patch_attention import spread
+from visprompt.training.patch.pasting import Marks, Normalisation, paste_batch
 from visprompt.visual_prompt import Fit, VisualPrompt
 
 #: smaller than the bundled models' input, as large, larger, and not square

@@ -30,7 +30,7 @@ from PIL import Image
 from visprompt.benchmarks.measuring import measure, peak_bytes, print_table
 
 import visprompt as vp
-from visprompt.models.pictures import PicturePixels
+from visprompt.models.preprocessing import PicturePixels
 
 
 def build(backend: str) -> vp.Model:

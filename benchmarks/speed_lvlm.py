@@ -28,7 +28,7 @@ from visprompt.benchmarks.measuring import measure, peak_bytes, print_table
 
 import visprompt as vp
 from visprompt.models.chat import Chat
-from visprompt.models.chat_inputs import prepare
+from visprompt.models.lvlm.inputs import prepare
 from visprompt.testing.tiny_lvlm import CHAT, chat_tokenizer, text_config
 
 TOKENS = 32

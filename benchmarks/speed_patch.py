@@ -30,9 +30,9 @@ from torch import Tensor
 from visprompt.benchmarks.measuring import peak_above, print_table, ratio, rounds_of, saved_bytes
 
 import visprompt as vp
-from visprompt.data.unlabelled import generated
+from visprompt.data.labelled.unlabelled import generated
 from visprompt.registry import settings as defaults_of
-from visprompt.training.attention_target import AttentionTarget
+from visprompt.training.objectives.patch_attention import AttentionTarget
 from visprompt.training.settings import settings_from
 
 SIDE = 224

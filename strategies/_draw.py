@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, ImageColor, ImageFilter
 
 from visprompt.errors import InvalidInputError
-from visprompt.regions import Box
+from visprompt.regions.shapes import Box
 
 if TYPE_CHECKING:
-    from visprompt.regions import Region, Xyxy
+    from visprompt.regions.shapes import Region, Xyxy
     from visprompt.visual_prompt import VisualPrompt
 
 Rgb = tuple[int, int, int]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from visprompt.geometry import Geometry, Tile
+from visprompt.geometry.geometry import Geometry, Tile
 
 if TYPE_CHECKING:
-    from visprompt.regions import Region
+    from visprompt.regions.shapes import Region
     from visprompt.visual_prompt import Fit
 
 INTERPOLATIONS = {

@@ -12,11 +12,11 @@ from visprompt.strategies._heatmap import RawMap, View, assembled, views
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.attribution import Question, attribute
 from visprompt.models.chat import Chat
-from visprompt.models.reflection import MIDDLE, can_look, can_reflect, reflect
+from visprompt.models.lvlm.answer_attention import MIDDLE, can_look, can_reflect, reflect
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
-    from visprompt.models.reflection import Reflection
+    from visprompt.models.lvlm.answer_attention import Reflection
 
 __all__ = ["can_look", "raw_maps", "refuse"]
 

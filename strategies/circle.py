@@ -13,7 +13,7 @@ from visprompt.prompter import Options, Prompter
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
-    from visprompt.regions import Xyxy
+    from visprompt.regions.shapes import Xyxy
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from visprompt.strategies import _draw
 
-from visprompt.geometry_fit import MAX_ASPECT, MIN_SIDE_PX
+from visprompt.geometry.fit import MAX_ASPECT, MIN_SIDE_PX
 from visprompt.prompter import Options, Prompter
 from visprompt.visual_prompt import FITS, VisualPrompt
 

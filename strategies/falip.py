@@ -20,7 +20,7 @@ from visprompt.visual_prompt import (
 )
 
 if TYPE_CHECKING:
-    from visprompt.geometry import Geometry
+    from visprompt.geometry.geometry import Geometry
     from visprompt.request import Region
 
 

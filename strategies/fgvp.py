@@ -11,13 +11,13 @@ from visprompt.strategies import _draw
 
 from visprompt.errors import InvalidInputError
 from visprompt.prompter import Options, Prompter
-from visprompt.regions import Mask
+from visprompt.regions.shapes import Mask
 from visprompt.visual_prompt import FITS, VisualPrompt
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from visprompt.regions import Region
+    from visprompt.regions.shapes import Region
 
 MASKS = ("grabcut", "given")
 #: longer side of what GrabCut works on, pixels: above it time grows and outlines do not get better

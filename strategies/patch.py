@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.learned import Learned
-from visprompt.patches import BLENDINGS, PLACES, SHAPES, marks_of, paste_all, random_colours, shape_alpha, to_rgba
+from visprompt.imaging.paste import BLENDINGS, PLACES, SHAPES, marks_of, paste_all, random_colours, shape_alpha, to_rgba
+from visprompt.learned.strategy import Learned
 from visprompt.prompter import Options, Prompter
 from visprompt.registry import defaults_of
 from visprompt.visual_prompt import VisualPrompt, check_blocks, is_number
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from visprompt.data.labelled import Labelled, Splits
-    from visprompt.geometry import Geometry, Tile
+    from visprompt.data.labelled.dataset import Labelled, Splits
+    from visprompt.geometry.geometry import Geometry, Tile
     from visprompt.models.base import Model
-    from visprompt.regions import Pair
-    from visprompt.training.objective import Objective
-    from visprompt.training.priors import Baked
+    from visprompt.regions.shapes import Pair
+    from visprompt.training.objectives.base import Objective
+    from visprompt.training.patch.priors import Baked
     from visprompt.training.result import Fitted
 
 PNG = "patch.png"
@@ -160,7 +160,7 @@ class Patch(Learned):
         """
         if self.parameters is not None or self.options.opacity == 0:
             return self
-        from visprompt.bundled.lookup import patch_of
+        from visprompt.learned.bundled_patches import patch_of
 
         found = patch_of(model)
         return self if found is None else self._using(found)
@@ -208,7 +208,7 @@ class Patch(Learned):
         """As of every learned strategy; without anything learned, which patches may be used instead."""
         found = super().describe()
         if self.parameters is None:
-            from visprompt.bundled.lookup import patch_digests
+            from visprompt.learned.bundled_patches import patch_digests
 
             found["bundled"] = patch_digests()
         return found
@@ -277,8 +277,8 @@ class Patch(Learned):
         """The prior, with its weights drawn and its patch as large as the options say."""
         import torch
 
-        from visprompt.training.pasting import side_for
-        from visprompt.training.priors import ConvPrior, PixelPrior
+        from visprompt.training.patch.pasting import side_for
+        from visprompt.training.patch.priors import ConvPrior, PixelPrior
 
         options: PatchOptions = self.options
         tile = _vision_tile(model)
@@ -297,7 +297,7 @@ class Patch(Learned):
         return found.to(device)
 
     def objective(self, model: Model, data: Labelled) -> type[Objective]:
-        from visprompt.training.attention_target import AttentionTarget
+        from visprompt.training.objectives.patch_attention import AttentionTarget
 
         return AttentionTarget
 
@@ -319,7 +319,7 @@ class Patch(Learned):
             InvalidInputError: for data without pictures, for options with which nothing is learned, and as
                 `Learned.fit`.
         """
-        from visprompt.models.lvlm_encoder import encoder_of
+        from visprompt.models.lvlm.vision_encoder import encoder_of
 
         self._require_learnable(options.get("sweep") or {})
         seed = options.get("seed", 0)
@@ -352,9 +352,9 @@ class Patch(Learned):
             data: pictures, as in `fit`; of splits the test part, or what there is. None: generated scenes.
             **settings: as in `Learned.evaluate`.
         """
-        from visprompt.data.labelled import Labelled
-        from visprompt.data.unlabelled import without_labels
-        from visprompt.models.lvlm_encoder import encoder_of
+        from visprompt.data.labelled.dataset import Labelled
+        from visprompt.data.labelled.unlabelled import without_labels
+        from visprompt.models.lvlm.vision_encoder import encoder_of
 
         encoder, used = encoder_of(model), self.on(model)
         if used is not self:
@@ -366,12 +366,12 @@ class Patch(Learned):
 
     def splits(self, model: Model, data: Any, seed: int = 0) -> Splits:
         """Pictures to learn from, without labels, in their parts."""
-        from visprompt.data.labelled import Labelled, Splits, load_splits
-        from visprompt.data.splits import without_validation
-        from visprompt.data.unlabelled import generated, splits_without_labels, unlabelled, without_labels
+        from visprompt.data.labelled.dataset import Labelled, Splits, load_splits
+        from visprompt.data.labelled.splits import without_validation
+        from visprompt.data.labelled.unlabelled import generated, splits_without_labels, unlabelled, without_labels
 
         if data is None:
-            from visprompt.models.lvlm_encoder import encoder_of
+            from visprompt.models.lvlm.vision_encoder import encoder_of
 
             tile = _vision_tile(encoder_of(model))
             hw = (64, 64) if tile is None else tile.input_hw
@@ -392,7 +392,7 @@ class Patch(Learned):
 
     def _baked(self) -> Baked:
         """The patch without what made it."""
-        from visprompt.training.priors import Baked, bake
+        from visprompt.training.patch.priors import Baked, bake
 
         source: Any = self.parameters
         return source if isinstance(source, Baked) else bake(source)
@@ -409,7 +409,7 @@ class Patch(Learned):
         """
         import torch
 
-        from visprompt.training.priors import Baked
+        from visprompt.training.patch.priors import Baked
 
         rgba = state.get("prompt.rgba")
         fits = rgba is not None and rgba.dtype == torch.uint8 and rgba.ndim == 3
@@ -422,7 +422,7 @@ class Patch(Learned):
     def remake(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
         import torch
 
-        from visprompt.training.priors import Baked
+        from visprompt.training.patch.priors import Baked
 
         return Baked(torch.zeros(shapes.get("rgba", (4, 1, 1)), dtype=torch.uint8))
 
@@ -444,7 +444,7 @@ class Patch(Learned):
         """Writes the patch as it is now as a picture, into a folder that exists."""
         from io import BytesIO
 
-        from visprompt.saving import write_whole
+        from visprompt.persistence.prompt_files import write_whole
 
         content = BytesIO()
         self.image().save(content, "PNG")
@@ -489,7 +489,7 @@ def _vision_tile(model: Model) -> Tile | None:
 def _backbone(model: Model) -> dict[str, Any]:
     """What a patch remembers of the model it was made for: `identity` where there is a tower, and the grid."""
     from visprompt.models.identity import identity
-    from visprompt.models.lvlm_encoder import VISION
+    from visprompt.models.lvlm.vision_encoder import VISION
 
     # The tower of a language model is loaded by that model's name.
     name, tile = model.name.removesuffix(VISION), _vision_tile(model)

@@ -17,7 +17,7 @@ from visprompt.visual_prompt import VisualPrompt
 if TYPE_CHECKING:
     from visprompt.strategies._draw import Rgb
 
-    from visprompt.regions import Region
+    from visprompt.regions.shapes import Region
 
 LABELS = ("numbers", "letters", "none")
 #: colours that are far from one another; marks take the one that stands out most where they are

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from visprompt.errors import InvalidInputError
-from visprompt.learned import Learned
+from visprompt.learned.strategy import Learned
 from visprompt.prompter import Options
 from visprompt.visual_prompt import AttentionEdit, PromptTokens, VisualPrompt, block_number, check_blocks, is_number
 

@@ -20,7 +20,7 @@ def loaded_after(statement: str) -> set[str]:
     "statement",
     [
         "import visprompt",
-        "import visprompt.cli",
+        "import visprompt.cli.app",
         "import visprompt.testing",
         "import visprompt as vp; vp.Box(1, 2, 3, 4)",
         "import visprompt as vp; vp.Prompter",
@@ -48,7 +48,7 @@ def test_every_public_name_resolves() -> None:
 
 def test_help_answers_without_torch() -> None:
     code = (
-        "import sys\nsys.argv = ['visprompt', '--help']\nfrom visprompt.cli import main\n"
+        "import sys\nsys.argv = ['visprompt', '--help']\nfrom visprompt.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "assert 'torch' not in sys.modules"
     )

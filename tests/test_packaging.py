@@ -62,7 +62,7 @@ def test_every_module_and_data_file_is_in_it(wheel: zipfile.ZipFile) -> None:
         ("visprompt/bundled/patches/scenes-mae/", "README.md"),
         ("visprompt/benchmarks/", "scenes.yaml"),
         ("visprompt/benchmarks/", "published.yaml"),
-        ("visprompt/templates/", ""),
+        ("visprompt/bench/report/templates/", ""),
         ("visprompt/", "py.typed"),
         ("visprompt_toolkit-", "licenses/LICENSE"),
     ],

@@ -8,15 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from visprompt.utils import moved_modules
+
 if TYPE_CHECKING:
-    from visprompt.answering import Answer as Answer
-    from visprompt.geometry import Geometry as Geometry
-    from visprompt.maps import AttentionMap as AttentionMap
+    from visprompt.geometry.geometry import Geometry as Geometry
     from visprompt.models import Model as Model
     from visprompt.models import list_models as list_models
     from visprompt.models import load_model as load_model
     from visprompt.models import wrap as wrap
-    from visprompt.predicting import Prediction as Prediction
     from visprompt.prompter import Composition as Composition
     from visprompt.prompter import Options as Options
     from visprompt.prompter import Prompter as Prompter
@@ -27,7 +26,10 @@ if TYPE_CHECKING:
     from visprompt.request import Point as Point
     from visprompt.request import Region as Region
     from visprompt.request import Request as Request
-    from visprompt.runner import Runner as Runner
+    from visprompt.runner.answers import Answer as Answer
+    from visprompt.runner.attention_map import AttentionMap as AttentionMap
+    from visprompt.runner.predictions import Prediction as Prediction
+    from visprompt.runner.runner import Runner as Runner
     from visprompt.visual_prompt import AttentionEdit as AttentionEdit
     from visprompt.visual_prompt import PromptTokens as PromptTokens
     from visprompt.visual_prompt import VisualPrompt as VisualPrompt
@@ -50,27 +52,28 @@ def _refuse_namesake() -> None:
 
 
 _refuse_namesake()
+moved_modules.install()
 
 _WHERE = {
     "load_model": "models",
     "wrap": "models",
     "list_models": "models",
     "Model": "models",
-    "Prediction": "predicting",
+    "Prediction": "runner.predictions",
     "Prompter": "prompter",
     "Options": "prompter",
     "Composition": "prompter",
     "Ensemble": "registry",
     "list_strategies": "registry",
-    "Runner": "runner",
-    "Answer": "answering",
-    "AttentionMap": "maps",
+    "Runner": "runner.runner",
+    "Answer": "runner.answers",
+    "AttentionMap": "runner.attention_map",
     "Request": "request",
     "Region": "request",
     "Box": "request",
     "Point": "request",
     "Mask": "request",
-    "Geometry": "geometry",
+    "Geometry": "geometry.geometry",
     "VisualPrompt": "visual_prompt",
     "AttentionEdit": "visual_prompt",
     "PromptTokens": "visual_prompt",

@@ -87,7 +87,7 @@ class Prompter:
                 learned.
             UnknownNameError: if its strategy is not installed, or none ships under that name.
         """
-        from visprompt.saving import load_prompter
+        from visprompt.persistence.prompt_files import load_prompter
 
         return load_prompter(path, **options)
 
@@ -95,7 +95,7 @@ class Prompter:
         """Writes `config.json` (strategy, options, version), for a learned strategy `prompt.safetensors` and a model
         card too, into the folder `path`, made if it is not there.
         """
-        from visprompt.saving import save_prompter
+        from visprompt.persistence.prompt_files import save_prompter
 
         save_prompter(self, path)
 
@@ -109,7 +109,7 @@ class Prompter:
         Returns:
             Where it is.
         """
-        from visprompt.saving import push_prompter
+        from visprompt.persistence.prompt_files import push_prompter
 
         return push_prompter(self, repo_id, **options)
 

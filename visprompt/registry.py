@@ -151,7 +151,7 @@ def list_strategies() -> list[StrategyInfo]:
 
 def strategies_on(model: Any) -> list[str]:
     """Names of the strategies that run on a model as it is; those that look need one that can be asked where."""
-    from visprompt.models.reflection import can_look
+    from visprompt.models.lvlm.answer_attention import can_look
 
     fitting = [info for info in list_strategies() if set(info.acts_on) <= model.supports | {"text"}]
     if not model.has_tower("vision"):

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
-from visprompt.images import ImageSource, load_image
-from visprompt.regions import POINT_RADIUS_SHARE, Box, Mask, Point, Region, plain_array
-from visprompt.regions_coco import short
+from visprompt.imaging.load import ImageSource, load_image
+from visprompt.regions.coco import short
+from visprompt.regions.shapes import POINT_RADIUS_SHARE, Box, Mask, Point, Region, plain_array
 from visprompt.visual_prompt import VisualPrompt
 
 __all__ = ["POINT_RADIUS_SHARE", "Box", "Mask", "Point", "Region", "Request", "as_regions"]
@@ -93,7 +93,7 @@ class Request:
     """A picture, where to look, and what about it.
 
     Args:
-        image: path, PIL image, array, or web address; see `visprompt.images.load_image`. A list of them: several
+        image: path, PIL image, array, or web address; see `visprompt.imaging.load.load_image`. A list of them: several
             pictures of one question, or the frames of a video.
         region: a region or several, in any form that `as_regions` takes; None: the whole picture, no place meant. With
             several pictures: a list with one entry per picture, each a region, several, or None; they are meant

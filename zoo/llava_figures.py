@@ -13,8 +13,8 @@ import argparse
 import torch
 
 from visprompt import bundled
-from visprompt.data.scenes_vqa import KINDS
-from visprompt.statistics import wilson
+from visprompt.data.scenes.questions import KINDS
+from visprompt.utils.statistics import wilson
 from zoo.llava_samples import held_out
 from zoo.llava_train import answered
 

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visprompt.data.scenes import MAX_OBJECTS, Scene, scene
-from visprompt.data.scenes_small import small_scene
-from visprompt.data.scenes_vqa import KINDS, Candidate, questions_about, scene_questions
+from visprompt.data.scenes.questions import KINDS, Candidate, questions_about, scene_questions
+from visprompt.data.scenes.small import small_scene
+from visprompt.data.scenes.world import MAX_OBJECTS, Scene, scene
 from zoo.llava_text import SLOT, encode
 from zoo.samples import Batch, _whole
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visprompt.data.scenes import COLOURS, SHAPES
-from visprompt.data.scenes_vqa import ANSWERS, EXTREMES, PLURALS
+from visprompt.data.scenes.questions import ANSWERS, EXTREMES, PLURALS
+from visprompt.data.scenes.world import COLOURS, SHAPES
 
 PAD, UNK, BOS, EOS, USER, ASSISTANT, IMAGE = range(7)
 SPECIAL = {
@@ -72,7 +72,7 @@ def encode(rng: np.random.Generator, question: str, answer: str, reword: bool = 
 
     Args:
         rng: Source of the wording.
-        question: As `visprompt.data.scenes_vqa` words it.
+        question: As `visprompt.data.scenes.questions` words it.
         answer: One word.
         reword: Say it a little differently now and then, with an unknown word here and there.
 

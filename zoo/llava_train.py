@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visprompt import bundled
-from visprompt.data.scenes import COLOURS, SHAPES
-from visprompt.data.scenes_vqa import KINDS, PLURALS
+from visprompt.data.scenes.questions import KINDS, PLURALS
+from visprompt.data.scenes.world import COLOURS, SHAPES
 from zoo.llava_forward import answer, see
 from zoo.llava_samples import LATE_WEIGHTS, WEIGHTS, batch, held_out
 from zoo.llava_text import BOS, EOS, IMAGE, MAX_TOKENS, N_IMAGE_TOKENS, PAD, VOCABULARY

@@ -1,8 +1,8 @@
 """``python -m zoo.mae_figures``: the figures of the masked auto-encoder's card, and the picture of what it paints.
 
-A linear probe per downstream set (`visprompt.data.downstream`): features of a frozen encoder, standardised, and a
-softmax on them, fitted to the 800 training pictures; its weight decay is chosen on the 200 validation pictures, not on
-the test split. Whole pictures are read as the mean over patches. Segments are read patch by patch, fitted
+A linear probe per downstream set (`visprompt.data.scenes.downstream`): features of a frozen encoder, standardised,
+and a softmax on them, fitted to the 800 training pictures; its weight decay is chosen on the 200 validation pictures,
+not on the test split. Whole pictures are read as the mean over patches. Segments are read patch by patch, fitted
 to the shares of the classes in each, and the scores enlarged bilinearly to pixels. Beside the bundled encoder stand its
 untrained self and the tower of scenes-clip, which was trained with captions.
 """
@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from visprompt import bundled
-from visprompt.data.downstream import DOWNSTREAM, downstream
-from visprompt.data.scenes import SPLITS, scenes
-from visprompt.statistics import wilson
+from visprompt.data.scenes.downstream import DOWNSTREAM, downstream
+from visprompt.data.scenes.world import SPLITS, scenes
+from visprompt.utils.statistics import wilson
 from zoo.mae_export import with_decoder
 from zoo.mae_train import MAE_RECIPES, N_PATCHES, new_mae, patch_statistics
 from zoo.samples import GRID

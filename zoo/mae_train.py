@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visprompt.data.scenes import scene
+from visprompt.data.scenes.world import scene
 from zoo.samples import IMAGE_PX, PATCH_PX
 from zoo.shared import batches, cosine_lr, keep, normalised, position_waves
 

@@ -77,7 +77,7 @@ def learn_patch(recipe: PatchRecipe, work: Path) -> Any:
         The strategy with the patch in it.
     """
     import visprompt as vp
-    from visprompt.data.unlabelled import generated
+    from visprompt.data.labelled.unlabelled import generated
 
     model = vp.load_model(f"bundled:{recipe.model}", device="cpu")
     prompter: Any = vp.Prompter.from_name("patch", **recipe.options)
@@ -101,8 +101,8 @@ def measure_patch(recipe: PatchRecipe, prompter: Any, work: Path) -> None:
         work: Where the log is.
     """
     import visprompt as vp
-    from visprompt.cards import add_gains
-    from visprompt.data.unlabelled import generated
+    from visprompt.data.labelled.unlabelled import generated
+    from visprompt.persistence.model_card import add_gains
     from visprompt.tasks.gain import GainMeter, compared, random_patch
 
     model = vp.load_model(f"bundled:{recipe.model}", device="cpu")
@@ -167,7 +167,7 @@ def make_patch(recipe: PatchRecipe, work: Path, folder: Path) -> None:
 
 
 def _input_wh(model: Any) -> tuple[int, int]:
-    from visprompt.models.lvlm_encoder import encoder_of
+    from visprompt.models.lvlm.vision_encoder import encoder_of
 
     height, width = encoder_of(model).geometry((256, 256)).tiles[0].input_hw
     return int(width), int(height)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visprompt.data.scenes import COLOURS, MAX_OBJECTS, POSITION_MARGIN, POSITIONS, SHAPES, Scene, scene
+from visprompt.data.scenes.world import COLOURS, MAX_OBJECTS, POSITION_MARGIN, POSITIONS, SHAPES, Scene, scene
 from zoo.text import ANY, TRAINED_TOKENS, CaptionSet, encode, every_caption, wording
 
 IMAGE_PX = 64

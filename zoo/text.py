@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visprompt.data.scenes import COLOURS, POSITIONS, SHAPES
+from visprompt.data.scenes.world import COLOURS, POSITIONS, SHAPES
 
 MAX_TOKENS = 24
 # Longest caption a training step sees; later positions exist so that longer texts do not crash.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import visprompt as vp
 from visprompt.testing.conformance import picture
 from visprompt.testing.tiny import tiny
-from visprompt.training.checkpointing import checkpointed
+from visprompt.training.gradient_checkpointing import checkpointed
 
 NAMES = ["transformers-vit", "transformers-vit-mae", "transformers-beit", "open-clip-vit", "timm-vit", "timm-beit"]
 PICTURE = picture((96, 96))

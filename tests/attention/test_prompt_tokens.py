@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import visprompt as vp
 from visprompt.attention.program import SiteProgram
+from visprompt.attention.prompt_tokens import Insertion
 from visprompt.attention.scope import Scope
-from visprompt.attention.tokens import Insertion
-from visprompt.models.proof import prove_tokens
-from visprompt.models.transformers import find_blocks
+from visprompt.models.backends.transformers import find_blocks
+from visprompt.models.site_checks import prove_tokens
 from visprompt.testing.conformance import Crash, crashing, differences, picture, snapshot
 from visprompt.testing.tiny import Tiny, tiny, tiny_names
 

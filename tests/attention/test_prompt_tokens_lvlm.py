@@ -10,11 +10,11 @@ from torch import Tensor
 
 import visprompt as vp
 from visprompt.attention.program import SiteProgram
+from visprompt.attention.prompt_tokens import Insertion
 from visprompt.attention.scope import Scope
-from visprompt.attention.tokens import Insertion
 from visprompt.models.chat import Chat
-from visprompt.models.chat_inputs import media_of, prepare
-from visprompt.models.proof import features_of
+from visprompt.models.lvlm.inputs import media_of, prepare
+from visprompt.models.site_checks import features_of
 from visprompt.testing.conformance import picture
 from visprompt.testing.tiny_lvlm import tiny_lvlm, tiny_lvlm_names
 

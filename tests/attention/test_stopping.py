@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import visprompt as vp
-from visprompt.models.lvlm_encoder import encoder_of
+from visprompt.models.lvlm.vision_encoder import encoder_of
 from visprompt.testing import conformance, conformance_lvlm
 from visprompt.testing.conformance import differences, snapshot
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from visprompt import bundled
-from visprompt.data import scenes as world
+from visprompt.data.scenes import world
 
 #: The CLIP models; the LVLM and the auto-encoder have tests of their own.
 NAMES = ("scenes-clip", "scenes-clip-annotated")

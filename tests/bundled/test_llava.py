@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from visprompt import bundled
-from visprompt.data import scenes as world
-from visprompt.data.scenes_vqa import KINDS, SceneQuestion, scene_questions
+from visprompt.data.scenes import world
+from visprompt.data.scenes.questions import KINDS, SceneQuestion, scene_questions
 
 MEGABYTE = 1024 * 1024
 FOLDER: Path = bundled.path("scenes-llava")

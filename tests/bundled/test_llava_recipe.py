@@ -12,8 +12,8 @@ import torch
 
 pytest.importorskip("zoo", reason="the recipe is not part of an installed package")
 
-from visprompt.data import scenes_vqa as vqa
-from visprompt.data.scenes import COLOURS, SHAPES, scene
+from visprompt.data.scenes import questions as vqa
+from visprompt.data.scenes.world import COLOURS, SHAPES, scene
 from zoo import llava_samples as samples
 from zoo import llava_text as text
 from zoo.llava_export import export_llava, processor

@@ -11,8 +11,8 @@ import torch
 
 import visprompt as vp
 from visprompt import bundled
-from visprompt.data.downstream import downstream
-from visprompt.data.scenes import scenes
+from visprompt.data.scenes.downstream import downstream
+from visprompt.data.scenes.world import scenes
 
 FOLDER = bundled.path("scenes-mae")
 MEGABYTE = 1024 * 1024

@@ -16,14 +16,14 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt import bundled
-from visprompt.bundled import lookup
-from visprompt.cards import figures_of
-from visprompt.data.scenes import scene
-from visprompt.data.unlabelled import generated
-from visprompt.models.lvlm_encoder import encoder_of
-from visprompt.saving import CARD, CONFIG, WEIGHTS
+from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.world import scene
+from visprompt.learned import bundled_patches as lookup
+from visprompt.models.lvlm.vision_encoder import encoder_of
+from visprompt.persistence.model_card import figures_of
+from visprompt.persistence.prompt_files import CARD, CONFIG, WEIGHTS
 from visprompt.tasks.base import run_hash
-from visprompt.tasks.pointing import Pointing
+from visprompt.tasks.condition import Pointing
 from visprompt.tasks.referring import Referring
 from visprompt.testing import conformance, conformance_lvlm
 from visprompt.testing.chat_server import ChatServer, pictures
@@ -395,7 +395,7 @@ def _relearn(folder: Path) -> None:
 
 
 def test_exported_pictures_of_another_model_are_made_again(models: dict[str, Any], tmp_path: Path) -> None:
-    from visprompt.data.questions import Question
+    from visprompt.data.questions.question import Question
     from visprompt.tasks.export import export
 
     path = tmp_path / "one.png"

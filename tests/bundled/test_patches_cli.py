@@ -11,9 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import visprompt as vp
-from visprompt import bundled, cli
-from visprompt.data.scenes import scene
-from visprompt.saving import CONFIG
+from visprompt import bundled
+from visprompt.cli import app as cli
+from visprompt.data.scenes.world import scene
+from visprompt.persistence.prompt_files import CONFIG
 
 
 def run(*words: str) -> str:

@@ -64,7 +64,7 @@ def test_a_patch_is_learned_measured_and_written(tmp_path: Path) -> None:
 def test_the_same_command_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = learn_patch(TINY, tmp_path / "whole")
     run = tmp_path / "cut"
-    from visprompt.training import fitting
+    from visprompt.training import loop as fitting
 
     step, done = fitting._Run._step, []
 

@@ -11,7 +11,7 @@ from PIL import Image
 from visprompt.strategies._heatmap import RawMap, mask_of, over_picture
 
 import visprompt as vp
-from visprompt.geometry import Geometry, Tile
+from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.models.attribution import Question, attribute
 from visprompt.testing import conformance
 from visprompt.testing.tiny import tiny
@@ -404,7 +404,7 @@ def test_an_lvlm_looks_for_an_encoder(clip: vp.Model, llava: Any) -> None:
 
 
 def test_the_bundled_lvlm_looks_at_what_it_is_asked_about() -> None:
-    from visprompt.data.scenes_vqa import scene_questions
+    from visprompt.data.scenes.questions import scene_questions
 
     model = vp.load_model("bundled:scenes-llava")
     questions = [item for item in scene_questions("validation", seed=1, count=48) if item.target_boxes]

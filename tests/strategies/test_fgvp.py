@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFilter
 from visprompt.strategies.fgvp import cut_out
 
-from visprompt.data.scenes import scene
+from visprompt.data.scenes.world import scene
 from visprompt.errors import InvalidInputError
 from visprompt.prompter import Prompter
 from visprompt.registry import list_strategies

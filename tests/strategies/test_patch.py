@@ -15,14 +15,14 @@ from PIL import Image
 from visprompt.strategies.patch import PNG, Patch, PatchOptions
 
 import visprompt as vp
-from visprompt.data.labelled import Labelled, Splits
-from visprompt.data.unlabelled import generated, read_pictures, unlabelled
-from visprompt.geometry import Geometry, Tile
-from visprompt.patches import random_colours
+from visprompt.data.labelled.dataset import Labelled, Splits
+from visprompt.data.labelled.unlabelled import generated, read_pictures, unlabelled
+from visprompt.geometry.geometry import Geometry, Tile
+from visprompt.imaging.paste import random_colours
 from visprompt.testing import conformance, conformance_lvlm
-from visprompt.training import fitting
-from visprompt.training.attention_target import AttentionTarget
-from visprompt.training.priors import Baked, ConvPrior
+from visprompt.training import loop as fitting
+from visprompt.training.objectives.patch_attention import AttentionTarget
+from visprompt.training.patch.priors import Baked, ConvPrior
 
 #: CLS, pooling probe and mean readouts, with and without registers, of three libraries
 MODELS = (
@@ -248,7 +248,7 @@ def test_a_seed_makes_a_patch() -> None:
 
 def test_loss_and_figures_are_what_plain_code_gives() -> None:
     """Pasting, attention, Gaussian and divergence again, in numpy, from what the public interface gives."""
-    from visprompt.training.pasting import draw_marks, overlaid
+    from visprompt.training.patch.pasting import draw_marks, overlaid
     from visprompt.training.settings import FitSettings
 
     _, model = conformance.wrapped("transformers-clip")

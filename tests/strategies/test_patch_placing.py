@@ -9,9 +9,9 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.errors import InvalidInputError
-from visprompt.geometry import Geometry, Tile
-from visprompt.patches import marks_of
-from visprompt.training.priors import Baked
+from visprompt.geometry.geometry import Geometry, Tile
+from visprompt.imaging.paste import marks_of
+from visprompt.training.patch.priors import Baked
 
 GREY = (90, 90, 90)
 

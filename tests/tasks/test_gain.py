@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import visprompt as vp
-from visprompt.data.unlabelled import generated
+from visprompt.data.labelled.unlabelled import generated
 from visprompt.tasks.gain import GainMeter, attention_gain, compared, marked_square, random_patch, summary
 from visprompt.testing import conformance, conformance_lvlm
 
@@ -103,7 +103,7 @@ def test_of_several_prompters_each_marks_its_turn() -> None:
 
 
 def test_a_language_model_is_measured_on_its_vision_tower() -> None:
-    from visprompt.models.lvlm_encoder import encoder_of
+    from visprompt.models.lvlm.vision_encoder import encoder_of
 
     _, model = conformance_lvlm.wrapped("llava")
     circle = vp.Prompter.from_name("circle", width=4)

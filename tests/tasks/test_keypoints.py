@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 import visprompt as vp
-from visprompt.bench import run_suite
-from visprompt.data import scenes
-from visprompt.data.pointed import PointedPicture
-from visprompt.data.scenes import all_names
-from visprompt.data.scenes_points import scene_points
+from visprompt.bench.accuracy.run import run_suite
+from visprompt.bench.accuracy.spec import Suite, load_suite, parse_suite
+from visprompt.data.referring.keypoints import PointedPicture
+from visprompt.data.scenes import world as scenes
+from visprompt.data.scenes.points import scene_points
+from visprompt.data.scenes.world import all_names
 from visprompt.errors import InvalidInputError, UnknownNameError
 from visprompt.registry import list_strategies
-from visprompt.results import RowLog
-from visprompt.suites import Suite, load_suite, parse_suite
 from visprompt.tasks import Keypoints, Naming, Pointing, Referring, evaluate
-from visprompt.tasks.sources import load_data, scene_pictures
+from visprompt.tasks.data_sources import load_data, scene_pictures
+from visprompt.utils.jsonl import RowLog
 
 PICTURES = scene_points(10, points=2)
 NAMES = tuple(all_names())

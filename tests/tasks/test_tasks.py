@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprompt.data.referring import Expression, ReferringPicture, iou
+from visprompt.data.referring.image import Expression, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.models import load_model
 from visprompt.registry import list_strategies
-from visprompt.results import RowLog
 from visprompt.tasks import Naming, Pointing, Referring, evaluate
-from visprompt.tasks.pointing import elsewhere, swapped
-from visprompt.tasks.sources import scene_pictures
+from visprompt.tasks.condition import elsewhere, swapped
+from visprompt.tasks.data_sources import scene_pictures
+from visprompt.utils.jsonl import RowLog
 
 PICTURES = scene_pictures(12)
 

@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from visprompt import Box
-from visprompt.data.questions import Question
+from visprompt.data.questions.question import Question
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models import load_model
 from visprompt.prompter import Prompter
-from visprompt.results import RowLog
 from visprompt.tasks import Pointing, Referring, Vqa, evaluate
-from visprompt.tasks.asked import scene_vqa
 from visprompt.tasks.base import run_hash
-from visprompt.tasks.everywhere import Everywhere
-from visprompt.tasks.sources import load_data, scene_pictures
+from visprompt.tasks.data_sources import load_data, scene_pictures
+from visprompt.tasks.even_dimming import Everywhere
+from visprompt.tasks.scene_questions import scene_vqa
+from visprompt.utils.jsonl import RowLog
 from visprompt.visual_prompt import VisualPrompt
 
 QUESTIONS = scene_vqa(32)
@@ -195,7 +195,7 @@ class TestEverywhere:
     def test_the_weights_of_an_auxiliary_model_are_part_of_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pointing = Pointing("api", {"auxiliary": "bundled:scenes-clip"})
         before = run_hash(Vqa(), {}, pointing, None)
-        monkeypatch.setattr("visprompt.tasks.code.file_digest", lambda *_: "other weights")
+        monkeypatch.setattr("visprompt.tasks.fingerprint.file_digest", lambda *_: "other weights")
         assert run_hash(Vqa(), {}, pointing, None) != before
 
 
@@ -230,6 +230,6 @@ class TestSources:
 
 
 def load_kinds() -> tuple[str, ...]:
-    from visprompt.data.scenes_vqa import KINDS
+    from visprompt.data.scenes.questions import KINDS
 
     return KINDS["easy"]

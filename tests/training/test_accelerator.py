@@ -13,9 +13,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 import visprompt as vp
-from visprompt.data.labelled import Labelled
+from visprompt.data.labelled.dataset import Labelled
 from visprompt.testing import conformance
-from visprompt.training.fitting import _accelerator
+from visprompt.training.loop import _accelerator
 from visprompt.training.settings import FitSettings
 
 DATA = Labelled([(Image.new("RGB", (32, 32), name), i) for i, name in enumerate(("red", "blue"))] * 4, ("red", "blue"))

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 import visprompt as vp
-from visprompt.data.labelled import Labelled, Splits
+from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.testing import conformance
-from visprompt.testing.blotches import blotches
-from visprompt.training import checkpoints, fitting
-from visprompt.training.classification import Classification
+from visprompt.testing.toy_dataset import blotches
+from visprompt.training import loop as fitting
+from visprompt.training import run_checkpoints as checkpoints
+from visprompt.training.objectives.classification import Classification
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs": 0, "progress": False}
 

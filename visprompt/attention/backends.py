@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from visprompt.attention.implementation_names import PREFIX, under_own_name
 from visprompt.attention.masks import mask_rows
-from visprompt.attention.naming import PREFIX, under_own_name
 from visprompt.attention.program import SiteProgram
-from visprompt.attention.rows import add_mask, heads_like, mean_attention, row_logits
+from visprompt.attention.row_math import add_mask, heads_like, mean_attention, row_logits
 from visprompt.attention.scope import Scope, current_scope
 from visprompt.attention.sites import Site
-from visprompt.attention.tempering import can_temper, tempered_attention, tempered_mha
+from visprompt.attention.temperature import can_temper, tempered_attention, tempered_mha
 from visprompt.errors import UnsupportedError
 
 #: numbers of one call's edited rows × keys that are held at a time (256 MB), and of those that are read in all the

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.attention.rows import attend, target_mass_logits, visible
+from visprompt.attention.row_math import attend, target_mass_logits, visible
 from visprompt.attention.sites import ReadRows, Site, Tower
 from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import AttentionEdit, Rows, block_number, checked_rows

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visprompt.attention.packed import Packed
+from visprompt.attention.decoder_positions import Timeline
+from visprompt.attention.packed_positions import Packed
 from visprompt.attention.program import SiteProgram
-from visprompt.attention.rows import contributions
+from visprompt.attention.prompt_tokens import Insertion
+from visprompt.attention.row_math import contributions
 from visprompt.attention.sites import Site, Tower
-from visprompt.attention.timeline import Timeline
-from visprompt.attention.tokens import Insertion
 from visprompt.errors import SiteNotReachedError, UnsupportedError
 
 _current: ContextVar[Scope | None] = ContextVar("visprompt_scope", default=None)

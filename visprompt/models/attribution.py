@@ -21,13 +21,13 @@ from visprompt.attention.program import compile_programs
 from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Head, Site
 from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.models.pictures import PicturePixels
+from visprompt.models.preprocessing import PicturePixels
 from visprompt.visual_prompt import Fit, block_number
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from visprompt.geometry import Geometry
+    from visprompt.geometry.geometry import Geometry
     from visprompt.models.base import Model
 
 T = TypeVar("T")

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from visprompt.attention.backends import is_compiled, refuse_compiled
+from visprompt.attention.prefix_sharing import sharing_of
 from visprompt.attention.program import SiteProgram, compile_programs
+from visprompt.attention.prompt_tokens import Insertion, groups_of
 from visprompt.attention.scope import Enough, Scope
-from visprompt.attention.sharing import sharing_of
 from visprompt.attention.sites import ReadRows, Site, Tower
-from visprompt.attention.tokens import Insertion, groups_of
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
-from visprompt.geometry import Geometry
+from visprompt.geometry.geometry import Geometry
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoding import Encoding, collect
-from visprompt.models.features import Features, run_with
+from visprompt.models.gain_reference import with_references
 from visprompt.models.parts import Parts
-from visprompt.models.pictures import PicturePixels
-from visprompt.models.proof import check_gradient, prove, prove_tokens
-from visprompt.models.references import with_references
+from visprompt.models.patch_features import Features, run_with
+from visprompt.models.preprocessing import PicturePixels
+from visprompt.models.site_checks import check_gradient, prove, prove_tokens
 from visprompt.visual_prompt import Fit, VisualPrompt
 
 __all__ = ["Model", "Parts"]

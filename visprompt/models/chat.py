@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from visprompt.errors import InvalidInputError
-from visprompt.geometry import Geometry
+from visprompt.geometry.geometry import Geometry
 from visprompt.visual_prompt import VisualPrompt
 
 

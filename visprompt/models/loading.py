@@ -69,7 +69,7 @@ def load_model(
     elif prefix == "timm":
         module, processor, tokenizer = _load_timm(rest, options)
     elif prefix == "remote":
-        from visprompt.models.remote import load_remote
+        from visprompt.models.remote.model import load_remote
 
         return load_remote(rest, **options)
     else:
@@ -105,21 +105,21 @@ def wrap(module: nn.Module, processor: Any = None, tokenizer: Any = None, name: 
     origins = {base.__module__.partition(".")[0] for base in type(inner).__mro__}
     parts: Parts
     if "transformers" in origins:
-        from visprompt.models.lvlm_layout import FAMILIES as LVLM_FAMILIES
+        from visprompt.models.lvlm.families import FAMILIES as LVLM_FAMILIES
 
         if str(getattr(inner.config, "model_type", "")) in LVLM_FAMILIES:
-            from visprompt.models.lvlm import LVLM
+            from visprompt.models.lvlm.model import LVLM
 
             return LVLM(module, processor, tokenizer, name or type(inner).__name__)
-        from visprompt.models import transformers as backend
+        from visprompt.models.backends import transformers as backend
 
         parts = backend.parts_of(module, processor, tokenizer)
     elif hasattr(inner, "visual") and (hasattr(inner, "encode_image") or "open_clip" in origins):
-        from visprompt.models import open_clip as backend  # type: ignore[no-redef]
+        from visprompt.models.backends import open_clip as backend  # type: ignore[no-redef]
 
         parts = backend.parts_of(module, processor, tokenizer)
     elif hasattr(inner, "forward_features") and hasattr(inner, "forward_head"):
-        from visprompt.models import timm as backend  # type: ignore[no-redef]
+        from visprompt.models.backends import timm as backend  # type: ignore[no-redef]
 
         parts = backend.parts_of(module, processor, tokenizer)
     else:
@@ -198,7 +198,7 @@ def _load_transformers(
     where = str(folder) if is_folder else name
     common: dict[str, Any] = {"trust_remote_code": trust, **options}
     wanted: Any = dtype if dtype is not None else ("auto" if device.type != "cpu" else torch.float32)
-    from visprompt.models.lvlm_layout import FAMILIES as LVLM_FAMILIES
+    from visprompt.models.lvlm.families import FAMILIES as LVLM_FAMILIES
 
     try:
         kind = transformers.AutoConfig.from_pretrained(where, **common).model_type

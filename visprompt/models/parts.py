@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from visprompt.attention.packed import Packed
+from visprompt.attention.packed_positions import Packed
 from visprompt.attention.sites import Tower
-from visprompt.models.pictures import PictureReader
+from visprompt.models.preprocessing import PictureReader
 
 
 @dataclass(frozen=True, eq=False)

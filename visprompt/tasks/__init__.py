@@ -6,10 +6,10 @@
 """
 
 from visprompt.tasks.base import Outcome, Task, evaluate
+from visprompt.tasks.condition import Pointing
 from visprompt.tasks.gain import GainMeter, attention_gain
 from visprompt.tasks.keypoints import Keypoints
 from visprompt.tasks.naming import Naming
-from visprompt.tasks.pointing import Pointing
 from visprompt.tasks.referring import Referring
 from visprompt.tasks.vqa import Vqa
 

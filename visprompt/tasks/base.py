@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, RemoteError
-from visprompt.results import RowLog, digest, source_digest
-from visprompt.statistics import Interval, accuracy_interval
-from visprompt.tasks.code import auxiliary_weights, library_versions, strategy_code
-from visprompt.tasks.pointing import NotFiniteError, Pointing, RunnerFactory, Scores, default_runner
+from visprompt.tasks.condition import NotFiniteError, Pointing, RunnerFactory, Scores, default_runner
+from visprompt.tasks.fingerprint import auxiliary_weights, library_versions, strategy_code
+from visprompt.utils.hashing import digest
+from visprompt.utils.jsonl import RowLog
+from visprompt.utils.provenance import source_digest
+from visprompt.utils.statistics import Interval, accuracy_interval
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model

@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visprompt.data.questions import Question, read_lines, require_keys
-from visprompt.data.vlmevalkit import table_row, write_table
+from visprompt.data.questions.question import Question, read_lines, require_keys
+from visprompt.data.questions.vlmevalkit import table_row, write_table
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError
-from visprompt.learned import learned_parts
-from visprompt.results import RowLog, digest, file_digest, source_digest, write_jsonl, write_text
+from visprompt.learned.strategy import learned_parts
 from visprompt.tasks.base import Row, stamp_of
-from visprompt.tasks.code import auxiliary_weights, library_versions, strategy_code
+from visprompt.tasks.fingerprint import auxiliary_weights, library_versions, strategy_code
+from visprompt.utils.files import write_text
+from visprompt.utils.hashing import digest, file_digest
+from visprompt.utils.jsonl import RowLog, write_jsonl
+from visprompt.utils.provenance import source_digest
 
 if TYPE_CHECKING:
     from visprompt.prompter import Prompter

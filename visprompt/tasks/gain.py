@@ -4,7 +4,7 @@ Markers are compared as they are used: painted into the picture in 8 bits, throu
 same places.
 
 >>> import visprompt as vp
->>> from visprompt.data.unlabelled import generated
+>>> from visprompt.data.labelled.unlabelled import generated
 >>> from visprompt.tasks.gain import GainMeter
 >>> scenes = generated((64, 64), sizes={"train": 1, "validation": 0, "test": 4}).test
 >>> meter = GainMeter(vp.load_model("bundled:scenes-clip"), [scenes.picture(i) for i in range(4)])
@@ -23,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
-from visprompt.learned import Learned
-from visprompt.patches import random_colours
+from visprompt.imaging.paste import random_colours
+from visprompt.learned.strategy import Learned
 from visprompt.prompter import Prompter
 from visprompt.request import Box, Request
 from visprompt.visual_prompt import block_number, is_number
 
 if TYPE_CHECKING:
-    from visprompt.geometry import Geometry
-    from visprompt.images import ImageSource
+    from visprompt.geometry.geometry import Geometry
+    from visprompt.imaging.load import ImageSource
     from visprompt.models.base import Model
     from visprompt.visual_prompt import VisualPrompt
 
@@ -133,7 +133,7 @@ class GainMeter:
         without: Masses | None = None,
         **runner: Any,
     ) -> None:
-        from visprompt.models.lvlm_encoder import encoder_of
+        from visprompt.models.lvlm.vision_encoder import encoder_of
 
         self.model = encoder_of(model)
         self._tower = self.model.tower  # raises for a model without attention

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from visprompt.data.pointed import PointedPicture
-from visprompt.data.referring import Boxes
+from visprompt.data.referring.image import Boxes
+from visprompt.data.referring.keypoints import PointedPicture
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row
+from visprompt.tasks.condition import Pointing, Scores
 from visprompt.tasks.naming import Naming, named_row
-from visprompt.tasks.pointing import Pointing, Scores
 
 Among = Literal["all", "picture"]
 

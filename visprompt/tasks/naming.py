@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from visprompt.data.referring import Boxes, ReferringPicture, iou
+from visprompt.data.referring.image import Boxes, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row, pick, rounded, softmax
-from visprompt.tasks.pointing import Pointing, Scores
+from visprompt.tasks.condition import Pointing, Scores
 from visprompt.tasks.scoring import ScoringTask
 
 Subtract = Literal["none", "unprompted"]

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from visprompt.data.referring import Boxes, ReferringPicture, iou
+from visprompt.data.referring.image import Boxes, ReferringPicture, iou
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row, pick, rounded, softmax
-from visprompt.tasks.pointing import Pointing, Scores
+from visprompt.tasks.condition import Pointing, Scores
 from visprompt.tasks.scoring import ScoringTask
 
 IOU_THRESHOLD = 0.5

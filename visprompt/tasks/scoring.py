@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from visprompt.data.referring import Boxes, ReferringPicture
+from visprompt.data.referring.image import Boxes, ReferringPicture
 from visprompt.tasks.base import Asker, Row, Task
-from visprompt.tasks.pointing import Pointer, Pointing, RunnerFactory, Scores
+from visprompt.tasks.condition import Pointer, Pointing, RunnerFactory, Scores
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from visprompt.data.questions import Question, letter_of, normalised
+from visprompt.data.questions.question import Question, letter_of, normalised
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError
 from visprompt.tasks.base import Asker, Row, Task, rounded
-from visprompt.tasks.pointing import Pointing, RunnerFactory, elsewhere
+from visprompt.tasks.condition import Pointing, RunnerFactory, elsewhere
 
 _SHOWN_CHARACTERS = 200
 

@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 
 import visprompt as vp
-from visprompt.learned import learned_parts
+from visprompt.learned.strategy import learned_parts
 from visprompt.models.identity import difference
 from visprompt.registry import get_class
 from visprompt.testing.tiny import Tiny, tiny, tiny_names

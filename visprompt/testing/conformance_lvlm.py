@@ -18,7 +18,7 @@ import torch
 
 import visprompt as vp
 from visprompt.models.chat import Chat
-from visprompt.models.chat_inputs import prepare
+from visprompt.models.lvlm.inputs import prepare
 from visprompt.registry import get_class
 from visprompt.testing.conformance import neutral_options, picture, prompter_of, ready, without
 from visprompt.testing.tiny_lvlm import TinyLvlm, tiny_lvlm

@@ -16,21 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visprompt.data.labelled import KINDS, Labelled
+from visprompt.data.labelled.dataset import KINDS, Labelled
 from visprompt.errors import InvalidInputError
-from visprompt.training import checkpoints, processes, sketches
-from visprompt.training.fitting import Loop, evaluate
-from visprompt.training.metrics import finite
+from visprompt.training import distributed as processes
+from visprompt.training import progress_images as sketches
+from visprompt.training import run_checkpoints as checkpoints
+from visprompt.training.loop import Loop, evaluate
+from visprompt.training.metrics_log import finite
 from visprompt.training.result import Fitted
 from visprompt.training.settings import FitSettings, settings_from
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from visprompt.data.splits import Splits
-    from visprompt.learned import Learned
+    from visprompt.data.labelled.splits import Splits
+    from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
-    from visprompt.training.objective import Objective, Split
+    from visprompt.training.objectives.base import Objective, Split
 
 #: what a run is, and in the end what it gave
 RUN = "run.json"
@@ -193,7 +195,7 @@ def evaluate_on(prompter: Learned, model: Model, data: Labelled, settings: Mappi
 
 
 def _splits(data: Any) -> Splits:
-    from visprompt.data.splits import Splits, load_splits
+    from visprompt.data.labelled.splits import Splits, load_splits
 
     if isinstance(data, Splits):
         return data
@@ -202,7 +204,7 @@ def _splits(data: Any) -> Splits:
     if isinstance(data, str | os.PathLike):
         return load_splits(os.fspath(data))
     raise InvalidInputError(
-        f"data is a folder, a file, visprompt.data.labelled.Splits or Labelled; got {type(data).__name__}."
+        f"data is a folder, a file, visprompt.data.labelled.dataset.Splits or Labelled; got {type(data).__name__}."
     )
 
 
@@ -330,7 +332,7 @@ def _clear(folder: Path) -> None:
 
 def _take(prompter: Learned, folder: Path) -> None:
     """What a run that has ended left, into a prompter and the head that it has."""
-    from visprompt.saving import load_prompter
+    from visprompt.persistence.prompt_files import load_prompter
 
     saved: Any = load_prompter(folder)
     prompter.parameters, prompter.record, prompter.backbone = saved.parameters, saved.record, saved.backbone
@@ -374,7 +376,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
-    from visprompt.saving import write_whole
+    from visprompt.persistence.prompt_files import write_whole
 
     write_whole(folder / RUN, (json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n").encode())
 

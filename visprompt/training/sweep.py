@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.prompter import checked_options
-from visprompt.training import checkpoints, processes
-from visprompt.training.fitting import DivergedError, evaluate
-from visprompt.training.metrics import FILE
+from visprompt.training import distributed as processes
+from visprompt.training import run_checkpoints as checkpoints
+from visprompt.training.loop import DivergedError, evaluate
+from visprompt.training.metrics_log import FILE
+from visprompt.training.progress_images import STRIP
 from visprompt.training.result import Fitted
 from visprompt.training.run import RUN, make_objective, require_ours, train
 from visprompt.training.settings import FitSettings
-from visprompt.training.sketches import STRIP
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from visprompt.data.splits import Splits
-    from visprompt.learned import Learned
+    from visprompt.data.labelled.splits import Splits
+    from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
 
 FOLDER = "sweep"

@@ -1,0 +1,409 @@
+"""Folders and tables of labelled data: the layouts that people have, and what is said when they have another."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visprompt.data.labelled.dataset import Labelled, Splits, load_splits
+from visprompt.data.labelled.label_names import numbered
+from visprompt.errors import InvalidInputError, UnknownNameError
+
+posix = pytest.mark.skipif(os.name == "nt", reason="links and colons")
+
+
+def picture(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", wh).save(path, "PNG")
+    return path
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        picture(root / name)
+    return root
+
+
+def names(data: Labelled | None) -> list[str]:
+    assert data is not None
+    return [Path(path).name for path in data.files()]
+
+
+def quietly(*arguments: Any, **more: Any) -> Splits:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_splits(*arguments, **more)
+
+
+class TestFolder:
+    def test_class_folders(self, tmp_path: Path) -> None:
+        root = tree(tmp_path / "pets", *(f"{name}/{n}.PnG" for name in ("dog", "cat") for n in range(5)))
+        tree(root, "cat/deeper/still/9.jpeg", "dog/9.JPG")
+        splits = quietly(root)
+        assert splits.train.classes == ("cat", "dog")
+        assert (len(splits.train), len(splits.validation or ()), splits.test) == (10, 2, None)
+        assert splits.protocol == (
+            "Train is the folder pets, a folder per class; validation is 0.2 of it, drawn with seed 0, in the "
+            "proportions of the classes; no test part."
+        )
+        whole = quietly(root, validation=0)
+        assert (whole.validation, len(whole.train)) == (None, 12)
+        assert whole.train.labels == [0] * 6 + [1] * 6
+        assert whole.train.check() is whole.train
+
+    @pytest.mark.parametrize("held", ["val", "valid", "validation", "Val", "dev"])
+    def test_parts(self, tmp_path: Path, held: str) -> None:
+        tree(tmp_path, "train/a/1.png", "train/b/2.png", f"{held}/b/3.png", "test/a/4.png")
+        splits = quietly(tmp_path)
+        assert names(splits.train) == ["1.png", "2.png"]
+        assert names(splits.validation) == ["3.png"]
+        assert splits.validation is not None
+        assert splits.validation.labels == [1]
+        assert names(splits.test) == ["4.png"]
+        assert held in splits.protocol
+
+    def test_no_validation_folder(self, tmp_path: Path) -> None:
+        tree(tmp_path, *(f"train/{name}/{n}.png" for name in "ab" for n in range(5)), "test/a/9.png")
+        splits = quietly(tmp_path, validation=0.4, seed=5)
+        assert (len(splits.train), len(splits.validation or ()), len(splits.test or ())) == (6, 4, 1)
+        assert "0.4 of it, drawn with seed 5" in splits.protocol
+
+    def test_rubbish_is_passed_over_and_others_are_named(self, tmp_path: Path) -> None:
+        tree(tmp_path, "a/1.png", "b/2.png", "a/._1.png", ".git/x.png", "__MACOSX/a/1.png", "a/@eaDir/1.png")
+        for name in (".DS_Store", "a/Thumbs.db", "b/desktop.ini"):
+            (tmp_path / name).write_text("x")
+        assert names(quietly(tmp_path, validation=0).train) == ["1.png", "2.png"]
+        (tmp_path / "a" / "notes.txt").write_text("x")
+        (tmp_path / "b" / "clip.mp4").write_text("x")
+        with pytest.warns(UserWarning, match=r"2 files are no picture and left out, the first: .*notes\.txt"):
+            load_splits(tmp_path, validation=0)
+
+    def test_an_empty_class(self, tmp_path: Path) -> None:
+        tree(tmp_path, "a/1.png", "b/2.png")
+        (tmp_path / "c").mkdir()
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "1.heic").write_text("x")
+        with pytest.raises(InvalidInputError, match=r"2 folders of classes have no pictures: c, d \(\.heic\)"):
+            load_splits(tmp_path)
+
+    def test_one_class(self, tmp_path: Path) -> None:
+        tree(tmp_path, "a/1.png")
+        with pytest.raises(InvalidInputError, match="one class only, 'a': there is nothing to tell apart"):
+            load_splits(tmp_path, validation=0)
+
+    def test_the_folder_around_it(self, tmp_path: Path) -> None:
+        tree(tmp_path, "pets/a/1.png", "pets/b/2.png")
+        with pytest.raises(InvalidInputError, match=r"one class only, 'pets'.* Is '.*pets' the data set"):
+            load_splits(tmp_path)
+
+    def test_loose_pictures(self, tmp_path: Path) -> None:
+        tree(tmp_path, "1.png", "2.png")
+        with pytest.raises(InvalidInputError, match="2 pictures and no folders: every class is a folder"):
+            load_splits(tmp_path)
+        tree(tmp_path, "a/1.png", "b/1.png")
+        with pytest.warns(UserWarning, match="2 pictures lie in .* outside of the folders of classes"):
+            load_splits(tmp_path, validation=0)
+
+    def test_an_empty_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInputError, match="no folders and no pictures"):
+            load_splits(tmp_path)
+
+    def test_a_class_called_test_or_train(self, tmp_path: Path) -> None:
+        tree(tmp_path / "x", "test/1.png", "exam/1.png")
+        assert quietly(tmp_path / "x", validation=0).train.classes == ("exam", "test")
+        tree(tmp_path / "y", "train/1.png", "bus/1.png")
+        assert quietly(tmp_path / "y", validation=0).train.classes == ("bus", "train")
+
+    def test_parts_that_are_none(self, tmp_path: Path) -> None:
+        tree(tmp_path / "no-train", "val/a/1.png", "test/a/1.png")
+        with pytest.raises(InvalidInputError, match="has test, val and no folder train"):
+            load_splits(tmp_path / "no-train")
+        tree(tmp_path / "two", "train/a/1.png", "val/a/1.png", "valid/a/1.png")
+        with pytest.raises(InvalidInputError, match="two folders for validation: val and valid"):
+            load_splits(tmp_path / "two")
+        tree(tmp_path / "flat", "train/1.png", "test/1.png")
+        with pytest.raises(InvalidInputError, match="has no folders of classes"):
+            load_splits(tmp_path / "flat")
+
+    def test_a_test_folder_without_labels(self, tmp_path: Path) -> None:
+        tree(tmp_path, "train/a/1.png", "train/b/1.png", "test/1.png", "extra/2.png")
+        with pytest.warns(UserWarning, match="left out") as caught:
+            assert load_splits(tmp_path, validation=0).test is None
+        said = [str(one.message) for one in caught]
+        assert any("beside test, train there are extra" in one for one in said)
+        assert any("no folders of classes, so its pictures have no labels" in one for one in said)
+
+    def test_a_class_of_the_test_part_alone(self, tmp_path: Path) -> None:
+        tree(tmp_path, "train/a/1.png", "train/b/1.png", "test/B/2.png")
+        with pytest.warns(UserWarning, match="1 class of the test part has no picture to learn from: 'B'"):
+            assert load_splits(tmp_path, validation=0).train.classes == ("B", "a", "b")
+
+    def test_accents_of_two_systems(self, tmp_path: Path) -> None:
+        tree(tmp_path, "train/caf\u00e9/1.png", "train/b/1.png", "test/cafe\u0301/2.png")
+        splits = quietly(tmp_path, validation=0)
+        assert splits.train.classes == ("b", "caf\u00e9")
+        assert splits.test is not None
+        assert splits.test.labels == [1]
+        assert splits.test.picture(0).size == (20, 18)
+
+    @posix
+    def test_links(self, tmp_path: Path) -> None:
+        tree(tmp_path / "store", "1.png", "2.png")
+        root = tree(tmp_path / "root", "a/0.png", "b/0.png")
+        (root / "a" / "1.png").symlink_to(tmp_path / "store" / "1.png")
+        (root / "c").symlink_to(tmp_path / "store")
+        (root / "a" / "loop").symlink_to(root / "a")
+        splits = quietly(root, validation=0)
+        assert names(splits.train) == ["0.png", "1.png", "0.png", "1.png", "2.png"]
+        (root / "b" / "gone.png").symlink_to(tmp_path / "nothing.png")
+        with pytest.raises(InvalidInputError, match=r"1 item cannot be used:\n.*gone\.png"):
+            load_splits(root, validation=0).train.check()
+
+    @posix
+    def test_one_file_in_two_parts(self, tmp_path: Path) -> None:
+        tree(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png")
+        (tmp_path / "test" / "a" / "1.png").symlink_to(tmp_path / "train" / "a" / "1.png")
+        with pytest.warns(
+            UserWarning, match=r"1 file is in train and in test, the first: .*Figures on test are too good"
+        ):
+            load_splits(tmp_path, validation=0)
+
+    @pytest.mark.parametrize("validation", [-0.1, 1, 2])
+    def test_wrong_share(self, tmp_path: Path, validation: float) -> None:
+        with pytest.raises(InvalidInputError, match="validation is a share"):
+            load_splits(tmp_path, validation=validation)
+
+
+class TestTables:
+    def csv(self, folder: Path, text: str, *pictures: str, name: str = "t.csv", **more: Any) -> Path:
+        tree(folder, *(pictures or tuple(f"{n}.png" for n in range(4))))
+        (folder / name).write_text(text, **({"encoding": "utf-8"} | more))
+        return folder / name
+
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+    def test_columns_separators_and_marks(self, tmp_path: Path, separator: str, encoding: str) -> None:
+        text = "File_Name, Class \r\n0.png,café\r\n1.png,b\r\n\r\n2.png,b\r\n3.png,café\r\n".replace(",", separator)
+        splits = quietly(self.csv(tmp_path, text, encoding=encoding), validation=0.5)
+        assert splits.train.classes == ("b", "café")
+        assert (len(splits.train), len(splits.validation or ())) == (2, 2)
+        assert splits.train.check()
+        assert splits.protocol.startswith("Train is t.csv; validation is 0.5 of it, drawn with seed 0")
+
+    def test_parts(self, tmp_path: Path) -> None:
+        text = "image,label,split\n0.png,a,train\n1.png,b,Training\n2.png,a,val\n3.png,b,test\n"
+        splits = quietly(self.csv(tmp_path, text))
+        assert [names(part) for part in (splits.train, splits.validation, splits.test)] == [
+            ["0.png", "1.png"],
+            ["2.png"],
+            ["3.png"],
+        ]
+        assert splits.protocol == "Parts are the column 'split' of t.csv."
+        assert splits.train.name == "t train"
+
+    def test_named_columns_and_another_folder(self, tmp_path: Path) -> None:
+        tree(tmp_path / "pics", "0.png", "1.png")
+        path = self.csv(tmp_path, "id,jpg,kind,label\n7,0.png,x,1\n8,1.png,y,1\n")
+        splits = quietly(path, image="jpg", label="kind", images=tmp_path / "pics", validation=0)
+        assert splits.train.classes == ("x", "y")
+        assert splits.train.picture(0).size == (20, 18)
+
+    @pytest.mark.parametrize("labels", [("10", "9", "100", "9"), ("10.0", "9.0", "100.0", "9.0")])
+    def test_numbers_with_gaps(self, tmp_path: Path, labels: tuple[str, ...]) -> None:
+        rows = "".join(f"{n}.png,{label}\n" for n, label in enumerate(labels))
+        splits = quietly(self.csv(tmp_path, "image,label\n" + rows), validation=0)
+        assert splits.train.classes == ("9", "10", "100")
+        assert splits.train.labels == [1, 0, 2, 0]
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_names_for_numbers(self, tmp_path: Path, first: int) -> None:
+        (tmp_path / "classes.txt").write_text("ant\nbee\ncow\n")
+        path = self.csv(tmp_path, f"image,label\n0.png,{first}\n1.png,{first + 2}\n")
+        splits = quietly(path, validation=0)
+        assert (splits.train.classes, splits.train.labels) == (("ant", "bee", "cow"), [0, 2])
+        assert quietly(path, validation=0, classes=["x", "y", "z"]).train.classes == ("x", "y", "z")
+
+    def test_windows_and_absolute_paths(self, tmp_path: Path) -> None:
+        tree(tmp_path / "sub dir", "a b.png", "é.png")
+        text = f'image,label\nsub dir\\a b.png,a\n"{tmp_path / "sub dir" / "é.png"}",b\n'
+        assert quietly(self.csv(tmp_path, text), validation=0).train.check()
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("", "is empty"),
+            ("0.png,a\n1.png,b\n", r"no column label \(label, class, .*it has '0\.png', 'a'"),
+            ("image,label\n0.png\n", r"t\.csv, line 2: 1 cells, and the header has 2"),
+            ("image,label\n0.png,a,b\n", "quote cells that contain a ','"),
+            ("image,label,Image\n", "no rows that can be used"),
+            ("image,label,label\n0.png,a,b\n", "two columns called 'label'"),
+            ("image,label\n", "no rows that can be used"),
+            ("image,label\n0.png,\n1.png,a\n", r"1 row cannot be used:\n  t\.csv, line 2: no label"),
+            ("image,label\n,a\n1.png,a\n", "a picture is a file name"),
+            ("image,label\nhttp://x/y.png,a\n", "is a web address; download"),
+            ("image,label\nx.png,a\ny.png,b\n", "none of the pictures exists, for example .*images="),
+            ("image,label,split\n0.png,a,tranin\n", "a split is train, validation"),
+            ("image,label,split\n0.png,a,test\n", "has rows for test and none for train"),
+            ("image,label\n0.png,a\n1.png,a\n", "one class only, 'a'"),
+            ('image,label\n"0.png,a\n', r"line 2: not CSV"),
+        ],
+    )
+    def test_wrong_files(self, tmp_path: Path, text: str, said: str) -> None:
+        with pytest.raises(InvalidInputError, match=said):
+            load_splits(self.csv(tmp_path, text))
+
+    def test_wrong_options(self, tmp_path: Path) -> None:
+        path = self.csv(tmp_path, "image,label\n0.png,a\n1.png,b\n")
+        with pytest.raises(InvalidInputError, match="no column 'kind'; it has 'image', 'label'"):
+            load_splits(path, label="kind")
+        with pytest.raises(UnknownNameError, match="option of the format csv 'lable': did you mean 'label'"):
+            load_splits(path, lable="kind")
+        with pytest.raises(UnknownNameError, match=r"class .* 'b'"):
+            load_splits(path, classes=["a", "c"])
+        with pytest.raises(InvalidInputError, match=r"is a folder; give the \.csv file"):
+            load_splits(tmp_path, "csv")
+        with pytest.raises(InvalidInputError, match="there is no file"):
+            load_splits(tmp_path / "none.csv")
+
+    def test_several_classes_of_a_picture(self, tmp_path: Path) -> None:
+        path = self.csv(tmp_path, "image,label\n0.png,a\n0.png,b\n1.png,a\n1.png,a\n")
+        with pytest.warns(UserWarning, match=r"t: 1 file has several classes, the first: .*0\.png"):
+            load_splits(path, validation=0)
+
+    def test_options_of_a_command_line(self, tmp_path: Path) -> None:
+        path = self.csv(tmp_path, "0,1\n0.png,a\n1.png,b\n")
+        assert quietly(path, image=0, label=1, name=7, validation=0).train.name == "7"
+        with pytest.raises(InvalidInputError, match="classes are a list of names"):
+            load_splits(path, image=0, label=1, classes=True)
+        with pytest.raises(InvalidInputError, match="a seed is 0 or more"):
+            load_splits(path, seed=-1)
+
+    def test_skipping_rows(self, tmp_path: Path) -> None:
+        path = self.csv(tmp_path, "image,label\n0.png,a\n1.png,\n2.png,b\n")
+        with pytest.warns(UserWarning, match=r"1 row left out:\n  t\.csv, line 3"):
+            assert len(load_splits(path, on_bad="skip", validation=0).train) == 2
+
+    def test_one_picture_in_two_parts(self, tmp_path: Path) -> None:
+        path = self.csv(tmp_path, "image,label,split\n0.png,a,train\n1.png,b,train\n./0.png,a,test\n")
+        with pytest.warns(UserWarning, match="1 file is in train and in test"):
+            load_splits(path, validation=0)
+
+    def jsonl(self, folder: Path, *rows: object) -> Path:
+        tree(folder, *(f"{n}.png" for n in range(4)))
+        (folder / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        return folder / "t.jsonl"
+
+    def test_jsonl(self, tmp_path: Path) -> None:
+        rows = [{"image": f"{n}.png", "label": n % 2} for n in range(4)]
+        splits = quietly(self.jsonl(tmp_path, *rows), validation=0.5)
+        assert splits.train.classes == ("0", "1")
+        assert splits.train.check()
+
+    def test_answers(self, tmp_path: Path) -> None:
+        rows = [{"image": f"{n}.png", "question": "how many?", "answer": n, "category": "x"} for n in range(3)]
+        splits = quietly(self.jsonl(tmp_path, *rows), validation=0)
+        assert (splits.train.kind, splits.train.classes) == ("answers", ())
+        assert splits.train.label(2) == ("how many?", "2")
+        assert quietly(
+            self.jsonl(tmp_path, *rows, {**rows[0], "image": "3.png", "category": "y"}), label="category"
+        ).train.classes == (
+            "x",
+            "y",
+        )
+        with pytest.raises(InvalidInputError, match=r"line 1: no answer in the column 'answer'; got \['1'\]"):
+            load_splits(self.jsonl(tmp_path, {"image": "0.png", "question": "q", "answer": ["1"]}))
+
+    def test_masks(self, tmp_path: Path) -> None:
+        Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8).repeat(9, 0).repeat(10, 1)).save(tmp_path / "m.png")
+        rows = [{"image": f"{n}.png", "mask": "m.png"} for n in range(4)]
+        path = self.jsonl(tmp_path, *rows)
+        with pytest.raises(InvalidInputError, match="masks hold numbers; give classes="):
+            load_splits(path)
+        splits = quietly(path, classes=["sky", "sea", "sand"], validation=0)
+        assert (splits.train.kind, splits.train.ignore_index) == ("segmentation", 255)
+        assert splits.train.check()
+        shifted = quietly(path, classes="2", zero_is_none=True, validation=0)
+        assert np.unique(shifted.train.label(0)).tolist() == [0, 1, 255]  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match=r"ignore_index 255 is also the number of a class \('class 256'\)"):
+            load_splits(path, classes=300)
+        assert quietly(path, classes=300, ignore_index=65535, validation=0).train.ignore_index == 65535
+        shifted = quietly(path, classes=300, ignore_index=65535, zero_is_none=True, validation=0)
+        assert np.unique(shifted.train.label(0)).tolist() == [0, 1, 65535]  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="class numbers 2; there are 2 classes"):
+            quietly(path, classes=2).train.check()
+
+    @pytest.mark.parametrize(
+        ("row", "said"),
+        [
+            ({"image": "0.png", "label": ["a", "b"]}, "a label is the name or number of one class"),
+            ({"image": "0.png", "label": True}, "a label is the name or number"),
+            ({"image": "0.png", "label": 1.5}, "a label is the name or number"),
+            ({"image": 3, "label": 1}, "a picture is a file name; got 3"),
+            ({"image": "0.png"}, "no column label"),
+            ({"label": "a"}, "no column image"),
+        ],
+    )
+    def test_wrong_jsonl(self, tmp_path: Path, row: object, said: str) -> None:
+        with pytest.raises(InvalidInputError, match=said):
+            load_splits(self.jsonl(tmp_path, row))
+
+    def test_cut_off_jsonl(self, tmp_path: Path) -> None:
+        (tmp_path / "t.jsonl").write_text('{"image": "0.png", "label": 1}\n{"image": "1.p')
+        with pytest.raises(InvalidInputError, match=r"t\.jsonl, line 2: not JSON"):
+            load_splits(tmp_path / "t.jsonl")
+        (tmp_path / "t.jsonl").write_text("")
+        with pytest.raises(InvalidInputError, match="is empty"):
+            load_splits(tmp_path / "t.jsonl")
+
+    def test_mixed_labels(self, tmp_path: Path) -> None:
+        rows = [{"image": "0.png", "label": 1}, {"image": "1.png", "label": "cat"}]
+        with pytest.raises(InvalidInputError, match="labels mix numbers and names: 1 and 'cat'"):
+            load_splits(self.jsonl(tmp_path, *rows))
+
+
+def test_labels_are_numbered_the_same_in_any_order() -> None:
+    assert numbered([3, 1, 2, 1], None, "x") == numbered([1, 2, 3], None, "x") == ({1: 0, 2: 1, 3: 2}, ("1", "2", "3"))
+    assert numbered(["b", "a"], None, "x") == ({"a": 0, "b": 1}, ("a", "b"))
+    assert numbered(["1", "x"], None, "x")[1] == ("1", "x")  # texts, of which one looks like a number
+    with pytest.raises(InvalidInputError, match="label 5 is none of the 3 classes, 0 to 2"):
+        numbered([0, 5], 3, "x")
+
+
+@pytest.mark.parametrize(
+    ("mark", "format"),
+    [
+        ("train800val200.txt", "vtab"),
+        ("train.json", "fgvc"),
+        ("annotations/training/1.png", "ade20k"),
+        ("state.json", "hf"),
+    ],
+)
+def test_folders_of_other_formats_are_not_guessed(tmp_path: Path, mark: str, format: str) -> None:
+    tree(tmp_path, "a/1.png", "b/1.png", mark)
+    with pytest.raises(InvalidInputError, match=f"so it may be {format}: say so with format='{format}'"):
+        load_splits(tmp_path)
+
+
+def test_home_and_tabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME" if os.name != "nt" else "USERPROFILE", str(tmp_path))
+    tree(tmp_path, "pets/a/1.png", "pets/b/1.png")
+    assert len(quietly("~/pets", validation=0).train) == 2
+    (tmp_path / "pets" / "t.tsv").write_text("image\tlabel\na/1.png\ta\nb/1.png\tb\n")
+    assert quietly(tmp_path / "pets" / "t.tsv", validation=0).train.check()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have names in Unicode only")
+@posix
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.png", "b/1.png")
+    odd = os.fsencode(str(tmp_path / "a")) + b"/\xff.png"
+    os.link(os.fsencode(str(tmp_path / "a" / "1.png")), odd)
+    splits = quietly(tmp_path, validation=0)
+    assert len(splits.train.check()) == 3
+    assert splits.describe()["train"]["n"] == 3

@@ -1,0 +1,1 @@
+"""Suites of accuracies: tasks × ways of prompting × models."""

@@ -1,0 +1,265 @@
+"""Pictures for a report: answers right and wrong as the model got them, and where it looked.
+
+Taken while a model is in memory; kept as files' bytes, so that a report needs neither the model nor the data.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from visprompt.errors import VispromptError
+from visprompt.plots import base as plots
+from visprompt.tasks import Outcome, Pointing, Task, Vqa
+from visprompt.tasks.base import Row
+from visprompt.tasks.condition import CONTROLS, Pictured, Pointer, RunnerFactory
+
+_SIDE_PX = 176
+# Up to here a picture goes into the page as it is, and the page blows it up.
+_SMALL_PX = 96
+# No colour subsampling: thin coloured frames would bleed.
+_JPEG = {"quality": 80, "subsampling": 0}
+_ATTENTION_PICTURES = 3
+_ATTENTION_COLUMNS = 7
+
+
+@dataclass(frozen=True)
+class Card:
+    """One answer: the question with its boxes, and what the model got.
+
+    Attributes:
+        question, seen: pictures as data URIs; `seen` is None where nothing was pointed at.
+        alt: what the picture shows, for those who do not see it.
+        text: what was asked.
+        answer: what came out.
+    """
+
+    question: str
+    seen: str | None
+    alt: str
+    text: str
+    answer: str
+    correct: bool
+
+
+@dataclass
+class Exhibits:
+    """Everything a report shows besides figures.
+
+    Attributes:
+        cards: by (model, task): for every strategy its cards, right ones first.
+        attention: by model: a figure as a data URI, and its alternative text.
+        notes: why something is not shown.
+    """
+
+    cards: dict[tuple[str, str], dict[str, list[Card]]] = field(default_factory=dict)
+    attention: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add_answers(
+        self,
+        model: Any,
+        name: str,
+        key: str,
+        task: Task,
+        pictures: Sequence[Any],
+        answers: Sequence[tuple[Pointing, Outcome]],
+        count: int,
+        make_runner: RunnerFactory,
+    ) -> None:
+        """Shows for every strategy the first `count` right and wrong answers, in the order of the data; of
+        questions, the first of each kind.
+
+        Args:
+            model: the model that answered.
+            name: what the report calls it.
+            key: the task's key.
+            task: the task.
+            pictures: the data.
+            answers: what was pointed with, and what came out.
+            count: right ones, and as many wrong ones.
+            make_runner: makes the runner that renders what the model got.
+        """
+        shown = self.cards.setdefault((name, key), {})
+        for pointing, outcome in answers:
+            # Of questions there is one card a kind for every row: controls would double the page.
+            if pointing.strategy == "random" or not count or (isinstance(task, Vqa) and pointing.region in CONTROLS):
+                continue
+            try:
+                if isinstance(task, Vqa):
+                    from visprompt.bench.accuracy.examples_vqa import question_cards
+
+                    shown[pointing.label] = question_cards(task, model, pictures, pointing, outcome, make_runner)
+                else:
+                    shown[pointing.label] = _cards(
+                        task, Pointer(model, pointing, make_runner), pictures, outcome, count
+                    )
+            except VispromptError as error:
+                self.notes.append(f"No examples of {pointing.label} on {name}, {key}: {error}")
+
+    def add_attention(
+        self,
+        model: Any,
+        name: str,
+        task: Task,
+        pictures: Sequence[Any],
+        pointings: Sequence[Pointing],
+        make_runner: RunnerFactory,
+    ) -> None:
+        """Draws the last block's readout attention, plain and with each strategy that keeps the picture whole."""
+        if "attention" not in model.supports:
+            self.notes.append(f"{name} has no attention to show.")
+            return
+        if not plots.have_matplotlib():
+            self.notes.append('Figures need matplotlib: pip install "visprompt-toolkit[plots]".')
+            return
+        chosen = [one for one in pointings if not one.is_control and len(one.members()) == 1]
+        chosen = [one for one in chosen if "crop" not in one.strategy][:_ATTENTION_COLUMNS]
+        try:
+            if isinstance(task, Vqa):
+                from visprompt.bench.accuracy.examples_vqa import looking_figure
+
+                whole = [one for one in pointings if not one.is_control and len(one.members()) == 1]
+                self.attention[name] = looking_figure(model, name, pictures, whole, make_runner)
+                return
+            self.attention[name] = _attention_figure(model, name, pictures[:_ATTENTION_PICTURES], chosen, make_runner)
+        except VispromptError as error:
+            self.notes.append(f"No attention maps of {name}: {error}")
+
+
+def data_uri(picture: Image.Image | bytes) -> str:
+    """A picture inside a page: PNG for figures and small pictures, JPEG for photographs."""
+    if isinstance(picture, bytes):
+        return "data:image/png;base64," + base64.b64encode(picture).decode()
+    buffer = io.BytesIO()
+    small = max(picture.size) <= _SMALL_PX
+    picture.save(buffer, format="PNG" if small else "JPEG", **({"optimize": True} if small else _JPEG))
+    return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _cards(task: Task, pointer: Pointer, pictures: Sequence[Pictured], outcome: Outcome, count: int) -> list[Card]:
+    items = {item: picture for picture in pictures for item in task.questions(picture)}
+    right = [row for row in outcome.rows if row["correct"] and row["pred"] is not None][:count]
+    wrong = [row for row in outcome.rows if not row["correct"] and row["pred"] is not None][:count]
+    return [_card(pointer, items[row["id"]], row) for row in right + wrong]
+
+
+def _card(pointer: Pointer, picture: Pictured, row: Row) -> Card:
+    naming = "answer" in row
+    pred, gold = row["pred"], row["gold_index"]
+    boxes = picture.candidates_xyxy
+    pointed = gold if naming else pred
+    plain = pointer.pointing.strategy == "none"
+    request = pointer.request(picture, None if plain else boxes[[pointed]])
+    image = request.picture
+    marks = [(box, plots.OTHER, False) for i, box in enumerate(boxes) if naming or i not in (pred, gold)]
+    if not naming and gold is not None and gold != pred:
+        marks.append((boxes[gold], plots.RIGHT, True))
+    marks.append((boxes[pointed], plots.RIGHT if row["correct"] else plots.WRONG, False))
+    seen = None
+    render = getattr(pointer.runners[0], "render", None)
+    if not plain and render is not None:
+        rendered = render([request])[0].convert("RGB")
+        seen = data_uri(shown_as_is(rendered))
+    if naming:
+        text = f"the marked {row['text']}"
+        answer = f"“{row['answer']}”, p = {row['top'][0][1]:.2f}"
+        alt = f"A picture with a {row['text']} marked; the answer is {row['answer']}."
+    else:
+        text = f"“{row['text']}”"
+        answer = f"box {pred + 1} of {len(boxes)}, p = {row['probs'][pred]:.2f}"
+        alt = f"{len(boxes)} boxes on a picture; asked for {row['text']}, box {pred + 1} was chosen, "
+        alt += "which is right." if row["correct"] else "which is wrong."
+    return Card(data_uri(boxed(image, marks)), seen, alt, text, answer, bool(row["correct"]))
+
+
+def shown_as_is(image: Image.Image) -> Image.Image:
+    """A picture as a model got it: small ones unchanged, which the page blows up, others in a card's size."""
+    image = image.convert("RGB")
+    return image if max(image.size) <= _SMALL_PX else sized(image)
+
+
+def sized(image: Image.Image) -> Image.Image:
+    """A picture in a card's size."""
+    scale = _SIDE_PX / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # Blown-up pixels stay pixels: smoothing would hide what a model with a small input gets.
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def boxed(image: Image.Image, marks: Sequence[tuple[Any, str, bool]]) -> Image.Image:
+    """A picture in a card's size with frames: box in pixels, colour, dashed."""
+    drawn = sized(image)
+    scale = drawn.width / image.width, drawn.height / image.height
+    pen = ImageDraw.Draw(drawn)
+    for box, colour, dashed in marks:
+        x0, x1 = (float(np.clip(box[i] * scale[0], 1, drawn.width - 2)) for i in (0, 2))
+        y0, y1 = (float(np.clip(box[i] * scale[1], 1, drawn.height - 2)) for i in (1, 3))
+        box_px = (x0, y0, max(x1, x0), max(y1, y0))
+        if colour == plots.OTHER:  # black and white: visible on every ground
+            pen.rectangle(box_px, outline="black", width=3)
+            pen.rectangle(box_px, outline="white", width=1)
+            continue
+        pen.rectangle(box_px, outline="white", width=5)
+        if dashed:
+            _dashes(pen, box_px, colour, 3)
+        else:
+            pen.rectangle(box_px, outline=colour, width=3)
+    return drawn
+
+
+def _dashes(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: str, width: int) -> None:
+    x0, y0, x1, y1 = box
+    for ax, ay, bx, by in ((x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)):
+        length = max(abs(bx - ax) + abs(by - ay), 1.0)
+        for start in np.arange(0, length, 10):
+            end = min(start + 6, length)
+            at = [(ax + (bx - ax) * t / length, ay + (by - ay) * t / length) for t in (start, end)]
+            pen.line(at, fill=colour, width=width)
+
+
+def _attention_figure(
+    model: Any,
+    name: str,
+    pictures: Sequence[Pictured],
+    pointings: Sequence[Pointing],
+    make_runner: RunnerFactory,
+) -> tuple[str, str]:
+    columns: list[tuple[str, list[Any]]] = []
+    plain = Pointer(model, Pointing("none", fit=pointings[0].fit if pointings else "model"), make_runner)
+    pointers = [Pointer(model, pointing, make_runner) for pointing in pointings]
+    marked = [_gold(picture) for picture in pictures]
+    for pointer in (plain, *pointers):
+        none = pointer is plain
+        requests = [
+            pointer.request(picture, None if none else box[None]) for picture, box in zip(pictures, marked, strict=True)
+        ]
+        maps: Any = pointer.runners[0].attention(requests)  # type: ignore[attr-defined]
+        columns.append((pointer.pointing.label, [np.asarray(one.image_map()) for one in maps]))
+    images = [plain.request(picture, None).picture for picture in pictures]
+    figure = plots.new_figure((1.3 * (len(columns) + 1) + 0.8, 1.56 * len(pictures) + 0.3))
+    grid = figure.subplots(len(pictures), len(columns) + 1, squeeze=False)
+    for line, (picture, image, box) in enumerate(zip(pictures, images, marked, strict=True)):
+        plots.show_picture(grid[line, 0], image, "picture, region" if line == 0 else "")
+        plots.outline(grid[line, 0], box)
+        grid[line, 0].set_xlabel(plots.literal(picture.expressions[0].text), fontsize=8)
+        top = max(float(maps[line].max()) for _, maps in columns)
+        for place, (label, maps) in enumerate(columns, start=1):
+            panel = grid[line, place]
+            drawn = plots.draw_map(panel, image, maps[line], box, top)
+            panel.set_title(plots.literal(label) if line == 0 else "", fontsize=9)
+            panel.set_xlabel(f"{plots.share_in_box(maps[line], image.size, box):.0%} on the region", fontsize=8)
+        figure.colorbar(drawn, ax=list(grid[line, 1:]), shrink=0.8, aspect=12, pad=0.01).ax.tick_params(labelsize=7)
+    shown = ", ".join(label for label, _ in columns)
+    alt = f"Readout attention of {name} in its last block over {len(pictures)} pictures, for {shown}."
+    return data_uri(plots.to_png(figure)), alt
+
+
+def _gold(picture: Pictured) -> Any:
+    return picture.expressions[0].gold_xyxy[0]

@@ -1,0 +1,1 @@
+"""Suites of `kind: gain`: how much attention markers draw."""

@@ -1,0 +1,1 @@
+"""Suites of `kind: tuning`: ways of tuning prompts on labelled data."""

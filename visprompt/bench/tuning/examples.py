@@ -1,0 +1,135 @@
+"""Test pictures for a report on tuned prompts: what each method said, and where the model looks with and without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from visprompt.bench.accuracy.examples import data_uri
+from visprompt.bench.tuning.spec import SetSpec
+from visprompt.bench.tuning.unit import Row, Workshop, prompt_folder
+from visprompt.errors import VispromptError
+from visprompt.plots import base as plots
+from visprompt.plots.tuning import Shown, pictures_figure
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+    from visprompt.prompter import Prompter
+
+#: kept beside the runs, so that a report can be made again without the model
+FOLDER = "pictures"
+
+
+def tuned_pictures(workshop: Workshop, runs: Sequence[Row], problems: list[str]) -> dict[str, tuple[str, str]]:
+    """A figure per set of classes: the first test pictures on which two methods differ, then the first ones.
+
+    Args:
+        workshop: model and data.
+        runs: rows of `runs.jsonl`.
+        problems: gets a sentence where something cannot be shown.
+
+    Returns:
+        Data URI and alternative text by set.
+    """
+    if not plots.have_matplotlib():
+        return {}
+    found = {}
+    for one in workshop.suite.sets:
+        drawn = _drawn(workshop, one, runs)
+        if drawn is None:
+            continue
+        file = workshop.out / FOLDER / f"{one.key}-{drawn['key']}.png"
+        alt = (
+            f"Test pictures of {one.key} with the right answer and what each method said; where the readout looks "
+            f"without and with {drawn['method']}, and where its tokens look."
+        )
+        try:
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(_figure(workshop, one, drawn, _first_seed(runs, one)))
+        except (VispromptError, OSError) as error:
+            problems.append(f"pictures of {one.key} are not shown: {error}")
+            continue
+        found[one.key] = data_uri(file.read_bytes()), alt
+    return found
+
+
+def _drawn(workshop: Workshop, one: SetSpec, runs: Sequence[Row]) -> Row | None:
+    """The run whose attention is shown: the last strategy of the table with tokens, of the first seed."""
+    tables = [method.label for method in workshop.suite.methods if method.table and method.how == "prompt"]
+    for label in reversed(tables):
+        for row in _first_seed(runs, one):
+            tokens = row.get("options", {}).get("prompts", 1)
+            if row["method"] == label and tokens and row.get("right") and prompt_folder(workshop.out, row).exists():
+                return row
+    return None
+
+
+def _first_seed(runs: Sequence[Row], one: SetSpec) -> list[Row]:
+    own = [row for row in runs if row["stage"] == "report" and row["set"] == one.key and row.get("right")]
+    return [row for row in own if row["seed"] == own[0]["seed"]]
+
+
+def _figure(workshop: Workshop, one: SetSpec, drawn: Row, beside: Sequence[Row]) -> bytes:
+    from visprompt.prompter import Prompter
+    from visprompt.request import Request
+    from visprompt.runner.runner import Runner
+
+    data, count = workshop.splits(one).test, workshop.suite.examples
+    assert data is not None
+    model = workshop.model
+    methods = [method.label for method in workshop.suite.methods if method.table and not method.control]
+    said = {row["method"]: row for row in beside if row["method"] in methods}
+    places = _places([row["right"] for row in said.values()], count)
+    pictures = [data.picture(place) for place in places]
+    guesses: list[dict[str, tuple[str, bool]]] = [{} for _ in places]
+    for label, row in said.items():
+        folder = prompt_folder(workshop.out, row)
+        names = [""] * len(places)
+        if row.get("blocks") is not None and folder.exists():
+            runner = Runner(model, Prompter.from_pretrained(folder), progress=False)
+            names = [found.label for found in runner.predict([Request(picture) for picture in pictures])]
+        for place, (number, name) in enumerate(zip(places, names, strict=True)):
+            guesses[place][label] = name, row["right"][number] == "1"
+    prompter = Prompter.from_pretrained(prompt_folder(workshop.out, drawn))
+    shown = []
+    for number, picture, told in zip(places, pictures, guesses, strict=True):
+        label = data.label(number)
+        assert isinstance(label, int)
+        shown.append(Shown(picture, data.classes[label], told, *_looks(model, prompter, picture)))
+    return plots.to_png(pictures_figure(shown, str(drawn["method"])))
+
+
+def _looks(model: Model, prompter: Prompter, picture: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Where the readout looks without and with the prompt, and its tokens: the last block, mean over heads."""
+    from visprompt.request import Request
+    from visprompt.runner.runner import Runner
+    from visprompt.runner.token_attention import token_looks
+    from visprompt.visual_prompt import VisualPrompt
+
+    before, after = (
+        Runner(model, one, progress=False)
+        .attention(Request(picture), blocks=[-1])[0]
+        .maps.float()
+        .mean(dim=(0, 1))
+        .numpy()
+        for one in (None, prompter)
+    )
+    (prompt,) = prompter.edit_all([VisualPrompt(picture)], model)
+    found = token_looks(model, prompt, [-1])
+    if not found:
+        return before, after, None
+    tokens = np.mean([look.patches.mean(axis=0) for look in found], axis=0).reshape(before.shape)
+    return before, after, tokens
+
+
+def _places(right: Sequence[str], count: int) -> list[int]:
+    """Pictures on which methods differ, and in between those on which they agree: the first of each, not the nicest."""
+    every = range(len(right[0]))
+    differ = [place for place in every if len({marks[place] for marks in right}) > 1]
+    agree = [place for place in every if place not in set(differ)]
+    half = (count + 1) // 2
+    chosen = differ[:half] + agree[: count - len(differ[:half])]
+    return sorted(chosen)[:count]

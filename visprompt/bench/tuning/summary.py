@@ -1,0 +1,149 @@
+"""From runs of ways of tuning to what is said about them: means over seeds, spread, intervals, differences.
+
+Two things are uncertain, and both are told. How a run comes out depends on its seed: `sd` is the standard deviation
+over seeds. And another thousand pictures would give another figure: `ci95` is a 95 % interval over pictures, of the
+mean over these seeds (Wilson's for one seed, else a bootstrap that draws pictures with the answers of all seeds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from visprompt.bench.tuning.spec import MethodSpec, SetSpec, TuningSuite
+from visprompt.utils.statistics import accuracy_interval, paired
+
+Row = dict[str, Any]
+
+
+def summaries(suite: TuningSuite, runs: Sequence[Row]) -> list[Row]:
+    """One row per set and method, in the order of the suite.
+
+    Args:
+        suite: the suite.
+        runs: rows of `runs.jsonl`.
+
+    Returns:
+        Rows with `value` (mean over seeds of the test figure, None without a run), `sd` (None with one seed), `ci95`
+        (None where pictures have no answer of their own, as in segmentation), `n` pictures, `seeds`, `parameters` by
+        part, `blocks` (means over seeds), `grid` (validation figures of what was tried), and `comparison` to
+        `suite.compare_with`.
+    """
+    found = []
+    for one in suite.sets:
+        of_set = [row for row in runs if row["set"] == one.key]
+        for method in suite.methods:
+            if one in suite.sets_of(method):
+                found.append(_summary(suite, one, method, of_set))
+    return found
+
+
+def _summary(suite: TuningSuite, one: SetSpec, method: MethodSpec, runs: Sequence[Row]) -> Row:
+    reported = _reported(runs, method.label)
+    searched = method.choice_of or method.label
+    row: Row = {
+        "suite": suite.name,
+        "set": one.key,
+        "title": one.title,
+        "method": method.label,
+        "how": method.how,
+        "strategy": method.strategy,
+        "control": method.control,
+        "table": method.table,
+        "value": None,
+        "sd": None,
+        "ci95": None,
+        "grid": [_point(run) for run in runs if run["stage"] == "choose" and run["method"] == searched],
+        "missing": len(suite.seeds_of(method)) - len(reported),
+        "diverged": sum(
+            "diverged" in run for run in runs if run["stage"] == "report" and run["method"] == method.label
+        ),
+    }
+    if not reported:
+        return row
+    first = reported[0]
+    values = [float(run["test"][run["metric"]]) for run in reported]
+    row |= {
+        "metric": first["metric"],
+        "value": fmean(values),
+        "sd": stdev(values) if len(values) > 1 else None,
+        "values": values,
+        "seeds": [run["seed"] for run in reported],
+        "n": first["sizes"]["test"],
+        "sizes": first["sizes"],
+        "chance": 1 / len(first["classes"]) if first["metric"] == "accuracy" else None,
+        "point": first["point"],
+        "options": first["options"],
+        "settings": first["settings"],
+        "parameters": first["parameters"],
+        "best_epochs": [run["best_epoch"] for run in reported],
+        "validation": fmean(float(run["validation"][run["metric"]]) for run in reported),
+        "cpu_seconds": round(fmean(run["cpu_seconds"] for run in reported), 1),
+        "blocks": mean_blocks(reported),
+    }
+    answers, groups = _answers(reported)
+    if answers:
+        interval = accuracy_interval(answers, groups)
+        row |= {"ci95": [interval.low, interval.high], "ci_method": interval.method}
+    other = suite.compare_with
+    if other is not None and other != method.label:
+        row["comparison"] = _comparison(reported, _reported(runs, other))
+    return row
+
+
+def _reported(runs: Sequence[Row], label: str) -> list[Row]:
+    found = [run for run in runs if run["stage"] == "report" and run["method"] == label and "diverged" not in run]
+    return sorted(found, key=lambda run: run["seed"])
+
+
+def _point(run: Row) -> Row:
+    value = None if "diverged" in run else float(run["validation"][run["metric"]])
+    return {"point": run["point"], "validation": value, "best_epoch": run.get("best_epoch")}
+
+
+def _answers(reported: Sequence[Row]) -> tuple[list[bool], list[str]]:
+    """Whether every answer of every seed was right, and which picture it was about."""
+    if not all(run.get("right") for run in reported):
+        return [], []
+    answers = [mark == "1" for run in reported for mark in run["right"]]
+    return answers, [str(place) for run in reported for place in range(len(run["right"]))]
+
+
+def _comparison(reported: Sequence[Row], others: Sequence[Row]) -> Row | None:
+    """Difference to another method with the same seeds, on the same pictures."""
+    by_seed = {run["seed"]: run for run in others}
+    both = [(run, by_seed[run["seed"]]) for run in reported if run["seed"] in by_seed]
+    if not both:
+        return None
+    metric = both[0][0]["metric"]
+    each = [float(run["test"][metric]) - float(other["test"][metric]) for run, other in both]
+    found: Row = {"difference": fmean(each), "each": each, "sd": stdev(each) if len(each) > 1 else None, "ci95": None}
+    these, groups = _answers([run for run, _ in both])
+    those, _ = _answers([other for _, other in both])
+    if these and len(these) == len(those):
+        interval = paired(these, those, groups).interval
+        found |= {"ci95": [interval.low, interval.high], "ci_method": interval.method}
+    return found
+
+
+def mean_blocks(runs: Sequence[Row]) -> list[Row]:
+    """`blocks_table()` of several runs of one method: means, and for gates and temperatures the spread over seeds.
+
+    >>> runs = [{"blocks": [{"block": 0, "gate": 0.2}]}, {"blocks": [{"block": 0, "gate": 0.4}]}]
+    >>> [(row["block"], round(row["gate"], 3), round(row["gate_sd"], 3)) for row in mean_blocks(runs)]
+    [(0, 0.3, 0.141)]
+    """
+    tables = [run["blocks"] for run in runs if run.get("blocks")]
+    if not tables:
+        return []
+    found = []
+    for rows in zip(*tables, strict=True):
+        mean: Row = {"block": rows[0]["block"]}
+        for name in rows[0]:
+            values = [row[name] for row in rows if row[name] is not None]
+            if name != "block":
+                mean[name] = fmean(values) if values else None
+                mean[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
+        found.append(mean)
+    return found

@@ -1,0 +1,209 @@
+"""`visprompt answer` and `visprompt export`: a benchmark's questions, answered here or prompted for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from visprompt.cli.arguments import (
+    DEFAULT_MODEL,
+    BaseUrlArg,
+    DeviceArg,
+    DtypeArg,
+    FitArg,
+    ModelArg,
+    OptionArg,
+    PresetArg,
+    SavedPrompterArg,
+    TokensArg,
+    checked_fit,
+    model_of,
+    options_of,
+    prompter_of,
+)
+from visprompt.errors import InvalidInputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from visprompt.data.questions.question import Question
+    from visprompt.tasks.base import Row
+    from visprompt.tasks.lvlm_benchmarks import Benchmark
+
+_File = Annotated[Path, typer.Argument(help="The benchmark's question file (MMMU: or folder).", show_default=False)]
+_Name = Annotated[str, typer.Option("--benchmark", "-b", help="mm-vet, llava-wild, mmmu or vlmevalkit (a TSV).")]
+_Images = Annotated[
+    Path | None, typer.Option("--images", help="Folder of the pictures; default: images beside the file, as it ships.")
+]
+_Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N questions.")]
+_Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Reuse what is there, or start over.")]
+
+
+def answer(
+    questions: _File,
+    benchmark: _Name,
+    out: Annotated[Path, typer.Option("--out", help="The file for the benchmark's evaluator.")],
+    images: _Images = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; remote:NAME for a server.")] = (
+        "bundled:scenes-llava"
+    ),
+    base_url: BaseUrlArg = None,
+    prompter: SavedPrompterArg = "none",
+    preset: PresetArg = None,
+    option: OptionArg = None,
+    max_new_tokens: TokensArg = 64,
+    limit: _Limit = None,
+    resume: _Resume = True,
+    fit: FitArg = "model",
+    device: DeviceArg = "auto",
+    dtype: DtypeArg = "auto",
+) -> None:
+    """Answer a benchmark's questions into the file that its evaluator takes; a run that was stopped continues."""
+    from visprompt.utils.files import require_file
+    from visprompt.utils.hashing import file_digest
+    from visprompt.utils.jsonl import RowLog
+
+    known, asked = _asked(benchmark, questions, images)
+    require_file(out, "--out")
+    if out.resolve() == questions.resolve():
+        raise InvalidInputError(f"--out {out} is the question file itself, and would be overwritten: name another.")
+    if out.suffix != known.suffix:
+        raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
+    prompter_of(prompter, preset, option, saved=True)  # a wrong option should not wait for the model
+    chosen_fit = checked_fit(fit)
+    loaded = model_of(model, device, dtype, base_url)
+    if not loaded.generates:
+        raise UnsupportedError(f"{loaded.name} is an encoder and writes no answers: name a model that does.")
+
+    from visprompt.tasks.condition import Pointing
+    from visprompt.tasks.lvlm_benchmarks import answer_all, scores
+
+    pointing = Pointing(prompter, options_of(option), preset=preset, fit=chosen_fit)
+    log = RowLog(out.with_name(out.stem + ".items.jsonl"))
+    if not resume:
+        log.path.unlink(missing_ok=True)
+    data = {"benchmark": benchmark, "file": file_digest(questions) if questions.is_file() else str(questions.resolve())}
+    with _bar(f"{loaded.name} · {pointing.label}", len(asked[:limit])) as step:
+        outcome = answer_all(
+            asked,
+            loaded,
+            pointing,
+            log,
+            data=data,
+            max_new_tokens=max_new_tokens,
+            limit=limit,
+            progress=step,
+        )
+    told = {row["id"]: str(row["answer"]) for row in outcome.rows}
+    label = loaded.name if pointing.strategy == "none" else f"{loaded.name} + {pointing.label}"
+    known.write(out, asked, told, label, {"run": outcome.run, "prompter": pointing.describe()})
+    _warn_about(outcome.errors, len(outcome.rows) + len(outcome.errors), "asked")
+    again = f", {outcome.reused} of them from before" if outcome.reused else ""
+    typer.echo(f"wrote {len(told)} answers{again} to {out} (for {known.evaluator}); every answer: {log.path}", err=True)
+    _show_scores(scores(outcome.rows), len(outcome.rows))
+
+
+def export(
+    questions: _File,
+    benchmark: _Name,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    images: _Images = None,
+    prompter: SavedPrompterArg = "api",
+    preset: PresetArg = None,
+    option: OptionArg = None,
+    model: ModelArg = DEFAULT_MODEL,
+    limit: _Limit = None,
+    resume: _Resume = True,
+    device: DeviceArg = "auto",
+    dtype: DtypeArg = "auto",
+) -> None:
+    """Write prompted pictures of a benchmark as PNG, for lmms-eval and VLMEvalKit (docs/export.md says how)."""
+    from visprompt.utils.files import require_folder
+
+    _known, asked = _asked(benchmark, questions, images)
+    require_folder(out)
+    _require_apart(out, questions, asked)
+    made = prompter_of(prompter, preset, option, saved=True)
+
+    from visprompt.tasks import export as exporting
+
+    # Markers need no model, but composition does not know which parts do.
+    loaded = None if made is None else model_of(model, device, dtype)
+    if not resume:
+        (out / exporting.MANIFEST).unlink(missing_ok=True)
+    with _bar(f"exporting · {prompter}", len(asked[:limit])) as step:
+        rows, errors = exporting.export(asked, made, loaded, out, benchmark=benchmark, limit=limit, progress=step)
+    _warn_about(errors, len(rows) + len(errors), "prompted")
+    count = sum(len(row["images"]) for row in rows)
+    typer.echo(f"wrote {count} pictures, {exporting.MANIFEST} and {exporting.TABLE} into {out}", err=True)
+
+
+def _asked(name: str, path: Path, images: Path | None) -> tuple[Benchmark, list[Question]]:
+    from visprompt.tasks.lvlm_benchmarks import benchmark
+
+    known = benchmark(name)
+    if images is not None and not images.is_dir():
+        raise InvalidInputError(f"--images {images}: there is no such folder.")
+    return known, known.read(path, images)
+
+
+def _require_apart(out: Path, questions: Path, asked: list[Question]) -> None:
+    """Makes sure that an export replaces neither the questions nor the pictures that it is made from.
+
+    Raises:
+        InvalidInputError: if it would.
+    """
+    from visprompt.tasks.export import MANIFEST, PICTURES, TABLE
+
+    target = out.resolve()
+    holders = {one.resolve().parent for question in asked for one in question.images if isinstance(one, Path)}
+    written = {target / name for name in ("mm-vet.json", "questions.jsonl", "mmmu.jsonl", MANIFEST, TABLE)}
+    if questions.resolve() in written or target / PICTURES in holders:
+        raise InvalidInputError(
+            f"--out {out} holds the benchmark itself, and would be overwritten: name another folder."
+        )
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _warn_about(errors: list[Row], total: int, done: str) -> None:
+    if errors:
+        first = errors[0]
+        count = f"{len(errors)} of {total} questions could not be {done}"
+        typer.secho(f"warning: {count}; the first, {first['id']}: {first['error']}", fg="yellow", err=True)
+
+
+def _show_scores(found: list[dict[str, Any]], total: int) -> None:
+    if not found:
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    known = found[-1]["n"]
+    title = "exact match" + ("" if known == total else f"; {total - known} answers have nothing to compare with here")
+    table = Table(title=title, title_justify="left")
+    for name, side in (("", "left"), ("n", "right"), ("right", "right"), ("accuracy, %", "right"), ("95 %", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for row in found:
+        low, high = row["ci95"]
+        table.add_row(
+            escape(row["kind"]),
+            str(row["n"]),
+            str(row["correct"]),
+            f"{100 * row['accuracy']:.1f}",
+            f"{100 * low:.1f}–{100 * high:.1f}",
+        )
+    Console(emoji=False).print(table)

@@ -1,0 +1,331 @@
+"""What the commands take in the same words: pictures, regions, a model, a strategy and its options."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from visprompt.errors import InvalidInputError, VispromptError, unknown_name
+
+if TYPE_CHECKING:
+    from visprompt.learned.strategy import Learned
+    from visprompt.models.base import Model
+    from visprompt.prompter import Prompter
+    from visprompt.request import Region, Request
+    from visprompt.visual_prompt import Fit
+
+FORMATS = ("xyxy", "xywh", "normalised", "qwen")
+DEFAULT_MODEL = "bundled:scenes-clip"
+#: under these names launchers say which of several processes this is
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+ImageArg = Annotated[Path, typer.Argument(help="The picture.", show_default=False)]
+RegionArg = Annotated[
+    list[str] | None,
+    typer.Option("--region", "-r", help="Four numbers, e.g. 40,30,200,180. May be given several times."),
+]
+FormatArg = Annotated[
+    str,
+    typer.Option(
+        "--format", help="What they are: xyxy or xywh in pixels, normalised (0–1, xyxy), qwen (0–1000, xyxy)."
+    ),
+]
+PointArg = Annotated[list[str] | None, typer.Option("--point", help="x,y or x,y,radius in pixels.")]
+MaskArg = Annotated[
+    list[Path] | None, typer.Option("--mask", help="A picture as large as the image: bright is the region.")
+]
+ModelArg = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
+SavedPrompterArg = Annotated[
+    str,
+    typer.Option(
+        "--prompter",
+        "-p",
+        help="A strategy, a+b or a|b, none (see `visprompt list`), a folder of a saved one, or bundled:patch-….",
+    ),
+]
+PresetArg = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
+OptionArg = Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value, e.g. -o strength=0.5.")]
+FitArg = Annotated[str, typer.Option("--fit", help="model (its own crop), pad or squash (the whole picture).")]
+DeviceArg = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
+DtypeArg = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
+BaseUrlArg = Annotated[
+    str | None,
+    typer.Option("--base-url", help="Address of the server of a remote: model, e.g. http://localhost:8000/v1."),
+]
+SavedArg = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="What `visprompt fit` wrote, or a hub id.", show_default=False)
+]
+SavedModelArg = Annotated[
+    str | None, typer.Option("--model", "-m", help="As in load_model; default: the model it was learned on.")
+]
+TokensArg = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+
+
+def options_of(pairs: list[str] | None) -> dict[str, Any]:
+    """`["strength=0.5", "heads=[0, 1]"]` as a dict; values are read as YAML.
+
+    >>> options_of(["strength=0.5", "fit=pad", "last_block=null"])
+    {'strength': 0.5, 'fit': 'pad', 'last_block': None}
+
+    Raises:
+        InvalidInputError: for anything that is not key=value.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise InvalidInputError(f"an option is key=value, e.g. -o strength=0.5; got {pair!r}.")
+        try:
+            found[key.strip()] = _as_meant(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise InvalidInputError(f"option {key.strip()}: {text!r} is not readable YAML.") from error
+    return found
+
+
+def grid_of(pairs: list[str] | None) -> dict[str, list[Any]]:
+    """What `--sweep` says, as lists of values; each value is read as YAML.
+
+    >>> grid_of(["lr=0.1,1,1e1", "optimizer=sgd,adamw"])
+    {'lr': [0.1, 1, 10.0], 'optimizer': ['sgd', 'adamw']}
+
+    Raises:
+        InvalidInputError: for anything that is not name=value,value, or a name that is given twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip() or not text.strip():
+            raise InvalidInputError(f"a sweep is name=value,value, e.g. --sweep lr=0.1,1,10; got {pair!r}.")
+        if key.strip() in found:
+            raise InvalidInputError(f"--sweep {key.strip()}=… is given twice: put all values into one.")
+        (values,) = options_of([f"{key}=[{text}]"]).values()
+        found[key.strip()] = list(values)
+    return found
+
+
+def _as_meant(value: Any) -> Any:
+    # YAML 1.1 takes 1e-3 for a text; people do not.
+    if isinstance(value, list):
+        return [_as_meant(item) for item in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def numbers_of(text: str, counts: tuple[int, ...], what: str) -> list[float]:
+    """`"1,2,3,4"` (or with spaces) as numbers.
+
+    Raises:
+        InvalidInputError: if they are not numbers, or not as many as asked for.
+    """
+    try:
+        values = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        wanted = " or ".join(str(count) for count in counts)
+        raise InvalidInputError(f"{what} takes {wanted} numbers, e.g. {what} 40,30,200,180; got {text!r}.")
+    return values
+
+
+def regions_of(
+    image: Path, boxes: list[str] | None, layout: str, points: list[str] | None, masks: list[Path] | None
+) -> list[Region]:
+    """What `--region`, `--point` and `--mask` say, in this order.
+
+    Raises:
+        InvalidInputError: for numbers that are no region, or masks that cannot be read.
+        UnknownNameError: for a layout that does not exist.
+    """
+    from visprompt.imaging.load import load_image
+    from visprompt.request import Box, Mask, Point
+
+    if layout not in FORMATS:
+        raise unknown_name("format", layout, FORMATS)
+    parsed = [numbers_of(text, (4,), "--region") for text in boxes or []]
+    found: list[Region] = []
+    # Opened only for those that need its size; the request opens it in any case.
+    size = load_image(image).size if layout in ("normalised", "qwen") and parsed else (0, 0)
+    for x, y, third, fourth in parsed:
+        if layout == "xyxy":
+            found.append(Box(x, y, third, fourth))
+        elif layout == "xywh":
+            found.append(Box.from_xywh(x, y, third, fourth))
+        elif layout == "normalised":
+            found.append(Box.from_normalised(x, y, third, fourth, size))
+        else:
+            found.append(Box.from_qwen(x, y, third, fourth, size))
+    for text in points or []:
+        values = numbers_of(text, (2, 3), "--point")
+        found.append(Point(*values))
+    for path in masks or []:
+        import numpy as np
+
+        found.append(Mask(np.asarray(load_image(path).convert("L")) > 127))
+    return found
+
+
+def request_of(image: Path, regions: list[Region], query: str | None, together: bool = False) -> Request:
+    """The request, with its picture read.
+
+    Raises:
+        InvalidInputError: about the picture or a region, before a model is loaded.
+    """
+    from visprompt.request import Request
+
+    request = Request(image, region=regions or None, query=query, regions_as="together" if together else "each")
+    _ = request.regions if regions else request.picture
+    return request
+
+
+def checked_fit(name: str) -> Fit:
+    """The way of fitting of that name.
+
+    Raises:
+        UnknownNameError: if there is none.
+    """
+    from visprompt.visual_prompt import FITS
+
+    for fit in FITS:
+        if fit == name:
+            return fit
+    raise unknown_name("fit", name, FITS)
+
+
+def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: bool = False) -> Prompter | None:
+    """The strategy with its options; None for `none`.
+
+    Args:
+        name: of a strategy, or several joined.
+        preset: its settings by name.
+        option: `key=value` each.
+        saved: `name`, or a part of it, may also be a folder that a strategy was saved in, or a learned one that ships.
+
+    Raises:
+        UnknownNameError: for a strategy, preset or option that does not exist.
+        InvalidInputError: for an option that cannot be used.
+    """
+    from visprompt.prompter import Prompter as Maker
+
+    if name == "none":
+        if preset or option:
+            raise InvalidInputError("--preset and --option belong to a strategy: name it with --prompter.")
+        return None
+    options = options_of(option)
+    for taken in ("name", "preset"):
+        if taken in options:
+            raise InvalidInputError(f"-o {taken}=…: that is no option of {name!r}; there is --prompter and --preset.")
+    try:
+        if not saved:
+            return Maker.from_name(name, preset=preset, **options)
+        from visprompt.persistence.prompt_files import prompter_named
+
+        return prompter_named(name, preset, **options)
+    except VispromptError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"the options {options} of {name!r} cannot be used: {error}.") from error
+
+
+def saved_of(folder: str) -> Prompter:
+    """A strategy that was saved, from a folder or the hub.
+
+    Raises:
+        InvalidInputError: if there is none.
+    """
+    from visprompt.prompter import Prompter as Maker
+
+    # OWNER/NAME may be on the hub, but where a folder OWNER lies, a typing error is likelier.
+    path = Path(folder).expanduser()
+    named = path.exists() or folder.startswith("bundled:")
+    if not named and (folder.count("/") != 1 or path.parent.is_dir()):
+        there = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, there, 1)
+        meant = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+        raise InvalidInputError(
+            f"there is no folder {folder!r}: give the --out of `visprompt fit`, or a hub id (OWNER/NAME).{meant}"
+        )
+    return Maker.from_pretrained(folder)
+
+
+def backbone_of(made: Learned, model: str | None, device: str, dtype: str = "auto") -> Model:
+    """The model that a prompt was learned on, or the one that the user names; another one is refused.
+
+    Raises:
+        InvalidInputError: if it cannot be told or loaded.
+        UnsupportedError: if it is another model.
+    """
+    name = model or str((made.backbone or {}).get("name") or "")
+    if not name:
+        raise InvalidInputError(f"{made.name!r} does not say which model it was learned on: name it with --model.")
+    try:
+        loaded = model_of(name, device, dtype)
+    except VispromptError as error:
+        if model is not None:
+            raise
+        raise InvalidInputError(
+            f"the prompt was learned on {name!r}, which cannot be loaded here: {error} If the model lies elsewhere, "
+            "say where with --model."
+        ) from error
+    made.check_backbone(loaded)
+    return loaded
+
+
+def model_of(spec: str, device: str, dtype: str = "auto", base_url: str | None = None) -> Model:
+    """The model, while a spinner turns.
+
+    Raises:
+        UnknownNameError: if there is none of that name.
+        InvalidInputError: for a server's address with a model that is loaded here.
+    """
+    if base_url is not None and not spec.startswith("remote:"):
+        raise InvalidInputError(f"--base-url is where a server listens: give --model remote:NAME with it, not {spec}.")
+    quiet()
+    from visprompt.models import load_model
+
+    with waiting(f"loading {spec}"):
+        if base_url is not None:
+            return load_model(spec, base_url=base_url)
+        return load_model(spec, device=device, dtype=dtype)
+
+
+def is_first_process() -> bool:
+    """True for the one process that prints, where torchrun, accelerate or MPI started several; without torch."""
+    ranks = (os.environ.get(name, "") for name in _RANKS)
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
+def own_device(device: str) -> str:
+    """The device of this process: where a launcher started several each has its own, otherwise what the user says."""
+    from visprompt.training import distributed as processes
+
+    return device if processes.launched() == 1 else str(processes.device())
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on standard error, on a terminal: for what takes long and cannot say how far it is."""
+    if not sys.stderr.isatty() or not is_first_process():
+        yield
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(what) + " …"):
+        yield
+
+
+def quiet() -> None:
+    """Keeps the libraries' own progress bars off the terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,149 @@
+"""A learned patch beside what it is compared with: for the end of `visprompt fit` and for `visprompt inspect`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from visprompt.errors import VispromptError
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled.dataset import Labelled
+    from visprompt.data.labelled.splits import Splits
+    from visprompt.learned.strategy import Learned
+    from visprompt.models.base import Model
+    from visprompt.tasks.gain import BlockGain, GainResult
+
+#: pictures that are measured, at most, and patches of random colours that take them in turn
+MOST, DRAWS = 100, 8
+PATCH, CIRCLE, RANDOM = "learned patch", "red circle", "random colours"
+
+
+class Opened(Sequence[Any]):
+    """The first pictures of a data set that can be used, opened when they are asked for.
+
+    Args:
+        data: any kind.
+        most: so many.
+    """
+
+    def __init__(self, data: Labelled, most: int = MOST) -> None:
+        from visprompt.geometry.geometry import check_processable
+
+        self._data, self._numbers = data, []  # type: tuple[Labelled, list[int]]
+        for number in range(len(data)):
+            if len(self._numbers) == most:
+                break
+            try:
+                check_processable(data.picture(number).size)
+            except VispromptError:  # training has named it
+                continue
+            self._numbers.append(number)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._data.picture(self._numbers[number])
+
+
+def held_out(splits: Splits) -> tuple[str, Opened | None]:
+    """Pictures that it was not learned from, and which they are: of the test part, else of validation."""
+    for name in ("test", "validation"):
+        part: Labelled | None = getattr(splits, name)
+        if part is not None and len(found := Opened(part)):
+            return name, found
+    return "", None
+
+
+def compare(made: Learned, model: Model, pictures: Sequence[Any], fit: str = "model") -> dict[str, GainResult]:
+    """Gain of a patch, a red circle and patches of random colours, each as it is used, at the same places.
+
+    Args:
+        made: the patch; it is put at the place's centre, whatever its options of use say of that.
+        model: what it was learned on, or another.
+        pictures: any.
+        fit: as in `Runner`.
+
+    Raises:
+        UnsupportedError: for a model without attention.
+        InvalidInputError: for a patch that is larger than the model's input.
+    """
+    from visprompt.prompter import Prompter
+    from visprompt.tasks.gain import GainMeter, random_patch
+
+    centred = copy.copy(made)
+    # As it was taught: what can be chosen anew whenever it is used is as by default.
+    usual = {item.name: item.default for item in dataclasses.fields(made.options) if item.name in made.free}
+    centred.options = dataclasses.replace(made.options, **{**usual, "opacity": made.options.opacity})
+    meter = GainMeter(model, pictures, size_tokens=made.options.size, fit=fit)
+    return {
+        PATCH: meter.measure(centred),
+        CIRCLE: meter.measure(Prompter.from_name("circle")),
+        RANDOM: meter.measure([random_patch(centred, seed) for seed in range(DRAWS)]),
+    }
+
+
+def block_of(made: Learned, results: dict[str, GainResult]) -> int:
+    """Place, in every result, of the block that it was taught in: the last of them."""
+    there = [one.block for one in results[PATCH].blocks]
+    taught = [block for block in made.record.get("blocks") or [] if block in there]
+    return there.index(taught[-1]) if taught else len(there) - 1
+
+
+def beats_chance(made: Learned, results: dict[str, GainResult]) -> bool:
+    """True if the patch's gain is above that of random colours, by the interval of their difference."""
+    from visprompt.tasks.gain import compared
+
+    place = block_of(made, results)
+    patch, chance = (results[name].masses[:, place] for name in (PATCH, RANDOM))
+    return compared(patch, chance, results[PATCH].without[:, place]).low > 0
+
+
+def told(made: Learned, results: dict[str, GainResult], model: str, pictures: str) -> tuple[dict[str, BlockGain], str]:
+    """What goes into a card: gain in the block that it was taught in, and how it was measured."""
+    place = block_of(made, results)
+    gains = {name: result.blocks[place] for name, result in results.items()}
+    block, last = gains[PATCH].block, results[PATCH].blocks[-1].block
+    how = (
+        f"{model}, block {block}{'' if block < last else ', the last'}; {pictures}, one place each: a square of "
+        f"{made.options.size:g} tokens, wholly inside. As used: 8 bits, the model's own processor; the circle as it is "
+        f"drawn by default; {DRAWS} draws of random colours in the patch's own shape. Intervals over the pictures."
+    )
+    return gains, how
+
+
+def gain_rows(results: dict[str, GainResult], model: str) -> list[dict[str, Any]]:
+    """Gain in every block, as `plots_gain.gain_figure` takes it."""
+    return [
+        {
+            "model": model,
+            "marker": name,
+            "own": True if name == PATCH else None,
+            "control": name == RANDOM,
+            "n": len(result.masses),
+            "blocks": [dataclasses.asdict(one) for one in result.blocks],
+        }
+        for name, result in results.items()
+    ]
+
+
+def gains_table(found: dict[str, Any]) -> Any:
+    """What `cards.add_gains` stored, for a terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from visprompt.persistence.model_card import Figure
+    from visprompt.training.progress import shown
+
+    title, how = f"attention gain as it is used, n = {found['n']}", escape(found["how"])
+    table = Table(title=title, title_justify="left", caption=how, caption_justify="left")
+    for name, side in (("marker", "left"), ("gain", "right"), ("95 %", "right"), ("mass without → with", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for place, row in enumerate(found["rows"]):
+        gain = Figure("", "gain", row["gain"], interval=(row["low"], row["high"]))
+        mass = f"{shown('mass', row['mass_without'])} → {shown('mass', row['mass'])}"
+        table.add_row(escape(row["marker"]), gain.text(), gain.interval_text(), mass, style="" if place else "bold")
+    return table

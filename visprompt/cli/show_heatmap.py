@@ -1,0 +1,162 @@
+"""What `visprompt show` draws: attention without and with a strategy, a question's heatmap, or a look at an answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from visprompt.cli.arguments import waiting
+from visprompt.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from visprompt.models.base import Model
+    from visprompt.plots.heatmaps import Look
+    from visprompt.prompter import Prompter
+    from visprompt.request import Request
+    from visprompt.runner.answers import Answer
+    from visprompt.visual_prompt import Fit
+
+
+def before_and_after(
+    model: Model, request: Request, made: Prompter | None, name: str, fit: Fit, blocks: Sequence[int] | None
+) -> Figure:
+    """The picture with the region, what an encoder gets, and its readout attention without and with the strategy."""
+    from visprompt.plots import base as plots
+    from visprompt.runner.runner import Runner
+
+    runner = Runner(model, made, fit=fit, progress=False)
+    plain = Runner(model, None, fit=fit, progress=False)
+    units = [unit.with_(fit=fit) for unit in request.units()]
+    (prompt,) = units if made is None else made.edit_all(units, model)
+    rendered = runner.render(request)[0]
+    boxes = [one.xyxy for one in request.regions]
+    inside = [one.xyxy for one in prompt.regions]
+    if "attention" not in model.supports:
+        return plots.picture_pair(request.picture, rendered, boxes[0] if boxes else None, name)
+    block = -1 if not blocks else _only(blocks)
+    return plots.before_after(
+        request.picture,
+        rendered,
+        plain.attention(request)[0].image_map(block),
+        runner.attention(request)[0].image_map(block),
+        boxes[0] if len(boxes) == 1 else None,
+        inside[0] if len(inside) == 1 else None,
+        name,
+    )
+
+
+def heatmap(model: Model, request: Request, made: Prompter | None, fit: Fit, blocks: Sequence[int] | None) -> Figure:
+    """Where a text-image encoder looks for a text: API's map over the picture, and the picture dimmed by it."""
+    from visprompt.plots import heatmaps as plots_heat
+    from visprompt.prompter import Prompter as Maker
+
+    if made is None:
+        made = Maker.from_name("api") if not blocks else Maker.from_name("api", block=_only(blocks))
+    elif blocks:
+        raise InvalidInputError("with --prompter api the block is an option of it: -o block=-2.")
+    units = [unit.with_(fit=fit) for unit in request.units()]
+    with waiting("looking"):
+        (found,) = made.heatmaps(units, model)  # type: ignore[attr-defined]  # `api` has it; the core names no strategy
+        (prompt,) = made.edit_all(units, model)
+    wh = request.picture.size
+    shares = [(found.share_in(region), float(region.rasterise(wh).mean())) for region in request.regions]
+    return plots_heat.question_figure(
+        request.query or "",
+        request.picture,
+        prompt.picture,
+        found.over_picture("bilinear", outside=0.0),
+        [region.xyxy for region in request.regions],
+        shares,
+    )
+
+
+def answers(
+    model: Model,
+    request: Request,
+    made: Prompter | None,
+    name: str,
+    fit: Fit,
+    blocks: Sequence[int] | None,
+    max_new_tokens: int,
+) -> Figure:
+    """Where a model that writes looked while it answered: plain, and with the strategy if there is one."""
+    from visprompt.plots import heatmaps as plots_heat
+    from visprompt.runner.runner import Runner
+    from visprompt.visual_prompt import block_number
+
+    if request.query is None:
+        raise InvalidInputError(
+            f"{model.name} answers questions: give one behind the picture, e.g. "
+            'visprompt show photo.jpg "What does the sign say?".'
+        )
+    count = model.tower.num_blocks
+    chosen = [block_number(block, count) for block in blocks or [count // 2]]
+    runs = [("plain", None)] if made is None else [("without", None), (f"with {name}", made)]
+    looks = []
+    for label, prompter in runs:
+        runner = Runner(model, prompter, fit=fit, progress=False)
+        with waiting(f"answering, {label}"):
+            (answer,) = runner.answer(request, blocks=range(count), max_new_tokens=max_new_tokens)
+        looks.append(_look(model, answer, label, chosen))
+        if prompter is None:
+            warn_of_crop(answer)
+    return plots_heat.answer_figure(request.query, looks)
+
+
+def warn_of_crop(answer: Answer) -> None:
+    """Says what part of a picture was seen, where the model's processor cuts the rest off."""
+    for found in answer.maps:
+        whole, seen = (0.0, 0.0, *map(float, found.geometry.image_wh)), found.geometry.visible_xyxy()
+        if seen != whole:
+            x0, y0, x1, y1 = (round(edge) for edge in seen)
+            warnings.warn(
+                f"of the {found.geometry.image_wh[0]}×{found.geometry.image_wh[1]} picture the model saw "
+                f"({x0}, {y0}, {x1}, {y1}): its processor cuts the rest off. --fit pad shows it all.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def _look(model: Model, answer: Answer, label: str, blocks: Sequence[int]) -> Look:
+    from visprompt.imaging.tint import rendered
+    from visprompt.plots.heatmaps import Look, Panel, TileMap
+
+    (prompt,), (found,) = answer.prompts, answer.maps
+    heads = found.values.mean(1)  # [B, P]
+    panels = []
+    for title, values in [(f"block {block}", heads[block]) for block in blocks] + [
+        ("mean of all blocks", heads.mean(0))
+    ]:
+        on_picture = float(values.sum())
+        lines = [title, f"{on_picture:.0%} of attention on the picture"]
+        if prompt.regions and on_picture > 0:
+            cover = np.max([found.geometry.coverage(region) for region in prompt.regions], axis=0)
+            lines.append(
+                f"of it {float(values.numpy() @ cover) / on_picture:.0%} in the region (even: {cover.mean():.0%})"
+            )
+        panels.append(Panel("\n".join(lines), found.geometry.to_map(values.numpy())))
+    tiles = tuple(
+        TileMap(found.tile(number)[blocks[0]].mean(0).numpy(), tile.seen_xyxy)
+        for number, tile in enumerate(found.geometry.tiles)
+    )
+    return Look(
+        label,
+        prompt.picture,
+        rendered(prompt, model),
+        answer.text + ("" if answer.finished else " …"),
+        tuple(panels),
+        tiles if len(tiles) > 1 else (),
+        tuple(region.xyxy for region in prompt.regions),
+        f"block {blocks[0]}",
+    )
+
+
+def _only(blocks: Sequence[int]) -> int:
+    if len(blocks) > 1:
+        raise InvalidInputError(f"an encoder is shown at one block; got --block {' --block '.join(map(str, blocks))}.")
+    return blocks[0]

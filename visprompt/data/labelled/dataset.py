@@ -1,0 +1,404 @@
+"""Labelled data sets, the one form that every reader of training data gives and every training loop takes.
+
+A set is pictures with their labels: a class each, a class per pixel, a question with its answer, or none at all.
+Pictures are opened when they are asked for. Without torch; it must not know models, augmentation or batches.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from visprompt.data.labelled.items import (
+    common_folder,
+    identity,
+    open_mask,
+    open_picture,
+    path_of,
+    require_classes,
+    size_mismatch,
+)
+from visprompt.data.labelled.splits import FORMATS, Splits, load_splits
+from visprompt.errors import InvalidInputError, VispromptError, unknown_name
+
+__all__ = ["FORMATS", "IGNORE", "KINDS", "Labelled", "Splits", "load_splits"]
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Kind = Literal["classification", "segmentation", "answers", "pictures"]
+OnBad = Literal["refuse", "skip"]
+Label: TypeAlias = "int | np.ndarray | tuple[str, str] | None"
+KINDS: tuple[str, ...] = ("classification", "segmentation", "answers", "pictures")
+#: what pixels of a mask have that do not count, if nothing else is said
+IGNORE = 255
+#: so many bad items are named
+NAMED = 10
+
+
+class Labelled:
+    """Pictures with their labels.
+
+    >>> data = Labelled([("a.jpg", 0), ("b.jpg", 1), ("c.jpg", 1)], ("cat", "dog"), name="pets")
+    >>> len(data), data.labels, data.subset([2]).labels
+    (3, [0, 1, 1], [1])
+
+    Args:
+        items: (picture, label) pairs. A picture is a path, a PIL image, an array, or a function without arguments that
+            gives one (for processes that are spawned, one that can be pickled). A label is, by `kind`, the number of a
+            class; a mask as path of a PNG, PIL image in mode L or P, `[h, w]` array of whole numbers, or function; the
+            texts (question, answer); or None for pictures without labels (`visprompt.data.labelled.unlabelled`).
+        classes: names of the classes, in the order of their numbers; empty for answers and for pictures.
+        kind: `"classification"`, `"segmentation"`, `"answers"` or `"pictures"`: these without labels.
+        name: of the data set, for messages and results.
+        ignore_index: what pixels have that do not count; 255 for segmentation if nothing is said.
+        on_bad: what becomes of items that cannot be used: `"refuse"` is an error that names them, `"skip"` leaves them
+            out with a warning.
+
+    Raises:
+        InvalidInputError: for labels that are none of the classes, classes named twice, or no items at all.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[tuple[Any, Any]],
+        classes: Iterable[str] = (),
+        *,
+        kind: Kind = "classification",
+        name: str = "",
+        ignore_index: int | None = None,
+        on_bad: OnBad = "refuse",
+    ) -> None:
+        if kind not in KINDS:
+            raise unknown_name("kind of data set", kind, KINDS)
+        if on_bad not in ("refuse", "skip"):
+            raise InvalidInputError(f'on_bad is "refuse" or "skip"; got {on_bad!r}.')
+        self.kind, self.name, self.on_bad = kind, name, on_bad
+        self.classes = tuple(str(one) for one in classes)
+        self.ignore_index = IGNORE if ignore_index is None and kind == "segmentation" else ignore_index
+        self._require_names()
+        self._items = self._valid([_pair(one, number, self._called) for number, one in enumerate(items)])
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Image, Label]:
+        return self.picture(index), self.label(index)
+
+    def __repr__(self) -> str:
+        if self.kind == "pictures":
+            return f"Labelled({self._called}: {len(self)} pictures without labels)"
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Labelled({self._called}: {len(self)} items{classes}, {self.kind})"
+
+    def picture(self, index: int) -> Image:
+        """The picture of an item, upright RGB.
+
+        Raises:
+            InvalidInputError: naming the file, if it is missing, damaged or none.
+        """
+        return open_picture(self._items[index][0], self.item_name(index))
+
+    def label(self, index: int) -> Label:
+        """The label of an item: class number, `[h, w]` mask of whole numbers, (question, answer), or None.
+
+        Raises:
+            InvalidInputError: naming the mask, if it cannot be read or has numbers that are no classes.
+        """
+        label = self._items[index][1]
+        if self.kind != "segmentation":
+            return label  # type: ignore[no-any-return]
+        path = path_of(label)
+        name = f"the mask {path!r}" if path is not None else f"the mask of {self.item_name(index)}"
+        return require_classes(open_mask(label, name), len(self.classes), self.ignore_index, name)
+
+    @property
+    def labels(self) -> list[int]:
+        """Class numbers of all items; no picture is opened.
+
+        Raises:
+            InvalidInputError: for masks, answers, and pictures without labels.
+        """
+        if self.kind == "pictures":
+            raise InvalidInputError(f"{self._called} has pictures without labels.")
+        if self.kind != "classification":
+            raise InvalidInputError(f"{self._called} has no class per picture: it is a data set of {self.kind}.")
+        return [label for _, label in self._items]
+
+    def item_name(self, index: int) -> str:
+        """The file of an item's picture, or its place in the data set."""
+        path = path_of(self._items[index][0])
+        return str(path) if path is not None else f"picture {index} of {self._called}"
+
+    @property
+    def items(self) -> tuple[tuple[Any, Any], ...]:
+        """The (picture, label) pairs as they were given; nothing is opened."""
+        return self._items
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def subset(self, indices: Iterable[int]) -> Labelled:
+        """The items with these positions, in this order."""
+        return self._with([self._items[int(index)] for index in indices])
+
+    def limited(self, n: int | None, seed: int = 0) -> Labelled:
+        """At most `n` items, drawn by seed in the proportions of the classes, if possible one of each; in their order.
+
+        Raises:
+            InvalidInputError: if `n` is below 1.
+        """
+        if n is None or n >= len(self):
+            return self
+        if n < 1:
+            raise InvalidInputError(f"a data set needs at least one item; the limit is {n}.")
+        return self.subset(sorted(self._drawn(n, seed, least=1)))
+
+    def split(self, share: float, seed: int) -> tuple[Labelled, Labelled]:
+        """(the rest, `share` of the items), drawn by seed in the proportions of the classes.
+
+        A class keeps at least one item in the rest, so that it can be learned.
+
+        >>> data = Labelled([(f"{n}.jpg", n % 2) for n in range(10)], ("cat", "dog"))
+        >>> train, validation = data.split(0.2, seed=0)
+        >>> len(train), sorted(validation.labels)
+        (8, [0, 1])
+
+        Raises:
+            InvalidInputError: if one of the two would be empty.
+        """
+        count = round(share * len(self)) if 0 < share < 1 else 0
+        if share > 0 and len(self) > 1:
+            count = max(count, 1)
+        if not 0 < share < 1 or not 0 < count < len(self):
+            raise InvalidInputError(
+                f"{share:g} of {self._called} ({len(self)} items) cannot be split off: the share lies between 0 and 1, "
+                "and both parts need an item."
+            )
+        drawn = set(self._drawn(count, seed, left=1))
+        rest = [index for index in range(len(self)) if index not in drawn]
+        return self.subset(rest), self.subset(sorted(drawn))
+
+    def joined(self, other: Labelled) -> Labelled:
+        """The items of both; the classes are the same.
+
+        Raises:
+            InvalidInputError: if they are not.
+        """
+        if (self.kind, self.classes, self.ignore_index) != (other.kind, other.classes, other.ignore_index):
+            raise InvalidInputError(f"{self!r} and {other!r} cannot be joined: kind or classes differ.")
+        return self._with([*self._items, *other._items])
+
+    def renamed(self, name: str) -> Labelled:
+        """The same data set with another name."""
+        made = self._with(self._items)
+        made.name = name
+        return made
+
+    # -- health -----------------------------------------------------------------------------------------------------
+
+    def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Labelled:
+        """Opens every picture and mask once, and names those that cannot be used.
+
+        Bad are files that are missing, cut off or no pictures, pictures that no encoder takes (below 16 pixels a side,
+        or longer than 50 to 1), masks with numbers that are no classes, and masks of another size than their picture.
+
+        Args:
+            workers: threads; None: one per processor, at most 8.
+            progress: called with (checked, all) after every item.
+
+        Returns:
+            The same data set, or with `on_bad="skip"` one without the bad items.
+
+        Raises:
+            InvalidInputError: listing the first ten and the number of all.
+        """
+        bad: dict[int, str] = {}
+        pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8))
+        try:
+            for index, problem in enumerate(pool.map(self._problem, range(len(self)))):
+                if problem is not None:
+                    bad[index] = problem
+                if progress is not None:
+                    progress(index + 1, len(self))
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever presses Ctrl-C does not wait for the rest
+        if not bad:
+            return self
+        report(list(bad.values()), self._called, self.on_bad)
+        return self.subset(index for index in range(len(self)) if index not in bad)
+
+    def describe(self) -> dict[str, Any]:
+        """What results say about the data: name, kind, numbers of classes and items, and a hash of the items.
+
+        The hash is over names of files below their common folder, contents of what is in memory, and labels.
+        """
+        from visprompt.utils.hashing import digest
+
+        folder = common_folder(source for item in self._items for source in item)
+        items = [[identity(picture, folder), identity(label, folder)] for picture, label in self._items]
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "classes": len(self.classes),
+            "n": len(self),
+            "sha256": digest([self.classes, items]),
+        }
+
+    def files(self) -> list[str]:
+        """Paths of the pictures that are files."""
+        return [path for picture, _ in self._items if (path := path_of(picture)) is not None]
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _called(self) -> str:
+        return self.name or "the data set"
+
+    def _with(self, items: Sequence[tuple[Any, Any]]) -> Labelled:
+        # Items that were checked once are not checked again: a subset of 70,000 is made in no time.
+        if not items:
+            raise InvalidInputError(f"{self._called}: no item is left.")
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._items = tuple(items)
+        return made
+
+    def _require_names(self) -> None:
+        if self.kind == "pictures" and self.classes:
+            raise InvalidInputError(f"{self._called}: pictures without labels have no classes.")
+        if self.kind not in ("answers", "pictures") and not self.classes:
+            raise InvalidInputError(f"{self._called}: {self.kind} needs the names of its classes.")
+        twice = sorted({one for one in self.classes if self.classes.count(one) > 1}) if self._repeats() else []
+        if twice:
+            raise InvalidInputError(f"{self._called}: two classes are called {twice[0]!r}.")
+        if self.kind == "segmentation" and self.ignore_index is not None and 0 <= self.ignore_index < len(self.classes):
+            raise InvalidInputError(
+                f"{self._called}: ignore_index {self.ignore_index} is also the number of a class "
+                f"({self.classes[self.ignore_index]!r}); give another."
+            )
+
+    def _repeats(self) -> bool:
+        return len(set(self.classes)) < len(self.classes)
+
+    def _valid(self, items: list[tuple[Any, Any]]) -> tuple[tuple[Any, Any], ...]:
+        kept, problems = [], []
+        for number, (picture, label) in enumerate(items):
+            problem, label = self._label_problem(label)
+            if problem:
+                problems.append(f"{path_of(picture) or f'picture {number}'}: {problem}")
+            else:
+                kept.append((picture, label))
+        if problems:
+            report(problems, self._called, self.on_bad)
+        if not kept:
+            raise InvalidInputError(f"{self._called} has no items.")
+        return tuple(kept)
+
+    def _label_problem(self, label: Any) -> tuple[str, Any]:
+        if self.kind == "classification":
+            if isinstance(label, bool) or not isinstance(label, int | np.integer):
+                return f"a label is the number of a class, no {type(label).__name__}", label
+            if not 0 <= label < len(self.classes):
+                return f"label {label} is none of the {len(self.classes)} classes, 0 to {len(self.classes) - 1}", label
+            return "", int(label)
+        if self.kind == "pictures":
+            return ("" if label is None else f"a picture without labels has None for one; got {label!r:.60}"), None
+        if self.kind == "answers":
+            if not (isinstance(label, tuple | list) and len(label) == 2 and all(isinstance(one, str) for one in label)):
+                return f"a label is a question and its answer, two texts; got {label!r:.60}", label
+            return "", tuple(label)
+        if isinstance(label, int | float | tuple | list | None):
+            return f"a label is a mask (PNG, PIL image, [h, w] array), no {type(label).__name__}", label
+        return "", label
+
+    def _problem(self, index: int) -> str | None:
+        from visprompt.geometry.geometry import check_processable
+
+        name = self.item_name(index)
+        try:
+            picture = self.picture(index)
+            check_processable(picture.size)
+        except VispromptError as error:
+            return str(error) if name in str(error) else f"{name}: {error}"
+        if self.kind != "segmentation":
+            return None
+        try:
+            mask = self.label(index)
+        except VispromptError as error:
+            return str(error)
+        assert isinstance(mask, np.ndarray)
+        if mask.shape[::-1] != picture.size:
+            return size_mismatch(mask.shape, picture, self._items[index][1], f"the mask of {name}")
+        return None
+
+    def _drawn(self, count: int, seed: int, least: int = 0, left: int = 0) -> list[int]:
+        """Positions of `count` items, of every class its share: if possible `least` are taken and `left` are left."""
+        if seed < 0:
+            raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
+        groups = np.asarray(self.labels if self.kind == "classification" else [0] * len(self))
+        # Raw doubles of PCG64 are the same in every version of numpy; its shuffles need not be.
+        keys = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_SALT, seed]))).random(len(self))
+        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        members = [items[np.argsort(keys[items], kind="stable")] for items in members]
+        # Equal remainders are settled by chance, not by the order of the classes.
+        members.sort(key=lambda items: keys[items[0]])
+        takes = _shares([len(items) for items in members], count, least, left)
+        return [int(item) for items, take in zip(members, takes, strict=True) for item in items[:take]]
+
+
+def _shares(sizes: list[int], count: int, least: int, left: int) -> list[int]:
+    """How many to take of groups of these sizes, in proportion: the largest remainders get what rounding leaves.
+
+    >>> _shares([90, 9, 1], 50, 0, 1), _shares([90, 9, 1], 10, 1, 0)
+    ([45, 5, 0], [8, 1, 1])
+    """
+    total = sum(sizes)
+    least = least if least * len(sizes) <= count else 0
+    wanted = [count * size / total for size in sizes]
+    takes = [
+        min(max(int(want), min(least, size)), max(size - left, 0)) for want, size in zip(wanted, sizes, strict=True)
+    ]
+    for spare in (left, 0):  # what was to be left is taken after all if there is nothing else
+        while sum(takes) < count:
+            open_ = [group for group, size in enumerate(sizes) if takes[group] < size - spare]
+            if not open_:
+                break
+            takes[max(open_, key=lambda group: wanted[group] - takes[group])] += 1
+    while sum(takes) > count:
+        full = [group for group, take in enumerate(takes) if take > least]
+        takes[max(full, key=lambda group: takes[group] - wanted[group])] -= 1
+    return takes
+
+
+_SALT = 730912
+
+
+def report(problems: Sequence[str], where: str, on_bad: OnBad, one: str = "item", many: str = "items") -> None:
+    """Says what cannot be used: as an error, or with `on_bad="skip"` as a warning; the first ten and the number of all.
+
+    Raises:
+        InvalidInputError: with `on_bad="refuse"`.
+    """
+    listed = "".join(f"\n  {problem}" for problem in problems[:NAMED])
+    more = f"\n  … and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+    count = f"1 {one}" if len(problems) == 1 else f"{len(problems)} {many}"
+    if on_bad == "skip":
+        warnings.warn(f"{where}: {count} left out:{listed}{more}", UserWarning, stacklevel=4)
+        return
+    advice = 'Repair or remove them, or leave them out with on_bad="skip" (--on-bad skip).'
+    raise InvalidInputError(f"{where}: {count} cannot be used:{listed}{more}\n{advice}")
+
+
+def _pair(item: Any, number: int, name: str) -> tuple[Any, Any]:
+    try:
+        picture, label = item
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"{name}: an item is a picture and its label; item {number} is {item!r:.60}.") from None
+    return picture, label

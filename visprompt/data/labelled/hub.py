@@ -1,0 +1,361 @@
+"""Data sets of the Hugging Face hub, and what its `datasets` package wrote to a folder.
+
+Columns are found by what the data set declares: a column of pictures, and one of class labels (or of masks, or of
+questions and answers). Nothing that a data set brings along is run unless the user says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visprompt.data.labelled.dataset import IGNORE, Kind, Labelled, OnBad
+from visprompt.data.labelled.items import ShiftedMask
+from visprompt.data.labelled.label_names import PARTS, Names, class_names, is_ignored, numbered, part_of
+from visprompt.data.labelled.splits import Splits, without_validation
+from visprompt.data.labelled.tables import COLUMNS
+from visprompt.errors import InvalidInputError, UnsupportedError
+
+#: the first version of `datasets` that runs no code of data sets at all
+_NO_CODE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One picture of a data set, decoded when it is called for.
+
+    Args:
+        rows: the data set.
+        row: its row.
+        column: its column.
+        name: of data set and part, for messages.
+    """
+
+    rows: Any = field(repr=False)
+    row: int
+    column: str
+    name: str
+
+    @property
+    def identity(self) -> Any:
+        """What the picture is known by."""
+        return [self.name, self.row, self.column]
+
+    def __call__(self) -> Any:
+        """The picture, PIL.
+
+        Raises:
+            InvalidInputError: naming the row, if it is empty or damaged.
+        """
+        try:
+            value = self.rows[self.row][self.column]
+        except Exception as error:  # Pillow's decoders raise whatever they like
+            raise InvalidInputError(f"row {self.row} of {self.name}: {self.column} cannot be read ({error}).") from None
+        if value is None:
+            raise InvalidInputError(f"row {self.row} of {self.name}: {self.column} is empty.")
+        return value
+
+
+def read_hub(
+    where: str | Path,
+    *,
+    validation: float = 0.2,
+    seed: int = 0,
+    on_bad: OnBad = "refuse",
+    image: str | None = None,
+    label: str | None = None,
+    mask: str | None = None,
+    question: str | None = None,
+    answer: str | None = None,
+    classes: Names = None,
+    zero_is_none: bool = False,
+    ignore_index: int = IGNORE,
+    parts: Mapping[str, str] | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    name: str | None = None,
+    labels: bool = True,
+) -> Splits:
+    """Reads a data set with the `datasets` package.
+
+    Args:
+        where: `hf:NAME` or a NAME on the hub, a folder of `save_to_disk`, or a folder of parquet files.
+        validation: share of train that becomes validation if there is no such split.
+        seed: of that draw.
+        on_bad: see `Labelled`.
+        image: column of pictures; None: the only one that is declared as pictures and no mask.
+        label: column of labels; None: the only one that is declared as class labels, or one called `label`.
+        mask: column of masks; None: a column of pictures called `mask`, `annotation` or `segmentation`.
+        question: column of questions; None: `question`. With `answer`, makes it a data set of answers.
+        answer: column of answers; None: `answer`.
+        classes: names of the classes, a file of them, or how many; needed for masks.
+        zero_is_none: in masks, 0 is no class and classes begin at 1.
+        ignore_index: in masks, what does not count.
+        parts: which split is which part, for example `{"train": "train", "test": "validation"}`; None: by their names.
+        config: of a data set that has several.
+        revision: commit, tag or branch on the hub.
+        trust_remote_code: let a data set run its own code. `datasets` from version 4 on never does.
+        name: of the data set; None: the hub's or the folder's.
+        labels: False: only the column of pictures is read.
+
+    Raises:
+        UnsupportedError: without the package.
+        InvalidInputError: if it cannot be loaded, or which column is which cannot be told.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise UnsupportedError(
+            'data sets of the hub need the datasets package: pip install "visprompt-toolkit[hf]".'
+        ) from None
+    source = str(where).removeprefix("hf:")
+    loaded = _local(datasets, Path(source)) if Path(source).exists() else None
+    if loaded is None:
+        loaded = _from_hub(datasets, source, config, revision, trust_remote_code)
+    if not isinstance(loaded, Mapping):
+        loaded = {"train": loaded}
+    called = name or (Path(source).resolve().name if Path(source).exists() else source)
+    splits = _splits(loaded, parts, called)
+    wishes = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer}
+    columns = _Columns(splits["train"].features, wishes, called, labels)
+    items, names, secret = _items(splits, columns, called, classes, ignore_index if zero_is_none else None)
+    kind = columns.kind
+    ignore = ignore_index if kind == "segmentation" else None
+    made = {
+        part: Labelled(rows, names, kind=kind, name=f"{called} {part}", on_bad=on_bad, ignore_index=ignore)
+        for part, rows in items.items()
+    }
+    version = f" at revision {revision}" if revision else ""
+    test = made.get("test")
+    tested = "test is its own" if test is not None else "no test part" + (" (its labels are secret)" if secret else "")
+    if "validation" in made:
+        protocol = f"Train and validation are those of {called}{version}; {tested}."
+        return Splits(made["train"], made["validation"], test, protocol)
+    return without_validation(made["train"], test, validation, seed, f"train is that of {called}{version}", tested)
+
+
+# -- loading --------------------------------------------------------------------------------------------------------
+
+
+def _local(datasets: Any, path: Path) -> Any:
+    if path.is_file():
+        raise InvalidInputError(f"{str(path)!r} is a file; give the folder of save_to_disk or of the parquet files.")
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return _tried(str(path), lambda: datasets.load_from_disk(str(path)))
+    files = sorted(file for file in path.rglob("*.parquet") if not is_ignored(file.name))
+    if not files:
+        raise InvalidInputError(
+            f"{str(path)!r} has neither dataset_dict.json nor state.json of save_to_disk, nor parquet files."
+        )
+    # Never load_dataset(folder): older versions run a script that lies in it.
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        words = (file.stem.partition("-")[0], file.parent.name)
+        split = next((word for word in words if word.casefold() in PARTS), words[0] if len(files) > 1 else "train")
+        by_split.setdefault(split, []).append(str(file))
+    return _tried(str(path), lambda: datasets.load_dataset("parquet", data_files=by_split))
+
+
+def _from_hub(datasets: Any, name: str, config: str | None, revision: str | None, trusted: bool) -> Any:
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
+        raise InvalidInputError(f"there is no folder {name!r}, and a data set on the hub is called OWNER/NAME.")
+    older = int(str(datasets.__version__).partition(".")[0]) < _NO_CODE
+    options: dict[str, Any] = {"trust_remote_code": trusted} if older else {}
+    return _tried(name, lambda: datasets.load_dataset(name, config, revision=revision, **options))
+
+
+def _tried(name: str, load: Any) -> Any:
+    try:
+        return load()
+    except Exception as error:  # of pyarrow, requests, the hub, the package's own: one sentence for all
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InvalidInputError(f"datasets cannot load {name!r}: {first} Check its name, and the network.") from error
+
+
+def _splits(loaded: Mapping[str, Any], parts: Mapping[str, str] | None, called: str) -> dict[str, Any]:
+    listed = ", ".join(map(str, loaded))
+    if parts is not None:
+        if not isinstance(parts, Mapping):
+            raise InvalidInputError(f"parts says which split is which, {{train: …, test: …}}; got {parts!r:.60}.")
+        wanted = {part_of(part, "parts"): split for part, split in parts.items()}
+        for split in wanted.values():
+            if split not in loaded:
+                raise InvalidInputError(f"{called} has no split {split!r}; it has {listed}.")
+        found = {part: loaded[split] for part, split in wanted.items()}
+    else:
+        found = {}
+        for split, rows in loaded.items():
+            part = PARTS.get(str(split).casefold())
+            if part is not None and part not in found:
+                found[part] = rows
+        if not found and len(loaded) == 1:
+            found = {"train": next(iter(loaded.values()))}
+    if "train" not in found:
+        raise InvalidInputError(
+            f"{called} has no split train; it has {listed}. Say which is which: "
+            f'parts={{"train": "{next(iter(loaded))}"}}.'
+        )
+    return found
+
+
+# -- columns --------------------------------------------------------------------------------------------------------
+
+
+class _Columns:
+    """Which column is what, by the features that a data set declares."""
+
+    def __init__(
+        self, features: Mapping[str, Any], wishes: Mapping[str, str | None], called: str, labels: bool = True
+    ) -> None:
+        self.features, self.called = features, called
+        for what, wish in wishes.items():
+            if wish is not None and wish not in features:
+                raise InvalidInputError(f"{called} has no column {wish!r} ({what}); it has {self._listing()}.")
+        pictures = self._of("Image")
+        usual_mask = self._usual("mask", pictures)
+        self.mask = wishes["mask"] or (None if wishes["label"] else usual_mask)
+        self.question = wishes["question"] or self._usual("question", list(features))
+        self.answer = wishes["answer"] or self._usual("answer", list(features))
+        others = [name for name in pictures if name not in (self.mask, usual_mask)]
+        self.image = wishes["image"] or self._only(others, "image", "pictures")
+        for column in (self.image, wishes["mask"]):
+            if column is not None and column not in pictures:
+                raise InvalidInputError(f"{called}: {column!r} is no column of pictures; it has {self._listing()}.")
+        if not labels:
+            self.kind: Kind = "pictures"
+        elif wishes["mask"] or (self.mask and not wishes["question"]):
+            self.kind = "segmentation"
+        elif wishes["question"] or (self.question and self.answer and not wishes["label"]):
+            self.kind = "answers"
+            if not (self.question and self.answer):
+                raise InvalidInputError(
+                    f"{called} has questions without a column of answers; it has {self._listing()}."
+                )
+        else:
+            self.kind = "classification"
+            declared = self._of("ClassLabel")
+            usual = self._usual("label", list(features))
+            self.label = wishes["label"] or (
+                self._only(declared, "label", "class labels") if declared or usual is None else usual
+            )
+            if type(features[self.label]).__name__ not in ("ClassLabel", "Value"):
+                raise InvalidInputError(
+                    f"{called}: the column {self.label!r} is {features[self.label]}; a label is one class per picture."
+                )
+
+    @property
+    def declared(self) -> tuple[str, ...] | None:
+        """Names of the classes, if the column of labels declares them."""
+        names = getattr(self.features[self.label], "names", None)
+        return tuple(names) if names else None
+
+    def _of(self, kind: str) -> list[str]:
+        return [name for name, feature in self.features.items() if type(feature).__name__ == kind]
+
+    def _usual(self, what: str, among: Sequence[str]) -> str | None:
+        by_name = {name.casefold(): name for name in among}
+        return next((by_name[name] for name in COLUMNS[what] if name in by_name), None)
+
+    def _only(self, names: Sequence[str], option: str, what: str) -> str:
+        if len(names) != 1:
+            count = f"{len(names)} columns" if names else "no column"
+            raise InvalidInputError(
+                f"{self.called} has {count} declared as {what}; name one with {option}=. It has {self._listing()}."
+            )
+        return names[0]
+
+    def _listing(self) -> str:
+        return ", ".join(f"{name} ({_short(feature)})" for name, feature in self.features.items())
+
+
+def _short(feature: Any) -> str:
+    kind = type(feature).__name__
+    return str(getattr(feature, "dtype", kind)) if kind == "Value" else kind
+
+
+def _items(
+    splits: Mapping[str, Any], columns: _Columns, called: str, classes: Names, none_becomes: int | None
+) -> tuple[dict[str, list[tuple[Any, Any]]], tuple[str, ...], bool]:
+    """Items of every part, names of the classes, and whether a test part was left out because it has no labels."""
+    labels: dict[str, list[Any]] = {}
+    names: tuple[str, ...] = ()
+    secret = False
+    for part, rows in splits.items():
+        if columns.kind == "pictures":
+            labels[part] = [None] * len(rows)
+        elif columns.kind == "segmentation":
+            assert columns.mask is not None
+            made = _cells(rows, columns.mask, f"{called} {part}")
+            labels[part] = (
+                list(made)
+                if none_becomes is None
+                else [ShiftedMask(cell, none_becomes, str(cell.identity)) for cell in made]
+            )
+        elif columns.kind == "answers":
+            questions, answers = (_texts(rows, str(name), part) for name in (columns.question, columns.answer))
+            labels[part] = list(zip(questions, answers, strict=True))
+        elif columns.label not in rows.features:
+            if part != "test":
+                raise InvalidInputError(f"{called}: {part} has no column {columns.label!r}, which train has.")
+            secret = True
+        else:
+            labels[part] = list(rows[columns.label])
+            if part == "test" and set(labels[part]) <= {-1, None}:  # a benchmark that keeps them
+                del labels[part]
+                secret = True
+    if columns.kind == "segmentation":
+        names = class_names(classes, called) or ()
+        if not names:
+            raise InvalidInputError(
+                f"{called}: masks hold numbers; give classes= (names, a file of them, or how many)."
+            )
+    elif columns.kind == "classification":
+        names, labels = _numbers(splits, columns, labels, called, classes)
+    items = {
+        part: list(zip(_cells(splits[part], columns.image, f"{called} {part}"), found, strict=True))
+        for part, found in labels.items()
+    }
+    return items, names, secret
+
+
+def _numbers(
+    splits: Mapping[str, Any], columns: _Columns, labels: dict[str, list[Any]], called: str, classes: Names
+) -> tuple[tuple[str, ...], dict[str, list[Any]]]:
+    names = class_names(classes, called) or columns.declared
+    for part, rows in splits.items():
+        declared = getattr(rows.features.get(columns.label), "names", None)
+        if part in labels and tuple(declared or ()) != (columns.declared or ()):
+            raise InvalidInputError(
+                f"{called}: {part} declares its classes otherwise than train, {_first(declared)} instead of "
+                f"{_first(columns.declared)}: numbers would mean different classes. Cast the column "
+                f"{columns.label!r} to the same features."
+            )
+    if columns.declared is not None and names is not None:
+        if len(names) != len(columns.declared):
+            raise InvalidInputError(
+                f"{called} declares {len(columns.declared)} classes; {len(names)} names were given."
+            )
+        return names, labels
+    numbers, names = numbered((label for part in labels.values() for label in part), classes, called)
+    return names, {part: [numbers[label] for label in found] for part, found in labels.items()}
+
+
+def _first(names: Sequence[str] | None) -> str:
+    return ", ".join(map(repr, (names or ())[:4])) or "none"
+
+
+def _cells(rows: Any, column: str, name: str) -> list[Cell]:
+    # A view of one column: opening a picture should not decode its mask, too.
+    alone = rows.select_columns([column])
+    return [Cell(alone, row, column, name) for row in range(len(rows))]
+
+
+def _texts(rows: Any, column: str, part: str) -> list[str]:
+    found = list(rows[column])
+    for row, value in enumerate(found):
+        if not isinstance(value, str):
+            raise InvalidInputError(f"row {row} of {part}: {column} is {value!r:.60}; expected one text.")
+    return found

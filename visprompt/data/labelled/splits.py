@@ -1,0 +1,301 @@
+"""The parts of a labelled data set, and where they come from: one function for every format.
+
+Without torch. Import it from `visprompt.data.labelled`, which this module must not import: it only passes sets on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from visprompt.data.labelled.items import PICTURE_SUFFIXES, path_of, real_path
+from visprompt.errors import InvalidInputError, unknown_name
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled.dataset import Labelled
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set.
+
+    Attributes:
+        train: what is trained on.
+        validation: what is chosen on, or None.
+        test: what is reported, or None where the data set has none (or keeps its labels).
+        protocol: one sentence: where the parts come from.
+
+    Raises:
+        InvalidInputError: if the parts do not have the same classes in the same order, or are of different kinds.
+    """
+
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled | None
+    protocol: str
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test"):
+            part: Labelled | None = getattr(self, name)
+            if part is None:
+                continue
+            if part.kind != self.train.kind:
+                raise InvalidInputError(f"train is for {self.train.kind}, and {name} for {part.kind}.")
+            if part.classes != self.train.classes:
+                raise InvalidInputError(
+                    f"{name} has other classes than train, or in another order: {_listed(part.classes)}; train has "
+                    f"{_listed(self.train.classes)}. A label is a number, which must mean the same everywhere."
+                )
+
+    def final(self) -> Splits:
+        """For the last training: train and validation together, after everything was chosen."""
+        if self.validation is None:
+            return self
+        protocol = f"{self.protocol} Trained on train and validation together after choosing."
+        return replace(self, train=self.train.joined(self.validation), validation=None, protocol=protocol)
+
+    def limited(self, n: int | None, seed: int = 0) -> Splits:
+        """At most `n` items of every part."""
+        if n is None:
+            return self
+        made = self._each(lambda part: part.limited(n, seed))
+        return replace(made, protocol=f"{self.protocol} At most {n} items of every part.")
+
+    def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Splits:
+        """`Labelled.check` of every part."""
+        return self._each(lambda part: part.check(workers, progress))
+
+    def describe(self) -> dict[str, Any]:
+        """What results say about the data."""
+        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        return {name: part and part.describe() for name, part in parts.items()} | {"protocol": self.protocol}
+
+    def _each(self, change: Callable[[Labelled], Labelled]) -> Splits:
+        validation = None if self.validation is None else change(self.validation)
+        return Splits(change(self.train), validation, None if self.test is None else change(self.test), self.protocol)
+
+
+#: the formats by name: where their reader is
+FORMATS: dict[str, str] = {
+    "folder": "visprompt.data.labelled.folders:read_folder",
+    "csv": "visprompt.data.labelled.tables:read_csv",
+    "jsonl": "visprompt.data.labelled.tables:read_jsonl",
+    "vtab": "visprompt.data.labelled.vtab:read_vtab",
+    "fgvc": "visprompt.data.labelled.fgvc:read_fgvc",
+    "ade20k": "visprompt.data.labelled.ade20k:read_ade20k",
+    "hf": "visprompt.data.labelled.hub:read_hub",
+    "scenes": "visprompt.data.scenes.named_sets:read_bundled",
+    "pictures": "visprompt.data.labelled.unlabelled:read_pictures",
+}
+#: options of readers that say something of labels
+_OF_LABELS = ("label", "mask", "question", "answer", "classes", "zero_is_none", "ignore_index")
+
+#: options of readers that are names
+_TEXTS = ("image", "label", "mask", "question", "answer", "split", "images", "config", "revision", "name")
+#: what tells a format's folder from one of classes
+_MARKS: dict[str, str] = {
+    "train800val200.txt": "vtab",
+    "train.json": "fgvc",
+    "annotations/training": "ade20k",
+    "dataset_dict.json": "hf",
+    "state.json": "hf",
+}
+
+
+def load_splits(
+    where: str | Path,
+    format: str | None = None,
+    *,
+    validation: float = 0.2,
+    on_bad: Literal["refuse", "skip"] = "refuse",
+    seed: int = 0,
+    limit: int | None = None,
+    labels: bool = True,
+    **reader_options: Any,
+) -> Splits:
+    """Reads a data set with its parts.
+
+    Args:
+        where: a folder, a `.csv` or `.jsonl` file, `scenes:NAME` for a bundled set, `hf:NAME` for one of the hub.
+        format: `"folder"`, `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"`, `"scenes"`, or `"pictures"`: all
+            pictures below a folder, without labels. None: by `where`: a folder is a folder of classes, files and
+            prefixes say what they are.
+        validation: share of the training part that is split off where the data set has no validation part, in the
+            proportions of the classes; 0: none.
+        on_bad: see `Labelled`.
+        seed: of the split and the limit.
+        limit: at most so many items of every part.
+        labels: False: the pictures alone, for what learns without labels. Data need have none, a folder is taken with
+            all that lies below it, and a column of pictures is enough.
+        **reader_options: of the format's reader.
+
+    Raises:
+        InvalidInputError: naming what was expected, what came, and what to do.
+        UnknownNameError: for a format or option that does not exist.
+    """
+    if not 0 <= validation < 1:
+        raise InvalidInputError(f"validation is a share of the training part, 0 to below 1; got {validation:g}.")
+    if seed < 0:
+        raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
+    where = os.path.expanduser(os.fspath(where))
+    chosen = format or _format_of(where, labels)
+    if chosen not in FORMATS:
+        raise unknown_name("format of data", chosen, FORMATS)
+    if not labels:
+        chosen = "pictures" if chosen == "folder" else chosen
+        told = next((name for name in _OF_LABELS if name in reader_options), None)
+        if told is not None:
+            raise InvalidInputError(f"{told}={reader_options[told]!r}: labels are not read here; leave it out.")
+    module, _, function = FORMATS[chosen].partition(":")
+    reader = getattr(importlib.import_module(module), function)
+    common = {"validation": validation, "seed": seed, "on_bad": on_bad}
+    known = set(inspect.signature(reader).parameters)
+    options = known - {"where", "labels", *common}
+    if "labels" in known:
+        common["labels"] = labels
+    for name, value in reader_options.items():
+        if name not in options:
+            raise unknown_name(f"option of the format {chosen}", name, options)
+        if name in _TEXTS and isinstance(value, int | float):  # a column called 0, read from a command line
+            reader_options[name] = str(value)
+    splits: Splits = reader(where, **common, **reader_options)
+    if not labels:
+        from visprompt.data.labelled.unlabelled import splits_without_labels
+
+        splits = splits_without_labels(splits)
+    _require_several_classes(splits.train, where)
+    warn_of_duplicates(splits)
+    _warn_of_several_labels(splits)
+    _warn_of_unseen(splits)
+    return splits.limited(limit, seed)
+
+
+def without_validation(
+    train: Labelled, test: Labelled | None, share: float, seed: int, source: str, test_from: str = ""
+) -> Splits:
+    """Splits of a data set that has no validation part: a share of its training part becomes one.
+
+    Args:
+        train: the whole training part.
+        test: the test part, or None.
+        share: of the training part; 0: none.
+        seed: of the draw.
+        source: what the training part is, for the protocol.
+        test_from: what the test part is, for the protocol.
+    """
+    tested = test_from or ("a test part of its own" if test is not None else "no test part")
+    source = source[:1].upper() + source[1:]
+    if train.kind == "pictures" and len(train) == 1:
+        share = 0  # it is learned from
+    if share == 0:
+        return Splits(train, None, test, f"{source}; no validation part; {tested}.")
+    rest, held = train.split(share, seed)
+    held = held.renamed(f"{train.name}, held out")
+    stratified = ", in the proportions of the classes" if train.kind == "classification" else ""
+    drawn = f"validation is {share:g} of it, drawn with seed {seed}{stratified}"
+    return Splits(rest, held, test, f"{source}; {drawn}; {tested}.")
+
+
+def warn_of_duplicates(splits: Splits) -> None:
+    """Says which files are in two parts: figures measured on pictures that were trained on mean nothing."""
+    folders: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    twice: dict[tuple[str, str], list[str]] = {}
+    for name in ("train", "validation", "test"):
+        part: Labelled | None = getattr(splits, name)
+        for path in dict.fromkeys(part.files() if part is not None else ()):
+            first = seen.setdefault(real_path(path, folders), name)
+            if first != name:
+                twice.setdefault((first, name), []).append(path)
+    for (first, second), paths in twice.items():
+        files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
+        warnings.warn(
+            f"{files} in {first} and in {second}, the first: {paths[0]}. Figures on {second} are too good by that.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_several_labels(splits: Splits) -> None:
+    """Says which files have two classes: often a data set with several labels per picture, which this is not for."""
+    for part in (splits.train, splits.validation, splits.test):
+        if part is None or part.kind != "classification":
+            continue
+        first: dict[str, int] = {}
+        several = list(
+            dict.fromkeys(
+                path
+                for (picture, label) in part.items
+                if (path := path_of(picture)) is not None and first.setdefault(path, label) != label
+            )
+        )
+        if several:
+            files = "1 file has" if len(several) == 1 else f"{len(several)} files have"
+            warnings.warn(
+                f"{part.name}: {files} several classes, the first: {several[0]}. One picture has one class here.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def _require_several_classes(train: Labelled, where: str) -> None:
+    if train.kind in ("answers", "pictures") or len(train.classes) > 1:
+        return
+    inner = os.path.join(where, train.classes[0])
+    wrapped = os.path.isdir(inner) and any(entry.is_dir() for entry in os.scandir(inner))
+    hint = f" Is {inner!r} the data set?" if wrapped else ""
+    raise InvalidInputError(
+        f"{where!r} has one class only, {train.classes[0]!r}: there is nothing to tell apart. Every class needs "
+        f"pictures in a folder, or with a label, of its own.{hint}"
+    )
+
+
+def _warn_of_unseen(splits: Splits) -> None:
+    if splits.train.kind != "classification":
+        return
+    known = set(splits.train.labels) | set(splits.validation.labels if splits.validation is not None else ())
+    if splits.test is None:
+        return
+    unseen = [splits.train.classes[number] for number in sorted(set(splits.test.labels) - known)]
+    if unseen:
+        listed = ", ".join(repr(one) for one in unseen[:5]) + (", …" if len(unseen) > 5 else "")
+        classes = "1 class of the test part has" if len(unseen) == 1 else f"{len(unseen)} classes of the test part have"
+        warnings.warn(
+            f"{classes} no picture to learn from: {listed}. Are they spelt alike everywhere?", UserWarning, stacklevel=3
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''} ({len(names)})"
+
+
+def _format_of(where: str, labels: bool = True) -> str:
+    for prefix in ("scenes", "hf"):
+        if where.startswith(prefix + ":"):
+            return prefix
+    ending = Path(where).suffix.lower()
+    if ending in (".csv", ".tsv", ".jsonl"):
+        return "jsonl" if ending == ".jsonl" else "csv"
+    if not labels and (os.path.isdir(where) or (os.path.isfile(where) and ending in PICTURE_SUFFIXES)):
+        saved = any(os.path.exists(os.path.join(where, file)) for file, name in _MARKS.items() if name == "hf")
+        return "hf" if saved else "pictures"
+    if os.path.isdir(where):
+        for file, name in _MARKS.items():
+            if os.path.exists(os.path.join(where, file)):
+                raise InvalidInputError(
+                    f"{where!r} has {file}, so it may be {name}: say so with format={name!r} (--format {name}), or "
+                    "folder if its folders are classes."
+                )
+        return "folder"
+    what = "is a file of another kind" if os.path.exists(where) else "does not exist"
+    folder = "a folder of class folders" if labels else "a picture, a folder with pictures"
+    raise InvalidInputError(
+        f"{where!r} {what}. Data is {folder}, a .csv or .jsonl file, scenes:NAME, hf:NAME, or a "
+        f"folder with its format named. Formats: {', '.join(FORMATS)}."
+    )

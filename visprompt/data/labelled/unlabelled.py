@@ -1,0 +1,168 @@
+"""Pictures without labels, in the form that the training loop takes: what self-supervised prompts learn from.
+
+They are a `Labelled` of the kind "pictures". Without torch; it must not know models or training.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt.data.labelled.dataset import Labelled, OnBad, Splits
+from visprompt.data.labelled.items import PICTURE_SUFFIXES, path_of
+from visprompt.data.labelled.label_names import PARTS, is_ignored, is_picture, require_directory, walk
+from visprompt.data.labelled.splits import without_validation
+from visprompt.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: pictures of the generated world per split: as many as the other sets that are drawn from it
+SIZES: dict[str, int] = {"train": 800, "validation": 200, "test": 500}
+# Part of every seed, apart from the streams in `visprompt.data.scenes.downstream`: changing it changes every picture.
+_STREAM = 4 * 10**12
+
+
+def unlabelled(pictures: Iterable[Any], *, name: str = "", on_bad: OnBad = "refuse") -> Labelled:
+    """Pictures from Python as a data set.
+
+    >>> unlabelled(["a.jpg", "b.jpg"], name="photos")
+    Labelled(photos: 2 pictures without labels)
+
+    Args:
+        pictures: paths, PIL images, arrays, or functions that give one of these.
+        name: of the data set.
+        on_bad: see `Labelled`.
+
+    Raises:
+        InvalidInputError: if there are none.
+    """
+    return Labelled([(picture, None) for picture in pictures], kind="pictures", name=name, on_bad=on_bad)
+
+
+def without_labels(data: Labelled) -> Labelled:
+    """The pictures of a labelled set, whatever their labels are; one with several labels is there once."""
+    if data.kind == "pictures":
+        return data
+    once = {path_of(picture) or id(picture): picture for picture, _ in data.items}
+    return unlabelled(once.values(), name=data.name, on_bad=data.on_bad)
+
+
+def splits_without_labels(splits: Splits) -> Splits:
+    """`without_labels` of every part; the same splits if they have none."""
+    parts = (splits.train, splits.validation, splits.test)
+    train, validation, test = made = tuple(None if part is None else without_labels(part) for part in parts)
+    if train is None or made == parts:
+        return splits
+    return Splits(train, validation, test, f"{splits.protocol} Labels are not used.")
+
+
+def read_pictures(
+    where: str | os.PathLike[str],
+    *,
+    validation: float = 0.2,
+    seed: int = 0,
+    on_bad: OnBad = "refuse",
+    name: str | None = None,
+) -> Splits:
+    """All pictures below a folder, however deep; folders `train`, `val` and `test` in it are its parts.
+
+    Other folders in it mean nothing: those of classes are read as well, and their names are not looked at.
+
+    Args:
+        where: the folder, or one picture.
+        validation: share of the training part that becomes validation if there is no such folder; 0: none.
+        seed: of that draw.
+        on_bad: see `Labelled`.
+        name: of the data set; None: the folder's.
+
+    Raises:
+        InvalidInputError: if there is no such folder, or no picture in it.
+    """
+    root = Path(where)
+    called = name or root.resolve().name
+    if root.is_file() and is_picture(root.name):
+        return without_validation(unlabelled([str(root)], name=called, on_bad=on_bad), None, 0, seed, "one picture")
+    root = require_directory(root, "expected a folder with pictures, or one picture")
+    parts: dict[str, Path] = {}
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        part = PARTS.get(entry.name.casefold())
+        if entry.is_dir() and part is not None and not is_ignored(entry.name):
+            parts.setdefault(part, Path(entry.path))
+    if "train" not in parts:
+        parts = {"train": root}
+    else:
+        _warn_of_others(root, set(parts.values()))
+    found = {part: _below(folder) for part, folder in parts.items()}
+    made = {
+        part: unlabelled(paths, name=f"{called} {part}".removesuffix(" train"), on_bad=on_bad)
+        for part, paths in found.items()
+    }
+    folder = parts["train"].resolve().name
+    source = f"All pictures below the folder {folder}"
+    inner = {os.path.dirname(path) for path in found["train"]} - {os.fspath(parts["train"])}
+    if inner:
+        folders = "1 folder" if len(inner) == 1 else f"{len(inner)} folders"
+        source += f" and {folders} in it, whose names are not looked at"
+    if "validation" in made:
+        return Splits(made["train"], made["validation"], made.get("test"), f"{source}; folders for the other parts.")
+    return without_validation(made["train"], made.get("test"), validation, seed, source)
+
+
+def _below(folder: Path) -> list[str]:
+    """Paths of all pictures below a folder, sorted."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    walk(folder, lambda path, picture: found[picture].append(path))
+    if not found[True]:
+        endings = sorted({os.path.splitext(path)[1].lower() or "no ending" for path in found[False]})
+        there = f"files of other kinds ({', '.join(endings[:6])})" if endings else "no files"
+        raise InvalidInputError(
+            f"{str(folder)!r} has no pictures in it or in the folders below, but {there}. Pictures end in "
+            f"{', '.join(sorted(PICTURE_SUFFIXES))}."
+        )
+    return sorted(found[True])
+
+
+def _warn_of_others(root: Path, parts: set[Path]) -> None:
+    """Says what lies beside the folders of the parts: somebody may count on it."""
+    others = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if not is_ignored(entry.name) and Path(entry.path) not in parts and (entry.is_dir() or is_picture(entry.name))
+    )
+    if others:
+        listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        warnings.warn(
+            f"{root} has a folder train, so what lies beside it is left out: {listed}.", UserWarning, stacklevel=4
+        )
+
+
+def generated(wh: tuple[int, int] = (64, 64), *, seed: int = 0, sizes: dict[str, int] | None = None) -> Splits:
+    """Scenes of the generated world, drawn when they are asked for; none occurs in what the bundled models or sets
+    were made of.
+
+    Args:
+        wh: width and height, pixels; at least 24 each.
+        seed: another one gives other pictures.
+        sizes: pictures per split; None: `SIZES`.
+    """
+    wanted = {**SIZES, **(sizes or {})}
+    parts = {
+        split: unlabelled(
+            (partial(_scene, split, seed, i, wh) for i in range(count)), name=f"generated scenes, {split}"
+        )
+        for split, count in wanted.items()
+        if count
+    }
+    protocol = f"Generated scenes of {wh[0]}×{wh[1]} pixels, seed {seed}; train, validation and test are drawn apart."
+    return Splits(parts["train"], parts.get("validation"), parts.get("test"), protocol)
+
+
+def _scene(split: str, seed: int, index: int, wh: tuple[int, int]) -> Image:
+    from visprompt.data.scenes.world import scene
+
+    return scene(_STREAM + seed, split, index=index, size_wh=wh).pil

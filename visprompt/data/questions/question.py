@@ -1,0 +1,284 @@
+"""Questions about pictures, the one form that every LVLM benchmark's reader gives and every asking task takes.
+
+Coordinates are pixels of the original picture. Nothing here knows about models or strategies. A path stays a
+path, and bytes stay bytes, until a task asks for the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from visprompt.regions.shapes import Region
+
+Box = tuple[float, float, float, float]
+LETTERS = string.ascii_uppercase
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPicture:
+    """A picture inside of another file (a parquet file's cell, a TSV's base64), decoded when it is needed.
+
+    Attributes:
+        content: the bytes of a picture file, or a function that gives them.
+        name: for messages.
+    """
+
+    content: bytes | Callable[[], bytes] = field(repr=False)
+    name: str
+
+    def open(self) -> Image:
+        """The picture, upright RGB.
+
+        Raises:
+            InvalidInputError: naming the picture, if the bytes are none.
+        """
+        from PIL import Image as pil_image
+
+        from visprompt.imaging.load import load_image
+
+        content = self.content if isinstance(self.content, bytes) else self.content()
+        try:
+            with pil_image.open(io.BytesIO(content)) as image:
+                image.load()
+                return load_image(image)
+        except Exception as error:  # Pillow's decoders raise whatever they like
+            raise InvalidInputError(f"{self.name} is not a picture that Pillow reads: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question about one or several pictures.
+
+    Attributes:
+        id: unique within the data set.
+        images: paths, PIL images, or pictures inside of another file; at least one, in the order the text names them.
+        text: what is asked, complete with options and instructions.
+        answer: the right answer (for multiple choice its letter), or None where the data set does not say.
+        kind: what figures are grouped by: type of question, capability, subject.
+        options: of a multiple choice, A first; empty for open questions.
+        targets: where the answer is to be seen: boxes or masks; empty if unknown, or if there is nothing to point at.
+        outlines: `targets` as masks, where the data set has them.
+        wrong: regions of something else: a control points there.
+        objects: everything in the picture that can be pointed at, without a hint which is meant.
+        chance: probability that a random answer is right, or None if that is not known.
+        extra: what the data set says besides; goes into the rows of answers.
+    """
+
+    id: str
+    images: tuple[Path | Image | EncodedPicture, ...]
+    text: str
+    answer: str | None = None
+    kind: str = ""
+    options: tuple[str, ...] = ()
+    targets: tuple[Region, ...] = ()
+    outlines: tuple[Region, ...] = ()
+    wrong: tuple[Region, ...] = ()
+    objects: tuple[Region, ...] = ()
+    chance: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise InvalidInputError(f"question {self.id} has no picture.")
+
+    @cached_property
+    def image_name(self) -> str:
+        """The first picture's file name, or the id of a question whose pictures have none; one picture is one draw."""
+        first = self.images[0]
+        return first.name if isinstance(first, Path) else self.id
+
+    @property
+    def pictures(self) -> list[Path | Image]:
+        """The pictures in a form that `visprompt.Request` takes."""
+        return [one.open() if isinstance(one, EncodedPicture) else one for one in self.images]
+
+    @property
+    def letters(self) -> str:
+        """The letters of its options.
+
+        >>> Question("q", (Path("a.png"),), "which?", options=("red", "blue")).letters
+        'AB'
+        """
+        return LETTERS[: len(self.options)]
+
+
+def unique(questions: Sequence[Question], where: str) -> list[Question]:
+    """Makes sure that there are questions, and that no two have one id.
+
+    Raises:
+        InvalidInputError: naming the file.
+    """
+    if not questions:
+        raise InvalidInputError(f"{where} has no questions.")
+    twice = [name for name, count in Counter(one.id for one in questions).items() if count > 1]
+    if twice:
+        raise InvalidInputError(f"{where}: {len(twice)} ids occur more than once, the first: {twice[0]!r}.")
+    return list(questions)
+
+
+def read_text(path: str | Path) -> str:
+    """A text file.
+
+    Raises:
+        InvalidInputError: naming it, if it cannot be read or is no UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path} is not UTF-8 text: {error.reason}.") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        InvalidInputError: naming file and line.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InvalidInputError(f"{Path(path).name}, line {error.lineno}: not JSON: {error.msg}.") from error
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON-lines file, each with its place for messages: `"questions.jsonl, line 3"`.
+
+    Raises:
+        InvalidInputError: naming file and line.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{Path(path).name}, line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InvalidInputError(f"{where}: not JSON: {error}. Is the file cut off?") from error
+        if not isinstance(entry, dict):
+            raise InvalidInputError(f"{where}: expected an object, got {type(entry).__name__}.")
+        yield where, entry
+
+
+def require_keys(entry: Any, keys: Iterable[str], where: str) -> None:
+    """Makes sure that an object has these keys, and that they are not empty texts.
+
+    Raises:
+        InvalidInputError: naming the place, the missing keys, and those that there are.
+    """
+    if not isinstance(entry, dict):
+        raise InvalidInputError(f"{where}: expected an object, got {type(entry).__name__}.")
+    missing = [key for key in keys if entry.get(key) is None or entry[key] == ""]
+    if missing:
+        there = ", ".join(sorted(map(str, entry))) or "nothing"
+        raise InvalidInputError(f"{where}: no {', '.join(missing)}; it has {there}.")
+
+
+def image_path(name: Any, images: str | Path | None, where: str) -> Path:
+    """The path of a picture that a file names; it is not opened, so a missing one only costs its own question.
+
+    Raises:
+        InvalidInputError: if the name is no text, or leads out of the folder.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidInputError(f"{where}: an image is a file name; got {name!r:.60}.")
+    if images is None:
+        return Path(name)
+    # Files of others should not be able to name /etc/passwd as their picture.
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InvalidInputError(f"{where}: image {name!r} leads out of the folder of pictures.")
+    return Path(images) / name
+
+
+def with_options(text: str, options: Sequence[str], instruction: str) -> str:
+    """A multiple-choice question as it is asked.
+
+    >>> print(with_options("What is it?", ["a cat", "a dog"], "Answer with the option's letter."))
+    What is it?
+    (A) a cat
+    (B) a dog
+    Answer with the option's letter.
+    """
+    listed = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    return "\n".join([text.strip(), *listed, instruction]).strip()
+
+
+# -- answers --------------------------------------------------------------------------------------------------------
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ALONE = re.compile(r"[\s*_`\"'(\[{]*([A-Za-z])[\s*_`\"')\]}]*(?:[.:,;)]|$)")
+_SAID = re.compile(  # a capital that is no word, or a small letter that ends the sentence: "the answer is a cat"
+    r"(?i:\banswer\b)\W*(?i:is|would be|should be)?[\s*_`\"':(\[]*"
+    r"((?![AI]\s[a-z])[A-Z](?![A-Za-z'])|[a-z](?=[)\].,*]|\s*$))"
+)
+_BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
+_STANDING = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
+
+
+def normalised(answer: str) -> str:
+    """An answer as it is compared: lower case, without articles, punctuation and surplus space.
+
+    >>> normalised(" The Red-star. ")
+    'red star'
+    """
+    plain = re.sub(r"[^\w\s]|_", " ", answer.lower())
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+def letter_of(answer: str, options: Sequence[str]) -> str | None:
+    """The option that an answer to a multiple-choice question means, as its letter; None if it cannot be told.
+
+    In this order: it says "the answer is B" (the last time counts, since models think aloud); it begins with a letter
+    that stands alone ("B", "(B) a dog", "b."); one option's letter only stands in brackets; one only stands
+    alone; it is one option's text; it contains exactly one option's text that is not part of another's.
+
+    >>> [letter_of(text, ["a cat", "a dog"]) for text in ("B", "(a)", "I think the answer is B.", "It is a dog", "hm")]
+    ['B', 'A', 'B', 'B', None]
+    """
+    letters = LETTERS[: len(options)]
+    text = answer.strip()
+    said = [found.upper() for found in _SAID.findall(text) if found.upper() in letters]
+    if said:
+        return said[-1]
+    first = _ALONE.match(text)
+    # "A cat" begins with an article; "A. cat", "A" and "(A) cat" with a letter.
+    if first and first.group(1).upper() in letters:
+        return first.group(1).upper()
+    for pattern in (_BRACKETED, _STANDING):
+        found = {
+            match.group(1)
+            for match in pattern.finditer(text)
+            if match.group(1) in letters
+            and not (match.group(1) == "A" and re.match(r"A\s+(?!or\b|and\b|is\b)[a-z]", text[match.start() :]))
+        }
+        if len(found) == 1:
+            return found.pop()
+    return _by_text(normalised(text), [normalised(option) for option in options])
+
+
+def _by_text(answer: str, options: Sequence[str]) -> str | None:
+    same = [number for number, option in enumerate(options) if option and option == answer]
+    if len(same) == 1:
+        return LETTERS[same[0]]
+    held = [number for number, option in enumerate(options) if option and f" {option} " in f" {answer} "]
+    held = [
+        number
+        for number in held
+        if not any(other != number and f" {options[number]} " in f" {options[other]} " for other in held)
+    ]
+    return LETTERS[held[0]] if len(held) == 1 else None

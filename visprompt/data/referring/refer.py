@@ -1,0 +1,275 @@
+"""Referring expressions in refer's own files: `refs(unc|umd|google).p` with `instances.json` (COCO) beside it.
+
+The `.p` files are Python pickles, and a pickle can run code when it is opened. This reader loads plain containers,
+texts and numbers only; a file that asks for anything else is refused with the name of what it asked for.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visprompt.data.referring.detections import load_json
+from visprompt.data.referring.image import (
+    Boxes,
+    Expression,
+    ReferringPicture,
+    grouped,
+    report_dropped,
+    report_undetected,
+    usable_xyxy,
+    xyxy_from_xywh,
+)
+from visprompt.data.referring.reclip import gold_ids, picture_name
+from visprompt.errors import InvalidInputError
+
+
+def read_refer(
+    refs: str | Path,
+    instances: str | Path,
+    split: str,
+    images: str | Path | None = None,
+    detections: Mapping[str, Boxes] | None = None,
+    *,
+    problems: list[str] | None = None,
+) -> list[ReferringPicture]:
+    """Reads one split of a refer data set.
+
+    Annotated boxes without an area, and crowds (`iscrowd`), are no candidates unless an expression is about them.
+
+    Args:
+        refs: the pickle, e.g. `refcoco/refs(unc).p`.
+        instances: COCO annotations of the same pictures.
+        split: as written in the file: "val", "testA", "testB", "test", "train".
+        images: folder of the pictures (not opened here).
+        detections: candidate boxes by image id; None: every annotated box of the picture is a candidate.
+        problems: what was left out or is missing is told here; None: as warnings.
+
+    Raises:
+        InvalidInputError: if a file is missing, is not what it should be, or tries to load code; and if the detector's
+            file knows none of the pictures.
+    """
+    entries = load_refs(refs)
+    splits = sorted({str(entry.get("split")) for entry in entries})
+    if split not in splits:
+        raise InvalidInputError(f"{refs} has no split {split!r}; it has {', '.join(splits)}.")
+    content = load_json(instances, "COCO annotations")
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise InvalidInputError(f"{instances} should hold COCO annotations: an object with images and annotations.")
+    chosen = [(number, entry) for number, entry in enumerate(entries) if str(entry.get("split")) == split]
+    wanted_on: dict[str, set[str]] = {}
+    for _, entry in chosen:
+        wanted_on.setdefault(str(entry["image_id"]), set()).update(gold_ids(entry["ann_id"]))
+    coco = _Coco(content, instances, wanted_on)
+    folder = Path(images) if images is not None else Path()
+    found = []
+    for number, entry in chosen:
+        image_id = str(entry["image_id"])
+        ref = entry.get("ref_id", f"entry{number}")
+        where = f"{Path(refs).name}, ref {ref}"
+        annotated = coco.annotated.get(image_id)
+        if annotated is None:
+            raise InvalidInputError(
+                f"{where}: {instances} knows nothing of image {image_id}; do the two belong together?"
+            )
+        wanted = gold_ids(entry["ann_id"])
+        gold = xyxy_from_xywh(
+            [one["bbox"] for one in annotated if str(one["id"]) in wanted], f"{instances}, annotation {entry['ann_id']}"
+        )
+        if not len(gold):
+            raise InvalidInputError(f"{where}: {instances} has no annotation {entry['ann_id']} on image {image_id}.")
+        expressions = tuple(
+            Expression(f"{image_id}/{ref}/{i}", text.strip(), gold)
+            for i, text in enumerate(_texts(entry, where))
+            if text.strip()
+        )
+        name = coco.names.get(image_id) or picture_name(str(entry.get("file_name", "")), wanted)
+        if detections is None:
+            candidates, labels = coco.candidates(image_id)
+        else:
+            candidates, labels = detections.get(image_id, np.zeros((0, 4))), ()
+        found.append(ReferringPicture(image_id, folder / name, candidates, expressions, labels))
+    report_dropped(problems, instances, sum(coco.dropped.values()), f"on image {next(iter(coco.dropped), '')}")
+    if detections is not None:
+        report_undetected(problems, refs, (picture.id for picture in found), detections)
+    return grouped(found)
+
+
+class _Coco:
+    """What COCO's file says about the pictures of one split; the others are not looked at."""
+
+    def __init__(self, content: dict[str, Any], path: str | Path, wanted_on: Mapping[str, set[str]]) -> None:
+        self.path, self.wanted_on = path, wanted_on
+        #: annotations by image id, in the order of the file
+        self.annotated: dict[str, list[dict[str, Any]]] = {}
+        #: boxes without an area that were left out, by image id
+        self.dropped: dict[str, int] = {}
+        try:
+            self.names = {str(image["id"]): str(image["file_name"]) for image in content.get("images", [])}
+            self.categories = {one["id"]: str(one["name"]) for one in content.get("categories", [])}
+        except (TypeError, KeyError) as error:
+            raise InvalidInputError(
+                f"{path}: images need id and file_name, categories need id and name ({error!r})."
+            ) from error
+        for number, one in enumerate(content["annotations"]):
+            if not isinstance(one, dict) or "image_id" not in one:
+                raise InvalidInputError(f"{path}: annotation number {number} has no image_id; it is {one!r:.60}.")
+            image_id = str(one["image_id"])
+            if image_id not in wanted_on:
+                continue
+            missing = [key for key in ("id", "bbox") if one.get(key) is None]
+            if missing:
+                raise InvalidInputError(
+                    f"{path}: annotation {one.get('id', f'number {number}')} of image {image_id} has no "
+                    f"{' and no '.join(missing)}; a referring expression needs boxes to choose from."
+                )
+            self.annotated.setdefault(image_id, []).append(one)
+        self._candidates: dict[str, tuple[Boxes, tuple[str, ...]]] = {}
+
+    def candidates(self, image_id: str) -> tuple[Boxes, tuple[str, ...]]:
+        """Boxes to choose from and their categories; no categories unless all of them have one."""
+        if image_id not in self._candidates:
+            wanted = self.wanted_on[image_id]
+            # A crowd is a region of many; only an expression that is about it makes it one to choose.
+            single = [one for one in self.annotated[image_id] if not one.get("iscrowd") or str(one["id"]) in wanted]
+            boxes, kept = usable_xyxy((one["bbox"] for one in single), f"{self.path}, image {image_id}")
+            if not kept.all():
+                self.dropped[image_id] = int((~kept).sum())
+            used = [one for one, keep in zip(single, kept.tolist(), strict=True) if keep]
+            labels = tuple(self.categories.get(one.get("category_id"), "") for one in used)
+            self._candidates[image_id] = boxes, labels if all(labels) else ()
+        return self._candidates[image_id]
+
+
+def load_refs(path: str | Path) -> list[dict[str, Any]]:
+    """Loads `refs(*.p)`, written by Python 2 or 3, without running anything that is in it.
+
+    Raises:
+        InvalidInputError: if the file is missing, damaged, of another form, or asks for anything but plain data.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror or error}.") from error
+    try:
+        value = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except _RefusedError as error:
+        raise InvalidInputError(
+            f"{path} tries to load {error}, which plain annotations never need. It was not opened: "
+            "a pickle can run code. Get the file from a source you trust, or convert it to .jsonl."
+        ) from error
+    # A damaged pickle can fail in as many ways as there are instructions in it.
+    except Exception as error:
+        raise InvalidInputError(f"{path} is not a readable pickle: {type(error).__name__}: {error}.") from error
+    needed = {"ann_id", "image_id", "sentences", "split"}
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(one, dict) and needed <= one.keys() for one in value)
+    ):
+        raise InvalidInputError(f"{path} should hold a list of refs, each with {', '.join(sorted(needed))}.")
+    return value
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """The file asked for something that is not plain data."""
+
+
+class _Number:
+    """Stands in for a `numpy.dtype` in the file: numbers only, and nothing that could hold an object."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: Any) -> None:
+        text = code.decode("latin1") if isinstance(code, bytes) else str(code)
+        if not re.fullmatch(r"[<>=|]?[biuf][1248]", text):
+            raise _RefusedError(f"a numpy value of type {text!r}")
+        self.code = text.lstrip("<>=|")
+        self.order = text[0] if text[0] in "<>" else "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
+        self.order = ">" if order == ">" else "<"
+
+
+class _Callable:
+    """What a file gets when it names a function: something it can call and nothing else.
+
+    A pickle can set attributes of whatever it holds (the BUILD instruction), and so change a function of ours for
+    everybody. These have no attributes, refuse any state, and are made anew for every file.
+    """
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise _RefusedError("a function with a changed state")
+
+
+class _Dtype(_Callable):
+    __slots__ = ()
+
+    def __call__(self, code: Any, *_: Any) -> _Number:
+        return _Number(code)
+
+
+class _Scalar(_Callable):
+    __slots__ = ()
+
+    def __call__(self, dtype: Any, data: Any) -> int | float | bool:
+        raw = data.encode("latin1") if isinstance(data, str) else bytes(data) if isinstance(data, bytes) else b""
+        if not isinstance(dtype, _Number) or len(raw) != int(dtype.code[1:]):
+            raise _RefusedError("a damaged numpy number")
+        value: int | float | bool = np.frombuffer(raw, dtype=np.dtype(dtype.order + dtype.code))[0].item()
+        return value
+
+
+class _Encode(_Callable):
+    __slots__ = ()
+
+    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise _RefusedError(f"the codec {encoding!r}")
+        return text.encode("latin1")
+
+
+# Types written in C, whose attributes nobody can set.
+_BUILTINS: tuple[type, ...] = (set, frozenset, list, dict, tuple, str, int, float, bool, bytes)
+_TYPES: dict[tuple[str, str], type] = {
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in _BUILTINS},
+    ("__builtin__", "unicode"): str,
+    ("__builtin__", "long"): int,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+}
+_FUNCTIONS: dict[tuple[str, str], type[_Callable]] = {
+    ("_codecs", "encode"): _Encode,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "scalar"): _Scalar,
+    ("numpy._core.multiarray", "scalar"): _Scalar,
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        key = (module, name)
+        if key in _TYPES:
+            return _TYPES[key]
+        if key in _FUNCTIONS:
+            return _FUNCTIONS[key]()
+        raise _RefusedError(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _RefusedError("an object by reference")
+
+
+def _texts(entry: dict[str, Any], where: str) -> list[str]:
+    try:
+        return [str(sentence.get("raw") or sentence["sent"]) for sentence in entry["sentences"]]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InvalidInputError(f"{where}: sentences should be a list of {{raw, sent}} ({error!r}).") from error

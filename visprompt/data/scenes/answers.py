@@ -1,0 +1,95 @@
+"""Questions about generated scenes as labelled data, to teach answers with: `scenes_vqa` in the form of `Labelled`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from visprompt.data.scenes.questions import KINDS, SceneQuestion, scene_questions
+from visprompt.errors import unknown_name
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled.dataset import Labelled
+    from visprompt.data.labelled.splits import Splits
+
+__all__ = ["COUNTS", "SETS", "ScenePicture", "answer_splits", "scene_answers"]
+
+#: questions of every part of a bundled set
+COUNTS: dict[str, int] = {"train": 1024, "validation": 200, "test": 1000}
+#: names of the bundled sets → difficulty and kinds
+SETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "vqa": ("easy", KINDS["easy"]),
+    "vqa-hard": ("hard", KINDS["hard"]),
+    **{f"vqa-{kind}": ("easy", (kind,)) for kind in KINDS["easy"]},
+}
+
+
+def scene_answers(
+    split: str = "train",
+    count: int = 1000,
+    kinds: Sequence[str] | None = None,
+    difficulty: str = "easy",
+    seed: int = 0,
+) -> Labelled:
+    """The questions of `scene_questions` with their answers.
+
+    >>> data = scene_answers("test", 4, ["size"])
+    >>> data.label(0)
+    ('is the yellow heart small or large?', 'small')
+    >>> data.picture(0).size
+    (64, 64)
+
+    Args:
+        split: "train", "validation" or "test"; their pictures are disjoint.
+        count: how many, over all kinds together, kinds in turn.
+        kinds: which kinds; None: all of the difficulty.
+        difficulty: "easy" or "hard".
+        seed: any number from 0.
+
+    Raises:
+        UnknownNameError: for a split, kind or difficulty that does not exist.
+        InvalidInputError: for a negative seed or a count below 1.
+    """
+    from visprompt.data.labelled.dataset import Labelled
+
+    questions = scene_questions(split, seed, count, difficulty, kinds)
+    items = [(ScenePicture(question), (question.text, question.answer)) for question in questions]
+    which = "all kinds" if kinds is None or set(kinds) == set(KINDS[difficulty]) else ", ".join(kinds)
+    return Labelled(items, (), kind="answers", name=f"scenes-vqa ({which}, {difficulty}, {split})")
+
+
+def answer_splits(name: str) -> Splits:
+    """The parts of a bundled set of questions; `COUNTS` says how many there are.
+
+    Args:
+        name: one of `SETS`: "vqa" (all kinds), "vqa-hard", or one kind: "vqa-size", "vqa-relation", …
+
+    Raises:
+        UnknownNameError: listing the names.
+    """
+    from visprompt.data.labelled.splits import Splits
+
+    if name not in SETS:
+        raise unknown_name("set of questions", name, SETS)
+    difficulty, kinds = SETS[name]
+    train, held, test = (scene_answers(part, count, kinds, difficulty) for part, count in COUNTS.items())
+    return Splits(train, held, test, f"scenes:{name} as bundled: train, validation and test are drawn apart.")
+
+
+class ScenePicture:
+    """Draws a question's picture when it is called; half a millisecond, so none is kept.
+
+    Args:
+        question: whose picture.
+    """
+
+    def __init__(self, question: SceneQuestion) -> None:
+        self.question = question
+
+    def __call__(self) -> object:
+        return self.question.image
+
+    @property
+    def identity(self) -> str:
+        """Which picture it is, the same everywhere."""
+        return self.question.id

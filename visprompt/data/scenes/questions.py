@@ -1,0 +1,392 @@
+"""Questions about generated scenes, each with exactly one right answer and the box of the object that it is about.
+
+    >>> from visprompt.data.scenes.questions import scene_questions
+    >>> question = scene_questions("test", seed=0, count=8)[7]
+    >>> question.kind, question.text, question.answer
+    ('relation', 'what colour is the first object left of the yellow star?', 'yellow')
+    >>> len(question.target_boxes), question.image.size
+    (1, (64, 64))
+
+What is asked (`KINDS`), always answered in one word:
+
+- **colour**, **shape**: "what colour is the star?", where there is one star. Target: the star.
+- **presence**: "is there a red star?" Half of the answers are no, and then the picture has that colour or that shape.
+  Targets: all red stars, none if the answer is no.
+- **count**: "how many stars are there?", "how many red objects are there?" Targets: all that count.
+- **side**: "is the red star on the left or on the right?", "… at the top or at the bottom?" Target: the star.
+- **size** (easy pictures only): "is the red star small or large?" Target: the star.
+- **leftmost**: "what colour is the leftmost object?", also rightmost, topmost, bottommost, and shapes. Target: that
+  object.
+- **relation**: "what colour is the first object left of the red star?", also right of, above, below, and shapes: the
+  first that one meets going left, whatever its height. Target: the object that is *asked about*, not the red star.
+
+Two difficulties: *easy* pictures are `scenes.scene`'s with 2 to 4 objects (3 or 4 for leftmost and relation), *hard*
+ones are `scenes_small.small_scene`'s with 5 or 6 small objects, and a leftmost one (rightmost, …) leads by two to five
+pixels only. A question is a function of (split, seed, difficulty, kind, number), and the splits are as disjoint
+as scenes are. Nothing here knows about models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from visprompt.data.scenes.small import small_scene
+from visprompt.data.scenes.world import COLOURS, SHAPES, SPLITS, Scene, SceneObject, scene
+from visprompt.errors import InvalidInputError, unknown_name
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ANSWERS", "DIFFICULTIES", "KINDS", "Candidate", "SceneQuestion", "questions_about", "scene_questions"]
+
+Difficulty = Literal["easy", "hard"]
+Box = tuple[int, int, int, int]
+
+DIFFICULTIES: tuple[str, ...] = ("easy", "hard")
+#: The kinds of questions of each difficulty; `scene_questions` goes round in this order.
+KINDS: dict[str, tuple[str, ...]] = {
+    "easy": ("colour", "shape", "presence", "count", "side", "size", "leftmost", "relation"),
+    "hard": ("colour", "shape", "presence", "count", "side", "leftmost", "relation"),
+}
+#: Every answer that a kind of question can have; which of them are possible may depend on `Candidate.detail`.
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "colour": COLOURS,
+    "shape": SHAPES,
+    "presence": ("yes", "no"),
+    "count": ("1", "2", "3", "4"),
+    "side": ("left", "right", "top", "bottom"),
+    "size": ("small", "large"),
+    "leftmost": COLOURS + SHAPES,
+    "relation": COLOURS + SHAPES,
+}
+PLURALS: dict[str, str] = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
+#: Words for the object that lies farthest along an axis: (axis, sign).
+EXTREMES = {"leftmost": (0, -1), "rightmost": (0, 1), "topmost": (1, -1), "bottommost": (1, 1)}
+#: Words for an object that lies beyond another.
+RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
+#: Centres closer than this share of the width (or height) are not compared by a question.
+MARGIN = 0.06
+#: In a hard question the leftmost object leads by so much, at least and at most: easy leads leave nothing to get wrong.
+NARROW = (0.03, 0.08)
+_SIDES: dict[str, tuple[str, str]] = {"left or right": ("left", "right"), "top or bottom": ("top", "bottom")}
+_ATTRIBUTES = ("colour", "shape")
+# Counts beyond three are too rare among four objects to be asked for as often as the others.
+_COUNTS = {"easy": ("1", "2", "3"), "hard": ("1", "2", "3", "4")}
+# Pictures that one question may look at; part of every seed. A question takes a handful as a rule.
+_TRIES = 4096
+
+
+class Candidate(NamedTuple):
+    """A question that can be asked about a scene.
+
+    Attributes:
+        kind: One of `KINDS`.
+        detail: What exactly: "colour left of", "shape topmost", "left or right", "colour" (count: what is counted by).
+        text: The question.
+        answer: One word.
+        targets: Indices of the objects that it is about, in ``Scene.objects``.
+        wrong: Indices of the other objects; where the answer is a property of the target, of those for which the answer
+            would be another.
+    """
+
+    kind: str
+    detail: str
+    text: str
+    answer: str
+    targets: tuple[int, ...]
+    wrong: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SceneQuestion:
+    """A question, its answer, and where to look.
+
+    Attributes:
+        id: Unique over splits, seeds, difficulties and kinds.
+        text: The question, for example "what colour is the star?".
+        answer: The one right answer, one word of ``ANSWERS[kind]``.
+        kind: One of ``KINDS[difficulty]``.
+        detail: What exactly is asked; see `Candidate`.
+        difficulty: "easy" or "hard".
+        split: "train", "validation" or "test".
+        target_boxes: Visible boxes of the objects that the question is about, x0, y0, x1, y1 in pixels: one for most
+            kinds, all that count for "count", all that are meant or none for "presence".
+        wrong_box: Box of another object, drawn at random, or None if there is none. For colour, shape, leftmost and
+            relation there always is one, and the answer would not be true of its object.
+        source: What `scene` is made from: seed, index, whether colours and shapes are few, and the number of objects
+            (0: the scene's own, for hard pictures).
+    """
+
+    id: str
+    text: str
+    answer: str
+    kind: str
+    detail: str
+    difficulty: str
+    split: str
+    target_boxes: tuple[Box, ...]
+    wrong_box: Box | None
+    source: tuple[int, int, bool, int]
+
+    @property
+    def scene(self) -> Scene:
+        """The scene, made anew every time (half a millisecond): a list of questions keeps no pictures."""
+        return _picture(self.split, self.source)
+
+    @property
+    def image(self) -> Image:
+        """The picture as a PIL image, 64 × 64 px."""
+        return self.scene.pil
+
+    @property
+    def target_box(self) -> Box | None:
+        """The box of the one object that the question is about; None where it is about several or none."""
+        return self.target_boxes[0] if len(self.target_boxes) == 1 else None
+
+
+def scene_questions(
+    split: str = "test",
+    seed: int = 0,
+    count: int = 1000,
+    difficulty: str = "easy",
+    kinds: Sequence[str] | None = None,
+) -> list[SceneQuestion]:
+    """Make questions, one picture each, kinds in turn and answers balanced.
+
+    Yes and no, numbers, sides and sizes take turns; colours and shapes are drawn evenly. So a model that does not see
+    the picture is right as often as chance has it. The n-th question of a kind depends on neither ``count`` nor
+    ``kinds``.
+
+    Args:
+        split: "train", "validation" or "test".
+        seed: Any non-negative integer.
+        count: How many questions, over all kinds together.
+        difficulty: "easy" or "hard".
+        kinds: Which kinds; by default all of the difficulty, ``KINDS[difficulty]``.
+
+    Raises:
+        UnknownNameError: A split, difficulty or kind that does not exist.
+        InvalidInputError: Negative seed or count, or no kinds.
+    """
+    if difficulty not in KINDS:
+        raise unknown_name("difficulty", difficulty, DIFFICULTIES)
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    wanted = KINDS[difficulty] if kinds is None else tuple(kinds)
+    for kind in wanted:
+        if kind not in KINDS[difficulty]:
+            raise unknown_name(f"kind of {difficulty} question", kind, KINDS[difficulty])
+    if seed < 0 or count < 0:
+        raise InvalidInputError(f"expected a seed and a count >= 0, got seed={seed} and count={count}")
+    if not wanted and count:
+        raise InvalidInputError("expected at least one kind of question, got none")
+    return [_question(split, seed, difficulty, wanted[n % len(wanted)], n // len(wanted)) for n in range(count)]
+
+
+def _question(split: str, seed: int, difficulty: str, kind: str, number: int) -> SceneQuestion:
+    place = (list(ANSWERS).index(kind) * 2 + DIFFICULTIES.index(difficulty)) * 10**6 + number
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLITS[split], seed, place, 20250611])))
+    detail, answer = _wish(kind, difficulty, number)
+    for attempt in range(_TRIES):
+        source = (seed, place * _TRIES + attempt, *_draw_layout(rng, difficulty, kind))
+        made = _picture(split, source)
+        narrow = difficulty == "hard" and kind == "leftmost"
+        fitting = [
+            one
+            for one in (_extremes(made, *NARROW) if narrow else questions_about(made, (kind,)))
+            if (detail is None or one.detail == detail) and (answer is None or one.answer == answer)
+        ]
+        if not fitting:
+            continue
+        chosen = fitting[int(rng.integers(len(fitting)))]
+        boxes = [item.box_xyxy for item in made.objects]
+        return SceneQuestion(
+            id=f"{split}-{difficulty}-{seed}-{kind}-{number}",
+            text=chosen.text,
+            answer=chosen.answer,
+            kind=kind,
+            detail=chosen.detail,
+            difficulty=difficulty,
+            split=split,
+            target_boxes=tuple(boxes[i] for i in chosen.targets),
+            wrong_box=boxes[chosen.wrong[int(rng.integers(len(chosen.wrong)))]] if chosen.wrong else None,
+            source=source,
+        )
+    raise RuntimeError(f"no {difficulty} picture allows the question {kind} {detail} {answer}")
+
+
+def _wish(kind: str, difficulty: str, number: int) -> tuple[str | None, str | None]:
+    """What the number-th question of a kind asks and has for an answer; None where that is left to chance."""
+    if kind == "presence" or kind == "size":
+        return None, ANSWERS[kind][number % 2]
+    if kind == "side":
+        answer = ANSWERS[kind][number % 4]
+        return next(detail for detail, sides in _SIDES.items() if answer in sides), answer
+    if kind == "count":
+        counts = _COUNTS[difficulty]
+        return _ATTRIBUTES[number // len(counts) % 2], counts[number % len(counts)]
+    if kind in ("leftmost", "relation"):
+        words = tuple(EXTREMES if kind == "leftmost" else RELATIONS)
+        return f"{_ATTRIBUTES[number // 4 % 2]} {words[number % 4]}", None
+    return None, None
+
+
+def _draw_layout(rng: np.random.Generator, difficulty: str, kind: str) -> tuple[bool, int]:
+    """Draw whether colours and shapes are few (else little would occur twice), and how many objects there are."""
+    few = bool(rng.integers(2))
+    if difficulty == "hard":
+        return few, 0
+    return few, int(rng.integers(3 if few or kind in ("leftmost", "relation") else 2, 5))
+
+
+def _picture(split: str, source: tuple[int, int, bool, int]) -> Scene:
+    seed, index, few, n_objects = source
+    if n_objects == 0:
+        return small_scene(seed, split, few, index)
+    return scene(seed, split, hard=few, index=index, n_objects=n_objects)
+
+
+def questions_about(picture: Scene, kinds: Sequence[str] | None = None) -> list[Candidate]:
+    """List every question that has exactly one right answer in a scene.
+
+    Args:
+        picture: A scene of any kind and size.
+        kinds: Which kinds of questions; all of them by default.
+    """
+    asked = KINDS["easy"] if kinds is None else kinds
+    return [one for kind in asked for one in _MAKERS[kind](picture)]
+
+
+def _attribute(item: SceneObject, name: str) -> str:
+    return item.colour if name == "colour" else item.shape
+
+
+def _others(items: Sequence[SceneObject], target: int, attribute: str) -> tuple[int, ...]:
+    """Objects for which the answer would be another."""
+    value = _attribute(items[target], attribute)
+    return tuple(i for i, item in enumerate(items) if _attribute(item, attribute) != value)
+
+
+def _colours(picture: Scene) -> Iterator[Candidate]:
+    yield from _attributes(picture, "colour", "what colour is the {}?")
+
+
+def _shapes(picture: Scene) -> Iterator[Candidate]:
+    yield from _attributes(picture, "shape", "what shape is the {} object?")
+
+
+def _attributes(picture: Scene, attribute: str, text: str) -> Iterator[Candidate]:
+    """Ask for one attribute of an object that the other attribute singles out."""
+    items = picture.objects
+    known = ["shape" if attribute == "colour" else "colour"] * len(items)
+    values = [_attribute(item, name) for item, name in zip(items, known, strict=True)]
+    for index, item in enumerate(items):
+        wrong = _others(items, index, attribute)
+        if values.count(values[index]) == 1 and wrong:
+            answer = _attribute(item, attribute)
+            yield Candidate(attribute, attribute, text.format(values[index]), answer, (index,), wrong)
+
+
+def _presences(picture: Scene) -> Iterator[Candidate]:
+    names = [item.name for item in picture.objects]
+    for name in dict.fromkeys(names):
+        targets = tuple(i for i, other in enumerate(names) if other == name)
+        wrong = tuple(i for i, other in enumerate(names) if other != name)
+        yield Candidate("presence", "present", f"is there a {name}?", "yes", targets, wrong)
+    colours, shapes = ({_attribute(item, name) for item in picture.objects} for name in _ATTRIBUTES)
+    for colour in COLOURS:
+        for shape in SHAPES:
+            # A near miss: with neither the colour nor the shape in sight, "no" would be given away.
+            if (colour in colours or shape in shapes) and f"{colour} {shape}" not in names:
+                wrong = tuple(range(len(names)))
+                yield Candidate("presence", "absent", f"is there a {colour} {shape}?", "no", (), wrong)
+
+
+def _counts(picture: Scene) -> Iterator[Candidate]:
+    for attribute in _ATTRIBUTES:
+        values = [_attribute(item, attribute) for item in picture.objects]
+        for value in dict.fromkeys(values):
+            targets = tuple(i for i, other in enumerate(values) if other == value)
+            wrong = tuple(i for i, other in enumerate(values) if other != value)
+            noun = f"{value} objects" if attribute == "colour" else PLURALS[value]
+            if str(len(targets)) in ANSWERS["count"]:
+                text = f"how many {noun} are there?"
+                yield Candidate("count", attribute, text, str(len(targets)), targets, wrong)
+
+
+def _unique(picture: Scene) -> Iterator[tuple[int, SceneObject]]:
+    """Objects that colour and shape single out."""
+    names = [item.name for item in picture.objects]
+    return ((i, item) for i, item in enumerate(picture.objects) if names.count(item.name) == 1)
+
+
+def _sides(picture: Scene) -> Iterator[Candidate]:
+    stands = [picture.sides(item) for item in picture.objects]
+    for index, item in _unique(picture):
+        for detail, pair in _SIDES.items():
+            for answer, opposite in (pair, pair[::-1]):
+                if answer in stands[index]:
+                    wrong = tuple(i for i, sides in enumerate(stands) if opposite in sides)
+                    where = "on the {} or on the {}" if "left" in pair else "at the {} or at the {}"
+                    text = f"is the {item.name} {where.format(*pair)}?"
+                    yield Candidate("side", detail, text, answer, (index,), wrong)
+
+
+def _sizes(picture: Scene) -> Iterator[Candidate]:
+    for index, item in _unique(picture):
+        if item.size in ANSWERS["size"]:
+            wrong = tuple(i for i, other in enumerate(picture.objects) if other.size != item.size)
+            text = f"is the {item.name} small or large?"
+            yield Candidate("size", "size", text, item.size, (index,), wrong)
+
+
+def _along(picture: Scene, axis: int, sign: int) -> list[float]:
+    return [sign * item.centre_xy[axis] / picture.size_wh[axis] for item in picture.objects]
+
+
+def _extremes(picture: Scene, fewest: float = MARGIN, most: float = 1.0) -> Iterator[Candidate]:
+    items = picture.objects
+    if len(items) < 3:  # of two, every object is at an end of both axes
+        return
+    for word, (axis, sign) in EXTREMES.items():
+        along = _along(picture, axis, sign)
+        order = sorted(range(len(items)), key=lambda i: along[i])
+        if fewest <= along[order[-1]] - along[order[-2]] <= most:
+            yield from _asking("leftmost", picture, order[-1], word, f"the {word} object")
+
+
+def _relations(picture: Scene) -> Iterator[Candidate]:
+    if len(picture.objects) < 3:
+        return
+    for word, (axis, sign) in RELATIONS.items():
+        along = _along(picture, axis, sign)
+        for reference, item in _unique(picture):
+            gaps = [value - along[reference] for value in along]
+            clear = all(abs(gap) >= MARGIN for i, gap in enumerate(gaps) if i != reference)
+            beyond = sorted((gap, i) for i, gap in enumerate(gaps) if gap > 0)
+            if clear and beyond and (len(beyond) == 1 or beyond[1][0] - beyond[0][0] >= MARGIN):
+                yield from _asking("relation", picture, beyond[0][1], word, f"the first object {word} the {item.name}")
+
+
+def _asking(kind: str, picture: Scene, target: int, word: str, phrase: str) -> Iterator[Candidate]:
+    for attribute in _ATTRIBUTES:
+        wrong = _others(picture.objects, target, attribute)
+        if wrong:
+            answer = _attribute(picture.objects[target], attribute)
+            yield Candidate(kind, f"{attribute} {word}", f"what {attribute} is {phrase}?", answer, (target,), wrong)
+
+
+_MAKERS = {
+    "colour": _colours,
+    "shape": _shapes,
+    "presence": _presences,
+    "count": _counts,
+    "side": _sides,
+    "size": _sizes,
+    "leftmost": _extremes,
+    "relation": _relations,
+}

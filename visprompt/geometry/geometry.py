@@ -1,0 +1,324 @@
+"""Original pixels ↔ model input ↔ patch grid, exact or refused.
+
+All coordinates are at pixel edges: pixel i spans [i, i + 1], in the original picture and in the model's input alike, so
+a resize is a pure scale and a crop or a padding a whole offset. numpy only; it must not know models or strategies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from visprompt.errors import InvalidInputError, RegionNotVisibleError
+from visprompt.geometry.analytic import InputMap, Pair, Size, analytic, mean_rgb
+from visprompt.geometry.fit import check_processable, fit_picture
+from visprompt.geometry.probe import probe
+from visprompt.geometry.resolve import fitted, resolve, resolve_map
+from visprompt.regions.shapes import Box, Region, Xyxy
+
+__all__ = [
+    "MIN_VISIBLE_SHARE",
+    "Geometry",
+    "InputMap",
+    "Tile",
+    "analytic",
+    "check_processable",
+    "fit_picture",
+    "fitted",
+    "mean_rgb",
+    "probe",
+    "resolve",
+    "resolve_map",
+]
+
+#: a region of which the model sees less than this share is refused
+MIN_VISIBLE_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture that the tower gets; encoders have one, tiled LVLMs several.
+
+    Args:
+        scale_xy: with `offset_xy`: `input_xy = scale_xy · image_xy + offset_xy`.
+        offset_xy: pixels of the input.
+        input_hw: height and width of the input, pixels.
+        grid_hw: rows and columns of patches.
+        patch_hw: height and width of a patch, pixels of the input; None: `input_hw / grid_hw`. It differs where the
+            input is not a whole number of patches, whose rest the model ignores.
+
+    >>> Tile((0.5, 0.5), (0.0, 0.0), (224, 224), (14, 14)).patch_hw
+    (16.0, 16.0)
+
+    Raises:
+        InvalidInputError: for sizes or scales that are not positive.
+    """
+
+    scale_xy: Pair
+    offset_xy: Pair
+    input_hw: Size
+    grid_hw: Size
+    patch_hw: Pair = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.patch_hw is None:
+            per_patch = (self.input_hw[0] / max(self.grid_hw[0], 1), self.input_hw[1] / max(self.grid_hw[1], 1))
+            object.__setattr__(self, "patch_hw", per_patch)
+        numbers = (*self.scale_xy, *self.input_hw, *self.grid_hw, *self.patch_hw)
+        if not (np.isfinite(numbers).all() and np.isfinite(self.offset_xy).all() and min(numbers) > 0):
+            raise InvalidInputError(f"a tile needs positive, finite scales and sizes; got {self!r}.")
+
+    @property
+    def seen_xyxy(self) -> Xyxy:
+        """What its patches show, in original pixels; it may reach beyond the picture."""
+        (sx, sy), (ox, oy) = self.scale_xy, self.offset_xy
+        right, bottom = self.grid_hw[1] * self.patch_hw[1], self.grid_hw[0] * self.patch_hw[0]
+        return ((0 - ox) / sx, (0 - oy) / sy, (right - ox) / sx, (bottom - oy) / sy)
+
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Patch borders in original pixels: x `[columns + 1]` and y `[rows + 1]`."""
+        x = (np.arange(self.grid_hw[1] + 1) * self.patch_hw[1] - self.offset_xy[0]) / self.scale_xy[0]
+        y = (np.arange(self.grid_hw[0] + 1) * self.patch_hw[0] - self.offset_xy[1]) / self.scale_xy[1]
+        return x, y
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of one picture land in the patches of one tower.
+
+    Args:
+        image_wh: size of the original picture.
+        tiles: what the tower gets; patches are counted row by row, tile after tile.
+
+    >>> geometry = Geometry((448, 224), (Tile((1.0, 1.0), (-112.0, 0.0), (224, 224), (2, 2)),))
+    >>> geometry.coverage(Box(112, 0, 280, 112))
+    array([1. , 0.5, 0. , 0. ], dtype=float32)
+    >>> geometry.visible_xyxy()
+    (112.0, 0.0, 336.0, 224.0)
+    """
+
+    image_wh: Size
+    tiles: tuple[Tile, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tiles:
+            raise InvalidInputError("a geometry needs at least one tile.")
+
+    @classmethod
+    def single(
+        cls, image_wh: Size, mapped: InputMap, patch_size: int | Size | None = None, grid_hw: Size | None = None
+    ) -> Geometry:
+        """One tile, from the map and either the patch size (an int, or height and width) or the grid.
+
+        Raises:
+            InvalidInputError: if neither or both are given, or the input is smaller than a patch.
+        """
+        if (patch_size is None) == (grid_hw is None):
+            raise InvalidInputError("give either patch_size or grid_hw.")
+        if grid_hw is not None:
+            return cls(image_wh, (Tile(*mapped, grid_hw),))
+        assert patch_size is not None
+        patch = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        grid = (mapped.input_hw[0] // patch[0], mapped.input_hw[1] // patch[1])
+        if min(grid) < 1:
+            raise InvalidInputError(f"an input of {mapped.input_hw} pixels (h, w) holds no patch of {patch} pixels.")
+        return cls(image_wh, (Tile(*mapped, grid, (float(patch[0]), float(patch[1]))),))
+
+    # -- counting ---------------------------------------------------------------------------------------------------
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of all tiles."""
+        return sum(tile.grid_hw[0] * tile.grid_hw[1] for tile in self.tiles)
+
+    @property
+    def grid_hw(self) -> Size:
+        """Rows and columns of patches, of the only tile."""
+        if len(self.tiles) != 1:
+            raise InvalidInputError(f"{len(self.tiles)} tiles have no single patch grid; use tiles[i].grid_hw.")
+        return self.tiles[0].grid_hw
+
+    # -- there and back ---------------------------------------------------------------------------------------------
+
+    def to_input(self, xy: np.ndarray | Pair, tile: int = 0) -> np.ndarray:
+        """Original pixels `[…, 2]` → pixels of that tile's input."""
+        place = self.tiles[tile]
+        return np.asarray(xy, dtype=np.float64) * place.scale_xy + place.offset_xy
+
+    def to_image(self, xy: np.ndarray | Pair, tile: int = 0) -> np.ndarray:
+        """Pixels of that tile's input `[…, 2]` → original pixels."""
+        place = self.tiles[tile]
+        return (np.asarray(xy, dtype=np.float64) - place.offset_xy) / place.scale_xy
+
+    def patch_box(self, index: int) -> Box:
+        """The part of the original picture that a patch shows.
+
+        Raises:
+            InvalidInputError: if there is no such patch, or it shows only padding.
+        """
+        left = index
+        for tile in self.tiles:
+            rows, columns = tile.grid_hw
+            if 0 <= left < rows * columns:
+                x, y = tile.edges()
+                row, column = divmod(left, columns)
+                box = (x[column], y[row], x[column + 1], y[row + 1])
+                inside = _intersection((*map(float, box),), (0.0, 0.0, *map(float, self.image_wh)))  # type: ignore[arg-type]
+                if inside is None:
+                    raise InvalidInputError(f"patch {index} shows padding only, nothing of the picture.")
+                return Box(*inside)
+            left -= rows * columns
+        raise InvalidInputError(f"there is no patch {index}; patches run from 0 to {self.num_patches - 1}.")
+
+    # -- regions to patches -----------------------------------------------------------------------------------------
+
+    def coverage(self, region: Region) -> np.ndarray:
+        """Share of every patch's area that the region covers, `[P]` float32 in [0, 1].
+
+        Exact for boxes, and for masks as the area of their pixels; points are discs. Padding is never covered, so a
+        patch that is half padding reaches at most 0.5.
+        """
+        region = region.clip(self.image_wh)
+        return np.concatenate([self._tile_coverage(tile, region).reshape(-1) for tile in self.tiles]).astype(np.float32)
+
+    def _tile_coverage(self, tile: Tile, region: Region) -> np.ndarray:
+        x, y = tile.edges()
+        if isinstance(region, Box):
+            columns = _shares(x, region.x0, region.x1)
+            rows = _shares(y, region.y0, region.y1)
+            return np.outer(rows, columns)
+        left, top, right, bottom = _pixels(region.xyxy, self.image_wh)
+        inside = region.rasterise(self.image_wh)[top:bottom, left:right]
+        rows, columns = _pixel_shares(y, top, bottom), _pixel_shares(x, left, right)
+        return np.clip(rows @ inside @ columns.T, 0.0, 1.0)
+
+    def visible_xyxy(self) -> Xyxy:
+        """The box of the original picture that reaches the model, over all tiles."""
+        picture = (0.0, 0.0, float(self.image_wh[0]), float(self.image_wh[1]))
+        parts = [part for tile in self.tiles if (part := _intersection(tile.seen_xyxy, picture)) is not None]
+        if not parts:
+            raise InvalidInputError("nothing of the picture reaches the model: its tiles lie outside of it.")
+        x0, y0, x1, y1 = zip(*parts, strict=True)
+        seen = (min(x0), min(y0), max(x1), max(y1))
+        # dividing by a scale leaves 199.99999999999997
+        whole = [edge if abs(value - edge) < 1e-6 else value for value, edge in zip(seen, picture, strict=True)]
+        return (whole[0], whole[1], whole[2], whole[3])
+
+    def visible_fraction(self, region: Region) -> float:
+        """Share of the region's area that reaches the model."""
+        region = region.clip(self.image_wh)
+        seen = self.visible_xyxy()
+        if isinstance(region, Box):
+            part = _intersection(region.xyxy, seen)
+            return 0.0 if part is None else float((part[2] - part[0]) * (part[3] - part[1]) / region.area)
+        left, top, right, bottom = _pixels(region.xyxy, self.image_wh)
+        inside = region.rasterise(self.image_wh)[top:bottom, left:right].astype(np.float64)
+        rows = _overlaps(np.arange(top, bottom + 1.0), seen[1], seen[3])
+        columns = _overlaps(np.arange(left, right + 1.0), seen[0], seen[2])
+        return float(rows @ inside @ columns / inside.sum())
+
+    def require_visible(self, region: Region, name: str = "") -> None:
+        """Refuses a region that the processor's crop takes away.
+
+        Raises:
+            RegionNotVisibleError: if less than a tenth of it (`MIN_VISIBLE_SHARE`) reaches the model.
+        """
+        share = self.visible_fraction(region)
+        if share >= MIN_VISIBLE_SHARE:
+            return
+        x0, y0, x1, y1 = self.visible_xyxy()
+        raise RegionNotVisibleError(
+            f"{name + ': ' if name else ''}the model's processor crops {region!r} away ({share:.0%} of it is "
+            f"left): of the {self.image_wh[0]}×{self.image_wh[1]} picture it keeps "
+            f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f}). Use "
+            'fit="pad" or fit="squash" to make the whole picture visible.'
+        )
+
+    # -- patches to pixels ------------------------------------------------------------------------------------------
+
+    def to_map(
+        self, values: np.ndarray, resample: Literal["bilinear", "nearest"] = "bilinear", outside: float = 0.0
+    ) -> np.ndarray:
+        """Numbers per patch → a map over the original picture, float32 `[H, W]`.
+
+        Args:
+            values: `[P]`.
+            resample: `"bilinear"` between patch centres, or `"nearest"`: every pixel gets its patch's number.
+            outside: what pixels get that the model never saw. Pixels that several tiles show get the mean.
+
+        Raises:
+            InvalidInputError: if there is not one number per patch.
+        """
+        values = np.asarray(values, dtype=np.float32).reshape(-1)
+        if len(values) != self.num_patches:
+            raise InvalidInputError(f"a map needs one number per patch, {self.num_patches}; got {len(values)}.")
+        if resample not in ("bilinear", "nearest"):
+            raise InvalidInputError(f'resample is "bilinear" or "nearest"; got {resample!r}.')
+        width, height = self.image_wh
+        total = np.zeros((height, width), dtype=np.float32)
+        seen = np.zeros((height, width), dtype=np.uint8)
+        start = 0
+        for tile in self.tiles:
+            rows, columns = tile.grid_hw
+            grid = values[start : start + rows * columns].reshape(rows, columns)
+            start += rows * columns
+            x = _positions(width, tile.scale_xy[0], tile.offset_xy[0], tile.patch_hw[1])
+            y = _positions(height, tile.scale_xy[1], tile.offset_xy[1], tile.patch_hw[0])
+            in_x, in_y = (x >= 0) & (x < columns), (y >= 0) & (y < rows)
+            if not (in_x.any() and in_y.any()):
+                continue
+            sampled = _sample(_sample(grid, y[in_y], resample).T, x[in_x], resample).T
+            window = np.ix_(in_y, in_x)
+            total[window] += sampled
+            seen[window] += 1
+        total /= np.maximum(seen, 1)
+        total[seen == 0] = outside
+        return total
+
+
+# -- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _positions(count: int, scale: float, offset: float, patch: float) -> np.ndarray:
+    """Centres of the original pixels along one axis, counted in patches."""
+    return ((np.arange(count) + 0.5) * scale + offset) / patch
+
+
+def _sample(grid: np.ndarray, at: np.ndarray, resample: str) -> np.ndarray:
+    if resample == "nearest":
+        return grid[np.clip(np.floor(at).astype(int), 0, len(grid) - 1)]
+    at = np.clip(at - 0.5, 0, len(grid) - 1)
+    low = np.minimum(np.floor(at).astype(int), max(len(grid) - 2, 0))
+    high = np.minimum(low + 1, len(grid) - 1)
+    share = (at - low)[:, None].astype(grid.dtype)
+    return grid[low] * (1 - share) + grid[high] * share
+
+
+def _overlaps(edges: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Length of [low, high] in every cell between neighbouring edges."""
+    return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None)
+
+
+def _shares(edges: np.ndarray, low: float, high: float) -> np.ndarray:
+    return _overlaps(edges, low, high) / np.diff(edges)
+
+
+def _pixel_shares(edges: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Share that every pixel from `first` to before `last` has of every cell, float32 `[cells, pixels]`."""
+    low, high = edges[:-1, None], edges[1:, None]
+    pixels = np.arange(first, last, dtype=np.float64)[None, :]
+    inside = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0.0, None)
+    return (inside / (high - low)).astype(np.float32)
+
+
+def _intersection(a: Xyxy, b: Xyxy) -> Xyxy | None:
+    x0, y0, x1, y1 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+
+def _pixels(xyxy: Xyxy, wh: Size) -> tuple[int, int, int, int]:
+    """The whole pixels of the picture that a box touches."""
+    left, top = max(int(np.floor(xyxy[0])), 0), max(int(np.floor(xyxy[1])), 0)
+    return left, top, min(int(np.ceil(xyxy[2])), wh[0]), min(int(np.ceil(xyxy[3])), wh[1])

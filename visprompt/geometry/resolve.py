@@ -1,0 +1,221 @@
+"""Which map holds for a processor and a picture size: stated, checked by looking, remembered.
+
+A processor that states its steps is believed after a check: at its first use its statement is compared with what a
+probe measures on two small fixed sizes, a wide and a tall one. If they differ by more than half an input pixel, the
+measurement is right by definition: it wins, with a warning, and that processor is measured for every new size.
+Measuring takes some milliseconds to tens of them per size, which is why not every size of a trusted processor is
+measured. Maps are kept per processor, its settings and the size.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from visprompt.errors import InvalidInputError
+from visprompt.geometry.analytic import InputMap, Size, analytic, fingerprint, mean_rgb
+from visprompt.geometry.fit import canvas_for, check_processable, fit_picture
+from visprompt.geometry.probe import Preprocess, probe
+
+if TYPE_CHECKING:
+    from visprompt.geometry.geometry import Geometry
+
+#: sizes remembered per processor
+MAX_SIZES = 1024
+#: stated and measured maps may differ by this, in pixels of the input
+MAX_DISAGREEMENT_PX = 0.5
+
+_CHECK_WH = ((331, 200), (149, 210))  # no multiples of anything: rounding rules show
+
+
+@dataclass
+class _Known:
+    """What is known of one processor with one set of settings."""
+
+    settings: str
+    trusted: bool | None = None  # None: not checked yet
+    maps: collections.OrderedDict[Size, InputMap] = field(default_factory=collections.OrderedDict)
+
+
+_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def resolve(
+    processor: Any,
+    preprocess: Preprocess,
+    image_wh: Size,
+    *,
+    patch_size: int | Size | None = None,
+    grid_hw: Size | Callable[[Size], Size] | None = None,
+) -> Geometry:
+    """The geometry of a picture of size `image_wh` in a model with one tile.
+
+    Args:
+        processor: transformers image processor (or a processor that holds one), or a `Compose`; None or anything
+            unknown is measured with `preprocess`.
+        preprocess: PIL picture → array or tensor `[3, h, w]`, as the model gets it.
+        image_wh: size of the original picture.
+        patch_size: pixels of the input, an int or (height, width).
+        grid_hw: instead of `patch_size`: rows and columns, or a function from `input_hw` to them.
+
+    Raises:
+        InvalidInputError: if the picture is too small or too long (`check_processable`), or the layout is unknown.
+    """
+    from visprompt.geometry.geometry import Geometry
+
+    mapped = resolve_map(processor, preprocess, image_wh)
+    grid = grid_hw(mapped.input_hw) if callable(grid_hw) else grid_hw
+    return Geometry.single(image_wh, mapped, patch_size, grid)
+
+
+def resolve_map(processor: Any, preprocess: Preprocess, image_wh: Size) -> InputMap:
+    """The map of `resolve`, without patches."""
+    check_processable(image_wh)
+    return _map(processor, preprocess, (int(image_wh[0]), int(image_wh[1])))
+
+
+def _map(processor: Any, preprocess: Preprocess, image_wh: Size) -> InputMap:
+    known = _of(processor, preprocess)
+    with _lock:
+        if (found := known.maps.get(image_wh)) is not None:
+            known.maps.move_to_end(image_wh)
+            return found
+    found = _find(known, processor, preprocess, image_wh)
+    with _lock:
+        known.maps[image_wh] = found
+        while len(known.maps) > MAX_SIZES:
+            known.maps.popitem(last=False)
+    return found
+
+
+def fitted(
+    picture: Image.Image,
+    fit: str,
+    processor: Any,
+    preprocess: Preprocess,
+    *,
+    patch_size: int | Size | None = None,
+    grid_hw: Size | Callable[[Size], Size] | None = None,
+    fill: tuple[int, int, int] | None = None,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> tuple[Image.Image, Geometry]:
+    """The picture to hand to the processor, and the geometry that the original picture has after both.
+
+    `fit="model"` hands the picture on as it is. `"pad"` and `"squash"` bring it to the size that the processor leaves
+    alone; where the processor cuts a border off, a border is put on first, so that none of the picture is lost. If the
+    model's own way does just what was asked for, it is taken.
+
+    Args:
+        picture: the original.
+        fit: `"model"`, `"pad"` or `"squash"`.
+        processor: as in `resolve`.
+        preprocess: as in `resolve`.
+        patch_size: as in `resolve`.
+        grid_hw: as in `resolve`.
+        fill: colour of the padding; None: the processor's mean.
+        resample: filter of the resize.
+
+    Raises:
+        InvalidInputError: as `resolve`; also if the size of the model's input depends on the picture in a way that
+            leaves no size alone.
+    """
+    from visprompt.geometry.geometry import Geometry
+
+    own = resolve_map(processor, preprocess, picture.size)
+    grid = grid_hw(own.input_hw) if callable(grid_hw) else grid_hw
+    if fit == "model" or _does_already(own, fit, picture.size):
+        return picture, Geometry.single(picture.size, own, patch_size, grid)
+    height, width = own.input_hw
+    first = _map(processor, preprocess, (width, height))
+    canvas = canvas_for((height, width), first.scale_xy)
+    last = _map(processor, preprocess, (canvas[1], canvas[0]))
+    exact = last.input_hw == own.input_hw and all(abs(scale - 1) < 1e-9 for scale in last.scale_xy)
+    # the part of the canvas that the input shows: all that a crop leaves, or the whole canvas where the processor pads
+    left, top = (max(0, -round(offset)) for offset in last.offset_xy)
+    right = min(canvas[1], width - round(last.offset_xy[0]))
+    bottom = min(canvas[0], height - round(last.offset_xy[1]))
+    if not exact or right <= left or bottom <= top:
+        raise InvalidInputError(
+            f"fit={fit!r} is not possible with this processor: there is no picture size that it leaves alone but for a "
+            f'crop or a padding (it takes {canvas[1]}×{canvas[0]} to {last}); use fit="model".'
+        )
+    colour = mean_rgb(processor) if fill is None else fill
+    window = (bottom - top, right - left)
+    result, scale_xy, offset_xy = fit_picture(picture, fit, window, colour, resample, canvas, (left, top))
+    return result, Geometry.single(picture.size, last.after(scale_xy, offset_xy), patch_size, grid)
+
+
+def _does_already(own: InputMap, fit: str, wh: Size) -> bool:
+    (sx, sy), offset = own.scale_xy, own.offset_xy
+    whole = offset == (0.0, 0.0) and own.input_hw == (round(sy * wh[1]), round(sx * wh[0]))
+    return whole and (fit == "squash" or abs(sx / sy - 1) < 1e-9)
+
+
+def _of(processor: Any, preprocess: Preprocess) -> _Known:
+    owner = preprocess if processor is None else processor
+    settings = "" if processor is None else fingerprint(processor)
+    try:
+        with _lock:
+            known = _known.get(owner)
+            if known is None or known.settings != settings:
+                known = _known[owner] = _Known(settings)
+            return known
+    except TypeError:  # neither hashable nor weakly referenced: found out anew every time
+        return _Known(settings)
+
+
+def _find(known: _Known, processor: Any, preprocess: Preprocess, image_wh: Size) -> InputMap:
+    stated = None if processor is None else analytic(processor, image_wh)
+    if stated is None:
+        return probe(preprocess, image_wh)
+    if known.trusted is None:
+        known.trusted = all(_check(processor, preprocess, wh) for wh in _CHECK_WH)
+    return stated if known.trusted else probe(preprocess, image_wh)
+
+
+def _check(processor: Any, preprocess: Preprocess, wh: Size) -> bool:
+    stated = analytic(processor, wh)
+    if stated is None:
+        return False
+    try:
+        measured = probe(preprocess, wh)
+    except InvalidInputError as error:
+        warnings.warn(
+            f"{type(processor).__name__} states where pictures of {wh[0]}×{wh[1]} pixels go, but it could not be "
+            f"measured ({error}); the statement is used unchecked.",
+            UserWarning,
+            stacklevel=5,
+        )
+        return True
+    off = disagreement_px(stated, measured, wh)
+    if off <= MAX_DISAGREEMENT_PX:
+        return True
+    warnings.warn(
+        f"{type(processor).__name__} states {stated} for pictures of {wh[0]}×{wh[1]} pixels and does {measured}, "
+        f"{off:.1f} pixels away; what it does counts, and it is measured for every new size from here on.",
+        UserWarning,
+        stacklevel=5,
+    )
+    return False
+
+
+def disagreement_px(a: InputMap, b: InputMap, wh: Size) -> float:
+    """The largest distance along one axis between where two maps put the visible picture, in input pixels."""
+    if a.input_hw != b.input_hw:
+        return float("inf")
+    worst = 0.0
+    for axis, side in ((0, a.input_hw[1]), (1, a.input_hw[0])):
+        for corner in (0.0, float(wh[axis])):
+            # the corners of what is visible: far outside of the input a tiny difference in scale means nothing
+            place = min(max(a.scale_xy[axis] * corner + a.offset_xy[axis], 0.0), float(side))
+            source = (place - a.offset_xy[axis]) / a.scale_xy[axis]
+            worst = max(worst, abs(b.scale_xy[axis] * source + b.offset_xy[axis] - place))
+    return worst

@@ -1,0 +1,1 @@
+"""Reading images, and pasting and tinting them."""

@@ -1,0 +1,299 @@
+"""Strategies with something to learn: what they share is here; the loop that teaches them is `visprompt.training`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.prompter import Prompter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from visprompt.data.labelled.dataset import Labelled, Splits
+    from visprompt.models.base import Model
+    from visprompt.training.objectives.base import Objective
+    from visprompt.training.result import Fitted
+    from visprompt.visual_prompt import VisualPrompt
+
+
+class Learned(Prompter):
+    """A strategy whose prompt is trained on a frozen model, and then belongs to that model.
+
+    Sub-classes write `make` (the parameters) and `edit` (how they get into a prompt); `training_edit` and `constrain`
+    if training differs from use. Defaults for training stand in `<module>.yaml` under `training:`.
+
+    Attributes:
+        parameters: what is learned, float32; None before `build`, `fit` or `from_pretrained`.
+        head: what reads the tuned features (a classifier, …), or None.
+        backbone: the identity of the model it was made for (`visprompt.models.identity`).
+        record: what is known about the training: data, settings, figures, class names, the head's description.
+    """
+
+    acts_on: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    needs: ClassVar[frozenset[str]] = frozenset({"training"})
+    #: the tower whose tokens or attention it changes
+    tower: ClassVar[str] = "vision"
+    #: it works on other models than the one it was learned on
+    transferable: ClassVar[bool] = False
+    #: options that only say how it is used, and may be chosen anew for what is learned already
+    free: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.parameters: nn.Module | None = None
+        self.head: nn.Module | None = None
+        self.backbone: dict[str, Any] | None = None
+        self.record: dict[str, Any] = {}
+
+    # -- for sub-classes ----------------------------------------------------------------------------------------------
+
+    def make(self, model: Model, generator: torch.Generator) -> nn.Module:
+        """The parameters for a model, float32 on the CPU, drawn with `generator`."""
+        raise TypeError(f"{type(self).__name__} does not define make().")
+
+    def training_edit(
+        self, prompts: Sequence[VisualPrompt], model: Model, draws: Sequence[int] | None
+    ) -> list[VisualPrompt]:
+        """Edits the prompts of a training batch, with gradients.
+
+        Args:
+            prompts: one for every picture.
+            model: the model.
+            draws: a seed for every prompt, for what is random in training; None: nothing is.
+        """
+        return self.edit_all(prompts, model)
+
+    def constrain(self) -> None:
+        """Puts the parameters back into the range they may have; called before every forward in training."""
+
+    def objective(self, model: Model, data: Labelled) -> type[Objective]:
+        """What it is taught with data of this kind."""
+        from visprompt.training.objectives.select import objective_for
+
+        return objective_for(model, data)
+
+    def sketch(self, folder: Path, number: int = 0) -> None:
+        """Writes something to look at into a folder: of a run at every checkpoint, and wherever it is saved.
+
+        Args:
+            folder: it exists.
+            number: place among the parts of a composition, for the names of files.
+        """
+
+    def about(self) -> str:
+        """What it is once it is learned, in a sentence or two for its card; empty where its name says enough."""
+        return ""
+
+    # -- making and using ---------------------------------------------------------------------------------------------
+
+    def build(self, model: Model, seed: int = 0) -> None:
+        """Makes the parameters for a model, untrained.
+
+        Raises:
+            UnsupportedError: if the model cannot take them in.
+        """
+        import torch
+
+        from visprompt.models.identity import identity
+
+        model.require(self.acts_on, self.name)
+        model.tower_named(self.tower)
+        self.parameters = self.make(model, torch.Generator().manual_seed(seed)).to(model.device)
+        self.backbone = identity(model, self.tower)
+        self.head, self.record = None, {}
+
+    def fit(
+        self,
+        model: Model,
+        data: Splits | Labelled | str | os.PathLike[str],
+        *,
+        out: str | os.PathLike[str] | None = None,
+        sweep: Mapping[str, Sequence[Any]] | None = None,
+        final: bool = False,
+        restart: bool = False,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> Fitted:
+        """Trains the prompt (and a head, where the data need one) on a frozen model.
+
+        Args:
+            model: the model; its weights, flags and modes are afterwards as they were.
+            data: labelled pictures, their splits, or where they are (`visprompt.data.labelled.dataset.load_splits`).
+            out: folder for checkpoints, metrics and the result. A run that was killed goes on there. None: nothing is
+                written.
+            sweep: values per setting (or option of the strategy); every combination is trained, the best on validation
+                is kept.
+            final: after choosing, train once more on training and validation pictures together and keep the last
+                weights (VTAB-1k's protocol).
+            restart: start anew where an earlier run's traces lie.
+            progress: True, False, or None: if someone is watching.
+            **settings: `FitSettings`, over the strategy's own defaults.
+
+        Returns:
+            What was measured; the prompter itself holds what was learned, and after an error what it held before.
+
+        Raises:
+            InvalidInputError: for data or settings that do not go together, or another run's traces in `out`.
+            UnsupportedError: if the model cannot take in what is to be learned.
+        """
+        from visprompt.training.run import run
+
+        before = (self.options, self.parameters, self.head, self.backbone, self.record)
+        try:
+            return run(
+                self,
+                model,
+                data,
+                out=out,
+                sweep=sweep,
+                final=final,
+                restart=restart,
+                progress=progress,
+                settings=settings,
+            )
+        except BaseException:
+            # What is half trained would be used as if it were learned.
+            self.options, self.parameters, self.head, self.backbone, self.record = before
+            raise
+
+    def evaluate(self, model: Model, data: Labelled, **settings: Any) -> dict[str, float]:
+        """Measures what was learned on other data with the same classes.
+
+        Args:
+            model: the model that it was learned on.
+            data: labelled pictures.
+            **settings: of `FitSettings` that matter here (`batch_size`, `fit`, `precision`); the rest is as it was
+                trained.
+
+        Raises:
+            InvalidInputError: if nothing was learned yet, or the classes are others.
+        """
+        from visprompt.training.run import evaluate_on
+
+        return evaluate_on(self, model, data, settings)
+
+    def on(self, model: Model) -> Learned:
+        """What is used on a model: the strategy itself, or, where it has learned nothing, what ships for that model.
+
+        The strategy stays as it is, so that one object serves several models, and several threads.
+        """
+        return self
+
+    def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        used = self.on(model)
+        return super().edit_all(prompts, model) if used is self else used.edit_all(prompts, model)
+
+    def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        used = self.on(model)
+        if used is not self:
+            used.check(prompts, model)
+            return
+        super().check(prompts, model)
+        if self.parameters is None or self.backbone is None:
+            raise InvalidInputError(self.nothing_learned(model))
+        self.check_backbone(model)
+
+    def nothing_learned(self, model: Model) -> str:
+        """What to do about a strategy that is used on a model before it has learned anything."""
+        return (
+            f"{self.name!r} has learned nothing yet: prompter.fit(model, data), 'visprompt fit {self.name} …', or "
+            "vp.Prompter.from_pretrained(folder)."
+        )
+
+    def check_backbone(self, model: Model) -> None:
+        """Refuses a model that is not the one it was learned on, unless it is `transferable`.
+
+        Raises:
+            UnsupportedError: with the difference.
+        """
+        from visprompt.models.identity import describe, difference
+
+        if self.transferable:
+            return
+        assert self.backbone is not None
+        reason = difference(self.backbone, model)
+        if reason:
+            raise UnsupportedError(
+                f"this {self.name!r} prompt was learned on {describe(self.backbone)}, and {model.name} is another "
+                f"model: {reason}. Load that model, or fit a prompt of its own for this one."
+            )
+        device = model.device
+        for module in (self.parameters, self.head):
+            if module is not None and any(i.device != device for i in (*module.parameters(), *module.buffers())):
+                module.to(device)
+
+    # -- what is saved ------------------------------------------------------------------------------------------------
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """What training changes and `save_pretrained` writes, by name: `prompt` and, if there is one, `head`."""
+        found = {"prompt": self.parameters, "head": self.head}
+        return {name: module for name, module in found.items() if module is not None}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was learned, as tensors on the CPU."""
+        return {
+            f"{name}.{key}": value.detach().cpu().clone()
+            for name, module in self.trainable().items()
+            for key, value in module.state_dict().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts tensors of `state()` back; the parameters must exist.
+
+        Raises:
+            InvalidInputError: if names or shapes are not those of this strategy.
+        """
+        for name, module in self.trainable().items():
+            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise InvalidInputError(f"these weights do not fit {self.name!r}: {reason}") from None
+
+    def restore(self, state: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+        """Makes parameters and head from what `save_pretrained` wrote."""
+        import torch
+
+        from visprompt.training.heads import head_from
+
+        self.backbone = dict(content["backbone"])
+        self.record = dict(content.get("record", {}))
+        shapes = {k.removeprefix("prompt."): tuple(v.shape) for k, v in state.items() if k.startswith("prompt.")}
+        self.parameters = self.remake(shapes)
+        head = self.record.get("head")
+        self.head = head_from(head) if head else None
+        with torch.no_grad():
+            self.load_state(state)
+
+    def remake(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        """Parameters of these shapes, values to come; the default suits modules that hold plain parameters."""
+        import torch
+        from torch import nn
+
+        return nn.ParameterDict({name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
+
+    def describe(self) -> dict[str, Any]:
+        """Name, options, and which weights: results of another training are other results."""
+        import hashlib
+
+        found = super().describe()
+        if self.parameters is not None:
+            digest = hashlib.sha256()
+            for name, item in sorted(self.state().items()):
+                digest.update(name.encode() + item.contiguous().numpy().tobytes())
+            found["learned"] = digest.hexdigest()[:16]
+        return found
+
+
+def learned_parts(prompter: Prompter) -> list[Learned]:
+    """The learned strategies in a strategy or composition, in order."""
+    parts = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or (prompter,)
+    if parts == (prompter,):
+        return [prompter] if isinstance(prompter, Learned) else []
+    return [found for part in parts for found in learned_parts(part)]

@@ -1,0 +1,134 @@
+"""Attention edits of a chat's pictures: laid over all its image tokens, or cut into the vision tower's tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.models.chat import Chat
+from visprompt.models.lvlm.families import Layout
+from visprompt.visual_prompt import AttentionEdit, VisualPrompt
+
+if TYPE_CHECKING:
+    from visprompt.models.lvlm.inputs import ChatInputs
+    from visprompt.models.lvlm.model import LVLM
+
+
+def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[AttentionEdit]:
+    """Edits of several pictures, each over its own patches, widened to the patches of all.
+
+    Frames that share tokens, edited alike, count once: a pair of frames with one region is that region, not twice it.
+    """
+    starts = np.cumsum([0, *(item.geometry.num_patches for item in layouts)]).tolist()
+    result = []
+    for place, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
+        for edit in prompt.attention:
+            if edit.tower != "decoder":
+                model.tower_named(edit.tower)
+                continue
+            if edit.gain is not None:
+                raise UnsupportedError(
+                    f"{prompt.label!r} compares heads with a run without the prompt, token by token; answers differ, "
+                    'so in a decoder there is no such token. Use the vision tower: tower="vision".'
+                )
+            wide = _widened(edit, layouts[number].geometry.num_patches, starts[number], starts[-1])
+            result.append((place, wide))
+    return _merged(result)
+
+
+def vision_edits(model: LVLM, chats: Sequence[Chat], inputs: ChatInputs) -> list[list[AttentionEdit]]:
+    """Edits of the vision tower, cut into its tiles: every tile is a sequence of its own."""
+    result: list[list[AttentionEdit]] = []
+    for chat, layouts in zip(chats, inputs.layouts, strict=True):
+        own: list[list[tuple[int, AttentionEdit]]] = [[] for _ in layouts]
+        for place, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
+            edits = [edit for edit in prompt.attention if edit.tower == "vision"]
+            if edits and layouts[number].vision is None:
+                model.tower_named("vision")
+                raise UnsupportedError(f"{model.name}: its vision tower cannot be edited for {prompt.request!r}.")
+            own[number] += [(place, edit) for edit in edits]
+        for layout, found in zip(layouts, own, strict=True):
+            edits, start = _merged(found), 0
+            for tile in layout.vision.tiles if layout.vision is not None else ():
+                count = tile.grid_hw[0] * tile.grid_hw[1]
+                assert layout.vision is not None
+                total = layout.vision.num_patches
+                result.append([_cut(edit, total, start, count) for edit in edits if _is_in(edit, start, count)])
+                start += count
+    return result
+
+
+def prompts_with_layouts(chat: Chat, layouts: Sequence[Layout]) -> list[tuple[int, VisualPrompt]]:
+    """Every prompt with the number of its picture's layout; frames that share tokens share a layout."""
+    shared = -(-len(chat.prompts) // len(layouts))
+    return [(number // shared, prompt) for number, prompt in enumerate(chat.prompts)]
+
+
+def _spread(values: np.ndarray | None, start: int, total: int) -> np.ndarray | None:
+    if values is None:
+        return None
+    wide = np.zeros(total, dtype=np.float32)
+    wide[start : start + len(values)] = values
+    return wide
+
+
+def _check_length(edit: AttentionEdit, expected: int) -> None:
+    columns = edit.bias if edit.bias is not None else edit.weights
+    if columns is not None and len(columns) != expected:
+        raise InvalidInputError(
+            f"an attention edit has {len(columns)} patch columns, but the picture has {expected} image tokens in the "
+            f"{edit.tower}: make it from model.geometry() of the same picture, fit and tower."
+        )
+
+
+def _widened(edit: AttentionEdit, own: int, start: int, total: int) -> AttentionEdit:
+    _check_length(edit, own)
+    if own == total:
+        return edit
+    return replace(edit, bias=_spread(edit.bias, start, total), weights=_spread(edit.weights, start, total))
+
+
+def _merged(edits: list[tuple[int, AttentionEdit]]) -> list[AttentionEdit]:
+    """Edits of several pictures that say the same are one, over the regions of all: one share of attention, one
+    temperature, the stronger bias. Edits of one picture add up, but for shares.
+    """
+    result: list[tuple[set[int], AttentionEdit]] = []
+    for picture, edit in edits:
+        for place, (owners, other) in enumerate(result):
+            if _alike(edit, other) and (edit.weights is not None or picture not in owners):
+                result[place] = ({*owners, picture}, _both(edit, other))
+                break
+        else:
+            result.append(({picture}, edit))
+    return [edit for _, edit in result]
+
+
+def _alike(a: AttentionEdit, b: AttentionEdit) -> bool:
+    names = ("target_mass", "temperature", "gain", "responsive", "first_block", "last_block", "heads", "rows")
+    same_form = (a.bias is None) == (b.bias is None)
+    return same_form and all(getattr(a, n) is getattr(b, n) or getattr(a, n) == getattr(b, n) for n in names)
+
+
+def _both(a: AttentionEdit, b: AttentionEdit) -> AttentionEdit:
+    if a.bias is not None and b.bias is not None:
+        return replace(b, bias=np.where(np.abs(a.bias) > np.abs(b.bias), a.bias, b.bias))
+    if a.weights is not None and b.weights is not None:
+        return replace(b, weights=np.maximum(a.weights, b.weights))
+    return b
+
+
+def _is_in(edit: AttentionEdit, start: int, count: int) -> bool:
+    columns = edit.bias if edit.bias is not None else edit.weights
+    return columns is None or bool(np.any(columns[start : start + count]))
+
+
+def _cut(edit: AttentionEdit, expected: int, start: int, count: int) -> AttentionEdit:
+    _check_length(edit, expected)
+    if edit.bias is None and edit.weights is None:
+        return edit  # the same one in all tiles, which are then compiled once
+    bias, weights = (None if item is None else item[start : start + count] for item in (edit.bias, edit.weights))
+    return replace(edit, bias=bias, weights=weights)

@@ -1,0 +1,1 @@
+"""Which image token shows which pixels: one module per way of arranging tokens."""

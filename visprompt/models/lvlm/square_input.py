@@ -1,0 +1,273 @@
+"""One square input for towers whose processors cut pictures into tiles, or make as many patches as a picture has.
+
+To learn on such a tower, every picture is brought into one square: pixels `[n, 3, s, s]`, to which gradients flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visprompt.errors import UnsupportedError
+from visprompt.geometry.fit import MIN_SIDE_PX
+from visprompt.geometry.geometry import Geometry, Tile, check_processable, fit_picture, mean_rgb
+from visprompt.models.lvlm.layouts.tiled import TowerInput
+from visprompt.models.preprocessing import PicturePixels, PictureReader, pixels_of
+from visprompt.visual_prompt import Fit
+
+if TYPE_CHECKING:
+    from visprompt.models.lvlm.model import LVLM
+
+Size = tuple[int, int]
+
+#: side of the square that a packed tower gets, pixels, as near as its processor's limits allow: 32 × 32 patches of 14
+USUAL_SIDE = 448
+
+
+class SquareReader(PictureReader):
+    """Every picture in one square: squashed, or with `fit="pad"` a border around it.
+
+    Args:
+        processor: the model's own.
+        read: a square picture of the right size → its inputs.
+        tower: what the vision tower makes of the square.
+    """
+
+    def __init__(self, processor: Any, read: Callable[[Image.Image], dict[str, Tensor]], tower: TowerInput) -> None:
+        super().__init__(processor, read, pixels_of, (tower.patch, tower.patch))
+        self.tower = tower
+
+    def geometry(self, image_wh: Size, fit: Fit) -> Geometry:
+        """Geometry of a picture of this size."""
+        key = ((int(image_wh[0]), int(image_wh[1])), fit)
+        if key not in self._geometries:
+            check_processable(key[0])
+            _, scale, offset = self._fitted(Image.new("RGB", key[0]), fit)
+            square = self.tower.whole(key[0])
+            self._geometries[key] = Geometry(
+                key[0], (Tile(scale, offset, square.input_hw, square.grid_hw, square.patch_hw),)
+            )
+            while len(self._geometries) > 4096:
+                self._geometries.popitem(last=False)
+        return self._geometries[key]
+
+    def one(self, picture: Image.Image, fit: Fit, cache: PicturePixels | None = None) -> dict[str, Tensor]:
+        """The inputs of one picture, prepared once if there is a cache."""
+        cached = cache.get(picture, fit) if cache is not None else None
+        if cached is not None:
+            return cached
+        check_processable(picture.size)
+        inputs = self._read(self._fitted(picture, fit)[0])
+        if cache is not None:
+            cache.put(picture, fit, inputs)
+        return inputs
+
+    def preprocess(self, picture: Image.Image) -> Any:
+        """`[3, s, s]` float32 as the tower sees it."""
+        return self.one(picture, "model")["pixel_values"].float().numpy()
+
+    def _fitted(self, picture: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
+        side = self.tower.side
+        kind = "squash" if fit == "model" else fit
+        chosen = getattr(self.processor, "resample", None)
+        resample = Image.Resampling.BICUBIC if chosen is None else Image.Resampling(int(chosen))
+        return fit_picture(picture.convert("RGB"), kind, (side, side), mean_rgb(self.processor), resample)
+
+
+# -- tiles ------------------------------------------------------------------------------------------------------------
+
+
+class WholeTile:
+    """Reads a square picture of the tower's own input size as one tile, with the language model's processor.
+
+    Args:
+        processor: its picture processor.
+        side: of the tower's input, pixels.
+        options: what keeps the processor from cutting the picture up.
+    """
+
+    def __init__(self, processor: Any, side: int, options: dict[str, Any]) -> None:
+        self.processor, self.side, self.options = processor, side, options
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """`pixel_values` `[3, s, s]`.
+
+        Raises:
+            UnsupportedError: if the processor makes something else of it.
+        """
+        batch = self.processor(images=[picture], return_tensors="pt", **self.options)
+        tiles = torch.as_tensor(batch["pixel_values"])
+        # Of several the first shows the whole picture (LLaVA-NeXT, OneVision).
+        pixels = tiles.reshape(-1, *tiles.shape[-3:])[0]
+        if tuple(pixels.shape) != (3, self.side, self.side):
+            raise UnsupportedError(
+                f"{type(self.processor).__name__} makes inputs of {tuple(pixels.shape)} of a picture of {self.side}×"
+                f"{self.side} pixels, which the vision tower takes as it is."
+            )
+        return {"pixel_values": pixels}
+
+
+#: model type → what keeps its picture processor from cutting a picture up, or from scaling it on the way
+WHOLE: dict[str, dict[str, Any]] = {
+    "llava_next": {},
+    "llava_onevision": {},
+    "internvl": {"crop_to_patches": False},
+    "idefics3": {"do_image_splitting": False, "do_resize": False},
+    "smolvlm": {"do_image_splitting": False, "do_resize": False},
+}
+
+
+def tile_reader(model: LVLM) -> SquareReader:
+    """One tile of the tower's own input size, in which the whole picture is seen.
+
+    Raises:
+        UnsupportedError: for a processor whose tiles are not squares of that size.
+    """
+    layout = model.layout((256, 256))
+    if layout.vision is None:
+        raise UnsupportedError(f"{model.name}: what its vision tower sees of a picture is not known.")
+    tile = layout.vision.tiles[0]
+    tower = TowerInput(tile.input_hw[0], round(tile.patch_hw[0]))
+    processor = model.reader.processor
+    return SquareReader(processor, WholeTile(processor, tower.side, WHOLE[str(model.config.model_type)]), tower)
+
+
+# -- patches in a row -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How SigLIP 2's NaFlex lays a square picture into a row of patches, none of which is padding.
+
+    Args:
+        side: of the picture, pixels.
+        patch: side of a patch, pixels.
+    """
+
+    side: int
+    patch: int
+
+    def pack(self, pixels: Tensor) -> dict[str, Tensor]:
+        """`[n, 3, s, s]` → the tower's inputs, with gradients."""
+        n, grid = len(pixels), self.side // self.patch
+        parts = pixels.reshape(n, 3, grid, self.patch, grid, self.patch).permute(0, 2, 4, 3, 5, 1)
+        return {
+            "pixel_values": parts.reshape(n, grid * grid, -1),
+            "pixel_attention_mask": torch.ones(n, grid * grid, dtype=torch.int32, device=pixels.device),
+            "spatial_shapes": torch.full((n, 2), grid, device=pixels.device),
+        }
+
+
+class PaddedSquare:
+    """Reads a square picture with a model's own reader, and lays its patches out as a picture again."""
+
+    def __init__(self, reader: PictureReader) -> None:
+        self.reader = reader
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """`pixel_values` `[3, s, s]`."""
+        return {"pixel_values": torch.from_numpy(self.reader.preprocess(picture))}
+
+
+def padded_reader(reader: PictureReader, name: str) -> tuple[SquareReader, Padding]:
+    """A square that the processor leaves as it is, with as many patches as it gives a picture.
+
+    Raises:
+        UnsupportedError: if there is no such square.
+    """
+    assert reader.patch_size is not None
+    patch = reader.patch_size[0]
+    found = reader.geometry((USUAL_SIDE, USUAL_SIDE), "model").tiles[0]
+    side = found.input_hw[0]
+    again = reader.geometry((side, side), "model").tiles[0]
+    if found.input_hw != (side, side) or again != Tile((1.0, 1.0), (0.0, 0.0), (side, side), found.grid_hw):
+        raise UnsupportedError(f"{name}: its processor leaves no square picture as it is.")
+    return SquareReader(reader.processor, PaddedSquare(reader), TowerInput(side, patch)), Padding(side, patch)
+
+
+# -- packed -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How Qwen's picture processor lays a square picture into a sequence of patches: the patches of one token stand
+    together, and every patch holds the picture as often as frames of a video share one.
+
+    Args:
+        side: of the picture, pixels.
+        patch: side of a patch, pixels.
+        merge: patches along a side of a token.
+        frames: frames that share a patch.
+    """
+
+    side: int
+    patch: int
+    merge: int
+    frames: int
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.side // self.patch
+
+    def tile(self) -> Tile:
+        """Its geometry in a picture of its own size."""
+        return TowerInput(self.side, self.patch).whole((self.side, self.side))
+
+    def pack(self, pixels: Tensor) -> Tensor:
+        """`[n, 3, s, s]` → `[n · patches, 3 · frames · patch · patch]`, with gradients."""
+        n, patch, merge, tokens = len(pixels), self.patch, self.merge, self.grid // self.merge
+        parts = pixels.reshape(n, 3, tokens, merge, patch, tokens, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
+        frames = parts.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, self.frames, -1, -1)
+        return frames.reshape(n * self.grid**2, -1)
+
+    def unpack(self, patches: Tensor) -> Tensor:
+        """The other way round, of one picture: `[patches, …]` → `[3, s, s]`."""
+        patch, merge, tokens = self.patch, self.merge, self.grid // self.merge
+        parts = patches.reshape(tokens, tokens, merge, merge, 3, self.frames, patch, patch)[:, :, :, :, :, 0]
+        return parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, self.side, self.side)
+
+    def grids(self, n: int, device: torch.device) -> Tensor:
+        """`[n, 3]`: frames, rows and columns of every picture, as the tower takes them."""
+        return torch.tensor([[1, self.grid, self.grid]], device=device).expand(n, -1).contiguous()
+
+
+class PackedSquare:
+    """Reads a square picture with Qwen's processor, and lays its patches out as a picture again."""
+
+    def __init__(self, processor: Any, packing: Packing) -> None:
+        self.processor, self.packing = processor, packing
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """`pixel_values` `[3, s, s]`."""
+        patches = self.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": self.packing.unpack(torch.as_tensor(patches))}
+
+
+def packed_reader(model: LVLM) -> tuple[SquareReader, Packing]:
+    """A square that the processor leaves as it is: whole tokens, as near to `USUAL_SIDE` as its limits allow.
+
+    Raises:
+        UnsupportedError: if there is no such square.
+    """
+    vision, processor = model.config.vision_config, model.reader.processor
+    patch, merge = int(vision.patch_size), int(vision.spatial_merge_size)
+    token = patch * merge
+    wanted = model.layout((USUAL_SIDE, USUAL_SIDE)).vision
+    assert wanted is not None
+    # What the processor makes of a square of the usual size is one that it leaves alone, if it is a square.
+    rows, columns = wanted.tiles[0].grid_hw
+    side = min(rows, columns) * patch // token * token
+    packing = Packing(side, patch, merge, int(vision.temporal_patch_size))
+    found = model.layout((side, side)).vision if side >= MIN_SIDE_PX else None
+    if found is None or found.tiles[0].grid_hw != (packing.grid, packing.grid):
+        raise UnsupportedError(
+            f"{model.name}: no square of whole tokens of {token} pixels is left as it is by its picture processor "
+            f"(size {getattr(processor, 'size', None)})."
+        )
+    return SquareReader(processor, PackedSquare(processor, packing), TowerInput(side, patch)), packing

@@ -1,0 +1,165 @@
+"""From pictures to a model's inputs, with the geometry that goes with them."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visprompt.geometry.geometry import Geometry, fitted, resolve
+from visprompt.visual_prompt import Fit
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+
+Size = tuple[int, int]
+
+
+class PictureReader:
+    """Runs a model's own processor and knows where the pixels went.
+
+    Args:
+        processor: transformers image processor or torchvision transform.
+        read: one picture → its model inputs (a dict of tensors without a batch axis, `pixel_values` among them).
+        as_image: those inputs → `[3, h, w]` as the tower sees them, for the geometry probe.
+        patch_size: (height, width) of a patch in input pixels; None for models without patches.
+        batch: joins the inputs of several pictures.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        read: Callable[[Image.Image], dict[str, Tensor]],
+        as_image: Callable[[dict[str, Tensor]], Tensor],
+        patch_size: Size | None,
+        batch: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]] | None = None,
+    ) -> None:
+        self.processor, self._read, self._as_image, self.patch_size = processor, read, as_image, patch_size
+        self._batch = batch or _stack
+        self._geometries: collections.OrderedDict[tuple[Size, Fit], Geometry] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For processes that load pictures: what is remembered is found again there.
+        return {**self.__dict__, "_geometries": collections.OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def preprocess(self, picture: Image.Image) -> np.ndarray:
+        """`[3, h, w]` float32 as the tower sees it."""
+        return self._as_image(self._read(picture)).float().numpy()
+
+    def geometry(self, image_wh: Size, fit: Fit) -> Geometry:
+        """Geometry of a picture of this size; remembered for the last 4096 sizes."""
+        key = ((int(image_wh[0]), int(image_wh[1])), fit)
+        with self._lock:
+            found = self._geometries.get(key)
+        if found is None:
+            # A model without patches still has pixels: one "patch" that is the whole input.
+            grid = None if self.patch_size else (1, 1)
+            options: dict[str, Any] = {"patch_size": self.patch_size} if grid is None else {"grid_hw": grid}
+            if fit == "model":
+                found = resolve(self.processor, self.preprocess, key[0], **options)
+            else:
+                found = fitted(Image.new("RGB", key[0]), fit, self.processor, self.preprocess, **options)[1]
+            with self._lock:
+                self._geometries[key] = found
+                while len(self._geometries) > 4096:
+                    self._geometries.popitem(last=False)
+        return found
+
+    def one(self, picture: Image.Image, fit: Fit, cache: PicturePixels | None = None) -> dict[str, Tensor]:
+        """The inputs of one picture, prepared once if there is a cache."""
+        cached = cache.get(picture, fit) if cache is not None else None
+        if cached is not None:
+            return cached
+        self.geometry(picture.size, fit)  # refuses what no processor should be given
+        ready = (
+            picture
+            if fit == "model"
+            else fitted(picture, fit, self.processor, self.preprocess, patch_size=self.patch_size or 1)[0]
+        )
+        inputs = self._read(ready)
+        if cache is not None:
+            cache.put(picture, fit, inputs)
+        return inputs
+
+    def inputs(
+        self, pictures: Sequence[tuple[Image.Image, Fit]], model: Model, cache: PicturePixels | None = None
+    ) -> dict[str, Tensor]:
+        """Model inputs of several pictures on the model's device and in its dtype."""
+        batch = self._batch([self.one(picture, fit, cache) for picture, fit in pictures])
+        return {
+            name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
+            for name, item in batch.items()
+        }
+
+    def same_shape(self, pictures: Sequence[tuple[Image.Image, Fit]], cache: PicturePixels | None) -> list[list[int]]:
+        """Positions of pictures whose inputs have the same size, and so fit into one batch."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for number, (picture, fit) in enumerate(pictures):
+            shape = tuple(self.one(picture, fit, cache)["pixel_values"].shape)
+            groups.setdefault(shape, []).append(number)
+        return list(groups.values())
+
+
+class Transformed:
+    """Reads a picture with a torchvision transform. A class and no closure, so that it can be sent to processes."""
+
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """The inputs of one picture."""
+        return {"pixel_values": self.transform(picture)}
+
+
+class Processed:
+    """Reads a picture with a transformers image processor, which gives tensors of these names."""
+
+    def __init__(self, processor: Any, names: tuple[str, ...] = ("pixel_values",)) -> None:
+        self.processor, self.names = processor, names
+
+    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+        """The inputs of one picture."""
+        batch = self.processor(images=[picture], return_tensors="pt")
+        return {name: torch.as_tensor(batch[name])[0] for name in self.names}
+
+
+def pixels_of(inputs: dict[str, Tensor]) -> Tensor:
+    """The pixels as the tower sees them, where `pixel_values` are just that."""
+    return inputs["pixel_values"]
+
+
+def _stack(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+class PicturePixels:
+    """Model inputs of pictures that are still alive, so that a run prepares each picture once. Bounded, thread-safe."""
+
+    def __init__(self, most: int = 256) -> None:
+        self.most = most
+        self._items: dict[tuple[int, Fit], tuple[weakref.ref[Image.Image], dict[str, Tensor]]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, picture: Image.Image, fit: Fit) -> dict[str, Tensor] | None:
+        """The inputs of this very picture object, if it was prepared before."""
+        with self._lock:
+            held = self._items.get((id(picture), fit))
+            return held[1] if held is not None and held[0]() is picture else None
+
+    def put(self, picture: Image.Image, fit: Fit, inputs: dict[str, Tensor]) -> None:
+        """Remembers inputs, forgetting the oldest."""
+        with self._lock:
+            while len(self._items) >= self.most:
+                self._items.pop(next(iter(self._items)))
+            self._items[(id(picture), fit)] = (weakref.ref(picture), inputs)

@@ -1,0 +1,174 @@
+"""Proof that the places an edit can reach have an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from visprompt.attention.program import SiteProgram
+from visprompt.attention.prompt_tokens import Insertion
+from visprompt.attention.scope import Scope
+from visprompt.attention.sites import Site, Tower
+from visprompt.errors import SiteNotReachedError
+from visprompt.visual_prompt import PromptTokens, VisualPrompt
+
+if TYPE_CHECKING:
+    from visprompt.attention.packed_positions import Packed
+    from visprompt.models.base import Model, Parts
+    from visprompt.models.lvlm.model import LVLM
+
+
+def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
+    """One forward with a zero added at every site's readout, and one backward: each zero must get a gradient.
+
+    Raises:
+        SiteNotReachedError: naming the sites whose edits would change nothing.
+    """
+    reader, tower = parts.reader, parts.tower
+    assert tower is not None
+    patches = reader.geometry(prompt.picture.size, prompt.fit).num_patches
+    rows = {site: tower.rows_of(site, "readout", patches) for site in tower.sites}
+    programs, zeros = zeros_at(tower.sites, {site: row[0] for site, row in rows.items() if len(row)}, model.device)
+    with Scope(tower, programs, None, model.device, parts.timeline(1, model.device)):
+        embedding = parts.embed(reader.inputs([(prompt.picture, prompt.fit)], model))
+        _backward(embedding, zeros)
+    _refuse_dead(name, zeros, "embedding")
+
+
+def prove_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
+    """The same for prompt tokens: one for every block, each of which must get a gradient.
+
+    Raises:
+        SiteNotReachedError: naming the blocks whose tokens would change nothing.
+    """
+    tower, given = parts.tower, prompt.tokens
+    assert tower is not None
+    assert given is not None
+    width, blocks = given.tokens.shape[-1], len(tower.blocks)
+    tokens = torch.linspace(-1, 1, width, device=model.device).expand(blocks, 1, width).clone().requires_grad_()
+    insertion = Insertion(tower, [PromptTokens(tokens)])
+    with Scope(insertion.tower, {}, None, model.device, tokens=insertion):
+        embedding = parts.embed(parts.reader.inputs([(prompt.picture, prompt.fit)], model))
+        _weighted(embedding).backward(inputs=[tokens])
+    dead = [block for block in range(blocks) if tokens.grad is None or not tokens.grad[block].any()]
+    if dead:
+        raise SiteNotReachedError(f"{name}: prompt tokens in blocks {dead} would change nothing in the embedding.")
+
+
+def zeros_at(
+    sites: Sequence[Site], rows: dict[Site, int], device: torch.device, streams: int = 1
+) -> tuple[dict[Site, SiteProgram], dict[Site, Tensor]]:
+    """Programs that add a zero to one row's output at every site that has one, and the zeros, which want gradients."""
+    zeros = {
+        site: torch.zeros(streams, site.heads, 1, 1, device=device, requires_grad=True)
+        for site in sites
+        if site in rows
+    }
+    programs = {
+        site: SiteProgram(
+            torch.tensor([rows[site]]), torch.zeros(streams, site.heads, 1, dtype=torch.bool), inject=zero
+        )
+        for site, zero in zeros.items()
+    }
+    return programs, zeros
+
+
+def prove_decoder(model: LVLM) -> None:
+    """The same for the blocks of a decoder: a few words without a picture do, whatever the model's size.
+
+    Raises:
+        SiteNotReachedError: naming the sites whose edits would change nothing.
+    """
+    tower = model.tower
+    ids = torch.arange(4, device=model.device)[None] + 5
+    programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, 3), model.device)
+    with Scope(tower, programs, None, model.device):
+        logits = model.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1]
+        _backward(logits, zeros)
+    _refuse_dead(model.name, zeros, "answer")
+
+
+def prove_vision(
+    model: LVLM, tower: Tower, media: dict[str, Tensor], streams: int, packing: Packed | None = None
+) -> None:
+    """The same for the blocks of an LVLM's vision tower, on pictures that are about to be looked at.
+
+    Args:
+        model: the LVLM.
+        tower: its vision tower.
+        media: the pictures' inputs.
+        streams: number of pictures (tiles) that the tower gets.
+        packing: where they stand in its sequence, if it packs them into one.
+
+    Raises:
+        SiteNotReachedError: naming the sites whose edits would change nothing.
+    """
+    programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, tower.prefix), model.device, streams)
+    with Scope(tower, programs, None, model.device, packing):
+        _backward(features_of(model.module, media), zeros)
+    _refuse_dead(model.name, zeros, "answer")
+
+
+def prove_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], width: int) -> None:
+    """The same for prompt tokens in an LVLM's vision tower: one for every block, each of which must get a gradient.
+
+    Args:
+        model: the LVLM.
+        tower: its vision tower.
+        media: inputs of a picture.
+        width: of the tower's hidden states.
+
+    Raises:
+        SiteNotReachedError: naming the blocks whose tokens would change nothing.
+    """
+    blocks = len(tower.blocks)
+    tokens = torch.linspace(-1, 1, width, device=model.device).expand(blocks, 1, width).clone().requires_grad_()
+    insertion = Insertion(tower, [PromptTokens(tokens)])
+    with Scope(insertion.tower, {}, None, model.device, tokens=insertion):
+        _weighted(features_of(model.module, media)).backward(inputs=[tokens])
+    dead = [block for block in range(blocks) if tokens.grad is None or not tokens.grad[block].any()]
+    if dead:
+        raise SiteNotReachedError(f"{model.name}: prompt tokens in blocks {dead} would change nothing in the answer.")
+
+
+def features_of(module: Any, media: dict[str, Tensor]) -> Tensor:
+    """`[tokens, d]`: what the decoder of an LVLM gets for pictures."""
+    if "pixel_values_videos" in media:
+        grid = {name: item for name, item in media.items() if name == "video_grid_thw"}
+        features = module.get_video_features(media["pixel_values_videos"], **grid)
+    else:
+        features = module.get_image_features(**media)
+    features = getattr(features, "pooler_output", features)
+    parts = features if isinstance(features, list | tuple) else [features]
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _backward(output: Tensor, zeros: dict[Site, Tensor]) -> None:
+    _weighted(output).backward(inputs=list(zeros.values()))
+
+
+def check_gradient(output: Tensor) -> None:
+    """Says if what a model gave has no gradient, although something in it wants one.
+
+    Raises:
+        SiteNotReachedError: with what to do.
+    """
+    if not output.requires_grad:
+        raise SiteNotReachedError(
+            "no gradient comes out of this model: reentrant gradient checkpointing loses it where the weights are "
+            "frozen. Use use_reentrant=False (timm: timm.layers.set_reentrant_ckpt(False))."
+        )
+
+
+def _weighted(output: Tensor) -> Tensor:
+    check_gradient(output)
+    return (output.float() * torch.linspace(0.5, 1.5, output.shape[-1], device=output.device)).sum()
+
+
+def _refuse_dead(name: str, zeros: dict[Site, Tensor], what: str) -> None:
+    dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
+    if dead:
+        raise SiteNotReachedError(f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the {what}.")

@@ -1,0 +1,1 @@
+"""Saved prompts and their model cards."""

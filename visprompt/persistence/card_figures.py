@@ -1,0 +1,157 @@
+"""Figures that were measured, with their intervals, as cards and tables show them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from visprompt.training.progress import is_share, shown
+from visprompt.utils.statistics import wilson
+
+if TYPE_CHECKING:
+    from visprompt.learned.strategy import Learned
+    from visprompt.tasks.gain import BlockGain
+
+#: shares of pictures that were answered right: the only figures for which an interval can be told from n
+SHARES = ("accuracy", "answer_accuracy", "top1", "top5", "exact_match")
+#: what stands among figures and is none
+_COUNTS = ("n", "count")
+#: ends of an interval that was measured with a figure: `gain`, `gain_low`, `gain_high`
+_LOW, _HIGH = "_low", "_high"
+#: pictures with next to nothing to compare with dominate it
+_ASIDE = ("picture_gain",)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that was measured.
+
+    Args:
+        split: "validation" or "test".
+        metric: its name.
+        value: as measured; shares lie in [0, 1].
+        n: pictures, or None if it is not known.
+        interval: 95 % bounds: those that were measured with it, or for shares of right answers Wilson's; else None.
+        chosen: True for the figure that validation chose by.
+    """
+
+    split: str
+    metric: str
+    value: float
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    chosen: bool = False
+
+    def text(self) -> str:
+        """The value as people write it."""
+        return shown(self.metric, self.value)
+
+    def interval_text(self) -> str:
+        """The interval, or a dash."""
+        if self.interval is None:
+            return "–"
+        low, high = self.interval
+        if is_share(self.metric):
+            return f"{low * 100:.1f}–{high * 100:.1f} %"
+        ends = [shown(self.metric, end) for end in (low, high)]
+        return (" to " if any(end.startswith("-") for end in ends) else "–").join(ends)  # a dash and a minus are alike
+
+
+def figures_of(record: Mapping[str, Any]) -> list[Figure]:
+    """What a training record holds on validation and test, the chosen figure first.
+
+    >>> record = {"metric": "accuracy", "test": {"loss": 0.5, "accuracy": 0.8}, "data": {"test": {"n": 10}}}
+    >>> [(one.metric, one.text(), one.interval_text()) for one in figures_of(record)]
+    [('accuracy', '80.0 %', '49.0–94.3 %'), ('loss', '0.5000', '–')]
+    """
+    chosen = str(record.get("metric") or "")
+    return [figure for split in ("validation", "test") for figure in of_split(record.get(split), split, chosen, record)]
+
+
+def of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -> Iterator[Figure]:
+    """The figures of one split, or of a control measured on it."""
+    if not isinstance(figures, Mapping):
+        return
+    described = mapping_of(mapping_of(record.get("data")).get(split))
+    n = next((figures[name] for name in _COUNTS if is_number(figures.get(name))), described.get("n"))
+    count = int(n) if isinstance(n, int | float) else None
+    for name in sorted(figures, key=lambda name: (name != chosen, name == "loss")):
+        value = figures[name]
+        if name in _COUNTS or not is_number(value) or not is_shown(str(name), figures):
+            continue
+        ends = [end for side in (_LOW, _HIGH) if is_number(end := figures.get(f"{name}{side}")) and end is not None]
+        interval = (float(ends[0]), float(ends[1])) if len(ends) == 2 else None
+        if name in SHARES and count and 0 <= value <= 1:
+            interval = wilson(value * count, count)
+        yield Figure(split, str(name), float(value), count, interval, name == chosen)
+
+
+def is_shown(name: str, among: Collection[str]) -> bool:
+    """False for figures that are part of another one, or too rough to be read alone.
+
+    >>> [is_shown(name, ("gain", "gain_low", "gain_high")) for name in ("gain", "gain_low", "gain_high")]
+    [True, False, False]
+    """
+    end = next((end for end in (_LOW, _HIGH) if name.endswith(end)), "")
+    return name not in _ASIDE and not (end and name.removesuffix(end) in among)
+
+
+def add_gains(prompter: Learned, gains: Mapping[str, BlockGain], n: int, how: str) -> None:
+    """Puts measured gains, of a patch and of its controls, into what is saved with it and into its card.
+
+    >>> from visprompt.learned.strategy import Learned
+    >>> from visprompt.tasks.gain import BlockGain
+    >>> one = Learned()
+    >>> add_gains(one, {"patch": BlockGain(5, 2.0, 1.77, 2.27, 0.58, 0.19)}, 500, "Scenes, last block.")
+    >>> gains_table(one.record)[-1]
+    '| patch | 2.00 | 1.77–2.27 | 19.0 % → 58.0 % | 500 |'
+
+    Args:
+        prompter: a learned strategy; `save_pretrained` writes them.
+        gains: one row each by its name: the patch, and what it is compared with.
+        n: pictures.
+        how: one sentence or two: which model, block, pictures and places. What was put in with the same words before
+            is replaced.
+    """
+    rows = [{"marker": str(name), **asdict(gain)} for name, gain in gains.items()]
+    others = [one for one in prompter.record.get("gains") or [] if one.get("how") != how]
+    prompter.record["gains"] = [*others, {"how": how, "n": n, "rows": rows}]
+
+
+def gains_table(record: Mapping[str, Any]) -> list[str]:
+    """What `add_gains` put into a record, as lines of Markdown."""
+    lines: list[str] = []
+    for table in map(mapping_of, record.get("gains") or []):
+        lines += ["", escaped(str(table.get("how") or "")), ""] if lines else [escaped(str(table.get("how") or "")), ""]
+        lines += ["| marker | gain | 95 % interval | mass without → with | n |", "|---|---|---|---|---|"]
+        for row in map(mapping_of, table.get("rows") or []):
+            gain = Figure("", "gain", row["gain"], interval=(row["low"], row["high"]))
+            mass = f"{shown('mass', row['mass_without'])} → {shown('mass', row['mass'])}"
+            lines.append(
+                f"| {escaped(str(row['marker']))} | {gain.text()} | {gain.interval_text()} | {mass} | {table['n']} |"
+            )
+    return lines
+
+
+def mapping_of(value: Any) -> Mapping[str, Any]:
+    """The value if it has names, else nothing."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def is_number(value: Any) -> bool:
+    """True for finite numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def escaped(text: str) -> str:
+    """A text as Markdown shows it, whatever is in it: names of classes and files are other people's.
+
+    >>> print(escaped("a|b <i>*c*</i>"), escaped("snake_case, 3 - 4"))
+    a\\|b &lt;i>\\*c\\*&lt;/i> snake_case, 3 - 4
+    """
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    # An underscore inside a word is one.
+    return re.sub(r"([\\`*\[\]|#~]|(?<!\w)_|_(?!\w))", r"\\\1", text)

@@ -1,0 +1,184 @@
+"""Asking a model that writes text: chats from prompts, batches of chats, answers with their maps."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from visprompt.errors import InvalidInputError, RemoteError
+from visprompt.models.chat import Chat, Generation
+from visprompt.runner.attention_map import AttentionMap
+from visprompt.visual_prompt import VisualPrompt
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+
+Place = tuple[int, int]
+
+#: chats per forward to start with; halved when memory runs out
+FIRST_CHATS = {"cuda": 16, "mps": 4, "cpu": 16}
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What an LVLM answered, and where it looked.
+
+    Args:
+        text: the answer.
+        tokens: the text of every token of it.
+        index: (request, region) that it belongs to.
+        maps: one `AttentionMap` per picture (per group of frames of a video): the mean over the answer's tokens.
+        token_maps: for every picture `[T, B, H, P]`: the same, token by token; the step that ended the answer is the
+            last.
+        prompts: the prompted pictures.
+        finished: False if the answer was cut at `max_new_tokens`.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    index: tuple[int, int]
+    maps: tuple[AttentionMap, ...] = ()
+    token_maps: tuple[Tensor, ...] = ()
+    prompts: tuple[VisualPrompt, ...] = ()
+    finished: bool = True
+
+
+def chats_of(prompts: Iterable[tuple[VisualPrompt, Place]]) -> Iterator[tuple[Chat, Place]]:
+    """One chat per prompt, or per request with several pictures, lazily.
+
+    Raises:
+        InvalidInputError: for a request without a query.
+    """
+    stream = iter(prompts)
+    for prompt, (number, region) in stream:
+        rest = [item for item, _ in itertools.islice(stream, prompt.place[1] - 1)]
+        video = prompt.request is not None and prompt.request.video
+        yield Chat((prompt, *rest), prompt.query or "", video=video), (number, 0 if rest else region)
+
+
+def batches_of(chats: Iterable[tuple[Chat, Place]], size: Callable[[], int]) -> Iterator[list[tuple[Chat, Place]]]:
+    """Batches of at most `size()` chats; videos and pictures do not mix, nor do videos of different lengths."""
+
+    def kind(item: tuple[Chat, Place]) -> int:
+        return len(item[0].prompts) if item[0].video else 0
+
+    for _, group in itertools.groupby(chats, key=kind):
+        while batch := list(itertools.islice(group, size())):
+            yield batch
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A question that a remote model gave no answer to.
+
+    Args:
+        why: the reason; empty for one that was not asked, because asking had been given up.
+        stopped: asking was given up with its batch.
+    """
+
+    why: str
+    stopped: bool
+
+
+def answers_of(
+    model: Model, batch: Sequence[tuple[Chat, Place]], settings: dict[str, Any]
+) -> list[Answer | Unanswered]:
+    """The answers to one batch, in order; one question that fails does not cost the others theirs."""
+    chats = [chat for chat, _ in batch]
+    try:
+        items: list[Any] = model.generate(chats, **settings)
+    except RemoteError as error:
+        items = [
+            error.done.get(number) or Unanswered(error.failed.get(number, ""), error.stopped)
+            for number in range(len(batch))
+        ]
+    return [
+        item if isinstance(item, Unanswered) else _answer(chat, place, item)
+        for (chat, place), item in zip(batch, items, strict=True)
+    ]
+
+
+def raise_unanswered(done: dict[int, Answer], missing: dict[int, Unanswered]) -> None:
+    """Raises RemoteError if a question got no answer.
+
+    Args:
+        done: answers by the position of their question.
+        missing: the others.
+    """
+    failed = {number: item.why for number, item in missing.items() if item.why}
+    if failed:
+        from visprompt.models.remote.parallel import summary
+
+        stopped = any(item.stopped for item in missing.values())
+        raise RemoteError(summary(done, failed, stopped and len(done) + len(missing) > 1), done, failed, stopped)
+
+
+def _answer(chat: Chat, place: Place, item: Generation) -> Answer:
+    maps = []
+    for number, steps in enumerate(item.attention):
+        shared = -(-len(chat.prompts) // len(item.attention))  # frames of one map
+        prompts = chat.prompts[number * shared : (number + 1) * shared]
+        regions = tuple(region for prompt in prompts for region in prompt.regions)
+        maps.append(AttentionMap(steps.mean(0), item.blocks, item.geometries[number], place, regions, number))
+    return Answer(item.text, item.tokens, place, tuple(maps), item.attention, chat.prompts, item.finished)
+
+
+class Stopped(Exception):
+    """The reader of a stream has gone; ends the generation that nobody reads."""
+
+
+def stream_one(model: Model, chat: Chat, **settings: Any) -> Iterator[str]:
+    """The pieces of one answer while they are written.
+
+    The model runs in a thread of its own, in a copy of the caller's context, so that scopes the caller opened hold
+    there. Closing the iterator ends the generation.
+    """
+    pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+    stop = threading.Event()
+
+    def put(_: int, text: str) -> None:
+        if stop.is_set():
+            raise Stopped
+        pieces.put(text)
+
+    def work() -> None:
+        try:
+            with torch.no_grad():
+                model.generate([chat], stream=put, **settings)
+            pieces.put(None)
+        except Stopped:
+            pieces.put(None)
+        except BaseException as error:
+            pieces.put(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        stop.set()
+        thread.join()
+
+
+def require_one_picture(prompts: Sequence[VisualPrompt], name: str) -> None:
+    """Says that an encoder takes one picture a request.
+
+    Raises:
+        InvalidInputError: naming the request.
+    """
+    for prompt in prompts:
+        if prompt.place[1] > 1:
+            raise InvalidInputError(
+                f"{prompt.request!r} has {prompt.place[1]} pictures; {name} is an encoder and takes one a request."
+            )

@@ -1,0 +1,86 @@
+"""Where a model looked: numbers per patch, with the geometry that puts them on the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visprompt.errors import InvalidInputError
+from visprompt.geometry.geometry import Geometry
+from visprompt.regions.shapes import Region
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """Where the readout of one prompted picture looks.
+
+    Args:
+        values: `[B, H, P]` float32: share of the readout's attention on every patch, per block and head, after the
+            edits; row by row, tile after tile. They sum to less than 1, since CLS, registers or words get attention
+            too. An LVLM's patches are its image tokens, and its readout the positions that write the answer (their
+            mean).
+        blocks: `[B]` block numbers; models with a pooling head have the readout there only.
+        geometry: patches ↔ pixels of the picture that the model saw.
+        index: (request, region) that it belongs to.
+        regions: the prompt's regions in pixels of that picture (after a crop: of the crop).
+        picture: number of the picture in its request, or of the group of frames of a video.
+    """
+
+    values: Tensor
+    blocks: tuple[int, ...]
+    geometry: Geometry
+    index: tuple[int, int]
+    regions: tuple[Region, ...] = ()
+    picture: int = 0
+
+    @property
+    def maps(self) -> Tensor:
+        """`[B, H, h, w]`, of a model that sees the picture in one tile.
+
+        Raises:
+            InvalidInputError: if there are several tiles; `tile(i)` gives one.
+        """
+        return self.values.unflatten(-1, self.geometry.grid_hw)
+
+    def tile(self, number: int) -> Tensor:
+        """`[B, H, h, w]` of one tile.
+
+        Raises:
+            InvalidInputError: if there is no such tile.
+        """
+        tiles = self.geometry.tiles
+        if not 0 <= number < len(tiles):
+            raise InvalidInputError(f"there is no tile {number}; tiles run from 0 to {len(tiles) - 1}.")
+        sizes = [tile.grid_hw[0] * tile.grid_hw[1] for tile in tiles]
+        return self.values.split(sizes, dim=-1)[number].unflatten(-1, tiles[number].grid_hw)
+
+    def mass(self, region: Region | None = None) -> Tensor:
+        """`[B, H]` share of the attention that falls on a region; patches count by their coverage.
+
+        Args:
+            region: in pixels of the picture that the model saw; None: the prompt's own regions.
+
+        Raises:
+            InvalidInputError: without a region where the request had none either.
+        """
+        regions = self.regions if region is None else (region,)
+        if not regions:
+            raise InvalidInputError("the request had no region: say which one, mass(vp.Box(…)).")
+        cover = np.max([self.geometry.coverage(item) for item in regions], axis=0)
+        return (self.values * torch.from_numpy(cover).to(self.values)).sum(-1)
+
+    def image_map(self, block: int = -1, head: int | None = None) -> np.ndarray:
+        """`[H, W]` over the pixels of the picture, mean over heads unless one is named; 0 where the model did
+        not look. Pixels that several tiles show get the tiles' mean.
+        """
+        if not -len(self.blocks) <= block < 0 and block not in self.blocks:
+            raise InvalidInputError(f"block {block} was not read; blocks {list(self.blocks)} were.")
+        chosen = self.values[block if block < 0 else self.blocks.index(block)]
+        if head is not None:
+            if not -len(chosen) <= head < len(chosen):
+                raise InvalidInputError(f"head {head} of {len(chosen)} heads.")
+            chosen = chosen[[head]]
+        return self.geometry.to_map(chosen.mean(0).cpu().numpy())

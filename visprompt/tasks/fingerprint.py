@@ -1,0 +1,116 @@
+"""Which code makes a figure besides visprompt's own: plug-ins and libraries. An answer is reused only for the same."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import sys
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visprompt.errors import InvalidInputError
+from visprompt.utils.hashing import file_digest
+
+if TYPE_CHECKING:
+    from visprompt.prompter import Prompter
+
+_LIBRARIES = ("visprompt-toolkit", "torch", "transformers", "open_clip_torch", "timm", "numpy", "pillow")
+_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+#: stands for code that has no file: it is not known whether the next process has the same
+_THIS_PROCESS = uuid.uuid4().hex
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of visprompt and of the libraries that models and pictures go through; those that are installed."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def strategy_code(members: Iterable[Prompter | None]) -> list[dict[str, Any]]:
+    """For every strategy class of a row its name, the distribution it comes with, and a hash of its source.
+
+    Classes of visprompt itself have no hash here: `source_digest` covers them.
+    """
+    kinds = sorted({kind for member in members if member is not None for kind in _kinds(member)}, key=_full_name)
+    return [
+        {"class": _full_name(kind), "distribution": _distribution(kind), "sources": _sources(kind)} for kind in kinds
+    ]
+
+
+def auxiliary_weights(members: Iterable[Prompter | None]) -> dict[str, str]:
+    """Hashes of the weights of bundled models that strategies look through (`api`'s auxiliary), by name.
+
+    Other models are known by their name only: hashing them would mean to load them.
+    """
+    names = {name for member in members if member is not None for name in _auxiliaries(member)}
+    return {name: model_files(name) for name in sorted(names)}
+
+
+def model_files(name: str) -> str:
+    """A hash of the files of a bundled model; empty for others."""
+    from visprompt import bundled
+
+    if not name.startswith("bundled:") or name.partition(":")[2] not in bundled.names():
+        return ""
+    return file_digest(*sorted(file for file in bundled.path(name).iterdir() if file.is_file()))
+
+
+def _auxiliaries(member: Prompter) -> Iterator[str]:
+    auxiliary = getattr(member.options, "auxiliary", None)
+    if auxiliary is not None:
+        yield auxiliary if isinstance(auxiliary, str) else str(getattr(auxiliary, "name", auxiliary))
+    for part in _inside(member):
+        yield from _auxiliaries(part)
+
+
+def _inside(member: Prompter) -> tuple[Prompter, ...]:
+    inner = getattr(member, "inner", None)
+    return (*getattr(member, "parts", ()), *getattr(member, "members", ()), *(() if inner is None else (inner,)))
+
+
+def _kinds(member: Prompter) -> Iterator[type]:
+    yield type(member)
+    for part in _inside(member):
+        yield from _kinds(part)
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _distribution(kind: type) -> str | None:
+    for point in importlib.metadata.entry_points(group="visprompt.strategies"):
+        if point.value == f"{kind.__module__}:{kind.__qualname__}" and point.dist is not None:
+            return f"{point.dist.name} {point.dist.version}"
+    return None
+
+
+@functools.cache
+def _sources(kind: type) -> dict[str, str]:
+    """For the class and everything it inherits from: the digest of the folder of its module, or of the file alone."""
+    modules = {base.__module__ for base in kind.__mro__} - {"builtins"}
+    foreign = sorted(name for name in modules if name.partition(".")[0] != "visprompt")
+    return {name: _module_digest(name) for name in foreign}
+
+
+def _module_digest(name: str) -> str:
+    module = sys.modules.get(name)
+    path = Path(getattr(module, "__file__", None) or "")
+    if not path.is_file():
+        return _THIS_PROCESS
+    files = {path, *(path.with_suffix(suffix) for suffix in _SUFFIXES[1:])}
+    if getattr(module, "__package__", ""):
+        # Helpers of a plug-in lie beside its strategy.
+        files |= {other for other in path.parent.iterdir() if other.suffix in _SUFFIXES}
+    try:
+        return file_digest(*sorted(file for file in files if file.is_file()))
+    except InvalidInputError:
+        return _THIS_PROCESS

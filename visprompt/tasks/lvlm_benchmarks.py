@@ -1,0 +1,192 @@
+"""LVLM benchmarks by name: how each is read, and what its evaluator takes. Answering one, with what can be scored here.
+
+>>> sorted(BENCHMARKS)
+['llava-wild', 'mm-vet', 'mmmu', 'vlmevalkit']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from visprompt.data.questions.llava_wild import read_llava_wild, write_llava_wild
+from visprompt.data.questions.mm_vet import read_mm_vet, write_mm_vet
+from visprompt.data.questions.mmmu import read_mmmu, write_mmmu
+from visprompt.data.questions.question import Question
+from visprompt.data.questions.vlmevalkit import read_tsv, write_tsv
+from visprompt.errors import unknown_name
+from visprompt.tasks.base import Outcome, Row, evaluate
+from visprompt.tasks.condition import Pointing, RunnerFactory, default_runner
+from visprompt.tasks.vqa import Vqa
+from visprompt.utils.jsonl import RowLog
+from visprompt.utils.statistics import accuracy_interval
+
+#: questions that go to the model in one call, and are lost at most when the process is killed
+CHUNK = 16
+
+
+class _Reader(Protocol):
+    def __call__(self, path: str | Path, images: str | Path | None = None) -> list[Question]: ...
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's files.
+
+    Attributes:
+        name: as on the command line.
+        read: its questions from its files.
+        write: (path, questions, answers by id, model id, what the answers depend on) → the file its evaluator takes.
+        suffix: of that file.
+        evaluator: who judges, for people.
+    """
+
+    name: str
+    read: _Reader
+    write: Callable[[Path, Sequence[Question], Mapping[str, str], str, Mapping[str, Any]], None]
+    suffix: str
+    evaluator: str
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    one.name: one
+    for one in (
+        Benchmark(
+            "mm-vet",
+            read_mm_vet,
+            lambda path, questions, answers, model, metadata: write_mm_vet(path, questions, answers),
+            ".json",
+            "MM-Vet's online evaluator",
+        ),
+        Benchmark(
+            "llava-wild", read_llava_wild, write_llava_wild, ".jsonl", "LLaVA's judge script (eval_gpt_review_bench)"
+        ),
+        Benchmark(
+            "mmmu",
+            read_mmmu,
+            lambda path, questions, answers, model, metadata: write_mmmu(path, questions, answers),
+            ".json",
+            "MMMU's main_eval_only.py",
+        ),
+        Benchmark(
+            "vlmevalkit",
+            read_tsv,
+            lambda path, questions, answers, model, metadata: write_tsv(path, questions, answers),
+            ".tsv",
+            "VLMEvalKit's dataset.evaluate(file)",
+        ),
+    )
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name.
+
+    Raises:
+        UnknownNameError: if there is none.
+    """
+    if name not in BENCHMARKS:
+        raise unknown_name("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[name]
+
+
+@dataclass(frozen=True)
+class Answering(Vqa):
+    """Asks all questions and keeps whole answers; those whose right answer is not known have `correct: null`."""
+
+    name: ClassVar[str] = "answer"
+    plain_without_place: ClassVar[bool] = False
+
+    max_new_tokens: int = 64
+
+    def prepare(self, pictures: Sequence[Question]) -> Answering:
+        return self
+
+    def row(self, question: Question, answer: str, regions: Sequence[Any], pointed: bool) -> Row:
+        known = question.answer is not None
+        row = self.judged(question, answer) if known else {"correct": None}
+        return {
+            "id": question.id,
+            "image": question.image_name,
+            "kind": question.kind,
+            "text": question.text,
+            "gold": question.answer,
+            "answer": answer,
+            **row,
+        }
+
+
+def answer_all(
+    questions: Sequence[Question],
+    model: Any,
+    pointing: Pointing,
+    log: RowLog,
+    *,
+    data: Any = None,
+    max_new_tokens: int = 64,
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    make_runner: RunnerFactory = default_runner,
+) -> Outcome:
+    """Answers questions, appending every answer to a log; what is there already is not asked again.
+
+    Args:
+        questions: of any benchmark.
+        model: one that writes.
+        pointing: the strategy; `Pointing("none")`: the plain model.
+        log: where answers are kept.
+        data: identity of the data, part of what an answer depends on.
+        max_new_tokens: longest answer, in tokens.
+        limit: only the first so many questions.
+        progress: called with the number of questions done since the last call.
+        make_runner: see `visprompt.tasks.condition.Pointer`.
+
+    Raises:
+        UnsupportedError: if the model writes no text, or cannot run the strategy.
+        InvalidInputError: if not one of the first questions could be asked.
+    """
+    return evaluate(
+        Answering(max_new_tokens=max_new_tokens),
+        model,
+        pointing,
+        questions,
+        data=data,
+        log=log,
+        limit=limit,
+        chunk=CHUNK,
+        progress=progress,
+        make_runner=make_runner,
+    )
+
+
+def scores(rows: Sequence[Row]) -> list[Row]:
+    """Exact-match accuracy per kind and overall, for answers whose right answer is known; empty if none is.
+
+    Returns:
+        rows with `kind` ("overall" last), `n`, `correct`, `accuracy` and `ci95` (Wilson's, or a bootstrap over pictures
+        that several questions are about).
+    """
+    known = [row for row in rows if row.get("correct") is not None]
+    if not known:
+        return []
+    groups = {
+        kind: [row for row in known if row["kind"] == kind] for kind in dict.fromkeys(row["kind"] for row in known)
+    }
+    named = {kind or "–": group for kind, group in sorted(groups.items())} if len(groups) > 1 else {}
+    found = []
+    for kind, group in [*named.items(), ("overall", known)]:
+        interval = accuracy_interval([bool(row["correct"]) for row in group], [row["image"] for row in group])
+        right = sum(bool(row["correct"]) for row in group)
+        found.append(
+            {
+                "kind": kind,
+                "n": len(group),
+                "correct": right,
+                "accuracy": right / len(group),
+                "ci95": [interval.low, interval.high],
+                "ci_method": interval.method,
+            }
+        )
+    return found

@@ -1,0 +1,128 @@
+"""Do maps lie where the question points? The share of a map's mass in the box of the object that is asked about.
+
+Every block on its own; beside it the box's share of the image tokens, which a map that knows nothing would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprompt.data.questions.question import Question
+from visprompt.errors import InvalidInputError
+from visprompt.tasks.base import Row
+
+_Z95 = 1.959963984540054
+_CHUNK = 64
+_Shares = NDArray[np.float64]
+
+
+def map_quality(
+    model: Any,
+    questions: Sequence[Question],
+    auxiliaries: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """How much of each map lies in the box that the question is about.
+
+    - `decoder`: the attention of the positions that write the answer, softmax over the image tokens, mean over heads
+      and tokens (API's self-reflection before anything is enhanced);
+    - of every auxiliary encoder `Ψ_cls` and `1 − S` (see `visprompt.strategies.api`), each stretched to [0, 1]: they
+      are signed, and this is what API goes on with.
+
+    Args:
+        model: an LVLM.
+        questions: those about one object are used, the others left out.
+        auxiliaries: names of text-image encoders, for `load_model`.
+        progress: called with the number of questions done since the last call, for every map source.
+
+    Returns:
+        rows with `source`, `block`, `share`, `ci95` (normal, over questions), `uniform`, `n`.
+
+    Raises:
+        InvalidInputError: if no question is about one object.
+    """
+    chosen = usable(questions)
+    if not chosen:
+        raise InvalidInputError("no question is about exactly one object, so no map can be held against its box.")
+    rows: list[Row] = []
+    found = {"decoder": _of_decoder(model, chosen, progress)}
+    for name in auxiliaries:
+        found.update(_of_encoder(name, chosen, progress))
+    for source, (shares, uniform) in found.items():
+        for block, values in enumerate(shares):
+            rows.append(
+                {"source": source, "block": block, **_summed(values), "uniform": round(float(uniform.mean()), 5)}
+            )
+    return rows
+
+
+def usable(questions: Sequence[Question]) -> list[Question]:
+    """Questions about exactly one object."""
+    return [question for question in questions if len(question.targets) == 1]
+
+
+def _summed(values: _Shares) -> Row:
+    mean = float(values.mean())
+    half = _Z95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
+    bounds = [round(mean - half, 5), round(mean + half, 5)] if math.isfinite(half) else None
+    return {"share": round(mean, 5), "ci95": bounds, "n": len(values)}
+
+
+def _of_decoder(model: Any, questions: Sequence[Question], progress: Any) -> tuple[_Shares, _Shares]:
+    """`[blocks, n]` shares, and `[n]` shares of the image tokens."""
+    from visprompt.request import Request
+    from visprompt.runner.runner import Runner
+
+    runner = Runner(model, None, progress=False)
+    blocks = range(model.num_blocks)
+    shares, uniform = [], []
+    for start in range(0, len(questions), _CHUNK):
+        part = questions[start : start + _CHUNK]
+        answers = runner.answer([Request(one.pictures[0], query=one.text, id=one.id) for one in part], blocks=blocks)
+        for question, answer in zip(part, answers, strict=True):
+            (looked,) = answer.maps
+            cover = looked.geometry.coverage(question.targets[0])
+            values = looked.values.double().numpy()  # [B, H, P]
+            values = values / np.maximum(values.sum(axis=-1, keepdims=True), 1e-30)
+            shares.append((values * cover).sum(axis=-1).mean(axis=-1))
+            uniform.append(float(cover.mean()))
+        if progress:
+            progress(len(part))
+    return np.array(shares).T, np.array(uniform)
+
+
+def _of_encoder(name: str, questions: Sequence[Question], progress: Any) -> dict[str, tuple[_Shares, _Shares]]:
+    from visprompt.models import load_model
+    from visprompt.prompter import Prompter
+    from visprompt.request import Request
+
+    encoder = load_model(name)
+    short = name.rpartition(":")[2].rpartition("/")[2]
+    prompts = [Request(one.pictures[0], query=one.text, id=one.id).units()[0] for one in questions]
+    cls: list[_Shares] = []
+    comp: list[_Shares] = []
+    uniform = np.zeros(len(questions))
+    for block in range(encoder.num_blocks):
+        prompter: Any = Prompter.from_name("api", block=block)
+        raw = []
+        for start in range(0, len(prompts), _CHUNK):
+            raw += [one.raw for one in prompter.heatmaps(prompts[start : start + _CHUNK], encoder)]
+        covers = [one.geometry.coverage(question.targets[0]) for one, question in zip(raw, questions, strict=True)]
+        uniform = np.array([float(cover.mean()) for cover in covers])
+        cls.append(np.array([_share(one.cls, cover) for one, cover in zip(raw, covers, strict=True)]))
+        comp.append(np.array([_share(-one.comp, cover) for one, cover in zip(raw, covers, strict=True)]))
+    if progress:
+        progress(len(questions))
+    return {f"{short} Ψ_cls": (np.array(cls), uniform), f"{short} 1 − S": (np.array(comp), uniform)}
+
+
+def _share(values: NDArray[Any], cover: NDArray[Any]) -> float:
+    """Share of a signed map after it is stretched to [0, 1]; a flat one has the box's share of the tokens."""
+    stretched = values.astype(np.float64) - float(values.min())
+    total = float(stretched.sum())
+    return float((stretched * cover).sum()) / total if total > 0 else float(cover.mean())

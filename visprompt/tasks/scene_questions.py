@@ -1,0 +1,67 @@
+"""Questions by description: the sources of a suite's `data:` section for tasks that ask in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from visprompt.data.questions.question import Question
+
+
+@lru_cache(maxsize=8)
+def scene_vqa(
+    n: int, difficulty: str = "easy", split: str = "test", seed: int = 0, kinds: tuple[str, ...] | None = None
+) -> tuple[Question, ...]:
+    """Questions about generated scenes, one picture each, so that items are independent draws.
+
+    Raises:
+        InvalidInputError: for a difficulty, split or kind that does not exist.
+    """
+    from visprompt.data.scenes.questions import scene_questions
+    from visprompt.regions.shapes import Box, Mask
+
+    found = []
+    for one in scene_questions(split, seed, n, difficulty, kinds):
+        scene = one.scene
+        masks = {item.box_xyxy: item.mask for item in scene.objects}
+        found.append(
+            Question(
+                one.id,
+                (scene.pil,),
+                one.text,
+                answer=one.answer,
+                kind=one.kind,
+                targets=tuple(Box(*box) for box in one.target_boxes),
+                outlines=tuple(Mask(masks[box]) for box in one.target_boxes),
+                wrong=() if one.wrong_box is None else (Box(*one.wrong_box),),
+                objects=tuple(Box(*item.box_xyxy) for item in scene.objects),
+                chance=1 / _choices(one.kind, one.detail, difficulty),
+                extra={"detail": one.detail},
+            )
+        )
+    return tuple(found)
+
+
+def content_hash(questions: Sequence[Question]) -> str:
+    """A hash over pictures, questions and places, which changes with whatever makes them."""
+    total = hashlib.sha256()
+    for one in questions:
+        total.update(np.asarray(one.pictures[0]).tobytes())
+        places: list[Any] = [region.xyxy for region in (*one.targets, *one.wrong, *one.objects)]
+        total.update(repr((one.text, one.answer, places)).encode())
+    return total.hexdigest()[:16]
+
+
+def _choices(kind: str, detail: str, difficulty: str) -> int:
+    """Answers that someone who does not look has to choose from."""
+    from visprompt.data.scenes.world import COLOURS, SHAPES
+
+    if kind == "count":
+        return 3 if difficulty == "easy" else 4
+    if kind in ("presence", "side", "size"):
+        return 2
+    return len(COLOURS) if detail.startswith("colour") else len(SHAPES)

@@ -1,0 +1,418 @@
+"""From labelled pictures to a model's inputs: what a training loop's `DataLoader` reads.
+
+What is drawn at random depends on (seed, epoch, index) alone, so that a run is the same with any number of processes,
+and the same when it is resumed. It must not know strategies, losses or loops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from visprompt.data.labelled.items import size_mismatch
+from visprompt.errors import InvalidInputError, VispromptError, unknown_name
+from visprompt.geometry.geometry import Geometry, Tile
+from visprompt.visual_prompt import FITS, Fit
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled.dataset import Labelled
+    from visprompt.models.preprocessing import PictureReader
+
+__all__ = ["AUGMENTS", "Augment", "Pictures", "UnreadableItem", "collate", "labels_to_input", "labels_to_original"]
+
+Augment: TypeAlias = Literal["none", "flip", "shift", "crop"]
+AUGMENTS: tuple[str, ...] = ("none", "flip", "shift", "crop")
+Size: TypeAlias = tuple[int, int]
+
+#: of the picture's area, and width over height, in a random resized crop
+CROP_SCALE = (0.2, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+#: side of the window that is shifted, as a share of the picture's: 224 of 256
+SHIFT_SHARE = 0.875
+#: in an item: what of the input shows the picture
+SEEN = "seen_xyxy"
+_SALT = 419871  # part of every draw: changing it changes every augmented picture
+
+
+class UnreadableItem(InvalidInputError):
+    """A picture or label that failed to open in training; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader hands on what a worker process raised as the text of its traceback, whose last line is ours.
+        super().__init__(message.rpartition("UnreadableItem: ")[2].strip())
+
+
+class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Labelled pictures as a model's inputs, one at a time; the key of an item is (index, epoch).
+
+    An item is a dict: `"pixel_values"` float32 `[3, h, w]` (or what the model's own reader gives), other tensors of the
+    reader, `"index"`, and `"label"`: the number of a class, with `dense` a LongTensor `[h, w]` in pixels of the input,
+    or (question, answer). Where the input shows padding, dense labels are the data's `ignore_index`.
+
+    Can be sent to other processes, forked or spawned; the cache stays behind.
+
+    Args:
+        data: the pictures.
+        reader: the model's (`model.reader`).
+        fit: as everywhere: `"model"`, `"pad"` or `"squash"`.
+        augment: `"none"`; `"flip"`: mirrored with probability ½; `"shift"`: also a window of 7/8 of the picture's
+            shorter side at a random place, which is a random crop of 224 out of 256; `"crop"`: also a random resized
+            crop, 0.2 to 1 of the area, 3:4 to 4:3. Windows fill the input, whatever `fit`. Mirroring is wrong where
+            left and right mean something.
+        seed: of the draws, 0 or more.
+        cache_mb: without augmentation, inputs are kept in memory up to this many megabytes (2²⁰ bytes), shared out over
+            the worker processes; exact.
+        dense: labels are masks.
+        where: items have `"seen_xyxy"`, too, float32 `[4]`: left, top, right and bottom of what of the input shows the
+            picture, the rest being padding; pixels of the input.
+
+    Raises:
+        InvalidInputError: for options that do not go together.
+        UnreadableItem: when an item fails to open, unless the data says `on_bad="skip"`: then the item is None, and
+            the file is named once in a warning.
+    """
+
+    def __init__(
+        self,
+        data: Labelled,
+        reader: PictureReader,
+        *,
+        fit: Fit = "model",
+        augment: Augment = "none",
+        seed: int = 0,
+        cache_mb: float = 1024,
+        dense: bool = False,
+        where: bool = False,
+    ) -> None:
+        if augment not in AUGMENTS:
+            raise unknown_name("augmentation", augment, AUGMENTS)
+        if fit not in FITS:
+            raise unknown_name("fit", fit, FITS)
+        if seed < 0:
+            raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
+        if dense != (data.kind == "segmentation"):
+            wanted = "masks: dense=True" if data.kind == "segmentation" else f"labels of {data.kind}: dense=False"
+            raise InvalidInputError(f"{data.name or 'the data set'} has {wanted}.")
+        self.data, self.reader, self.fit, self.augment = data, reader, fit, augment
+        self.seed, self.dense, self.where = seed, dense, where
+        self.cache_bytes = int(cache_mb * 2**20)
+        self._cache: dict[int, dict[str, Any]] = {}
+        self._cached_bytes = 0
+        self._named: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any] | None:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        if index in self._cache:
+            return dict(self._cache[index])
+        try:
+            sample = self._read(index, epoch)
+        except VispromptError as error:
+            self._failed(index, error)
+            return None
+        if self.augment == "none":
+            self._keep(index, sample)
+        return sample
+
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            pickle.dumps(self.reader)
+        except Exception as error:
+            raise InvalidInputError(
+                f"this model's picture reader cannot be sent to a spawned process ({error}): load pictures with "
+                'num_workers=0, or with the start method "fork".'
+            ) from None
+        return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}
+
+    # -- one item ---------------------------------------------------------------------------------------------------
+
+    def _read(self, index: int, epoch: int) -> dict[str, Any]:
+        picture = self.data.picture(index)
+        label = self.data.label(index)
+        if self.dense:
+            assert isinstance(label, np.ndarray)
+            if label.shape[::-1] != picture.size:
+                name = f"the mask of {self.data.item_name(index)}"
+                raise InvalidInputError(size_mismatch(label.shape, picture, None, name))
+        inputs, geometry, label = self._inputs(picture, label, (index, epoch))
+        sample: dict[str, Any] = {
+            name: item.float() if item.is_floating_point() else item for name, item in inputs.items()
+        }
+        if self.dense:
+            ignore = -100 if self.data.ignore_index is None else self.data.ignore_index
+            label = torch.from_numpy(labels_to_input(label, geometry, ignore))
+        if self.where:
+            sample[SEEN] = torch.tensor(shown(geometry), dtype=torch.float32)
+        return {**sample, "label": label, "index": index}
+
+    def _inputs(self, picture: Image.Image, label: Any, key: Size) -> tuple[dict[str, Tensor], Geometry, Any]:
+        """The model's inputs, their geometry in the picture that the label belongs to, and that label."""
+        if self.augment == "none":
+            return self.reader.one(picture, self.fit), self.reader.geometry(picture.size, self.fit), label
+        draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_SALT, self.seed, key[1], key[0]])))
+        if draws.random() < 0.5:
+            picture = ImageOps.mirror(picture)
+            label = np.ascontiguousarray(label[:, ::-1]) if self.dense else label
+        if self.augment == "flip":
+            return self.reader.one(picture, self.fit), self.reader.geometry(picture.size, self.fit), label
+        input_hw = self.reader.geometry(picture.size, "model").tiles[0].input_hw
+        whole = picture.size
+        left, top, right, bottom = (
+            shift_window(whole, input_hw, draws) if self.augment == "shift" else crop_window(whole, draws)
+        )
+        # Resized here and not by the processor, every window has one size, whose geometry is known after the first.
+        wh = (input_hw[1], input_hw[0])
+        ready = picture.resize(wh, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+        if self.dense:
+            label = label[top:bottom, left:right]
+        geometry = _before(self.reader.geometry(wh, "squash"), (right - left, bottom - top))
+        return self.reader.one(ready, "squash"), geometry, label
+
+    # -- cache and failures -----------------------------------------------------------------------------------------
+
+    def _keep(self, index: int, sample: dict[str, Any]) -> None:
+        worker = torch.utils.data.get_worker_info()
+        budget = self.cache_bytes // (worker.num_workers if worker is not None else 1)
+        size = sum(item.numel() * item.element_size() for item in sample.values() if isinstance(item, Tensor))
+        if self._cached_bytes + size <= budget:
+            self._cache[index] = dict(sample)
+            self._cached_bytes += size
+
+    def _failed(self, index: int, error: Exception) -> None:
+        name = self.data.item_name(index)
+        said = str(error) if name in str(error) else f"{name}: {error}"
+        if self.data.on_bad == "refuse":
+            raise UnreadableItem(said) from None
+        if name not in self._named:
+            self._named.add(name)
+            warnings.warn(f"left out of training: {said}", UserWarning, stacklevel=3)
+
+
+def collate(samples: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """Joins items to a batch; those that are None are left out, so that it may be smaller, down to no item.
+
+    >>> items = [{"pixel_values": torch.zeros(3, 2, 2), "label": 4, "index": 0}, None]
+    >>> batch = collate(items)
+    >>> batch["pixel_values"].shape, batch["label"], batch["index"]
+    (torch.Size([1, 3, 2, 2]), tensor([4]), tensor([0]))
+
+    Returns:
+        Tensors with a batch axis; `"label"` a LongTensor `[n]` or `[n, h, w]`, or a list of (question, answer);
+        `"index"` a LongTensor `[n]`. Without any item it has `"index"` alone.
+
+    Raises:
+        InvalidInputError: if the inputs have different sizes.
+    """
+    there = [sample for sample in samples if sample is not None]
+    batch: dict[str, Any] = {"index": torch.tensor([sample["index"] for sample in there], dtype=torch.long)}
+    for name in there[0] if there else ():
+        values = [sample[name] for sample in there]
+        if name == "index":
+            continue
+        if isinstance(values[0], Tensor):
+            batch[name] = _stacked(name, values)
+        elif isinstance(values[0], int):
+            batch[name] = torch.tensor(values, dtype=torch.long)
+        else:
+            batch[name] = values
+    return batch
+
+
+def _stacked(name: str, values: list[Tensor]) -> Tensor:
+    shapes = sorted({tuple(value.shape) for value in values})
+    if len(shapes) > 1:
+        raise InvalidInputError(
+            f"{name} of a batch have different sizes, {shapes[0]} and {shapes[-1]}: this model's input follows the "
+            'picture. Use fit="pad" or fit="squash" if it takes them, or batches of one picture.'
+        )
+    return torch.stack(values)
+
+
+# -- windows --------------------------------------------------------------------------------------------------------
+
+
+def crop_window(wh: Size, draws: np.random.Generator) -> tuple[int, int, int, int]:
+    """The window of a random resized crop, in whole pixels (left, top, right, bottom).
+
+    Ten draws of area and ratio; if none fits into the picture, the largest window in its middle within the ratios.
+    """
+    width, height = wh
+    low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
+    for area, ratio, x, y in draws.random((10, 4)).tolist():
+        size = width * height * (CROP_SCALE[0] + area * (CROP_SCALE[1] - CROP_SCALE[0]))
+        aspect = math.exp(low + ratio * (high - low))
+        w, h = round(math.sqrt(size * aspect)), round(math.sqrt(size / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return left, top, left + w, top + h
+    w = max(min(width, round(height * CROP_RATIO[1])), 1)
+    h = max(min(height, round(width / CROP_RATIO[0])), 1)
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def shift_window(wh: Size, input_hw: Size, draws: np.random.Generator) -> tuple[int, int, int, int]:
+    """A window of 7/8 of the largest one with the input's ratio, at a random place; whole pixels."""
+    x, y = draws.random(2).tolist()
+    factor = SHIFT_SHARE * min(wh[0] / input_hw[1], wh[1] / input_hw[0])
+    w, h = (max(round(side * factor), 1) for side in (input_hw[1], input_hw[0]))
+    left, top = int(x * (wh[0] - w + 1)), int(y * (wh[1] - h + 1))
+    return left, top, left + w, top + h
+
+
+def _before(geometry: Geometry, wh: Size) -> Geometry:
+    """The geometry of a picture of size `wh` that was first resized to the geometry's own size."""
+    fx, fy = geometry.image_wh[0] / wh[0], geometry.image_wh[1] / wh[1]
+    tiles = tuple(
+        dataclasses.replace(tile, scale_xy=(tile.scale_xy[0] * fx, tile.scale_xy[1] * fy)) for tile in geometry.tiles
+    )
+    return dataclasses.replace(geometry, image_wh=wh, tiles=tiles)
+
+
+def shown(geometry: Geometry) -> tuple[float, float, float, float]:
+    """What of a model's input shows the picture: left, top, right and bottom, pixels of the input.
+
+    >>> padded = Geometry((4, 2), (Tile((0.5, 0.5), (0.0, 0.5), (2, 2), (2, 2)),))
+    >>> shown(padded)
+    (0.0, 0.5, 2.0, 1.5)
+
+    Raises:
+        InvalidInputError: for a picture in several tiles.
+    """
+    tile = _only_tile(geometry)
+    borders = []
+    for axis in (0, 1):
+        scale, offset, end = tile.scale_xy[axis], tile.offset_xy[axis], tile.grid_hw[1 - axis] * tile.patch_hw[1 - axis]
+        low, high = max(offset, 0.0), min(offset + scale * geometry.image_wh[axis], end)
+        # Nearer to the border than any picture's pixel: rounding.
+        borders.append((0.0 if low < 1e-3 else low, float(end) if high > end - 1e-3 else high))
+    (x0, x1), (y0, y1) = borders
+    return (x0, y0, x1, y1)
+
+
+# -- labels per pixel -----------------------------------------------------------------------------------------------
+
+
+def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 255) -> np.ndarray:
+    """Labels of a picture's pixels → labels of the pixels of the model's input, by the nearest pixel.
+
+    >>> shrunk = Geometry((4, 2), (Tile((0.5, 0.5), (0.0, 0.5), (2, 2), (1, 1)),))
+    >>> labels_to_input(np.array([[1, 1, 2, 2], [3, 3, 4, 4]]), shrunk)
+    array([[  1,   2],
+           [255, 255]])
+
+    Args:
+        label: whole numbers `[h, w]`, in pixels of the original picture.
+        geometry: of that picture; one tile.
+        ignore_index: what pixels get that show no part of the picture.
+
+    Returns:
+        int64 `[input h, input w]`.
+
+    Raises:
+        InvalidInputError: for labels of another size, or several tiles.
+    """
+    tile = _only_tile(geometry)
+    if label.shape[::-1] != tuple(geometry.image_wh):
+        raise InvalidInputError(f"the labels are {label.shape[::-1]}, and the picture is {geometry.image_wh} (w, h).")
+    height, width = tile.input_hw
+    columns, seen_x = _nearest(width, 1 / tile.scale_xy[0], -tile.offset_xy[0] / tile.scale_xy[0], label.shape[1])
+    rows, seen_y = _nearest(height, 1 / tile.scale_xy[1], -tile.offset_xy[1] / tile.scale_xy[1], label.shape[0])
+    made = np.full((height, width), ignore_index, dtype=np.int64)
+    made[np.ix_(seen_y, seen_x)] = label[np.ix_(rows[seen_y], columns[seen_x])]
+    return made
+
+
+def labels_to_original(
+    values: Tensor | np.ndarray, geometry: Geometry, original_wh: Size, outside: int = -1
+) -> np.ndarray:
+    """What a model says about the pixels of its input → classes of the pixels of the original picture.
+
+    Logits are interpolated between the centres of their cells and the largest is taken, classes are those of the
+    nearest cell.
+
+    Args:
+        values: logits `[classes, h, w]`, or classes `[h, w]`. h and w are those of the input or of its patch grid.
+        geometry: of the picture; one tile.
+        original_wh: the picture's size, that of the labels to compare with.
+        outside: what pixels get that the model never saw: no class, so that they count as wrong.
+
+    Returns:
+        int64 `[H, W]`.
+
+    Raises:
+        InvalidInputError: if the sizes do not belong together.
+    """
+    tile = _only_tile(geometry)
+    if tuple(original_wh) != tuple(geometry.image_wh):
+        raise InvalidInputError(f"the geometry is of a picture of {geometry.image_wh}, not of {original_wh} (w, h).")
+    given = torch.as_tensor(values).detach()
+    cell_hw = _cell_hw(tile, tuple(given.shape))
+    size_x, size_y = given.shape[-1], given.shape[-2]
+    scale = (tile.scale_xy[0] / cell_hw[1], tile.scale_xy[1] / cell_hw[0])
+    offset = (tile.offset_xy[0] / cell_hw[1], tile.offset_xy[1] / cell_hw[0])
+    columns, seen_x = _nearest(original_wh[0], scale[0], offset[0], size_x)
+    rows, seen_y = _nearest(original_wh[1], scale[1], offset[1], size_y)
+    made = np.full((original_wh[1], original_wh[0]), outside, dtype=np.int64)
+    if not (seen_x.any() and seen_y.any()):
+        return made
+    if given.ndim == 2:
+        made[np.ix_(seen_y, seen_x)] = given.cpu().numpy()[np.ix_(rows[seen_y], columns[seen_x])]
+        return made
+    at_x = (np.arange(original_wh[0])[seen_x] + 0.5) * scale[0] + offset[0]
+    at_y = (np.arange(original_wh[1])[seen_y] + 0.5) * scale[1] + offset[1]
+    # Classes last, so that what is gathered lies together; some rows at a time, because 150 classes of a photograph in
+    # full are hundreds of megabytes.
+    cells = given.permute(1, 2, 0).float().contiguous()
+    parts = [
+        _interpolated(_interpolated(cells, at_y[start : start + 32], 0), at_x, 1).argmax(-1).cpu().numpy()
+        for start in range(0, len(at_y), 32)
+    ]
+    made[np.ix_(seen_y, seen_x)] = np.concatenate(parts)
+    return made
+
+
+def _only_tile(geometry: Geometry) -> Tile:
+    if len(geometry.tiles) != 1:
+        raise InvalidInputError(f"this needs a model with one tile; this one cuts {len(geometry.tiles)}.")
+    return geometry.tiles[0]
+
+
+def _cell_hw(tile: Tile, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Height and width, in pixels of the input, of what one value stands for."""
+    if len(shape) in (2, 3) and shape[-2:] == tuple(tile.input_hw):
+        return (1.0, 1.0)
+    if len(shape) in (2, 3) and shape[-2:] == tuple(tile.grid_hw):
+        return tile.patch_hw
+    raise InvalidInputError(
+        f"expected logits [classes, h, w] or classes [h, w] with h and w {tile.input_hw} (the input) or {tile.grid_hw} "
+        f"(its patches); got {shape}."
+    )
+
+
+def _nearest(count: int, scale: float, offset: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells that the centres of `count` pixels fall into along one axis, and which do fall into one."""
+    at = np.floor((np.arange(count) + 0.5) * scale + offset + 1e-9).astype(np.int64)
+    return np.clip(at, 0, size - 1), (at >= 0) & (at < size)
+
+
+def _interpolated(values: Tensor, at: np.ndarray, axis: int) -> Tensor:
+    """Linear between the centres of cells along an axis of `[h, w, c]`; beyond the outermost centres, theirs."""
+    size = values.shape[axis]
+    place = torch.as_tensor(np.clip(at - 0.5, 0, size - 1), dtype=torch.float32, device=values.device)
+    low = place.floor().long().clamp(max=max(size - 2, 0))
+    high = (low + 1).clamp(max=size - 1)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    return torch.lerp(values.index_select(axis, low), values.index_select(axis, high), (place - low).view(shape))

@@ -1,0 +1,473 @@
+"""The loop that teaches every learned strategy: on accelerate, resumable, on a model that stays as it was."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from visprompt.errors import InvalidInputError, VispromptError
+from visprompt.training import distributed as processes
+from visprompt.training import progress_images as sketches
+from visprompt.training import run_checkpoints as checkpoints
+from visprompt.training.batch_plan import Keys, Plan, schedule
+from visprompt.training.metrics_log import Metrics
+from visprompt.training.objectives.base import Batch, Objective, Split, batches_of
+from visprompt.training.objectives.encoder import Embedded
+from visprompt.training.progress import FitProgress
+from visprompt.training.result import Fitted
+from visprompt.training.run_checkpoints import Checkpoint, Progress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from visprompt.learned.strategy import Learned
+    from visprompt.models.base import Model
+    from visprompt.training.settings import FitSettings
+
+
+#: pictures of a split that are measured without workers: about as many as `Pictures` keeps
+FEW = 2000
+
+
+class DivergedError(VispromptError):
+    """A loss that is no number any more."""
+
+
+class Loop:
+    """One training run.
+
+    Args:
+        prompter: with its parameters built; `objective.head` becomes its head.
+        model: the frozen model.
+        objective: what is taught.
+        settings: how.
+        folder: for checkpoints and metrics; None: nothing is written.
+        progress: True, False, or None: if someone is watching.
+        title: in front of the progress bar.
+        also: a part of the model to train too (full fine-tuning as a baseline); None: the model is frozen.
+    """
+
+    def __init__(
+        self,
+        prompter: Learned,
+        model: Model,
+        objective: Objective,
+        settings: FitSettings,
+        *,
+        folder: Path | None = None,
+        progress: bool | None = None,
+        title: str = "",
+        also: nn.Module | None = None,
+    ) -> None:
+        self.prompter, self.model, self.objective, self.settings = prompter, model, objective, settings
+        self.folder, self.wanted, self.title = folder, progress, title
+        prompter.head = objective.head
+        modules = {**prompter.trainable(), **({} if also is None else {"model": also})}
+        self.modules = {name: module.to(model.device) for name, module in modules.items()}
+
+    def run(self) -> Fitted:
+        """Trains, and leaves the weights that were kept in the prompter and its head.
+
+        Raises:
+            DivergedError: if the loss stops being a number.
+            InvalidInputError: if nothing is there to be trained, or precision and device do not go together.
+        """
+        from visprompt.training.gradient_checkpointing import checkpointed
+
+        with ExitStack() as stack:
+            accelerator = stack.enter_context(_accelerator(self.settings, self.model))
+            stack.enter_context(_frozen(self.model, self.modules))
+            if self.settings.checkpointing:
+                stack.enter_context(checkpointed(self.model))
+            return _Run(self, accelerator).go()
+
+
+class _Run:
+    """The state of a run in one process."""
+
+    def __init__(self, loop: Loop, accelerator: Accelerator) -> None:
+        self.loop, self.accelerator = loop, accelerator
+        self.objective, self.settings, self.model = loop.objective, loop.settings, loop.model
+        self.is_main = accelerator.is_main_process
+        self.weights = {
+            f"{name}.{key}": item
+            for name, module in loop.modules.items()
+            for key, item in module.named_parameters()
+            if item.requires_grad and item.numel()
+        }
+        if not self.weights:
+            raise InvalidInputError(
+                "there is nothing to train: the strategy has no parameters (no prompts, no shaping), nor has the head."
+            )
+        self.plan = Plan(
+            len(self.objective.splits["train"]),
+            self.settings.batch_size,
+            self.settings.accumulate,
+            accelerator.num_processes,
+            self.settings.epochs,
+            self.settings.max_steps,
+            self.settings.seed,
+        )
+        self.peak = self.settings.learning_rate(self.plan.per_step)
+        self.bare = _optimizer(self.settings, self.weights, self.peak)
+        self.optimizer = accelerator.prepare(self.bare)
+        self.state = Progress()
+        self.best: dict[str, Tensor] = {}
+        folder = loop.folder if self.is_main else None
+        self.metrics = Metrics(folder, tensorboard=self.settings.tensorboard and folder is not None)
+        every = self.settings.checkpoint_every or self.plan.steps_per_epoch
+        self.sketches = None if folder is None else sketches.Sketches(folder, every)
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def go(self) -> Fitted:
+        self._resume()
+        with (
+            self.metrics,
+            FitProgress(
+                self.loop.wanted if self.is_main else False, self.objective.metric, self.loop.title
+            ) as progress,
+        ):
+            if not self.state.stopped_early:
+                self._train(progress)
+        if self.best and self.settings.keep == "best":
+            self._put(self.best)
+        self.loop.prompter.constrain()  # the last step came after the last forward
+        if self.sketches is not None and (image := sketches.sketch_of(self.loop.prompter)) is not None:
+            self.sketches.finish(image, f"kept (epoch {self._kept_epoch()})")
+        return Fitted(
+            metric=self.objective.metric,
+            validation=self._measured("validation") if "validation" in self.objective.splits else {},
+            test=self._measured("test") if "test" in self.objective.splits else {},
+            best_epoch=self._kept_epoch(),
+            epochs=math.ceil(self.state.step / self.plan.steps_per_epoch),
+            stopped_early=self.state.stopped_early,
+            parameters={
+                name: sum(item.numel() for item in module.parameters() if item.requires_grad)
+                for name, module in self.loop.modules.items()
+            },
+            history=list(self.metrics.rows),
+        )
+
+    def _kept_epoch(self) -> int:
+        if self.best and self.settings.keep == "best":
+            return self.state.best_epoch
+        return math.ceil(self.state.step / self.plan.steps_per_epoch)
+
+    def _train(self, progress: FitProgress) -> None:
+        batches = iter(self._loader(Keys(self.plan, self.accelerator.process_index, self.state.step)))
+        per_epoch, total = self.plan.steps_per_epoch, self.plan.steps
+        epochs = math.ceil(total / per_epoch)
+        started, since = time.monotonic(), self.state.step
+        self._sketch()
+        while self.state.step < total and not self.state.stopped_early:
+            epoch = self.state.step // per_epoch
+            if self.state.step % per_epoch == 0 or self.state.step == since:
+                progress.epoch(epoch + 1, epochs)
+            rate = self.peak * schedule(self.state.step, total, self.settings.warmup_steps(total, per_epoch))
+            loss = self._step(batches, epoch, rate)
+            self.state.step += 1
+            progress.step(self.state.step, total, loss, rate, self.objective.watched)
+            ends = self.state.step % per_epoch == 0 or self.state.step == total
+            if ends:
+                seconds = (time.monotonic() - started) / (self.state.step - since)
+                self._end_epoch(epoch + 1, epochs, rate, seconds, progress)
+            every = self.settings.checkpoint_every
+            if ends or (every and self.state.step % every == 0):
+                self._save()
+
+    def _end_epoch(self, epoch: int, epochs: int, rate: float, seconds: float, progress: FitProgress) -> None:
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.state.step,
+            "lr": rate,
+            "seconds_per_step": round(seconds, 4),
+            "train": {"loss": self.state.loss / max(self.state.pictures, 1)},
+        }
+        self.state.loss, self.state.pictures = 0.0, 0
+        due = epoch % self.settings.evaluate_every == 0 or epoch == epochs
+        if due and "validation" in self.objective.splits:
+            figures = self._measured("validation")
+            better = self._is_better(figures)
+            if better:
+                self.state.best, self.state.best_epoch, self.state.waiting = figures, epoch, 0
+                self.best = checkpoints.clone(self.weights)
+            else:
+                self.state.waiting += 1
+            if self.settings.patience is not None and self.state.waiting >= self.settings.patience:
+                self.state.stopped_early = True
+            row |= {"validation": figures, "best": better}
+            progress.evaluated(figures, better)
+        self.metrics.write(row)
+        self.state.lines = self.metrics.lines
+
+    def _is_better(self, figures: dict[str, float]) -> bool:
+        now = figures[self.objective.metric]
+        if self.state.best is None:
+            return math.isfinite(now)
+        before = self.state.best[self.objective.metric]
+        return now > before if self.objective.higher_is_better else now < before
+
+    def _step(self, batches: Iterator[Batch | None], epoch: int, rate: float) -> float:
+        """One optimiser step; returns the mean loss over its pictures."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        number = self.state.step
+        planned = len(self.plan.step(number))
+        sums = torch.zeros(2, dtype=torch.float64)
+        for _ in self.plan.batches(number, self.accelerator.process_index):
+            batch = next(batches)
+            if batch is None:  # every picture of it was bad, and bad ones are to be skipped
+                continue
+            draws = [self.plan.draw(epoch, int(index)) for index in batch["index"]]
+            with ExitStack() as stack:
+                with self.accelerator.autocast():
+                    loss = stack.enter_context(self.objective.loss(self._moved(batch), draws))
+                # Inside the prompts' scope, since gradient checkpointing runs blocks again; outside of autocast.
+                self.accelerator.backward(loss / planned)
+            sums += torch.tensor([float(loss.detach()), len(draws)], dtype=torch.float64)
+        sums = self._share_gradients(sums, planned)
+        total, count = float(sums[0]), int(sums[1])
+        if count == 0:
+            return math.nan
+        if not math.isfinite(total):
+            raise DivergedError(
+                f"the loss is {total} at step {number + 1} (epoch {epoch + 1}), with a learning rate of {rate:.3g}: "
+                "try a lower one, or a longer warm-up."
+            )
+        if self.settings.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(list(self.weights.values()), self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.state.loss += total
+        self.state.pictures += count
+        return total / count
+
+    def _share_gradients(self, sums: Tensor, planned: int) -> Tensor:
+        """Adds gradients up over processes, and over the pictures that there really were.
+
+        All of it is a few thousand numbers, so one call does; nothing has to be wrapped, and what a process without
+        pictures has to give is zero.
+        """
+        shared = sums
+        if self.accelerator.num_processes > 1:
+            for item in self.weights.values():
+                if item.grad is None:
+                    item.grad = torch.zeros_like(item)
+            flat = torch.cat([item.grad.reshape(-1).float() for item in self.weights.values()])  # type: ignore[union-attr]
+            flat = self.accelerator.reduce(flat, reduction="sum")
+            shared = self.accelerator.reduce(sums.to(flat.device, torch.float32), reduction="sum").double().cpu()
+            start = 0
+            for item in self.weights.values():
+                item.grad.copy_(flat[start : start + item.numel()].view_as(item))  # type: ignore[union-attr]
+                start += item.numel()
+        count = int(shared[1])
+        if 0 < count != planned:
+            for item in self.weights.values():
+                if item.grad is not None:
+                    item.grad.mul_(planned / count)
+        return shared
+
+    # -- measuring ----------------------------------------------------------------------------------------------------
+
+    def _measured(self, split: Split) -> dict[str, float]:
+        return measured(self.objective, split, self.settings.batch_size, self.accelerator)
+
+    def _loader(self, keys: Any) -> Any:
+        return _loader(self.objective, "train", keys, self.settings.workers)
+
+    def _moved(self, batch: Batch) -> Batch:
+        return _moved(batch, self.model)
+
+    # -- stopping and going on ----------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        if self.loop.folder is None:
+            return
+        found = checkpoints.load(self.loop.folder)
+        processes.require_same(None if found is None else found.progress.step, self.loop.folder)
+        if found is None:
+            self.metrics.truncate(0)
+            return
+        self._put(found.weights)
+        self.state, self.best = found.progress, found.best
+        self.bare.load_state_dict({**self.bare.state_dict(), "state": found.optimizer["state"]})
+        if found.progress.scaler is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(found.progress.scaler)
+        self.metrics.truncate(self.state.lines)
+
+    def _save(self) -> None:
+        if self.loop.folder is None:
+            return
+        if self.accelerator.scaler is not None:
+            self.state.scaler = self.accelerator.scaler.state_dict()
+        if self.is_main:
+            checkpoints.save(
+                self.loop.folder, Checkpoint(self.state, dict(self.weights), self.best, self.bare.state_dict())
+            )
+            self._sketch()
+        self.accelerator.wait_for_everyone()
+
+    def _sketch(self) -> None:
+        """What is learned so far, to look at: some strategies write nothing."""
+        if self.sketches is None:
+            return
+        self.loop.prompter.sketch(self.sketches.folder)
+        image = sketches.sketch_of(self.loop.prompter)
+        if image is not None:
+            self.sketches.keep(image, self.state.step)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        missing = sorted(set(self.weights) ^ set(weights))
+        if missing:
+            raise InvalidInputError(f"the checkpoint is of another run: {', '.join(missing[:5])} do not match.")
+        for name, item in self.weights.items():
+            item.copy_(weights[name])
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def evaluate(objective: Objective, split: Split = "test") -> dict[str, float]:
+    """Figures of a trained prompt and head over a split of an objective's data."""
+    model = objective.model
+    modules = {name: module.to(model.device) for name, module in objective.prompter.trainable().items()}
+    with _accelerator(objective.settings, model) as accelerator, _frozen(model, modules):
+        return measured(objective, split, objective.settings.batch_size, accelerator)
+
+
+def measured(objective: Objective, split: Split, batch_size: int, accelerator: Accelerator) -> dict[str, float]:
+    """Figures over a whole split, every process on its share of it.
+
+    Raises:
+        InvalidInputError: if none of the pictures can be used.
+    """
+    own = range(len(objective.splits[split]))[accelerator.process_index :: accelerator.num_processes]
+    keys = [[(index, 0) for index in part] for part in batches_of(own, batch_size)]
+    sums: dict[str, Tensor] = {}
+    with torch.no_grad(), accelerator.autocast():
+        for batch in _loader(objective, split, keys, _workers(objective, len(own))):
+            if batch is None:
+                continue
+            for name, value in objective.measure(_moved(batch, objective.model)).items():
+                sums[name] = value if name not in sums else sums[name] + value
+    if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        # As objects: with few pictures a process may have none, and nothing to say about shapes.
+        parts = gather_object([{name: item.cpu() for name, item in sums.items()}])
+        sums = {name: sum(part[name] for part in parts if part) for part in parts for name in part}
+    if not sums or float(sums["count"]) == 0:
+        raise InvalidInputError(f"none of the {split} pictures can be used.")
+    return objective.figures(sums)
+
+
+def _loader(objective: Objective, split: Split, keys: Any, workers: int) -> Any:
+    samples = objective.samples(split)
+    return torch.utils.data.DataLoader(
+        samples,
+        batch_sampler=keys,
+        num_workers=0 if isinstance(samples, Embedded) else workers,  # there is nothing left to prepare
+        collate_fn=objective.collate,
+        generator=torch.Generator(),  # its own, since a loader draws a seed for its workers
+    )
+
+
+def _workers(objective: Objective, pictures: int) -> int:
+    """Few pictures are read in the process itself, which keeps them; many take as long as those of training."""
+    return objective.settings.workers if pictures > FEW else 0
+
+
+def _moved(batch: Batch, model: Model) -> Batch:
+    return {name: item.to(model.device) if isinstance(item, Tensor) else item for name, item in batch.items()}
+
+
+# -- scopes -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _frozen(model: Model, modules: dict[str, nn.Module]) -> Iterator[None]:
+    """The model wants no gradients and is in evaluation mode; afterwards flags, modes and buffers are as they were."""
+    trained = {id(item) for module in modules.values() for item in module.parameters()}
+    flags = [(item, item.requires_grad) for item in model.module.parameters() if id(item) not in trained]
+    modes = [module for module in model.module.modules() if module.training]
+    try:
+        for item, _ in flags:
+            item.requires_grad_(False)
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for item, wanted in flags:
+            item.requires_grad_(wanted)
+        for module in modes:
+            module.training = True
+        for module in modules.values():
+            for item in module.parameters():
+                item.grad = None
+
+
+@contextmanager
+def _accelerator(settings: FitSettings, model: Model) -> Iterator[Accelerator]:
+    """An `Accelerator` on the model's device, with nothing of one that the user may have: all of a process share their
+    precision and how they accumulate. What was there is there again afterwards.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
+
+    if settings.precision == "fp16" and model.device.type == "cpu":
+        raise InvalidInputError('precision="fp16" needs a GPU: on a CPU take "bf16", or "no".')
+    held = [(shared, dict(shared)) for shared in (AcceleratorState._shared_state, GradientState._shared_state)]
+    had_processes = bool(PartialState._shared_state)
+    for shared, _ in held:
+        shared.clear()
+    try:
+        try:
+            # Accumulation is the loop's own; launchers say theirs in the environment.
+            plugin = GradientAccumulationPlugin(num_steps=1)
+            cpu = model.device.type == "cpu"
+            made = Accelerator(mixed_precision=settings.precision, cpu=cpu, gradient_accumulation_plugin=plugin)
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise InvalidInputError(f"precision {settings.precision!r} cannot be had here: {error}") from None
+        if made.device.type != model.device.type and (made.num_processes > 1 or settings.precision != "no"):
+            raise InvalidInputError(
+                f"the model is on {model.device}, and accelerate works on {made.device}: load the model there, or "
+                "start without --cpu (ACCELERATE_USE_CPU)."
+            )
+        if made.num_processes > 1 and made.device.type != "cpu" and model.device != made.device:
+            raise InvalidInputError(
+                f"the model is on {model.device}, and this process of {made.num_processes} has {made.device}: "
+                "load it there, vp.load_model(name, device=visprompt.training.distributed.device())."
+            )
+        try:
+            yield made
+        finally:
+            made.free_memory()
+    finally:
+        if not had_processes and PartialState._shared_state.get("num_processes") == 1:
+            PartialState._reset_state()
+        for shared, before in held:
+            shared.clear()
+            shared.update(before)
+
+
+def _optimizer(settings: FitSettings, weights: dict[str, Tensor], rate: float) -> torch.optim.Optimizer:
+    wide = [item for item in weights.values() if item.ndim >= 2]
+    narrow = [item for item in weights.values() if item.ndim < 2]
+    groups = [
+        {"params": wide, "weight_decay": settings.weight_decay},
+        {"params": narrow, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=rate, betas=(settings.momentum, 0.999))

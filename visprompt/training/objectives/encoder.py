@@ -1,0 +1,198 @@
+"""What objectives on image encoders share: the prompts of a batch, the forward through the frozen tower, and features
+that are computed once where nothing in the tower is learned.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from visprompt.errors import UnsupportedError
+from visprompt.models.encoding import Encoding
+from visprompt.training.dataset import Pictures, collate
+from visprompt.training.objectives.base import Batch, Objective, Split, batches_of
+from visprompt.visual_prompt import VisualPrompt
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled.dataset import Labelled
+    from visprompt.learned.strategy import Learned
+    from visprompt.models.base import Model
+    from visprompt.training.settings import FitSettings
+
+#: embeddings of whole data sets by model, as long as both live: the runs of a sweep have them in common
+_known: weakref.WeakKeyDictionary[nn.Module, weakref.WeakKeyDictionary[Labelled, tuple[Any, dict[int, Tensor]]]]
+_known = weakref.WeakKeyDictionary()
+
+
+class EncoderObjective(Objective):
+    """Base of the objectives on encoders; see `Objective` for the arguments.
+
+    Raises:
+        UnsupportedError: for a model that takes packed pictures.
+    """
+
+    #: labels are masks, and the head reads the patches' features
+    dense: bool = False
+
+    def __init__(self, model: Model, prompter: Learned, splits: dict[Split, Labelled], settings: FitSettings) -> None:
+        super().__init__(model, prompter, splits, settings)
+        if model.parts.tower is not None and model.parts.tower.padded:
+            raise UnsupportedError(
+                f"{model.name} takes packed pictures, whose batches have a layout of their own: nothing can be trained "
+                "on it. Take a checkpoint with inputs of one size."
+            )
+        self._blanks: dict[tuple[int, int], Image.Image] = {}
+        self._pictures: dict[Split, Pictures] = {}
+        self._embedded: dict[Split, Embedded] = {}
+
+    @property
+    def data(self) -> Labelled:
+        """The training part; classes and what is ignored are the same in all."""
+        return self.splits["train"]
+
+    # -- samples ------------------------------------------------------------------------------------------------------
+
+    def pictures(self, split: Split, **options: bool) -> Pictures:
+        """A part's pictures as the model's inputs, made once; `options` are of `Pictures`."""
+        if split not in self._pictures:
+            self._pictures[split] = Pictures(
+                self.splits[split],
+                self.model.parts.reader,
+                fit=self.settings.fit,
+                augment=self.settings.augment if split == "train" else "none",
+                seed=self.settings.seed,
+                **options,
+            )
+        return self._pictures[split]
+
+    def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
+        pictures = self.pictures(split, dense=self.dense)
+        if self.dense or not self._is_worth_keeping(split) or not self._leaves_the_tower_alone():
+            return pictures
+        if split not in self._embedded:
+            pictures.cache_bytes = 0  # each is read once
+            self._embedded[split] = Embedded(pictures.data, self._once(pictures))
+        return self._embedded[split]
+
+    def collate(self, samples: Sequence[Any]) -> Batch | None:
+        """A batch; None if every sample was left out."""
+        batch = collate(samples)
+        return batch if len(batch["index"]) else None
+
+    # -- the forward --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def encoded(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Encoding]:
+        """A batch through the prompted tower; `backward()` belongs inside."""
+        if "embedding" in batch:
+            yield Encoding(batch["embedding"])
+            return
+        pixels: Tensor = batch["pixel_values"]
+        self.prompter.constrain()
+        prompts = self.prompter.training_edit(self._prompts(pixels), self.model, draws)
+        with self.model.prompting(prompts, features=self.dense) as encode:
+            yield encode(pixels.to(self.model.dtype))
+
+    def _prompts(self, pixels: Tensor) -> list[VisualPrompt]:
+        """One for every picture: pixels come from elsewhere, and only the size of the prompt's picture is looked at."""
+        wh = (int(pixels.shape[-1]), int(pixels.shape[-2]))
+        if wh not in self._blanks:
+            self._blanks[wh] = Image.new("RGB", wh)
+        return [VisualPrompt(self._blanks[wh], fit=self.settings.fit)] * len(pixels)
+
+    # -- nothing learned in the tower ---------------------------------------------------------------------------------
+
+    def _is_worth_keeping(self, split: Split) -> bool:
+        """True if a split's pictures are looked at more than once, and are the same every time."""
+        if split != "train":
+            return True
+        settings, count = self.settings, len(self.splits["train"])
+        passes = settings.epochs
+        if settings.max_steps is not None:
+            passes = min(passes, settings.max_steps * settings.batch_size * settings.accumulate // count)
+        return settings.augment == "none" and passes > 1
+
+    def _leaves_the_tower_alone(self) -> bool:
+        """True for a linear probe: the plain tower runs, and it is frozen."""
+        if any(item.requires_grad for item in self.model.module.parameters()):
+            return False
+        plain = self._prompts(torch.zeros(1, 3, 64, 64))
+        (prompt,) = self.prompter.training_edit(plain, self.model, None)
+        has_tokens = prompt.tokens is not None and prompt.tokens.count > 0
+        return not has_tokens and not prompt.attention and prompt.picture is plain[0].picture
+
+    def _once(self, pictures: Pictures) -> dict[int, Tensor]:
+        """`_embeddings`, computed again only if the weights or the way pictures are fitted have changed."""
+        module = self.model.module
+        # In-place changes count a version; parameters made in inference mode cannot change and have none.
+        versions = [0 if item.is_inference() else item._version for item in module.parameters()]
+        state = (versions, self.model.dtype, self.model.device, self.settings.fit)
+        by_data = _known.setdefault(module, weakref.WeakKeyDictionary())
+        held = by_data.get(pictures.data)
+        if held is None or held[0] != state:
+            held = (state, self._embeddings(pictures))
+            by_data[pictures.data] = held
+        return held[1]
+
+    @torch.no_grad()
+    def _embeddings(self, pictures: Pictures) -> dict[int, Tensor]:
+        """`[d]` float32 for every picture that can be read.
+
+        In the order of the data and without autocast, so that they are the same whenever they are computed.
+        """
+        keys = [[(index, 0) for index in part] for part in batches_of(range(len(pictures)), self.settings.batch_size)]
+        loader = torch.utils.data.DataLoader(
+            pictures,
+            batch_sampler=keys,  # type: ignore[arg-type]
+            num_workers=self.settings.workers,
+            collate_fn=self.collate,
+            generator=torch.Generator(),  # its own, since a loader draws a seed for its workers
+        )
+        found: dict[int, Tensor] = {}
+        with torch.autocast(self.model.device.type, enabled=False):
+            for batch in loader:
+                if batch is None:
+                    continue
+                batch["pixel_values"] = batch["pixel_values"].to(self.model.device)
+                with self.encoded(batch, None) as encoding:
+                    embeddings = encoding.embeddings.float().cpu()
+                found.update(zip(batch["index"].tolist(), embeddings, strict=True))
+        return found
+
+
+class Embedded(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Pictures of which the embeddings are known; those that could not be read are None.
+
+    Args:
+        data: for the labels.
+        embeddings: `[d]` by position in the data.
+    """
+
+    def __init__(self, data: Labelled, embeddings: dict[int, Tensor]) -> None:
+        self.data, self.embeddings = data, embeddings
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | None:
+        index = key[0]
+        if index not in self.embeddings:
+            return None
+        return {"embedding": self.embeddings[index], "label": self.data.label(index), "index": index}
+
+
+def embedding_width(model: Model) -> int:
+    """d of a model's image embeddings, from one forward of a blank picture."""
+    with torch.no_grad():
+        return int(model.encode([VisualPrompt(Image.new("RGB", (224, 224)))]).embeddings.shape[-1])
+
+
+def adding_type(device: torch.device) -> torch.dtype:
+    """The floating type in which sums over a data set are kept; Apple's GPUs have none of 64 bits."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,204 @@
+"""Attention where a patch is: the objective of learned patch prompts, which needs pictures and no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.training.dataset import SEEN
+from visprompt.training.objectives.base import Batch, Split
+from visprompt.training.objectives.encoder import EncoderObjective, adding_type
+from visprompt.training.patch.pasting import Marks, Normalisation, draw_marks, gaussian_target, overlaid, paste_batch
+from visprompt.utils.statistics import ratio_interval
+from visprompt.visual_prompt import block_number
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled.dataset import Labelled
+    from visprompt.geometry.geometry import Tile
+    from visprompt.learned.strategy import Learned
+    from visprompt.models.base import Model
+    from visprompt.training.settings import FitSettings
+
+#: part of every place that is measured at: changing it changes the figures
+_SALT = 603303
+
+
+class AttentionTarget(EncoderObjective):
+    """A patch that draws the readout's attention (arXiv 2406.03303).
+
+    For every picture a place is drawn in what of it the model sees, padding left out, and the patch pasted there. With
+    a the readout's attention over the patches (the CLS row, the pooling probe, or the mean over all patches' rows,
+    whatever the model reads the picture through, and the last in blocks in front of a probe; mean over heads, sum 1)
+    and t a Gaussian over the token grid around the place, the loss is `KL(t ‖ a) = Σ t log(t / a)`, its mean over the
+    blocks that are looked at.
+
+    Figures, each from all pictures of a split at one place per picture, without what is random in training:
+
+    - `loss`;
+    - `mass`: share of the attention on the tokens under the patch, weighted by how much of them it covers;
+    - `mass_without`: the same on the same tokens of the picture as it is;
+    - `gain`: `(mass − mass_without) / mass_without`, of the means over all pictures (their Fig. 4), and `gain_low` and
+      `gain_high`, its 95 % interval over the pictures (delta method);
+    - `picture_gain`: the mean of the pictures' own gains, which pictures with next to nothing at the place dominate.
+
+    See `Objective` for the arguments. The strategy has `patch()` and the options of `strategies.patch.PatchOptions`.
+
+    Raises:
+        UnsupportedError: for models without attention, with padded pictures, or with several tiles per picture.
+        InvalidInputError: for a block that the model does not have, a patch larger than what the model sees, or a head.
+    """
+
+    metric: ClassVar[str] = "gain"
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, model: Model, prompter: Learned, splits: dict[Split, Labelled], settings: FitSettings) -> None:
+        if model.generates or model.parts.tower is None:
+            raise UnsupportedError(
+                f"{model.name} has no image encoder whose attention can be read here, so no patch can be learned on "
+                "it: learn one on an encoder and use it on this model; a patch goes with every model."
+            )
+        if settings.head is not None:
+            raise InvalidInputError(
+                f"head={settings.head!r}: a patch is learned from attention, without labels, so there is no head to "
+                "train. Leave it out."
+            )
+        super().__init__(model, prompter, splits, settings)
+        blocks = model.num_blocks
+        options: Any = prompter.options
+        self.blocks = tuple(dict.fromkeys(block_number(block, blocks, "blocks") for block in options.blocks))
+        rows, columns = model.geometry((256, 256), settings.fit).tiles[0].grid_hw
+        if options.size > min(rows, columns):
+            raise InvalidInputError(
+                f"size={options.size:g}: {model.name} sees a picture as {rows} × {columns} tokens, so a patch of that "
+                f"side would hide all of it. Take {min(rows, columns) / 2:g} or less."
+            )
+        self.colours = Normalisation.of(model.parts.reader)
+
+    def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
+        """Pictures as the model's inputs; labels are not looked at."""
+        return self.pictures(split, where=True)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loss(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Tensor]:
+        tile, options = self.tile(batch["pixel_values"]), self.prompter.options
+        seeds = self._fixed(batch) if draws is None else draws
+        jitter = {} if draws is None else {"scale": options.jitter_scale, "brightness": options.jitter_brightness}
+        marks = draw_marks(seeds, tile, options.size, shift=options.jitter_shift, seen=batch.get(SEEN), **jitter)
+        pixels = self._pasted(batch["pixel_values"], marks)
+        with self._attention(pixels) as seen:
+            under = overlaid(marks, tile).to(pixels.device)
+            with torch.no_grad():
+                self.watched = {"mass": float(self._mass(seen, under).mean())}
+            yield self._divergence(seen, marks, tile).sum()
+
+    @contextmanager
+    def _attention(self, pixels: Tensor) -> Iterator[dict[int, Tensor]]:
+        """`[n, H, P]` for every block that is looked at; `backward()` belongs inside."""
+        stop = not self.settings.checkpointing  # which runs blocks again, to their end
+        prompts = self._prompts(pixels)
+        with self.model.prompting(prompts, read=self.blocks, read_rows="summary", stop=stop) as encode:
+            yield encode(pixels.to(self.model.dtype)).attention
+
+    def _pasted(self, pixels: Tensor, marks: Marks) -> Tensor:
+        prompter: Any = self.prompter
+        options = prompter.options
+        patch = prompter.patch(pixels.device)
+        return paste_batch(pixels, patch, marks, self.colours, opacity=options.opacity, blending=options.blending)
+
+    def _divergence(self, seen: dict[int, Tensor], marks: Marks, tile: Tile) -> Tensor:
+        """KL from target to attention, mean over the blocks, `[n]`."""
+        target = gaussian_target(marks, tile, self.prompter.options.sigma_tokens)
+        first = next(iter(seen.values()))
+        target = target.to(first.device)
+        entropy = torch.special.xlogy(target, target).sum(-1)
+        found = [entropy - (target * spread(item).clamp(min=1e-12).log()).sum(-1) for item in seen.values()]
+        return torch.stack(found).mean(0)
+
+    # -- measuring ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        pixels: Tensor = batch["pixel_values"]
+        tile, options = self.tile(pixels), self.prompter.options
+        visible = batch.get(SEEN)
+        marks = draw_marks(self._fixed(batch), tile, options.size, shift=options.jitter_shift, seen=visible)
+        under = overlaid(marks, tile).to(pixels.device)
+        with self._attention(pixels) as plain:
+            before = self._mass(plain, under)
+        with self._attention(self._pasted(pixels, marks)) as seen:
+            there, loss = self._mass(seen, under), self._divergence(seen, marks, tile).sum()
+        adding = adding_type(pixels.device)
+        there, before = there.to(adding), before.to(adding)
+        return {
+            "count": torch.tensor(len(pixels), device=pixels.device),
+            "loss": loss.to(adding),
+            "mass": there.sum(),
+            "mass_without": before.sum(),
+            "products": torch.stack((there * there, there * before, before * before)).sum(-1),
+            "gains": ((there - before) / before.clamp(min=1e-9)).sum(),
+        }
+
+    def _mass(self, seen: dict[int, Tensor], under: Tensor) -> Tensor:
+        return torch.stack([(spread(item) * under).sum(-1) for item in seen.values()]).mean(0)
+
+    def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        count = float(sums["count"])
+        mass, before = float(sums["mass"]) / count, float(sums["mass_without"]) / count
+        gain = (mass - before) / max(before, 1e-12)
+        interval = {}
+        if count > 1:
+            squared, mixed, squared_before = (float(one) / count for one in sums["products"])
+            low, high = ratio_interval(mass, before, squared, mixed, squared_before, int(count))
+            interval = {"gain_low": low - 1, "gain_high": high - 1}
+        return {
+            "loss": float(sums["loss"]) / count,
+            "gain": gain,
+            **interval,
+            "picture_gain": float(sums["gains"]) / count,
+            "mass": mass,
+            "mass_without": before,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"task": "attention", "blocks": list(self.blocks)}
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def tile(self, pixels: Tensor) -> Tile:
+        """The model's input, with its grid of tokens, of a batch of pixels.
+
+        Raises:
+            UnsupportedError: for a model that cuts pictures into several tiles.
+        """
+        wh = (int(pixels.shape[-1]), int(pixels.shape[-2]))
+        tiles = self.model.geometry(wh, self.settings.fit).tiles
+        if len(tiles) != 1 or tiles[0].input_hw != (wh[1], wh[0]):
+            raise UnsupportedError(
+                f"{self.model.name} makes several tiles, or inputs of many sizes, of a picture: a patch is learned on "
+                "models with one input."
+            )
+        return tiles[0]
+
+    def _fixed(self, batch: Batch) -> list[int]:
+        """The places that are measured at: the same ones whenever and however often it is done."""
+        return [
+            int(np.random.SeedSequence([_SALT, int(index)]).generate_state(1, np.uint64)[0]) for index in batch["index"]
+        ]
+
+
+def spread(attention: Tensor) -> Tensor:
+    """Mean over heads, then sum 1 over the patches: `[n, H, P]` → `[n, P]`, float32.
+
+    >>> spread(torch.tensor([[[0.2, 0.2], [0.0, 0.4]]])).tolist()
+    [[0.25, 0.75]]
+    """
+    mean = attention.float().mean(dim=1)
+    return mean / mean.sum(dim=-1, keepdim=True).clamp(min=1e-12)

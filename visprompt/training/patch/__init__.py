@@ -1,0 +1,1 @@
+"""Pasting and priors of learned patches."""

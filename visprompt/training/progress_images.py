@@ -1,0 +1,154 @@
+"""What is learned, as a picture, while it is learned: small pictures of some steps, and all of them in one strip.
+
+Without torch. It must not know strategies or the loop.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from visprompt.errors import VispromptError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: the strip, for people, and the folder that its pictures lie in until the run has ended
+STRIP, FOLDER = "patch-progress.png", "patch-progress"
+#: pictures that are kept, the latest among them; in the strip, a row has half of them
+MOST = 16
+#: side of a picture in the strip, pixels, about
+SIDE = 120
+_GAP, _TEXT, _LIGHT, _DARK, _INK = 8, 16, 255, 225, (60, 60, 60)
+_NAME = re.compile(r"step-(\d+)\.png")
+
+
+@runtime_checkable
+class HasImage(Protocol):
+    """A strategy whose prompt is a picture."""
+
+    def image(self) -> Image:
+        """What is learned, as it is now."""
+        ...
+
+
+class Sketches:
+    """The pictures of one run. They depend on the steps alone, so that a run that goes on has the same.
+
+    Args:
+        folder: of the run; it exists.
+        every: steps between two pictures, at least; it is doubled whenever there are too many.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, max(every, 1)
+
+    def keep(self, image: Image, step: int) -> None:
+        """Adds the picture of a step, which is the latest one; pictures of later steps are those of a run that was
+        killed, and go."""
+        from visprompt.persistence.prompt_files import write_whole
+
+        inner = self.folder / FOLDER
+        inner.mkdir(exist_ok=True)
+        write_whole(inner / f"step-{step:06d}.png", _png(image))
+        apart = self.every
+        while step / apart > MOST - 2:
+            apart *= 2
+        for path, number in self._all():
+            if number > step or (number % apart and number != step):
+                path.unlink(missing_ok=True)
+        self._draw([])
+
+    def finish(self, image: Image, words: str) -> None:
+        """Draws the strip once more, with what is kept at its end."""
+        self._draw([(image, words)])
+
+    def _draw(self, more: Sequence[tuple[Image, str]]) -> None:
+        from PIL import Image as pil_image
+
+        from visprompt.persistence.prompt_files import write_whole
+
+        shown = []
+        for path, number in self._all():
+            with pil_image.open(path) as image:
+                shown.append((image.convert("RGBA"), f"step {number}"))
+        write_whole(self.folder / STRIP, _png(strip([*shown, *more])))
+
+    def _all(self) -> list[tuple[Path, int]]:
+        inner = self.folder / FOLDER
+        found = [(path, int(name[1])) for path in inner.iterdir() if (name := _NAME.fullmatch(path.name))]
+        return sorted(found, key=lambda one: one[1])
+
+
+def sketch_of(prompter: object) -> Image | None:
+    """The picture of what is learned, if it is one."""
+    if not isinstance(prompter, HasImage):
+        return None
+    try:
+        return prompter.image()
+    except VispromptError:
+        return None
+
+
+def remove(folder: Path) -> None:
+    """Removes the single pictures; the strip stays."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def enlarged(image: Image, side: int = SIDE) -> Image:
+    """A small picture with each pixel a square, on a chequerboard where it is transparent.
+
+    >>> from PIL import Image
+    >>> enlarged(Image.new("RGBA", (24, 24)), 120).size
+    (120, 120)
+
+    Args:
+        image: RGBA.
+        side: pixels along the longer side, about: every pixel becomes a whole number of them.
+    """
+    import numpy as np
+    from PIL import Image as pil_image
+
+    factor = max(1, round(side / max(image.size)))
+    width, height = image.width * factor, image.height * factor
+    cell = max(4, min(width, height) // 12)
+    rows, columns = np.arange(height)[:, None] // cell, np.arange(width)[None, :] // cell
+    board = np.where((rows + columns) % 2, _DARK, _LIGHT).astype(np.uint8)
+    made = pil_image.fromarray(np.repeat(board[:, :, None], 3, axis=2)).convert("RGBA")
+    made.alpha_composite(image.convert("RGBA").resize((width, height), pil_image.Resampling.NEAREST))
+    return made.convert("RGB")
+
+
+def strip(shown: Sequence[tuple[Image, str]]) -> Image:
+    """Small pictures beside each other, enlarged, each with words below it; in two rows from nine on.
+
+    Args:
+        shown: pictures, RGBA, and their words; at least one.
+    """
+    from PIL import Image as pil_image
+    from PIL import ImageDraw, ImageFont
+
+    pictures = [enlarged(image) for image, _ in shown]
+    rows = 1 if len(shown) <= MOST // 2 else 2
+    columns = math.ceil(len(shown) / rows)
+    width, height = max(one.width for one in pictures), max(one.height for one in pictures)
+    wh = (columns * (width + _GAP) + _GAP, rows * (height + _TEXT + _GAP) + _GAP)
+    made = pil_image.new("RGB", wh, "white")
+    pen, font = ImageDraw.Draw(made), ImageFont.load_default()
+    for place, (picture, (_, words)) in enumerate(zip(pictures, shown, strict=True)):
+        x = _GAP + place % columns * (width + _GAP)
+        y = _GAP + place // columns * (height + _TEXT + _GAP)
+        made.paste(picture, (x, y))
+        pen.text((x, y + height + 2), words, fill=_INK, font=font)
+    return made
+
+
+def _png(image: Image) -> bytes:
+    content = BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()

@@ -1,0 +1,92 @@
+"""JSON-lines files that survive being killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from visprompt.errors import InvalidInputError
+from visprompt.utils.files import write_text
+from visprompt.utils.hashing import plain_value
+
+
+class RowLog:
+    """A `.jsonl` file that is only ever appended to.
+
+    A last line that is not whole (the process was killed) is cut off before the next row is written; the row it
+    stood for is simply made again.
+
+    Raises:
+        InvalidInputError: if a line before the last is not JSON: then the file is something else, and is left alone.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._rows: list[dict[str, Any]] | None = None
+        self._mended = False
+
+    def rows(self, run: str | None = None) -> list[dict[str, Any]]:
+        """All rows, or those of one run; of rows with one id the last stands."""
+        if self._rows is None:
+            self._rows = list(self._read())
+        kept: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in self._rows:
+            if run is None or row.get("run") == run:
+                kept[str(row.get("run")), str(row.get("id"))] = row
+        return list(kept.values())
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Writes rows and hands them to the operating system before it returns."""
+        new = list(rows)
+        self.rows()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._mended:
+            self._mend()
+            self._mended = True
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(json_line(row) for row in new)
+        if self._rows is not None:
+            self._rows.extend(new)
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        *lines, _unfinished = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InvalidInputError(
+                    f"{self.path}, line {number} is not JSON: {error}. It is not a file of results, or it was edited; "
+                    "move it away, or start over with --fresh."
+                ) from error
+            if isinstance(row, dict):
+                yield row
+
+    def _mend(self) -> None:
+        if not self.path.exists():
+            return
+        with open(self.path, "rb+") as file:
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole != len(content):
+                file.truncate(whole)
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """One row as one line; numpy numbers and arrays become plain ones."""
+    return json.dumps(row, ensure_ascii=False, default=plain_value) + "\n"
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replaces a file in one step: a reader sees the old rows or the new ones, never half of them."""
+    write_text(path, "".join(json_line(row) for row in rows))
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a results file, a cut-off last line left out."""
+    return RowLog(path).rows()
