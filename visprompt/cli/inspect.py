@@ -22,7 +22,8 @@ from visprompt.cli.arguments import (
     waiting,
 )
 from visprompt.errors import InvalidInputError, VispromptError
-from visprompt.training.progress_images import HasImage, enlarged
+from visprompt.persistence.prompt_image import HasImage
+from visprompt.training.progress_images import enlarged
 
 if TYPE_CHECKING:
     import numpy as np
