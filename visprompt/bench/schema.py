@@ -13,7 +13,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, MinLen
 from pydantic import AfterValidator, BeforeValidator, Strict, TypeAdapter, ValidationError, WrapValidator
@@ -22,6 +22,7 @@ from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 from visprompt.training.settings import FitSettings
 from visprompt.utils.hashing import digest
 
+T = TypeVar("T")
 #: What is read by its 0.4.0 name for one release, by kind of suite: where (`*` is any key), the old name, the new one.
 #: They are names of a key in the mapping that is there, or the value there.
 RENAMED: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
@@ -144,6 +145,13 @@ def rows_of(top: dict[str, Any], part: str, parse: Callable[[Any, bool], Any]) -
         name = "rows" if part == "strategies" else part
         raise InvalidInputError(f"there are two {name} called {', '.join(twice)}: give them a label of their own.")
     return rows
+
+
+def labelled(rows: Iterable[T], label: str, what: str) -> T:
+    """The row with that label; otherwise raises an `UnknownNameError` with suggestions."""
+    by_label: dict[str, T] = {row.label: row for row in rows}  # type: ignore[attr-defined]
+    all_of([label], by_label, what)
+    return by_label[label]
 
 
 def checked(content: Any, fields: Mapping[str, Any], where: str = "") -> dict[str, Any]:

@@ -1,27 +1,8 @@
 """Suites of the kind `gain`: which markers' attention gain is measured, on which models and images.
 
-    kind: gain
-    title: Attention gain
-    models: [bundled:scenes-clip, bundled:scenes-mae]
-    images: {source: scenes, n: 500, seed: 7}                    # or {source: folder, folder: photos/, n: 500}
-    markers:
-      - {strategy: patch, learn: {epochs: 2}}                    # the model's own patch; learned where none is bundled
-      - {label: another's patch, saved: "bundled:patch-scenes-clip"}
-      - circle
-      - {label: wide circle, strategy: circle, options: {width: 2}}
-    controls:
-      - {label: random patch, random: patch, draws: 16}          # the same shape, other colours
-    compare_with: circle
-    transfer: {scenes-clip: "bundled:patch-scenes-clip"}         # every one of these patches on every model
-    sweep:                                                       # patches learned anew, looked at on validation
-      strategy: patch                                            # without it, that of the marker that is learned
-      model: bundled:scenes-clip
-      grid: {size: [2, 3], shape: [circle, full], ratio: [0.3, 0.6]}
-      settings: {max_steps: 100}
-      seeds: [0, 1]
-      n: 200
-
-Reading and checking only; nothing here imports torch.
+`benchmarks/gain-full.yaml` is such a file; its keys are the fields of the dataclasses below. Beside them, `controls`
+are markers that others have to beat; a marker may be a strategy's name alone; a sweep that names no `strategy` is of
+the one that a marker of the suite learns. Reading and checking only; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -37,7 +18,7 @@ from pydantic import Strict
 
 from visprompt.bench import schema
 from visprompt.bench.schema import Count, Keys, Says, Text, Whole, all_of, checked, known_settings, types_of, within
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError
 from visprompt.training.settings import FitSettings
 from visprompt.visual_prompt import Fit
 
@@ -186,10 +167,7 @@ class GainSuite:
 
     def marker(self, label: str) -> MarkerSpec:
         """The marker with that label."""
-        for one in self.markers:
-            if one.label == label:
-                return one
-        raise unknown_name("marker", label, [one.label for one in self.markers])
+        return schema.labelled(self.markers, label, "marker")
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,8 @@
 """Suites of the kind `tuning`: which ways of tuning are compared, on which sets, with which seeds.
 
-    kind: tuning
-    title: Tuned prompts
-    model: bundled:scenes-mae
-    sets:
-      count: {title: How many objects, data: "scenes:count", train: 400, validation: 200, test: 1000}
-    settings: {epochs: 20, batch_size: 32, optimizer: adamw}     # of FitSettings, for all methods
-    choose: {seed: 0, settings: {epochs: 6}}                     # how the grids below are searched, on validation
-    seeds: [0, 1, 2]                                             # of the runs that are reported
-    methods:
-      - {label: linear, strategy: vpt, options: {prompts: 0}, grid: {lr: [0.003, 0.01]}}
-      - {label: gated, strategy: gated, options: {prompts: 10}, sets: [count], grid: {lr: [0.01, 0.03]}}
-      - {label: full, how: full, settings: {epochs: 10}}
-    controls:
-      - {label: untrained prompts, strategy: vpt, how: untrained}
-
-Reading and checking only; nothing here imports torch.
+`benchmarks/tuning-full.yaml` is such a file; its keys are the fields of the dataclasses below. Beside them, `controls`
+are methods that others have to beat, `choose: {seed, settings}` says how grids are searched on validation, and `train`,
+`validation` and `test` of a set are its sizes. Reading and checking only; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -28,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from visprompt.bench import schema
 from visprompt.bench.schema import Keys, Says, Text, Whole, all_of, checked, known_settings, types_of, within
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError
 from visprompt.training.settings import FitSettings
 
 How = Literal["prompt", "full", "untrained"]
@@ -139,10 +126,7 @@ class TuningSuite:
 
     def method(self, label: str) -> MethodSpec:
         """The method with that label."""
-        for one in self.methods:
-            if one.label == label:
-                return one
-        raise unknown_name("method", label, [one.label for one in self.methods])
+        return schema.labelled(self.methods, label, "method")
 
 
 def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
