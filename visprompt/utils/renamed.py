@@ -6,6 +6,7 @@ Parameters, attributes, names of modules, keys of files and values of options. M
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -79,7 +80,10 @@ def renamed_attributes(**names: str) -> Callable[[C], C]:
         for old, new in names.items():
             if old not in kind.__dict__:
                 setattr(kind, old, property_of(old, new))
-        kind.__init__ = renamed_parameters(**names)(kind.__init__)  # type: ignore[misc]
+        parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+        taken = {old: new for old, new in names.items() if new in parameters}
+        if taken:
+            kind.__init__ = renamed_parameters(**taken)(kind.__init__)  # type: ignore[misc]
         return kind
 
     return wrap
