@@ -52,6 +52,22 @@ def resolves(name: str) -> bool:
     return False
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_lead_to_headings(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            linked = page.parent / target if target else page
+            assert anchor in anchors(linked), (
+                f"{page.relative_to(ROOT)} links to {target}#{anchor}, which does not exist"
+            )
+
+
 @every_page
 def test_paths_are_there(page: Path) -> None:
     paths = set(_PATH.findall(page.read_text(encoding="utf-8")))
