@@ -3,13 +3,14 @@
 #   make test, make lint    what CI runs
 #   make zoo                trains the bundled models anew, and learns a patch for each (85 min on two cores)
 #   make support-matrix     writes docs/support-matrix.md
+#   make layers             draws docs/images/layers.png: which package imports which
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: bench test lint zoo support-matrix clean
+.PHONY: bench test lint zoo support-matrix layers clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +38,9 @@ zoo: $(STAMP)
 
 support-matrix: $(STAMP)
 	$(BIN)/python -m visprompt.testing.matrix docs/support-matrix.md
+
+layers: $(STAMP)
+	$(BIN)/python docs/draw_layers.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -27,14 +27,14 @@ every family, and the test suite fails when it is out of date.
 Strategies with something to learn run with random numbers here: whether a model can take in what is learned, not
 whether it was learned on it. A patch is paint, so it runs everywhere; which models can teach one is another question.
 
-*Readout* is what the model reads the picture through, and so the rows of attention that a strategy edits.
+*Readout* is what the model reads the image through, and so the rows of attention that a strategy edits.
 """
 
 _LVLM_HEAD = """
 ## Vision-language models
 
 They answer, score answers and show where their decoder looks; every family's image tokens are known to the pixel, in
-every tile. *Tiles*: pictures are cut. *Video*: frames go in as a video; other families get them as several pictures.
+every tile. *Tiles*: images are cut. *Video*: frames go in as a video; other families get them as several images.
 *Vision tower*: its attention can be edited as well as the decoder's.
 """
 
