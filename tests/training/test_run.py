@@ -16,6 +16,7 @@ import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.testing import conformance
 from visprompt.testing.toy_dataset import blotches
+from visprompt.training import evaluation
 from visprompt.training import loop as fitting
 from visprompt.training import run_checkpoints as checkpoints
 from visprompt.training.objectives.classification import Classification
@@ -43,13 +44,13 @@ def die(*_: Any) -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The splits that were measured, in order."""
     seen: list[str] = []
-    original = fitting.measured
+    original = evaluation.measured
 
     def look(objective: Any, split: str, *rest: Any) -> Any:
         seen.append(split)
         return original(objective, split, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fitting, "measured", look)
+    monkeypatch.setattr(evaluation, "measured", look)
     return seen
 
 
