@@ -366,9 +366,10 @@ class Patch(Learned):
 
     def splits(self, model: Model, data: Any, seed: int = 0) -> Splits:
         """Pictures to learn from, without labels, in their parts."""
-        from visprompt.data.labelled.dataset import Labelled, Splits, load_splits
-        from visprompt.data.labelled.splits import without_validation
-        from visprompt.data.labelled.unlabelled import generated, splits_without_labels, unlabelled, without_labels
+        from visprompt.data.labelled.dataset import Labelled, Splits
+        from visprompt.data.labelled.splits import load_splits, without_validation
+        from visprompt.data.labelled.unlabelled import splits_without_labels, unlabelled, without_labels
+        from visprompt.data.scenes.unlabelled import generated
 
         if data is None:
             from visprompt.models.lvlm.vision_encoder import encoder_of

@@ -178,7 +178,7 @@ def test_a_run_that_died_goes_on_as_if_it_had_not(
 def train(folder: str, out: str, batch_size: int) -> None:
     """Also run from the script below, in other processes."""
     import visprompt as vp
-    from visprompt.data.labelled.dataset import load_splits
+    from visprompt.data.labelled.splits import load_splits
     from visprompt.testing import tiny_model
 
     made = tiny_model("timm-vit-mean")

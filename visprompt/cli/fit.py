@@ -96,7 +96,7 @@ class DataFlags:
         Raises:
             InvalidInputError: if they cannot be read, or an option of the reader is a flag.
         """
-        from visprompt.data.labelled.dataset import load_splits
+        from visprompt.data.labelled.splits import load_splits
 
         options = options_of(self.data_option)
         for name in ("where", "format", "validation", "on_bad", "seed", "limit", "labels"):

@@ -95,7 +95,7 @@ def _gains(
 
 def _scenes(model: Model) -> Labelled:
     """Generated scenes as large as the model's input, of a seed that no training has by itself."""
-    from visprompt.data.labelled.unlabelled import generated
+    from visprompt.data.scenes.unlabelled import generated
 
     height, width = model.geometry((256, 256)).tiles[0].input_hw
     made = generated((width, height), seed=SEED, sizes={"train": 1, "validation": 0, "test": GAINS}).test

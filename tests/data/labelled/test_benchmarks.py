@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from visprompt.data.labelled.ade20k import names_of
-from visprompt.data.labelled.dataset import Splits, load_splits
+from visprompt.data.labelled.dataset import Splits
+from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError
 
 

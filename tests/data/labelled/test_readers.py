@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprompt.data.labelled.dataset import Labelled, Splits, load_splits
+from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.data.labelled.label_names import numbered
+from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and colons")
