@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from visprompt.utils.files import replacing
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -64,8 +65,8 @@ def batches(steps: torch.utils.data.Dataset[Any], first: int, last: int) -> torc
 
 def keep(checkpoint: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint as a whole: a kill leaves the one before."""
-    torch.save(state, checkpoint.with_suffix(".tmp"))
-    os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+    with replacing(checkpoint) as partial:
+        torch.save(state, partial)
 
 
 def decay_groups(

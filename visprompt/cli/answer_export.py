@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +20,7 @@ from visprompt.cli.arguments import (
 )
 from visprompt.cli.flags import DeviceFlags, InputFlags, StrategyFlags
 from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from visprompt.data.questions.question import Question
@@ -79,7 +78,7 @@ def answer(
     if not resume:
         log.path.unlink(missing_ok=True)
     data = {"benchmark": benchmark, "file": file_digest(questions) if questions.is_file() else str(questions.resolve())}
-    with _bar(f"{loaded.name} · {pointing.label}", len(asked[:limit])) as step:
+    with progress_bar(f"{loaded.name} · {pointing.label}", len(asked[:limit])) as step:
         outcome = answer_all(
             asked,
             loaded,
@@ -126,7 +125,7 @@ def export(
     loaded = None if made is None else model_of(model, place.device, place.dtype)
     if not resume:
         (out / exporting.MANIFEST).unlink(missing_ok=True)
-    with _bar(f"exporting · {prompter}", len(asked[:limit])) as step:
+    with progress_bar(f"exporting · {prompter}", len(asked[:limit])) as step:
         rows, errors = exporting.export(asked, made, loaded, out, benchmark=benchmark, limit=limit, progress=step)
     _warn_about(errors, len(rows) + len(errors), "prompted")
     count = sum(len(row["images"]) for row in rows)
@@ -157,18 +156,6 @@ def _require_apart(out: Path, questions: Path, asked: list[Question]) -> None:
         raise InvalidInputError(
             f"--out {out} holds the benchmark itself, and would be overwritten: name another folder."
         )
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 def _warn_about(errors: list[Row], total: int, done: str) -> None:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import operator
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.learned.strategy import Learned, learned_parts
 from visprompt.prompter import Composition, Prompter, checked_options
 from visprompt.registry import Ensemble, get_class
+from visprompt.utils.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,32 +56,14 @@ def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
 
         # Weights first: a folder with a config always has weights. After a crash in between they may be newer than it.
         written = save(tensors, metadata={"format": "pt"})  # two would come in any order
-        write_whole(folder / WEIGHTS, written)
+        write_bytes(folder / WEIGHTS, written)
         content["weights_sha256"] = hashlib.sha256(written).hexdigest()
         from visprompt.persistence.model_card import card
 
-        write_whole(folder / CARD, card(prompter).encode())
+        write_text(folder / CARD, card(prompter))
         for number, part in enumerate(learned_parts(prompter)):
             part.sketch(folder, number)
-    write_whole(folder / CONFIG, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Replaces a file: whoever reads it, also after a crash, sees the old content or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files for the owner alone; these are as readable as others that the user writes.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_prompter(path: str | os.PathLike[str], **options: Any) -> Prompter:

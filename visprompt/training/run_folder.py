@@ -17,6 +17,7 @@ from visprompt.training import progress_images as sketches
 from visprompt.training import run_checkpoints as checkpoints
 from visprompt.training.metrics_log import finite
 from visprompt.training.result import Fitted
+from visprompt.utils.files import write_text
 
 #: what a run is, and in the end what it gave
 RUN = "run.json"
@@ -179,6 +180,4 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Replaces `run.json`: what the run is, and what it gave once it has ended."""
-    from visprompt.persistence.prompt_files import write_whole
-
-    write_whole(folder / RUN, (json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n").encode())
+    write_text(folder / RUN, json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n")
