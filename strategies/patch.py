@@ -445,11 +445,11 @@ class Patch(Learned):
         """Writes the patch as it is now as a picture, into a folder that exists."""
         from io import BytesIO
 
-        from visprompt.persistence.prompt_files import write_whole
+        from visprompt.utils.files import write_bytes
 
         content = BytesIO()
         self.image().save(content, "PNG")
-        write_whole(folder / (f"{number}-{PNG}" if number else PNG), content.getvalue())
+        write_bytes(folder / (f"{number}-{PNG}" if number else PNG), content.getvalue())
 
 
 # -- geometry ---------------------------------------------------------------------------------------------------------
