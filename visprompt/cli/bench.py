@@ -41,8 +41,8 @@ def bench(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from visprompt.bench.accuracy.spec import load_suite
     from visprompt.bench.gain.spec import GainSuite
+    from visprompt.bench.suite import load_suite
     from visprompt.bench.tuning.spec import TuningSuite
     from visprompt.cli.arguments import quiet
     from visprompt.utils.files import require_folder

@@ -235,7 +235,7 @@ def _checked(made: Learned, given: dict[str, Any], grid: dict[str, list[Any]]) -
         UnknownNameError: for a setting or option that does not exist.
         InvalidInputError: for a value it cannot have.
     """
-    from visprompt.prompter import checked_options
+    from visprompt.registry import checked_options
     from visprompt.registry import settings as of_strategy
     from visprompt.training.settings import settings_from
 

@@ -139,8 +139,8 @@ def _print_next(
     made: Learned, fitted: Fitted, out: Path, model: str, record: dict[str, Any], seconds: float | None
 ) -> None:
     from visprompt.persistence.model_card import trained_text
-    from visprompt.training.progress import duration
     from visprompt.training.progress_images import STRIP
+    from visprompt.utils.number_text import duration
 
     early = ", stopped early" if fitted.stopped_early else ""
     kept = f"epoch {fitted.best_epoch} of {fitted.epochs} kept{early}"

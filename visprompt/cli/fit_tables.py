@@ -39,7 +39,7 @@ def sweep_table(rows: list[dict[str, Any]]) -> Any:
 
 
 def _cell(name: str, value: Any) -> str:
-    from visprompt.training.progress import is_share, shown
+    from visprompt.utils.number_text import is_share, shown
 
     if value is None:
         return "–"

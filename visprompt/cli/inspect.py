@@ -12,7 +12,8 @@ import typer
 from visprompt.cli.arguments import DeviceArg, DtypeArg, SavedArg, SavedModelArg, numbers_of, saved_of
 from visprompt.cli.inspect_attention import attention_figures, opened
 from visprompt.errors import InvalidInputError
-from visprompt.training.progress_images import HasImage, enlarged
+from visprompt.persistence.prompt_image import HasImage
+from visprompt.training.progress_images import enlarged
 
 if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned

@@ -10,7 +10,7 @@ import typer
 
 from visprompt.cli.arguments import backbone_of, checked_fit, waiting
 from visprompt.errors import InvalidInputError, VispromptError
-from visprompt.training.progress_images import HasImage
+from visprompt.persistence.prompt_image import HasImage
 
 if TYPE_CHECKING:
     import numpy as np

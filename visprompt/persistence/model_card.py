@@ -18,6 +18,7 @@ from visprompt.persistence.card_figures import (
     mapping_of,
     of_split,
 )
+from visprompt.persistence.prompt_image import HasImage
 
 if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
@@ -45,9 +46,7 @@ def card(prompter: Prompter, fitted: Fitted | None = None) -> str:
         prompter: a learned strategy, or a composition with some.
         fitted: what `fit` gave, for its sweep; the prompter's own record mostly has the same.
     """
-    from visprompt.learned.strategy import learned_parts
-
-    parts = learned_parts(prompter)
+    parts = prompter.learned_parts()
     lines = [f"# {escaped(_title(prompter, parts))}", "", _what(prompter, parts), "", *_looks(parts)]
     lines += _loading(prompter, parts)
     for part in parts:
@@ -149,8 +148,6 @@ def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
 
 def _looks(parts: Sequence[Learned]) -> list[str]:
     """What is learned, as a picture and in words, where it is one."""
-    from visprompt.training.progress_images import HasImage
-
     lines: list[str] = []
     for number, part in enumerate(parts):
         if isinstance(part, HasImage):

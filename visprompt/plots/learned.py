@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from visprompt.plots.base import MAP, PALETTE, literal, new_figure, outline
-from visprompt.training.progress import is_share
+from visprompt.utils.number_text import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

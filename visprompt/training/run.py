@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from visprompt.prompter import Prompter
 from visprompt.training import distributed as processes
 from visprompt.training import run_folder
 from visprompt.training.loop import Loop
@@ -137,9 +138,7 @@ def _fingerprint(prompter: Learned, model: Model, splits: Splits, settings: FitS
 
 def _take(prompter: Learned, folder: Path) -> None:
     """What a run that has ended left, into a prompter and the head that it has."""
-    from visprompt.persistence.prompt_files import load_prompter
-
-    saved: Any = load_prompter(folder)
+    saved: Any = Prompter.from_pretrained(folder)
     prompter.parameters, prompter.record, prompter.backbone = saved.parameters, saved.record, saved.backbone
     prompter.head = saved.head
 

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from visprompt.bench.accuracy.examples import Exhibits
 from visprompt.bench.accuracy.model_run import ModelRun, tuning_of
-from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec, list_suites, load_published, load_suite
+from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec
 from visprompt.bench.store import MAPS, RESULTS, TUNING, Earlier, stale
+from visprompt.bench.suite import list_suites, load_published, load_suite
 from visprompt.bench.workers import run_workers
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 from visprompt.tasks.base import Row

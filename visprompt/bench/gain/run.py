@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from visprompt.bench.accuracy.run import Listener
-from visprompt.bench.accuracy.spec import load_suite
 from visprompt.bench.gain.model_run import PATCHES, GainModel, Pictures, Row, load_pictures
 from visprompt.bench.gain.spec import GainSuite, require_unseen
 from visprompt.bench.gain.summary import gain_row, merged, stale, sweep_rows
+from visprompt.bench.suite import load_suite
 from visprompt.bench.workers import run_workers
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 from visprompt.utils.files import require_folder

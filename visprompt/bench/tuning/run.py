@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visprompt.bench.accuracy.spec import load_suite
+from visprompt.bench.suite import load_suite
 from visprompt.bench.tuning.spec import MethodSpec, SetSpec, TuningSuite, merged
 from visprompt.bench.tuning.unit import PROMPTS, Row, Unit, Worker, Workshop
 from visprompt.bench.workers import cores

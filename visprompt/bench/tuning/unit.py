@@ -283,7 +283,7 @@ class Worker:
 
 
 def _main(source: IO[str], target: IO[str]) -> None:
-    from visprompt.bench.accuracy.spec import load_suite
+    from visprompt.bench.suite import load_suite
 
     told = json.loads(source.readline())
     suite = load_suite(told["suite"])

@@ -1,0 +1,132 @@
+"""Names of visprompt 0.4.0 that have another name now: they are read for one release, with a DeprecationWarning.
+
+Parameters, attributes, names of modules, keys of files and values of options. Module paths are in `moved_modules`.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+#: the release in which the old names go
+LAST = "0.6.0"
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+
+def warn_renamed(what: str, old: str, new: str, stacklevel: int = 3) -> None:
+    """Says that a name has changed.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as said:
+    ...     warnings.simplefilter("always")
+    ...     warn_renamed("the parameter", "picture", "image")
+    >>> print(said[0].message)
+    the parameter 'picture' is called 'image' now; the old name works until visprompt 0.6.0.
+    """
+    message = f"{what} {old!r} is called {new!r} now; the old name works until visprompt {LAST}."
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+
+
+def renamed_parameters(**names: str) -> Callable[[F], F]:
+    """Lets a function take keyword arguments by their old names.
+
+    Args:
+        **names: old name → new name.
+
+    >>> @renamed_parameters(picture="image")
+    ... def size(image): return image
+    >>> size(3)
+    3
+
+    Raises:
+        TypeError: in a call that gives one argument by both names.
+    """
+
+    def wrap(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old in names.keys() & kwargs.keys():
+                new = names[old]
+                if new in kwargs:
+                    raise TypeError(f"{function.__qualname__}() got {new!r} twice: also under its old name {old!r}.")
+                warn_renamed(f"{function.__qualname__}: the parameter", old, new)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return wrap
+
+
+def renamed_attributes(**names: str) -> Callable[[C], C]:
+    """Gives a class its old attributes and methods, and lets its constructor take the old keywords.
+
+    Args:
+        **names: old name → new name; where the new one is a parameter of the constructor, so may be the old one.
+    """
+
+    def property_of(old: str, new: str) -> property:
+        def get(self: Any) -> Any:
+            warn_renamed(f"{type(self).__name__}: the attribute", old, new)
+            return getattr(self, new)
+
+        return property(get, doc=f"The old name of `{new}`, until visprompt {LAST}.")
+
+    def wrap(kind: C) -> C:
+        for old, new in names.items():
+            if old not in kind.__dict__:
+                setattr(kind, old, property_of(old, new))
+        kind.__init__ = renamed_parameters(**names)(kind.__init__)  # type: ignore[misc]
+        return kind
+
+    return wrap
+
+
+def renamed_names(module: str, names: Mapping[str, str], namespace: Mapping[str, Any]) -> Callable[[str], Any]:
+    """A module's `__getattr__` that finds functions and classes by their old names.
+
+    Args:
+        module: `__name__` of the module.
+        names: old name → new name.
+        namespace: `globals()` of the module.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(module, name, names[name])
+        return namespace[names[name]]
+
+    return find
+
+
+def renamed_keys(content: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
+    """A mapping from a file with its old keys under their new names, in the same order.
+
+    Args:
+        content: as it was read.
+        names: old key → new key.
+        where: what it was read from, for the warning.
+    """
+    found = {}
+    for key, value in content.items():
+        new = names.get(key, key)
+        if new != key and new not in content:
+            warn_renamed(f"{where}: the key", key, new)
+        found[new if new not in content else key] = value
+    return found
+
+
+def renamed_value(value: Any, names: Mapping[str, str], where: str) -> Any:
+    """An option's value under its new name.
+
+    >>> renamed_value("folder", {"pictures": "images"}, "format")
+    'folder'
+    """
+    if not isinstance(value, str) or value not in names:
+        return value
+    warn_renamed(f"{where}: the value", value, names[value])
+    return names[value]
