@@ -21,7 +21,7 @@ from PIL import Image
 from visprompt.benchmarks.measuring import print_table
 
 import visprompt as vp
-from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.unlabelled import generated
 from visprompt.tasks.gain import Masses, marked_square, mass_on, random_patch, summary
 
 #: asked in turn

@@ -27,7 +27,7 @@ from torch import Tensor
 from visprompt.benchmarks.measuring import print_table
 
 import visprompt as vp
-from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.unlabelled import generated
 from visprompt.learned.strategy import Learned
 from visprompt.models.lvlm.vision_encoder import encoder_of
 from visprompt.regions.shapes import Box

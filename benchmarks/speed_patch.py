@@ -30,7 +30,7 @@ from torch import Tensor
 from visprompt.benchmarks.measuring import peak_above, print_table, ratio, rounds_of, saved_bytes
 
 import visprompt as vp
-from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.unlabelled import generated
 from visprompt.registry import settings as defaults_of
 from visprompt.training.objectives.patch_attention import AttentionTarget
 from visprompt.training.settings import settings_from

@@ -366,9 +366,10 @@ class Patch(Learned):
 
     def splits(self, model: Model, data: Any, seed: int = 0) -> Splits:
         """Pictures to learn from, without labels, in their parts."""
-        from visprompt.data.labelled.dataset import Labelled, Splits, load_splits
-        from visprompt.data.labelled.splits import without_validation
-        from visprompt.data.labelled.unlabelled import generated, splits_without_labels, unlabelled, without_labels
+        from visprompt.data.labelled.dataset import Labelled, Splits
+        from visprompt.data.labelled.splits import load_splits, without_validation
+        from visprompt.data.labelled.unlabelled import splits_without_labels, unlabelled, without_labels
+        from visprompt.data.scenes.unlabelled import generated
 
         if data is None:
             from visprompt.models.lvlm.vision_encoder import encoder_of
@@ -444,11 +445,11 @@ class Patch(Learned):
         """Writes the patch as it is now as a picture, into a folder that exists."""
         from io import BytesIO
 
-        from visprompt.persistence.prompt_files import write_whole
+        from visprompt.utils.files import write_bytes
 
         content = BytesIO()
         self.image().save(content, "PNG")
-        write_whole(folder / (f"{number}-{PNG}" if number else PNG), content.getvalue())
+        write_bytes(folder / (f"{number}-{PNG}" if number else PNG), content.getvalue())
 
 
 # -- geometry ---------------------------------------------------------------------------------------------------------

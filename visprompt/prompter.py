@@ -25,10 +25,10 @@ from visprompt.persistence.prompt_files import (
     push_prompt,
     read_prompt,
     write_prompt,
-    write_whole,
 )
 from visprompt.registry import Options as Options
 from visprompt.registry import Strategy, checked_options, get_class, settings, with_options
+from visprompt.utils.files import write_text
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Prompter(Strategy):
 
     def _write_beside(self, folder: Path) -> None:
         """A card and images, beside what was learned."""
-        write_whole(folder / CARD, self._card().encode())
+        write_text(folder / CARD, self._card())
         for number, part in enumerate(self.learned_parts()):
             part.sketch(folder, number)
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from visprompt.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL import Image
 
@@ -202,6 +201,8 @@ def checked_rows(rows: Any) -> Rows:
 
 
 def _vector(name: str, value: Any) -> np.ndarray:
+    import numpy as np  # here: `visprompt --help` reads this module, and needs no arrays
+
     array = np.asarray(value, dtype=np.float32).reshape(-1)
     if not np.isfinite(array).all():
         raise InvalidInputError(f"{name} must be finite; it has {int((~np.isfinite(array)).sum())} NaN or infinity.")

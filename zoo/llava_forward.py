@@ -82,6 +82,16 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def _causal(length: int, dtype: torch.dtype) -> Tensor:
+    return torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
+
+
+def _mlp(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    normed = _rms(layer.post_attention_layernorm, x, dtype)
+    gate = F.silu(_linear(layer.mlp.gate_proj, normed)) * _linear(layer.mlp.up_proj, normed)
+    return x + _linear(layer.mlp.down_proj, gate)
+
+
 def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Tensor | None = None) -> Reading:
     """Read questions about pictures.
 
@@ -96,19 +106,16 @@ def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Te
     decoder = model.model.language_model
     config = decoder.config
     n, slots, length = tokens.shape
-    heads, head_dim = config.num_attention_heads, config.head_dim
-    dtype = image_rows.dtype
+    heads, head_dim, dtype = config.num_attention_heads, config.head_dim, image_rows.dtype
     start = decoder.embed_tokens(torch.tensor([BOS, USER])).expand(n, -1, -1)
     text = decoder.embed_tokens(tokens).flatten(1, 2)
     # Rows and attention weights stay float32 whatever the dtype: rounded to bfloat16, what a block adds is half lost.
     x = torch.cat([start, image_rows.float(), text], dim=1)
-    own = torch.arange(length).repeat(slots)
-    places = torch.cat([torch.arange(PREFIX), PREFIX + own])
+    places = torch.cat([torch.arange(PREFIX), PREFIX + torch.arange(length).repeat(slots)])
     cos, sin = _rotary(places, head_dim, config.rope_parameters["rope_theta"], dtype)
     rows = (torch.arange(slots) * length + ask.clamp_min(2)).unsqueeze(-1) + torch.arange(-2, 2)
     rows = PREFIX + rows.flatten(1)
-    causal_prefix = torch.full((PREFIX, PREFIX), float("-inf"), dtype=dtype).triu(1)
-    causal_own = torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
+    causal_prefix, causal_own = _causal(PREFIX, dtype), _causal(length, dtype)
     extra = None
     if bias is not None:
         extra = F.pad(bias.to(dtype), (2, 0)).repeat_interleave(length, dim=1)[:, None]
@@ -121,10 +128,8 @@ def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Te
             words = x[:, PREFIX:].unflatten(1, (slots, length))
         normed = _rms(layer.input_layernorm, x, dtype)
         attention = layer.self_attn
-        q, k, v = (
-            _linear(part, normed).unflatten(-1, (heads, head_dim)).transpose(1, 2)
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (_linear(part, normed).unflatten(-1, (heads, head_dim)).transpose(1, 2) for part in parts)
         q, k = _turn(q, cos, sin) * head_dim**-0.5, _turn(k, cos, sin)
         q_own, k_own, v_own = (t[:, :, PREFIX:].unflatten(2, (slots, length)) for t in (q, k, v))
         to_prefix = q[:, :, PREFIX:] @ k[:, :, :PREFIX].transpose(-1, -2)
@@ -141,13 +146,9 @@ def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Te
             out = read.gather(2, pick)
             x = x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
         else:
-            first = (q[:, :, :PREFIX] @ k[:, :, :PREFIX].transpose(-1, -2) + causal_prefix).softmax(
-                dim=-1, dtype=torch.float32
-            )
+            logits = q[:, :, :PREFIX] @ k[:, :, :PREFIX].transpose(-1, -2) + causal_prefix
+            first = logits.softmax(dim=-1, dtype=torch.float32)
             out = torch.cat([first.to(dtype) @ v[:, :, :PREFIX], read], dim=2)
-        x = x + _linear(attention.o_proj, out.transpose(1, 2).flatten(2))
-        normed = _rms(layer.post_attention_layernorm, x, dtype)
-        gate = F.silu(_linear(layer.mlp.gate_proj, normed)) * _linear(layer.mlp.up_proj, normed)
-        x = x + _linear(layer.mlp.down_proj, gate)
+        x = _mlp(layer, x + _linear(attention.o_proj, out.transpose(1, 2).flatten(2)), dtype)
     logits = _linear(model.lm_head, _rms(decoder.norm, x, dtype))
     return Reading(logits.unflatten(1, (slots, 4)).float(), taps, looks, words)

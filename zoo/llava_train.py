@@ -5,8 +5,6 @@ The vision tower starts from the bundled scenes-clip and learns on, slowly; proj
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ from zoo.llava_forward import answer, see
 from zoo.llava_samples import LATE_WEIGHTS, WEIGHTS, batch, held_out
 from zoo.llava_text import BOS, EOS, IMAGE, MAX_TOKENS, N_IMAGE_TOKENS, PAD, VOCABULARY
 from zoo.samples import GRID, IGNORE, NOTHING
-from zoo.shared import batches, cosine_lr, keep, normalised
+from zoo.shared import Log, batches, cosine_lr, keep, normalised
 
 _LOGGED = ("words", "early", "named", "names", "places", "grad")
 
@@ -238,6 +236,21 @@ def measure(model: Any, data: dict[str, Any], dtype: torch.dtype = torch.float32
     return {kind: float(correct[kinds == i].mean()) for i, kind in enumerate(KINDS["easy"]) if bool((kinds == i).any())}
 
 
+def _loss(
+    model: Any, aids: Aids, recipe: LlavaRecipe, data: dict[str, Tensor], dtype: torch.dtype
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss of a batch, and what it is made of, in the order of ``_LOGGED`` (without the gradient's norm)."""
+    pictures = see(model, normalised(data["images"], dtype))
+    read = answer(model, pictures, data["tokens"], data["ask"])
+    words, early, ends = spoken(read.logits, data["tokens"], data["ask"])
+    names, places = aids(model, read.picture, data["patch_labels"])
+    objects = named_objects(data["tokens"], data["ask"], data["patch_labels"])
+    named = grounding(read.looks, objects)
+    loss = words + recipe.early_loss * early + 0.1 * ends + recipe.named_loss * named
+    loss = loss + recipe.patch_loss * names + recipe.place_loss * places
+    return loss, [words, early / 2, named, names, places]
+
+
 def train_llava(
     recipe: LlavaRecipe, out: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 2, stop_at: int | None = None
 ) -> Path:
@@ -272,37 +285,24 @@ def train_llava(
         step = saved["step"]
     loader = batches(Steps(recipe), step, recipe.steps if stop_at is None else stop_at)
     held = {name: held_out(recipe.validate_on, 0, name) for name in KINDS} if recipe.validate_on else {}
-    began, began_at, sums = time.monotonic(), step, torch.zeros(len(_LOGGED))
+    log = Log(log_path, recipe.steps, step, dict.fromkeys(_LOGGED, 4))
     for data in loader:
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr(step) * group["share"]
-        pictures = see(model, normalised(data["images"], dtype))
-        read = answer(model, pictures, data["tokens"], data["ask"])
-        words, early, ends = spoken(read.logits, data["tokens"], data["ask"])
-        names, places = aids(model, read.picture, data["patch_labels"])
-        objects = named_objects(data["tokens"], data["ask"], data["patch_labels"])
-        named = grounding(read.looks, objects)
-        loss = words + recipe.early_loss * early + 0.1 * ends + recipe.named_loss * named
-        loss = loss + recipe.patch_loss * names + recipe.place_loss * places
+        loss, parts = _loss(model, aids, recipe, data, dtype)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_([p for p in parameters.values() if p.grad is not None], 1.0)
         optimiser.step()
-        sums += torch.stack([words, early / 2, named, names, places, norm]).detach()
+        log.add(torch.stack([*parts, norm]).detach())
         step += 1
-        if step % 50 == 0:
-            seconds = (time.monotonic() - began) / (step - began_at)
-            line: dict[str, Any] = {"step": step}
-            line |= {name: round(float(total) / 50, 4) for name, total in zip(_LOGGED, sums, strict=True)}
-            line["lr"] = round(recipe.lr(step), 7)
-            line |= {"s_per_step": round(seconds, 4), "eta_min": round((recipe.steps - step) * seconds / 60, 1)}
-            sums.zero_()
+        if step % log.EVERY == 0:
+            line = log.line(step, recipe.lr(step))
             if step % recipe.validate_every == 0:
                 for name, questions in held.items():
                     found = measure(model, questions, dtype)
                     line[name] = {kind: round(100 * share) for kind, share in found.items()}
-            with log_path.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            log.write(line)
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
             state = {"model": model.state_dict(), "aids": aids.state_dict(), "optimiser": optimiser.state_dict()}
             keep(checkpoint, {**state, "step": step})

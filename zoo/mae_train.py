@@ -7,8 +7,6 @@ takes part: the scenes' objects, masks and captions are thrown away before a pic
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from visprompt.data.scenes.world import scene
 from zoo.samples import IMAGE_PX, PATCH_PX
-from zoo.shared import batches, cosine_lr, keep, normalised, position_waves
+from zoo.shared import Log, batches, cosine_lr, decay_groups, keep, normalised, position_waves
 
 EDGE = 1.5  # how much louder outlines are than colours in the untrained patch filters
 N_PATCHES = (IMAGE_PX // PATCH_PX) ** 2
@@ -181,9 +179,7 @@ def train_mae(
     torch.manual_seed(recipe.seed)
     model = new_mae(recipe.mask_ratio).train()
     learnt = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    plain = [p for n, p in learnt.items() if p.ndim < 2 or "token" in n]
-    decayed = [p for n, p in learnt.items() if not (p.ndim < 2 or "token" in n)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = decay_groups(learnt, recipe.weight_decay, lambda n, p: p.ndim < 2 or "token" in n)
     optimiser = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.95), fused=True)
     step = 0
     if checkpoint.exists():
@@ -192,7 +188,7 @@ def train_mae(
         optimiser.load_state_dict(saved["optimiser"])
         step = saved["step"]
     loader = batches(Steps(recipe), step, recipe.steps if stop_at is None else stop_at)
-    began, began_at, sums = time.monotonic(), step, torch.zeros(2)
+    log = Log(log_path, recipe.steps, step, {"loss": 4, "grad": 3})
     draws = torch.Generator()
     for images in loader:
         draws.manual_seed(recipe.seed * 1_000_003 + step)
@@ -208,16 +204,10 @@ def train_mae(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(learnt.values(), 1.0)
         optimiser.step()
-        sums += torch.stack([loss.detach(), norm])
+        log.add(torch.stack([loss.detach(), norm]))
         step += 1
-        if step % 50 == 0:
-            seconds = (time.monotonic() - began) / (step - began_at)
-            line = {"step": step, "loss": round(float(sums[0]) / 50, 4), "grad": round(float(sums[1]) / 50, 3),
-                    "lr": round(recipe.lr(step), 7), "s_per_step": round(seconds, 4),
-                    "eta_min": round((recipe.steps - step) * seconds / 60, 1)}  # fmt: skip
-            sums.zero_()
-            with log_path.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+        if step % log.EVERY == 0:
+            log.write(log.line(step, recipe.lr(step)))
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
             keep(checkpoint, state)

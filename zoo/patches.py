@@ -77,7 +77,7 @@ def learn_patch(recipe: PatchRecipe, work: Path) -> Any:
         The strategy with the patch in it.
     """
     import visprompt as vp
-    from visprompt.data.labelled.unlabelled import generated
+    from visprompt.data.scenes.unlabelled import generated
 
     model = vp.load_model(f"bundled:{recipe.model}", device="cpu")
     prompter: Any = vp.Prompter.from_name("patch", **recipe.options)
@@ -101,7 +101,7 @@ def measure_patch(recipe: PatchRecipe, prompter: Any, work: Path) -> None:
         work: Where the log is.
     """
     import visprompt as vp
-    from visprompt.data.labelled.unlabelled import generated
+    from visprompt.data.scenes.unlabelled import generated
     from visprompt.persistence.model_card import add_gains
     from visprompt.tasks.gain import GainMeter, compared, random_patch
 

@@ -1,14 +1,18 @@
-"""What the recipes have in common: how pictures enter, the learning rate's course, where patches start from."""
+"""What the recipes have in common: how images enter, the learning rate, where patches start from, the log."""
 
 from __future__ import annotations
 
+import json
 import math
-import os
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from visprompt.utils.files import replacing
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -61,5 +65,52 @@ def batches(steps: torch.utils.data.Dataset[Any], first: int, last: int) -> torc
 
 def keep(checkpoint: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint as a whole: a kill leaves the one before."""
-    torch.save(state, checkpoint.with_suffix(".tmp"))
-    os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+    with replacing(checkpoint) as partial:
+        torch.save(state, partial)
+
+
+def decay_groups(
+    parameters: Mapping[str, Tensor], weight_decay: float, is_plain: Callable[[str, Tensor], bool]
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser: weights that decay, and those that do not: where ``is_plain(name, weight)`` holds."""
+    plain = [p for n, p in parameters.items() if is_plain(n, p)]
+    decayed = [p for n, p in parameters.items() if not is_plain(n, p)]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+class Log:
+    """Means over the steps since the last line, the pace and the time left; one JSON object a line.
+
+    Args:
+        path: The file; lines are appended.
+        steps: Of the whole run.
+        step: At which this process begins.
+        digits: Decimal places by the name of what is measured, in the order of the values of `add`.
+    """
+
+    #: steps between lines
+    EVERY = 50
+
+    def __init__(self, path: Path, steps: int, step: int, digits: Mapping[str, int]) -> None:
+        self.path, self.steps, self.digits = path, steps, dict(digits)
+        self.began, self.began_at, self.sums = time.monotonic(), step, torch.zeros(len(digits))
+
+    def add(self, values: Tensor) -> None:
+        """Adds what one step measured, one value for every name."""
+        self.sums += values
+
+    def line(self, step: int, lr: float, **more: Any) -> dict[str, Any]:
+        """The line after ``step`` steps, with ``more`` behind the means; what follows is summed up anew."""
+        seconds = (time.monotonic() - self.began) / (step - self.began_at)
+        sums = zip(self.digits.items(), self.sums, strict=True)
+        line: dict[str, Any] = {"step": step}
+        line |= {name: round(float(total) / self.EVERY, digits) for (name, digits), total in sums}
+        line |= {**more, "lr": round(lr, 7)}
+        line |= {"s_per_step": round(seconds, 4), "eta_min": round((self.steps - step) * seconds / 60, 1)}
+        self.sums.zero_()
+        return line
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends a line."""
+        with self.path.open("a") as log:
+            log.write(json.dumps(line) + "\n")

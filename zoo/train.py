@@ -7,9 +7,7 @@ each picture it skips the first 0 to 3 blocks, so what it takes in early is neve
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from torch import Tensor
 from zoo.forward import encode_images, encode_texts
 from zoo.objective import PatchNames, contrastive
 from zoo.samples import Mixture, batch
-from zoo.shared import batches, cosine_lr, keep, normalised, position_waves
+from zoo.shared import Log, batches, cosine_lr, decay_groups, keep, normalised, position_waves
 from zoo.text import BOS, EOS, MAX_TOKENS, PAD, VOCABULARY
 
 
@@ -126,6 +124,36 @@ class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in made.items()}
 
 
+def _losses(
+    model: Any, names: PatchNames, data: dict[str, Tensor], cls_from: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Of a batch: the contrastive loss of images and texts, and that of the patches' names."""
+    images, rows = encode_images(model, normalised(data["images"], dtype), cls_from)
+    texts = encode_texts(model, data["tokens"], dtype)
+    images, texts = (torch.nn.functional.normalize(t.float(), dim=-1) for t in (images, texts))
+    logits = model.logit_scale.exp() * images @ texts.T
+    return contrastive(logits, data["truth"], data["weight"]), names(rows, data["patch_labels"])
+
+
+def _start(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    """The recipe's own checkpoint, or that of the recipe it starts from; None: it starts from nothing.
+
+    Raises:
+        FileNotFoundError: The model to start from has not been trained.
+    """
+    checkpoint = out / f"{recipe.name}.pt"
+    if not checkpoint.exists():
+        if recipe.start_from is None:
+            return None
+        checkpoint = out / f"{recipe.start_from}.pt"
+        if not checkpoint.exists():
+            raise FileNotFoundError(
+                f"{recipe.name} starts from {recipe.start_from}: train that first ({checkpoint} is missing)"
+            )
+    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    return saved
+
+
 def train(
     recipe: Recipe, out: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 2, stop_at: int | None = None
 ) -> Path:
@@ -150,41 +178,25 @@ def train(
     torch.manual_seed(recipe.seed)
     model, names = new_model(), PatchNames(128, n_taps=3)
     parameters = {**dict(model.named_parameters()), **{f"names.{k}": v for k, v in names.named_parameters()}}
-    plain = [p for n, p in parameters.items() if p.ndim < 2 or "embedding" in n]
-    decayed = [p for n, p in parameters.items() if not (p.ndim < 2 or "embedding" in n)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = decay_groups(parameters, recipe.weight_decay, lambda n, p: p.ndim < 2 or "embedding" in n)
     optimiser = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.98), fused=True)
-    step = 0
+    saved, step = _start(recipe, out), 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        assert saved is not None
         optimiser.load_state_dict(saved["optimiser"])
         step = saved["step"]
-    elif recipe.start_from is not None:
-        parent = out / f"{recipe.start_from}.pt"
-        if not parent.exists():
-            raise FileNotFoundError(
-                f"{recipe.name} starts from {recipe.start_from}: train that first ({parent} is missing)"
-            )
-        saved = torch.load(parent, weights_only=True)
-    else:
-        saved = None
     if saved is not None:
         model.load_state_dict(saved["model"])
         names.load_state_dict(saved["names"])
     loader = batches(Steps(recipe), step, recipe.steps if stop_at is None else stop_at)
-    began, began_at, sums = time.monotonic(), step, torch.zeros(3)
+    log = Log(log_path, recipe.steps, step, {"match": 4, "patches": 4, "grad": 3})
     draws = torch.Generator()
     for data in loader:
         draws.manual_seed(recipe.seed * 1_000_003 + step)
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr(step)
         cls_from = torch.randint(0, 4, (recipe.batch_size,), generator=draws)
-        images, rows = encode_images(model, normalised(data["images"], dtype), cls_from)
-        texts = encode_texts(model, data["tokens"], dtype)
-        images, texts = (torch.nn.functional.normalize(t.float(), dim=-1) for t in (images, texts))
-        logits = model.logit_scale.exp() * images @ texts.T
-        match = contrastive(logits, data["truth"], data["weight"])
-        patches = names(rows, data["patch_labels"])
+        match, patches = _losses(model, names, data, cls_from, dtype)
         loss = match + recipe.patch_loss * patches
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -192,23 +204,11 @@ def train(
         optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0.0, math.log(100.0))
-        sums += torch.tensor([match.item(), patches.item(), float(norm)])
+        log.add(torch.tensor([match.item(), patches.item(), float(norm)]))
         step += 1
-        if step % 50 == 0:
-            seconds = (time.monotonic() - began) / (step - began_at)
-            line = {"step": step, "match": round(float(sums[0]) / 50, 4), "patches": round(float(sums[1]) / 50, 4),
-                    "grad": round(float(sums[2]) / 50, 3), "scale": round(model.logit_scale.exp().item(), 2),
-                    "lr": round(recipe.lr(step), 7), "s_per_step": round(seconds, 4),
-                    "eta_min": round((recipe.steps - step) * seconds / 60, 1)}  # fmt: skip
-            sums.zero_()
-            with log_path.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+        if step % log.EVERY == 0:
+            log.write(log.line(step, recipe.lr(step), scale=round(model.logit_scale.exp().item(), 2)))
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
-            state = {
-                "model": model.state_dict(),
-                "names": names.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step,
-            }
-            keep(checkpoint, state)
+            state = {"model": model.state_dict(), "names": names.state_dict(), "optimiser": optimiser.state_dict()}
+            keep(checkpoint, {**state, "step": step})
     return checkpoint

@@ -16,7 +16,7 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt import bundled
-from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.unlabelled import generated
 from visprompt.data.scenes.world import scene
 from visprompt.learned import bundled_patches as lookup
 from visprompt.models.lvlm.vision_encoder import encoder_of

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from visprompt.cli import app as cli
 from visprompt.cli.arguments import grid_of, is_first_process
-from visprompt.cli.fit import settings_of, sweep_table
+from visprompt.cli.fit_tables import sweep_table
+from visprompt.cli.flags import settings_of
 from visprompt.errors import InvalidInputError, VispromptError
 
 RUNNER = CliRunner()

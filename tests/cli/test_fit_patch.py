@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from visprompt.cli import app as cli
-from visprompt.cli.fit import figures_table, sweep_table
+from visprompt.cli.fit_tables import figures_table, sweep_table
 from visprompt.cli.gain_table import Opened
 from visprompt.data.labelled.unlabelled import unlabelled
 from visprompt.data.scenes.world import scenes

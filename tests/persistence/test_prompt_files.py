@@ -171,15 +171,15 @@ def test_weights_of_another_training_are_refused(
 ) -> None:
     """Cut off while it wrote over an older one: new weights beside old options fit, and mean something else."""
     built(model).save_pretrained(tmp_path)
-    newer, whole = built(model, gamma=1.0, pool="model"), saving.write_whole
+    newer, whole = built(model, gamma=1.0, pool="model"), saving.write_text
 
-    def dying(file: Path, content: bytes) -> None:
+    def dying(file: Path, content: str) -> None:
         if file.name == "config.json":
             raise KeyboardInterrupt
         whole(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "write_whole", dying)
+        patch.setattr(saving, "write_text", dying)
         with pytest.raises(KeyboardInterrupt):
             newer.save_pretrained(tmp_path)
     with pytest.raises(vp.InvalidInputError, match=r"prompt\.safetensors is not what config\.json beside it speaks of"):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import visprompt as vp
-from visprompt.cli.inspect import looks_of
+from visprompt.cli.inspect_attention import looks_of
 from visprompt.plots import base as plots
 from visprompt.plots.learned import (
     BlockLooks,

@@ -16,7 +16,8 @@ from visprompt.strategies.patch import PNG, Patch, PatchOptions
 
 import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled, Splits
-from visprompt.data.labelled.unlabelled import generated, read_pictures, unlabelled
+from visprompt.data.labelled.unlabelled import read_pictures, unlabelled
+from visprompt.data.scenes.unlabelled import generated
 from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.imaging.paste import random_colours
 from visprompt.testing import conformance, conformance_lvlm

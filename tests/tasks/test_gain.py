@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import visprompt as vp
-from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.unlabelled import generated
 from visprompt.tasks.gain import GainMeter, attention_gain, compared, marked_square, random_patch, summary
 from visprompt.testing import conformance, conformance_lvlm
 

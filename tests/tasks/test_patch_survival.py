@@ -11,7 +11,7 @@ import pytest
 from visprompt.benchmarks.patch_survival import FILES, Way, as_file, learn
 
 import visprompt as vp
-from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.unlabelled import generated
 
 COUNT = 32
 #: sides of the picture: 64 is the model's own

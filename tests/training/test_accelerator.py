@@ -15,7 +15,7 @@ from PIL import Image
 import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled
 from visprompt.testing import conformance
-from visprompt.training.loop import _accelerator
+from visprompt.training.accelerator import accelerator_of
 from visprompt.training.settings import FitSettings
 
 DATA = Labelled([(Image.new("RGB", (32, 32), name), i) for i, name in enumerate(("red", "blue"))] * 4, ("red", "blue"))
@@ -83,6 +83,6 @@ def test_a_model_elsewhere_than_accelerate_works_is_refused(monkeypatch: pytest.
     there: Any = SimpleNamespace(device=torch.device("cuda", 0))
     with (
         pytest.raises(vp.InvalidInputError, match="accelerate works on cpu"),
-        _accelerator(FitSettings(precision="bf16"), there),
+        accelerator_of(FitSettings(precision="bf16"), there),
     ):
         pass

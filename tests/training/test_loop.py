@@ -22,6 +22,7 @@ from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.testing import conformance
 from visprompt.testing.conformance import differences, snapshot
 from visprompt.testing.toy_dataset import blotches
+from visprompt.training import evaluation
 from visprompt.training import loop as fitting
 from visprompt.training import run_checkpoints as checkpoints
 from visprompt.training.loop import DivergedError
@@ -130,17 +131,17 @@ def test_workers_change_nothing() -> None:
 
 def test_many_pictures_are_measured_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
-    original = fitting._loader
+    original = evaluation.loader
 
     def look(objective: Any, split: str, keys: Any, workers: int) -> Any:
         seen.append((split, workers))
         return original(objective, split, keys, workers)  # type: ignore[arg-type]
 
     wanted = fitted(epochs=1)[1]
-    monkeypatch.setattr(fitting, "_loader", look)
+    monkeypatch.setattr(evaluation, "loader", look)
     fitted(epochs=1, workers=1)
     assert dict(seen) == {"train": 1, "validation": 0, "test": 0}
-    monkeypatch.setattr(fitting, "FEW", 11)
+    monkeypatch.setattr(evaluation, "FEW", 11)
     found = fitted(epochs=1, workers=1)[1]
     assert dict(seen) == {"train": 1, "validation": 1, "test": 1}
     assert (found.validation, found.test) == (wanted.validation, wanted.test)
@@ -177,7 +178,7 @@ def test_a_run_that_died_goes_on_as_if_it_had_not(
 def train(folder: str, out: str, batch_size: int) -> None:
     """Also run from the script below, in other processes."""
     import visprompt as vp
-    from visprompt.data.labelled.dataset import load_splits
+    from visprompt.data.labelled.splits import load_splits
     from visprompt.testing import tiny_model
 
     made = tiny_model("timm-vit-mean")

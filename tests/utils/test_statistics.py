@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from visprompt.utils.statistics import accuracy_interval, mcnemar, paired, wilson
 
@@ -17,6 +18,24 @@ class TestStatistics:
                 assert abs(correct / n - bound) == pytest.approx(
                     1.959964 * math.sqrt(bound * (1 - bound) / n), abs=1e-6
                 )
+
+    @pytest.mark.parametrize("n", [1, 7, 100, 4999])
+    def test_wilson_is_that_of_scipy(self, n: int) -> None:
+        for correct in {0, 1, n // 3, n - 1, n}:
+            expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+            assert wilson(correct, n) == pytest.approx((expected.low, expected.high), rel=0, abs=1e-12)
+
+    def test_mcnemar_is_the_sum_that_it_was(self) -> None:
+        """Against the sum of binomials in logarithms that 0.4.0 had."""
+        for wins, losses in itertools.product((0, 1, 2, 9, 30, 120), (0, 1, 3, 10, 31, 119)):
+            n = wins + losses
+            logs = [
+                math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2.0)
+                for k in range(min(wins, losses) + 1)
+            ]
+            peak = max(logs)
+            before = min(1.0, 2.0 * math.exp(peak) * sum(math.exp(value - peak) for value in logs)) if n else 1.0
+            assert mcnemar(wins, losses) == pytest.approx(before, rel=0, abs=1e-12)
 
     def test_mcnemar_against_counting(self) -> None:
         for wins, losses in itertools.product(range(6), range(6)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +10,7 @@ import typer
 from visprompt.cli.arguments import (
     DEFAULT_MODEL,
     BaseUrlArg,
-    DeviceArg,
-    DtypeArg,
-    FitArg,
     ModelArg,
-    OptionArg,
-    PresetArg,
     SavedPrompterArg,
     TokensArg,
     checked_fit,
@@ -25,7 +18,9 @@ from visprompt.cli.arguments import (
     options_of,
     prompter_of,
 )
+from visprompt.cli.flags import DeviceFlags, InputFlags, StrategyFlags
 from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from visprompt.data.questions.question import Question
@@ -46,19 +41,17 @@ def answer(
     benchmark: _Name,
     out: Annotated[Path, typer.Option("--out", help="The file for the benchmark's evaluator.")],
     images: _Images = None,
+    *,
     model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; remote:NAME for a server.")] = (
         "bundled:scenes-llava"
     ),
     base_url: BaseUrlArg = None,
     prompter: SavedPrompterArg = "none",
-    preset: PresetArg = None,
-    option: OptionArg = None,
+    options: StrategyFlags,
     max_new_tokens: TokensArg = 64,
     limit: _Limit = None,
     resume: _Resume = True,
-    fit: FitArg = "model",
-    device: DeviceArg = "auto",
-    dtype: DtypeArg = "auto",
+    place: InputFlags,
 ) -> None:
     """Answer a benchmark's questions into the file that its evaluator takes; a run that was stopped continues."""
     from visprompt.utils.files import require_file
@@ -71,21 +64,21 @@ def answer(
         raise InvalidInputError(f"--out {out} is the question file itself, and would be overwritten: name another.")
     if out.suffix != known.suffix:
         raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
-    prompter_of(prompter, preset, option, saved=True)  # a wrong option should not wait for the model
-    chosen_fit = checked_fit(fit)
-    loaded = model_of(model, device, dtype, base_url)
+    prompter_of(prompter, options.preset, options.option, saved=True)  # a wrong option should not wait for the model
+    chosen_fit = checked_fit(place.fit)
+    loaded = model_of(model, place.device, place.dtype, base_url)
     if not loaded.generates:
         raise UnsupportedError(f"{loaded.name} is an encoder and writes no answers: name a model that does.")
 
     from visprompt.tasks.condition import Pointing
     from visprompt.tasks.lvlm_benchmarks import answer_all, scores
 
-    pointing = Pointing(prompter, options_of(option), preset=preset, fit=chosen_fit)
+    pointing = Pointing(prompter, options_of(options.option), preset=options.preset, fit=chosen_fit)
     log = RowLog(out.with_name(out.stem + ".items.jsonl"))
     if not resume:
         log.path.unlink(missing_ok=True)
     data = {"benchmark": benchmark, "file": file_digest(questions) if questions.is_file() else str(questions.resolve())}
-    with _bar(f"{loaded.name} · {pointing.label}", len(asked[:limit])) as step:
+    with progress_bar(f"{loaded.name} · {pointing.label}", len(asked[:limit])) as step:
         outcome = answer_all(
             asked,
             loaded,
@@ -110,14 +103,13 @@ def export(
     benchmark: _Name,
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     images: _Images = None,
+    *,
     prompter: SavedPrompterArg = "api",
-    preset: PresetArg = None,
-    option: OptionArg = None,
+    options: StrategyFlags,
     model: ModelArg = DEFAULT_MODEL,
     limit: _Limit = None,
     resume: _Resume = True,
-    device: DeviceArg = "auto",
-    dtype: DtypeArg = "auto",
+    place: DeviceFlags,
 ) -> None:
     """Write prompted pictures of a benchmark as PNG, for lmms-eval and VLMEvalKit (docs/export.md says how)."""
     from visprompt.utils.files import require_folder
@@ -125,15 +117,15 @@ def export(
     _known, asked = _asked(benchmark, questions, images)
     require_folder(out)
     _require_apart(out, questions, asked)
-    made = prompter_of(prompter, preset, option, saved=True)
+    made = prompter_of(prompter, options.preset, options.option, saved=True)
 
     from visprompt.tasks import export as exporting
 
     # Markers need no model, but composition does not know which parts do.
-    loaded = None if made is None else model_of(model, device, dtype)
+    loaded = None if made is None else model_of(model, place.device, place.dtype)
     if not resume:
         (out / exporting.MANIFEST).unlink(missing_ok=True)
-    with _bar(f"exporting · {prompter}", len(asked[:limit])) as step:
+    with progress_bar(f"exporting · {prompter}", len(asked[:limit])) as step:
         rows, errors = exporting.export(asked, made, loaded, out, benchmark=benchmark, limit=limit, progress=step)
     _warn_about(errors, len(rows) + len(errors), "prompted")
     count = sum(len(row["images"]) for row in rows)
@@ -164,18 +156,6 @@ def _require_apart(out: Path, questions: Path, asked: list[Question]) -> None:
         raise InvalidInputError(
             f"--out {out} holds the benchmark itself, and would be overwritten: name another folder."
         )
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 def _warn_about(errors: list[Row], total: int, done: str) -> None:

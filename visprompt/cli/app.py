@@ -20,6 +20,7 @@ from visprompt.cli.arguments import is_first_process
 from visprompt.cli.ask import ask
 from visprompt.cli.bench import bench
 from visprompt.cli.fit import fit
+from visprompt.cli.flags import with_flags
 from visprompt.cli.inspect import inspect
 from visprompt.cli.predict import predict
 from visprompt.cli.show_score import score, show
@@ -137,29 +138,20 @@ def _text(value: Any) -> str:
     return ", ".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
 
 
-app.command(
-    "show", epilog="Example: visprompt show cat.jpg --region 40,30,200,180 -p circle+falip -o strength=2 --out cat.png"
-)(show)
-app.command("score", epilog='Example: visprompt score cat.jpg "a cat" "a dog" --region 40,30,200,180 -p falip --json')(
-    score
+#: commands that have a module of their own, in the order of `--help`, each with an example
+_COMMANDS = (
+    (show, "visprompt show cat.jpg --region 40,30,200,180 -p circle+falip -o strength=2 --out cat.png"),
+    (score, 'visprompt score cat.jpg "a cat" "a dog" --region 40,30,200,180 -p falip --json'),
+    (ask, 'visprompt ask cat.jpg "What is it doing?" --region 40,30,200,180 -p circle --save asked.png'),
+    (answer, "visprompt answer mm-vet.json -b mm-vet -m llava-hf/llava-1.5-7b-hf -p api --out out.json"),
+    (export, "visprompt export mm-vet.json -b mm-vet -p api -m openai/clip-vit-base-patch16 --out out"),
+    (fit, "visprompt fit gated -m bundled:scenes-clip --data scenes:count --epochs 20 --out runs/count"),
+    (predict, "visprompt predict runs/count photo.jpg more/ --top 3 --out labels.jsonl"),
+    (inspect, "visprompt inspect runs/count --image photo.jpg --block 5 --block -1"),
+    (bench, "visprompt bench scenes --limit 100 --out runs/first"),
 )
-app.command(
-    "ask", epilog='Example: visprompt ask cat.jpg "What is it doing?" --region 40,30,200,180 -p circle --save asked.png'
-)(ask)
-app.command(
-    "answer", epilog="Example: visprompt answer mm-vet.json -b mm-vet -m llava-hf/llava-1.5-7b-hf -p api --out out.json"
-)(answer)
-app.command(
-    "export", epilog="Example: visprompt export mm-vet.json -b mm-vet -p api -m openai/clip-vit-base-patch16 --out out"
-)(export)
-app.command(
-    "fit", epilog="Example: visprompt fit gated -m bundled:scenes-clip --data scenes:count --epochs 20 --out runs/count"
-)(fit)
-app.command("predict", epilog="Example: visprompt predict runs/count photo.jpg more/ --top 3 --out labels.jsonl")(
-    predict
-)
-app.command("inspect", epilog="Example: visprompt inspect runs/count --image photo.jpg --block 5 --block -1")(inspect)
-app.command("bench", epilog="Example: visprompt bench scenes --limit 100 --out runs/first")(bench)
+for _command, _example in _COMMANDS:
+    app.command(_command.__name__, epilog=f"Example: {_example}")(with_flags(_command))
 
 
 def main() -> None:

@@ -11,23 +11,14 @@ import typer
 
 from visprompt.cli.arguments import (
     BaseUrlArg,
-    DeviceArg,
-    DtypeArg,
-    FitArg,
-    FormatArg,
-    MaskArg,
-    OptionArg,
-    PointArg,
-    PresetArg,
-    RegionArg,
     SavedPrompterArg,
     TokensArg,
     checked_fit,
     model_of,
     prompter_of,
-    regions_of,
     waiting,
 )
+from visprompt.cli.flags import InputFlags, RegionFlags, StrategyFlags
 from visprompt.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -45,17 +36,14 @@ def ask(
             metavar="PICTURE… QUESTION", help="One or several pictures, and the question.", show_default=False
         ),
     ],
-    region: RegionArg = None,
-    format: FormatArg = "xyxy",
-    point: PointArg = None,
-    mask: MaskArg = None,
+    *,
+    regions: RegionFlags,
     model: Annotated[
         str, typer.Option("--model", "-m", help="As in load_model; remote:NAME for a server.")
     ] = DEFAULT_MODEL,
     base_url: BaseUrlArg = None,
     prompter: SavedPrompterArg = "none",
-    preset: PresetArg = None,
-    option: OptionArg = None,
+    options: StrategyFlags,
     max_new_tokens: TokensArg = 64,
     save: Annotated[
         Path | None, typer.Option("--save", help="Write the prompted picture to this PNG (several: NAME-1.png, …).")
@@ -68,9 +56,7 @@ def ask(
     ] = None,
     video: Annotated[bool, typer.Option("--video", help="The pictures are frames of one video, in order.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    fit: FitArg = "model",
-    device: DeviceArg = "auto",
-    dtype: DtypeArg = "auto",
+    place: InputFlags,
 ) -> None:
     """Ask a model that writes about a picture, with or without a strategy; the answer goes to standard output."""
     from visprompt.runner.runner import Runner
@@ -83,12 +69,12 @@ def ask(
         if save.suffix.lower() != ".png":
             raise InvalidInputError(f"--save should end in .png, which keeps every pixel; got {save}.")
         require_file(save, "--save")
-    request = _request(pictures, question, region, format, point, mask, video)
-    made = prompter_of(prompter, preset, option, saved=True)
+    request = _request(pictures, question, regions, video)
+    made = prompter_of(prompter, options.preset, options.option, saved=True)
     if made is None and _has_regions(request):
         raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
-    chosen = checked_fit(fit)
-    loaded = model_of(model, device, dtype, base_url)
+    chosen = checked_fit(place.fit)
+    loaded = model_of(model, place.device, place.dtype, base_url)
     runner = Runner(loaded, made, fit=chosen, progress=False)
     live = sys.stdout.isatty() and not as_json if stream is None else stream
     answer = _asked(runner, request, max_new_tokens, live)
@@ -121,24 +107,16 @@ def pictures_and_question(words: list[str]) -> tuple[list[Path], str]:
     return [Path(one) for one in pictures], question
 
 
-def _request(
-    pictures: list[Path],
-    question: str,
-    boxes: list[str] | None,
-    layout: str,
-    points: list[str] | None,
-    masks: list[Path] | None,
-    video: bool,
-) -> Request:
+def _request(pictures: list[Path], question: str, flags: RegionFlags, video: bool) -> Request:
     from visprompt.request import Request
 
     several = len(pictures) > 1 or video
-    if several and (boxes or points or masks):
+    if several and flags:
         raise InvalidInputError(
             "regions go with one picture here; for several, say in Python which picture each belongs to: "
             "vp.Request([first, second], region=[box, None])."
         )
-    regions = regions_of(pictures[0], boxes, layout, points, masks)
+    regions = flags.of(pictures[0])
     images: Any = pictures if several else pictures[0]
     request = Request(images, region=regions or None, query=question, regions_as="together", video=video)
     request.units()  # a bad picture or region should not wait for a model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 
 from visprompt.cli.arguments import DeviceArg, DtypeArg, SavedArg, SavedModelArg, backbone_of, saved_of
 from visprompt.errors import InvalidInputError, VispromptError
+from visprompt.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from visprompt.request import Request
@@ -55,7 +55,7 @@ def predict(
     runner = Runner(loaded, made, progress=False)
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    with _bar(len(paths), hidden=not as_json and out is None) as advance:
+    with progress_bar("predicting", len(paths), hidden=not as_json and out is None) as advance:
         for batch in _batches(paths, done, top, rows, problems):
             found = runner.predict([request for _, _, request in batch])
             for (path, content, request), one in zip(batch, found, strict=True):
@@ -174,9 +174,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_mask(out: Path, name: str, request: Request, found: Prediction) -> str:
-    from visprompt.persistence.prompt_files import write_whole
     from visprompt.plots import base as plots
     from visprompt.plots.segmentation import class_colours, mask_figure, mask_png
+    from visprompt.utils.files import write_bytes, write_text
 
     assert found.mask is not None
     out.mkdir(parents=True, exist_ok=True)
@@ -187,11 +187,11 @@ def _write_mask(out: Path, name: str, request: Request, found: Prediction) -> st
             str(number): {"name": one, "colour": colour}
             for number, (one, colour) in enumerate(zip(found.classes, colours, strict=True))
         }
-        write_whole(legend, (json.dumps(entries, indent=1, ensure_ascii=False) + "\n").encode())
+        write_text(legend, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     if plots.have_matplotlib():
         look = plots.to_png(mask_figure(request.picture, found.mask, found.classes, name))
-        write_whole(out / f"{name}-look.png", look)
-    write_whole(out / f"{name}.png", mask_png(found.mask, found.classes))
+        write_bytes(out / f"{name}-look.png", look)
+    write_bytes(out / f"{name}.png", mask_png(found.mask, found.classes))
     return f"{name}.png"
 
 
@@ -203,14 +203,3 @@ def _name(path: Path, paths: Iterable[Path]) -> str:
     if sum(1 for one in paths if one.with_suffix("") == path.with_suffix("")) == 1:
         return "-".join([*folders, path.stem])
     return "-".join([*folders, path.stem, path.suffix.removeprefix(".")])
-
-
-@contextmanager
-def _bar(total: int, hidden: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=total)
-        yield lambda count: bar.advance(task, count)

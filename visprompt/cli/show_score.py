@@ -11,24 +11,17 @@ import typer
 from visprompt.cli.arguments import (
     DEFAULT_MODEL,
     DeviceArg,
-    DtypeArg,
     FitArg,
-    FormatArg,
     ImageArg,
-    MaskArg,
     ModelArg,
-    OptionArg,
-    PointArg,
-    PresetArg,
-    RegionArg,
     SavedPrompterArg,
     TokensArg,
     checked_fit,
     model_of,
     prompter_of,
-    regions_of,
     request_of,
 )
+from visprompt.cli.flags import InputFlags, RegionFlags, StrategyFlags
 from visprompt.errors import InvalidInputError
 
 
@@ -37,10 +30,8 @@ def show(
     question: Annotated[
         str | None, typer.Argument(help="A question or text: where does the model look for it?", show_default=False)
     ] = None,
-    region: RegionArg = None,
-    format: FormatArg = "xyxy",
-    point: PointArg = None,
-    mask: MaskArg = None,
+    *,
+    regions: RegionFlags,
     model: ModelArg = DEFAULT_MODEL,
     prompter: Annotated[
         str | None,
@@ -52,8 +43,7 @@ def show(
             show_default=False,
         ),
     ] = None,
-    preset: PresetArg = None,
-    option: OptionArg = None,
+    options: StrategyFlags,
     query: Annotated[str | None, typer.Option("--query", "-q", help="The question, as an option.")] = None,
     block: Annotated[
         list[int] | None,
@@ -66,9 +56,7 @@ def show(
     ] = None,
     max_new_tokens: TokensArg = 20,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("visprompt.png"),
-    fit: FitArg = "model",
-    device: DeviceArg = "auto",
-    dtype: DtypeArg = "auto",
+    place: InputFlags,
 ) -> None:
     """Save where a model looks: for a question, or at a region without and with a strategy."""
     from visprompt.cli import show_heatmap as cli_heat
@@ -79,16 +67,14 @@ def show(
         plots.new_figure((1.0, 1.0))  # says what to install, before a model is loaded for nothing
     if out.suffix.lower() != ".png":
         raise InvalidInputError(f"--out should end in .png; got {out}.")
-    if question is not None and query is not None:
-        raise InvalidInputError("the question is given twice: behind the picture, and as --query.")
+    text = _one_of(question, query)
     require_file(out, "--out")
-    text = question if query is None else query
     # The request first: a bad picture or region should not wait for a model.
-    request = request_of(image, regions_of(image, region, format, point, mask), text, together=True)
+    request = request_of(image, regions.of(image), text, together=True)
     name = prompter or ("falip" if text is None else "none")
-    made = prompter_of(name, preset, option, saved=True)
-    chosen = checked_fit(fit)
-    loaded = model_of(model, device, dtype)
+    made = prompter_of(name, options.preset, options.option, saved=True)
+    chosen = checked_fit(place.fit)
+    loaded = model_of(model, place.device, place.dtype)
     if loaded.generates:
         figure = cli_heat.answers(loaded, request, made, name, chosen, block, max_new_tokens)
     elif text is not None and (made is None or hasattr(made, "heatmaps")):
@@ -100,17 +86,20 @@ def show(
     typer.echo(f"wrote {out}", err=True)
 
 
+def _one_of(question: str | None, query: str | None) -> str | None:
+    if question is not None and query is not None:
+        raise InvalidInputError("the question is given twice: behind the picture, and as --query.")
+    return question if query is None else query
+
+
 def score(
     image: ImageArg,
     texts: Annotated[list[str], typer.Argument(help="The texts to score.", show_default=False)],
-    region: RegionArg = None,
-    format: FormatArg = "xyxy",
-    point: PointArg = None,
-    mask: MaskArg = None,
+    *,
+    regions: RegionFlags,
     model: ModelArg = DEFAULT_MODEL,
     prompter: SavedPrompterArg = "none",
-    preset: PresetArg = None,
-    option: OptionArg = None,
+    options: StrategyFlags,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fit: FitArg = "model",
     device: DeviceArg = "auto",
@@ -118,9 +107,8 @@ def score(
     """Score texts against a picture, or against regions of it."""
     from visprompt.runner.runner import Runner
 
-    regions = regions_of(image, region, format, point, mask)
-    request = request_of(image, regions, None)
-    made = prompter_of(prompter, preset, option, saved=True)
+    request = request_of(image, regions.of(image), None)
+    made = prompter_of(prompter, options.preset, options.option, saved=True)
     if made is None and regions:
         raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
     chosen = checked_fit(fit)
@@ -138,16 +126,22 @@ def score(
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
+    _print_scores(f"{model}, {prompter}", texts, names, scores.tolist(), probs.tolist())
+
+
+def _print_scores(
+    title: str, texts: list[str], names: list[str], scores: list[list[float]], probs: list[list[float]]
+) -> None:
+    """A table with one row per region: logits, and their softmax over the texts."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    title = escape(f"{model}, {prompter}: logits (softmax over the texts)")
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(f"{title}: logits (softmax over the texts)"), title_justify="left")
     table.add_column("region")
     for text in texts:
         table.add_column(escape(text), justify="right")
-    for name, line, share in zip(names, scores.tolist(), probs.tolist(), strict=True):
+    for name, line, share in zip(names, scores, probs, strict=True):
         best = max(line)
         cells = [f"{value:.2f} ({part:.0%})" for value, part in zip(line, share, strict=True)]
         table.add_row(

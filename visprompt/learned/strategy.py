@@ -143,11 +143,11 @@ class Learned(Prompter):
             InvalidInputError: for data or settings that do not go together, or another run's traces in `out`.
             UnsupportedError: if the model cannot take in what is to be learned.
         """
-        from visprompt.training.run import run
+        from visprompt.training.fit import fit
 
         before = (self.options, self.parameters, self.head, self.backbone, self.record)
         try:
-            return run(
+            return fit(
                 self,
                 model,
                 data,
@@ -175,7 +175,7 @@ class Learned(Prompter):
         Raises:
             InvalidInputError: if nothing was learned yet, or the classes are others.
         """
-        from visprompt.training.run import evaluate_on
+        from visprompt.training.fit import evaluate_on
 
         return evaluate_on(self, model, data, settings)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.utils.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,29 +82,11 @@ def write_prompt(
 
         # Weights first: a folder with a config always has weights. After a crash in between they may be newer than it.
         written = save(tensors, metadata={"format": "pt"})  # two would come in any order
-        write_whole(folder / WEIGHTS, written)
+        write_bytes(folder / WEIGHTS, written)
         content["weights_sha256"] = hashlib.sha256(written).hexdigest()
         if beside is not None:
             beside(folder)
-    write_whole(folder / CONFIG, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Replaces a file: whoever reads it, also after a crash, sees the old content or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files for the owner alone; these are as readable as others that the user writes.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_prompt(path: str | os.PathLike[str], **hub: Any) -> SavedPrompt:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -178,45 +178,64 @@ def evaluate(
     """
     task = task.prepare(pictures)
     pictures = list(pictures[:limit])
-    if identity is None and model is not None:
-        identity = model.describe()
-    run = run_hash(task, identity, pointing, data)
+    run = run_hash(task, model.describe() if identity is None and model is not None else identity, pointing, data)
     wanted = _numbered(task, pictures)
     stamps = {item: stamp for picture in pictures for stamp in [stamp_of(picture)] for item in task.questions(picture)}
-    kept = {
-        row["id"]: row
-        for row in (log.rows(run) if log else [])
-        if row["id"] in wanted and "error" not in row and row.get("file") == stamps[row["id"]]
-    }
+    kept = _kept(log.rows(run) if log else [], stamps)
     todo = [picture for picture in pictures if any(item not in kept for item in task.questions(picture))]
-    if progress:
-        progress(len(pictures) - len(todo))
-    made: dict[str, Row] = {}
+    tell = progress or (lambda _: None)
+    tell(len(pictures) - len(todo))
     started = time.perf_counter()
-    if todo:
-        asker = task.asker(model, pointing, make_runner)
-        for start in range(0, len(todo), chunk):
-            part = todo[start : start + chunk]
-            rows, blame = _chunk(task, asker, part)
-            # If the first chunk fails as a whole, the folder or the options are wrong, not a picture.
-            if blame and len(blame) == len(rows) and not kept and not made:
-                raise InvalidInputError(f"none of the first {len(rows)} items could be asked: {blame[0]}")
-            new = [{"run": run, **row, **_file(stamps[row["id"]])} for row in rows]
-            if log:
-                log.append(new)
-            made.update((row["id"], row) for row in new)
-            if progress:
-                progress(len(part))
+    made: dict[str, Row] = {}
+    asker = task.asker(model, pointing, make_runner) if todo else None
+    for count, rows in _asked(task, asker, todo, chunk, can_be_none=bool(kept)):
+        new = [{"run": run, **row, **_file(stamps[row["id"]])} for row in rows]
+        if log:
+            log.append(new)
+        made.update((row["id"], row) for row in new)
+        tell(count)
     everything = sorted({**kept, **made}.values(), key=lambda row: wanted[row["id"]])
-    chances = [value for picture in pictures for value in task.chance(picture)]
     return Outcome(
         rows=[row for row in everything if "error" not in row],
         errors=[row for row in everything if "error" in row],
-        chance=float(np.mean(chances)) if chances else float("nan"),
+        chance=_chance(task, pictures),
         seconds=time.perf_counter() - started,
         reused=len(kept),
         run=run,
     )
+
+
+def _kept(rows: Sequence[Row], stamps: Mapping[str, Any]) -> dict[str, Row]:
+    """Earlier rows by item that still stand: without an error, and of the same file."""
+    return {
+        row["id"]: row
+        for row in rows
+        if row["id"] in stamps and "error" not in row and row.get("file") == stamps[row["id"]]
+    }
+
+
+def _asked(
+    task: Task, asker: Any, pictures: list[Any], chunk: int, can_be_none: bool
+) -> Iterator[tuple[int, list[Row]]]:
+    """Rows of `chunk` images at a time, with the number of these images.
+
+    Raises:
+        InvalidInputError: if not one item of the first images could be asked, unless `can_be_none`: then the folder
+            or the options are wrong, not an image.
+    """
+    for start in range(0, len(pictures), chunk):
+        part = pictures[start : start + chunk]
+        rows, blame = _chunk(task, asker, part)
+        if blame and len(blame) == len(rows) and not can_be_none:
+            raise InvalidInputError(f"none of the first {len(rows)} items could be asked: {blame[0]}")
+        can_be_none = can_be_none or bool(rows)
+        yield len(part), rows
+
+
+def _chance(task: Task, pictures: Sequence[Any]) -> float:
+    """Mean accuracy of guessing; NaN if the task says nothing of it."""
+    chances = [value for picture in pictures for value in task.chance(picture)]
+    return float(np.mean(chances)) if chances else float("nan")
 
 
 def _numbered(task: Task, pictures: Sequence[Any]) -> dict[str, int]:

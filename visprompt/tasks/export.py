@@ -7,7 +7,6 @@ A folder holds `images/*.png`, `manifest.jsonl` (one line a question: its pictur
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError
 from visprompt.learned.strategy import learned_parts
 from visprompt.tasks.base import Row, stamp_of
 from visprompt.tasks.fingerprint import auxiliary_weights, library_versions, strategy_code
-from visprompt.utils.files import write_text
+from visprompt.utils.files import replacing, write_text
 from visprompt.utils.hashing import digest, file_digest
 from visprompt.utils.jsonl import RowLog, write_jsonl
 from visprompt.utils.provenance import source_digest
@@ -184,10 +183,8 @@ def _written(question: Question, prompts: Sequence[VisualPrompt], out: Path, nam
     for number, prompt in enumerate(prompts, start=1):
         relative = f"{PICTURES}/{name}.png" if len(prompts) == 1 else f"{PICTURES}/{name}_{number}.png"
         path = out / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".part")
-        prompt.picture.save(partial, format="PNG")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            prompt.picture.save(partial, format="PNG")
         images.append(relative)
     first = prompts[0]
     stamp = stamp_of(question)

@@ -4,7 +4,7 @@ Markers are compared as they are used: painted into the picture in 8 bits, throu
 same places.
 
 >>> import visprompt as vp
->>> from visprompt.data.labelled.unlabelled import generated
+>>> from visprompt.data.scenes.unlabelled import generated
 >>> from visprompt.tasks.gain import GainMeter
 >>> scenes = generated((64, 64), sizes={"train": 1, "validation": 0, "test": 4}).test
 >>> meter = GainMeter(vp.load_model("bundled:scenes-clip"), [scenes.picture(i) for i in range(4)])

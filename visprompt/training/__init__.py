@@ -1,12 +1,11 @@
 """Learning prompts: one loop for every strategy that has something to learn, and what it is taught with.
 
+- `fit`: from data to a finished folder, by one run or a sweep; `run`: one run; `sweep`: several, chosen on validation;
 - `settings`: how long, how fast, with what (`FitSettings`);
-- `fitting`: the loop, on accelerate: checkpoints, resuming, early stop (`fit`);
-- `sweep`: several settings, chosen on validation;
-- `objective`: what is learned from one kind of data; `classification`, `segmentation`, `language` are ours, and
-  `encoders` is what the first two share;
+- `loop`: optimiser steps on accelerate, with checkpoints, resuming and early stop; `evaluation`: figures of a split;
+- `objectives`: what is learned from one kind of data;
 - `heads`: what reads the features that a tuned tower gives;
-- `loading`: from labelled pictures to a model's inputs.
+- `dataset`: from labelled images to a model's inputs; `pixel_labels`: the same for labels per pixel.
 
 Nothing here knows a strategy or a model class.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from visprompt.errors import InvalidInputError, VispromptError
 from visprompt.training import distributed as processes
+from visprompt.training import evaluation
 from visprompt.training import progress_images as sketches
 from visprompt.training import run_checkpoints as checkpoints
+from visprompt.training.accelerator import accelerator_of, frozen
 from visprompt.training.batch_plan import Keys, Plan, schedule
+from visprompt.training.evaluation import evaluate, measured
 from visprompt.training.metrics_log import Metrics
-from visprompt.training.objectives.base import Batch, Objective, Split, batches_of
-from visprompt.training.objectives.encoder import Embedded
+from visprompt.training.objectives.base import Batch, Objective, Split
 from visprompt.training.progress import FitProgress
 from visprompt.training.result import Fitted
 from visprompt.training.run_checkpoints import Checkpoint, Progress
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
     from visprompt.training.settings import FitSettings
 
 
-#: pictures of a split that are measured without workers: about as many as `Pictures` keeps
-FEW = 2000
+__all__ = ["DivergedError", "Loop", "evaluate", "measured"]
 
 
 class DivergedError(VispromptError):
@@ -82,8 +83,8 @@ class Loop:
         from visprompt.training.gradient_checkpointing import checkpointed
 
         with ExitStack() as stack:
-            accelerator = stack.enter_context(_accelerator(self.settings, self.model))
-            stack.enter_context(_frozen(self.model, self.modules))
+            accelerator = stack.enter_context(accelerator_of(self.settings, self.model))
+            stack.enter_context(frozen(self.model, self.modules))
             if self.settings.checkpointing:
                 stack.enter_context(checkpointed(self.model))
             return _Run(self, accelerator).go()
@@ -162,7 +163,8 @@ class _Run:
         return math.ceil(self.state.step / self.plan.steps_per_epoch)
 
     def _train(self, progress: FitProgress) -> None:
-        batches = iter(self._loader(Keys(self.plan, self.accelerator.process_index, self.state.step)))
+        keys = Keys(self.plan, self.accelerator.process_index, self.state.step)
+        batches = iter(evaluation.loader(self.objective, "train", keys, self.settings.workers))
         per_epoch, total = self.plan.steps_per_epoch, self.plan.steps
         epochs = math.ceil(total / per_epoch)
         started, since = time.monotonic(), self.state.step
@@ -230,7 +232,7 @@ class _Run:
             draws = [self.plan.draw(epoch, int(index)) for index in batch["index"]]
             with ExitStack() as stack:
                 with self.accelerator.autocast():
-                    loss = stack.enter_context(self.objective.loss(self._moved(batch), draws))
+                    loss = stack.enter_context(self.objective.loss(evaluation.moved(batch, self.model), draws))
                 # Inside the prompts' scope, since gradient checkpointing runs blocks again; outside of autocast.
                 self.accelerator.backward(loss / planned)
             sums += torch.tensor([float(loss.detach()), len(draws)], dtype=torch.float64)
@@ -278,13 +280,7 @@ class _Run:
     # -- measuring ----------------------------------------------------------------------------------------------------
 
     def _measured(self, split: Split) -> dict[str, float]:
-        return measured(self.objective, split, self.settings.batch_size, self.accelerator)
-
-    def _loader(self, keys: Any) -> Any:
-        return _loader(self.objective, "train", keys, self.settings.workers)
-
-    def _moved(self, batch: Batch) -> Batch:
-        return _moved(batch, self.model)
+        return evaluation.measured(self.objective, split, self.settings.batch_size, self.accelerator)
 
     # -- stopping and going on ----------------------------------------------------------------------------------------
 
@@ -331,133 +327,6 @@ class _Run:
             raise InvalidInputError(f"the checkpoint is of another run: {', '.join(missing[:5])} do not match.")
         for name, item in self.weights.items():
             item.copy_(weights[name])
-
-
-# -- measuring --------------------------------------------------------------------------------------------------------
-
-
-def evaluate(objective: Objective, split: Split = "test") -> dict[str, float]:
-    """Figures of a trained prompt and head over a split of an objective's data."""
-    model = objective.model
-    modules = {name: module.to(model.device) for name, module in objective.prompter.trainable().items()}
-    with _accelerator(objective.settings, model) as accelerator, _frozen(model, modules):
-        return measured(objective, split, objective.settings.batch_size, accelerator)
-
-
-def measured(objective: Objective, split: Split, batch_size: int, accelerator: Accelerator) -> dict[str, float]:
-    """Figures over a whole split, every process on its share of it.
-
-    Raises:
-        InvalidInputError: if none of the pictures can be used.
-    """
-    own = range(len(objective.splits[split]))[accelerator.process_index :: accelerator.num_processes]
-    keys = [[(index, 0) for index in part] for part in batches_of(own, batch_size)]
-    sums: dict[str, Tensor] = {}
-    with torch.no_grad(), accelerator.autocast():
-        for batch in _loader(objective, split, keys, _workers(objective, len(own))):
-            if batch is None:
-                continue
-            for name, value in objective.measure(_moved(batch, objective.model)).items():
-                sums[name] = value if name not in sums else sums[name] + value
-    if accelerator.num_processes > 1:
-        from accelerate.utils import gather_object
-
-        # As objects: with few pictures a process may have none, and nothing to say about shapes.
-        parts = gather_object([{name: item.cpu() for name, item in sums.items()}])
-        sums = {name: sum(part[name] for part in parts if part) for part in parts for name in part}
-    if not sums or float(sums["count"]) == 0:
-        raise InvalidInputError(f"none of the {split} pictures can be used.")
-    return objective.figures(sums)
-
-
-def _loader(objective: Objective, split: Split, keys: Any, workers: int) -> Any:
-    samples = objective.samples(split)
-    return torch.utils.data.DataLoader(
-        samples,
-        batch_sampler=keys,
-        num_workers=0 if isinstance(samples, Embedded) else workers,  # there is nothing left to prepare
-        collate_fn=objective.collate,
-        generator=torch.Generator(),  # its own, since a loader draws a seed for its workers
-    )
-
-
-def _workers(objective: Objective, pictures: int) -> int:
-    """Few pictures are read in the process itself, which keeps them; many take as long as those of training."""
-    return objective.settings.workers if pictures > FEW else 0
-
-
-def _moved(batch: Batch, model: Model) -> Batch:
-    return {name: item.to(model.device) if isinstance(item, Tensor) else item for name, item in batch.items()}
-
-
-# -- scopes -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _frozen(model: Model, modules: dict[str, nn.Module]) -> Iterator[None]:
-    """The model wants no gradients and is in evaluation mode; afterwards flags, modes and buffers are as they were."""
-    trained = {id(item) for module in modules.values() for item in module.parameters()}
-    flags = [(item, item.requires_grad) for item in model.module.parameters() if id(item) not in trained]
-    modes = [module for module in model.module.modules() if module.training]
-    try:
-        for item, _ in flags:
-            item.requires_grad_(False)
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        for item, wanted in flags:
-            item.requires_grad_(wanted)
-        for module in modes:
-            module.training = True
-        for module in modules.values():
-            for item in module.parameters():
-                item.grad = None
-
-
-@contextmanager
-def _accelerator(settings: FitSettings, model: Model) -> Iterator[Accelerator]:
-    """An `Accelerator` on the model's device, with nothing of one that the user may have: all of a process share their
-    precision and how they accumulate. What was there is there again afterwards.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-    from accelerate.utils import GradientAccumulationPlugin
-
-    if settings.precision == "fp16" and model.device.type == "cpu":
-        raise InvalidInputError('precision="fp16" needs a GPU: on a CPU take "bf16", or "no".')
-    held = [(shared, dict(shared)) for shared in (AcceleratorState._shared_state, GradientState._shared_state)]
-    had_processes = bool(PartialState._shared_state)
-    for shared, _ in held:
-        shared.clear()
-    try:
-        try:
-            # Accumulation is the loop's own; launchers say theirs in the environment.
-            plugin = GradientAccumulationPlugin(num_steps=1)
-            cpu = model.device.type == "cpu"
-            made = Accelerator(mixed_precision=settings.precision, cpu=cpu, gradient_accumulation_plugin=plugin)
-        except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise InvalidInputError(f"precision {settings.precision!r} cannot be had here: {error}") from None
-        if made.device.type != model.device.type and (made.num_processes > 1 or settings.precision != "no"):
-            raise InvalidInputError(
-                f"the model is on {model.device}, and accelerate works on {made.device}: load the model there, or "
-                "start without --cpu (ACCELERATE_USE_CPU)."
-            )
-        if made.num_processes > 1 and made.device.type != "cpu" and model.device != made.device:
-            raise InvalidInputError(
-                f"the model is on {model.device}, and this process of {made.num_processes} has {made.device}: "
-                "load it there, vp.load_model(name, device=visprompt.training.distributed.device())."
-            )
-        try:
-            yield made
-        finally:
-            made.free_memory()
-    finally:
-        if not had_processes and PartialState._shared_state.get("num_processes") == 1:
-            PartialState._reset_state()
-        for shared, before in held:
-            shared.clear()
-            shared.update(before)
 
 
 def _optimizer(settings: FitSettings, weights: dict[str, Tensor], rate: float) -> torch.optim.Optimizer:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from visprompt.errors import VispromptError
 from visprompt.persistence.prompt_image import HasImage
+from visprompt.utils.files import write_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,11 +44,9 @@ class Sketches:
     def keep(self, image: Image, step: int) -> None:
         """Adds the picture of a step, which is the latest one; pictures of later steps are those of a run that was
         killed, and go."""
-        from visprompt.persistence.prompt_files import write_whole
-
         inner = self.folder / FOLDER
         inner.mkdir(exist_ok=True)
-        write_whole(inner / f"step-{step:06d}.png", _png(image))
+        write_bytes(inner / f"step-{step:06d}.png", _png(image))
         apart = self.every
         while step / apart > MOST - 2:
             apart *= 2
@@ -63,13 +62,11 @@ class Sketches:
     def _draw(self, more: Sequence[tuple[Image, str]]) -> None:
         from PIL import Image as pil_image
 
-        from visprompt.persistence.prompt_files import write_whole
-
         shown = []
         for path, number in self._all():
             with pil_image.open(path) as image:
                 shown.append((image.convert("RGBA"), f"step {number}"))
-        write_whole(self.folder / STRIP, _png(strip([*shown, *more])))
+        write_bytes(self.folder / STRIP, _png(strip([*shown, *more])))
 
     def _all(self) -> list[tuple[Path, int]]:
         inner = self.folder / FOLDER

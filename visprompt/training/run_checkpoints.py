@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from visprompt.errors import InvalidInputError
+from visprompt.utils.files import sync, write_text
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _BESIDE = re.compile(r"\.(checkpoint|old)-\d+")  # on the way in, on the way out
@@ -81,12 +82,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     # Clones: safetensors refuses tensors that share memory, and training goes on in these.
     save_file({name: item.detach().cpu().contiguous().clone() for name, item in tensors.items()}, part / _TENSORS)
     content = {"progress": asdict(checkpoint.progress), "optimizer": numbers}
-    with (part / _NUMBERS).open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    with (part / _TENSORS).open("rb") as file:
-        os.fsync(file.fileno())
+    write_text(part / _NUMBERS, json.dumps(content))
+    sync(part / _TENSORS)
     target = folder / f"checkpoint-{checkpoint.progress.step}"
     if target.exists():  # the same step again (an evaluation at the end of an epoch came to it)
         old = folder / f".old-{os.getpid()}"

@@ -14,10 +14,85 @@ REFERENCE_BATCH = 256
 #: torch's generators take no larger ones
 MOST_SEED = 2**63
 
+#: groups of flags in the help text of `visprompt fit`
+TRAINING, CHOOSING = "training", "choosing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """How a setting is shown as a flag of `visprompt fit`; the flag has the setting's name with dashes.
+
+    Args:
+        help: one line for `--help`.
+        panel: the group that it is in: `TRAINING` or `CHOOSING`.
+        default: whether `--help` may show a default.
+        short: other names, e.g. `("-e",)`.
+    """
+
+    help: str
+    panel: str = TRAINING
+    default: bool = False
+    short: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """A value out of some; None is one of `allowed` if it may be left out."""
+
+    allowed: tuple[Any, ...]
+
+    def check(self, name: str, value: Any, optional: bool) -> None:
+        if value not in self.allowed:
+            raise InvalidInputError(f"{name} is one of {', '.join(map(str, self.allowed))}; got {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """A whole number, at least `least`; or None if that is the default."""
+
+    least: int
+
+    def check(self, name: str, value: Any, optional: bool) -> None:
+        if value is None and optional:
+            return
+        if not isinstance(value, int) or isinstance(value, bool) or value < self.least:
+            raise InvalidInputError(f"{name} is a whole number, at least {self.least}; got {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Number:
+    """A finite number, at least 0; or None if that is the default."""
+
+    def check(self, name: str, value: Any, optional: bool) -> None:
+        if value is None and optional:
+            return
+        if not is_number(value) or value < 0:
+            raise InvalidInputError(f"{name} is a number, at least 0; got {value!r}.")
+
+
+def _setting(default: Any, rule: _Choice | _Whole | _Number | None = None, flag: Flag | str | None = None) -> Any:
+    """A field of `FitSettings`: its rule is checked, and its flag is offered by `visprompt fit`."""
+    shown = Flag(flag) if isinstance(flag, str) else flag
+    return dataclasses.field(default=default, metadata={"rule": rule, "flag": shown})
+
+
+def _whole(default: int | None, least: int = 1, flag: Flag | str | None = None) -> Any:
+    return _setting(default, _Whole(least), flag)
+
+
+def _number(default: float | None, flag: Flag | str | None = None) -> Any:
+    return _setting(default, _Number(), flag)
+
+
+def _choice(default: str | None, allowed: tuple[Any, ...], flag: Flag | str | None = None) -> Any:
+    return _setting(default, _Choice(allowed), flag)
+
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
     """Settings of `fit`; defaults are those of gated prompt tuning (arXiv 2306.05067) where it has them.
+
+    A field's metadata say which values it takes (`rule`) and whether `visprompt fit` has a flag for it (`flag`).
 
     Args:
         epochs: passes over the training pictures.
@@ -52,58 +127,41 @@ class FitSettings:
         InvalidInputError: for a value it cannot have.
     """
 
-    epochs: int = 100
-    max_steps: int | None = None
-    batch_size: int = 64
-    accumulate: int = 1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    base_lr: float = 0.1
-    lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    warmup_epochs: float | None = None
-    max_grad_norm: float | None = None
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    checkpointing: bool = False
-    patience: int | None = None
-    evaluate_every: int = 1
-    checkpoint_every: int | None = None
-    keep: Literal["best", "last"] = "best"
-    head: Literal["linear", "mlp", "zero-shot"] | None = None
+    epochs: int = _whole(100, flag="Passes over the training pictures.")
+    max_steps: int | None = _whole(None, flag="End after so many optimiser steps.")
+    batch_size: int = _whole(64, flag="Pictures per forward and process.")
+    accumulate: int = _whole(1, flag="Forwards per optimiser step.")
+    optimizer: Literal["sgd", "adamw"] = _choice("sgd", ("sgd", "adamw"), flag="sgd or adamw.")
+    base_lr: float = _number(0.1, flag="Learning rate for 256 pictures a step.")
+    lr: float | None = _number(None, flag="The learning rate itself.")
+    momentum: float = _number(0.9)
+    weight_decay: float = _number(0.0, flag="Weight decay.")
+    warmup_epochs: float | None = _number(None, flag="Epochs over which the rate rises.")
+    max_grad_norm: float | None = _number(None)
+    precision: Literal["no", "bf16", "fp16"] = _choice("no", ("no", "bf16", "fp16"), flag="no, bf16 or fp16.")
+    checkpointing: bool = _setting(False, flag="Less memory, more time: recompute blocks.")
+    patience: int | None = _whole(None, flag=Flag("Stop after N evaluations without a better one.", CHOOSING, True))
+    evaluate_every: int = _whole(1)
+    checkpoint_every: int | None = _whole(None)
+    keep: Literal["best", "last"] = _choice(
+        "best", ("best", "last"), flag=Flag("Weights that are kept: best or last.", CHOOSING, True)
+    )
+    head: Literal["linear", "mlp", "zero-shot"] | None = _choice(
+        None, (None, "linear", "mlp", "zero-shot"), flag="linear, mlp or zero-shot."
+    )
     templates: tuple[str, ...] = ("a photo of a {}",)
-    augment: Literal["none", "flip", "crop", "shift"] = "none"
-    fit: Fit = "model"
-    workers: int = 0
-    seed: int = 0
+    augment: Literal["none", "flip", "crop", "shift"] = _choice(
+        "none", ("none", "flip", "crop", "shift"), flag="none, flip or crop."
+    )
+    fit: Fit = _choice("model", FITS)  # noqa: RUF009 - it is dataclasses.field
+    workers: int = _whole(0, least=0, flag="Processes that prepare pictures.")
+    seed: int = _whole(0, least=0, flag="Of splits, initialisation, order, dropout.")
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        choices = {
-            "optimizer": ("sgd", "adamw"),
-            "precision": ("no", "bf16", "fp16"),
-            "keep": ("best", "last"),
-            "head": (None, "linear", "mlp", "zero-shot"),
-            "augment": ("none", "flip", "crop", "shift"),
-            "fit": FITS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InvalidInputError(
-                    f"{name} is one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}."
-                )
-        whole = {"epochs": 1, "max_steps": 1, "batch_size": 1, "accumulate": 1, "patience": 1, "evaluate_every": 1,
-                 "checkpoint_every": 1, "workers": 0, "seed": 0}  # fmt: skip
-        for name, least in whole.items():
-            value = getattr(self, name)
-            optional = name in ("max_steps", "patience", "checkpoint_every") and value is None
-            if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise InvalidInputError(f"{name} is a whole number, at least {least}; got {value!r}.")
-        for name in ("base_lr", "lr", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is None and name in ("lr", "max_grad_norm", "warmup_epochs"):
-                continue
-            if not is_number(value) or value < 0:
-                raise InvalidInputError(f"{name} is a number, at least 0; got {value!r}.")
+        for field in dataclasses.fields(self):
+            if (rule := field.metadata.get("rule")) is not None:
+                rule.check(field.name, getattr(self, field.name), optional=field.default is None)
         if self.momentum >= 1:
             raise InvalidInputError(f"momentum is a share, at least 0 and below 1; got {self.momentum!r}.")
         if self.max_grad_norm == 0:

@@ -8,17 +8,19 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.registry import checked_options
 from visprompt.training import distributed as processes
 from visprompt.training import run_checkpoints as checkpoints
-from visprompt.training.loop import DivergedError, evaluate
+from visprompt.training.evaluation import evaluate
+from visprompt.training.loop import DivergedError
 from visprompt.training.metrics_log import FILE
 from visprompt.training.progress_images import STRIP
 from visprompt.training.result import Fitted
-from visprompt.training.run import RUN, make_objective, require_ours, train
+from visprompt.training.run import make_objective, train
+from visprompt.training.run_folder import RUN, require_ours
 from visprompt.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from visprompt.data.labelled.splits import Splits
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
+    from visprompt.training.objectives.base import Objective
+
+    #: what the grid says, the strategy's options, and the settings of one run
+    _Combination: TypeAlias = tuple[dict[str, Any], Any, FitSettings]
+    #: what a run gave: figures, weights by name, and the record for the model card
+    _Result: TypeAlias = tuple[Fitted, dict[str, Tensor], dict[str, Any]]
 
 FOLDER = "sweep"
 
@@ -38,6 +46,7 @@ def run_sweep(
     settings: FitSettings,
     grid: Mapping[str, Sequence[Any]],
     folder: Path | None,
+    *,
     final: bool,
     restart: bool,
     progress: bool | None,
@@ -67,9 +76,6 @@ def run_sweep(
             "a sweep chooses on validation, and these data have no validation part: split one off "
             "(load_splits(…, validation=0.2), --validation 0.2)."
         )
-    original = prompter.options
-    tried: list[dict[str, Any]] = []
-    results: dict[int, tuple[Fitted, dict[str, Tensor], dict[str, Any]]] = {}
     combinations = _combinations(prompter, settings, grid)
     if folder is not None:
         require_ours(folder)
@@ -78,6 +84,39 @@ def run_sweep(
     if restart and folder is not None and processes.is_main():
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     processes.wait()
+    tried, results = _train_all(prompter, model, splits, combinations, folder, progress)
+    ranked, winner = _ranked(prompter.objective(model, splits.train), tried)
+    values, prompter.options, chosen = combinations[winner]
+    if final:
+        chosen = dataclasses.replace(chosen, keep="last", patience=None)
+        how: dict[str, Any] = {"restart": restart, "progress": progress, "title": "all pictures"}
+        fitted = train(prompter, model, splits.final(), chosen, folder, **how)
+    else:
+        fitted = _restored(prompter, model, splits, chosen, results[winner])
+    prompter.record["sweep"] = ranked
+    if folder is not None and processes.is_main():
+        if not final:
+            _copy_logs(folder / FOLDER / _slug(values), folder)
+        prompter.save_pretrained(folder)
+    return dataclasses.replace(fitted, sweep=ranked)
+
+
+def _train_all(
+    prompter: Learned,
+    model: Model,
+    splits: Splits,
+    combinations: Sequence[_Combination],
+    folder: Path | None,
+    progress: bool | None,
+) -> tuple[list[dict[str, Any]], dict[int, _Result]]:
+    """Trains every combination: a row for each of them, and by number what those gave that did not diverge.
+
+    Raises:
+        InvalidInputError: if every one diverged.
+    """
+    original = prompter.options
+    tried: list[dict[str, Any]] = []
+    results: dict[int, _Result] = {}
     for number, (values, options, chosen) in enumerate(combinations):
         prompter.options = options
         place = None if folder is None else folder / FOLDER / _slug(values)
@@ -92,39 +131,38 @@ def run_sweep(
             raise
         tried.append({**values, **found.validation, "best_epoch": found.best_epoch})
         results[number] = (found, prompter.state(), prompter.record)
-    alive = [entry for entry in tried if "diverged" not in entry]
-    if not alive:
+    if not results:
         _forget(prompter, original)
         raise InvalidInputError(f"every setting of the sweep diverged: {tried[0]['diverged']}")
-    kind = prompter.objective(model, splits.train)
-    metric, higher = kind.metric, kind.higher_is_better
-    ranked = sorted(alive, key=lambda entry: _cost(entry[metric], higher))
-    best = ranked[0]
-    ranked += [entry for entry in tried if "diverged" in entry]
-    winner = next(i for i, entry in enumerate(tried) if entry is best)
-    _, prompter.options, chosen = combinations[winner]
-    if final:
-        chosen = dataclasses.replace(chosen, keep="last", patience=None)
-        fitted = train(
-            prompter, model, splits.final(), chosen, folder, restart=restart, progress=progress, title="all pictures"
-        )
-    else:
-        fitted, state, record = results[winner]
-        prompter.build(model, chosen.seed)
-        objective = make_objective(prompter, model, splits, chosen)
-        prompter.head, prompter.record = objective.head, record
-        prompter.load_state(state)
-        if "test" in objective.splits:
-            fitted = dataclasses.replace(fitted, test=evaluate(objective, "test"))
-            record["test"] = fitted.test
-    prompter.record["sweep"] = ranked
-    if folder is not None and processes.is_main():
-        if not final:
-            for name in (FILE, STRIP):
-                if (source := folder / FOLDER / _slug(combinations[winner][0]) / name).is_file():
-                    shutil.copyfile(source, folder / name)
-        prompter.save_pretrained(folder)
-    return dataclasses.replace(fitted, sweep=ranked)
+    return tried, results
+
+
+def _ranked(kind: type[Objective], tried: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """The rows, best first and those that diverged last; and the number of the best one."""
+    alive = [entry for entry in tried if "diverged" not in entry]
+    ranked = sorted(alive, key=lambda entry: _cost(entry[kind.metric], kind.higher_is_better))
+    winner = next(i for i, entry in enumerate(tried) if entry is ranked[0])
+    return ranked + [entry for entry in tried if "diverged" in entry], winner
+
+
+def _restored(prompter: Learned, model: Model, splits: Splits, settings: FitSettings, result: _Result) -> Fitted:
+    """Puts the weights of one run of the sweep back into the prompter and measures them on the test split."""
+    fitted, state, record = result
+    prompter.build(model, settings.seed)
+    objective = make_objective(prompter, model, splits, settings)
+    prompter.head, prompter.record = objective.head, record
+    prompter.load_state(state)
+    if "test" in objective.splits:
+        fitted = dataclasses.replace(fitted, test=evaluate(objective, "test"))
+        record["test"] = fitted.test
+    return fitted
+
+
+def _copy_logs(run: Path, folder: Path) -> None:
+    """Copies metrics and progress images of the run that was kept to where the prompt is saved."""
+    for name in (FILE, STRIP):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
 
 
 def _forget(prompter: Learned, options: Any) -> None:
@@ -132,9 +170,7 @@ def _forget(prompter: Learned, options: Any) -> None:
     prompter.options, prompter.parameters, prompter.head, prompter.record = options, None, None, {}
 
 
-def _combinations(
-    prompter: Learned, settings: FitSettings, grid: Mapping[str, Sequence[Any]]
-) -> list[tuple[dict[str, Any], Any, FitSettings]]:
+def _combinations(prompter: Learned, settings: FitSettings, grid: Mapping[str, Sequence[Any]]) -> list[_Combination]:
     """(values, options, settings) of every run, all of them checked before the first one starts."""
     known = {item.name for item in dataclasses.fields(FitSettings)}
     options = {item.name for item in dataclasses.fields(prompter.Options)}

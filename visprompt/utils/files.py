@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from visprompt.errors import InvalidInputError
@@ -49,10 +52,47 @@ def require_file(path: str | Path, option: str) -> Path:
     return path
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Replaces a file in one step, its folder made if it is not there."""
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A new file beside `path` to write into, which takes its place at the end; its folder is made if it is not there.
+
+    Whoever reads `path`, also after a crash, sees the old content or the new one, never a part. The content is on the
+    disk before the old one goes, and the file is as readable as others that the user writes. After an error the old
+    file stays, and the new one is gone.
+
+    Args:
+        path: the file to replace.
+
+    Yields:
+        The path of an empty file, for the caller to write.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    # Unique, since several processes may write one file; opened anew by name, so that the umask gives its permissions.
+    partial = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with open(partial, "xb"):
+            pass
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Replaces a file in one step, as `replacing` does."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replaces a file in one step, as `replacing` does, with a text in UTF-8; lines end as they do in `text`."""
+    write_bytes(path, text.encode())
+
+
+def sync(path: str | Path) -> None:
+    """Waits until the content of a file is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -5,15 +5,19 @@ from __future__ import annotations
 import fnmatch
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from visprompt.utils.hashing import file_digest
 
+#: the package's folder; `visprompt` itself is not imported here, since it knows layers above this one
+PACKAGE = Path(__file__).parents[1]
 _LIBRARIES = ("torch", "transformers", "open_clip_torch", "timm", "numpy", "pillow")
 #: What below `visprompt` only shows or keeps figures, as patterns of paths. Everything else decides figures: a change
 #: there makes old rows stale. `tests/utils/test_provenance.py` fails if code that decides figures imports one of these.
@@ -38,10 +42,9 @@ DISPLAY = (
 
 def hashed_sources() -> list[Path]:
     """The sources and defaults that decide figures: all of the package and of `strategies/` except `DISPLAY`."""
-    import visprompt
-    import visprompt.strategies
-
-    return sorted({*_sources(Path(visprompt.__file__).parent), *_strategies(visprompt.strategies.__path__)})
+    strategies = importlib.util.find_spec("visprompt.strategies")
+    folders = [] if strategies is None else strategies.submodule_search_locations or []
+    return sorted({*_sources(PACKAGE), *_strategies(folders)})
 
 
 @functools.cache
@@ -72,9 +75,7 @@ def _strategies(folders: Any) -> Iterator[Path]:
 @functools.cache
 def provenance() -> dict[str, Any]:
     """What a figure depends on apart from model, data and options: versions, code, machine."""
-    import visprompt
-
-    versions = {"visprompt": visprompt.__version__, "python": platform.python_version()}
+    versions = {"visprompt": sys.modules["visprompt"].__version__, "python": platform.python_version()}
     for package in _LIBRARIES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -82,7 +83,7 @@ def provenance() -> dict[str, Any]:
             continue
     return {
         "versions": versions,
-        "git_commit": git_commit(Path(visprompt.__file__).parent),
+        "git_commit": git_commit(PACKAGE),
         "code": source_digest(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }

@@ -126,7 +126,7 @@ def rows_of(result: Any, part: str = "gain") -> dict[tuple[str, str], dict[str, 
 
 class TestFigures:
     def test_a_row_is_what_the_marker_gives_alone(self, finished: Any, model: vp.Model) -> None:
-        from visprompt.data.labelled.unlabelled import generated
+        from visprompt.data.scenes.unlabelled import generated
 
         data = generated((64, 64), seed=3, sizes={"train": 1, "validation": 0, "test": N}).test
         assert data is not None

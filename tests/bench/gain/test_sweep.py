@@ -49,7 +49,7 @@ class TestSweep:
         assert rows[0]["circle"] == rows[1]["circle"] != rows[2]["circle"] == rows[3]["circle"]
 
     def test_a_point_is_what_its_saved_patch_gains(self, swept: Any) -> None:
-        from visprompt.data.labelled.unlabelled import generated
+        from visprompt.data.scenes.unlabelled import generated
 
         result, _, suite = swept
         runs = [run for file in result.out.glob("runs-*.jsonl") for run in read_jsonl(file)]

@@ -189,7 +189,7 @@ class TestRunning:
         assert rows["shallow"]["settings"]["lr"] == best["point"]["lr"]
 
     def test_a_saved_prompt_gives_the_figures_again(self, finished: Any, model: vp.Model, blots: Path) -> None:
-        from visprompt.data.labelled.dataset import load_splits
+        from visprompt.data.labelled.splits import load_splits
         from visprompt.learned.strategy import Learned
 
         run = next(run for run in finished.runs if run["method"] == "gated" and run["stage"] == "report")

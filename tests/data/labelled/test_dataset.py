@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprompt.data.labelled.dataset import Labelled, Splits, load_splits
+from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.data.labelled.items import ShiftedMask
+from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as pil_image
 
-from visprompt.data.labelled.dataset import load_splits
+from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.data.labelled.test_hub import Image as Pictures
 from tests.data.labelled.test_hub import Rows, Value, pets
-from visprompt.data.labelled.dataset import Labelled, Splits, load_splits
+from visprompt.data.labelled.dataset import Labelled, Splits
+from visprompt.data.labelled.splits import load_splits
 from visprompt.data.labelled.unlabelled import read_pictures, splits_without_labels, unlabelled, without_labels
 from visprompt.errors import InvalidInputError, UnknownNameError
 

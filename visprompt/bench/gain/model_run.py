@@ -63,7 +63,8 @@ def load_pictures(spec: Mapping[str, Any], n: int) -> Pictures:
     Raises:
         InvalidInputError: if there are none.
     """
-    from visprompt.data.labelled.unlabelled import generated, read_pictures
+    from visprompt.data.labelled.unlabelled import read_pictures
+    from visprompt.data.scenes.unlabelled import generated
 
     if spec["source"] == "scenes":
         width, height = spec["size_wh"]

@@ -54,7 +54,7 @@ class Sweep:
     @functools.cached_property
     def pictures(self) -> Pictures:
         """Validation scenes as large as the model's input."""
-        from visprompt.data.labelled.unlabelled import generated
+        from visprompt.data.scenes.unlabelled import generated
 
         n = self.bench.count(self.spec.n)
         seed = self.bench.suite.pictures["seed"]
@@ -87,7 +87,7 @@ class Sweep:
         return found
 
     def _unit(self, point: Row, seed: int, key: str) -> Row:
-        from visprompt.data.labelled.unlabelled import generated
+        from visprompt.data.scenes.unlabelled import generated
         from visprompt.prompter import Prompter
 
         started, folder = time.process_time(), self.bench.out / PATCHES / f"sweep-{key}"

@@ -24,7 +24,7 @@ from visprompt.bench.suite import load_suite
 from visprompt.bench.tuning.spec import MethodSpec, SetSpec, TuningSuite, merged
 from visprompt.bench.tuning.unit import PROMPTS, Row, Unit, Worker, Workshop
 from visprompt.bench.workers import cores
-from visprompt.data.labelled.dataset import load_splits
+from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 from visprompt.utils.files import require_folder
 from visprompt.utils.hashing import digest

@@ -92,7 +92,7 @@ class Workshop:
     def splits(self, one: SetSpec) -> Splits:
         """The data of a set, its pictures in memory: they are read again and again."""
         if one.key not in self._splits:
-            from visprompt.data.labelled.dataset import load_splits
+            from visprompt.data.labelled.splits import load_splits
 
             made = load_splits(one.data)
             parts: Any = {part: getattr(made, part) for part in ("train", "validation", "test")}

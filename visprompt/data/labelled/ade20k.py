@@ -14,7 +14,7 @@ from pathlib import Path
 from visprompt.data.labelled.dataset import IGNORE, Labelled, OnBad, report
 from visprompt.data.labelled.items import ShiftedMask
 from visprompt.data.labelled.label_names import Names, class_names, is_ignored, is_picture, require_directory
-from visprompt.data.labelled.splits import Splits, without_validation
+from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.questions.question import read_text
 from visprompt.errors import InvalidInputError
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from visprompt.data.labelled.drawing import drawn_by_group
 from visprompt.data.labelled.items import (
     common_folder,
     identity,
@@ -23,10 +24,10 @@ from visprompt.data.labelled.items import (
     require_classes,
     size_mismatch,
 )
-from visprompt.data.labelled.splits import FORMATS, Splits, load_splits
+from visprompt.data.labelled.parts import Splits
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 
-__all__ = ["FORMATS", "IGNORE", "KINDS", "Labelled", "Splits", "load_splits"]
+__all__ = ["IGNORE", "KINDS", "Kind", "Label", "Labelled", "OnBad", "Splits", "report"]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -181,9 +182,9 @@ class Labelled:
                 f"{share:g} of {self._called} ({len(self)} items) cannot be split off: the share lies between 0 and 1, "
                 "and both parts need an item."
             )
-        drawn = set(self._drawn(count, seed, left=1))
-        rest = [index for index in range(len(self)) if index not in drawn]
-        return self.subset(rest), self.subset(sorted(drawn))
+        taken = set(self._drawn(count, seed, left=1))
+        rest = [index for index in range(len(self)) if index not in taken]
+        return self.subset(rest), self.subset(sorted(taken))
 
     def joined(self, other: Labelled) -> Labelled:
         """The items of both; the classes are the same.
@@ -343,41 +344,7 @@ class Labelled:
         if seed < 0:
             raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
         groups = np.asarray(self.labels if self.kind == "classification" else [0] * len(self))
-        # Raw doubles of PCG64 are the same in every version of numpy; its shuffles need not be.
-        keys = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_SALT, seed]))).random(len(self))
-        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-        members = [items[np.argsort(keys[items], kind="stable")] for items in members]
-        # Equal remainders are settled by chance, not by the order of the classes.
-        members.sort(key=lambda items: keys[items[0]])
-        takes = _shares([len(items) for items in members], count, least, left)
-        return [int(item) for items, take in zip(members, takes, strict=True) for item in items[:take]]
-
-
-def _shares(sizes: list[int], count: int, least: int, left: int) -> list[int]:
-    """How many to take of groups of these sizes, in proportion: the largest remainders get what rounding leaves.
-
-    >>> _shares([90, 9, 1], 50, 0, 1), _shares([90, 9, 1], 10, 1, 0)
-    ([45, 5, 0], [8, 1, 1])
-    """
-    total = sum(sizes)
-    least = least if least * len(sizes) <= count else 0
-    wanted = [count * size / total for size in sizes]
-    takes = [
-        min(max(int(want), min(least, size)), max(size - left, 0)) for want, size in zip(wanted, sizes, strict=True)
-    ]
-    for spare in (left, 0):  # what was to be left is taken after all if there is nothing else
-        while sum(takes) < count:
-            open_ = [group for group, size in enumerate(sizes) if takes[group] < size - spare]
-            if not open_:
-                break
-            takes[max(open_, key=lambda group: wanted[group] - takes[group])] += 1
-    while sum(takes) > count:
-        full = [group for group, take in enumerate(takes) if take > least]
-        takes[max(full, key=lambda group: takes[group] - wanted[group])] -= 1
-    return takes
-
-
-_SALT = 730912
+        return drawn_by_group(groups, count, seed, least, left)
 
 
 def report(problems: Sequence[str], where: str, on_bad: OnBad, one: str = "item", many: str = "items") -> None:

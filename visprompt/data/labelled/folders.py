@@ -14,7 +14,7 @@ from pathlib import Path
 
 from visprompt.data.labelled.dataset import Labelled, OnBad
 from visprompt.data.labelled.label_names import PARTS, is_ignored, is_picture, require_directory, walk
-from visprompt.data.labelled.splits import Splits, without_validation
+from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.errors import InvalidInputError
 
 _LAYOUT = "expected root/class/picture.jpg, or root/train/class/picture.jpg with val and test beside train"

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from visprompt.data.labelled.columns import COLUMNS, ColumnSpec, HubVersion, takes_groups
 from visprompt.data.labelled.dataset import IGNORE, Kind, Labelled, OnBad
 from visprompt.data.labelled.items import ShiftedMask
 from visprompt.data.labelled.label_names import PARTS, Names, class_names, is_ignored, numbered, part_of
-from visprompt.data.labelled.splits import Splits, without_validation
-from visprompt.data.labelled.tables import COLUMNS
+from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.errors import InvalidInputError, UnsupportedError
 
 #: the first version of `datasets` that runs no code of data sets at all
@@ -58,24 +58,19 @@ class Cell:
         return value
 
 
+@takes_groups(columns=ColumnSpec, version=HubVersion)
 def read_hub(
     where: str | Path,
     *,
     validation: float = 0.2,
     seed: int = 0,
     on_bad: OnBad = "refuse",
-    image: str | None = None,
-    label: str | None = None,
-    mask: str | None = None,
-    question: str | None = None,
-    answer: str | None = None,
+    columns: ColumnSpec | None = None,
     classes: Names = None,
     zero_is_none: bool = False,
     ignore_index: int = IGNORE,
     parts: Mapping[str, str] | None = None,
-    config: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
+    version: HubVersion | None = None,
     name: str | None = None,
     labels: bool = True,
 ) -> Splits:
@@ -86,18 +81,14 @@ def read_hub(
         validation: share of train that becomes validation if there is no such split.
         seed: of that draw.
         on_bad: see `Labelled`.
-        image: column of pictures; None: the only one that is declared as pictures and no mask.
-        label: column of labels; None: the only one that is declared as class labels, or one called `label`.
-        mask: column of masks; None: a column of pictures called `mask`, `annotation` or `segmentation`.
-        question: column of questions; None: `question`. With `answer`, makes it a data set of answers.
-        answer: column of answers; None: `answer`.
+        columns: names of columns. None, or one that is not named: for images the only column that is declared as images
+            and is no mask; for labels the only one that is declared as class labels, or one called `label`; for the
+            others the usual names.
         classes: names of the classes, a file of them, or how many; needed for masks.
         zero_is_none: in masks, 0 is no class and classes begin at 1.
         ignore_index: in masks, what does not count.
         parts: which split is which part, for example `{"train": "train", "test": "validation"}`; None: by their names.
-        config: of a data set that has several.
-        revision: commit, tag or branch on the hub.
-        trust_remote_code: let a data set run its own code. `datasets` from version 4 on never does.
+        version: configuration and revision; None: the only configuration, as it is now.
         name: of the data set; None: the hub's or the folder's.
         labels: False: only the column of pictures is read.
 
@@ -105,39 +96,49 @@ def read_hub(
         UnsupportedError: without the package.
         InvalidInputError: if it cannot be loaded, or which column is which cannot be told.
     """
+    wished, chosen = columns or ColumnSpec(), version or HubVersion()
+    if wished.split is not None:
+        raise InvalidInputError(
+            f"split={wished.split!r}: a data set of the hub has splits of its own; say which is which with parts=."
+        )
+    source = str(where).removeprefix("hf:")
+    called = name or (Path(source).resolve().name if Path(source).exists() else source)
+    splits = _splits(_loaded(source, chosen), parts, called)
+    found = _Columns(splits["train"].features, wished, called, labels)
+    items, names, secret = _items(splits, found, called, classes, ignore_index if zero_is_none else None)
+    ignore = ignore_index if found.kind == "segmentation" else None
+    made = {
+        part: Labelled(rows, names, kind=found.kind, name=f"{called} {part}", on_bad=on_bad, ignore_index=ignore)
+        for part, rows in items.items()
+    }
+    at = f" at revision {chosen.revision}" if chosen.revision else ""
+    test = made.get("test")
+    tested = "test is its own" if test is not None else "no test part" + (" (its labels are secret)" if secret else "")
+    if "validation" in made:
+        protocol = f"Train and validation are those of {called}{at}; {tested}."
+        return Splits(made["train"], made["validation"], test, protocol)
+    return without_validation(made["train"], test, validation, seed, f"train is that of {called}{at}", tested)
+
+
+# -- loading --------------------------------------------------------------------------------------------------------
+
+
+def _loaded(source: str, version: HubVersion) -> Mapping[str, Any]:
+    """Splits by name, of a folder or of the hub.
+
+    Raises:
+        UnsupportedError: without the package.
+        InvalidInputError: if it cannot be loaded.
+    """
     try:
         import datasets
     except ImportError:
         raise UnsupportedError(
             'data sets of the hub need the datasets package: pip install "visprompt-toolkit[hf]".'
         ) from None
-    source = str(where).removeprefix("hf:")
-    loaded = _local(datasets, Path(source)) if Path(source).exists() else None
-    if loaded is None:
-        loaded = _from_hub(datasets, source, config, revision, trust_remote_code)
-    if not isinstance(loaded, Mapping):
-        loaded = {"train": loaded}
-    called = name or (Path(source).resolve().name if Path(source).exists() else source)
-    splits = _splits(loaded, parts, called)
-    wishes = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer}
-    columns = _Columns(splits["train"].features, wishes, called, labels)
-    items, names, secret = _items(splits, columns, called, classes, ignore_index if zero_is_none else None)
-    kind = columns.kind
-    ignore = ignore_index if kind == "segmentation" else None
-    made = {
-        part: Labelled(rows, names, kind=kind, name=f"{called} {part}", on_bad=on_bad, ignore_index=ignore)
-        for part, rows in items.items()
-    }
-    version = f" at revision {revision}" if revision else ""
-    test = made.get("test")
-    tested = "test is its own" if test is not None else "no test part" + (" (its labels are secret)" if secret else "")
-    if "validation" in made:
-        protocol = f"Train and validation are those of {called}{version}; {tested}."
-        return Splits(made["train"], made["validation"], test, protocol)
-    return without_validation(made["train"], test, validation, seed, f"train is that of {called}{version}", tested)
-
-
-# -- loading --------------------------------------------------------------------------------------------------------
+    path = Path(source)
+    loaded = _local(datasets, path) if path.exists() else _from_hub(datasets, source, version)
+    return loaded if isinstance(loaded, Mapping) else {"train": loaded}
 
 
 def _local(datasets: Any, path: Path) -> Any:
@@ -159,12 +160,12 @@ def _local(datasets: Any, path: Path) -> Any:
     return _tried(str(path), lambda: datasets.load_dataset("parquet", data_files=by_split))
 
 
-def _from_hub(datasets: Any, name: str, config: str | None, revision: str | None, trusted: bool) -> Any:
+def _from_hub(datasets: Any, name: str, version: HubVersion) -> Any:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
         raise InvalidInputError(f"there is no folder {name!r}, and a data set on the hub is called OWNER/NAME.")
     older = int(str(datasets.__version__).partition(".")[0]) < _NO_CODE
-    options: dict[str, Any] = {"trust_remote_code": trusted} if older else {}
-    return _tried(name, lambda: datasets.load_dataset(name, config, revision=revision, **options))
+    options: dict[str, Any] = {"trust_remote_code": version.trust_remote_code} if older else {}
+    return _tried(name, lambda: datasets.load_dataset(name, version.config, revision=version.revision, **options))
 
 
 def _tried(name: str, load: Any) -> Any:
@@ -207,28 +208,26 @@ def _splits(loaded: Mapping[str, Any], parts: Mapping[str, str] | None, called: 
 class _Columns:
     """Which column is what, by the features that a data set declares."""
 
-    def __init__(
-        self, features: Mapping[str, Any], wishes: Mapping[str, str | None], called: str, labels: bool = True
-    ) -> None:
+    def __init__(self, features: Mapping[str, Any], wished: ColumnSpec, called: str, labels: bool = True) -> None:
         self.features, self.called = features, called
-        for what, wish in wishes.items():
-            if wish is not None and wish not in features:
+        for what, wish in wished.named().items():
+            if wish not in features:
                 raise InvalidInputError(f"{called} has no column {wish!r} ({what}); it has {self._listing()}.")
         pictures = self._of("Image")
         usual_mask = self._usual("mask", pictures)
-        self.mask = wishes["mask"] or (None if wishes["label"] else usual_mask)
-        self.question = wishes["question"] or self._usual("question", list(features))
-        self.answer = wishes["answer"] or self._usual("answer", list(features))
+        self.mask = wished.mask or (None if wished.label else usual_mask)
+        self.question = wished.question or self._usual("question", list(features))
+        self.answer = wished.answer or self._usual("answer", list(features))
         others = [name for name in pictures if name not in (self.mask, usual_mask)]
-        self.image = wishes["image"] or self._only(others, "image", "pictures")
-        for column in (self.image, wishes["mask"]):
+        self.image = wished.image or self._only(others, "image", "pictures")
+        for column in (self.image, wished.mask):
             if column is not None and column not in pictures:
                 raise InvalidInputError(f"{called}: {column!r} is no column of pictures; it has {self._listing()}.")
         if not labels:
             self.kind: Kind = "pictures"
-        elif wishes["mask"] or (self.mask and not wishes["question"]):
+        elif wished.mask or (self.mask and not wished.question):
             self.kind = "segmentation"
-        elif wishes["question"] or (self.question and self.answer and not wishes["label"]):
+        elif wished.question or (self.question and self.answer and not wished.label):
             self.kind = "answers"
             if not (self.question and self.answer):
                 raise InvalidInputError(
@@ -238,7 +237,7 @@ class _Columns:
             self.kind = "classification"
             declared = self._of("ClassLabel")
             usual = self._usual("label", list(features))
-            self.label = wishes["label"] or (
+            self.label = wished.label or (
                 self._only(declared, "label", "class labels") if declared or usual is None else usual
             )
             if type(features[self.label]).__name__ not in ("ClassLabel", "Value"):

@@ -1,7 +1,4 @@
-"""The parts of a labelled data set, and where they come from: one function for every format.
-
-Without torch. Import it from `visprompt.data.labelled`, which this module must not import: it only passes sets on.
-"""
+"""Reading a data set with its parts: one function for every format. Without torch."""
 
 from __future__ import annotations
 
@@ -10,76 +7,19 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from visprompt.data.labelled.columns import COLUMNS, folded, groups_of, option_names
 from visprompt.data.labelled.items import PICTURE_SUFFIXES, path_of, real_path
+from visprompt.data.labelled.parts import Splits, without_validation
+from visprompt.data.labelled.unlabelled import splits_without_labels
 from visprompt.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
 
-
-@dataclass(frozen=True)
-class Splits:
-    """The parts of a data set.
-
-    Attributes:
-        train: what is trained on.
-        validation: what is chosen on, or None.
-        test: what is reported, or None where the data set has none (or keeps its labels).
-        protocol: one sentence: where the parts come from.
-
-    Raises:
-        InvalidInputError: if the parts do not have the same classes in the same order, or are of different kinds.
-    """
-
-    train: Labelled
-    validation: Labelled | None
-    test: Labelled | None
-    protocol: str
-
-    def __post_init__(self) -> None:
-        for name in ("validation", "test"):
-            part: Labelled | None = getattr(self, name)
-            if part is None:
-                continue
-            if part.kind != self.train.kind:
-                raise InvalidInputError(f"train is for {self.train.kind}, and {name} for {part.kind}.")
-            if part.classes != self.train.classes:
-                raise InvalidInputError(
-                    f"{name} has other classes than train, or in another order: {_listed(part.classes)}; train has "
-                    f"{_listed(self.train.classes)}. A label is a number, which must mean the same everywhere."
-                )
-
-    def final(self) -> Splits:
-        """For the last training: train and validation together, after everything was chosen."""
-        if self.validation is None:
-            return self
-        protocol = f"{self.protocol} Trained on train and validation together after choosing."
-        return replace(self, train=self.train.joined(self.validation), validation=None, protocol=protocol)
-
-    def limited(self, n: int | None, seed: int = 0) -> Splits:
-        """At most `n` items of every part."""
-        if n is None:
-            return self
-        made = self._each(lambda part: part.limited(n, seed))
-        return replace(made, protocol=f"{self.protocol} At most {n} items of every part.")
-
-    def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Splits:
-        """`Labelled.check` of every part."""
-        return self._each(lambda part: part.check(workers, progress))
-
-    def describe(self) -> dict[str, Any]:
-        """What results say about the data."""
-        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
-        return {name: part and part.describe() for name, part in parts.items()} | {"protocol": self.protocol}
-
-    def _each(self, change: Callable[[Labelled], Labelled]) -> Splits:
-        validation = None if self.validation is None else change(self.validation)
-        return Splits(change(self.train), validation, None if self.test is None else change(self.test), self.protocol)
-
+__all__ = ["FORMATS", "Splits", "load_splits", "warn_of_duplicates", "without_validation"]
 
 #: the formats by name: where their reader is
 FORMATS: dict[str, str] = {
@@ -95,9 +35,8 @@ FORMATS: dict[str, str] = {
 }
 #: options of readers that say something of labels
 _OF_LABELS = ("label", "mask", "question", "answer", "classes", "zero_is_none", "ignore_index")
-
 #: options of readers that are names
-_TEXTS = ("image", "label", "mask", "question", "answer", "split", "images", "config", "revision", "name")
+_TEXTS = (*COLUMNS, "images", "config", "revision", "name")
 #: what tells a format's folder from one of classes
 _MARKS: dict[str, str] = {
     "train800val200.txt": "vtab",
@@ -152,22 +91,9 @@ def load_splits(
         told = next((name for name in _OF_LABELS if name in reader_options), None)
         if told is not None:
             raise InvalidInputError(f"{told}={reader_options[told]!r}: labels are not read here; leave it out.")
-    module, _, function = FORMATS[chosen].partition(":")
-    reader = getattr(importlib.import_module(module), function)
     common = {"validation": validation, "seed": seed, "on_bad": on_bad}
-    known = set(inspect.signature(reader).parameters)
-    options = known - {"where", "labels", *common}
-    if "labels" in known:
-        common["labels"] = labels
-    for name, value in reader_options.items():
-        if name not in options:
-            raise unknown_name(f"option of the format {chosen}", name, options)
-        if name in _TEXTS and isinstance(value, int | float):  # a column called 0, read from a command line
-            reader_options[name] = str(value)
-    splits: Splits = reader(where, **common, **reader_options)
+    splits = _read(where, chosen, common, labels, reader_options)
     if not labels:
-        from visprompt.data.labelled.unlabelled import splits_without_labels
-
         splits = splits_without_labels(splits)
     _require_several_classes(splits.train, where)
     warn_of_duplicates(splits)
@@ -176,30 +102,23 @@ def load_splits(
     return splits.limited(limit, seed)
 
 
-def without_validation(
-    train: Labelled, test: Labelled | None, share: float, seed: int, source: str, test_from: str = ""
-) -> Splits:
-    """Splits of a data set that has no validation part: a share of its training part becomes one.
+def _read(where: str, format: str, common: dict[str, Any], labels: bool, given: dict[str, Any]) -> Splits:
+    """What the format's reader gives. Options that a reader takes as a group have names of their own here.
 
-    Args:
-        train: the whole training part.
-        test: the test part, or None.
-        share: of the training part; 0: none.
-        seed: of the draw.
-        source: what the training part is, for the protocol.
-        test_from: what the test part is, for the protocol.
+    Raises:
+        UnknownNameError: for an option that the reader does not have.
     """
-    tested = test_from or ("a test part of its own" if test is not None else "no test part")
-    source = source[:1].upper() + source[1:]
-    if train.kind == "pictures" and len(train) == 1:
-        share = 0  # it is learned from
-    if share == 0:
-        return Splits(train, None, test, f"{source}; no validation part; {tested}.")
-    rest, held = train.split(share, seed)
-    held = held.renamed(f"{train.name}, held out")
-    stratified = ", in the proportions of the classes" if train.kind == "classification" else ""
-    drawn = f"validation is {share:g} of it, drawn with seed {seed}{stratified}"
-    return Splits(rest, held, test, f"{source}; {drawn}; {tested}.")
+    module, _, function = FORMATS[format].partition(":")
+    reader: Callable[..., Splits] = getattr(importlib.import_module(module), function)
+    known = set(inspect.signature(reader).parameters)
+    options = known - {"where", "labels", *common, *groups_of(reader)} | set(option_names(reader))
+    made: dict[str, Any] = {"labels": labels} if "labels" in known else {}
+    for name, value in given.items():
+        if name not in options:
+            raise unknown_name(f"option of the format {format}", name, options)
+        # a column called 0, read from a command line
+        made[name] = str(value) if name in _TEXTS and isinstance(value, int | float) else value
+    return reader(where, **common, **folded(reader, made))
 
 
 def warn_of_duplicates(splits: Splits) -> None:
@@ -269,10 +188,6 @@ def _warn_of_unseen(splits: Splits) -> None:
         warnings.warn(
             f"{classes} no picture to learn from: {listed}. Are they spelt alike everywhere?", UserWarning, stacklevel=3
         )
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''} ({len(names)})"
 
 
 def _format_of(where: str, labels: bool = True) -> str:

@@ -14,21 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visprompt.data.labelled.dataset import IGNORE, Kind, Labelled, OnBad
+from visprompt.data.labelled.columns import COLUMNS, ColumnSpec, takes_groups
+from visprompt.data.labelled.dataset import IGNORE, Kind, Labelled, OnBad, report
 from visprompt.data.labelled.items import ShiftedMask
 from visprompt.data.labelled.label_names import Names, class_names, numbered, part_of, picture_path, require_some
-from visprompt.data.labelled.splits import Splits, without_validation
+from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.questions.question import read_lines, read_text
 from visprompt.errors import InvalidInputError
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "image": ("image", "file", "file_name", "filename", "filepath", "path", "image_path"),
-    "label": ("label", "class", "category", "class_name", "label_name"),
-    "mask": ("mask", "annotation", "segmentation"),
-    "question": ("question",),
-    "answer": ("answer",),
-    "split": ("split", "subset", "set"),
-}
 _DELIMITERS = (",", ";", "\t")
 _PARTS = ("train", "validation", "test")
 
@@ -41,18 +34,14 @@ class _Row:
     label: Any
 
 
+@takes_groups(columns=ColumnSpec)
 def read_csv(
     where: str | Path,
     *,
     validation: float = 0.2,
     seed: int = 0,
     on_bad: OnBad = "refuse",
-    image: str | None = None,
-    label: str | None = None,
-    mask: str | None = None,
-    question: str | None = None,
-    answer: str | None = None,
-    split: str | None = None,
+    columns: ColumnSpec | None = None,
     images: str | Path | None = None,
     classes: Names = None,
     zero_is_none: bool = False,
@@ -67,12 +56,7 @@ def read_csv(
         validation: share of train that becomes validation if no row says so.
         seed: of that draw.
         on_bad: see `Labelled`; rows without a label count.
-        image: name of the column of pictures; None: the first of its usual names.
-        label: of labels, likewise.
-        mask: of masks, likewise: makes it a data set for segmentation.
-        question: of questions, likewise; with `answer`, makes it a data set of answers.
-        answer: of answers.
-        split: of parts.
+        columns: names of columns; None: the usual ones.
         images: folder that paths are relative to; None: the file's.
         classes: names of the classes in the order of their numbers, a file of them, or how many; needed for masks.
             None: `classes.txt` beside the file if there is one, else the labels that occur.
@@ -84,25 +68,21 @@ def read_csv(
     Raises:
         InvalidInputError: naming file and line.
     """
-    columns = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer, "split": split}
     path = _require_file(where, "csv")
-    header, entries = _csv_rows(path, image)
-    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad, labels)
+    wished = columns or ColumnSpec()
+    header, entries = _csv_rows(path, wished.image)
+    table = _Table(path, header, wished, images, classes, (zero_is_none, ignore_index), name, on_bad, labels)
     return table.splits(entries, validation, seed)
 
 
+@takes_groups(columns=ColumnSpec)
 def read_jsonl(
     where: str | Path,
     *,
     validation: float = 0.2,
     seed: int = 0,
     on_bad: OnBad = "refuse",
-    image: str | None = None,
-    label: str | None = None,
-    mask: str | None = None,
-    question: str | None = None,
-    answer: str | None = None,
-    split: str | None = None,
+    columns: ColumnSpec | None = None,
     images: str | Path | None = None,
     classes: Names = None,
     zero_is_none: bool = False,
@@ -115,13 +95,13 @@ def read_jsonl(
     Raises:
         InvalidInputError: naming file and line.
     """
-    columns = {"image": image, "label": label, "mask": mask, "question": question, "answer": answer, "split": split}
     path = _require_file(where, "jsonl")
     entries = list(read_lines(path))
     if not entries:
         raise InvalidInputError(f"{path} is empty.")
     header = list(dict.fromkeys(key for _, entry in entries for key in entry))
-    table = _Table(path, header, columns, images, classes, (zero_is_none, ignore_index), name, on_bad, labels)
+    wished = columns or ColumnSpec()
+    table = _Table(path, header, wished, images, classes, (zero_is_none, ignore_index), name, on_bad, labels)
     return table.splits(iter(entries), validation, seed)
 
 
@@ -132,7 +112,7 @@ class _Table:
         self,
         path: Path,
         header: Sequence[str],
-        columns: dict[str, str | None],
+        wished: ColumnSpec,
         images: str | Path | None,
         classes: Names,
         masks: tuple[bool, int],
@@ -144,8 +124,8 @@ class _Table:
         self.folder = Path(images) if images is not None else path.parent
         self.zero_is_none, self.ignore_index = masks
         self.name = name or path.stem
-        self.columns = {what: self._column(what, wish) for what, wish in columns.items()}
-        self.kind: Kind = self._kind({what for what, wish in columns.items() if wish}) if labels else "pictures"
+        self.columns = {what: self._column(what, getattr(wished, what)) for what in COLUMNS}
+        self.kind: Kind = self._kind(set(wished.named())) if labels else "pictures"
         if self.columns["image"] is None:
             raise self._no_column("image")
         listed = path.parent / "classes.txt"
@@ -265,8 +245,6 @@ class _Table:
         )
 
     def _tell(self, problems: list[str]) -> None:
-        from visprompt.data.labelled.dataset import report
-
         if problems:
             report(problems, str(self.path), self.on_bad, "row", "rows")
 

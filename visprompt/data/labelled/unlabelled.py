@@ -5,26 +5,18 @@ They are a `Labelled` of the kind "pictures". Without torch; it must not know mo
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from visprompt.data.labelled.dataset import Labelled, OnBad, Splits
+from visprompt.data.labelled.dataset import Labelled, OnBad
 from visprompt.data.labelled.items import PICTURE_SUFFIXES, path_of
 from visprompt.data.labelled.label_names import PARTS, is_ignored, is_picture, require_directory, walk
-from visprompt.data.labelled.splits import without_validation
+from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-#: pictures of the generated world per split: as many as the other sets that are drawn from it
-SIZES: dict[str, int] = {"train": 800, "validation": 200, "test": 500}
-# Part of every seed, apart from the streams in `visprompt.data.scenes.downstream`: changing it changes every picture.
-_STREAM = 4 * 10**12
 
 
 def unlabelled(pictures: Iterable[Any], *, name: str = "", on_bad: OnBad = "refuse") -> Labelled:
@@ -141,28 +133,9 @@ def _warn_of_others(root: Path, parts: set[Path]) -> None:
         )
 
 
-def generated(wh: tuple[int, int] = (64, 64), *, seed: int = 0, sizes: dict[str, int] | None = None) -> Splits:
-    """Scenes of the generated world, drawn when they are asked for; none occurs in what the bundled models or sets
-    were made of.
-
-    Args:
-        wh: width and height, pixels; at least 24 each.
-        seed: another one gives other pictures.
-        sizes: pictures per split; None: `SIZES`.
-    """
-    wanted = {**SIZES, **(sizes or {})}
-    parts = {
-        split: unlabelled(
-            (partial(_scene, split, seed, i, wh) for i in range(count)), name=f"generated scenes, {split}"
-        )
-        for split, count in wanted.items()
-        if count
-    }
-    protocol = f"Generated scenes of {wh[0]}×{wh[1]} pixels, seed {seed}; train, validation and test are drawn apart."
-    return Splits(parts["train"], parts.get("validation"), parts.get("test"), protocol)
-
-
-def _scene(split: str, seed: int, index: int, wh: tuple[int, int]) -> Image:
-    from visprompt.data.scenes.world import scene
-
-    return scene(_STREAM + seed, split, index=index, size_wh=wh).pil
+def __getattr__(name: str) -> Any:
+    if name not in ("generated", "SIZES"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = "visprompt.data.scenes.unlabelled"
+    warnings.warn(f"{name} has moved to {new}; it is found here until 0.6.0.", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module(new), name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from visprompt.data.labelled.dataset import Labelled, OnBad
 from visprompt.data.labelled.label_names import Names, numbered, picture_path, require_directory, require_some
-from visprompt.data.labelled.splits import Splits, without_validation
+from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.questions.question import read_text
 from visprompt.errors import InvalidInputError
 

@@ -73,21 +73,18 @@ def read_cub(
     chosen = [number for number in paths if wanted is None or training[number] == wanted]
     if not chosen:
         raise InvalidInputError(f"{root / 'train_test_split.txt'}: not one picture is of split {split!r}.")
-    found = []
-    for number in chosen:
-        seen = visible.get(number, [])
-        if not seen:
-            continue
-        found.append(
-            PointedPicture(
-                str(number),
-                folder / paths[number],
-                np.array([xy for _, xy in seen], dtype=np.float64),
-                tuple(names[part] for part, _ in seen),
-                tuple(f"{number}/{parts[part]}" for part, _ in seen),
-                extra={"class": classes[number], "bird_xyxy": birds[number]},
-            )
+    found = [
+        PointedPicture(
+            str(number),
+            folder / paths[number],
+            np.array([xy for _, xy in seen], dtype=np.float64),
+            tuple(names[part] for part, _ in seen),
+            tuple(f"{number}/{parts[part]}" for part, _ in seen),
+            extra={"class": classes[number], "bird_xyxy": birds[number]},
         )
+        for number in chosen
+        if (seen := visible.get(number))
+    ]
     if not found:
         raise InvalidInputError(f"{root / 'parts' / 'part_locs.txt'}: no part is visible in any picture of {split!r}.")
     if len(found) < len(chosen):

@@ -71,26 +71,9 @@ def read_refer(
     folder = Path(images) if images is not None else Path()
     found = []
     for number, entry in chosen:
+        where = f"{Path(refs).name}, ref {entry.get('ref_id', f'entry{number}')}"
+        expressions, name = _referred(coco, entry, number, where)
         image_id = str(entry["image_id"])
-        ref = entry.get("ref_id", f"entry{number}")
-        where = f"{Path(refs).name}, ref {ref}"
-        annotated = coco.annotated.get(image_id)
-        if annotated is None:
-            raise InvalidInputError(
-                f"{where}: {instances} knows nothing of image {image_id}; do the two belong together?"
-            )
-        wanted = gold_ids(entry["ann_id"])
-        gold = xyxy_from_xywh(
-            [one["bbox"] for one in annotated if str(one["id"]) in wanted], f"{instances}, annotation {entry['ann_id']}"
-        )
-        if not len(gold):
-            raise InvalidInputError(f"{where}: {instances} has no annotation {entry['ann_id']} on image {image_id}.")
-        expressions = tuple(
-            Expression(f"{image_id}/{ref}/{i}", text.strip(), gold)
-            for i, text in enumerate(_texts(entry, where))
-            if text.strip()
-        )
-        name = coco.names.get(image_id) or picture_name(str(entry.get("file_name", "")), wanted)
         if detections is None:
             candidates, labels = coco.candidates(image_id)
         else:
@@ -100,6 +83,30 @@ def read_refer(
     if detections is not None:
         report_undetected(problems, refs, (picture.id for picture in found), detections)
     return grouped(found)
+
+
+def _referred(coco: _Coco, entry: dict[str, Any], number: int, where: str) -> tuple[tuple[Expression, ...], str]:
+    """The expressions of one entry with their box, and the file name of its image.
+
+    Raises:
+        InvalidInputError: if the annotations do not know the image or the box.
+    """
+    image_id, instances = str(entry["image_id"]), coco.path
+    ref = entry.get("ref_id", f"entry{number}")
+    annotated = coco.annotated.get(image_id)
+    if annotated is None:
+        raise InvalidInputError(f"{where}: {instances} knows nothing of image {image_id}; do the two belong together?")
+    wanted = gold_ids(entry["ann_id"])
+    boxes = [one["bbox"] for one in annotated if str(one["id"]) in wanted]
+    gold = xyxy_from_xywh(boxes, f"{instances}, annotation {entry['ann_id']}")
+    if not len(gold):
+        raise InvalidInputError(f"{where}: {instances} has no annotation {entry['ann_id']} on image {image_id}.")
+    expressions = tuple(
+        Expression(f"{image_id}/{ref}/{i}", text.strip(), gold)
+        for i, text in enumerate(_texts(entry, where))
+        if text.strip()
+    )
+    return expressions, coco.names.get(image_id) or picture_name(str(entry.get("file_name", "")), wanted)
 
 
 class _Coco:

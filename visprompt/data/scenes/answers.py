@@ -10,7 +10,7 @@ from visprompt.errors import unknown_name
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
-    from visprompt.data.labelled.splits import Splits
+    from visprompt.data.labelled.parts import Splits
 
 __all__ = ["COUNTS", "SETS", "ScenePicture", "answer_splits", "scene_answers"]
 
@@ -67,7 +67,7 @@ def answer_splits(name: str) -> Splits:
     Raises:
         UnknownNameError: listing the names.
     """
-    from visprompt.data.labelled.splits import Splits
+    from visprompt.data.labelled.parts import Splits
 
     if name not in SETS:
         raise unknown_name("set of questions", name, SETS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from visprompt.data.labelled.dataset import Labelled, OnBad
-from visprompt.data.labelled.splits import Splits
+from visprompt.data.labelled.parts import Splits
 from visprompt.errors import unknown_name
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ANSWERS", "DIFFICULTIES", "KINDS", "Candidate", "SceneQuestion", "questions_about", "scene_questions"]
 
-Difficulty = Literal["easy", "hard"]
 Box = tuple[int, int, int, int]
 
 DIFFICULTIES: tuple[str, ...] = ("easy", "hard")

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.identity import width_of
-from visprompt.training.dataset import labels_to_original
 from visprompt.training.heads import Head, PupHead, stages_for
 from visprompt.training.objectives.base import Batch, Split
 from visprompt.training.objectives.encoder import EncoderObjective, adding_type
+from visprompt.training.pixel_labels import labels_to_original
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled

@@ -1,0 +1,44 @@
+"""Shared by the tests of training: image readers of tiny models, and a look at which splits are measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import visprompt as vp
+from visprompt.models.preprocessing import PictureReader
+from visprompt.testing.tiny import tiny
+
+#: one model per way in which processors fit images
+MODELS = ("transformers-clip", "transformers-siglip", "transformers-deit", "timm-vit", "open-clip-vit")
+
+
+@pytest.fixture(scope="session")
+def readers() -> dict[str, PictureReader]:
+    found = {}
+    for name in MODELS:
+        made = tiny(name)
+        found[name] = vp.wrap(made.module, made.processor, made.tokenizer).parts.reader
+    return found
+
+
+@pytest.fixture(scope="session")
+def reader(readers: dict[str, PictureReader]) -> PictureReader:
+    return readers["transformers-clip"]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits that were measured, in order."""
+    from visprompt.training import evaluation
+
+    seen: list[str] = []
+    original = evaluation.measured
+
+    def look(objective: Any, split: str, *rest: Any) -> Any:
+        seen.append(split)
+        return original(objective, split, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation, "measured", look)
+    return seen

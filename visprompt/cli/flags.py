@@ -1,0 +1,207 @@
+"""Flags of a command from dataclasses: a group of flags is one parameter, and a setting of `fit` is one field.
+
+typer reads flags from a function's signature. `with_flags` writes that signature: a parameter whose type is a
+dataclass becomes one flag per field, and one that is marked with `SettingsOf` becomes the flags that the settings'
+own fields describe. No heavy library is imported here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from visprompt.cli.arguments import (
+    DeviceArg,
+    DtypeArg,
+    FitArg,
+    FormatArg,
+    MaskArg,
+    OptionArg,
+    PointArg,
+    PresetArg,
+    RegionArg,
+    options_of,
+    regions_of,
+)
+from visprompt.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from visprompt.request import Region
+
+
+@dataclass(frozen=True)
+class RegionFlags:
+    """`--region`, `--format`, `--point` and `--mask`: the regions of one image."""
+
+    region: RegionArg = None
+    format: FormatArg = "xyxy"
+    point: PointArg = None
+    mask: MaskArg = None
+
+    def __bool__(self) -> bool:
+        return bool(self.region or self.point or self.mask)
+
+    def of(self, image: Path) -> list[Region]:
+        """The regions that the flags name, in pixels of `image`.
+
+        Raises:
+            InvalidInputError: for numbers that are no region, or masks that cannot be read.
+            UnknownNameError: for a format that does not exist.
+        """
+        return regions_of(image, self.region, self.format, self.point, self.mask)
+
+
+@dataclass(frozen=True)
+class StrategyFlags:
+    """`--preset` and `--option`: the options of a strategy."""
+
+    preset: PresetArg = None
+    option: OptionArg = None
+
+
+@dataclass(frozen=True)
+class DeviceFlags:
+    """`--device` and `--dtype`: where a model is loaded, and with which type of numbers."""
+
+    device: DeviceArg = "auto"
+    dtype: DtypeArg = "auto"
+
+
+@dataclass(frozen=True)
+class InputFlags:
+    """`--fit`, `--device` and `--dtype`: how an image comes into the model, and where the model is loaded."""
+
+    fit: FitArg = "model"
+    device: DeviceArg = "auto"
+    dtype: DtypeArg = "auto"
+
+
+@dataclass(frozen=True)
+class SettingsOf:
+    """Marks a parameter that takes settings which were given as flags, as `{field's name: value}`.
+
+    Args:
+        kind: the dataclass of the settings, as `"package.module:Name"`; its fields have the metadata `flag`, a
+            `visprompt.training.settings.Flag`, if they are flags of their own. Other fields are not flags.
+        panels: title of the group in the help text by the name that `Flag.panel` has.
+    """
+
+    kind: type
+    panels: dict[str, str]
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """One parameter per field that has a flag; None stands for "not given"."""
+        hints = get_type_hints(self.kind)
+        made = []
+        for field in dataclasses.fields(self.kind):
+            flag = field.metadata.get("flag")
+            if flag is None:
+                continue
+            kind = _plain(hints[field.name])
+            dashed = field.name.replace("_", "-")
+            names = (f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}",)
+            option = typer.Option(
+                *names, *flag.short, help=flag.help, rich_help_panel=self.panels[flag.panel], show_default=flag.default
+            )
+            made.append(_parameter(field.name, Annotated[kind | None, option], None))
+        return made
+
+
+def with_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """The same command with a signature that typer reads: groups of flags are written out.
+
+    Args:
+        function: a command. Parameters that are dataclasses or marked with `SettingsOf` are made from flags; all
+            others stay as they are.
+
+    Returns:
+        A function with one parameter per flag, which calls `function`.
+
+    Raises:
+        TypeError: if two groups have a flag of the same name.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    written: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        made = _group(kind)
+        if made is None:
+            written.append(_parameter(parameter.name, kind, parameter.default))
+        else:
+            maker, inner = made
+            written += inner
+            groups[parameter.name] = (maker, [one.name for one in inner])
+    names = [one.name for one in written]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TypeError(f"{function.__name__} has two flags called {twice[0]!r}.")
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        for name, (maker, inner) in groups.items():
+            values[name] = maker(**{one: values.pop(one) for one in inner})
+        function(**values)
+
+    command.__signature__ = inspect.Signature(written)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in written}
+    del command.__wrapped__  # type: ignore[attr-defined]
+    return command
+
+
+def settings_of(given: dict[str, Any], pairs: list[str] | None) -> dict[str, Any]:
+    """Settings that were given, as flags of their own or with `--set`.
+
+    >>> settings_of({"epochs": 2}, ["momentum=0.8"])
+    {'epochs': 2, 'momentum': 0.8}
+
+    Args:
+        given: values of flags by the setting's name; None: not given.
+        pairs: `name=value` each, the value as YAML.
+
+    Raises:
+        InvalidInputError: for one that is given both ways.
+    """
+    found = {name: value for name, value in given.items() if value is not None}
+    for name, value in options_of(pairs).items():
+        if name in found:
+            raise InvalidInputError(f"{name} is given twice: as --{name.replace('_', '-')} and with --set.")
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _group(kind: Any) -> tuple[Callable[..., Any], list[inspect.Parameter]] | None:
+    """What makes a parameter's value, and the flags that it is made from; None for a parameter of its own."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        inner = [_parameter(field.name, hints[field.name], _default(field)) for field in dataclasses.fields(kind)]
+        return kind, inner
+    marker = next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, SettingsOf)), None)
+    return None if marker is None else (_given, marker.parameters())
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+
+
+def _plain(kind: Any) -> Any:
+    """The type that a flag reads: without None, and the type of the values where only some are allowed."""
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (one for one in get_args(kind) if one is not type(None))
+    return type(get_args(kind)[0]) if get_origin(kind) is Literal else kind

@@ -1,0 +1,102 @@
+"""The parts of a labelled data set: train, validation and test. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from visprompt.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from visprompt.data.labelled.dataset import Labelled
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set.
+
+    Attributes:
+        train: what is trained on.
+        validation: what is chosen on, or None.
+        test: what is reported, or None where the data set has none (or keeps its labels).
+        protocol: one sentence: where the parts come from.
+
+    Raises:
+        InvalidInputError: if the parts do not have the same classes in the same order, or are of different kinds.
+    """
+
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled | None
+    protocol: str
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test"):
+            part: Labelled | None = getattr(self, name)
+            if part is None:
+                continue
+            if part.kind != self.train.kind:
+                raise InvalidInputError(f"train is for {self.train.kind}, and {name} for {part.kind}.")
+            if part.classes != self.train.classes:
+                raise InvalidInputError(
+                    f"{name} has other classes than train, or in another order: {_listed(part.classes)}; train has "
+                    f"{_listed(self.train.classes)}. A label is a number, which must mean the same everywhere."
+                )
+
+    def final(self) -> Splits:
+        """For the last training: train and validation together, after everything was chosen."""
+        if self.validation is None:
+            return self
+        protocol = f"{self.protocol} Trained on train and validation together after choosing."
+        return replace(self, train=self.train.joined(self.validation), validation=None, protocol=protocol)
+
+    def limited(self, n: int | None, seed: int = 0) -> Splits:
+        """At most `n` items of every part."""
+        if n is None:
+            return self
+        made = self._each(lambda part: part.limited(n, seed))
+        return replace(made, protocol=f"{self.protocol} At most {n} items of every part.")
+
+    def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Splits:
+        """`Labelled.check` of every part."""
+        return self._each(lambda part: part.check(workers, progress))
+
+    def describe(self) -> dict[str, Any]:
+        """What results say about the data."""
+        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        return {name: part and part.describe() for name, part in parts.items()} | {"protocol": self.protocol}
+
+    def _each(self, change: Callable[[Labelled], Labelled]) -> Splits:
+        validation = None if self.validation is None else change(self.validation)
+        return Splits(change(self.train), validation, None if self.test is None else change(self.test), self.protocol)
+
+
+def without_validation(
+    train: Labelled, test: Labelled | None, share: float, seed: int, source: str, test_from: str = ""
+) -> Splits:
+    """Splits of a data set that has no validation part: a share of its training part becomes one.
+
+    Args:
+        train: the whole training part.
+        test: the test part, or None.
+        share: of the training part; 0: none.
+        seed: of the draw.
+        source: what the training part is, for the protocol.
+        test_from: what the test part is, for the protocol.
+    """
+    tested = test_from or ("a test part of its own" if test is not None else "no test part")
+    source = source[:1].upper() + source[1:]
+    if train.kind == "pictures" and len(train) == 1:
+        share = 0  # it is learned from
+    if share == 0:
+        return Splits(train, None, test, f"{source}; no validation part; {tested}.")
+    rest, held = train.split(share, seed)
+    held = held.renamed(f"{train.name}, held out")
+    stratified = ", in the proportions of the classes" if train.kind == "classification" else ""
+    drawn = f"validation is {share:g} of it, drawn with seed {seed}{stratified}"
+    return Splits(rest, held, test, f"{source}; {drawn}; {tested}.")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''} ({len(names)})"
