@@ -10,7 +10,7 @@ from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.learned.strategy import Learned
 from visprompt.models.identity import identity
 from visprompt.models.loading import wrap
-from visprompt.registry import get_class, make_prompter
+from visprompt.registry import get_class, list_strategies, make_prompter
 from visprompt.training.run import train
 
 if TYPE_CHECKING:
@@ -73,12 +73,29 @@ def fine_tuned(
         raise InvalidInputError('full fine-tuning trains a head of its own: take head="linear" or "mlp".')
     module = copy.deepcopy(model.module).requires_grad_(True)
     tuned = wrap(module, model.parts.reader.processor, name=f"{model.name}, fine-tuned")
-    prompter = make_prompter("vpt", preset="linear")
-    assert isinstance(prompter, Learned)
+    prompter = head_alone()
     fitted = train(prompter, tuned, splits, settings, progress=progress, title=title, test=test, also=module)
     # Only now is it the model that the head belongs to.
     prompter.backbone = identity(tuned, prompter.tower)
     return Tuned(tuned, prompter, fitted)
+
+
+def head_alone() -> Learned:
+    """A strategy that leaves the model as it is, so that training it trains a head alone (a linear probe).
+
+    It is the first by name of the registered strategies whose class itself sets `Learned.head_preset`.
+
+    Raises:
+        UnsupportedError: if no such strategy is installed.
+    """
+    for info in list_strategies():
+        kind = get_class(info.name)
+        preset = vars(kind).get("head_preset")
+        if issubclass(kind, Learned) and preset:
+            made = make_prompter(info.name, preset=preset)
+            assert isinstance(made, Learned)
+            return made
+    raise UnsupportedError("no strategy is installed that can train a head alone (Learned.head_preset).")
 
 
 def untrained(strategy: str, **options: Any) -> Learned:

@@ -149,13 +149,10 @@ def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
 
 def _looks(parts: Sequence[Learned]) -> list[str]:
     """What is learned, as a picture and in words, where it is one."""
-    from visprompt.training.progress_images import HasImage
-
     lines: list[str] = []
     for number, part in enumerate(parts):
-        if isinstance(part, HasImage):
+        if name := part.sketch_name(number):
             # Markdown has no sizes, and a patch is some 24 pixels wide.
-            name = f"{number}-patch.png" if number else "patch.png"
             lines += [f'<img src="{name}" alt="the patch" width="192" style="image-rendering: pixelated">', ""]
         lines += [about, ""] if (about := part.about()) else []
     return lines

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: what a run is, and in the end what it gave
 RUN = "run.json"
 #: what a run leaves beside it
-_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl", "patch.png", sketches.STRIP)
+_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl", sketches.IMAGE, sketches.STRIP)
 #: settings that change how fast a run is, and not what comes out
 _WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "tensorboard"})
 
