@@ -109,15 +109,7 @@ def main() -> None:
 
         speed_patch.main(sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--backend", choices=["transformers", "open_clip", "timm"], default="transformers")
-    parser.add_argument("--regions", type=int, nargs="+", default=[1, 3, 10, 30, 100])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--batch", type=int, default=64, help="regions per forward, as in the Runner")
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     if arguments.peak_of:
         print(own_peak(arguments.backend, arguments.peak_of, arguments.batch))
         return
@@ -164,6 +156,18 @@ def main() -> None:
     ]
     what = f"FALIP, ViT-B/16, {arguments.backend}"
     print_table(what, arguments.clock, head, rows, arguments.markdown)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backend", choices=["transformers", "open_clip", "timm"], default="transformers")
+    parser.add_argument("--regions", type=int, nargs="+", default=[1, 3, 10, 30, 100])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--batch", type=int, default=64, help="regions per forward, as in the Runner")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    return parser
 
 
 if __name__ == "__main__":
