@@ -43,6 +43,8 @@ class Prompter:
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
     #: options with which it changes nothing, or None if it has no such setting; the tests check it bit for bit
     neutral: ClassVar[dict[str, Any] | None] = None
+    #: of a strategy that needs another one before it, the name of one that suits; for checks and examples
+    follows: ClassVar[str] = ""
     #: the name in the registry; set by the registry
     name: str = ""
     #: names of the options that were asked for, also by a preset; set by the registry

@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
 from visprompt.prompter import Composition, Prompter, checked_options
 
 GROUP = "visprompt.strategies"
@@ -157,6 +157,24 @@ def strategies_on(model: Any) -> list[str]:
     if not model.has_tower("vision"):
         fitting = [info for info in fitting if "vision" not in info.needs]
     return [info.name for info in fitting if "map" not in info.needs or can_look(model)]
+
+
+def first_strategy(fits: Callable[[type[Prompter]], bool]) -> str:
+    """The first strategy whose class is what somebody needs: ours come before those of plug-ins, each by name.
+
+    >>> first_strategy(lambda kind: "prompt" in kind.needs)
+    'unleash'
+
+    Args:
+        fits: is given a strategy's class.
+
+    Raises:
+        UnsupportedError: if none of the installed strategies is.
+    """
+    for info in sorted(list_strategies(), key=lambda info: not info.origin.startswith(f"{OWN_DISTRIBUTION} ")):
+        if fits(get_class(info.name)):
+            return info.name
+    raise UnsupportedError("none of the installed strategies can do that; `visprompt list` shows them.")
 
 
 def defaults_of(name: str, kind: type[Prompter]) -> Any:

@@ -10,7 +10,7 @@ from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.learned.strategy import Learned
 from visprompt.models.identity import identity
 from visprompt.models.loading import wrap
-from visprompt.registry import get_class, list_strategies, make_prompter
+from visprompt.registry import first_strategy, get_class, make_prompter
 from visprompt.training.run import train
 
 if TYPE_CHECKING:
@@ -83,19 +83,18 @@ def fine_tuned(
 def head_alone() -> Learned:
     """A strategy that leaves the model as it is, so that training it trains a head alone (a linear probe).
 
-    It is the first by name of the registered strategies whose class itself sets `Learned.head_preset`.
+    Returns:
+        The first registered strategy whose class itself sets `Learned.head_preset`, with that preset.
 
     Raises:
         UnsupportedError: if no such strategy is installed.
     """
-    for info in list_strategies():
-        kind = get_class(info.name)
-        preset = vars(kind).get("head_preset")
-        if issubclass(kind, Learned) and preset:
-            made = make_prompter(info.name, preset=preset)
-            assert isinstance(made, Learned)
-            return made
-    raise UnsupportedError("no strategy is installed that can train a head alone (Learned.head_preset).")
+    name = first_strategy(lambda kind: issubclass(kind, Learned) and bool(vars(kind).get("head_preset")))
+    kind = get_class(name)
+    assert issubclass(kind, Learned)
+    made = make_prompter(name, preset=kind.head_preset)
+    assert isinstance(made, Learned)
+    return made
 
 
 def untrained(strategy: str, **options: Any) -> Learned:
