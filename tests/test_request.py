@@ -104,7 +104,7 @@ def test_request_is_frozen_and_picklable(photo: Path) -> None:
 
 
 def test_picture_is_loaded_once_by_many_threads(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import visprompt.request as module
+    import visprompt.imaging.shared as module
 
     loads = []
     load = module.load_image

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from visprompt.errors import UnsupportedError as UnsupportedError
 from visprompt.utils import moved_modules
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from visprompt.models import load_model as load_model
     from visprompt.models import wrap as wrap
     from visprompt.prompter import Composition as Composition
+    from visprompt.prompter import Ensemble as Ensemble
     from visprompt.prompter import Options as Options
     from visprompt.prompter import Prompter as Prompter
-    from visprompt.registry import Ensemble as Ensemble
     from visprompt.registry import list_strategies as list_strategies
     from visprompt.request import Box as Box
     from visprompt.request import Mask as Mask
@@ -54,6 +55,15 @@ def _refuse_namesake() -> None:
 _refuse_namesake()
 moved_modules.install()
 
+
+def _strategies_on(model: Any) -> list[str]:
+    from visprompt.registry import strategies_on
+
+    return strategies_on(model)
+
+
+UnsupportedError.strategies_on = staticmethod(_strategies_on)
+
 _WHERE = {
     "load_model": "models",
     "wrap": "models",
@@ -63,7 +73,7 @@ _WHERE = {
     "Prompter": "prompter",
     "Options": "prompter",
     "Composition": "prompter",
-    "Ensemble": "registry",
+    "Ensemble": "prompter",
     "list_strategies": "registry",
     "Runner": "runner.runner",
     "Answer": "runner.answers",

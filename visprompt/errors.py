@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 
 class VispromptError(Exception):
@@ -24,7 +24,31 @@ class UnknownNameError(VispromptError, ValueError):
 
 
 class UnsupportedError(VispromptError, RuntimeError):
-    """A model that cannot do what a strategy asks of it; the message says which strategies it can run."""
+    """A model that cannot do what a strategy asks of it; if the model is given, the message ends with what it can run.
+
+    Models know no strategies, so they say only what is missing. The names are added when the error is shown.
+
+    Args:
+        message: what is missing, and why.
+        model: the model that lacks it; None where naming other strategies would not help.
+    """
+
+    #: gives the names of the strategies that run on a model; the package's `__init__` sets it
+    strategies_on: ClassVar[Callable[[Any], Iterable[str]] | None] = None
+
+    def __init__(self, message: str = "", model: Any = None) -> None:
+        super().__init__(message)
+        self._model = model
+
+    def __str__(self) -> str:
+        find = type(self).strategies_on
+        if self._model is not None and find is not None:
+            model, self._model = self._model, None
+            self.args = (f"{super().__str__()} Strategies that work on it: {', '.join(find(model))}.",)
+        return super().__str__()
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self),)  # a model does not travel between processes
 
 
 class SiteNotReachedError(VispromptError, RuntimeError):

@@ -7,24 +7,38 @@ and keeps strategies ignorant of batching, devices, hooks and checkpoints.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
+from visprompt.persistence.prompt_files import (
+    CARD,
+    SavedPart,
+    SavedPrompt,
+    hub_options,
+    is_saved,
+    push_prompt,
+    read_prompt,
+    write_prompt,
+    write_whole,
+)
+from visprompt.registry import Options as Options
+from visprompt.registry import Strategy, checked_options, get_class, settings, with_options
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from visprompt.models.base import Model
     from visprompt.request import Request
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Base of every strategy's options: a frozen dataclass whose fields are the option names."""
-
-
-class Prompter:
+class Prompter(Strategy):
     """A way of making a model look somewhere.
 
     Sub-classes set `Options`, `acts_on`, `needs` and write `edit`. Numbers in `<module>.yaml` beside the module are the
@@ -35,23 +49,8 @@ class Prompter:
     3
     """
 
-    Options: ClassVar[type[Options]] = Options
-    #: what it changes: "pixels", "text", "tokens", "attention"
-    acts_on: ClassVar[frozenset[str]] = frozenset()
-    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it), "vision" (a
-    #: vision tower that can be edited), "map" (a model that can be asked where it looks)
-    needs: ClassVar[frozenset[str]] = frozenset({"region"})
     #: options with which it changes nothing, or None if it has no such setting; the tests check it bit for bit
     neutral: ClassVar[dict[str, Any] | None] = None
-    #: of a strategy that needs another one before it, the name of one that suits; for checks and examples
-    follows: ClassVar[str] = ""
-    #: the name in the registry; set by the registry
-    name: str = ""
-    #: names of the options that were asked for, also by a preset; set by the registry
-    given: frozenset[str] = frozenset()
-
-    def __init__(self, options: Any = None) -> None:
-        self.options: Any = options if options is not None else self.Options()
 
     # -- making one -------------------------------------------------------------------------------------------------
 
@@ -68,8 +67,6 @@ class Prompter:
             UnknownNameError: for a name, preset or option that does not exist; the message lists those that do.
             InvalidInputError: for an option with a value it cannot have.
         """
-        from visprompt.registry import make_prompter
-
         if not isinstance(name, str):
             raise InvalidInputError(f"from_name takes a strategy's name; got {name!r}. For none, use Runner(model).")
         return make_prompter(name, preset=preset, **options)
@@ -89,17 +86,15 @@ class Prompter:
                 learned.
             UnknownNameError: if its strategy is not installed, or none ships under that name.
         """
-        from visprompt.persistence.prompt_files import load_prompter
-
-        return load_prompter(path, **options)
+        hub = hub_options(options)
+        made = _from_record(read_prompt(path, **hub))
+        return with_options(made, {name: value for name, value in options.items() if name not in hub})
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Writes `config.json` (strategy, options, version), for a learned strategy `prompt.safetensors` and a model
         card too, into the folder `path`, made if it is not there.
         """
-        from visprompt.persistence.prompt_files import save_prompter
-
-        save_prompter(self, path)
+        write_prompt(path, [part.saved() for part in self._saved_parts()], self._write_beside)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Puts what `save_pretrained` writes on the Hugging Face hub.
@@ -111,9 +106,32 @@ class Prompter:
         Returns:
             Where it is.
         """
-        from visprompt.persistence.prompt_files import push_prompter
+        return push_prompt(self.save_pretrained, self._card, repo_id, **options)
 
-        return push_prompter(self, repo_id, **options)
+    def saved(self) -> SavedPart:
+        """The record that `save_pretrained` writes of it."""
+        return SavedPart(self.name, dataclasses.asdict(self.options))
+
+    def restore(self, state: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+        """Takes back what `saved` gave beside name and options: tensors, and the rest of the entry in `config.json`."""
+
+    def learned_parts(self) -> list[Any]:
+        """The learned strategies in it, in order."""
+        return []
+
+    def _saved_parts(self) -> tuple[Prompter, ...]:
+        return (self,)
+
+    def _card(self) -> str:
+        from visprompt.persistence.model_card import card
+
+        return card(self)
+
+    def _write_beside(self, folder: Path) -> None:
+        """A card and images, beside what was learned."""
+        write_whole(folder / CARD, self._card().encode())
+        for number, part in enumerate(self.learned_parts()):
+            part.sketch(folder, number)
 
     def fit(self, model: Model, data: Any, **settings: Any) -> Any:
         """Learns the prompt; strategies without anything to learn say so."""
@@ -216,6 +234,12 @@ class Composition(Prompter):
             result = part.edit_all(result, model)
         return result
 
+    def learned_parts(self) -> list[Any]:
+        return [found for part in self.parts for found in part.learned_parts()]
+
+    def _saved_parts(self) -> tuple[Prompter, ...]:
+        return self.parts
+
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "parts": [part.describe() for part in self.parts]}
 
@@ -229,10 +253,125 @@ def _companion_has_region(prompt: VisualPrompt) -> bool:
     return count > 1 and request is not None and any(request.regions_of(number) for number in range(count))
 
 
-def checked_options(kind: type[Options], name: str, values: dict[str, Any]) -> Options:
-    """Builds options, naming the known ones if one does not exist."""
-    known = [item.name for item in dataclasses.fields(kind)]
-    for key in values:
-        if key not in known:
-            raise unknown_name(f"option of {name!r}", key, known)
-    return kind(**values)
+class Ensemble(Prompter):
+    """Several strategies whose scores are summed (the way FALIP's baselines are ensembled); `from_name("circle|blur")`.
+
+    >>> Prompter.from_name("circle|blur").name
+    'circle|blur'
+    """
+
+    def __init__(self, members: Sequence[Prompter]) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise InvalidInputError("an ensemble has at least two members.")
+        self.members = tuple(members)
+        self.name = "|".join(member.name for member in self.members)
+        self.acts_on = frozenset().union(*(member.acts_on for member in self.members))  # type: ignore[misc]
+        self.needs = frozenset().union(*(member.needs for member in self.members))  # type: ignore[misc]
+
+    def edit_all(self, prompts: Any, model: Any) -> Any:
+        raise InvalidInputError(
+            f"the ensemble {self.name!r} has one prompt per member, and scores are what it sums: use Runner.score, or "
+            "encode with each member on its own."
+        )
+
+    def learned_parts(self) -> list[Any]:
+        return [found for member in self.members for found in member.learned_parts()]
+
+    def _saved_parts(self) -> tuple[Prompter, ...]:
+        raise InvalidInputError("save the members of an ensemble one by one.")
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "members": [member.describe() for member in self.members]}
+
+
+def make_prompter(name: str, preset: str | None = None, **options: Any) -> Prompter:
+    """`Prompter.from_name`: one strategy, a composition `a+b`, or an ensemble `a|b` of either.
+
+    With several parts every option, and the preset, goes to the parts that have it.
+    """
+    members = [[part.strip() for part in member.split("+")] for member in name.split("|")]
+    parts = [part for member in members for part in member]
+    kinds = {part: get_class(part) for part in parts}
+    fields = {part: {item.name for item in dataclasses.fields(kind.Options)} for part, kind in kinds.items()}
+    presets = {part: settings(kind).get("presets") or {} for part, kind in kinds.items()}
+    known_options = set().union(*fields.values())
+    for key in options:
+        if key not in known_options:
+            raise unknown_name(f"option of {name!r}", key, known_options)
+    known_presets = set().union(*presets.values())
+    if preset is not None and preset not in known_presets:
+        raise unknown_name(f"preset of {name!r}", preset, known_presets)
+
+    def make(part: str) -> Any:
+        own = {key: value for key, value in options.items() if key in fields[part]}
+        chosen = presets[part].get(preset) or {} if preset is not None else {}
+        values = {**(settings(kinds[part]).get("defaults") or {}), **chosen, **own}
+        prompter = kinds[part](checked_options(kinds[part].Options, part, values))
+        prompter.name, prompter.given = part, frozenset({**chosen, **own})
+        return prompter
+
+    made = [[make(part) for part in member] for member in members]
+    joined = [member[0] if len(member) == 1 else Composition(member) for member in made]
+    return joined[0] if len(joined) == 1 else Ensemble(joined)
+
+
+def prompter_named(name: str, preset: str | None = None, **options: Any) -> Prompter:
+    """`Prompter.from_name`, in whose names parts may also be saved strategies: `"runs/patch+falip"`.
+
+    Args:
+        name: of strategies, folders and what ships, joined with `+` and `|`.
+        preset: as in `from_name`; saved strategies have none.
+        options: of every part that has them; of saved ones those that can be chosen anew.
+
+    Raises:
+        InvalidInputError: as `from_name`, `from_pretrained` and `with_options`; for a preset of something saved.
+        UnknownNameError: as they do.
+    """
+    members = [[name]] if is_saved(name) else [[part.strip() for part in one.split("+")] for one in name.split("|")]
+    if not any(is_saved(part) for member in members for part in member):
+        return Prompter.from_name(name, preset=preset, **options)
+    if preset:
+        raise InvalidInputError(f"{name}: a saved strategy has settings of its own; no preset.")
+    made = [functools.reduce(operator.add, map(_part_named, member)) for member in members]
+    return with_options(made[0] if len(made) == 1 else Ensemble(made), options)
+
+
+def _part_named(name: str) -> Prompter:
+    return Prompter.from_pretrained(name) if is_saved(name) else Prompter.from_name(name)
+
+
+def _from_record(saved: SavedPrompt) -> Prompter:
+    """Makes the strategy, or the composition, that was saved.
+
+    Options that its strategies do not know are left out, with a warning.
+
+    Raises:
+        InvalidInputError: if a learned strategy's entry names no backbone.
+        UnknownNameError: if a strategy is not installed.
+    """
+    from visprompt import __version__
+
+    made: list[Any] = []
+    for part in saved.parts:
+        kind = get_class(part.name)
+        fields = {item.name for item in dataclasses.fields(kind.Options)}
+        unknown = sorted(set(part.options) - fields)
+        if unknown:
+            warnings.warn(
+                f"{saved.file} was written by visprompt {saved.version} (this is {__version__}); options {unknown} of "
+                f"{part.name!r} are not known here and are left out.",
+                stacklevel=3,
+            )
+        values = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in part.options.items()
+            if key in fields
+        }
+        prompter: Any = kind(checked_options(kind.Options, part.name, values))
+        prompter.name = part.name
+        if prompter.learned_parts() and not isinstance(part.learned.get("backbone"), dict):
+            raise InvalidInputError(f"{saved.file} holds {part.name!r} without the backbone that it was learned on.")
+        prompter.restore(part.tensors, part.learned)
+        made.append(prompter)
+    return made[0] if len(made) == 1 else Composition(made)

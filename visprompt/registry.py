@@ -6,18 +6,44 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module, metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
-from visprompt.prompter import Composition, Prompter, checked_options
 
 GROUP = "visprompt.strategies"
 OWN_DISTRIBUTION = "visprompt-toolkit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of every strategy's options: a frozen dataclass whose fields are the option names."""
+
+
+class Strategy:
+    """What the registry knows of a strategy; `visprompt.Prompter` is the class to derive from."""
+
+    Options: ClassVar[type[Options]] = Options
+    #: what it changes: "pixels", "text", "tokens", "attention"
+    acts_on: ClassVar[frozenset[str]] = frozenset()
+    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it), "vision" (a
+    #: vision tower that can be edited), "map" (a model that can be asked where it looks)
+    needs: ClassVar[frozenset[str]] = frozenset({"region"})
+    #: options of a learned strategy that can be chosen anew after learning; of others all can
+    free: ClassVar[frozenset[str] | None] = None
+    #: of a strategy that needs another one before it, the name of one that suits; for checks and examples
+    follows: ClassVar[str] = ""
+    #: the name in the registry; set by the registry
+    name: str = ""
+    #: names of the options that were asked for, also by a preset; set by the registry
+    given: frozenset[str] = frozenset()
+
+    def __init__(self, options: Any = None) -> None:
+        self.options: Any = options if options is not None else self.Options()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +96,8 @@ def _origin(point: metadata.EntryPoint) -> str:
 
 
 @functools.cache
-def _classes() -> dict[str, type[Prompter]]:
-    classes: dict[str, type[Prompter]] = {}
+def _classes() -> dict[str, type[Strategy]]:
+    classes: dict[str, type[Strategy]] = {}
     for name, point in _entry_points().items():
         try:
             kind = point.load()
@@ -82,7 +108,7 @@ def _classes() -> dict[str, type[Prompter]]:
                 stacklevel=3,
             )
             continue
-        if not (isinstance(kind, type) and issubclass(kind, Prompter)):
+        if not (isinstance(kind, type) and issubclass(kind, Strategy)):
             warnings.warn(
                 f"strategy {name!r} from {_origin(point)} is skipped: {point.value} is not a Prompter.", stacklevel=3
             )
@@ -99,7 +125,7 @@ def refresh() -> None:
     _settings_of.cache_clear()
 
 
-def settings(kind: type[Prompter]) -> dict[str, Any]:
+def settings(kind: type[Strategy]) -> dict[str, Any]:
     """The YAML beside a strategy's module: `summary`, `defaults`, `presets`, and for learned ones `training`; empty if
     there is none.
 
@@ -150,16 +176,25 @@ def list_strategies() -> list[StrategyInfo]:
 
 
 def strategies_on(model: Any) -> list[str]:
-    """Names of the strategies that run on a model as it is; those that look need one that can be asked where."""
+    """Names of the strategies that run on a model as it is.
+
+    Strategies that look before they change anything need a model that can be asked where it looks. On a model behind an
+    API, where nothing can be read, another model can look for them: those are named with the option that says so.
+    """
     from visprompt.models.lvlm.answer_attention import can_look
 
     fitting = [info for info in list_strategies() if set(info.acts_on) <= model.supports | {"text"}]
     if not model.has_tower("vision"):
         fitting = [info for info in fitting if "vision" not in info.needs]
-    return [info.name for info in fitting if "map" not in info.needs or can_look(model)]
+    if can_look(model):
+        return [info.name for info in fitting]
+    names = [info.name for info in fitting if "map" not in info.needs]
+    if model.generates:
+        names += [f"{info.name} (with auxiliary=…, a local model)" for info in fitting if "auxiliary" in info.options]
+    return names
 
 
-def first_strategy(fits: Callable[[type[Prompter]], bool]) -> str:
+def first_strategy(fits: Callable[[type[Strategy]], bool]) -> str:
     """The first strategy whose class is what somebody needs: ours come before those of plug-ins, each by name.
 
     >>> first_strategy(lambda kind: "prompt" in kind.needs)
@@ -177,12 +212,12 @@ def first_strategy(fits: Callable[[type[Prompter]], bool]) -> str:
     raise UnsupportedError("none of the installed strategies can do that; `visprompt list` shows them.")
 
 
-def defaults_of(name: str, kind: type[Prompter]) -> Any:
+def defaults_of(name: str, kind: type[Strategy]) -> Any:
     """The options of a strategy that none are given for."""
     return checked_options(kind.Options, name, dict(settings(kind).get("defaults") or {}))
 
 
-def get_class(name: str) -> type[Prompter]:
+def get_class(name: str) -> type[Strategy]:
     """The class behind a name.
 
     Raises:
@@ -194,58 +229,45 @@ def get_class(name: str) -> type[Prompter]:
     return classes[name]
 
 
-def make_prompter(name: str, preset: str | None = None, **options: Any) -> Prompter:
-    """`Prompter.from_name`: one strategy, a composition `a+b`, or an ensemble `a|b` of either.
+def checked_options(kind: type[Options], name: str, values: dict[str, Any]) -> Options:
+    """Builds options, naming the known ones if one does not exist."""
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"option of {name!r}", key, known)
+    return kind(**values)
 
-    With several parts every option, and the preset, goes to the parts that have it.
+
+def with_options(prompter: Any, values: Mapping[str, Any]) -> Any:
+    """The same strategy with some options chosen anew: those that what was learned does not depend on.
+
+    Args:
+        prompter: it is changed; of several joined every part that has the option.
+        values: by name.
+
+    Raises:
+        UnknownNameError: for an option that no part has.
+        InvalidInputError: for one that belongs to what was learned, or a value that it cannot have.
     """
-    members = [[part.strip() for part in member.split("+")] for member in name.split("|")]
-    parts = [part for member in members for part in member]
-    kinds = {part: get_class(part) for part in parts}
-    fields = {part: {item.name for item in dataclasses.fields(kind.Options)} for part, kind in kinds.items()}
-    presets = {part: settings(kind).get("presets") or {} for part, kind in kinds.items()}
-    known_options = set().union(*fields.values())
-    for key in options:
-        if key not in known_options:
-            raise unknown_name(f"option of {name!r}", key, known_options)
-    known_presets = set().union(*presets.values())
-    if preset is not None and preset not in known_presets:
-        raise unknown_name(f"preset of {name!r}", preset, known_presets)
-
-    def make(part: str) -> Prompter:
-        own = {key: value for key, value in options.items() if key in fields[part]}
-        chosen = presets[part].get(preset) or {} if preset is not None else {}
-        values = {**(settings(kinds[part]).get("defaults") or {}), **chosen, **own}
-        prompter = kinds[part](checked_options(kinds[part].Options, part, values))
-        prompter.name, prompter.given = part, frozenset({**chosen, **own})
-        return prompter
-
-    made = [[make(part) for part in member] for member in members]
-    joined = [member[0] if len(member) == 1 else Composition(member) for member in made]
-    return joined[0] if len(joined) == 1 else Ensemble(joined)
+    parts = _parts(prompter)
+    known = {part: {item.name for item in dataclasses.fields(part.options)} for part in parts}
+    free = {part: known[part] if part.free is None else part.free & known[part] for part in parts}
+    for key in values:
+        if not any(key in names for names in known.values()):
+            raise unknown_name(f"option of {prompter.name!r}", key, set().union(*known.values()))
+        if not any(key in names for names in free.values()):
+            left = ", ".join(sorted(set().union(*free.values()))) or "none"
+            raise InvalidInputError(
+                f"{key} belongs to what {prompter.name!r} has learned, and cannot be chosen anew; these can: {left}."
+            )
+    for part in parts:
+        own = {key: value for key, value in values.items() if key in free[part]}
+        if own:
+            part.options = dataclasses.replace(part.options, **own)
+            part.given |= frozenset(own)
+    return prompter
 
 
-class Ensemble(Prompter):
-    """Several strategies whose scores are summed (the way FALIP's baselines are ensembled); `from_name("circle|blur")`.
-
-    >>> Prompter.from_name("circle|blur").name
-    'circle|blur'
-    """
-
-    def __init__(self, members: Sequence[Prompter]) -> None:
-        super().__init__()
-        if len(members) < 2:
-            raise InvalidInputError("an ensemble has at least two members.")
-        self.members = tuple(members)
-        self.name = "|".join(member.name for member in self.members)
-        self.acts_on = frozenset().union(*(member.acts_on for member in self.members))  # type: ignore[misc]
-        self.needs = frozenset().union(*(member.needs for member in self.members))  # type: ignore[misc]
-
-    def edit_all(self, prompts: Any, model: Any) -> Any:
-        raise InvalidInputError(
-            f"the ensemble {self.name!r} has one prompt per member, and scores are what it sums: use Runner.score, or "
-            "encode with each member on its own."
-        )
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "members": [member.describe() for member in self.members]}
+def _parts(prompter: Any) -> tuple[Any, ...]:
+    inside: tuple[Any, ...] = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or ()
+    return tuple(one for part in inside for one in _parts(part)) if inside else (prompter,)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
-from visprompt.imaging.load import ImageSource, load_image
+from visprompt.imaging.load import ImageSource
+from visprompt.imaging.shared import shared_image
 from visprompt.regions.coco import short
 from visprompt.regions.shapes import POINT_RADIUS_SHARE, Box, Mask, Point, Region, plain_array
 from visprompt.visual_prompt import VisualPrompt
@@ -172,7 +171,7 @@ class Request:
             if picture is None:
                 source = self._images[number]
                 with _naming(self):
-                    picture = _shared_picture(source, self.allow_url)
+                    picture = shared_image(source, self.allow_url)
                 from_file = isinstance(source, str | os.PathLike)
                 self._cache[f"picture {number}"] = weakref.ref(picture) if from_file else _always(picture)
             return picture
@@ -248,27 +247,6 @@ class Request:
 
 
 # -- helpers ----------------------------------------------------------------------------------------------------
-
-_pictures: weakref.WeakValueDictionary[tuple[Any, ...], Image.Image] = weakref.WeakValueDictionary()
-_recent: collections.deque[Image.Image] = collections.deque(maxlen=4)
-_pictures_lock = threading.Lock()
-
-
-def _shared_picture(source: ImageSource, allow_url: bool) -> Image.Image:
-    if not isinstance(source, str | os.PathLike):
-        return load_image(source, allow_url)
-    try:
-        stat = Path(source).stat()
-        key: tuple[Any, ...] = (os.path.realpath(source), stat.st_mtime_ns, stat.st_size)
-    except (OSError, ValueError):  # a web address, or no such file: load_image tells them apart
-        key = (str(source), allow_url)
-    with _pictures_lock:
-        known = _pictures.get(key)
-    picture = known if known is not None else load_image(source, allow_url)
-    with _pictures_lock:
-        picture = _pictures.setdefault(key, picture)
-        _recent.append(picture)
-    return picture
 
 
 def _always(picture: Image.Image) -> Callable[[], Image.Image]:

@@ -227,7 +227,7 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: 
     try:
         if not saved:
             return Maker.from_name(name, preset=preset, **options)
-        from visprompt.persistence.prompt_files import prompter_named
+        from visprompt.prompter import prompter_named
 
         return prompter_named(name, preset, **options)
     except VispromptError:

@@ -256,7 +256,7 @@ def _checked(made: Learned, given: dict[str, Any], grid: dict[str, list[Any]]) -
         UnknownNameError: for a setting or option that does not exist.
         InvalidInputError: for a value it cannot have.
     """
-    from visprompt.prompter import checked_options
+    from visprompt.registry import checked_options
     from visprompt.registry import settings as of_strategy
     from visprompt.training.settings import FitSettings, settings_from
 
@@ -378,8 +378,8 @@ def _interruptible(first: bool) -> Iterator[None]:
 
 def _show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool, seconds: float | None = None) -> None:
     from visprompt.persistence.model_card import figures_of, trained_text
-    from visprompt.training.progress import duration
     from visprompt.training.progress_images import STRIP
+    from visprompt.utils.number_text import duration
 
     record = {**made.record, "metric": fitted.metric, "validation": fitted.validation, "test": fitted.test}
     record.setdefault("parameters", fitted.parameters)
@@ -460,7 +460,7 @@ def sweep_table(rows: list[dict[str, Any]]) -> Any:
 
 
 def _cell(name: str, value: Any) -> str:
-    from visprompt.training.progress import is_share, shown
+    from visprompt.utils.number_text import is_share, shown
 
     if value is None:
         return "–"

@@ -136,7 +136,7 @@ def gains_table(found: dict[str, Any]) -> Any:
     from rich.table import Table
 
     from visprompt.persistence.model_card import Figure
-    from visprompt.training.progress import shown
+    from visprompt.utils.number_text import shown
 
     title, how = f"attention gain as it is used, n = {found['n']}", escape(found["how"])
     table = Table(title=title, title_justify="left", caption=how, caption_justify="left")

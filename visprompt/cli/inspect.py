@@ -21,7 +21,8 @@ from visprompt.cli.arguments import (
     waiting,
 )
 from visprompt.errors import InvalidInputError, VispromptError
-from visprompt.training.progress_images import IMAGE, HasImage, enlarged, png_of
+from visprompt.persistence.prompt_image import HasImage
+from visprompt.training.progress_images import IMAGE, enlarged, png_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,8 @@ from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.learned.strategy import Learned
 from visprompt.models.identity import identity
 from visprompt.models.loading import wrap
-from visprompt.registry import first_strategy, get_class, make_prompter
+from visprompt.prompter import make_prompter
+from visprompt.registry import first_strategy, get_class
 from visprompt.training.run import train
 
 if TYPE_CHECKING:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.persistence.prompt_files import SavedPart
 from visprompt.prompter import Prompter
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class Learned(Prompter):
             number: place among the parts of a composition, for the names of files.
         """
         from visprompt.persistence.prompt_files import write_whole
-        from visprompt.training.progress_images import HasImage, png_of
+        from visprompt.persistence.prompt_image import HasImage
+        from visprompt.training.progress_images import png_of
 
         if isinstance(self, HasImage):
             write_whole(folder / self.sketch_name(number), png_of(self.image()))
@@ -102,7 +105,8 @@ class Learned(Prompter):
         Args:
             number: as in `sketch`.
         """
-        from visprompt.training.progress_images import IMAGE, HasImage
+        from visprompt.persistence.prompt_image import HasImage
+        from visprompt.training.progress_images import IMAGE
 
         if not isinstance(self, HasImage):
             return ""
@@ -284,6 +288,22 @@ class Learned(Prompter):
             for key, value in module.state_dict().items()
         }
 
+    def saved(self) -> SavedPart:
+        """The record that `save_pretrained` writes: options, backbone, training record and tensors.
+
+        Raises:
+            InvalidInputError: if it has learned nothing yet.
+        """
+        if self.parameters is None:
+            raise InvalidInputError(
+                f"{self.name!r} has learned nothing yet, so there is nothing to save: fit it first."
+            )
+        entry = {"backbone": self.backbone, "record": self.record}
+        return SavedPart(self.name, dataclasses.asdict(self.options), entry, self.state())
+
+    def learned_parts(self) -> list[Any]:
+        return [self]
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Puts tensors of `state()` back; the parameters must exist.
 
@@ -343,8 +363,5 @@ class Learned(Prompter):
 
 
 def learned_parts(prompter: Prompter) -> list[Learned]:
-    """The learned strategies in a strategy or composition, in order."""
-    parts = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or (prompter,)
-    if parts == (prompter,):
-        return [prompter] if isinstance(prompter, Learned) else []
-    return [found for part in parts for found in learned_parts(part)]
+    """The learned strategies in a strategy, composition or ensemble, in order."""
+    return prompter.learned_parts()

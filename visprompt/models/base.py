@@ -131,18 +131,23 @@ class Model:
         return self.geometry(prompt.picture.size, prompt.fit, **({} if tower is None else {"tower": tower}))
 
     def require(self, acts_on: frozenset[str], strategy: str) -> None:
-        """Raises UnsupportedError if it cannot take in what a strategy changes; names strategies that work on it."""
+        """Checks that the model can take in what a strategy changes.
+
+        Args:
+            acts_on: "pixels", "text", "tokens", "attention".
+            strategy: its name, for the message.
+
+        Raises:
+            UnsupportedError: if something of it is missing, with the model, so that others can say what works on it.
+        """
         missing = acts_on - self.supports - {"text"}
         if not missing:
             return
-        from visprompt.registry import strategies_on
-
-        works = strategies_on(self)
         reason = self.parts.tower.no_tokens if "tokens" in missing and self.parts.tower is not None else ""
         raise UnsupportedError(
             f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which {self.name} does not offer "
-            f"{f'because {reason} ' if reason else ''}(it takes {', '.join(sorted(self.supports))}). Strategies that "
-            f"work on it: {', '.join(works)}."
+            f"{f'because {reason} ' if reason else ''}(it takes {', '.join(sorted(self.supports))}).",
+            model=self,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from visprompt.errors import InvalidInputError
 from visprompt.geometry.geometry import Geometry
 from visprompt.visual_prompt import VisualPrompt
 
+#: chats per forward to start with, by device; halved when memory runs out
+FIRST_CHATS = {"cuda": 16, "mps": 4, "cpu": 16}
+
 
 @dataclass(frozen=True, eq=False)
 class Chat:

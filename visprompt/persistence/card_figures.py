@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from visprompt.training.progress import is_share, shown
+from visprompt.utils.number_text import is_share, shown
 from visprompt.utils.statistics import wilson
 
 if TYPE_CHECKING:

@@ -45,9 +45,7 @@ def card(prompter: Prompter, fitted: Fitted | None = None) -> str:
         prompter: a learned strategy, or a composition with some.
         fitted: what `fit` gave, for its sweep; the prompter's own record mostly has the same.
     """
-    from visprompt.learned.strategy import learned_parts
-
-    parts = learned_parts(prompter)
+    parts = prompter.learned_parts()
     lines = [f"# {escaped(_title(prompter, parts))}", "", _what(prompter, parts), "", *_looks(parts)]
     lines += _loading(prompter, parts)
     for part in parts:

@@ -1,23 +1,21 @@
-"""Strategies on the disk and on the hub: `config.json`, `prompt.safetensors`, a model card."""
+"""Saved prompts as files: records in, records out; `visprompt.prompter` makes strategies of them.
+
+A folder holds `config.json` (names and options of the strategies, in order), for learned ones `prompt.safetensors` and
+a model card. The hub holds the same files.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
 import json
-import operator
 import os
 import tempfile
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.learned.strategy import Learned, learned_parts
-from visprompt.prompter import Composition, Prompter, checked_options
-from visprompt.registry import Ensemble, get_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,31 +24,59 @@ CONFIG, WEIGHTS, CARD = "config.json", "prompt.safetensors", "README.md"
 _HUB_OPTIONS = frozenset({"revision", "cache_dir", "force_download", "local_files_only", "token"})
 
 
-def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
-    """Writes a strategy's name and options, and what it learned. Every file is replaced in one go."""
+@dataclass(frozen=True, eq=False)
+class SavedPart:
+    """One strategy of a saved prompt.
+
+    Attributes:
+        name: its name in the registry.
+        options: its options, ready for JSON.
+        learned: what else a learned strategy's entry holds (`backbone`, `record`); empty for others.
+        tensors: what it learned, on the CPU, by the names of `Learned.state`.
+    """
+
+    name: str
+    options: dict[str, Any]
+    learned: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class SavedPrompt:
+    """What a folder holds: the parts in order, and the version of visprompt that wrote it."""
+
+    file: Path
+    version: str
+    parts: tuple[SavedPart, ...]
+
+
+def write_prompt(
+    path: str | os.PathLike[str], parts: Sequence[SavedPart], beside: Callable[[Path], None] | None = None
+) -> None:
+    """Writes a prompt into a folder, made if it is not there. Every file is replaced in one go.
+
+    Args:
+        path: the folder.
+        parts: its strategies in order.
+        beside: for learned ones: writes what lies beside the weights (a card, images) into the folder.
+
+    Raises:
+        InvalidInputError: if there can be no such folder.
+    """
     from visprompt import __version__
 
-    if isinstance(prompter, Ensemble):
-        raise InvalidInputError("save the members of an ensemble one by one.")
     folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInputError(f"{folder} cannot be made a folder to save in: {error.strerror}.") from None
-    parts = prompter.parts if isinstance(prompter, Composition) else (prompter,)
-    described: list[dict[str, Any]] = []
-    tensors: dict[str, Tensor] = {}
-    for number, part in enumerate(parts):
-        entry: dict[str, Any] = {"name": part.name, "options": dataclasses.asdict(part.options)}
-        if isinstance(part, Learned):
-            if part.parameters is None:
-                raise InvalidInputError(
-                    f"{part.name!r} has learned nothing yet, so there is nothing to save: fit it first."
-                )
-            entry |= {"backbone": part.backbone, "record": part.record}
-            tensors |= {f"{number}.{name}": item.contiguous() for name, item in part.state().items()}
-        described.append(entry)
+    described = [{"name": part.name, "options": part.options, **part.learned} for part in parts]
     content: dict[str, Any] = {"visprompt_version": __version__, "parts": described}
+    tensors = {
+        f"{number}.{name}": item.contiguous()
+        for number, part in enumerate(parts)
+        for name, item in part.tensors.items()
+    }
     if tensors:
         from safetensors.torch import save
 
@@ -58,11 +84,8 @@ def save_prompter(prompter: Prompter, path: str | os.PathLike[str]) -> None:
         written = save(tensors, metadata={"format": "pt"})  # two would come in any order
         write_whole(folder / WEIGHTS, written)
         content["weights_sha256"] = hashlib.sha256(written).hexdigest()
-        from visprompt.persistence.model_card import card
-
-        write_whole(folder / CARD, card(prompter).encode())
-        for number, part in enumerate(learned_parts(prompter)):
-            part.sketch(folder, number)
+        if beside is not None:
+            beside(folder)
     write_whole(folder / CONFIG, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -84,22 +107,28 @@ def write_whole(file: Path, content: bytes) -> None:
         raise
 
 
-def load_prompter(path: str | os.PathLike[str], **options: Any) -> Prompter:
-    """Reads what `save_prompter` wrote, from a folder, from what ships, or from the hub: `Prompter.from_pretrained`.
+def read_prompt(path: str | os.PathLike[str], **hub: Any) -> SavedPrompt:
+    """Reads what `write_prompt` wrote, from a folder, from what ships with visprompt, or from the hub.
+
+    Args:
+        path: the folder; `bundled:NAME`; or a hub id, if there is no such folder.
+        **hub: options for the hub (`hub_options`).
 
     Raises:
-        InvalidInputError: if there is no readable `config.json`, its weights are missing or do not fit, or an option
-            belongs to what was learned.
-        UnknownNameError: if its strategy is not installed, or there is none of that name.
+        InvalidInputError: if there is no readable `config.json`, or its weights are missing or do not fit.
+        UnknownNameError: if none ships under that name.
     """
-    folder, hub = _bundled(str(path)) or Path(path).expanduser(), {}
-    for name in set(options) & _HUB_OPTIONS:
-        hub[name] = options.pop(name)
+    folder = _bundled(str(path)) or Path(path).expanduser()
     if not folder.exists() and _is_hub_id(str(path)):
-        return with_options(_from_hub(str(path), **hub), options)
+        return _from_hub(str(path), **hub)
     if hub:
         raise InvalidInputError(f"{folder} is a folder; {', '.join(sorted(hub))} are for hub ids.")
-    return with_options(_load_folder(folder), options)
+    return _read_folder(folder)
+
+
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that are for the hub: `revision`, `token`, `cache_dir`, …"""
+    return {name: value for name, value in options.items() if name in _HUB_OPTIONS}
 
 
 def _bundled(name: str) -> Path | None:
@@ -119,68 +148,7 @@ def is_saved(name: str) -> bool:
     return (Path(name).expanduser() / CONFIG).is_file() or (name.startswith("bundled:") and not joined)
 
 
-def prompter_named(name: str, preset: str | None = None, **options: Any) -> Prompter:
-    """`Prompter.from_name`, in whose names parts may also be saved strategies: `"runs/patch+falip"`.
-
-    Args:
-        name: of strategies, folders and what ships, joined with `+` and `|`.
-        preset: as in `from_name`; saved strategies have none.
-        options: of every part that has them; of saved ones those that can be chosen anew.
-
-    Raises:
-        InvalidInputError: as `from_name`, `from_pretrained` and `with_options`; for a preset of something saved.
-        UnknownNameError: as they do.
-    """
-    members = [[name]] if is_saved(name) else [[part.strip() for part in one.split("+")] for one in name.split("|")]
-    if not any(is_saved(part) for member in members for part in member):
-        return Prompter.from_name(name, preset=preset, **options)
-    if preset:
-        raise InvalidInputError(f"{name}: a saved strategy has settings of its own; no preset.")
-    made = [
-        functools.reduce(operator.add, [load_prompter(p) if is_saved(p) else Prompter.from_name(p) for p in member])
-        for member in members
-    ]
-    return with_options(made[0] if len(made) == 1 else Ensemble(made), options)
-
-
-def with_options(prompter: Prompter, values: Mapping[str, Any]) -> Prompter:
-    """The same strategy with some options chosen anew: those that what was learned does not depend on.
-
-    Args:
-        prompter: it is changed; of several joined every part that has the option.
-        values: by name.
-
-    Raises:
-        UnknownNameError: for an option that no part has.
-        InvalidInputError: for one that belongs to what was learned, or a value that it cannot have.
-    """
-    parts = _parts(prompter)
-    known = {part: {item.name for item in dataclasses.fields(part.options)} for part in parts}
-    free = {part: part.free & known[part] if isinstance(part, Learned) else known[part] for part in parts}
-    for key in values:
-        if not any(key in names for names in known.values()):
-            raise unknown_name(f"option of {prompter.name!r}", key, set().union(*known.values()))
-        if not any(key in names for names in free.values()):
-            left = ", ".join(sorted(set().union(*free.values()))) or "none"
-            raise InvalidInputError(
-                f"{key} belongs to what {prompter.name!r} has learned, and cannot be chosen anew; these can: {left}."
-            )
-    for part in parts:
-        own = {key: value for key, value in values.items() if key in free[part]}
-        if own:
-            part.options = dataclasses.replace(part.options, **own)
-            part.given |= frozenset(own)
-    return prompter
-
-
-def _parts(prompter: Prompter) -> tuple[Prompter, ...]:
-    inside: tuple[Prompter, ...] = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or ()
-    return tuple(one for part in inside for one in _parts(part)) if inside else (prompter,)
-
-
-def _load_folder(folder: Path) -> Prompter:
-    from visprompt import __version__
-
+def _read_folder(folder: Path) -> SavedPrompt:
     file = folder / CONFIG
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -193,30 +161,13 @@ def _load_folder(folder: Path) -> Prompter:
         ) from None
     learned = any("backbone" in entry for _, _, entry in parts)
     tensors = _weights(folder, content.get("weights_sha256")) if learned else {}
-    made: list[Prompter] = []
+    made = []
     for number, (name, options, entry) in enumerate(parts):
-        kind = get_class(name)
-        fields = {item.name for item in dataclasses.fields(kind.Options)}
-        unknown = sorted(set(options) - fields)
-        if unknown:
-            warnings.warn(
-                f"{file} was written by visprompt {content.get('visprompt_version')} (this is {__version__}); options "
-                f"{unknown} of {name!r} are not known here and are left out.",
-                stacklevel=4,
-            )
-        values = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if key in fields
-        }
-        prompter = kind(checked_options(kind.Options, name, values))
-        prompter.name = name
-        if isinstance(prompter, Learned):
-            if not isinstance(entry.get("backbone"), dict):
-                raise InvalidInputError(f"{file} holds {name!r} without the backbone that it was learned on.")
-            start = f"{number}."
-            own = {key.removeprefix(start): item for key, item in tensors.items() if key.startswith(start)}
-            prompter.restore(own, entry)
-        made.append(prompter)
-    return made[0] if len(made) == 1 else Composition(made)
+        start = f"{number}."
+        own = {key.removeprefix(start): item for key, item in tensors.items() if key.startswith(start)}
+        rest = {key: value for key, value in entry.items() if key not in ("name", "options")}
+        made.append(SavedPart(name, options, rest, own))
+    return SavedPrompt(file, str(content.get("visprompt_version")), tuple(made))
 
 
 def _weights(folder: Path, sha256: str | None) -> dict[str, Tensor]:
@@ -255,15 +206,21 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _mixin() -> Any:
-    """The hub's own mixin around a strategy, made on first use: importing it takes a while."""
+    """The hub's own mixin around a saved prompt, made on first use: importing it takes a while."""
     from huggingface_hub import ModelHubMixin, snapshot_download
 
     class Stored(ModelHubMixin, library_name="visprompt", tags=["visual-prompting"]):  # type: ignore[call-arg]
-        def __init__(self, prompter: Prompter) -> None:
-            self.prompter = prompter
+        def __init__(
+            self,
+            saved: SavedPrompt | None = None,
+            write: Callable[[Path], None] | None = None,
+            card: Callable[[], str] | None = None,
+        ) -> None:
+            self.saved, self.write, self.card = saved, write, card
 
         def _save_pretrained(self, save_directory: Path) -> None:
-            save_prompter(self.prompter, save_directory)
+            assert self.write is not None
+            self.write(save_directory)
 
         @classmethod
         def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
@@ -272,19 +229,18 @@ def _mixin() -> Any:
                 allow_patterns=[CONFIG, WEIGHTS],
                 **{name: options[name] for name in sorted(_HUB_OPTIONS) if options.get(name) is not None},
             )
-            return cls(_load_folder(Path(folder)))
+            return cls(_read_folder(Path(folder)))
 
         def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
             from huggingface_hub import ModelCard
 
-            from visprompt.persistence.model_card import card
-
-            return ModelCard(card(self.prompter))
+            assert self.card is not None
+            return ModelCard(self.card())
 
     return Stored
 
 
-def _from_hub(name: str, **options: Any) -> Prompter:
+def _from_hub(name: str, **options: Any) -> SavedPrompt:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
@@ -294,10 +250,20 @@ def _from_hub(name: str, **options: Any) -> Prompter:
         raise InvalidInputError(
             f"there is no folder {name!r}, and it cannot be had from the hub either: {first_line}"
         ) from None
-    prompter: Prompter = found.prompter
-    return prompter
+    saved: SavedPrompt = found.saved
+    return saved
 
 
-def push_prompter(prompter: Prompter, repo_id: str, **options: Any) -> str:
-    """Uploads what `save_prompter` writes; the token comes from the environment or `token=…`, never into a file."""
-    return str(_mixin()(prompter).push_to_hub(repo_id, **options))
+def push_prompt(write: Callable[[Path], None], card: Callable[[], str], repo_id: str, **options: Any) -> str:
+    """Uploads a prompt; the token comes from the environment or `token=…`, never into a file.
+
+    Args:
+        write: writes its files into a folder.
+        card: its card as Markdown.
+        repo_id: "user/name".
+        **options: as huggingface_hub's `push_to_hub` has them.
+
+    Returns:
+        Where it is.
+    """
+    return str(_mixin()(write=write, card=card).push_to_hub(repo_id, **options))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from visprompt.plots.base import PALETTE, TEXT, literal, new_figure, tidy
-from visprompt.training.progress import is_share
+from visprompt.utils.number_text import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

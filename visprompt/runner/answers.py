@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]
 
-#: chats per forward to start with; halved when memory runs out
-FIRST_CHATS = {"cuda": 16, "mps": 4, "cpu": 16}
-
 
 @dataclass(frozen=True, eq=False)
 class Answer:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from visprompt.errors import InvalidInputError
+from visprompt.models.chat import FIRST_CHATS
 from visprompt.models.preprocessing import PicturePixels
 from visprompt.request import Request
 from visprompt.runner.answers import (
-    FIRST_CHATS,
     Answer,
     Unanswered,
     answers_of,

@@ -112,7 +112,7 @@ class Pointing:
             return [None]
         if self.strategy == "random":
             return []
-        from visprompt.persistence.prompt_files import prompter_named
+        from visprompt.prompter import prompter_named
 
         made = prompter_named(self.strategy, self.preset, **self.options)
         members = list(getattr(made, "members", None) or [made])

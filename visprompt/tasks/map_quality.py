@@ -98,7 +98,8 @@ def _of_decoder(model: Any, questions: Sequence[Question], progress: Any) -> tup
 
 def _of_encoder(name: str, questions: Sequence[Question], progress: Any) -> dict[str, tuple[_Shares, _Shares]]:
     from visprompt.models import load_model
-    from visprompt.registry import first_strategy, make_prompter
+    from visprompt.prompter import make_prompter
+    from visprompt.registry import first_strategy
     from visprompt.request import Request
 
     encoder = load_model(name)

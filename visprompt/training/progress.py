@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from visprompt.utils.number_text import duration, shown
+
 #: in a log, seconds after which a line comes also without an evaluation
 LOG_SECONDS = 60.0
 
@@ -147,36 +149,3 @@ class FitProgress:
             return 0.0
         started, before = self._first
         return (time.monotonic() - started) / (self._done - before) * (self._total - self._done)
-
-
-def is_share(metric: str) -> bool:
-    """True for figures that people say in per cent.
-
-    >>> is_share("accuracy"), is_share("miou"), is_share("loss"), is_share("gain")
-    (True, True, False, False)
-    """
-    return any(word in metric for word in ("accuracy", "iou", "mass", "share", "top1", "top5", "match"))
-
-
-def shown(metric: str, value: float) -> str:
-    """A figure as people write it.
-
-    >>> shown("accuracy", 0.5), shown("loss", 0.5), shown("gain", 2.034)
-    ('50.0 %', '0.5000', '2.03')
-    """
-    if is_share(metric):
-        return f"{value * 100:.1f} %"
-    # Nobody has to wonder about −0.00.
-    return f"{round(value, 2) + 0.0:.2f}" if "gain" in metric else f"{value:.4f}"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    >>> duration(42), duration(754), duration(7540)
-    ('42 s', '12 min', '2 h 05 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

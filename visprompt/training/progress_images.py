@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from visprompt.errors import VispromptError
+from visprompt.persistence.prompt_image import HasImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,15 +29,6 @@ MOST = 16
 SIDE = 120
 _GAP, _TEXT, _LIGHT, _DARK, _INK = 8, 16, 255, 225, (60, 60, 60)
 _NAME = re.compile(r"step-(\d+)\.png")
-
-
-@runtime_checkable
-class HasImage(Protocol):
-    """A strategy whose prompt is a picture."""
-
-    def image(self) -> Image:
-        """What is learned, as it is now."""
-        ...
 
 
 class Sketches:

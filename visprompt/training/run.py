@@ -18,6 +18,7 @@ import torch
 
 from visprompt.data.labelled.dataset import KINDS, Labelled
 from visprompt.errors import InvalidInputError
+from visprompt.prompter import Prompter
 from visprompt.training import distributed as processes
 from visprompt.training import progress_images as sketches
 from visprompt.training import run_checkpoints as checkpoints
@@ -332,9 +333,7 @@ def _clear(folder: Path) -> None:
 
 def _take(prompter: Learned, folder: Path) -> None:
     """What a run that has ended left, into a prompter and the head that it has."""
-    from visprompt.persistence.prompt_files import load_prompter
-
-    saved: Any = load_prompter(folder)
+    saved: Any = Prompter.from_pretrained(folder)
     prompter.parameters, prompter.record, prompter.backbone = saved.parameters, saved.record, saved.backbone
     prompter.head = saved.head
 

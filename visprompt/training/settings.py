@@ -137,7 +137,7 @@ def settings_from(defaults: dict[str, Any], given: dict[str, Any]) -> FitSetting
         UnknownNameError: for a setting that does not exist; the message lists those that do.
         InvalidInputError: for a value it cannot have.
     """
-    from visprompt.prompter import checked_options
+    from visprompt.registry import checked_options
 
     merged = {**defaults, **given}
     if "lr" in given and "base_lr" in given:

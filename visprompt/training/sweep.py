@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.prompter import checked_options
+from visprompt.registry import checked_options
 from visprompt.training import distributed as processes
 from visprompt.training import run_checkpoints as checkpoints
 from visprompt.training.loop import DivergedError, evaluate

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from visprompt.data.referring.image import Boxes, Expression
 from visprompt.errors import InvalidInputError
+from visprompt.imaging.shared import shared_image
 from visprompt.regions.shapes import Point
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class PointedPicture:
         return Point((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2)
 
     def _size_wh(self) -> Size:
-        from visprompt.request import Request
-
-        width, height = Request(self.image, id=self.id).picture.size
+        try:
+            width, height = shared_image(self.image).size
+        except InvalidInputError as error:
+            raise InvalidInputError(f"picture {self.id}: {error}") from None
         return (width, height)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from visprompt.models.attribution import can_attribute, in_parts
-from visprompt.models.chat import Chat
-from visprompt.runner.answers import FIRST_CHATS
+from visprompt.models.chat import FIRST_CHATS, Chat
 from visprompt.visual_prompt import block_number
 
 if TYPE_CHECKING:

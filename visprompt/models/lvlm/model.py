@@ -99,13 +99,8 @@ class LVLM(Model):
             return self.tower
         if name == "vision" and self.vision_tower is not None:
             return self.vision_tower
-        from visprompt.registry import strategies_on
-
         hint = " (its vision tower is not known; edit the decoder)" if name == "vision" else ""
-        raise UnsupportedError(
-            f"{self.name} has no tower {name!r} that can be edited{hint}. Strategies that work on it: "
-            f"{', '.join(strategies_on(self))}."
-        )
+        raise UnsupportedError(f"{self.name} has no tower {name!r} that can be edited{hint}.", model=self)
 
     def geometry(self, image_wh: Size, fit: Fit = "model", tower: str = "decoder") -> Geometry:
         """Where the pixels of a picture of this size go: original pixels ↔ tiles ↔ image tokens.

@@ -196,7 +196,7 @@ class RemoteModel(Model):
         return ask_all(len(chats), ask, self.concurrency, stream)
 
     def require(self, acts_on: frozenset[str], strategy: str) -> None:
-        """Raises UnsupportedError if a strategy changes more than pixels and text; names those that do not."""
+        """Raises UnsupportedError if a strategy changes more than pixels and text."""
         if missing := acts_on - self.supports:
             self._refuse(f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which it does not offer")
 
@@ -210,15 +210,8 @@ class RemoteModel(Model):
     # -- what it cannot do --------------------------------------------------------------------------------------------
 
     def _refuse(self, what: str) -> NoReturn:
-        from visprompt.registry import list_strategies
-
-        fitting = [info for info in list_strategies() if set(info.acts_on) <= self.supports]
-        works = [info.name for info in fitting if "map" not in info.needs]
-        # strategies that look before they change pixels need somebody who can be looked into
-        works += [f"{info.name} (with auxiliary=…, a local model)" for info in fitting if "map" in info.needs]
         raise UnsupportedError(
-            f"{self.name} is a remote model: {what}. It answers questions (Runner.generate); strategies that work on "
-            f"it: {', '.join(works)}."
+            f"{self.name} is a remote model: {what}. It answers questions (Runner.generate).", model=self
         )
 
     @property

@@ -1,0 +1,17 @@
+"""Prompts that can be looked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@runtime_checkable
+class HasImage(Protocol):
+    """A strategy whose prompt is an image."""
+
+    def image(self) -> Image:
+        """What is learned, as it is now."""
+        ...
