@@ -83,6 +83,7 @@ def mask_of(
         kernel_size: side of the mean filter in patches, odd; 1: none.
         flat: what a map that is the same everywhere becomes: nothing to tell apart.
 
+    >>> from visprompt.geometry.geometry import Tile
     >>> raw = RawMap(np.arange(4) / 3, None, Geometry((20, 20), (Tile((1.0, 1.0), (0.0, 0.0), (20, 20), (2, 2)),)))
     >>> mask_of(raw, enhance=None, kernel_size=1)
     array([0.        , 0.33333334, 0.6666667 , 1.        ], dtype=float32)

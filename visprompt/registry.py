@@ -206,9 +206,11 @@ def first_strategy(fits: Callable[[type[Strategy]], bool]) -> str:
     Raises:
         UnsupportedError: if none of the installed strategies is.
     """
-    for info in sorted(list_strategies(), key=lambda info: not info.origin.startswith(f"{OWN_DISTRIBUTION} ")):
-        if fits(get_class(info.name)):
-            return info.name
+    points = _entry_points()
+    ours = {name for name, point in points.items() if _origin(point).startswith(f"{OWN_DISTRIBUTION} ")}
+    for name, kind in sorted(_classes().items(), key=lambda item: (item[0] not in ours, item[0])):
+        if fits(kind):
+            return name
     raise UnsupportedError("none of the installed strategies can do that; `visprompt list` shows them.")
 
 
