@@ -67,10 +67,7 @@ def _normal(name: str) -> str:
 def _entry_points() -> dict[str, metadata.EntryPoint]:
     found: dict[str, metadata.EntryPoint] = {}
 
-    def ours(point: metadata.EntryPoint) -> bool:
-        return point.dist is not None and _normal(point.dist.name) == OWN_DISTRIBUTION
-
-    for point in sorted(metadata.entry_points(group=GROUP), key=lambda item: (not ours(item), _origin(item))):
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda item: (not _is_ours(item), _origin(item))):
         if point.name in found:
             # An editable install and its build leftovers announce the same object twice: that is no conflict.
             if point.value != found[point.name].value:
@@ -89,6 +86,10 @@ def _entry_points() -> dict[str, metadata.EntryPoint]:
             continue
         found[point.name] = point
     return found
+
+
+def _is_ours(point: metadata.EntryPoint) -> bool:
+    return point.dist is not None and _normal(point.dist.name) == OWN_DISTRIBUTION
 
 
 def _origin(point: metadata.EntryPoint) -> str:
@@ -206,8 +207,7 @@ def first_strategy(fits: Callable[[type[Strategy]], bool]) -> str:
     Raises:
         UnsupportedError: if none of the installed strategies is.
     """
-    points = _entry_points()
-    ours = {name for name, point in points.items() if _origin(point).startswith(f"{OWN_DISTRIBUTION} ")}
+    ours = {name for name, point in _entry_points().items() if _is_ours(point)}
     for name, kind in sorted(_classes().items(), key=lambda item: (item[0] not in ours, item[0])):
         if fits(kind):
             return name
