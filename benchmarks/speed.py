@@ -170,5 +170,17 @@ def main() -> None:
     print_table(what, arguments.clock, head, rows, arguments.markdown)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backend", choices=["transformers", "open_clip", "timm"], default="transformers")
+    parser.add_argument("--regions", type=int, nargs="+", default=[1, 3, 10, 30, 100])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--batch", type=int, default=64, help="regions per forward, as in the Runner")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
 if __name__ == "__main__":
     main()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from visprompt.geometry.geometry import Geometry, Tile
+from visprompt.geometry.geometry import Geometry
 
 if TYPE_CHECKING:
     from visprompt.regions.shapes import Region
-    from visprompt.visual_prompt import Fit
 
 INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -22,7 +20,6 @@ INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
-ALIGNMENTS = ("auto", "pad", "slide", "squash", "crop", "paper")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +83,7 @@ def mask_of(
         kernel_size: side of the mean filter in patches, odd; 1: none.
         flat: what a map that is the same everywhere becomes: nothing to tell apart.
 
+    >>> from visprompt.geometry.geometry import Tile
     >>> raw = RawMap(np.arange(4) / 3, None, Geometry((20, 20), (Tile((1.0, 1.0), (0.0, 0.0), (20, 20), (2, 2)),)))
     >>> mask_of(raw, enhance=None, kernel_size=1)
     array([0.        , 0.33333334, 0.6666667 , 1.        ], dtype=float32)
@@ -182,97 +180,3 @@ def _shares(edges: np.ndarray, count: int) -> np.ndarray:
     pixels = np.arange(count)[None]
     overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
     return np.asarray(overlap / np.maximum(overlap.sum(axis=1, keepdims=True), 1e-12))
-
-
-# -- what is looked at ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """A part of a picture that a model is shown, and how it is fitted."""
-
-    picture: Image.Image
-    fit: Fit
-    left: int = 0
-    top: int = 0
-
-
-def views(picture: Image.Image, align: str, model: Any) -> list[View]:
-    """What the model is shown so that its map can be laid over the picture.
-
-    `"auto"`: as its processor does it if that leaves nothing out, else squashed for an encoder and padded for a model
-    that writes; `"slide"`: windows of the model's own aspect ratio along the longer side, each at full resolution.
-    """
-    own = model.geometry(picture.size, "model")
-    if align == "auto":
-        visible = own.visible_xyxy()
-        whole = visible == (0.0, 0.0, float(picture.width), float(picture.height))
-        return [View(picture, "model" if whole else "pad" if model.generates else "squash")]
-    if align in ("pad", "squash"):
-        return [View(picture, "pad" if align == "pad" else "squash")]
-    if align != "slide":
-        return [View(picture, "model")]
-    height, width = own.tiles[0].input_hw
-    side = min(picture.width / width, picture.height / height)
-    size = (max(round(width * side), 1), max(round(height * side), 1))
-    windows = [
-        (left, top, left + size[0], top + size[1])
-        for left in _starts(picture.width, size[0])
-        for top in _starts(picture.height, size[1])
-    ]
-    if len(windows) == 1:
-        return [View(picture, "squash")]  # of the model's own aspect ratio, but for rounding
-    return [View(picture.crop(box), "squash", box[0], box[1]) for box in windows]
-
-
-def _starts(length: int, window: int) -> list[int]:
-    """Evenly spaced windows that cover a length."""
-    count = max(math.ceil(length / window - 1e-9), 1)
-    return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
-
-
-def assembled(parts: Sequence[RawMap], shown: Sequence[View], image_wh: tuple[int, int], align: str) -> RawMap:
-    """One map of a picture from the maps of its views, without the patches that show only padding."""
-    tiles: list[Tile] = []
-    kept: list[np.ndarray] = []
-    start = 0
-    for part, view in zip(parts, shown, strict=True):
-        for tile in part.geometry.tiles:
-            rows, columns = tile.grid_hw
-            numbers = start + np.arange(rows * columns).reshape(rows, columns)
-            start += rows * columns
-            moved = _stretched(tile, image_wh) if align == "paper" else _moved(tile, view)
-            trimmed = _trimmed(moved, numbers, image_wh)
-            if trimmed is not None:
-                tiles.append(trimmed[0])
-                kept.append(trimmed[1].reshape(-1))
-    index = np.concatenate(kept)
-    comp = None if parts[0].comp is None else np.concatenate([p.comp for p in parts if p.comp is not None])[index]
-    return RawMap(np.concatenate([p.cls for p in parts])[index], comp, Geometry(image_wh, tuple(tiles)))
-
-
-def _stretched(tile: Tile, image_wh: tuple[int, int]) -> Tile:
-    """The authors' placement: the grid over the whole picture, wherever its pixels came from."""
-    rows, columns = tile.grid_hw
-    return Tile((columns / image_wh[0], rows / image_wh[1]), (0.0, 0.0), (rows, columns), tile.grid_hw, (1.0, 1.0))
-
-
-def _moved(tile: Tile, view: View) -> Tile:
-    (sx, sy), (ox, oy) = tile.scale_xy, tile.offset_xy
-    return Tile(tile.scale_xy, (ox - sx * view.left, oy - sy * view.top), tile.input_hw, tile.grid_hw, tile.patch_hw)
-
-
-def _trimmed(tile: Tile, numbers: np.ndarray, image_wh: tuple[int, int]) -> tuple[Tile, np.ndarray] | None:
-    """Without rows and columns of padding: they must not count in means and extremes."""
-    x, y = tile.edges()
-    across = np.flatnonzero((x[1:] > 1e-6) & (x[:-1] < image_wh[0] - 1e-6))
-    down = np.flatnonzero((y[1:] > 1e-6) & (y[:-1] < image_wh[1] - 1e-6))
-    if not (len(across) and len(down)):
-        return None
-    if (len(down), len(across)) == tile.grid_hw:
-        return tile, numbers
-    (height, width), (ox, oy) = tile.patch_hw, tile.offset_xy
-    offset = (ox - across[0] * width, oy - down[0] * height)
-    size = (round(len(down) * height), round(len(across) * width))
-    left = Tile(tile.scale_xy, offset, size, (len(down), len(across)), tile.patch_hw)
-    return left, numbers[down[0] : down[-1] + 1, across[0] : across[-1] + 1]

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from visprompt.strategies._heatmap import RawMap, View, assembled, views
+from visprompt.strategies._heatmap import RawMap
+from visprompt.strategies._views import View, assembled, views
 
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.attribution import Question, attribute

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from visprompt.strategies import _draw
-from visprompt.strategies._heatmap import ALIGNMENTS, INTERPOLATIONS, Heatmap, mask_of, overlay
+from visprompt.strategies._heatmap import INTERPOLATIONS, Heatmap, mask_of, overlay
+from visprompt.strategies._views import ALIGNMENTS
 
 from visprompt.errors import InvalidInputError
 from visprompt.prompter import Options, Prompter

@@ -58,6 +58,7 @@ class Unleash(Prompter):
     acts_on = frozenset({"attention"})
     needs = frozenset({"prompt", "vision"})
     neutral: ClassVar[dict[str, Any]] = {"gain": 0.0}
+    follows: ClassVar[str] = "circle"
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Adds the gain edit, with the request's own picture as the reference."""

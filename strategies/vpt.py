@@ -207,6 +207,7 @@ class Vpt(TokenPrompter):
 
     Options = VptOptions
     neutral: ClassVar[dict[str, Any]] = {"prompts": 0}
+    head_preset: ClassVar[str | None] = "linear"
 
     def depth(self, blocks: int) -> int:
         return blocks - self.first_of(blocks) if self.options.deep else 1

@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
-from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
 
 GROUP = "visprompt.strategies"
 OWN_DISTRIBUTION = "visprompt-toolkit"
@@ -35,6 +35,8 @@ class Strategy:
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
     #: options of a learned strategy that can be chosen anew after learning; of others all can
     free: ClassVar[frozenset[str] | None] = None
+    #: of a strategy that needs another one before it, the name of one that suits; for checks and examples
+    follows: ClassVar[str] = ""
     #: the name in the registry; set by the registry
     name: str = ""
     #: names of the options that were asked for, also by a preset; set by the registry
@@ -65,10 +67,7 @@ def _normal(name: str) -> str:
 def _entry_points() -> dict[str, metadata.EntryPoint]:
     found: dict[str, metadata.EntryPoint] = {}
 
-    def ours(point: metadata.EntryPoint) -> bool:
-        return point.dist is not None and _normal(point.dist.name) == OWN_DISTRIBUTION
-
-    for point in sorted(metadata.entry_points(group=GROUP), key=lambda item: (not ours(item), _origin(item))):
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda item: (not _is_ours(item), _origin(item))):
         if point.name in found:
             # An editable install and its build leftovers announce the same object twice: that is no conflict.
             if point.value != found[point.name].value:
@@ -87,6 +86,10 @@ def _entry_points() -> dict[str, metadata.EntryPoint]:
             continue
         found[point.name] = point
     return found
+
+
+def _is_ours(point: metadata.EntryPoint) -> bool:
+    return point.dist is not None and _normal(point.dist.name) == OWN_DISTRIBUTION
 
 
 def _origin(point: metadata.EntryPoint) -> str:
@@ -190,6 +193,25 @@ def strategies_on(model: Any) -> list[str]:
     if model.generates:
         names += [f"{info.name} (with auxiliary=…, a local model)" for info in fitting if "auxiliary" in info.options]
     return names
+
+
+def first_strategy(fits: Callable[[type[Strategy]], bool]) -> str:
+    """The first strategy whose class is what somebody needs: ours come before those of plug-ins, each by name.
+
+    >>> first_strategy(lambda kind: "prompt" in kind.needs)
+    'unleash'
+
+    Args:
+        fits: is given a strategy's class.
+
+    Raises:
+        UnsupportedError: if none of the installed strategies is.
+    """
+    ours = {name for name, point in _entry_points().items() if _is_ours(point)}
+    for name, kind in sorted(_classes().items(), key=lambda item: (item[0] not in ours, item[0])):
+        if fits(kind):
+            return name
+    raise UnsupportedError("none of the installed strategies can do that; `visprompt list` shows them.")
 
 
 def defaults_of(name: str, kind: type[Strategy]) -> Any:

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
-from visprompt.strategies._heatmap import RawMap, View, assembled, mask_of, over_picture, overlay
+from visprompt.strategies._heatmap import RawMap, mask_of, over_picture, overlay
+from visprompt.strategies._views import View, assembled
 
 import visprompt as vp
 from visprompt.models.attribution import Attribution, decomposed

@@ -18,10 +18,11 @@ import visprompt as vp
 from visprompt import bundled
 from visprompt.data.scenes.unlabelled import generated
 from visprompt.data.scenes.world import scene
-from visprompt.learned import bundled_patches as lookup
+from visprompt.learned import bundled_prompts as lookup
 from visprompt.models.lvlm.vision_encoder import encoder_of
 from visprompt.persistence.model_card import figures_of
 from visprompt.persistence.prompt_files import CARD, CONFIG, WEIGHTS
+from visprompt.registry import get_class
 from visprompt.tasks.base import run_hash
 from visprompt.tasks.condition import Pointing
 from visprompt.tasks.referring import Referring
@@ -142,7 +143,7 @@ def test_what_ships_draws_attention_to_places_it_has_not_seen(models: dict[str, 
 def test_threads_with_one_object_and_two_models_do_not_mix(models: dict[str, Any]) -> None:
     prompter, names = vp.Prompter.from_name("patch"), ("scenes-clip", "scenes-mae", "scenes-clip-annotated")
     wanted = {name: painted(shipped(name), models[name]) for name in names}
-    lookup._patches.cache_clear()
+    lookup._loaded.cache_clear()
     wrong: list[str] = []
     start = threading.Barrier(len(names))
 
@@ -209,7 +210,8 @@ def test_a_model_that_was_trained_further_is_another(models: dict[str, Any]) -> 
 def test_models_of_another_shape_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from visprompt.models import identity
 
-    lookup._patches()
+    for name in bundled.patches():
+        lookup._loaded(name)
 
     def never(tower: Any) -> Any:
         raise AssertionError("weights were looked at")
@@ -279,8 +281,9 @@ def test_what_is_given_counts_even_if_it_is_the_default(
     models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shipped patch may have been learned with something else than the defaults."""
-    lookup._patches()
-    patch = lookup.patch_of(models["scenes-clip"])
+    for name in bundled.patches():
+        lookup._loaded(name)
+    patch: Any = lookup.prompt_for(get_class("patch"), models["scenes-clip"])
     default = vp.Prompter.from_name("patch").options.size
     monkeypatch.setattr(patch, "options", dataclasses.replace(patch.options, size=default + 1, opacity=0.7))
     left: Any = vp.Prompter.from_name("patch")
@@ -357,9 +360,9 @@ def test_rows_depend_on_the_weights_that_ship(monkeypatch: pytest.MonkeyPatch, t
             shutil.copytree(bundled.patch_path("patch-scenes-mae").parent, tmp_path / name / "patches")
             inner.setattr(bundled, "_HERE", tmp_path / name)
             _relearn(tmp_path / name / "patches" / "scenes-mae")
-            lookup.patch_digests.cache_clear()
+            lookup._config.cache_clear()
             assert before != run_hash(Referring(), {"model": 1}, Pointing(name), "data")
-        lookup.patch_digests.cache_clear()
+        lookup._config.cache_clear()
         assert before == run_hash(Referring(), {"model": 1}, Pointing(name), "data")
 
 

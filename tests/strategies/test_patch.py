@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from visprompt.strategies.patch import PNG, Patch, PatchOptions
+from visprompt.strategies.patch import Patch, PatchOptions
 
 import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled, Splits
@@ -24,6 +24,7 @@ from visprompt.testing import conformance, conformance_lvlm
 from visprompt.training import loop as fitting
 from visprompt.training.objectives.patch_attention import AttentionTarget
 from visprompt.training.patch.priors import Baked, ConvPrior
+from visprompt.training.progress_images import IMAGE
 
 #: CLS, pooling probe and mean readouts, with and without registers, of three libraries
 MODELS = (
@@ -298,7 +299,7 @@ def test_saved_and_loaded_it_is_the_same_and_small(tmp_path: Path) -> None:
     assert torch.equal(prompter.state()["prompt.rgba"], again.state()["prompt.rgba"])
     assert again.options == prompter.options
     assert (tmp_path / "run" / "prompt.safetensors").stat().st_size < 16_000
-    picture = Image.open(tmp_path / "run" / PNG)
+    picture = Image.open(tmp_path / "run" / IMAGE)
     assert picture.mode == "RGBA"
     assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), again.state()["prompt.rgba"].numpy())
     items = conformance.requests()
@@ -338,7 +339,7 @@ def test_a_sweep_keeps_the_best(tmp_path: Path) -> None:
     prompter: Any = vp.Prompter.from_name("patch", prior="none")
     found = prompter.fit(model, data(8, 4), sweep={"size": [1.0, 3.0]}, out=tmp_path, epochs=1, **FAST)
     assert found.sweep[0]["size"] == prompter.options.size
-    assert (tmp_path / PNG).exists()
+    assert (tmp_path / IMAGE).exists()
 
 
 def test_transfer_is_measured_by_evaluate() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-__all__ = ["names", "patch_path", "patches", "path"]
+__all__ = ["names", "patch_of", "patch_path", "patches", "path"]
 
 _FOLDERS = {
     "scenes-clip": "scenes_clip",
@@ -57,6 +57,22 @@ def patches() -> tuple[str, ...]:
     """List the learned patches: ``patch-<name of the model>``, for those models that have one."""
     found = (name for name in _FOLDERS if (_HERE / "patches" / name / "config.json").is_file())
     return tuple(f"{_PATCH}{name}" for name in found)
+
+
+def patch_of(name: str) -> str:
+    """Name of the patch that was learned on a bundled model.
+
+    Args:
+        name: One of `names`, with or without the ``bundled:`` in front.
+
+    Returns:
+        What `Prompter.from_pretrained` takes, ``bundled:patch-<name>``; empty if there is none.
+
+    >>> patch_of("scenes-clip")
+    'bundled:patch-scenes-clip'
+    """
+    key = f"{_PATCH}{name.removeprefix('bundled:')}"
+    return f"bundled:{key}" if key in patches() else ""
 
 
 def patch_path(name: str) -> Path:

@@ -108,11 +108,10 @@ def _models() -> list[dict[str, Any]]:
     # Not through visprompt.models: that takes torch's time to say two names.
     from visprompt import bundled
 
-    patches = bundled.patches()
     return [
         {
             "name": f"bundled:{name}",
-            "patch": f"bundled:patch-{name}" if f"patch-{name}" in patches else "",
+            "patch": bundled.patch_of(name),
             "folder": str(bundled.path(name)),
         }
         for name in bundled.names()

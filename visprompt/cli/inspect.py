@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from visprompt.cli.arguments import DeviceArg, DtypeArg, SavedArg, SavedModelArg
 from visprompt.cli.inspect_attention import attention_figures, opened
 from visprompt.errors import InvalidInputError
 from visprompt.persistence.prompt_image import HasImage
-from visprompt.training.progress_images import enlarged
+from visprompt.training.progress_images import IMAGE, enlarged, png_of
 
 if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
@@ -226,14 +225,13 @@ def _gain_by_block(rows: list[dict[str, Any]]) -> Any:
 
 def _own_figures(part: Learned, found: dict[str, Any], folder: str) -> dict[str, Any]:
     """Figures that need no model."""
-    from visprompt.plots.learned import blocks_figure, curve_figure, curve_of, tokens_figure
+    from visprompt.plots.learned import blocks_figure, tokens_figure
+    from visprompt.plots.training_curve import curve_figure, curve_of
 
     name = f"{part.name} on {(part.backbone or {}).get('name')}"
     made: dict[str, Any] = {"blocks": blocks_figure(found["blocks"], f"{name}: block by block")}
     if isinstance(part, HasImage):
-        content = BytesIO()
-        enlarged(part.image(), PATCH_PX).save(content, "PNG")
-        made["patch"] = content.getvalue()
+        made[Path(IMAGE).stem] = png_of(enlarged(part.image(), PATCH_PX))
     tokens = part.state().get("prompt.tokens")
     if tokens is not None and tokens.ndim == 3 and tokens.shape[1]:
         norms = tokens.float().norm(dim=-1).numpy()

@@ -11,7 +11,7 @@ from visprompt.learned.strategy import Learned
 from visprompt.models.identity import identity
 from visprompt.models.loading import wrap
 from visprompt.prompter import make_prompter
-from visprompt.registry import get_class
+from visprompt.registry import first_strategy, get_class
 from visprompt.training.run import train
 
 if TYPE_CHECKING:
@@ -74,12 +74,28 @@ def fine_tuned(
         raise InvalidInputError('full fine-tuning trains a head of its own: take head="linear" or "mlp".')
     module = copy.deepcopy(model.module).requires_grad_(True)
     tuned = wrap(module, model.parts.reader.processor, name=f"{model.name}, fine-tuned")
-    prompter = make_prompter("vpt", preset="linear")
-    assert isinstance(prompter, Learned)
+    prompter = head_alone()
     fitted = train(prompter, tuned, splits, settings, progress=progress, title=title, test=test, also=module)
     # Only now is it the model that the head belongs to.
     prompter.backbone = identity(tuned, prompter.tower)
     return Tuned(tuned, prompter, fitted)
+
+
+def head_alone() -> Learned:
+    """A strategy that leaves the model as it is, so that training it trains a head alone (a linear probe).
+
+    Returns:
+        The first registered strategy whose class itself sets `Learned.head_preset`, with that preset.
+
+    Raises:
+        UnsupportedError: if no such strategy is installed.
+    """
+    name = first_strategy(lambda kind: issubclass(kind, Learned) and bool(vars(kind).get("head_preset")))
+    kind = get_class(name)
+    assert issubclass(kind, Learned)
+    made = make_prompter(name, preset=kind.head_preset)
+    assert isinstance(made, Learned)
+    return made
 
 
 def untrained(strategy: str, **options: Any) -> Learned:

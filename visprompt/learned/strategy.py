@@ -44,6 +44,10 @@ class Learned(Prompter):
     transferable: ClassVar[bool] = False
     #: options that only say how it is used, and may be chosen anew for what is learned already
     free: ClassVar[frozenset[str]] = frozenset()
+    #: what to give instead of an option that belongs to what was learned, for an error's text
+    option_hint: ClassVar[str] = ""
+    #: preset with which it changes nothing in the model, so that training it trains a head alone; None: it has none
+    head_preset: ClassVar[str | None] = None
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
@@ -80,12 +84,33 @@ class Learned(Prompter):
         return objective_for(model, data)
 
     def sketch(self, folder: Path, number: int = 0) -> None:
-        """Writes something to look at into a folder: of a run at every checkpoint, and wherever it is saved.
+        """Writes an image of what is learned into a folder: of a run at every checkpoint, and wherever it is saved.
+
+        A strategy that has an `image()` writes that as a PNG file, the others nothing.
 
         Args:
             folder: it exists.
             number: place among the parts of a composition, for the names of files.
         """
+        from visprompt.persistence.prompt_image import HasImage
+        from visprompt.training.progress_images import png_of
+        from visprompt.utils.files import write_bytes
+
+        if isinstance(self, HasImage):
+            write_bytes(folder / self.sketch_name(number), png_of(self.image()))
+
+    def sketch_name(self, number: int = 0) -> str:
+        """Name of the file that `sketch` writes; empty for a strategy that writes none.
+
+        Args:
+            number: as in `sketch`.
+        """
+        from visprompt.persistence.prompt_image import HasImage
+        from visprompt.training.progress_images import IMAGE
+
+        if not isinstance(self, HasImage):
+            return ""
+        return f"{number}-{IMAGE}" if number else IMAGE
 
     def about(self) -> str:
         """What it is once it is learned, in a sentence or two for its card; empty where its name says enough."""
@@ -183,8 +208,23 @@ class Learned(Prompter):
         """What is used on a model: the strategy itself, or, where it has learned nothing, what ships for that model.
 
         The strategy stays as it is, so that one object serves several models, and several threads.
+
+        Raises:
+            InvalidInputError: if an option was given that is another than what ships was learned with.
         """
-        return self
+        if self.parameters is not None or self.switched_off:
+            return self
+        from visprompt.learned.bundled_prompts import prompt_for, used_as
+
+        found = prompt_for(type(self), model)
+        return self if found is None else used_as(self, found)
+
+    @property
+    def switched_off(self) -> bool:
+        """True if its options are those with which it changes nothing (`neutral`)."""
+        return bool(self.neutral) and all(
+            getattr(self.options, name) == value for name, value in (self.neutral or {}).items()
+        )
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
         used = self.on(model)
@@ -202,6 +242,10 @@ class Learned(Prompter):
 
     def nothing_learned(self, model: Model) -> str:
         """What to do about a strategy that is used on a model before it has learned anything."""
+        from visprompt.learned.bundled_prompts import names_of, none_ships
+
+        if self.transferable and names_of(type(self)):
+            return none_ships(self, model)
         return (
             f"{self.name!r} has learned nothing yet: prompter.fit(model, data), 'visprompt fit {self.name} …', or "
             "vp.Prompter.from_pretrained(folder)."
@@ -297,8 +341,15 @@ class Learned(Prompter):
         return nn.ParameterDict({name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
 
     def describe(self) -> dict[str, Any]:
-        """Name, options, and which weights: results of another training are other results."""
+        """Name, options, and which weights: results of another training are other results.
+
+        Returns:
+            As `Prompter.describe`, with `learned`, a hash of the weights; where nothing was learned, `bundled`, hashes
+            of the bundled prompts that may be used instead, if any ship for this strategy.
+        """
         import hashlib
+
+        from visprompt.learned.bundled_prompts import digests_of
 
         found = super().describe()
         if self.parameters is not None:
@@ -306,6 +357,8 @@ class Learned(Prompter):
             for name, item in sorted(self.state().items()):
                 digest.update(name.encode() + item.contiguous().numpy().tobytes())
             found["learned"] = digest.hexdigest()[:16]
+        elif bundled := digests_of(type(self)):
+            found["bundled"] = bundled
         return found
 
 

@@ -18,7 +18,6 @@ from visprompt.persistence.card_figures import (
     mapping_of,
     of_split,
 )
-from visprompt.persistence.prompt_image import HasImage
 
 if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
@@ -150,9 +149,8 @@ def _looks(parts: Sequence[Learned]) -> list[str]:
     """What is learned, as a picture and in words, where it is one."""
     lines: list[str] = []
     for number, part in enumerate(parts):
-        if isinstance(part, HasImage):
+        if name := part.sketch_name(number):
             # Markdown has no sizes, and a patch is some 24 pixels wide.
-            name = f"{number}-patch.png" if number else "patch.png"
             lines += [f'<img src="{name}" alt="the patch" width="192" style="image-rendering: pixelated">', ""]
         lines += [about, ""] if (about := part.about()) else []
     return lines

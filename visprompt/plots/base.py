@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 RIGHT, WRONG, OTHER = "#009E73", "#D55E00", "#7A7A7A"
 MAP = "inferno"
-_TEXT = "#222222"
+#: colours of words and of grid lines
+TEXT, GRID = "#222222", "#DDDDDD"
 _Map = NDArray[Any]
 
 
@@ -61,7 +62,6 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     strategies = _ordered(sorted(rows, key=lambda row: bool(row.get("control"))), "strategy")
     across = max(1, min(columns, len(tasks)))
     down = math.ceil(len(tasks) / across)
-    bar = 0.8 / max(len(models), 1)
     height = 1.1 + max(1.6, 0.17 * len(strategies) * (len(models) + 0.6))
     figure = new_figure((2.2 + 3.0 * across, down * height))
     axes = np.atleast_2d(figure.subplots(down, across, sharey=True, squeeze=False))
@@ -69,44 +69,62 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
         if number >= len(tasks):
             panel.set_visible(False)
             continue
-        task = tasks[number]
-        for place, model in enumerate(models):
-            chosen = {row["strategy"]: row for row in rows if row["task"] == task and row["model"] == model}
-            where = [i for i, name in enumerate(strategies) if name in chosen]
-            values = np.array([chosen[strategies[i]]["value"] for i in where]) * 100
-            bounds = np.array([chosen[strategies[i]]["ci95"] for i in where]).reshape(-1, 2) * 100
-            errors = np.abs(bounds.T - values) if len(where) else None
-            panel.barh(
-                np.array(where) + (place - (len(models) - 1) / 2) * bar,
-                values,
-                height=bar * 0.92,
-                color=PALETTE[place % len(PALETTE)],
-                # Colour is not the only difference: every second model is hatched.
-                hatch="////" if place % 2 else None,
-                edgecolor="white",
-                linewidth=0.0,
-                xerr=errors,
-                error_kw={"ecolor": _TEXT, "elinewidth": 1.0, "capsize": 2},
-                label=literal(model),
-            )
-        chances = [row["chance"] for row in rows if row["task"] == task and row.get("chance") is not None]
-        if chances:
-            panel.axvline(float(np.mean(chances)) * 100, color=_TEXT, linestyle=":", linewidth=1.2, label="chance")
-        titles = [str(row.get("task")) for row in rows if row["task"] == task]
-        panel.set_title(literal(titles[0]), fontsize=10, color=_TEXT)
-        panel.set_xlim(0, 100)
-        panel.set_yticks(range(len(strategies)), [literal(one) for one in strategies])
-        panel.set_xlabel("accuracy, % (bars: 95 % interval)", fontsize=8)
-        panel.grid(axis="x", color="#DDDDDD", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.tick_params(labelsize=9, length=0)
-        for side in ("top", "right", "left"):
-            panel.spines[side].set_visible(False)
+        of_task = [row for row in rows if row["task"] == tasks[number]]
+        _bars_of_task(panel, of_task, models, strategies)
     if len(tasks):
         axes[0, 0].invert_yaxis()
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
     return figure
+
+
+def _bars_of_task(
+    panel: Axes, rows: Sequence[Mapping[str, Any]], models: Sequence[str], strategies: Sequence[str]
+) -> None:
+    """One panel of `bar_chart`: the rows of one task."""
+    bar = 0.8 / max(len(models), 1)
+    for place, model in enumerate(models):
+        chosen = {row["strategy"]: row for row in rows if row["model"] == model}
+        where = [i for i, name in enumerate(strategies) if name in chosen]
+        values = np.array([chosen[strategies[i]]["value"] for i in where]) * 100
+        bounds = np.array([chosen[strategies[i]]["ci95"] for i in where]).reshape(-1, 2) * 100
+        errors = np.abs(bounds.T - values) if len(where) else None
+        panel.barh(
+            np.array(where) + (place - (len(models) - 1) / 2) * bar,
+            values,
+            height=bar * 0.92,
+            color=PALETTE[place % len(PALETTE)],
+            # Colour is not the only difference: every second model is hatched.
+            hatch="////" if place % 2 else None,
+            edgecolor="white",
+            linewidth=0.0,
+            xerr=errors,
+            error_kw={"ecolor": TEXT, "elinewidth": 1.0, "capsize": 2},
+            label=literal(model),
+        )
+    chances = [row["chance"] for row in rows if row.get("chance") is not None]
+    if chances:
+        panel.axvline(float(np.mean(chances)) * 100, color=TEXT, linestyle=":", linewidth=1.2, label="chance")
+    panel.set_title(literal(str(rows[0].get("task"))), fontsize=10, color=TEXT)
+    panel.set_xlim(0, 100)
+    panel.set_yticks(range(len(strategies)), [literal(one) for one in strategies])
+    panel.set_xlabel("accuracy, % (bars: 95 % interval)", fontsize=8)
+    tidy(panel, "x")
+    panel.spines["left"].set_visible(False)
+
+
+def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """Thin grid lines behind what is drawn, small labels without ticks, no frame at the top and on the right.
+
+    Args:
+        axes: a panel.
+        grid: the axis whose values have grid lines.
+    """
+    axes.grid(axis=grid, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, length=0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def heatmap(
@@ -128,7 +146,7 @@ def heatmap(
     figure = new_figure((4.2, 3.6 * picture.height / max(picture.width, 1) + 0.6))
     axes = figure.subplots()
     drawn = draw_map(axes, picture, attention, region_xyxy, vmax)
-    axes.set_title(literal(title), fontsize=10, color=_TEXT)
+    axes.set_title(literal(title), fontsize=10, color=TEXT)
     figure.colorbar(drawn, ax=axes, shrink=0.85, label="readout attention")
     return figure
 
@@ -161,11 +179,11 @@ def before_after(
     show_picture(panels[1], prompted, f"what the model gets: {label}")
     vmax = float(max(before.max(), after.max()))
     draw_map(panels[2], picture, before, region_xyxy, vmax)
-    panels[2].set_title(f"attention without{_share(before, picture, region_xyxy)}", fontsize=9, color=_TEXT)
+    panels[2].set_title(f"attention without{_share(before, picture, region_xyxy)}", fontsize=9, color=TEXT)
     same = prompted.size == picture.size
     below, box = (picture, region_xyxy) if same else (prompted, prompted_region_xyxy)
     drawn = draw_map(panels[3], below, after, box, vmax)
-    panels[3].set_title(f"attention with {literal(label)}{_share(after, below, box)}", fontsize=9, color=_TEXT)
+    panels[3].set_title(f"attention with {literal(label)}{_share(after, below, box)}", fontsize=9, color=TEXT)
     figure.colorbar(drawn, ax=list(panels[2:]), shrink=0.85, label="readout attention")
     return figure
 
@@ -253,7 +271,7 @@ def new_figure(size: tuple[float, float]) -> Figure:
 def show_picture(axes: Axes, picture: Image, title: str) -> None:
     """Draws a picture without ticks; pixels stay pixels."""
     axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
-    axes.set_title(literal(title), fontsize=9, color=_TEXT)
+    axes.set_title(literal(title), fontsize=9, color=TEXT)
     axes.set_xticks([])
     axes.set_yticks([])
 

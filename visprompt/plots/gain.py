@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.plots.base import OTHER, PALETTE, literal, new_figure
+from visprompt.imaging.paste import SHAPES
+from visprompt.plots.base import GRID, OTHER, PALETTE, TEXT, literal, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-_TEXT, _GRID = "#222222", "#DDDDDD"
 _Row = Mapping[str, Any]
 #: learned patches are blue, drawn markers warm, controls grey and dashed; lines differ in more than their colour
 _LEARNED = (("#0072B2", "-", "o"), ("#56B4E9", "--", "D"), ("#009E73", "--", "P"), ("#004D7A", ":", "X"))
@@ -43,15 +43,15 @@ def gain_figure(rows: Sequence[_Row], columns: int = 2) -> Figure:
             axes.set_visible(False)
             continue
         own = [row for row in rows if row["model"] == models[number]]
-        axes.axhline(0, color=_TEXT, linewidth=0.9)
+        axes.axhline(0, color=TEXT, linewidth=0.9)
         for row in own:
             _curve(axes, row, styles[row["marker"]], shift[row["marker"]])
         blocks = [one["block"] for one in own[0]["blocks"]]
         shown = blocks[:: max(1, math.ceil(len(blocks) / 13))]
         axes.set_xticks(shown, [str(block) for block in shown])
-        axes.set_title(literal(f"{models[number]}, n = {own[0]['n']:,}"), fontsize=10, color=_TEXT)
-        axes.set_xlabel("block", fontsize=9, color=_TEXT)
-        axes.set_ylabel("attention gain", fontsize=9, color=_TEXT)
+        axes.set_title(literal(f"{models[number]}, n = {own[0]['n']:,}"), fontsize=10, color=TEXT)
+        axes.set_xlabel("block", fontsize=9, color=TEXT)
+        axes.set_ylabel("attention gain", fontsize=9, color=TEXT)
         axes.margins(x=0.06, y=0.08)
         _tidy(axes)
     handles: dict[str, Any] = {}
@@ -139,22 +139,7 @@ def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequ
             if row is None:
                 continue
             values[down, across] = max(row["value"], 0.0) / top if top > 0 else 0.0
-            dark = values[down, across] < 0.55
-            low, high = row["ci95"]
-            axes.text(
-                across, down - 0.13, _signed(row["value"]), ha="center", va="center", fontsize=11,
-                color="white" if dark else _TEXT, fontweight="bold" if row.get("own") else "normal",
-            )  # fmt: skip
-            axes.text(
-                across, down + 0.24, f"{_signed(low)} to {_signed(high)}", ha="center", va="center", fontsize=7.5,
-                color="white" if dark else _TEXT,
-            )  # fmt: skip
-            if row.get("own"):
-                from matplotlib.patches import Rectangle
-
-                axes.add_patch(
-                    Rectangle((across - 0.47, down - 0.43), 0.94, 0.86, fill=False, edgecolor=_TEXT, linewidth=2.4)
-                )
+            _gain_cell(axes, across, down, row, "white" if values[down, across] < 0.55 else TEXT)
     axes.imshow(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, aspect="auto")
     if below:
         axes.axhline(len(patches) - 0.5, color="white", linewidth=5)
@@ -162,10 +147,26 @@ def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequ
     axes.set_yticks(range(len(lines)), [literal(one) for one in lines])
     axes.xaxis.tick_top()
     axes.tick_params(labelsize=9, length=0)
-    axes.set_xlabel("gain in the last block of … (colour: share of the column's highest)", fontsize=9, color=_TEXT)
+    axes.set_xlabel("gain in the last block of … (colour: share of the column's highest)", fontsize=9, color=TEXT)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
+
+
+def _gain_cell(axes: Axes, across: int, down: int, row: _Row, colour: str) -> None:
+    """A gain and its interval in a cell of `transfer_figure`, framed where a patch stands on its own model."""
+    low, high = row["ci95"]
+    axes.text(
+        across, down - 0.13, _signed(row["value"]), ha="center", va="center", fontsize=11, color=colour,
+        fontweight="bold" if row.get("own") else "normal",
+    )  # fmt: skip
+    axes.text(
+        across, down + 0.24, f"{_signed(low)} to {_signed(high)}", ha="center", va="center", fontsize=7.5, color=colour
+    )
+    if row.get("own"):
+        from matplotlib.patches import Rectangle
+
+        axes.add_patch(Rectangle((across - 0.47, down - 0.43), 0.94, 0.86, fill=False, edgecolor=TEXT, linewidth=2.4))
 
 
 def sweep_figure(rows: Sequence[_Row]) -> Figure | None:
@@ -181,7 +182,7 @@ def sweep_figure(rows: Sequence[_Row]) -> Figure | None:
     if not rows:
         return None
     sizes = sorted({row["options"]["size"] for row in rows})
-    kinds = sorted({_kind(row) for row in rows}, key=lambda one: (("circle", "square", "full").index(one[0]), one[1]))
+    kinds = sorted({_kind(row) for row in rows}, key=lambda one: (SHAPES.index(one[0]), one[1]))
     by_place = {(row["options"]["size"], _kind(row)): row for row in rows}
     circles = {row["options"]["size"]: row["circle"] for row in rows}
     wide = 1.5 + 0.66 * (len(kinds) + 1)
@@ -194,7 +195,7 @@ def sweep_figure(rows: Sequence[_Row]) -> Figure | None:
     _heat(left, np.hstack([gains, drawn]), sizes, [*names, "drawn\ncircle"], "Attention gain, last block")
     left.axvline(len(kinds) - 0.5, color="white", linewidth=5)
     _heat(right, ratios, sizes, names, "Gain ÷ the drawn circle's gain at that size")
-    left.set_ylabel("size, tokens", fontsize=9, color=_TEXT)
+    left.set_ylabel("size, tokens", fontsize=9, color=TEXT)
     return figure
 
 
@@ -225,12 +226,12 @@ def _heat(axes: Axes, values: np.ndarray, sizes: Sequence[float], names: Sequenc
         if not math.isnan(value):
             dark = high > low and float(norm(value)) < 0.55
             axes.text(
-                across, down, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color="white" if dark else _TEXT
+                across, down, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color="white" if dark else TEXT
             )
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(sizes)), [f"{size:g}" for size in sizes])
     axes.tick_params(labelsize=8.5, length=0)
-    axes.set_title(title, fontsize=10, color=_TEXT)
+    axes.set_title(title, fontsize=10, color=TEXT)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -274,9 +275,9 @@ def marked_figure(lines: Sequence[Sequence[Marked]]) -> Figure:
             above.set_xticks([])
             above.set_yticks([])
             draw_map(below, one.picture, one.attention, one.box_xyxy, top)
-            below.set_xlabel(f"{one.share:.0%} on it", fontsize=8.5, color=_TEXT, labelpad=3)
+            below.set_xlabel(f"{one.share:.0%} on it", fontsize=8.5, color=TEXT, labelpad=3)
             if number == 0:
-                above.set_title(literal(_wrapped(one.label)), fontsize=9, color=_TEXT)
+                above.set_title(literal(_wrapped(one.label)), fontsize=9, color=TEXT)
             for axes in (above, below):
                 for spine in axes.spines.values():
                     spine.set_visible(False)
@@ -297,7 +298,7 @@ def patch_figure(patch: np.ndarray, random: np.ndarray | None = None) -> Figure:
         ground = np.where(squares[..., None] == 0, 0.93, 0.8)
         alpha = rgba[3][..., None]
         axes.imshow(rgba[:3].transpose(1, 2, 0) * alpha + ground * (1 - alpha), interpolation="nearest")
-        axes.set_title(title, fontsize=9, color=_TEXT)
+        axes.set_title(title, fontsize=9, color=TEXT)
         axes.set_axis_off()
     return figure
 
@@ -313,8 +314,8 @@ def _wrapped(label: str) -> str:
 
 
 def _tidy(axes: Axes) -> None:
-    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, length=0, colors=_TEXT)
+    axes.tick_params(labelsize=9, length=0, colors=TEXT)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

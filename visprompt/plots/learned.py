@@ -1,4 +1,4 @@
-"""Figures of a learned prompt: what it has in every block, where it makes a model look, how it was trained.
+"""Figures of a learned prompt: what it has in every block, and where it makes a model look.
 
 What can be looked at a strategy says itself, through `blocks_table()` (`HasBlocks`); nothing here knows one.
 """
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from visprompt.plots.base import MAP, PALETTE, literal, new_figure, outline
-from visprompt.utils.number_text import is_share
+from visprompt.plots.base import MAP, PALETTE, TEXT, literal, new_figure, outline, tidy
+from visprompt.plots.training_curve import Curve as Curve
+from visprompt.plots.training_curve import curve_figure as curve_figure
+from visprompt.plots.training_curve import curve_of as curve_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-_TEXT = "#222222"
-_GRID = "#DDDDDD"
 _Row = Mapping[str, Any]
 
 
@@ -84,10 +84,10 @@ def blocks_figure(rows: Sequence[_Row], title: str = "") -> Figure | None:
     step = 1 if len(blocks) <= 26 else 2
     labelled = [block for block in blocks if block < 0 or block % step == 0]
     panels[-1].set_xticks(labelled, ["tokens" if block < 0 else str(block) for block in labelled])
-    panels[-1].set_xlabel("block", fontsize=9, color=_TEXT)
+    panels[-1].set_xlabel("block", fontsize=9, color=TEXT)
     panels[-1].set_xlim(min(blocks) - 0.7, max(blocks) + 0.7)
     if title:
-        figure.suptitle(literal(title), fontsize=12, color=_TEXT)
+        figure.suptitle(literal(title), fontsize=12, color=TEXT)
     return figure
 
 
@@ -95,14 +95,14 @@ def _bars(axes: Axes, rows: Sequence[_Row], column: _Column) -> None:
     found = [(int(row["block"]), float(row[column.key])) for row in rows if row.get(column.key) is not None]
     blocks, values = np.array([block for block, _ in found]), np.array([value for _, value in found])
     axes.bar(blocks, values - column.base, bottom=column.base, width=0.72, color=column.colour, linewidth=0)
-    axes.set_title(column.title, fontsize=10, color=_TEXT, loc="left")
-    axes.set_ylabel(column.axis, fontsize=9, color=_TEXT)
+    axes.set_title(column.title, fontsize=10, color=TEXT, loc="left")
+    axes.set_ylabel(column.axis, fontsize=9, color=TEXT)
     if column.logarithmic:
         axes.set_yscale("log")
         reach = max(float(np.abs(np.log(np.maximum(values, 1e-6))).max()) * 1.45, np.log(1.1))
         axes.set_ylim(float(np.exp(-reach)), float(np.exp(reach)))
         _plain_ticks(axes, reach)
-        axes.axhline(column.base, color=_TEXT, linewidth=1.0, linestyle=":")
+        axes.axhline(column.base, color=TEXT, linewidth=1.0, linestyle=":")
     else:
         axes.set_ylim(0.0, (float(values.max()) or 1.0) * 1.22)
     if len(values) <= 26:
@@ -116,9 +116,9 @@ def _bars(axes: Axes, rows: Sequence[_Row], column: _Column) -> None:
                 ha="center",
                 va="bottom" if above else "top",
                 fontsize=8 if len(values) <= 14 else 6.5,
-                color=_TEXT,
+                color=TEXT,
             )
-    _tidy(axes)
+    tidy(axes)
 
 
 def _plain_ticks(axes: Axes, reach: float) -> None:
@@ -144,24 +144,24 @@ def tokens_figure(norms: np.ndarray, first_block: int = 0, title: str = "") -> F
     axes = figure.subplots()
     if depth == 1:
         axes.bar(np.arange(count), np.sort(norms[0])[::-1], width=0.85, color=PALETTE[3], linewidth=0)
-        axes.set_xlabel("prompt token, largest first", fontsize=9, color=_TEXT)
-        axes.set_ylabel("norm", fontsize=9, color=_TEXT)
+        axes.set_xlabel("prompt token, largest first", fontsize=9, color=TEXT)
+        axes.set_ylabel("norm", fontsize=9, color=TEXT)
         axes.set_xlim(-0.7, count - 0.3)
-        axes.axhline(float(norms.mean()), color=_TEXT, linewidth=1.0, linestyle=":", label=f"mean {norms.mean():.3g}")
+        axes.axhline(float(norms.mean()), color=TEXT, linewidth=1.0, linestyle=":", label=f"mean {norms.mean():.3g}")
         axes.legend(frameon=False, fontsize=9, loc="upper right")
         axes.set_ylim(0, float(norms.max()) * 1.18 or 1.0)
-        _tidy(axes)
+        tidy(axes)
     else:
         extent = (-0.5, count - 0.5, first_block + depth - 0.5, first_block - 0.5)
         sorted_ = -np.sort(-norms, axis=1)
         drawn = axes.imshow(sorted_, cmap="viridis", aspect="auto", extent=extent, vmin=0.0, interpolation="nearest")
-        axes.set_xlabel("prompt token of the block, largest first", fontsize=9, color=_TEXT)
-        axes.set_ylabel("block", fontsize=9, color=_TEXT)
+        axes.set_xlabel("prompt token of the block, largest first", fontsize=9, color=TEXT)
+        axes.set_ylabel("block", fontsize=9, color=TEXT)
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.tick_params(labelsize=9)
         figure.colorbar(drawn, ax=axes, label="norm")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_title(literal(title or "Norms of the prompt tokens"), fontsize=11, color=_TEXT)
+    axes.set_title(literal(title or "Norms of the prompt tokens"), fontsize=11, color=TEXT)
     return figure
 
 
@@ -229,7 +229,7 @@ def attention_figure(
         axes.imshow(np.asarray(image), extent=(0, image.width, image.height, 0), interpolation="nearest")
         _bare(axes)
         outline(axes, region_xyxy if image.size == picture.size else None)
-        axes.set_title(literal(names[line]), fontsize=9.5, color=_TEXT, fontweight="bold")
+        axes.set_title(literal(names[line]), fontsize=9.5, color=TEXT, fontweight="bold")
     shown = [look for one in looks for look in (one.before, one.after, one.tokens) if look is not None]
     top = max(float(np.nanmax(look.values)) for look in shown)
     drawn: Any = None
@@ -247,12 +247,12 @@ def attention_figure(
             share = f"{look.on_patches:.0%} on patches"
             if region_xyxy is not None and below[line].size == picture.size:
                 share = f"{_inside(look.values, region_xyxy, picture.size):.0%} in the box"
-            axes.set_title(f"{words}\n{share}", fontsize=8.5, color=_TEXT)
+            axes.set_title(f"{words}\n{share}", fontsize=8.5, color=TEXT)
     bar = figure.colorbar(drawn, ax=panels, shrink=0.6, aspect=30)
-    bar.set_label("attention of a place, × the even share", fontsize=9, color=_TEXT)
+    bar.set_label("attention of a place, × the even share", fontsize=9, color=TEXT)
     bar.ax.tick_params(labelsize=8)
     if title:
-        figure.suptitle(literal(title), fontsize=12, color=_TEXT)
+        figure.suptitle(literal(title), fontsize=12, color=TEXT)
     return figure
 
 
@@ -291,139 +291,6 @@ def _bare(axes: Axes) -> None:
         spine.set_visible(False)
 
 
-def curve_figure(curve: Curve, title: str = "") -> Figure | None:
-    """Loss, validation figure and learning rate over the epochs; None if nothing was measured.
-
-    Args:
-        curve: from `curve_of`.
-        title: above all.
-    """
-    panels = [name for name in ("loss", "metric", "lr") if name in curve.panels()]
-    if not panels:
-        return None
-    figure = new_figure((9.2, 0.7 + 2.2 * len(panels)))
-    axes = dict(zip(panels, figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], strict=True))
-    if "loss" in axes:
-        _line(axes["loss"], curve.train_loss, PALETTE[0], "-", "training")
-        _line(axes["loss"], curve.validation_loss, PALETTE[1], "--", "validation")
-        if not curve.metric:
-            _star(axes["loss"], curve.validation_loss, curve, "loss", "")
-        axes["loss"].set_ylabel("loss", fontsize=9, color=_TEXT)
-        axes["loss"].legend(frameon=False, fontsize=9, loc="best")
-    if "metric" in axes:
-        _metric_panel(axes["metric"], curve)
-    if "lr" in axes:
-        _line(axes["lr"], curve.lr, PALETTE[3], "-", "learning rate")
-        axes["lr"].set_ylabel("learning rate", fontsize=9, color=_TEXT)
-        axes["lr"].set_ylim(bottom=0)
-    for one in axes.values():
-        _tidy(one)
-    last = axes[panels[-1]]
-    last.set_xlabel(curve.over, fontsize=9, color=_TEXT)
-    last.xaxis.get_major_locator().set_params(integer=True)
-    if len(places := curve.places()) == 1:
-        last.set_xticks(places)
-    if title:
-        figure.suptitle(literal(title), fontsize=12, color=_TEXT)
-    return figure
-
-
-def _metric_panel(axes: Axes, curve: Curve) -> None:
-    share = is_share(curve.metric_name)
-    points = [(place, value * (100 if share else 1)) for place, value in curve.metric]
-    if curve.band:
-        places, low, high = zip(*curve.band, strict=True)
-        axes.fill_between(places, low, high, color=PALETTE[2], alpha=0.15, linewidth=0, label="95 % over pictures")
-    _line(axes, points, PALETTE[2], "-", f"validation {curve.metric_name}")
-    _star(axes, points, curve, curve.metric_name, " %" if share else "")
-    axes.set_ylabel(literal(curve.metric_name) + (", %" if share else ""), fontsize=9, color=_TEXT)
-    axes.legend(frameon=False, fontsize=9, loc="best")
-    axes.margins(y=0.12)
-
-
-def _star(axes: Axes, points: Sequence[tuple[float, float]], curve: Curve, name: str, unit: str) -> None:
-    """Marks the evaluation that was best by the figure that validation chose by, which need not be the one drawn."""
-    value = dict(points).get(curve.best) if curve.best is not None else None
-    if value is not None:
-        by = "best" if curve.chosen in ("", name) else f"best by {curve.chosen}"
-        label = literal(f"{by}: {value:.3g}{unit}, {curve.over} {curve.best:g}")
-        axes.plot([curve.best], [value], "*", markersize=13, color=PALETTE[4], zorder=4, label=label)
-
-
-def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style: str, label: str) -> None:
-    if not points:
-        return
-    marker = "o" if len(points) <= 40 else ""
-    places, values = zip(*points, strict=True)
-    axes.plot(places, values, style, color=colour, linewidth=1.8, marker=marker, markersize=4, label=literal(label))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What `metrics.jsonl` says, as points to draw; `over` is what the first number of a point counts, and `best` where
-    the weights that are best on validation were."""
-
-    over: str
-    train_loss: list[tuple[float, float]]
-    validation_loss: list[tuple[float, float]]
-    metric: list[tuple[float, float]]
-    metric_name: str
-    best: float | None
-    chosen: str
-    lr: list[tuple[float, float]]
-    #: (place, low, high) of the metric, where its interval was measured
-    band: tuple[tuple[float, float, float], ...] = ()
-
-    def places(self) -> list[float]:
-        """Where anything was measured."""
-        lines = (self.train_loss, self.validation_loss, self.metric, self.lr)
-        return sorted({place for line in lines for place, _ in line})
-
-    def panels(self) -> set[str]:
-        """The panels that have something in them."""
-        found = {"loss"} if self.train_loss or self.validation_loss else set()
-        return found | ({"metric"} if self.metric else set()) | ({"lr"} if self.lr else set())
-
-
-def curve_of(rows: Sequence[_Row], metric: str | None = None) -> Curve:
-    """Points from the rows of `metrics.jsonl`.
-
-    >>> rows = [{"epoch": 1, "train": {"loss": 2.0}, "validation": {"accuracy": 0.4, "loss": 1.9}, "lr": 0.1}]
-    >>> curve_of(rows).metric, curve_of(rows).metric_name
-    ([(1.0, 0.4)], 'accuracy')
-
-    Args:
-        rows: `epoch` or `step`; `train`, `validation`: figures by name; `lr`. What is not there is not drawn.
-        metric: the figure that validation chose by; None: the first that is no loss.
-    """
-    over = "epoch" if all("epoch" in row for row in rows) else "step"
-
-    def points(*path: str) -> list[tuple[float, float]]:
-        found: dict[float, float] = {}
-        for number, row in enumerate(rows, 1):
-            value: Any = row
-            for key in path:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found[float(row.get(over, number))] = float(value)
-        return sorted(found.items())
-
-    measured = [str(name) for row in rows for name in row.get("validation") or {} if name not in ("loss", "n", "count")]
-    name = metric if metric and metric != "loss" else next(iter(measured), "")
-    low, high = (dict(points("validation", f"{name}_{end}")) for end in ("low", "high"))
-    return Curve(
-        over,
-        points("train", "loss") or points("train_loss") or points("loss"),
-        points("validation", "loss"),
-        points("validation", name) if name else [],
-        name,
-        next((float(row.get(over, 0)) for row in reversed(rows) if row.get("best") is True), None),
-        metric or "",
-        points("lr") or points("train", "lr"),
-        tuple((place, low[place], high[place]) for place in low if place in high),
-    )
-
-
 def short(value: float) -> str:
     """Three digits, without an exponent: for labels on bars and cells of tables.
 
@@ -431,11 +298,3 @@ def short(value: float) -> str:
     ('0.967', '0.000', '12.3', '0.007')
     """
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(axis="y", color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

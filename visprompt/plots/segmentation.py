@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from visprompt.plots.base import PALETTE, literal, new_figure, show_picture
+from visprompt.plots.base import PALETTE, TEXT, literal, new_figure, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,6 @@ UNSEEN_RGB = (255, 255, 255)
 _GROUND = ("background", "void", "unlabelled", "unlabeled", "other")
 #: so many classes are named beside a picture, the largest first
 NAMED = 12
-_TEXT = "#222222"
 
 
 def class_colours(classes: Sequence[str]) -> np.ndarray:
@@ -88,12 +87,12 @@ def mask_figure(picture: Image, mask: np.ndarray, classes: Sequence[str], title:
     ]
     if not seen.all():
         handles.append(
-            Patch(facecolor="white", edgecolor=_TEXT, label=f"not seen by the model, {1 - float(seen.mean()):.1%}")
+            Patch(facecolor="white", edgecolor=TEXT, label=f"not seen by the model, {1 - float(seen.mean()):.1%}")
         )
     more = f"classes, {len(order) - NAMED} small ones not listed" if len(order) > NAMED else "classes"
     panels[1].legend(
         handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9, title=more
     )
     if title:
-        figure.suptitle(literal(title), fontsize=11, color=_TEXT)
+        figure.suptitle(literal(title), fontsize=11, color=TEXT)
     return figure

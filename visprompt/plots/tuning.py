@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.plots.base import MAP, OTHER, PALETTE, RIGHT, WRONG, literal, new_figure
+from visprompt.plots.base import MAP, OTHER, PALETTE, RIGHT, TEXT, WRONG, literal, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-_TEXT = "#222222"
-_GRID = "#DDDDDD"
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _Row = Mapping[str, Any]
 
@@ -42,13 +40,13 @@ def methods_figure(rows: Sequence[_Row]) -> Figure:
         first = next(iter(of_set.values()))
         chance = next((row["chance"] for row in of_set.values() if row.get("chance") is not None), None)
         if chance is not None:
-            axes.axvline(100 * chance, color=_TEXT, linestyle=":", linewidth=1.2)
-        axes.set_title(literal(f"{key}: {first['title']}" if len(sets) < 3 else key), fontsize=10, color=_TEXT)
-        axes.set_xlabel(f"{_named(first['metric'])}, %", fontsize=9, color=_TEXT)
+            axes.axvline(100 * chance, color=TEXT, linestyle=":", linewidth=1.2)
+        axes.set_title(literal(f"{key}: {first['title']}" if len(sets) < 3 else key), fontsize=10, color=TEXT)
+        axes.set_xlabel(f"{_named(first['metric'])}, %", fontsize=9, color=TEXT)
         top = max(100 * value for row in of_set.values() for value in row["values"])
         axes.set_xlim(0, min(100.0, top * 1.3 + 4))
         axes.set_yticks(range(len(labels)), [literal(label) for label in labels])
-        _tidy(axes, "x")
+        tidy(axes, "x")
         axes.spines["left"].set_visible(False)
     panels[0].invert_yaxis()
     return figure
@@ -56,7 +54,7 @@ def methods_figure(rows: Sequence[_Row]) -> Figure:
 
 def _bar(axes: Axes, place: int, row: _Row) -> None:
     value = 100 * row["value"]
-    colour = OTHER if row["control"] else PALETTE[{"full": 4}.get(row["how"], 2 if row["strategy"] == "gated" else 0)]
+    colour = OTHER if row["control"] else PALETTE[{"full": 4}.get(row["how"], 2 if _richness(row) else 0)]
     several = len(row["values"]) > 1
     bounds = None
     if several:
@@ -65,15 +63,15 @@ def _bar(axes: Axes, place: int, row: _Row) -> None:
         bounds = np.abs(np.array([[100 * row["ci95"][0]], [100 * row["ci95"][1]]]) - value)
     axes.barh(
         place, value, height=0.7, color=colour, alpha=0.9, linewidth=0, xerr=bounds,
-        error_kw={"ecolor": _TEXT, "elinewidth": 1.2, "capsize": 3},
+        error_kw={"ecolor": TEXT, "elinewidth": 1.2, "capsize": 3},
     )  # fmt: skip
     if several:
         dots = [100 * one for one in row["values"]]
-        axes.plot(dots, [place + 0.22] * len(dots), "o", markersize=3, color=_TEXT, markeredgewidth=0)
+        axes.plot(dots, [place + 0.22] * len(dots), "o", markersize=3, color=TEXT, markeredgewidth=0)
     end = value + (float(bounds[1, 0]) if bounds is not None else 0.0)
     end = max(end, 100 * max(row["values"]))
     axes.annotate(
-        f"{value:.1f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5, color=_TEXT
+        f"{value:.1f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5, color=TEXT
     )
 
 
@@ -85,7 +83,7 @@ def insertion_points(rows: Sequence[_Row]) -> dict[str, list[tuple[int, _Row]]]:
     found: dict[tuple[str, int, int], list[tuple[int, _Row]]] = {}
     for row in rows:
         options = row.get("options") or {}
-        plain = row["strategy"] == "vpt" and row["how"] == "prompt" and not options.get("deep")
+        plain = row["how"] == "prompt" and not options.get("deep") and not _richness(row)
         block = options.get("first_block", 0)
         if row["value"] is None or not plain or not options.get("prompts") or not isinstance(block, int):
             continue
@@ -109,16 +107,16 @@ def insertion_figure(rows: Sequence[_Row]) -> Figure | None:
             blocks, values, yerr=spread if spread.any() else None, color=PALETTE[0], marker="o", linewidth=1.8,
             capsize=3, label="plain tokens from this block on",
         )  # fmt: skip
-        for label, colour, style in (("linear", OTHER, ":"), ("gated", PALETTE[2], "--")):
-            line = next((row for row in rows if row["set"] == key and row["method"] == label), None)
-            if line is not None and line["value"] is not None:
-                axes.axhline(100 * line["value"], color=colour, linestyle=style, linewidth=1.6, label=label)
+        for row, colour, style in ((_head_alone(rows, key), OTHER, ":"), (_richest(rows, key), PALETTE[2], "--")):
+            if row is not None:
+                label = literal(row["method"])
+                axes.axhline(100 * row["value"], color=colour, linestyle=style, linewidth=1.6, label=label)
         axes.set_xticks(blocks)
-        axes.set_xlabel("block that the tokens go into", fontsize=9, color=_TEXT)
-        axes.set_ylabel(f"{_named(found[0][1]['metric'])}, %", fontsize=9, color=_TEXT)
-        axes.set_title(literal(f"{key}: {found[0][1]['title']}"), fontsize=10, color=_TEXT)
+        axes.set_xlabel("block that the tokens go into", fontsize=9, color=TEXT)
+        axes.set_ylabel(f"{_named(found[0][1]['metric'])}, %", fontsize=9, color=TEXT)
+        axes.set_title(literal(f"{key}: {found[0][1]['title']}"), fontsize=10, color=TEXT)
         axes.margins(y=0.18)
-        _tidy(axes, "y")
+        tidy(axes, "y")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8.5)
     return figure
@@ -139,8 +137,7 @@ def gates_figure(rows: Sequence[_Row]) -> Figure | None:
     )
     drawn: dict[str, _Row] = {}
     for row in rows:
-        blocks = row.get("blocks") or ()
-        rich = sum(any(one.get(name) is not None for one in blocks) for name, _, _ in names)
+        rich = _richness(row)
         before = drawn.get(row["set"])
         if rich and row["table"] and (before is None or rich > _richness(before)):
             drawn[row["set"]] = row
@@ -163,20 +160,20 @@ def gates_figure(rows: Sequence[_Row]) -> Figure | None:
             )  # fmt: skip
         every = sorted({int(one["block"]) for row in drawn.values() for one in row["blocks"] if one[name] is not None})
         axes.set_xticks(every, ["tokens" if block < 0 else str(block) for block in every])
-        axes.set_xlabel("block", fontsize=9, color=_TEXT)
-        axes.set_ylabel(label, fontsize=9, color=_TEXT)
-        axes.set_title(title, fontsize=9.5, color=_TEXT)
+        axes.set_xlabel("block", fontsize=9, color=TEXT)
+        axes.set_ylabel(label, fontsize=9, color=TEXT)
+        axes.set_title(title, fontsize=9.5, color=TEXT)
         if name == "temperature":
             axes.set_yscale("log")
             ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
             axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
-            axes.axhline(1.0, color=_TEXT, linewidth=1.0, linestyle=":")
+            axes.axhline(1.0, color=TEXT, linewidth=1.0, linestyle=":")
         axes.margins(y=0.15)
         axes.autoscale(axis="y")
         if name != "temperature":
             axes.set_ylim(bottom=0)
-        _tidy(axes, "y")
+        tidy(axes, "y")
     if len(drawn) > 1:
         figure.legend(
             *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9
@@ -185,8 +182,25 @@ def gates_figure(rows: Sequence[_Row]) -> Figure | None:
 
 
 def _richness(row: _Row) -> int:
+    """How many kinds of numbers were learned block by block: gates, what they select, temperatures."""
     names = ("gate", "selection", "temperature")
-    return sum(any(one.get(name) is not None for one in row["blocks"]) for name in names)
+    return sum(any(one.get(name) is not None for one in row.get("blocks") or ()) for name in names)
+
+
+def _head_alone(rows: Sequence[_Row], key: str) -> _Row | None:
+    """The first method of a set that trains a head without prompt tokens."""
+    own = (row for row in _measured(rows, key) if row["how"] == "prompt")
+    return next((row for row in own if (row.get("options") or {}).get("prompts") == 0), None)
+
+
+def _richest(rows: Sequence[_Row], key: str) -> _Row | None:
+    """Of a set, the first of the methods that learned the most block by block; None if none did."""
+    found = max(_measured(rows, key), key=_richness, default=None)
+    return found if found is not None and _richness(found) else None
+
+
+def _measured(rows: Sequence[_Row], key: str) -> list[_Row]:
+    return [row for row in rows if row["set"] == key and row["value"] is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,16 +262,16 @@ def pictures_figure(shown: Sequence[Shown], name: str) -> Figure:
             for spine in axes.spines.values():
                 spine.set_visible(False)
     for axes, title in zip(panels[0], titles, strict=False):
-        axes.set_title(literal(title), fontsize=9, color=_TEXT)
+        axes.set_title(literal(title), fontsize=9, color=TEXT)
     bar = figure.colorbar(ScalarMappable(norm, MAP), ax=panels, shrink=0.7, aspect=30)
-    bar.set_label("attention on a patch, × the even share", fontsize=8.5, color=_TEXT)
+    bar.set_label("attention on a patch, × the even share", fontsize=8.5, color=TEXT)
     bar.ax.tick_params(labelsize=8)
     return figure
 
 
 def _guesses(axes: Axes, one: Shown) -> None:
     """The right class and every method's answer, left of the picture."""
-    lines = [(f"right: {one.truth}", _TEXT)]
+    lines = [(f"right: {one.truth}", TEXT)]
     lines += [
         (f"{label}{f': {said}' if said else ''} {'✓' if right else '✗'}", RIGHT if right else WRONG)
         for label, (said, right) in one.guesses.items()
@@ -279,11 +293,3 @@ def _evenly(values: np.ndarray | None) -> np.ndarray | None:
 
 def _named(metric: str) -> str:
     return {"miou": "mean IoU"}.get(metric, metric)
-
-
-def _tidy(axes: Axes, grid: Any) -> None:
-    axes.grid(axis=grid, color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

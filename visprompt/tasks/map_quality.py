@@ -31,8 +31,8 @@ def map_quality(
 
     - `decoder`: the attention of the positions that write the answer, softmax over the image tokens, mean over heads
       and tokens (API's self-reflection before anything is enhanced);
-    - of every auxiliary encoder `Ψ_cls` and `1 − S` (see `visprompt.strategies.api`), each stretched to [0, 1]: they
-      are signed, and this is what API goes on with.
+    - of every auxiliary encoder `Ψ_cls` and `1 − S` (raw maps of the strategy that has `heatmaps`), each stretched to
+      [0, 1]: they are signed, and this is what API goes on with.
 
     Args:
         model: an LVLM.
@@ -98,17 +98,19 @@ def _of_decoder(model: Any, questions: Sequence[Question], progress: Any) -> tup
 
 def _of_encoder(name: str, questions: Sequence[Question], progress: Any) -> dict[str, tuple[_Shares, _Shares]]:
     from visprompt.models import load_model
-    from visprompt.prompter import Prompter
+    from visprompt.prompter import make_prompter
+    from visprompt.registry import first_strategy
     from visprompt.request import Request
 
     encoder = load_model(name)
+    strategy = first_strategy(lambda kind: "map" in kind.needs and hasattr(kind, "heatmaps"))
     short = name.rpartition(":")[2].rpartition("/")[2]
     prompts = [Request(one.pictures[0], query=one.text, id=one.id).units()[0] for one in questions]
     cls: list[_Shares] = []
     comp: list[_Shares] = []
     uniform = np.zeros(len(questions))
     for block in range(encoder.num_blocks):
-        prompter: Any = Prompter.from_name("api", block=block)
+        prompter: Any = make_prompter(strategy, block=block)
         raw = []
         for start in range(0, len(prompts), _CHUNK):
             raw += [one.raw for one in prompter.heatmaps(prompts[start : start + _CHUNK], encoder)]

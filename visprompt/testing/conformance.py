@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,20 @@ from PIL import Image
 from torch import nn
 
 import visprompt as vp
-from visprompt.learned.strategy import learned_parts
-from visprompt.models.identity import difference
 from visprompt.registry import get_class
+from visprompt.testing.material import PICTURES as PICTURES
+from visprompt.testing.material import FittedAs
+from visprompt.testing.material import crowded_requests as crowded_requests
+from visprompt.testing.material import encode as encode
+from visprompt.testing.material import input_pixels as input_pixels
+from visprompt.testing.material import neutral_options as neutral_options
+from visprompt.testing.material import picture as picture
+from visprompt.testing.material import prompter_of as prompter_of
+from visprompt.testing.material import readout_attention as readout_attention
+from visprompt.testing.material import ready as ready
+from visprompt.testing.material import recipe as recipe
+from visprompt.testing.material import requests as requests
+from visprompt.testing.material import without as without
 from visprompt.testing.tiny import Tiny, tiny, tiny_names
 from visprompt.testing.watching import Crash as Crash
 from visprompt.testing.watching import crashing as crashing
@@ -45,38 +56,7 @@ from visprompt.testing.watching import snapshot as snapshot
 #: rounding that other batch shapes bring, relative to the size of the embedding
 ROUNDING = 1e-5
 
-#: picture size → a region that every processor leaves in view, centre crops included
-PICTURES: dict[tuple[int, int], vp.Box] = {
-    (96, 96): vp.Box(14, 20, 50, 62),
-    (144, 48): vp.Box(54, 8, 80, 40),
-    (48, 144): vp.Box(10, 58, 34, 88),
-}
-
-
-# -- material -----------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def picture(wh: tuple[int, int], seed: int = 0) -> Image.Image:
-    """A picture with structure at every scale, so that no two patches look alike."""
-    generator = np.random.default_rng([seed, *wh])
-    coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(wh, Image.Resampling.BICUBIC)
-    noise = generator.normal(0, 20, (wh[1], wh[0], 3))
-    return Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
-
-
-def requests() -> list[vp.Request]:
-    """One request per aspect ratio: square, 3:1 and 1:3."""
-    return [vp.Request(picture(wh), region=box, query="the red dog") for wh, box in PICTURES.items()]
-
-
-def crowded_requests() -> list[vp.Request]:
-    """Several regions on one picture, and two on another: what prefixes are shared for."""
-    first = [vp.Box(14, 20, 50, 62), vp.Box(40, 44, 84, 84), vp.Box(30, 14, 64, 40)]
-    return [
-        vp.Request(picture((96, 96)), region=first, query="the red dog"),
-        vp.Request(picture((144, 48)), region=[vp.Box(54, 8, 80, 40), vp.Box(64, 20, 90, 42)], query="a cat"),
-    ]
+# -- models --------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -84,53 +64,6 @@ def wrapped(model_name: str) -> tuple[Tiny, Any]:
     """A tiny model and its wrapped form, made once per process."""
     made = tiny(model_name)
     return made, vp.wrap(made.module, made.processor, made.tokenizer)
-
-
-def encode(model: Any, prompter: vp.Prompter | None, items: Iterable[vp.Request], **options: Any) -> torch.Tensor:
-    """Image embeddings, without gradients."""
-    with torch.no_grad():
-        return vp.Runner(model, ready(prompter, model), **options).encode(items)
-
-
-def ready(prompter: vp.Prompter | None, model: Any) -> vp.Prompter | None:
-    """The strategy with what it would have learned on this model: random numbers, the same every time.
-
-    Raises:
-        UnsupportedError: if the model cannot take them in.
-    """
-    for part in learned_parts(prompter) if prompter is not None else ():
-        if part.on(model) is not part:
-            continue  # something ships for this model
-        if part.backbone is None or (not part.transferable and difference(part.backbone, model)):
-            part.build(model, seed=0)
-    return prompter
-
-
-def neutral_options(strategy: str) -> dict[str, Any] | None:
-    """The options with which a strategy says that it changes nothing, or None if it has no such setting."""
-    return getattr(get_class(strategy), "neutral", None)
-
-
-def recipe(strategy: str) -> tuple[str | None, str]:
-    """What to compare with, and what to run: strategies that need a prompt before them are put behind `circle`.
-
-    >>> recipe("falip"), recipe("unleash")
-    ((None, 'falip'), ('circle', 'circle+unleash'))
-    """
-    if "prompt" not in get_class(strategy).needs:
-        return None, strategy
-    return "circle", f"circle+{strategy}"
-
-
-def prompter_of(strategy: str, **options: Any) -> vp.Prompter:
-    """The strategy, ready to run, behind what it needs before it."""
-    return vp.Prompter.from_name(recipe(strategy)[1], **options)
-
-
-def without(strategy: str) -> vp.Prompter | None:
-    """What `prompter_of` gives, without the strategy itself."""
-    before, _ = recipe(strategy)
-    return None if before is None else vp.Prompter.from_name(before)
 
 
 def expected_support(strategy: str, model_name: str) -> bool:
@@ -320,29 +253,6 @@ def check_target_mass(strategy: str, model_name: str, share: float = 0.9) -> Non
         assert np.abs(masses - share).max() < 1e-3, f"asked for {share} on {item}, got {masses}"
 
 
-def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request) -> np.ndarray:
-    """`[heads, patches]` readout attention of the last block (or pooling head), one region."""
-    ready(prompter, model)
-    prompts = item.units() if prompter is None else prompter.prompt(item, model)
-    last = model.num_blocks - 1
-    with torch.no_grad():
-        return np.asarray(model.encode(prompts, read=[last]).attention[last][0].float())
-
-
-class _Fitted(vp.Prompter):
-    """Only asks for another way of fitting the picture."""
-
-    needs = frozenset()
-    name = "fitted"
-
-    def __init__(self, fit: Any) -> None:
-        super().__init__()
-        self.fit_picture = fit
-
-    def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
-        return prompt.with_(fit=self.fit_picture)
-
-
 def check_geometry(model_name: str, fit: Any = "model") -> None:
     """A painted region changes the patches that geometry says it covers, and no others.
 
@@ -372,7 +282,7 @@ def _patch_change(model_name: str, wh: tuple[int, int], box: vp.Box, fit: Any, n
         for colour in (0, 255):
             pixels = np.asarray(picture(wh)).copy()
             pixels[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = colour
-            encode(model, _Fitted(fit), [vp.Request(Image.fromarray(pixels))])
+            encode(model, FittedAs(fit), [vp.Request(Image.fromarray(pixels))])
     finally:
         handle.remove()
     black, white = (item[0].flatten(1).T if item.ndim == 4 else item[0, :num_patches] for item in seen)
@@ -397,13 +307,6 @@ def check_gradients(strategy: str, model_name: str) -> None:
         assert gradient.abs().max() > 0, "no gradient reaches the pixels"
         gradients.append(gradient)
     assert not torch.equal(*gradients), "the prompt does not show in the gradient"
-
-
-def input_pixels(made: Tiny, image: Image.Image) -> torch.Tensor:
-    """The picture as the model's own processor hands it over, `[1, 3, h, w]`."""
-    if made.backend == "transformers":
-        return made.processor(images=image, return_tensors="pt")["pixel_values"]
-    return made.processor(image)[None]
 
 
 def check_dtype(strategy: str, model_name: str, dtype: torch.dtype) -> None:

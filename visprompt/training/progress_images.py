@@ -20,6 +20,8 @@ from visprompt.utils.files import write_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+#: what is learned, as it is now, or in the end
+IMAGE = "patch.png"
 #: the strip, for people, and the folder that its pictures lie in until the run has ended
 STRIP, FOLDER = "patch-progress.png", "patch-progress"
 #: pictures that are kept, the latest among them; in the strip, a row has half of them
@@ -46,7 +48,7 @@ class Sketches:
         killed, and go."""
         inner = self.folder / FOLDER
         inner.mkdir(exist_ok=True)
-        write_bytes(inner / f"step-{step:06d}.png", _png(image))
+        write_bytes(inner / f"step-{step:06d}.png", png_of(image))
         apart = self.every
         while step / apart > MOST - 2:
             apart *= 2
@@ -66,7 +68,7 @@ class Sketches:
         for path, number in self._all():
             with pil_image.open(path) as image:
                 shown.append((image.convert("RGBA"), f"step {number}"))
-        write_bytes(self.folder / STRIP, _png(strip([*shown, *more])))
+        write_bytes(self.folder / STRIP, png_of(strip([*shown, *more])))
 
     def _all(self) -> list[tuple[Path, int]]:
         inner = self.folder / FOLDER
@@ -137,7 +139,8 @@ def strip(shown: Sequence[tuple[Image, str]]) -> Image:
     return made
 
 
-def _png(image: Image) -> bytes:
+def png_of(image: Image) -> bytes:
+    """An image as the bytes of a PNG file."""
     content = BytesIO()
     image.save(content, "PNG")
     return content.getvalue()

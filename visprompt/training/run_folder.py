@@ -22,7 +22,7 @@ from visprompt.utils.files import write_text
 #: what a run is, and in the end what it gave
 RUN = "run.json"
 #: what a run leaves beside it
-_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl", "patch.png", sketches.STRIP)
+_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl", sketches.IMAGE, sketches.STRIP)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ MOVED = {
     "bench_tuning": "bench.tuning.run",
     "bench_tuning_runs": "bench.tuning.unit",
     "bench_workers": "bench.workers",
-    "bundled.lookup": "learned.bundled_patches",
+    "bundled.lookup": "learned.bundled_prompts",
     "card_figures": "persistence.card_figures",
     "cards": "persistence.model_card",
     "cli_args": "cli.arguments",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,12 +21,56 @@ from visprompt.visual_prompt import block_number
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
     from visprompt.geometry.geometry import Tile
+    from visprompt.imaging.paste import Blending
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
     from visprompt.training.settings import FitSettings
 
 #: part of every place that is measured at: changing it changes the figures
 _SALT = 603303
+
+
+class PatchLearning(Protocol):
+    """Options that decide how a patch is learned.
+
+    Attributes:
+        size: side of the patch, tokens of the model.
+        opacity: of the patch, 0 to 1.
+        blending: "over" or "add".
+        sigma_tokens: standard deviation of the Gaussian that attention is to follow, tokens.
+        blocks: whose attention; numbers from 0, negative ones from the end, or fractions of the depth.
+        jitter_shift: how far from a token's centre the patch may be put, tokens, 0 to 1.
+        jitter_scale: s, its side varies by factors of 1/(1 + s) to 1 + s.
+        jitter_brightness: b, its colours vary by factors of 1 − b to 1 + b.
+    """
+
+    @property
+    def size(self) -> float: ...
+    @property
+    def opacity(self) -> float: ...
+    @property
+    def blending(self) -> Blending: ...
+    @property
+    def sigma_tokens(self) -> float: ...
+    @property
+    def blocks(self) -> tuple[int | float, ...]: ...
+    @property
+    def jitter_shift(self) -> float: ...
+    @property
+    def jitter_scale(self) -> float: ...
+    @property
+    def jitter_brightness(self) -> float: ...
+
+
+class PatchStrategy(Protocol):
+    """What this objective needs of a learned strategy."""
+
+    @property
+    def options(self) -> PatchLearning: ...
+
+    def patch(self, device: torch.device) -> Tensor:
+        """The patch as it is learned, `[4, r, r]` in [0, 1], red, green, blue and alpha, with gradients."""
+        ...
 
 
 class AttentionTarget(EncoderObjective):
@@ -47,7 +91,7 @@ class AttentionTarget(EncoderObjective):
       `gain_high`, its 95 % interval over the pictures (delta method);
     - `picture_gain`: the mean of the pictures' own gains, which pictures with next to nothing at the place dominate.
 
-    See `Objective` for the arguments. The strategy has `patch()` and the options of `strategies.patch.PatchOptions`.
+    See `Objective` for the arguments. The strategy is a `PatchStrategy`, with options that are `PatchLearning`.
 
     Raises:
         UnsupportedError: for models without attention, with padded pictures, or with several tiles per picture.
@@ -70,7 +114,7 @@ class AttentionTarget(EncoderObjective):
             )
         super().__init__(model, prompter, splits, settings)
         blocks = model.num_blocks
-        options: Any = prompter.options
+        options: PatchLearning = prompter.options
         self.blocks = tuple(dict.fromkeys(block_number(block, blocks, "blocks") for block in options.blocks))
         rows, columns = model.geometry((256, 256), settings.fit).tiles[0].grid_hw
         if options.size > min(rows, columns):
@@ -108,9 +152,9 @@ class AttentionTarget(EncoderObjective):
             yield encode(pixels.to(self.model.dtype)).attention
 
     def _pasted(self, pixels: Tensor, marks: Marks) -> Tensor:
-        prompter: Any = self.prompter
-        options = prompter.options
-        patch = prompter.patch(pixels.device)
+        strategy = cast(PatchStrategy, self.prompter)
+        options = strategy.options
+        patch = strategy.patch(pixels.device)
         return paste_batch(pixels, patch, marks, self.colours, opacity=options.opacity, blending=options.blending)
 
     def _divergence(self, seen: dict[int, Tensor], marks: Marks, tile: Tile) -> Tensor:

@@ -1,0 +1,133 @@
+"""What the checks of `visprompt.testing.conformance` are made with: images, requests, strategies ready to run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import visprompt as vp
+from visprompt.learned.strategy import learned_parts
+from visprompt.models.identity import difference
+from visprompt.registry import first_strategy, get_class
+from visprompt.testing.tiny import Tiny
+
+#: picture size → a region that every processor leaves in view, centre crops included
+PICTURES: dict[tuple[int, int], vp.Box] = {
+    (96, 96): vp.Box(14, 20, 50, 62),
+    (144, 48): vp.Box(54, 8, 80, 40),
+    (48, 144): vp.Box(10, 58, 34, 88),
+}
+
+
+@functools.cache
+def picture(wh: tuple[int, int], seed: int = 0) -> Image.Image:
+    """A picture with structure at every scale, so that no two patches look alike."""
+    generator = np.random.default_rng([seed, *wh])
+    coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(wh, Image.Resampling.BICUBIC)
+    noise = generator.normal(0, 20, (wh[1], wh[0], 3))
+    return Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
+
+
+def requests() -> list[vp.Request]:
+    """One request per aspect ratio: square, 3:1 and 1:3."""
+    return [vp.Request(picture(wh), region=box, query="the red dog") for wh, box in PICTURES.items()]
+
+
+def crowded_requests() -> list[vp.Request]:
+    """Several regions on one picture, and two on another: what prefixes are shared for."""
+    first = [vp.Box(14, 20, 50, 62), vp.Box(40, 44, 84, 84), vp.Box(30, 14, 64, 40)]
+    return [
+        vp.Request(picture((96, 96)), region=first, query="the red dog"),
+        vp.Request(picture((144, 48)), region=[vp.Box(54, 8, 80, 40), vp.Box(64, 20, 90, 42)], query="a cat"),
+    ]
+
+
+def encode(model: Any, prompter: vp.Prompter | None, items: Iterable[vp.Request], **options: Any) -> torch.Tensor:
+    """Image embeddings, without gradients."""
+    with torch.no_grad():
+        return vp.Runner(model, ready(prompter, model), **options).encode(items)
+
+
+def ready(prompter: vp.Prompter | None, model: Any) -> vp.Prompter | None:
+    """The strategy with what it would have learned on this model: random numbers, the same every time.
+
+    Raises:
+        UnsupportedError: if the model cannot take them in.
+    """
+    for part in learned_parts(prompter) if prompter is not None else ():
+        if part.on(model) is not part:
+            continue  # something ships for this model
+        if part.backbone is None or (not part.transferable and difference(part.backbone, model)):
+            part.build(model, seed=0)
+    return prompter
+
+
+def neutral_options(strategy: str) -> dict[str, Any] | None:
+    """The options with which a strategy says that it changes nothing, or None if it has no such setting."""
+    return getattr(get_class(strategy), "neutral", None)
+
+
+def recipe(strategy: str) -> tuple[str | None, str]:
+    """What to compare with, and what to run: strategies that need a prompt before them are put behind one.
+
+    >>> recipe("falip"), recipe("unleash")
+    ((None, 'falip'), ('circle', 'circle+unleash'))
+
+    Args:
+        strategy: its name in the registry.
+
+    Returns:
+        What stands before it, or None, and the two joined. It is what the strategy itself names (`Prompter.follows`),
+        else the first strategy by name that paints and needs a region alone.
+    """
+    kind = get_class(strategy)
+    if "prompt" not in kind.needs:
+        return None, strategy
+    before = kind.follows or first_strategy(lambda one: one.acts_on == {"pixels"} and one.needs == {"region"})
+    return before, f"{before}+{strategy}"
+
+
+def prompter_of(strategy: str, **options: Any) -> vp.Prompter:
+    """The strategy, ready to run, behind what it needs before it."""
+    return vp.Prompter.from_name(recipe(strategy)[1], **options)
+
+
+def without(strategy: str) -> vp.Prompter | None:
+    """What `prompter_of` gives, without the strategy itself."""
+    before, _ = recipe(strategy)
+    return None if before is None else vp.Prompter.from_name(before)
+
+
+def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request) -> np.ndarray:
+    """`[heads, patches]` readout attention of the last block (or pooling head), one region."""
+    ready(prompter, model)
+    prompts = item.units() if prompter is None else prompter.prompt(item, model)
+    last = model.num_blocks - 1
+    with torch.no_grad():
+        return np.asarray(model.encode(prompts, read=[last]).attention[last][0].float())
+
+
+class FittedAs(vp.Prompter):
+    """Only asks for another way of fitting the picture."""
+
+    needs = frozenset()
+    name = "fitted"
+
+    def __init__(self, fit: Any) -> None:
+        super().__init__()
+        self.fit_picture = fit
+
+    def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
+        return prompt.with_(fit=self.fit_picture)
+
+
+def input_pixels(made: Tiny, image: Image.Image) -> torch.Tensor:
+    """The picture as the model's own processor hands it over, `[1, 3, h, w]`."""
+    if made.backend == "transformers":
+        return made.processor(images=image, return_tensors="pt")["pixel_values"]
+    return made.processor(image)[None]
