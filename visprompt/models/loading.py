@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from visprompt.attention.backends import is_compiled
+from visprompt.attention.compiled import is_compiled
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 from visprompt.models.base import Model, Parts
 

@@ -276,6 +276,10 @@ class RemoteModel(Model):
     def prove(self, prompt: VisualPrompt) -> None:
         """Nothing to prove: nothing inside it is ever edited."""
 
+    def is_compiled(self) -> bool:
+        """False: nothing of it runs here."""
+        return False
+
 
 def load_remote(name: str, **options: Any) -> RemoteModel:
     """`load_model("remote:NAME", …)`.
