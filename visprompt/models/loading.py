@@ -15,8 +15,6 @@ from visprompt.attention.compiled import is_compiled
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 from visprompt.models.base import Model, Parts
 
-PREFIXES = ("bundled", "open_clip", "timm", "remote")
-
 
 def list_models() -> list[str]:
     """Names of the models that ship with the package; any hub id, folder, open_clip or timm name loads as well.
