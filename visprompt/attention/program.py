@@ -103,7 +103,7 @@ class SiteProgram:
         present = {tensor.form for name, tensor in site_tensors(type(self)).items() if getattr(self, name) is not None}
         return tuple(form for name, form in FORMS.items() if name in present)
 
-    @property
+    @functools.cached_property
     def needs_reference(self) -> bool:
         """True if it compares outputs with those of a run without the prompt (`reference`)."""
         return any(form.needs_reference for form in self.forms)

@@ -252,7 +252,7 @@ class Model:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Puts modules that are in training mode into evaluation mode for a run: batch norms would learn from it."""
-        training = [module for module in self.module.modules() if module.training]
+        training = _in_training(self.module)
         for module in training:
             module.training = False
         try:
@@ -361,3 +361,19 @@ class Model:
         kind = type(self.module).__name__
         takes = ", ".join(sorted(self.supports))
         return f"<Model {self.name} ({kind}, {self.parts.backend}), takes {takes}>"
+
+
+def _in_training(root: nn.Module) -> list[nn.Module]:
+    """The modules that are in training mode. As `root.modules()`, but in one loop: it is asked at every run."""
+    found: list[nn.Module] = []
+    seen: set[nn.Module] = set()
+    left: list[nn.Module | None] = [root]
+    while left:
+        module = left.pop()
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        if module.training:
+            found.append(module)
+        left += module._modules.values()
+    return found
