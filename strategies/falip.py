@@ -125,7 +125,7 @@ class Falip(Prompter):
             first_block = 0 if tower == "decoder" else 0.5
         weights = np.zeros(geometry.num_patches, dtype=np.float32)
         for region in prompt.regions:
-            geometry.require_visible(region, repr(prompt.request))
+            geometry.require_visible(region, prompt.request)
             weights = np.maximum(weights, self._weights(geometry, region))
         where: dict[str, Any] = {
             "tower": tower,

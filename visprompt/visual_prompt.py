@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,23 @@ if TYPE_CHECKING:
 Fit = Literal["model", "pad", "squash"]
 FITS: tuple[Fit, ...] = ("model", "pad", "squash")
 Rows = Literal["readout", "cls", "patches", "all", "answer"] | tuple[int, ...]
+
+
+def is_number(value: Any) -> bool:
+    """A finite real number, Python's or numpy's; booleans are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def form_of_edit(neutral: Callable[[Any], bool], *, per_patch: bool = False) -> dict[str, Any]:
+    """The metadata of a dataclass field of `AttentionEdit` that is a form of edit: exactly one of these is given.
+
+    What the form does to the attention is its entry in `visprompt.attention.forms.FORMS`, under the field's name.
+
+    Args:
+        neutral: True for a value that changes nothing; the edit is then never installed.
+        per_patch: the value is an array with one number for every patch.
+    """
+    return {"neutral": neutral, "per_patch": per_patch}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +84,21 @@ class AttentionEdit:
     last_block: int | None = None
     heads: tuple[int, ...] | None = None
     rows: Rows = "readout"
-    bias: np.ndarray | None = None
-    target_mass: float | None = None
-    weights: np.ndarray | None = None
-    temperature: float | torch.Tensor | None = None
-    gain: float | None = None
+    bias: np.ndarray | None = field(default=None, metadata=form_of_edit(lambda bias: not bias.any(), per_patch=True))
+    target_mass: float | None = field(default=None, metadata=form_of_edit(lambda _: False))
+    weights: np.ndarray | None = field(default=None, metadata={"per_patch": True})
+    temperature: float | torch.Tensor | None = field(
+        default=None, metadata=form_of_edit(lambda value: is_number(value) and value == 1)
+    )
+    gain: float | None = field(default=None, metadata=form_of_edit(lambda gain: gain == 0))
     responsive: float | None = None
 
     def __post_init__(self) -> None:
-        forms = [name for name in ("bias", "target_mass", "temperature", "gain") if getattr(self, name) is not None]
+        known = [item.name for item in fields(self) if "neutral" in item.metadata]
+        forms = [name for name in known if getattr(self, name) is not None]
         if len(forms) != 1:
             raise InvalidInputError(
-                f"an attention edit has exactly one of bias, target_mass, temperature and gain; got {forms or 'none'}. "
+                f"an attention edit has exactly one of {', '.join(known[:-1])} and {known[-1]}; got {forms or 'none'}. "
                 "Give several edits to combine forms."
             )
         if self.bias is not None:
@@ -113,21 +133,32 @@ class AttentionEdit:
     @property
     def is_identity(self) -> bool:
         """True if it cannot change anything: such an edit is never installed, so the model runs bit-identical."""
-        if self.bias is not None:
-            return not self.bias.any()
-        if self.gain is not None:
-            return self.gain == 0
-        return is_number(self.temperature) and self.temperature == 1
+        form = self.form
+        neutral = next(item.metadata["neutral"] for item in fields(self) if item.name == form)
+        return bool(neutral(getattr(self, form)))
+
+    @property
+    def form(self) -> str:
+        """The name of its form: the one of `"bias"`, `"target_mass"`, `"temperature"` and `"gain"` that is given."""
+        return next(
+            item.name for item in fields(self) if "neutral" in item.metadata and getattr(self, item.name) is not None
+        )
+
+    @property
+    def per_patch(self) -> dict[str, np.ndarray]:
+        """Its arrays `[P]` with one number for every patch, by field name; empty if it treats all patches alike."""
+        names = [item.name for item in fields(self) if item.metadata.get("per_patch")]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def columns(self) -> np.ndarray | None:
+        """The first of `per_patch`: what it says about every patch; None if it treats all patches alike."""
+        return next(iter(self.per_patch.values()), None)
 
     @property
     def has_columns(self) -> bool:
         """True if it is tied to the patches of one picture."""
-        return self.bias is not None or self.weights is not None
-
-
-def is_number(value: Any) -> bool:
-    """A finite real number, Python's or numpy's; booleans are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return bool(self.per_patch)
 
 
 def block_number(value: Any, num_blocks: int, name: str = "block") -> int:

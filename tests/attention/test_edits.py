@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 import visprompt as vp
-from visprompt.attention import Scope, compile_programs
-from visprompt.attention.scope import current_scope
+from visprompt.attention import compile_programs
 from visprompt.testing.tiny import tiny
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -59,36 +58,6 @@ def test_blocks_are_numbers_fractions_or_from_the_end() -> None:
 def test_an_edit_that_does_not_fit_the_model(clip: vp.Model, edit: dict, message: str) -> None:
     with pytest.raises(vp.VispromptError, match=message):
         clip.encode([vp.VisualPrompt(IMAGE, attention=(vp.AttentionEdit(**edit),))])
-
-
-def test_a_site_that_never_runs_is_an_error(clip: vp.Model) -> None:
-    programs = compile_programs(clip.tower, [(vp.AttentionEdit(temperature=2.0),)], [64])
-    with pytest.raises(vp.SiteNotReachedError, match="never ran"), Scope(clip.tower, programs):
-        clip.module.get_text_features(input_ids=torch.zeros(1, 4, dtype=torch.long))
-
-
-def test_a_scope_is_undone_when_something_raises(clip: vp.Model) -> None:
-    programs = compile_programs(clip.tower, [(vp.AttentionEdit(temperature=2.0),)], [64])
-    module = clip.tower.sites[0].module
-    inside = []
-    with pytest.raises(RuntimeError, match="3 channels"), Scope(clip.tower, programs):
-        clip.parts.embed({"pixel_values": inside.append(current_scope(module)) or torch.zeros(1, 5, 8, 8)})
-    assert inside[0] is not None
-    assert current_scope(module) is None
-
-
-def test_scopes_nest(clip: vp.Model) -> None:
-    first, second = (
-        Scope(clip.tower, compile_programs(clip.tower, [(vp.AttentionEdit("vision", *blocks, temperature=2.0),)], [64]))
-        for blocks in ((0, 2), (3, 3))
-    )
-    with torch.no_grad(), first:
-        with second:
-            assert current_scope(clip.tower.sites[3].module) is second
-            assert current_scope(clip.tower.sites[0].module) is first
-            clip.parts.embed(clip.parts.reader.inputs([(IMAGE, "model")], clip))
-        assert current_scope(clip.tower.sites[3].module) is None
-        assert current_scope(clip.tower.sites[0].module) is first
 
 
 def test_an_edit_that_changes_nothing_is_not_installed(clip: vp.Model) -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import visprompt as vp
+from visprompt.attention.engine import open_scope
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Insertion
-from visprompt.attention.scope import Scope
 from visprompt.models.backends.transformers import find_blocks
 from visprompt.models.site_checks import prove_tokens
 from visprompt.testing.conformance import Crash, crashing, differences, picture, snapshot
@@ -100,7 +100,7 @@ def test_positions_stay_right(small: tuple[Tiny, vp.Model], kind: str) -> None:
             programs[sites[-1]] = SiteProgram(rows, torch.ones(1, site.heads, len(rows), dtype=torch.bool), bias=bias)
     tower = replace(insertion.tower, sites=tuple(sites), by_module={})
     inputs = model.parts.reader.inputs([(PICTURE, "model")], model)
-    with torch.no_grad(), Scope(tower, programs, tokens=insertion):
+    with torch.no_grad(), open_scope(tower, programs, tokens=insertion):
         hidden = model.parts.embed(inputs)
     torch.testing.assert_close(hidden, embeddings(model, PLAIN), atol=1e-5, rtol=1e-4)
 
@@ -133,7 +133,7 @@ def test_a_copy_of_cls_stays_one(small: tuple[Tiny, vp.Model]) -> None:
         handle.remove()
         insertion = Insertion(model.tower, [vp.PromptTokens(seen[0][:, :1])])
         handle = model.tower.blocks[-1].register_forward_pre_hook(look, with_kwargs=True)
-        with Scope(insertion.tower, {}, tokens=insertion):
+        with open_scope(insertion.tower, {}, tokens=insertion):
             model.parts.embed(inputs)
         handle.remove()
     last, own = seen[1], model.tower.prefix
@@ -309,7 +309,7 @@ def test_captured_states_have_no_prompts(name: str) -> None:
     with torch.no_grad():
         plain = vision(pixels, output_hidden_states=True)
         insertion = Insertion(model.tower, [tokens(gates=True)])
-        with Scope(insertion.tower, {}, tokens=insertion):
+        with open_scope(insertion.tower, {}, tokens=insertion):
             found = vision(pixels, output_hidden_states=True)
     assert [item.shape for item in found.hidden_states] == [item.shape for item in plain.hidden_states]
     assert found.last_hidden_state.shape == plain.last_hidden_state.shape
@@ -525,7 +525,7 @@ def test_tokens_that_go_nowhere_are_an_error(vit: vp.Model) -> None:
     insertion = Insertion(vit.tower, [tokens()])
     with (
         pytest.raises(vp.SiteNotReachedError, match="never got into block 0"),
-        Scope(insertion.tower, {}, tokens=insertion),
+        open_scope(insertion.tower, {}, tokens=insertion),
     ):
         vit.module.embeddings(torch.zeros(1, 3, 64, 64))
 

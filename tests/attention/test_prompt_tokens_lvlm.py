@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import visprompt as vp
+from visprompt.attention.engine import open_scope
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Insertion
-from visprompt.attention.scope import Scope
 from visprompt.models.chat import Chat
 from visprompt.models.lvlm.inputs import media_of, prepare
 from visprompt.models.site_checks import features_of
@@ -46,9 +46,9 @@ def test_features_without_prompts(name: str) -> None:
     }
     with torch.no_grad():
         plain = features_of(model.module, media)
-        with Scope(insertion.tower, {}, tokens=insertion):
+        with open_scope(insertion.tower, {}, tokens=insertion):
             prompted = features_of(model.module, media)
-        with Scope(replace(insertion.tower, sites=tuple(sites), by_module={}), programs, tokens=insertion):
+        with open_scope(replace(insertion.tower, sites=tuple(sites), by_module={}), programs, tokens=insertion):
             hidden = features_of(model.module, media)
     assert prompted.shape == plain.shape
     assert (prompted - plain).abs().max() > 1e-2

@@ -20,6 +20,7 @@ from visprompt.strategies._views import View, assembled
 
 import visprompt as vp
 from visprompt.models.attribution import Attribution, decomposed
+from visprompt.models.encoder_run import Kept, encode_sorted
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 
@@ -162,7 +163,7 @@ def test_embeddings_and_attention(reference: dict[str, np.ndarray], model: vp.Mo
     index = torch.zeros(len(items), dtype=torch.long)
     with torch.no_grad():
         # The reference gives normalised pixels, so the processor is passed by.
-        result = model._encode_sorted(items, {"pixel_values": pixels}, index, tuple(range(12)), (), shared)
+        result = encode_sorted(model, items, {"pixel_values": pixels}, index, Kept(read=tuple(range(12))), shared)
     np.testing.assert_allclose(result.embeddings.numpy(), reference["embedding"], atol=1e-4)
     attention = torch.stack([result.attention[block].mean(1) for block in range(12)], dim=1)
     np.testing.assert_allclose(attention.numpy(), reference["cls_attention"], atol=1e-5)

@@ -120,11 +120,11 @@ def test_contributions_sum_to_the_attention_output(name: str) -> None:
     prompt = vp.VisualPrompt(picture())
     model.prove(prompt)
     seen.clear()
-    from visprompt.attention import Scope, compile_programs
+    from visprompt.attention import compile_programs, open_scope
 
     with torch.no_grad():
         count = model.geometry(prompt.picture.size).num_patches
-        with Scope(model.tower, compile_programs(model.tower, [()], [count], decompose=[1])) as scope:
+        with open_scope(model.tower, compile_programs(model.tower, [()], [count], decompose=[1])) as scope:
             model.parts.embed(model.parts.reader.inputs([(prompt.picture, "model")], model))
     handle.remove()
     torch.testing.assert_close(scope.decomposition[site].sum(1)[0], seen[0][0, 0], atol=1e-5, rtol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -13,8 +14,7 @@ import pytest
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
-from visprompt.geometry import resolve as geometry_resolve
-from visprompt.geometry.geometry import (
+from visprompt.geometry import (
     InputMap,
     Tile,
     analytic,
@@ -28,6 +28,9 @@ from visprompt.geometry.geometry import (
 )
 from visprompt.geometry.resolve import disagreement_px
 from visprompt.request import Box
+
+#: the module; the package has the function of that name
+geometry_resolve = importlib.import_module("visprompt.geometry.resolve")
 
 Preprocess = Callable[[Image.Image], np.ndarray]
 

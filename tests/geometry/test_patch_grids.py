@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
-from visprompt.geometry.geometry import Geometry, InputMap, Tile, fit_picture
+from visprompt.geometry import Geometry, InputMap, Tile, fit_picture
 from visprompt.request import Box, Mask, Point
 
 CROPPED = Geometry((300, 100), (Tile((1.12, 1.12), (-112.0, 0.0), (112, 112), (7, 7)),))

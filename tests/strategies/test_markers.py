@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from visprompt.errors import InvalidInputError, UnknownNameError
-from visprompt.geometry.geometry import check_processable
+from visprompt.geometry.fit import check_processable
 from visprompt.prompter import Prompter
 from visprompt.registry import list_strategies
 from visprompt.request import Box, Mask, Point, Region, Request

@@ -1,4 +1,4 @@
-"""The one scope that owns every side effect on a model: its edits, its hooks, what it captures.
+"""The scope that owns every side effect on a model: its edits, its hooks, what it captures.
 
 The edits of a scope travel in a `ContextVar`, so two threads with different prompts on one model never mix; hooks that
 one thread's scope puts on a module do nothing in another's. Everything is undone on exit, also when something raises.
@@ -68,6 +68,7 @@ class Scope:
     Args:
         tower: whose sites.
         programs: what happens at each site.
+        install: puts the hooks in place that the sites need; `visprompt.attention.engine.open_scope` gives it.
         sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
         device: where the programs' numbers go.
         timeline: for a decoder, or a tower that packs pictures: where its rows and columns are, call by call.
@@ -83,6 +84,7 @@ class Scope:
         self,
         tower: Tower,
         programs: dict[Site, SiteProgram],
+        install: Callable[[Scope], None],
         sharing: Any = None,
         device: torch.device | None = None,
         timeline: Timeline | Packed | None = None,
@@ -90,6 +92,7 @@ class Scope:
         stop: bool = False,
     ) -> None:
         self.tower, self.timeline, self.tokens, self.stop = tower, timeline, tokens, stop
+        self._install = install
         self.programs = {site: item if device is None else item.to(device) for site, item in programs.items()}
         self.programs_by_module = {id(site.module): site for site in programs}
         self.sharing = sharing
@@ -105,8 +108,6 @@ class Scope:
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Scope:
-        from visprompt.attention.backends import install
-
         self.parent = _current.get()
         self._token = _current.set(self)
         try:
@@ -114,7 +115,7 @@ class Scope:
                 with _lock:
                     _training_scopes.append(self)
                 self._undo.append(self._leave_training)
-            install(self)
+            self._install(self)
             if self.tokens is not None:
                 self.tokens.install(self)
             if self.sharing is not None:
@@ -182,10 +183,6 @@ class Scope:
         handle = module.register_forward_hook(hook, with_kwargs=True, always_call=always, prepend=first)
         self._hooks.append(handle)
 
-    def on_close(self, undo: Callable[[], None]) -> None:
-        """Something to undo when the scope ends."""
-        self._undo.append(undo)
-
     def is_active(self) -> bool:
         """True in the thread and context that opened this scope (or in its backward pass)."""
         scope = innermost = _current.get()
@@ -195,10 +192,6 @@ class Scope:
             scope = scope.parent
         # A thread with scopes of its own goes backward through these; autograd's own threads have none.
         return innermost is None and self in _training_scopes and torch._C._current_graph_task_id() != -1
-
-    def site_of(self, module: nn.Module) -> Site | None:
-        """The site whose attention this module computes, if the scope has something to do there."""
-        return self.programs_by_module.get(id(module))
 
     def program(self, site: Site, query: Tensor | None = None, key: Tensor | None = None) -> SiteProgram:
         """What happens at a site, laid out for the sequence that the site sees now (streams, pictures, folded, or the

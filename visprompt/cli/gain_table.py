@@ -30,7 +30,7 @@ class Opened(Sequence[Any]):
     """
 
     def __init__(self, data: Labelled, most: int = MOST) -> None:
-        from visprompt.geometry.geometry import check_processable
+        from visprompt.geometry.fit import check_processable
 
         self._data, self._numbers = data, []  # type: tuple[Labelled, list[int]]
         for number in range(len(data)):

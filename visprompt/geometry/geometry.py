@@ -6,32 +6,18 @@ a resize is a pure scale and a crop or a padding a whole offset. numpy only; it 
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
 from visprompt.errors import InvalidInputError, RegionNotVisibleError
-from visprompt.geometry.analytic import InputMap, Pair, Size, analytic, mean_rgb
-from visprompt.geometry.fit import check_processable, fit_picture
-from visprompt.geometry.probe import probe
-from visprompt.geometry.resolve import fitted, resolve, resolve_map
+from visprompt.geometry.analytic import InputMap, Pair, Size
 from visprompt.regions.shapes import Box, Region, Xyxy
 
-__all__ = [
-    "MIN_VISIBLE_SHARE",
-    "Geometry",
-    "InputMap",
-    "Tile",
-    "analytic",
-    "check_processable",
-    "fit_picture",
-    "fitted",
-    "mean_rgb",
-    "probe",
-    "resolve",
-    "resolve_map",
-]
+__all__ = ["MIN_VISIBLE_SHARE", "Geometry", "InputMap", "Tile"]
 
 #: a region of which the model sees less than this share is refused
 MIN_VISIBLE_SHARE = 0.1
@@ -219,18 +205,33 @@ class Geometry:
         columns = _overlaps(np.arange(left, right + 1.0), seen[0], seen[2])
         return float(rows @ inside @ columns / inside.sum())
 
-    def require_visible(self, region: Region, name: str = "") -> None:
-        """Refuses a region that the processor's crop takes away.
+    @cached_property
+    def _visible(self) -> weakref.WeakSet[Region]:
+        """Regions that are known to be visible."""
+        return weakref.WeakSet()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_visible"}
+
+    def require_visible(self, region: Region, name: object = "") -> None:
+        """Refuses a region that the processor's crop takes away. A region that passed is not measured again.
+
+        Args:
+            region: in pixels of the original image.
+            name: who asked, for the message: a request, or a text; only made a text if there is an error.
 
         Raises:
             RegionNotVisibleError: if less than a tenth of it (`MIN_VISIBLE_SHARE`) reaches the model.
         """
+        if region in self._visible:
+            return
         share = self.visible_fraction(region)
         if share >= MIN_VISIBLE_SHARE:
+            self._visible.add(region)
             return
         x0, y0, x1, y1 = self.visible_xyxy()
         raise RegionNotVisibleError(
-            f"{name + ': ' if name else ''}the model's processor crops {region!r} away ({share:.0%} of it is "
+            f"{f'{name}: ' if name else ''}the model's processor crops {region!r} away ({share:.0%} of it is "
             f"left): of the {self.image_wh[0]}×{self.image_wh[1]} picture it keeps "
             f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f}). Use "
             'fit="pad" or fit="squash" to make the whole picture visible.'

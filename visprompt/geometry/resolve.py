@@ -9,23 +9,21 @@ measured. Maps are kept per processor, its settings and the size.
 
 from __future__ import annotations
 
-import collections
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cachetools import LRUCache
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
 from visprompt.geometry.analytic import InputMap, Size, analytic, fingerprint, mean_rgb
 from visprompt.geometry.fit import canvas_for, check_processable, fit_picture
+from visprompt.geometry.geometry import Geometry
 from visprompt.geometry.probe import Preprocess, probe
-
-if TYPE_CHECKING:
-    from visprompt.geometry.geometry import Geometry
 
 #: sizes remembered per processor
 MAX_SIZES = 1024
@@ -41,7 +39,7 @@ class _Known:
 
     settings: str
     trusted: bool | None = None  # None: not checked yet
-    maps: collections.OrderedDict[Size, InputMap] = field(default_factory=collections.OrderedDict)
+    maps: LRUCache[Size, InputMap] = field(default_factory=lambda: LRUCache(maxsize=MAX_SIZES))
 
 
 _known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
@@ -69,8 +67,6 @@ def resolve(
     Raises:
         InvalidInputError: if the picture is too small or too long (`check_processable`), or the layout is unknown.
     """
-    from visprompt.geometry.geometry import Geometry
-
     mapped = resolve_map(processor, preprocess, image_wh)
     grid = grid_hw(mapped.input_hw) if callable(grid_hw) else grid_hw
     return Geometry.single(image_wh, mapped, patch_size, grid)
@@ -85,14 +81,11 @@ def resolve_map(processor: Any, preprocess: Preprocess, image_wh: Size) -> Input
 def _map(processor: Any, preprocess: Preprocess, image_wh: Size) -> InputMap:
     known = _of(processor, preprocess)
     with _lock:
-        if (found := known.maps.get(image_wh)) is not None:
-            known.maps.move_to_end(image_wh)
-            return found
-    found = _find(known, processor, preprocess, image_wh)
-    with _lock:
-        known.maps[image_wh] = found
-        while len(known.maps) > MAX_SIZES:
-            known.maps.popitem(last=False)
+        found = known.maps.get(image_wh)
+    if found is None:
+        found = _find(known, processor, preprocess, image_wh)
+        with _lock:
+            known.maps[image_wh] = found
     return found
 
 
@@ -127,8 +120,6 @@ def fitted(
         InvalidInputError: as `resolve`; also if the size of the model's input depends on the picture in a way that
             leaves no size alone.
     """
-    from visprompt.geometry.geometry import Geometry
-
     own = resolve_map(processor, preprocess, picture.size)
     grid = grid_hw(own.input_hw) if callable(grid_hw) else grid_hw
     if fit == "model" or _does_already(own, fit, picture.size):

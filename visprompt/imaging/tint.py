@@ -39,7 +39,7 @@ def rendered(prompt: VisualPrompt, model: Model) -> Image.Image:
     """What a strategy did, to look at: the prompted picture, with its attention edits tinted over it."""
     picture = prompt.picture
     for edit in prompt.attention:
-        values = edit.bias if edit.bias is not None else edit.weights
+        values = edit.columns
         if values is not None:
             geometry = model.geometry_of(prompt, edit.tower)
             shown = geometry.to_map(values / max(float(np.abs(values).max()), 1e-12), resample="nearest")

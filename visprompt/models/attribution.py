@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visprompt.attention.backends import is_compiled, refuse_compiled
-from visprompt.attention.program import compile_programs
-from visprompt.attention.scope import Scope
+from visprompt.attention.compiled import refuse_compiled
+from visprompt.attention.engine import open_scope
+from visprompt.attention.program_builder import compile_programs
 from visprompt.attention.sites import Head, Site
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.preprocessing import PicturePixels
@@ -97,7 +97,7 @@ def attribute(model: Model, questions: Sequence[Question], block: int | float | 
     """
     if not can_attribute(model):
         raise UnsupportedError(f"{model.name} has no text tower beside an attention readout that can be decomposed.")
-    if any(is_compiled(module) for module in model.module.modules()):
+    if model.is_compiled():
         raise refuse_compiled(model.name)
     model._check_open()
     found: list[Attribution | None] = [None] * len(questions)
@@ -220,7 +220,7 @@ def decomposed(model: Model, inputs: dict[str, Tensor], geometries: list[Geometr
     def keep_keys(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kept["tokens"] = args[2] if len(args) > 2 else kwargs.get("value", args[0])
 
-    with Scope(tower, programs, None, model.device) as scope:
+    with open_scope(tower, programs, None, model.device) as scope:
         if head.norm is not None:
             scope.hook_before(head.norm, keep_row)
         if site.is_pool:

@@ -15,21 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visprompt.attention.backends import is_compiled, refuse_compiled
-from visprompt.attention.prefix_sharing import sharing_of
-from visprompt.attention.program import SiteProgram, compile_programs
-from visprompt.attention.prompt_tokens import Insertion, groups_of
-from visprompt.attention.scope import Enough, Scope
-from visprompt.attention.sites import ReadRows, Site, Tower
-from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
+from visprompt.attention.compiled import CompiledCheck
+from visprompt.attention.prompt_tokens import Insertion
+from visprompt.attention.sites import ReadRows, Tower
+from visprompt.errors import UnsupportedError
 from visprompt.geometry.geometry import Geometry
 from visprompt.models.chat import Chat, Generation
-from visprompt.models.encoding import Encoding, collect
-from visprompt.models.gain_reference import with_references
+from visprompt.models.encoder_run import Kept, check_prompts, prompting, run_in_order
+from visprompt.models.encoding import Encoding
 from visprompt.models.parts import Parts
-from visprompt.models.patch_features import Features, run_with
 from visprompt.models.preprocessing import PicturePixels
-from visprompt.models.site_checks import check_gradient, prove, prove_tokens
+from visprompt.models.site_checks import prove, prove_tokens
 from visprompt.visual_prompt import Fit, VisualPrompt
 
 __all__ = ["Model", "Parts"]
@@ -50,6 +46,7 @@ class Model:
         self._proved = self._proved_tokens = False
         self._lock = threading.RLock()
         self._wrapped = True
+        self._compiled = CompiledCheck()
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -253,41 +250,14 @@ class Model:
             SiteNotReachedError: if a block with an edit never ran.
         """
         self._check_open()
-        self._check(prompts, bool(read or decompose), features)
-        options: dict[str, Any] = {"share_prefix": share_prefix, "read_rows": read_rows, "features": features}
-        alike = groups_of(prompts)
-        if len(alike) > 1:
-            cache = PicturePixels() if cache is None else cache
-            return self._in_groups(alike, prompts, read=read, decompose=decompose, cache=cache, **options)
-        pictures: dict[tuple[int, Fit], int] = {}
-        stream_of = [pictures.setdefault((id(p.picture), p.fit), len(pictures)) for p in prompts]
-        firsts = {place: p for p, place in reversed(list(zip(prompts, stream_of, strict=True)))}
-        wanted = [(firsts[i].picture, firsts[i].fit) for i in range(len(pictures))]
-        cache = PicturePixels() if cache is None else cache  # looked at for their size, then batched: prepared once
-        groups = self.parts.reader.same_shape(wanted, cache)
-        if len(groups) > 1:
-            alike = [[i for i, place in enumerate(stream_of) if place in group] for group in groups]
-            return self._in_groups(alike, prompts, read=read, decompose=decompose, cache=cache, **options)
-        inputs = self.parts.reader.inputs(wanted, self, cache)
-        order = sorted(range(len(prompts)), key=stream_of.__getitem__)
-        index = torch.tensor([stream_of[i] for i in order], device=self.device)
-        chosen = [prompts[i] for i in order]
-        with self._evaluating():
-            result = self._encode_sorted(chosen, inputs, index, tuple(read), tuple(decompose), **options)
-        if order == list(range(len(order))):
-            return result
-        return result.take(torch.argsort(torch.tensor(order, device=self.device)))
-
-    def _in_groups(self, groups: list[list[int]], prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
-        """Prompts whose inputs differ in size, or in their tokens' places, run in a forward of their own each."""
-        found = [self.encode([prompts[i] for i in members], **options) for members in groups]
-        order = [i for members in groups for i in members]
-        return Encoding.joined(found, torch.argsort(torch.tensor(order, device=self.device)))
+        kept = Kept(tuple(read), tuple(decompose), read_rows, features)
+        check_prompts(self, prompts, kept)
+        return run_in_order(self, prompts, kept, share_prefix, cache)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Puts modules that are in training mode into evaluation mode for a run: batch norms would learn from it."""
-        training = [module for module in self.module.modules() if module.training]
+        training = _in_training(self.module)
         for module in training:
             module.training = False
         try:
@@ -327,70 +297,15 @@ class Model:
             UnsupportedError: for padded pictures, and as `encode`.
         """
         self._check_open()
-        self._check(prompts, bool(read or decompose), features)
-        prompts = list(prompts)
-        if self.parts.tower is not None and self.parts.tower.padded:
-            raise UnsupportedError(
-                f"{self.name} takes packed pictures, padded in a layout of its own: pixels cannot be given directly."
-            )
-        if len(groups_of(prompts)) > 1:
-            raise InvalidInputError(
-                "prompts of one batch with different numbers of tokens, or at different places: train one kind at a "
-                "time."
-            )
-        edits, tokens = [prompt.attention for prompt in prompts], self.insertion(prompts)
-        plain = not (read or decompose or any(edits) or tokens)
-        if plain and not features:
-            yield lambda pixels: Encoding(self.parts.embed({"pixel_values": pixels}))
-            return
-        tower = self.tower if tokens is None else tokens.tower
-        patches = self._most_patches(prompts)
-        programs = {} if plain else self._programs(prompts, read, decompose, read_rows, tokens)
-        learned = any(isinstance(e.temperature, Tensor) and e.temperature.requires_grad for g in edits for e in g)
-        learned = learned or (tokens is not None and bool(tokens.learned()))
-        kept = Features(tower, patches) if features else None
-        order = self.parts.timeline(len(prompts), self.device)
-        with Scope(tower, programs, None, self.device, order, tokens, stop) as scope:
-            if kept is not None:
-                kept.install(scope)
-
-            def encode(pixels: Tensor) -> Encoding:
-                if len(pixels) != len(prompts):
-                    raise InvalidInputError(
-                        f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each."
-                    )
-                scope.begin()
-                try:
-                    found = run_with(kept, lambda: self.parts.embed({"pixel_values": pixels}))
-                except Enough:
-                    return collect(scope, pixels.new_empty(len(pixels), 0), patches)
-                if learned and torch.is_grad_enabled():
-                    check_gradient(found[0])
-                return collect(scope, found[0], patches, found[1])
-
+        kept = Kept(tuple(read), tuple(decompose), read_rows, features)
+        check_prompts(self, prompts, kept)
+        with prompting(self, prompts, kept, stop) as encode:
             yield encode
 
     def embed_pixels(self, pixels: Tensor, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
         """`prompting` for one forward; without gradient checkpointing its gradients are right as well."""
         with self.prompting(prompts, **options) as encode:
             return encode(pixels)
-
-    def _check(self, prompts: Sequence[VisualPrompt], reads: bool, features: bool) -> None:
-        if not prompts:
-            raise InvalidInputError("nothing to encode: the list of prompts is empty.")
-        if features and (self.parts.tower is None or self.parts.packing is not None):
-            why = "packs its pictures" if self.parts.tower else "has no blocks that visprompt knows"
-            raise UnsupportedError(f"{self.name} {why}, so no features of patches.")
-        if features and self._is_compiled():
-            raise refuse_compiled(self.name)
-        learned = [prompt for prompt in prompts if prompt.tokens is not None]
-        if learned:
-            self.require(frozenset({"tokens"}), learned[0].label)
-        if self.parts.tower is None and (reads or any(prompt.attention for prompt in prompts)):
-            self.require(frozenset({"attention"}), prompts[0].label)
-        for prompt in prompts:
-            for edit in prompt.attention:
-                self.tower_named(edit.tower)
 
     def insertion(self, prompts: Sequence[VisualPrompt]) -> Insertion | None:
         """The prompts' tokens, all of one kind, or None."""
@@ -403,72 +318,21 @@ class Model:
                 f"{self.name} was unwrapped: wrap the module again with vp.wrap(module, processor, tokenizer)."
             )
 
-    def _encode_sorted(
-        self,
-        prompts: Sequence[VisualPrompt],
-        inputs: dict[str, Tensor],
-        index: Tensor,
-        read: tuple[int, ...],
-        decompose: tuple[int, ...],
-        share_prefix: bool,
-        read_rows: ReadRows = "readout",
-        features: bool = False,
-    ) -> Encoding:
-        edits, tokens = [prompt.attention for prompt in prompts], self.insertion(prompts)
-        plain = not (read or decompose or any(edits) or tokens)
-        if plain and not features:
-            return Encoding(self.parts.embed(inputs).index_select(0, index))
-        tower, count = self.tower if tokens is None else tokens.tower, len(prompts)
-        patches = self._most_patches(prompts)
-        programs = {} if plain else self._programs(prompts, read, decompose, read_rows, tokens)
-        kept = Features(tower, patches) if features else None
-        share_prefix = share_prefix and not features  # shared blocks leave out rows that no embedding needs
-        gains = any(item.gain is not None for item in programs.values())
-        repeated = count > len(next(iter(inputs.values())))
-        sharing = None
-        if repeated and share_prefix and tokens is None and not gains and tower.shareable and not self._is_compiled():
-            sharing = sharing_of(tower, index, programs)
-        if repeated and sharing is None:
-            inputs = {name: item.index_select(0, index) for name, item in inputs.items()}
-        with Scope(tower, programs, sharing, self.device, self.parts.timeline(count, self.device), tokens) as scope:
-            if kept is not None:
-                kept.install(scope)
-            embeddings, states = run_with(kept, lambda: self.parts.embed(inputs))
-        first = sharing.first_block if sharing is not None else None
-        if first is not None and len(embeddings) != count:
-            raise SiteNotReachedError(
-                f"{self.name}: sharing from block {first} on gave {len(embeddings)} results for {count} prompts."
-            )
-        return collect(scope, embeddings, patches, states)
+    def is_compiled(self) -> bool:
+        """True if the way to an attention that can be edited is compiled: there only the transformers shim works, and
+        hooks are ignored. `torch.compile` is noticed whenever it was called.
+        """
+        return self._compiled(self.module, self._reached())
 
-    def _most_patches(self, prompts: Sequence[VisualPrompt]) -> int:
-        return max(self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts)
+    def _reached(self) -> Iterator[nn.Module]:
+        """The modules inside `module` that edits and hooks reach."""
+        for tower in self._towers():
+            yield from (site.module for site in tower.sites)
+            yield from tower.blocks
+            yield from tower.norms
 
-    def _programs(
-        self,
-        prompts: Sequence[VisualPrompt],
-        read: Sequence[int],
-        decompose: Sequence[int],
-        read_rows: ReadRows,
-        tokens: Insertion | None = None,
-    ) -> dict[Site, SiteProgram]:
-        """What happens at every site, ready to run."""
-        patches = [self.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
-        edits = [prompt.attention for prompt in prompts]
-        tower = self.tower if tokens is None else tokens.tower
-        programs = compile_programs(tower, edits, patches, read, decompose, read_rows)
-        # Compiled code ignores hooks, and the proof would go through the same ones: this comes first.
-        if self._is_compiled() and (tokens or any(site.backend != "transformers" for site in programs)):
-            raise refuse_compiled(self.name)
-        self.prove(prompts[0])
-        gains = {site: item for site, item in programs.items() if item.gain is not None}
-        if gains:
-            programs.update(with_references(self, prompts, gains, tower))
-        return programs
-
-    def _is_compiled(self) -> bool:
-        """Where only the transformers shim still works."""
-        return any(is_compiled(module) for module in self.module.modules())
+    def _towers(self) -> Sequence[Tower]:
+        return () if self.parts.tower is None else (self.parts.tower,)
 
     def prove(self, prompt: VisualPrompt) -> None:
         """Proves every site by an effect, once: a change at the readout's row must move the embedding.
@@ -502,3 +366,19 @@ class Model:
         kind = type(self.module).__name__
         takes = ", ".join(sorted(self.supports))
         return f"<Model {self.name} ({kind}, {self.parts.backend}), takes {takes}>"
+
+
+def _in_training(root: nn.Module) -> list[nn.Module]:
+    """The modules that are in training mode. As `root.modules()`, but in one loop: it is asked at every run."""
+    found: list[nn.Module] = []
+    seen: set[nn.Module] = set()
+    left: list[nn.Module | None] = [root]
+    while left:
+        module = left.pop()
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        if module.training:
+            found.append(module)
+        left += module._modules.values()
+    return found

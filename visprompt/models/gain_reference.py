@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from visprompt.attention.engine import open_scope
 from visprompt.attention.program import SiteProgram
-from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Site, Tower
 from visprompt.visual_prompt import Fit, VisualPrompt
 
@@ -44,7 +44,7 @@ def with_references(
         for site, item in gains.items()
     }
     order = model.parts.timeline(len(once), model.device)
-    with torch.no_grad(), Scope(tower, watch, None, model.device, order, tokens) as scope:
+    with torch.no_grad(), open_scope(tower, watch, None, model.device, order, tokens) as scope:
         model.parts.embed(model.parts.reader.inputs(once, model))
     index = torch.tensor(which, device=model.device)
     return {site: replace(item, reference=scope.outputs[site][index]) for site, item in gains.items()}

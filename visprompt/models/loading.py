@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from visprompt.attention.backends import is_compiled
+from visprompt.attention.compiled import is_compiled
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError, unknown_name
 from visprompt.models.base import Model, Parts
-
-PREFIXES = ("bundled", "open_clip", "timm", "remote")
 
 
 def list_models() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -10,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from cachetools import FIFOCache, LRUCache
 from PIL import Image
 from torch import Tensor
 
-from visprompt.geometry.geometry import Geometry, fitted, resolve
+from visprompt.geometry.geometry import Geometry
+from visprompt.geometry.resolve import fitted, resolve
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model
 
 Size = tuple[int, int]
+
+
+#: sizes of images whose geometry a reader remembers
+_MAX_SIZES = 4096
+
+
+def _geometries() -> LRUCache[tuple[Size, Fit], Geometry]:
+    return LRUCache(maxsize=_MAX_SIZES)
 
 
 class PictureReader:
@@ -43,12 +52,12 @@ class PictureReader:
     ) -> None:
         self.processor, self._read, self._as_image, self.patch_size = processor, read, as_image, patch_size
         self._batch = batch or _stack
-        self._geometries: collections.OrderedDict[tuple[Size, Fit], Geometry] = collections.OrderedDict()
+        self._geometries = _geometries()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # For processes that load pictures: what is remembered is found again there.
-        return {**self.__dict__, "_geometries": collections.OrderedDict(), "_lock": None}
+        return {**self.__dict__, "_geometries": _geometries(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -58,23 +67,22 @@ class PictureReader:
         return self._as_image(self._read(picture)).float().numpy()
 
     def geometry(self, image_wh: Size, fit: Fit) -> Geometry:
-        """Geometry of a picture of this size; remembered for the last 4096 sizes."""
+        """Geometry of an image of this size (width, height), remembered for the last sizes."""
         key = ((int(image_wh[0]), int(image_wh[1])), fit)
         with self._lock:
             found = self._geometries.get(key)
         if found is None:
-            # A model without patches still has pixels: one "patch" that is the whole input.
-            grid = None if self.patch_size else (1, 1)
-            options: dict[str, Any] = {"patch_size": self.patch_size} if grid is None else {"grid_hw": grid}
-            if fit == "model":
-                found = resolve(self.processor, self.preprocess, key[0], **options)
-            else:
-                found = fitted(Image.new("RGB", key[0]), fit, self.processor, self.preprocess, **options)[1]
+            found = self._find_geometry(*key)
             with self._lock:
                 self._geometries[key] = found
-                while len(self._geometries) > 4096:
-                    self._geometries.popitem(last=False)
         return found
+
+    def _find_geometry(self, image_wh: Size, fit: Fit) -> Geometry:
+        # A model without patches still has pixels: one "patch" that is the whole input.
+        options: dict[str, Any] = {"patch_size": self.patch_size} if self.patch_size else {"grid_hw": (1, 1)}
+        if fit == "model":
+            return resolve(self.processor, self.preprocess, image_wh, **options)
+        return fitted(Image.new("RGB", image_wh), fit, self.processor, self.preprocess, **options)[1]
 
     def one(self, picture: Image.Image, fit: Fit, cache: PicturePixels | None = None) -> dict[str, Tensor]:
         """The inputs of one picture, prepared once if there is a cache."""
@@ -147,8 +155,7 @@ class PicturePixels:
     """Model inputs of pictures that are still alive, so that a run prepares each picture once. Bounded, thread-safe."""
 
     def __init__(self, most: int = 256) -> None:
-        self.most = most
-        self._items: dict[tuple[int, Fit], tuple[weakref.ref[Image.Image], dict[str, Tensor]]] = {}
+        self._items: FIFOCache[tuple[int, Fit], tuple[weakref.ref[Image.Image], dict[str, Tensor]]] = FIFOCache(most)
         self._lock = threading.Lock()
 
     def get(self, picture: Image.Image, fit: Fit) -> dict[str, Tensor] | None:
@@ -160,6 +167,4 @@ class PicturePixels:
     def put(self, picture: Image.Image, fit: Fit, inputs: dict[str, Tensor]) -> None:
         """Remembers inputs, forgetting the oldest."""
         with self._lock:
-            while len(self._items) >= self.most:
-                self._items.pop(next(iter(self._items)))
             self._items[(id(picture), fit)] = (weakref.ref(picture), inputs)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from visprompt.attention.engine import open_scope
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Insertion
-from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import SiteNotReachedError
 from visprompt.visual_prompt import PromptTokens, VisualPrompt
@@ -32,7 +32,7 @@ def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
     patches = reader.geometry(prompt.picture.size, prompt.fit).num_patches
     rows = {site: tower.rows_of(site, "readout", patches) for site in tower.sites}
     programs, zeros = zeros_at(tower.sites, {site: row[0] for site, row in rows.items() if len(row)}, model.device)
-    with Scope(tower, programs, None, model.device, parts.timeline(1, model.device)):
+    with open_scope(tower, programs, None, model.device, parts.timeline(1, model.device)):
         embedding = parts.embed(reader.inputs([(prompt.picture, prompt.fit)], model))
         _backward(embedding, zeros)
     _refuse_dead(name, zeros, "embedding")
@@ -50,7 +50,7 @@ def prove_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: Model) ->
     width, blocks = given.tokens.shape[-1], len(tower.blocks)
     tokens = torch.linspace(-1, 1, width, device=model.device).expand(blocks, 1, width).clone().requires_grad_()
     insertion = Insertion(tower, [PromptTokens(tokens)])
-    with Scope(insertion.tower, {}, None, model.device, tokens=insertion):
+    with open_scope(insertion.tower, {}, None, model.device, tokens=insertion):
         embedding = parts.embed(parts.reader.inputs([(prompt.picture, prompt.fit)], model))
         _weighted(embedding).backward(inputs=[tokens])
     dead = [block for block in range(blocks) if tokens.grad is None or not tokens.grad[block].any()]
@@ -85,7 +85,7 @@ def prove_decoder(model: LVLM) -> None:
     tower = model.tower
     ids = torch.arange(4, device=model.device)[None] + 5
     programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, 3), model.device)
-    with Scope(tower, programs, None, model.device):
+    with open_scope(tower, programs, None, model.device):
         logits = model.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1]
         _backward(logits, zeros)
     _refuse_dead(model.name, zeros, "answer")
@@ -107,7 +107,7 @@ def prove_vision(
         SiteNotReachedError: naming the sites whose edits would change nothing.
     """
     programs, zeros = zeros_at(tower.sites, dict.fromkeys(tower.sites, tower.prefix), model.device, streams)
-    with Scope(tower, programs, None, model.device, packing):
+    with open_scope(tower, programs, None, model.device, packing):
         _backward(features_of(model.module, media), zeros)
     _refuse_dead(model.name, zeros, "answer")
 
@@ -127,7 +127,7 @@ def prove_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], wid
     blocks = len(tower.blocks)
     tokens = torch.linspace(-1, 1, width, device=model.device).expand(blocks, 1, width).clone().requires_grad_()
     insertion = Insertion(tower, [PromptTokens(tokens)])
-    with Scope(insertion.tower, {}, None, model.device, tokens=insertion):
+    with open_scope(insertion.tower, {}, None, model.device, tokens=insertion):
         _weighted(features_of(model.module, media)).backward(inputs=[tokens])
     dead = [block for block in range(blocks) if tokens.grad is None or not tokens.grad[block].any()]
     if dead:

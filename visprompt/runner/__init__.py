@@ -1,11 +1,7 @@
 """The runner joins a model and a prompter."""
 
-from visprompt.runner.runner import (
-    FIRST_BATCH,
-    PATIENCE_SECONDS,
-    Runner,
-    S,
-    T,
-)
+from visprompt.runner.batching import S, T
+from visprompt.runner.progress import PATIENCE_SECONDS
+from visprompt.runner.runner import FIRST_BATCH, Runner
 
 __all__ = ["FIRST_BATCH", "PATIENCE_SECONDS", "Runner", "S", "T"]

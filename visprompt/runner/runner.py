@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +25,9 @@ from visprompt.runner.answers import (
     stream_one,
 )
 from visprompt.runner.attention_map import AttentionMap
+from visprompt.runner.batching import T, batches_by_image, in_halves, prompts_of
+from visprompt.runner.progress import RunProgress
+from visprompt.runner.text_embeddings import TextEmbeddings
 from visprompt.visual_prompt import FITS, Fit, VisualPrompt, block_number
 
 if TYPE_CHECKING:
@@ -36,13 +38,8 @@ if TYPE_CHECKING:
     from visprompt.prompter import Prompter
     from visprompt.runner.predictions import Prediction
 
-S = TypeVar("S")
-T = TypeVar("T")
-
 #: prompts per forward to start with; halved when memory runs out
 FIRST_BATCH = {"cuda": 256, "mps": 128, "cpu": 64}
-#: a progress bar appears after this many seconds
-PATIENCE_SECONDS = 2.0
 
 
 class Runner:
@@ -101,8 +98,7 @@ class Runner:
         #: (request, region) of every row of the last result
         self.index: list[tuple[int, int]] = []
         self._pixels = PicturePixels()
-        self._texts: dict[str, Tensor] = {}
-        self._text_version: tuple[int, ...] = ()
+        self._texts = TextEmbeddings(model)
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -143,13 +139,13 @@ class Runner:
         if self.model.generates:
             return self._likelihoods(requests, texts)
         with torch.no_grad():
-            self._embed_texts(texts)
+            self._texts(texts)
 
         def rows(prompts: Sequence[VisualPrompt], encoding: Encoding) -> list[Tensor]:
             result: list[Tensor] = []
             for edit, group in itertools.groupby(range(len(prompts)), key=lambda i: prompts[i].text):
                 wanted = texts if edit is None else [edit(text) for text in texts]
-                result += self.model.logits(encoding.embeddings[list(group)], self._embed_texts(wanted))
+                result += self.model.logits(encoding.embeddings[list(group)], self._texts(wanted))
             return result
 
         return torch.stack(self._run(requests, rows))
@@ -275,10 +271,10 @@ class Runner:
         missing: dict[int, Unanswered] = {}
         total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]
         settings = {"max_new_tokens": max_new_tokens, "read": tuple(blocks), **options}
-        with torch.no_grad(), _Progress(total, self.progress) as progress:
+        with torch.no_grad(), RunProgress(total, self.progress) as progress:
             chats = chats_of(self._prompts(requests))
             for batch in batches_of(chats, lambda: self.batch_size):
-                for answer in self._in_halves(batch, lambda part: answers_of(self.model, part, settings)):
+                for answer in in_halves(batch, lambda part: answers_of(self.model, part, settings), self):
                     number = len(results) + len(missing)
                     if isinstance(answer, Unanswered):
                         missing[number] = answer
@@ -300,7 +296,7 @@ class Runner:
         rows: list[Tensor] = []
         index: list[tuple[int, int]] = []
         for batch in batches_of(chats_of(self._prompts(requests)), lambda: self.batch_size):
-            rows += self._in_halves(batch, lambda part: list(self.model.score([chat for chat, _ in part], texts)))
+            rows += in_halves(batch, lambda part: list(self.model.score([chat for chat, _ in part], texts)), self)
             index += [place for _, place in batch]
         if not rows:
             raise InvalidInputError("there are no requests.")
@@ -332,57 +328,12 @@ class Runner:
             fit=self.fit,
             progress=self.progress,
         )
-        other._pixels, other._texts, other._text_version = self._pixels, self._texts, self._text_version
+        other._pixels, other._texts = self._pixels, self._texts
         return other
 
     def _prompts(self, requests: Request | Iterable[Request]) -> Iterator[tuple[VisualPrompt, tuple[int, int]]]:
         """Prompts with their place, lazily: requests may be an endless generator of pictures."""
-        if not isinstance(requests, Request | Iterable) or isinstance(requests, str):
-            raise InvalidInputError(f"requests is a vp.Request, or several; got {requests!r:.80}.")
-        items: Iterable[Request] = [requests] if isinstance(requests, Request) else requests
-        numbered = enumerate(items)
-        while chunk := list(itertools.islice(numbered, self.batch_size)):
-            units: list[VisualPrompt] = []
-            places: list[tuple[int, int]] = []
-            for number, request in chunk:
-                if not isinstance(request, Request):
-                    raise InvalidInputError(
-                        f"request {number} is a {type(request).__name__}; expected vp.Request(image, region=…)."
-                    )
-                for region, unit in enumerate(request.units()):
-                    units.append(unit if self.fit == "model" else unit.with_(fit=self.fit))
-                    places.append((number, region))
-            if self.prompter is not None:
-                units = self.prompter.edit_all(units, self.model)
-                self._require_visible(units)
-            yield from zip(units, places, strict=True)
-
-    def _require_visible(self, prompts: Sequence[VisualPrompt]) -> None:
-        """A marker on a region that the model's crop removes would do nothing: an error that says what to do.
-
-        Checked here, after the last strategy of a composition, because any of them may change the fit or the region.
-        """
-        for prompt in prompts:
-            geometry = self.model.geometry_of(prompt) if prompt.regions else None
-            for region in prompt.regions:
-                geometry.require_visible(region, repr(prompt.request))  # type: ignore[union-attr]
-
-    def _batches(
-        self, prompts: Iterable[tuple[VisualPrompt, tuple[int, int]]]
-    ) -> Iterator[list[tuple[VisualPrompt, tuple[int, int]]]]:
-        """Batches of at most `batch_size` that do not part the prompts of one picture if they need not."""
-        batch: list[tuple[VisualPrompt, tuple[int, int]]] = []
-        for _, group in itertools.groupby(prompts, key=lambda item: (id(item[0].picture), item[0].fit)):
-            members = list(group)
-            if batch and len(batch) + len(members) > self.batch_size:
-                yield batch
-                batch = []
-            batch += members
-            while len(batch) >= self.batch_size:
-                yield batch[: self.batch_size]
-                batch = batch[self.batch_size :]
-        if batch:
-            yield batch
+        return prompts_of(requests, self.model, self.prompter, self.fit, lambda: self.batch_size)
 
     def _run(
         self,
@@ -393,8 +344,8 @@ class Runner:
         index: list[tuple[int, int]] = []
         results: list[T] = []
         total = len(requests) if hasattr(requests, "__len__") else None  # type: ignore[arg-type]
-        with torch.no_grad(), _Progress(total, self.progress) as progress:
-            for batch in self._batches(self._prompts(requests)):
+        with torch.no_grad(), RunProgress(total, self.progress) as progress:
+            for batch in batches_by_image(self._prompts(requests), lambda: self.batch_size):
                 results += self._forward([prompt for prompt, _ in batch], collect, options)
                 index += [place for _, place in batch]
                 progress.update(batch[-1][1][0] + 1)
@@ -416,72 +367,4 @@ class Runner:
             encoding = self.model.encode(part, share_prefix=self.share_prefix, cache=self._pixels, **options)
             return collect(part, encoding)
 
-        return list(self._in_halves(prompts, run))
-
-    def _in_halves(self, items: list[S], run: Callable[[list[S]], list[T]]) -> Iterator[T]:
-        """Runs one batch, in halves if memory runs out; what was computed before is kept."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
-        start = 0
-        while start < len(items):
-            part = items[start : start + self.batch_size]
-            try:
-                found = run(part)
-            except (RuntimeError, MemoryError) as error:
-                if self.batch_size == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
-                    raise
-                self.batch_size //= 2
-                while self.batch_size >= len(part) > 1:
-                    self.batch_size //= 2
-                clear_device_cache(garbage_collection=True)
-                continue
-            yield from found
-            start += len(part)
-
-    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """`[t, d]` text embeddings; each text is embedded once while the weights stay as they are."""
-        parameters = list(self.model.module.parameters())
-        # Tensors made in inference mode cannot change and count no versions.
-        version = tuple(0 if item.is_inference() else item._version for item in parameters)
-        if version != self._text_version:
-            self._texts.clear()
-            self._text_version = version
-        fresh = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        for start in range(0, len(fresh), 256):
-            part = fresh[start : start + 256]
-            self._texts.update(zip(part, self.model.embed_text(part), strict=True))
-        return torch.stack([self._texts[text] for text in texts])
-
-
-class _Progress:
-    """A progress bar that appears only when a run takes long."""
-
-    def __init__(self, total: int | None, wanted: bool | None) -> None:
-        import sys
-
-        self.total = total
-        self.after = 0.0 if wanted else PATIENCE_SECONDS
-        self.wanted = wanted if wanted is not None else sys.stderr.isatty()
-        self.started = time.monotonic()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def update(self, done: int) -> None:
-        """`done` requests are through."""
-        if not self.wanted or time.monotonic() - self.started < self.after:
-            return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("requests", total=self.total)
-        self._bar.update(self._task, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        return list(in_halves(prompts, run, self))

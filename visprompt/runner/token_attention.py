@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visprompt.attention.program import SiteProgram, compile_programs
-from visprompt.attention.scope import Scope
+from visprompt.attention.engine import open_scope
+from visprompt.attention.program import SiteProgram
+from visprompt.attention.program_builder import compile_programs
 from visprompt.attention.sites import Site, Tower
 from visprompt.visual_prompt import block_number
 
@@ -61,7 +62,7 @@ def token_looks(model: Model, prompt: VisualPrompt, blocks: Sequence[int]) -> li
     for site in sites:
         programs[site] = _reading(programs.get(site), site, sorted({*rows[site][0], *rows[site][1]}))
     inputs = model.parts.reader.inputs([(prompt.picture, prompt.fit)], model, None)
-    with torch.no_grad(), Scope(tower, programs, None, model.device, tokens=insertion) as scope:
+    with torch.no_grad(), open_scope(tower, programs, None, model.device, tokens=insertion) as scope:
         model.parts.embed(inputs)
     return [_look(scope.attention[site][0].float().mean(0), site, patches, *rows[site]) for site in sites]
 

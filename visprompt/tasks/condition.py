@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from visprompt.data.referring.image import Boxes, ReferringPicture, iou
 from visprompt.data.referring.keypoints import PointedPicture
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError, unknown_name
+from visprompt.tasks.prototypes import copy_of, saved_files
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -107,7 +108,31 @@ class Pointing:
         return self.control or self.is_plain or self.region in CONTROLS
 
     def members(self) -> list[Prompter | None]:
-        """The prompters whose scores are joined: one, or an ensemble's; `[None]` is the plain model."""
+        """The prompters whose scores are joined: one, or an ensemble's; `[None]` is the plain model.
+
+        They are made once (again, if the files of a saved strategy have changed); every call gives copies of its own,
+        so that what a prompter remembers of one run does not reach another one.
+        """
+        made = self._prototypes()
+        try:
+            return [copy_of(member) for member in made]
+        except Exception:  # a plug-in may hold what cannot be copied
+            return self._make()
+
+    def _prototypes(self) -> list[Prompter | None]:
+        """The members, to be described and copied, never run."""
+        stamp = saved_files(self.strategy)
+        made: tuple[Any, list[Prompter | None]] | None = vars(self).get("_made")
+        if made is None or made[0] != stamp:
+            made = (stamp, self._make())
+            object.__setattr__(self, "_made", made)
+        return made[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes make their own.
+        return {name: value for name, value in vars(self).items() if name != "_made"}
+
+    def _make(self) -> list[Prompter | None]:
         if self.strategy == "none":
             return [None]
         if self.strategy == "random":
@@ -124,7 +149,7 @@ class Pointing:
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the row's figures, defaults filled in; ready for JSON."""
-        members = [None if member is None else member.describe() for member in self.members()]
+        members = [None if member is None else member.describe() for member in self._prototypes()]
         described: dict[str, Any] = {"strategy": self.strategy, "preset": self.preset, "members": members}
         if len(members) > 1:
             described["aggregate"] = self.aggregate

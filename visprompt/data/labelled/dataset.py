@@ -320,7 +320,7 @@ class Labelled:
         return "", label
 
     def _problem(self, index: int) -> str | None:
-        from visprompt.geometry.geometry import check_processable
+        from visprompt.geometry.fit import check_processable
 
         name = self.item_name(index)
         try:

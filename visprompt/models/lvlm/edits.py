@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from visprompt.attention.forms import form_named
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.chat import Chat
 from visprompt.models.lvlm.families import Layout
@@ -30,7 +31,7 @@ def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[At
             if edit.tower != "decoder":
                 model.tower_named(edit.tower)
                 continue
-            if edit.gain is not None:
+            if form_named(edit.form).needs_reference:
                 raise UnsupportedError(
                     f"{prompt.label!r} compares heads with a run without the prompt, token by token; answers differ, "
                     'so in a decoder there is no such token. Use the vision tower: tower="vision".'
@@ -68,16 +69,14 @@ def prompts_with_layouts(chat: Chat, layouts: Sequence[Layout]) -> list[tuple[in
     return [(number // shared, prompt) for number, prompt in enumerate(chat.prompts)]
 
 
-def _spread(values: np.ndarray | None, start: int, total: int) -> np.ndarray | None:
-    if values is None:
-        return None
+def _spread(values: np.ndarray, start: int, total: int) -> np.ndarray:
     wide = np.zeros(total, dtype=np.float32)
     wide[start : start + len(values)] = values
     return wide
 
 
 def _check_length(edit: AttentionEdit, expected: int) -> None:
-    columns = edit.bias if edit.bias is not None else edit.weights
+    columns = edit.columns
     if columns is not None and len(columns) != expected:
         raise InvalidInputError(
             f"an attention edit has {len(columns)} patch columns, but the picture has {expected} image tokens in the "
@@ -89,7 +88,13 @@ def _widened(edit: AttentionEdit, own: int, start: int, total: int) -> Attention
     _check_length(edit, own)
     if own == total:
         return edit
-    return replace(edit, bias=_spread(edit.bias, start, total), weights=_spread(edit.weights, start, total))
+    return _with_columns(edit, lambda values: _spread(values, start, total))
+
+
+def _with_columns(edit: AttentionEdit, change: Callable[[np.ndarray], np.ndarray]) -> AttentionEdit:
+    """The edit with every one of its arrays over the patches changed."""
+    changes: dict[str, Any] = {name: change(values) for name, values in edit.per_patch.items()}
+    return replace(edit, **changes)
 
 
 def _merged(edits: list[tuple[int, AttentionEdit]]) -> list[AttentionEdit]:
@@ -108,27 +113,26 @@ def _merged(edits: list[tuple[int, AttentionEdit]]) -> list[AttentionEdit]:
 
 
 def _alike(a: AttentionEdit, b: AttentionEdit) -> bool:
-    names = ("target_mass", "temperature", "gain", "responsive", "first_block", "last_block", "heads", "rows")
-    same_form = (a.bias is None) == (b.bias is None)
-    return same_form and all(getattr(a, n) is getattr(b, n) or getattr(a, n) == getattr(b, n) for n in names)
+    names = [item.name for item in fields(a) if not item.metadata.get("per_patch")]
+    return a.form == b.form and all(getattr(a, n) is getattr(b, n) or getattr(a, n) == getattr(b, n) for n in names)
 
 
 def _both(a: AttentionEdit, b: AttentionEdit) -> AttentionEdit:
-    if a.bias is not None and b.bias is not None:
-        return replace(b, bias=np.where(np.abs(a.bias) > np.abs(b.bias), a.bias, b.bias))
-    if a.weights is not None and b.weights is not None:
-        return replace(b, weights=np.maximum(a.weights, b.weights))
-    return b
+    """Two edits that are alike as one: for every patch the number that is larger in absolute value."""
+    ours = a.per_patch
+    changes: dict[str, Any] = {
+        name: np.where(np.abs(ours[name]) > np.abs(values), ours[name], values) for name, values in b.per_patch.items()
+    }
+    return replace(b, **changes)
 
 
 def _is_in(edit: AttentionEdit, start: int, count: int) -> bool:
-    columns = edit.bias if edit.bias is not None else edit.weights
+    columns = edit.columns
     return columns is None or bool(np.any(columns[start : start + count]))
 
 
 def _cut(edit: AttentionEdit, expected: int, start: int, count: int) -> AttentionEdit:
     _check_length(edit, expected)
-    if edit.bias is None and edit.weights is None:
+    if not edit.has_columns:
         return edit  # the same one in all tiles, which are then compiled once
-    bias, weights = (None if item is None else item[start : start + count] for item in (edit.bias, edit.weights))
-    return replace(edit, bias=bias, weights=weights)
+    return _with_columns(edit, lambda values: values[start : start + count])

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from visprompt.attention.scope import Scope
 from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.models.chat import Chat, Generation
+from visprompt.models.lvlm.inputs import ChatInputs
+from visprompt.models.lvlm.text import pieces_of
+
+if TYPE_CHECKING:
+    from visprompt.models.lvlm.model import LVLM
 
 #: options of `generate` that visprompt sets itself
 _OURS = ("input_ids", "attention_mask", "inputs_embeds", "output_attentions", "streamer", "return_dict_in_generate")
@@ -100,3 +110,53 @@ def answer_in(row: Sequence[int], ends: set[int], pad: int | None, longest: int)
         if token in ends or (token == pad and not any(item != pad for item in row[place:])):
             return list(row[:place]), place + (token in ends), True
     return list(row), len(row), len(row) < longest
+
+
+def answers_of(
+    model: LVLM,
+    chats: Sequence[Chat],
+    inputs: ChatInputs,
+    output: Any,
+    scope: Scope | None,
+    blocks: tuple[int, ...],
+    settings: dict[str, Any],
+) -> list[Generation]:
+    """The answers of one batch, with where the decoder looked while it wrote them.
+
+    Args:
+        model: the LVLM.
+        chats: the batch.
+        inputs: its inputs.
+        output: what the model's own `generate` gave.
+        scope: what the decoder's scope kept, or None.
+        blocks: decoder blocks that were read.
+        settings: what `generate` was called with.
+    """
+    tokens = output if isinstance(output, Tensor) else output.sequences
+    tokens = tokens[:, inputs.length :].cpu()
+    ends, longest = end_ids(model.module, model.tokenizer, settings), settings["max_new_tokens"]
+    pad = pad_id(model.module, settings)
+    maps = _maps(model, scope, blocks) if scope is not None and blocks else None
+    answers = []
+    for number, layouts in enumerate(inputs.layouts):
+        written, steps, ended = answer_in(tokens[number].tolist(), ends, pad, longest)
+        attention: list[Tensor] = []
+        if maps is not None:
+            start = 0
+            for layout in layouts:
+                count = layout.geometry.num_patches
+                attention.append(maps[number, : min(steps, maps.shape[1]), :, :, start : start + count].clone())
+                start += count
+        text = model.tokenizer.decode(written, skip_special_tokens=True).strip()
+        pieces, seen = pieces_of(model.tokenizer, written), tuple(item.geometry for item in layouts)
+        answers.append(Generation(text, pieces, blocks, tuple(attention), seen, ended))
+    return answers
+
+
+def _maps(model: LVLM, scope: Scope, blocks: tuple[int, ...]) -> Tensor:
+    """`[n, T, B, H, P]` on the CPU; what several rows of one step read is averaged."""
+    per_block = []
+    for block in blocks:
+        steps = [item.mean(dim=2) for item in scope.steps[model.tower.sites[block]]]
+        per_block.append(torch.stack(steps, dim=1).float().cpu())
+    return torch.stack(per_block, dim=2)

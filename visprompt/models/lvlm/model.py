@@ -7,34 +7,34 @@ batch of chats becomes one call of the model's own `generate`, inside the scopes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor, nn
 
-from visprompt.attention.backends import install_shim, is_compiled, refuse_compiled
-from visprompt.attention.decoder_positions import Timeline
-from visprompt.attention.program import SiteProgram, compile_programs
-from visprompt.attention.scope import Scope, is_open_on
-from visprompt.attention.sites import Site, Tower
+from visprompt.attention.backends import install_shim
+from visprompt.attention.scope import Scope
+from visprompt.attention.sites import Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.geometry.geometry import Geometry, check_processable, fit_picture, mean_rgb
+from visprompt.geometry.analytic import mean_rgb
+from visprompt.geometry.fit import check_processable, fit_picture
+from visprompt.geometry.geometry import Geometry
 from visprompt.models.base import Model, Parts
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.lvlm.answer_likelihood import answer_ids, tell
-from visprompt.models.lvlm.edits import decoder_edits, vision_edits
+from visprompt.models.lvlm.decoder_tower import decoder_tower
+from visprompt.models.lvlm.editing import editing, prove_decoder_once
 from visprompt.models.lvlm.families import FAMILIES, Layout, LvlmFamily
-from visprompt.models.lvlm.generation import answer_in, end_ids, pad_id, settings_of
-from visprompt.models.lvlm.inputs import ChatInputs, media_of, prepare
-from visprompt.models.lvlm.prompt_tokens import TileInsertion, alike, tile_tokens
-from visprompt.models.lvlm.text import Pieces, pieces_of
-from visprompt.models.lvlm.vision_tower import packing_of, vision_tower
+from visprompt.models.lvlm.generation import answers_of, settings_of
+from visprompt.models.lvlm.inputs import ChatInputs, prepare
+from visprompt.models.lvlm.prompt_tokens import alike
+from visprompt.models.lvlm.text import Pieces
+from visprompt.models.lvlm.vision_tower import vision_tower
 from visprompt.models.preprocessing import PictureReader, Processed, pixels_of
-from visprompt.models.site_checks import features_of, prove_decoder, prove_vision, prove_vision_tokens
-from visprompt.visual_prompt import AttentionEdit, Fit, Rows, VisualPrompt, block_number
+from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
 
 Size = tuple[int, int]
 
@@ -61,7 +61,7 @@ class LVLM(Model):
         self.config: Any = inner.config
         self.family: LvlmFamily = FAMILIES[str(self.config.model_type)]
         self.vision_tower, self.vision_prefix, patch = vision_tower(inner, self.family)
-        decoder = _decoder(inner, self.vision_tower)  # refuses before anything is changed
+        decoder = decoder_tower(inner, self.vision_tower)  # refuses before anything is changed
         restore: list[Callable[[], None]] = []
         for owner, implementation in install_shim(module):
             restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
@@ -69,7 +69,7 @@ class LVLM(Model):
         reader = PictureReader(image_processor, Processed(image_processor), pixels_of, patch)
         parts = Parts(self._no_embeddings, reader, decoder, None, None, "transformers", restore)
         super().__init__(module, parts, name)
-        self._layouts: dict[tuple[Size, Fit, int], Layout] = {}
+        self._layouts: LRUCache[tuple[Size, Fit, int], Layout] = LRUCache(maxsize=4096)
         self._proved_towers: set[str] = set()
 
     # -- what it is ---------------------------------------------------------------------------------------------------
@@ -88,6 +88,9 @@ class LVLM(Model):
     def has_tower(self, name: str) -> bool:
         """True for the decoder, and for a vision tower whose attention can be edited."""
         return name == "decoder" or (name == "vision" and self.vision_tower is not None)
+
+    def _towers(self) -> Sequence[Tower]:
+        return (self.tower,) if self.vision_tower is None else (self.tower, self.vision_tower)
 
     def tower_named(self, name: str) -> Tower:
         """`"decoder"` or `"vision"`.
@@ -140,17 +143,18 @@ class LVLM(Model):
         """Which image token shows which part of a picture, in a chat with so many pictures."""
         image_wh = (int(image_wh[0]), int(image_wh[1]))
         key = (image_wh, fit, min(pictures, 2))
-        if key not in self._layouts:
+        with self._lock:
+            found = self._layouts.get(key)
+        if found is None:
             check_processable(image_wh)
             if fit == "model":
                 found = self.family.layout(self, image_wh, pictures)
             else:
                 canvas, scale, offset = self.on_canvas(Image.new("RGB", image_wh), fit)
                 found = self.family.layout(self, canvas.size, pictures).moved(image_wh, scale, offset)
-            while len(self._layouts) >= 4096:
-                self._layouts.pop(next(iter(self._layouts)))
-            self._layouts[key] = found
-        return self._layouts[key]
+            with self._lock:
+                self._layouts[key] = found
+        return found
 
     def on_canvas(self, picture: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
         """The picture made square, padded or squashed, and the map from the picture onto it."""
@@ -202,7 +206,7 @@ class LVLM(Model):
                 own["streamer"] = Pieces(self.tokenizer, len(part), inputs.length, _renumbered(stream, members))
             with torch.no_grad(), self._evaluating(), self.editing(part, inputs, blocks, read_rows) as decoder:
                 output = self.module.generate(**inputs.tensors, **own)  # type: ignore[operator]
-            found.update(zip(members, self._answers(part, inputs, output, decoder, blocks, own), strict=True))
+            found.update(zip(members, answers_of(self, part, inputs, output, decoder, blocks, own), strict=True))
         return [found[place] for place in range(len(chats))]
 
     def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
@@ -250,136 +254,22 @@ class LVLM(Model):
                 for prompt tokens of several kinds, which have to run one after the other.
             UnsupportedError: for prompt tokens in a compiled model.
         """
-        if any(is_open_on(tower) for tower in (self.tower, self.vision_tower) if tower is not None):
-            raise InvalidInputError(
-                f"{self.name} is being run inside model.editing(…) of other chats, whose edits would reach into this "
-                "run: leave that scope first."
-            )
-        edits = [decoder_edits(self, chat, layouts) for chat, layouts in zip(chats, inputs.layouts, strict=True)]
-        vision, tokens = vision_edits(self, chats, inputs), tile_tokens(self.vision_tower, chats, inputs)
-        with ExitStack() as stack:
-            if any(vision) or tokens is not None:
-                stack.enter_context(self._editing_vision(chats, inputs, vision, tokens))
-            if not (read or any(edits)):
-                yield None
-                return
-            counts = [sum(item.geometry.num_patches for item in layouts) for layouts in inputs.layouts]
-            programs = compile_programs(self.tower, edits, counts, read, None, read_rows)
-            self._prove_decoder()
-            timeline = Timeline(inputs.columns, inputs.pictures, inputs.padding).to(self.device)
-            yield stack.enter_context(Scope(self.tower, programs, None, self.device, timeline))
-
-    def _editing_vision(
-        self,
-        chats: Sequence[Chat],
-        inputs: ChatInputs,
-        edits: Sequence[Sequence[AttentionEdit]],
-        tokens: TileInsertion | None,
-    ) -> Scope:
-        """The scope of the vision tower's edits, proved and ready to be entered."""
-        assert self.vision_tower is not None
-        if tokens is not None and any(is_compiled(module) for module in self.module.modules()):
-            raise refuse_compiled(self.name)
-        tower = self.vision_tower if tokens is None else tokens.tower
-        patches = [count for group in inputs.vision_patches for count in group]
-        programs = compile_programs(tower, edits, patches)
-        self._prove_vision(chats[0], tokens)
-        programs.update(self._with_plain_runs(chats, programs, tower))
-        return Scope(tower, programs, None, self.device, packing_of(self, inputs), tokens)
-
-    def _with_plain_runs(
-        self, chats: Sequence[Chat], programs: dict[Site, SiteProgram], tower: Tower
-    ) -> dict[Site, SiteProgram]:
-        """Runs the vision tower on the pictures without the prompt (but for its tokens: they are part of the tower that
-        is edited) and hands its row outputs to the gain edits.
-        """
-        gains = {site: item for site, item in programs.items() if item.gain is not None}
-        if not gains:
-            return {}
-        plain = [
-            replace(
-                chat,
-                prompts=tuple(
-                    item.with_(picture=item.reference or item.picture, attention=()) for item in chat.prompts
-                ),
-            )
-            for chat in chats
-        ]
-        watch = {
-            site: SiteProgram(rows=item.rows, edited=torch.zeros_like(item.edited), capture_output=True)
-            for site, item in gains.items()
-        }
-        inputs = prepare(self, plain)
-        tokens = tile_tokens(self.vision_tower, plain, inputs)
-        with torch.no_grad(), Scope(tower, watch, None, self.device, packing_of(self, inputs), tokens) as scope:
-            features_of(self.module, media_of(inputs))
-        for site, item in gains.items():
-            if scope.outputs[site].shape[:2] != item.edited.shape[:2] or len(item.rows) != scope.outputs[site].shape[2]:
-                raise InvalidInputError("the picture without the prompt has another size: unleash cannot compare them.")
-        return {site: replace(item, reference=scope.outputs[site]) for site, item in gains.items()}
-
-    def _answers(
-        self,
-        chats: Sequence[Chat],
-        inputs: ChatInputs,
-        output: Any,
-        scope: Scope | None,
-        blocks: tuple[int, ...],
-        settings: dict[str, Any],
-    ) -> list[Generation]:
-        tokens = output if isinstance(output, Tensor) else output.sequences
-        tokens = tokens[:, inputs.length :].cpu()
-        ends, longest = end_ids(self.module, self.tokenizer, settings), settings["max_new_tokens"]
-        pad = pad_id(self.module, settings)
-        maps = self._maps(scope, blocks) if scope is not None and blocks else None
-        answers = []
-        for number, layouts in enumerate(inputs.layouts):
-            written, steps, ended = answer_in(tokens[number].tolist(), ends, pad, longest)
-            attention: list[Tensor] = []
-            if maps is not None:
-                start = 0
-                for layout in layouts:
-                    count = layout.geometry.num_patches
-                    attention.append(maps[number, : min(steps, maps.shape[1]), :, :, start : start + count].clone())
-                    start += count
-            text = self.tokenizer.decode(written, skip_special_tokens=True).strip()
-            pieces, seen = pieces_of(self.tokenizer, written), tuple(item.geometry for item in layouts)
-            answers.append(Generation(text, pieces, blocks, tuple(attention), seen, ended))
-        return answers
-
-    def _maps(self, scope: Scope, blocks: tuple[int, ...]) -> Tensor:
-        """`[n, T, B, H, P]` on the CPU; what several rows of one step read is averaged."""
-        per_block = []
-        for block in blocks:
-            steps = [item.mean(dim=2) for item in scope.steps[self.tower.sites[block]]]
-            per_block.append(torch.stack(steps, dim=1).float().cpu())
-        return torch.stack(per_block, dim=2)
+        with editing(self, chats, inputs, read, read_rows) as decoder:
+            yield decoder
 
     # -- proof --------------------------------------------------------------------------------------------------------
 
     def prove(self, prompt: VisualPrompt | None = None) -> None:
         """Proves the decoder's sites, see `Model.prove`: a few words without a picture do, whatever its size."""
-        self._prove_decoder()
+        prove_decoder_once(self)
 
-    def _prove_decoder(self) -> None:
-        self._once("decoder", lambda: prove_decoder(self))
+    def once(self, what: str, proof: Callable[[], None]) -> None:
+        """Runs a proof if it has not succeeded yet.
 
-    def _prove_vision(self, chat: Chat, tokens: TileInsertion | None) -> None:
-        """Proves the vision tower's sites, and that prompt tokens in it have an effect, on the pictures of one chat."""
-        tower = self.vision_tower
-        assert tower is not None
-
-        def prove_sites() -> None:
-            inputs = prepare(self, [chat])
-            streams = sum(map(len, inputs.vision_patches))
-            prove_vision(self, tower, media_of(inputs), streams, packing_of(self, inputs))
-
-        self._once("vision", prove_sites)
-        if tokens is not None:
-            width = tokens.tokens.shape[-1]
-            self._once("tokens", lambda: prove_vision_tokens(self, tower, media_of(prepare(self, [chat])), width))
-
-    def _once(self, what: str, proof: Callable[[], None]) -> None:
+        Args:
+            what: what it proves; proofs are told apart by it.
+            proof: raises if there is no effect.
+        """
         with self._lock:
             if what not in self._proved_towers:
                 with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
@@ -417,24 +307,3 @@ class LVLM(Model):
 def _renumbered(stream: Callable[[int, str], None], members: Sequence[int]) -> Callable[[int, str], None]:
     """A stream for some of the chats, told by their places among all."""
     return lambda number, text: stream(members[number], text)
-
-
-def _decoder(module: Any, vision: Tower | None) -> Tower:
-    decoder: Any = module.get_decoder() if hasattr(module, "get_decoder") else None
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList) or not hasattr(module, "generate") or not hasattr(module, "lm_head"):
-        raise UnsupportedError(
-            f"{type(module).__name__} writes no text: load it with a language head (…ForConditionalGeneration)."
-        )
-    sites = []
-    for index, layer in enumerate(layers):
-        attention = getattr(layer, "self_attn", None)
-        if attention is None:
-            raise UnsupportedError(
-                f"{type(module).__name__}: decoder block {index} has no attention that can be edited."
-            )
-        heads = int(decoder.config.num_attention_heads)
-        sites.append(Site("decoder", index, attention, "transformers", heads, 0, getattr(attention, "o_proj", None)))
-    # What is said where prompt tokens are refused: they go into vision towers, and this one's may not take them.
-    why = "its vision tower is not known" if vision is None else vision.no_tokens or "a decoder takes none"
-    return Tower("decoder", tuple(sites), tuple(layers), "text", 0, shareable=False, no_tokens=why)

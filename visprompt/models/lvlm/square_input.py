@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from visprompt.errors import UnsupportedError
-from visprompt.geometry.fit import MIN_SIDE_PX
-from visprompt.geometry.geometry import Geometry, Tile, check_processable, fit_picture, mean_rgb
+from visprompt.geometry.analytic import mean_rgb
+from visprompt.geometry.fit import MIN_SIDE_PX, check_processable, fit_picture
+from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.models.lvlm.layouts.tiled import TowerInput
 from visprompt.models.preprocessing import PicturePixels, PictureReader, pixels_of
 from visprompt.visual_prompt import Fit
@@ -42,19 +43,11 @@ class SquareReader(PictureReader):
         super().__init__(processor, read, pixels_of, (tower.patch, tower.patch))
         self.tower = tower
 
-    def geometry(self, image_wh: Size, fit: Fit) -> Geometry:
-        """Geometry of a picture of this size."""
-        key = ((int(image_wh[0]), int(image_wh[1])), fit)
-        if key not in self._geometries:
-            check_processable(key[0])
-            _, scale, offset = self._fitted(Image.new("RGB", key[0]), fit)
-            square = self.tower.whole(key[0])
-            self._geometries[key] = Geometry(
-                key[0], (Tile(scale, offset, square.input_hw, square.grid_hw, square.patch_hw),)
-            )
-            while len(self._geometries) > 4096:
-                self._geometries.popitem(last=False)
-        return self._geometries[key]
+    def _find_geometry(self, image_wh: Size, fit: Fit) -> Geometry:
+        check_processable(image_wh)
+        _, scale, offset = self._fitted(Image.new("RGB", image_wh), fit)
+        square = self.tower.whole(image_wh)
+        return Geometry(image_wh, (Tile(scale, offset, square.input_hw, square.grid_hw, square.patch_hw),))
 
     def one(self, picture: Image.Image, fit: Fit, cache: PicturePixels | None = None) -> dict[str, Tensor]:
         """The inputs of one picture, prepared once if there is a cache."""

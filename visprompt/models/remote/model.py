@@ -6,8 +6,8 @@ attention is refused with the names of the strategies that do work.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import inspect
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +23,10 @@ from visprompt.models.base import Model
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoding import Encoding
 from visprompt.models.remote.client import Endpoint, check_number
-from visprompt.models.remote.messages import DETAILS, messages_of
+from visprompt.models.remote.messages import messages_of
 from visprompt.models.remote.parallel import Failure, ask_all
+from visprompt.models.remote.settings import ANSWER_OPTIONS, RemoteSettings, checked_answer_options
 from visprompt.visual_prompt import Fit, VisualPrompt
-
-#: what an answer may be asked with, at loading or call by call
-ANSWER_OPTIONS = ("temperature", "seed", "detail", "extra_body")
 
 
 class RemoteModel(Model):
@@ -36,19 +34,7 @@ class RemoteModel(Model):
 
     Args:
         name: what the server calls it.
-        base_url: address of the API, mostly ending in `/v1`; None: `OPENAI_BASE_URL`, else OpenAI's own.
-        key_env: name of the environment variable that holds the key; None: `OPENAI_API_KEY` if it is set, otherwise
-            no key, for servers of your own. The key itself is never an argument.
-        timeout: seconds without an answer, or without its next piece, after which an attempt is given up.
-        max_retries: further attempts after time-outs, lost connections and answers 408, 409, 429 and 5xx: after 0.5 s,
-            1 s, 2 s, … at most 8 s, with jitter, or after what the server asks for (`Retry-After`, up to 2 minutes).
-        concurrency: requests under way at the same time.
-        requests_per_minute: attempts a minute, evenly spaced, retries included; None: no limit.
-        temperature: 0 for the likeliest answer; None leaves it to the server.
-        seed: for servers that take one.
-        detail: `"auto"`, `"low"` or `"high"`, for servers that look at pictures in several sizes; None leaves it out.
-        extra_body: further fields of the request, as the server's documentation names them.
-        max_image_bytes: largest PNG that is sent, in bytes; None: no limit. Pictures are never made smaller here.
+        **settings: those of `RemoteSettings`: `base_url`, `key_env`, `timeout`, …
 
     Raises:
         UnsupportedError: without the `openai` package (`pip install "visprompt-toolkit[remote]"`).
@@ -58,37 +44,20 @@ class RemoteModel(Model):
     #: it writes text: `Runner.generate` runs on it
     generates = True
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        base_url: str | None = None,
-        key_env: str | None = None,
-        timeout: float = 120.0,
-        max_retries: int = 4,
-        concurrency: int = 4,
-        requests_per_minute: float | None = None,
-        temperature: float | None = 0.0,
-        seed: int | None = None,
-        detail: str | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        max_image_bytes: int | None = 20 * 2**20,
-    ) -> None:
+    def __init__(self, name: str, **settings: Any) -> None:
         # Not Model.__init__: there is neither a module nor parts.
         if not isinstance(name, str) or not name.strip():
             raise InvalidInputError('"remote:" is followed by the name that the server knows the model by.')
-        check_number("timeout", timeout, 0, open_end=True)
-        check_number("max_retries", max_retries, 0, whole=True)
-        check_number("concurrency", concurrency, 1, whole=True)
-        if requests_per_minute is not None:
-            check_number("requests_per_minute", requests_per_minute, 0, open_end=True)
-        if max_image_bytes is not None:
-            check_number("max_image_bytes", max_image_bytes, 1, whole=True)
-        self.name, self.concurrency, self.max_image_bytes = f"remote:{name}", concurrency, max_image_bytes
-        self.options = _checked(
-            {"temperature": temperature, "seed": seed, "detail": detail, "extra_body": dict(extra_body or {})}
+        chosen = RemoteSettings(**settings)
+        self.name, self.concurrency, self.max_image_bytes = (
+            f"remote:{name}",
+            chosen.concurrency,
+            chosen.max_image_bytes,
         )
-        self._endpoint = Endpoint(name, base_url, key_env, timeout, max_retries, requests_per_minute)
+        self.options = chosen.answer_options()
+        self._endpoint = Endpoint(
+            name, chosen.base_url, chosen.key_env, chosen.timeout, chosen.max_retries, chosen.requests_per_minute
+        )
         self._proved, self._wrapped = True, True
         self._lock = threading.RLock()
 
@@ -176,7 +145,7 @@ class RemoteModel(Model):
                 raise unknown_name("option of a remote model's answers", key, ANSWER_OPTIONS)
         if "extra_body" in options:
             options["extra_body"] = dict(options["extra_body"] or {})
-        chosen = _checked({**self.options, **options})
+        chosen = checked_answer_options({**self.options, **options})
         if len(read):
             self._refuse("its attention cannot be read")
         for chat in chats:
@@ -269,6 +238,10 @@ class RemoteModel(Model):
     def prove(self, prompt: VisualPrompt) -> None:
         """Nothing to prove: nothing inside it is ever edited."""
 
+    def is_compiled(self) -> bool:
+        """False: nothing of it runs here."""
+        return False
+
 
 def load_remote(name: str, **options: Any) -> RemoteModel:
     """`load_model("remote:NAME", …)`.
@@ -277,7 +250,7 @@ def load_remote(name: str, **options: Any) -> RemoteModel:
         UnknownNameError: for an option that does not exist.
         InvalidInputError: for a key given as an argument, and as `RemoteModel`.
     """
-    known = [item for item in inspect.signature(RemoteModel).parameters if item != "name"]
+    known = [item.name for item in dataclasses.fields(RemoteSettings)]
     for key in options:
         if key in ("api_key", "key", "token"):
             raise InvalidInputError(
@@ -287,20 +260,6 @@ def load_remote(name: str, **options: Any) -> RemoteModel:
         if key not in known:
             raise unknown_name("option of a remote model", key, known)
     return RemoteModel(name, **options)
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    if options["temperature"] is not None:
-        check_number("temperature", options["temperature"], 0)
-    if options["seed"] is not None and (not isinstance(options["seed"], int) or isinstance(options["seed"], bool)):
-        raise InvalidInputError(f"seed is a whole number or None; got {options['seed']!r}.")
-    if options["detail"] is not None and options["detail"] not in DETAILS:
-        raise InvalidInputError(f"detail is one of {', '.join(DETAILS)}, or None; got {options['detail']!r}.")
-    try:
-        json.dumps(options["extra_body"])
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"extra_body holds what JSON can hold: {error}.") from None
-    return options
 
 
 def _digest(values: Mapping[str, Any]) -> str:

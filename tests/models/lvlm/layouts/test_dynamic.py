@@ -594,7 +594,7 @@ def test_many_rows_are_taken_in_parts(monkeypatch):
     made = vp.Prompter.from_name("falip", strength=3.0, tower="vision", first_block=0).prompt(request, model)[0]
     chats, features = [Chat((made,), QUESTION)], []
     for most in (2**26, 5000):
-        monkeypatch.setattr("visprompt.attention.backends.MOST_LOGITS", most)
+        monkeypatch.setattr("visprompt.attention.edited_rows.MOST_LOGITS", most)
         inputs = prepare(model, chats)
         with model.editing(chats, inputs):
             features.append(decoder_input(model.module, inputs))

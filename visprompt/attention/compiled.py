@@ -1,0 +1,67 @@
+"""Whether compiled code runs between a model and its attention: there, hooks are silently ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from visprompt.errors import UnsupportedError
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """True for a module that `torch.compile` or `module.compile()` has been called on."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def refuse_compiled(name: str) -> UnsupportedError:
+    """Hooks added after compilation are silently ignored by compiled code, so they are refused."""
+    return UnsupportedError(
+        f"{name} is compiled, and this edit reaches its attention through hooks, which compiled code ignores: use it "
+        "without torch.compile, or a transformers model with edits in its blocks, where they work under compilation."
+    )
+
+
+class CompiledCheck:
+    """Tells whether any module between a model and the modules that edits reach is compiled.
+
+    The way from the model to those modules is walked once, and again when the model or a module on the way is another
+    one than before; after that a check reads one attribute of each module on the way. So `torch.compile` is noticed
+    whenever it happens.
+    """
+
+    def __init__(self) -> None:
+        self._root: nn.Module | None = None
+        #: for every module on the way: where its parent keeps it, under which name, and the module
+        self._links: tuple[tuple[dict[str, Any], str, Any], ...] = ()
+        self._compiled = False
+
+    def __call__(self, root: nn.Module, reached: Iterable[nn.Module]) -> bool:
+        """True if code that is compiled runs there.
+
+        Args:
+            root: the model.
+            reached: the modules inside it that edits reach; only looked at when the way is walked.
+        """
+        if root is not self._root or any(children.get(name) is not child for children, name, child in self._links):
+            self._walk(root, reached)
+        return self._compiled or any(child._compiled_call_impl is not None for _, _, child in self._links)
+
+    def _walk(self, root: nn.Module, reached: Iterable[nn.Module]) -> None:
+        parents: dict[int, tuple[nn.Module, str]] = {}
+        for parent in root.modules():
+            for name, child in parent._modules.items():
+                if child is not None:
+                    parents.setdefault(id(child), (parent, name))
+        links: dict[int, tuple[dict[str, Any], str, Any]] = {id(root): ({"": root}, "", root)}
+        for module in reached:
+            while id(module) not in links:
+                # What is no longer part of the model has no parent: it stands for itself.
+                parent, name = parents.get(id(module), (root, ""))
+                children = parent._modules if name else {"": module}
+                links[id(module)] = (children, name, module)
+                module = parent
+        self._links = tuple(links.values())
+        self._compiled = any(hasattr(child, "_orig_mod") for _, _, child in links.values())
+        self._root = root

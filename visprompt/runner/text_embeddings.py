@@ -1,0 +1,46 @@
+"""Text embeddings of a model, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from visprompt.models.base import Model
+
+#: texts per forward
+_AT_ONCE = 256
+
+
+class TextEmbeddings:
+    """Embeds texts, each once while the model's weights stay as they are.
+
+    Args:
+        model: with a text tower.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._found: dict[str, Tensor] = {}
+        self._version: tuple[int, ...] = ()
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """`[t, d]` embeddings, in the order of the texts.
+
+        Raises:
+            UnsupportedError: on a model without a text tower.
+        """
+        parameters = list(self.model.module.parameters())
+        # Tensors made in inference mode cannot change and count no versions.
+        version = tuple(0 if item.is_inference() else item._version for item in parameters)
+        if version != self._version:
+            self._found.clear()
+            self._version = version
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._found]
+        for start in range(0, len(fresh), _AT_ONCE):
+            part = fresh[start : start + _AT_ONCE]
+            self._found.update(zip(part, self.model.embed_text(part), strict=True))
+        return torch.stack([self._found[text] for text in texts])
