@@ -181,13 +181,8 @@ def evaluate(
     if identity is None and model is not None:
         identity = model.describe()
     run = run_hash(task, identity, pointing, data)
-    wanted = _numbered(task, pictures)
-    stamps = {item: stamp for picture in pictures for stamp in [stamp_of(picture)] for item in task.questions(picture)}
-    kept = {
-        row["id"]: row
-        for row in (log.rows(run) if log else [])
-        if row["id"] in wanted and "error" not in row and row.get("file") == stamps[row["id"]]
-    }
+    wanted, stamps = _numbered(task, pictures), _stamps(task, pictures)
+    kept = kept_answers(task, pictures, log, run)
     todo = [picture for picture in pictures if any(item not in kept for item in task.questions(picture))]
     if progress:
         progress(len(pictures) - len(todo))
@@ -217,6 +212,21 @@ def evaluate(
         reused=len(kept),
         run=run,
     )
+
+
+def kept_answers(task: Task, pictures: Sequence[Any], log: RowLog | None, run: str) -> dict[str, Row]:
+    """The answers of a run that need not be asked for again, by item: their images' files have not changed since."""
+    stamps = _stamps(task, pictures)
+    rows = log.rows(run) if log else []
+    return {
+        row["id"]: row
+        for row in rows
+        if row["id"] in stamps and "error" not in row and row.get("file") == stamps[row["id"]]
+    }
+
+
+def _stamps(task: Task, pictures: Sequence[Any]) -> dict[str, list[Any] | None]:
+    return {item: stamp for picture in pictures for stamp in [stamp_of(picture)] for item in task.questions(picture)}
 
 
 def _numbered(task: Task, pictures: Sequence[Any]) -> dict[str, int]:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from visprompt.bench.kind import RunContext
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
-from visprompt.tasks import Outcome, Pointing, Task, Vqa
+from visprompt.tasks import Pointing, Task, Vqa
 from visprompt.tasks.base import Row
 from visprompt.tasks.condition import CONTROLS, Pictured, Pointer, RunnerFactory
 
@@ -69,7 +70,7 @@ class Exhibits:
         key: str,
         task: Task,
         pictures: Sequence[Any],
-        answers: Sequence[tuple[Pointing, Outcome]],
+        answered: Sequence[tuple[Pointing, Sequence[Row]]],
         count: int,
         make_runner: RunnerFactory,
     ) -> None:
@@ -82,12 +83,12 @@ class Exhibits:
             key: the task's key.
             task: the task.
             pictures: the data.
-            answers: what was pointed with, and what came out.
+            answered: how the region was pointed out, and the answers.
             count: right ones, and as many wrong ones.
             make_runner: makes the runner that renders what the model got.
         """
         shown = self.cards.setdefault((name, key), {})
-        for pointing, outcome in answers:
+        for pointing, answers in answered:
             # Of questions there is one card a kind for every row: controls would double the page.
             if pointing.strategy == "random" or not count or (isinstance(task, Vqa) and pointing.region in CONTROLS):
                 continue
@@ -95,10 +96,10 @@ class Exhibits:
                 if isinstance(task, Vqa):
                     from visprompt.bench.accuracy.examples_vqa import question_cards
 
-                    shown[pointing.label] = question_cards(task, model, pictures, pointing, outcome, make_runner)
+                    shown[pointing.label] = question_cards(task, model, pictures, pointing, answers, make_runner)
                 else:
                     shown[pointing.label] = _cards(
-                        task, Pointer(model, pointing, make_runner), pictures, outcome, count
+                        task, Pointer(model, pointing, make_runner), pictures, answers, count
                     )
             except VispromptError as error:
                 self.notes.append(f"No examples of {pointing.label} on {name}, {key}: {error}")
@@ -133,6 +134,27 @@ class Exhibits:
             self.notes.append(f"No attention maps of {name}: {error}")
 
 
+def illustrate(context: RunContext, spec: Any) -> None:
+    """Adds one model's examples: answers to every task, and attention on the first."""
+    from visprompt.bench.accuracy.summary import answers
+    from visprompt.bench.accuracy.unit import load, opened
+
+    suite, found = context.suite, opened(context, spec)
+    model, exhibits = context.model(spec), context.examples
+    asked = [(unit.what, row) for unit, row in context.results_of("rows") if unit.what.name == found.name]
+    for task in suite.tasks:
+        own = [(ask.pointing, answers(context, row)) for ask, row in asked if ask.task == task.key]
+        own = [(pointing, items) for pointing, items in own if items]
+        if not own:
+            continue
+        context.progress.starts(f"{found.name} · {task.key} · images for the report")
+        images = load(context, task.data).pictures[: context.settings.limit]
+        how = context.make_runner
+        exhibits.add_answers(model, found.name, task.key, task.task, images, own, suite.examples, how)
+        if found.name not in exhibits.attention and task is suite.tasks[0]:
+            exhibits.add_attention(model, found.name, task.task, images, [pointing for pointing, _ in own], how)
+
+
 def data_uri(picture: Image.Image | bytes) -> str:
     """A picture inside a page: PNG for figures and small pictures, JPEG for photographs."""
     if isinstance(picture, bytes):
@@ -143,10 +165,12 @@ def data_uri(picture: Image.Image | bytes) -> str:
     return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _cards(task: Task, pointer: Pointer, pictures: Sequence[Pictured], outcome: Outcome, count: int) -> list[Card]:
+def _cards(
+    task: Task, pointer: Pointer, pictures: Sequence[Pictured], answers: Sequence[Row], count: int
+) -> list[Card]:
     items = {item: picture for picture in pictures for item in task.questions(picture)}
-    right = [row for row in outcome.rows if row["correct"] and row["pred"] is not None][:count]
-    wrong = [row for row in outcome.rows if not row["correct"] and row["pred"] is not None][:count]
+    right = [row for row in answers if row["correct"] and row["pred"] is not None][:count]
+    wrong = [row for row in answers if not row["correct"] and row["pred"] is not None][:count]
     return [_card(pointer, items[row["id"]], row) for row in right + wrong]
 
 
