@@ -10,7 +10,7 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.bench.accuracy.run import run_suite
-from visprompt.bench.accuracy.spec import Suite, load_suite, parse_suite
+from visprompt.bench.suite import Suite, load_suite, parse_suite
 from visprompt.data.referring.keypoints import PointedPicture
 from visprompt.data.scenes import world as scenes
 from visprompt.data.scenes.points import scene_points
@@ -144,13 +144,13 @@ def test_a_wrong_place_is_a_wrong_answer() -> None:
 
 
 def test_among_the_names_of_the_picture() -> None:
-    found = run(Keypoints(among="picture"), Pointing("circle", region="random"))
+    found = run(Keypoints(among="image"), Pointing("circle", region="random"))
     every = {picture.id: set(picture.choices) for picture in PICTURES}
     assert all(row["answer"] in every[row["image"]] for row in found.rows)
     expected = np.mean([1 / len(every[row["image"]]) for row in found.rows])
     assert found.chance == pytest.approx(expected)
     assert found.chance > 0.1
-    assert run(Keypoints(among="picture"), Pointing("circle")).accuracy == 1.0
+    assert run(Keypoints(among="image"), Pointing("circle")).accuracy == 1.0
 
 
 def test_subtracting_the_plain_picture() -> None:
@@ -174,8 +174,16 @@ def test_labels_by_default_and_unknown_ones() -> None:
         Keypoints(labels=("red star",)).prepare(PICTURES)
     with pytest.raises(InvalidInputError, match="has none: the data sources scenes-points and cub"):
         Keypoints().prepare(scene_pictures(2))
-    with pytest.raises(UnknownNameError, match="did you mean 'picture'"):
-        Keypoints(among="pictures")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="did you mean 'image'"):
+        Keypoints(among="images")  # type: ignore[arg-type]
+
+
+def test_the_name_that_among_had_in_0_4_0_is_read_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="among='image'"):
+        old = Keypoints(among="picture")  # type: ignore[arg-type]
+    assert old == Keypoints(among="image")
+    # what answers are found again by
+    assert old.settings()["among"] == "picture"
 
 
 def test_the_other_way_round() -> None:

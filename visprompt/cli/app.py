@@ -119,7 +119,7 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _suites() -> list[dict[str, Any]]:
-    from visprompt.bench.accuracy.spec import list_suites, load_suite
+    from visprompt.bench.suite import list_suites, load_suite
 
     found = [load_suite(name) for name in list_suites()]
     return [{"name": one.name, "title": one.title, "tasks": [task.key for task in one.tasks]} for one in found]

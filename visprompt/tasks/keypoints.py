@@ -7,6 +7,7 @@ text scores highest is the answer (Rezaei et al., https://arxiv.org/abs/2406.033
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -18,7 +19,7 @@ from visprompt.tasks.base import Row
 from visprompt.tasks.condition import Pointing, Scores
 from visprompt.tasks.naming import Naming, named_row
 
-Among = Literal["all", "picture"]
+Among = Literal["all", "image"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Keypoints(Naming):
         labels: the names to choose from; by default all that occur in the data.
         subtract: "unprompted" subtracts the score of the plain picture, as in `Naming`.
         weight: how much of it.
-        among: "all": the answer is one of the labels; "picture": one of those that occur in the picture, so that what
-            is asked is only which of them is at the point.
+        among: "all": the answer is one of the labels; "image": one of those that occur in the image, so that what is
+            asked is only which of them is at the point. ("picture", its old name, is read until the next release.)
 
     Raises:
         InvalidInputError: for a template without `{}`, for data without points, or names that are no labels.
@@ -47,8 +48,15 @@ class Keypoints(Naming):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if str(self.among) == "picture":
+            warnings.warn("among='picture' is called among='image' now.", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "among", "image")
         if self.among not in get_args(Among):
             raise unknown_name("among", self.among, get_args(Among))
+
+    def settings(self) -> dict[str, Any]:
+        # Answers are found again by this, also those of 0.4.0: it keeps the name of that release.
+        return {**super().settings(), "among": "picture" if self.among == "image" else self.among}
 
     def prepare(self, pictures: Sequence[Any]) -> Keypoints:
         other = next((picture for picture in pictures if not isinstance(picture, PointedPicture)), None)

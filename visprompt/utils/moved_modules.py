@@ -127,7 +127,7 @@ MOVED = {
     "report_tuning": "bench.tuning.report",
     "saving": "persistence.prompt_files",
     "statistics": "utils.statistics",
-    "suites": "bench.accuracy.spec",
+    "suites": "bench.suite",
     "suites_checks": "bench.schema",
     "suites_gain": "bench.gain.spec",
     "suites_tuning": "bench.tuning.spec",

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from visprompt.bench.accuracy.run import run_suite
-from visprompt.bench.accuracy.spec import parse_suite
+from visprompt.bench.suite import parse_suite
 
 
 class FakeModel:

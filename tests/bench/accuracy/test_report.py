@@ -15,7 +15,7 @@ from PIL import Image
 from visprompt.bench.accuracy.examples import Card, Exhibits, data_uri
 from visprompt.bench.accuracy.report import html, markdown, matching_figures, protocol, summary, terminal, write_report
 from visprompt.bench.accuracy.run import BenchResult
-from visprompt.bench.accuracy.spec import parse_suite
+from visprompt.bench.suite import parse_suite
 from visprompt.errors import UnsupportedError
 from visprompt.plots import base as plots
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from visprompt.bench.accuracy.run import Listener, run_suite
-from visprompt.bench.accuracy.spec import parse_suite
+from visprompt.bench.suite import parse_suite
 from visprompt.bench.workers import automatic_jobs, cores
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.utils.jsonl import read_jsonl

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from visprompt.bench.accuracy.spec import parse_suite
+from visprompt.bench.suite import parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 SCENES = {"source": "scenes", "kind": "hard", "split": "test", "n": 12}

@@ -12,8 +12,8 @@ import pytest
 from visprompt.bench.accuracy.report import terminal, write_report
 from visprompt.bench.accuracy.report_kinds import kind_tables, map_tables
 from visprompt.bench.accuracy.run import run_suite
-from visprompt.bench.accuracy.spec import parse_suite
 from visprompt.bench.accuracy.summary import add_comparisons, kinds_of
+from visprompt.bench.suite import parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 from visprompt.models import load_model
 from visprompt.tasks import Pointing

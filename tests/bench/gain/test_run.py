@@ -15,11 +15,11 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.bench.accuracy.run import Listener
-from visprompt.bench.accuracy.spec import parse_suite
 from visprompt.bench.gain.report import HELD_OUT, interval_text, markdown, table, terminal, write_report
 from visprompt.bench.gain.run import run_gain
 from visprompt.bench.gain.spec import GainSuite
 from visprompt.bench.gain.summary import stale
+from visprompt.bench.suite import parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.plots import gain as plots_gain
 from visprompt.tasks.gain import attention_gain, random_patch
@@ -36,7 +36,7 @@ def content(patch: Path | str = "patch", **change: Any) -> dict[str, Any]:
         "kind": "gain",
         "title": "Gain",
         "models": ["bundled:scenes-clip"],
-        "pictures": {"source": "scenes", "n": N, "seed": 3},
+        "images": {"source": "scenes", "n": N, "seed": 3},
         "seed": 5,
         "markers": [
             {"label": "own", "strategy": "patch", "learn": {"max_steps": 1}},
@@ -256,7 +256,7 @@ class TestRunning:
         before = len(read_jsonl(file))
         changes: list[dict[str, Any]] = [
             {"seed": 6},
-            {"pictures": {"source": "scenes", "n": N, "seed": 4}},
+            {"images": {"source": "scenes", "n": N, "seed": 4}},
             {"size_tokens": 2.0},
             {"blocks": [0]},
             {"fit": "pad"},
@@ -334,11 +334,11 @@ class TestRunning:
         change: dict[str, Any] = {"markers": learn, "controls": [], "compare_with": None, "transfer": {}}
         for folder in ("photos", "photos/more"):
             with pytest.raises(InvalidInputError, match="of their own to measure on"):
-                parsed(**change, pictures={"source": "folder", "folder": str(tmp_path / folder)})
+                parsed(**change, images={"source": "folder", "folder": str(tmp_path / folder)})
         with pytest.raises(InvalidInputError, match="of their own to measure on"):
             run_gain(parsed(**change), models=[model], images=tmp_path / "photos", out=tmp_path / "out")
         (tmp_path / "photos" / "test").mkdir()
-        parsed(**change, pictures={"source": "folder", "folder": str(tmp_path / "photos")})
+        parsed(**change, images={"source": "folder", "folder": str(tmp_path / "photos")})
 
     def test_a_model_that_reads_through_a_probe_is_looked_at_in_every_block(self, tmp_path: Path) -> None:
         siglip = wrapped("open-clip-siglip", "siglip")
@@ -440,7 +440,7 @@ def test_processes_give_what_one_gives(tmp_path: Path) -> None:
     markers = [{"label": "patch", "strategy": "patch", "learn": {"max_steps": 1}}, "circle"]
     made = content(
         models=["bundled:scenes-clip", "bundled:scenes-mae"], markers=markers, controls=[], transfer={},
-        pictures={"source": "scenes", "n": 4, "seed": 1},
+        images={"source": "scenes", "n": 4, "seed": 1},
     )  # fmt: skip
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(made), encoding="utf-8")

@@ -9,9 +9,9 @@ import pytest
 
 from tests.bench.gain.test_run import content, small
 from visprompt.bench.accuracy.run import run_suite
-from visprompt.bench.accuracy.spec import list_suites, load_suite, parse_suite
 from visprompt.bench.gain.run import run_gain
 from visprompt.bench.gain.spec import GainSuite
+from visprompt.bench.suite import list_suites, load_suite, parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 
@@ -66,10 +66,10 @@ class TestSuiteFiles:
             ({"markers": [{"strategy": "patch", "learn": {"data": 3}}]}, "folder of pictures"),
             ({"markers": ["circle"], "controls": [{"random": "patsh"}]}, "marker in random"),
             ({"compare_with": "cirle"}, "did you mean 'circle'"),
-            ({"pictures": {"source": "scene"}}, "did you mean 'scenes'"),
-            ({"pictures": {"source": "scenes", "folder": "x"}}, "folder"),
-            ({"pictures": {"source": "folder"}}, "need folder"),
-            ({"pictures": {"source": "scenes", "n": 0}}, "at least 1"),
+            ({"images": {"source": "scene"}}, "did you mean 'scenes'"),
+            ({"images": {"source": "scenes", "folder": "x"}}, "folder"),
+            ({"images": {"source": "folder"}}, "need folder"),
+            ({"images": {"source": "scenes", "n": 0}}, "at least 1"),
             ({"size_tokens": 0}, "size_tokens"),
             ({"blocks": [0.5]}, "blocks"),
             ({"fit": "stretch"}, "fit"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.bench.accuracy.run import run_suite
-from visprompt.bench.accuracy.spec import Suite, list_suites, load_suite, parse_suite
+from visprompt.bench.suite import Suite, list_suites, load_suite, parse_suite
 from visprompt.bench.tuning.report import markdown, table, terminal, write_report
 from visprompt.bench.tuning.run import RUNS, TuningListener, run_tuning
 from visprompt.bench.tuning.spec import TuningSuite, merged

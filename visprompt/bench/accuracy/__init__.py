@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from visprompt.bench.accuracy.spec import Suite, parse_suite
+from visprompt.bench.accuracy.spec import Suite, parse_accuracy
 from visprompt.bench.kind import RunContext, Unit
 from visprompt.bench.rows import Row
 from visprompt.errors import InvalidInputError, unknown_name
@@ -26,9 +26,7 @@ class AccuracyKind:
     made_with = ("suite_hash", "limit")
 
     def parse(self, content: Mapping[str, Any], name: str) -> Suite:
-        parsed = parse_suite(content, name)
-        assert isinstance(parsed, Suite)
-        return parsed
+        return parse_accuracy(content, name)
 
     def with_images(self, suite: Suite, images: Any) -> Suite:
         return suite

@@ -17,7 +17,7 @@ from visprompt.bench.accuracy.report_kinds import (
     markdown_maps,
     terminal_kinds,
 )
-from visprompt.bench.accuracy.spec import load_published
+from visprompt.bench.suite import load_published
 from visprompt.plots import base as plots
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Suites: which models, tasks, data and ways of pointing belong into one table, as a YAML file says it.
+"""Accuracy suites: which models, tasks, data and ways of pointing belong into one table, as a YAML file says it.
 
 Reading and checking only; nothing here loads a model, and a misspelt key is an error before anything is computed.
 """
@@ -7,29 +7,46 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import BeforeValidator
 
-from visprompt.bench.gain.spec import KIND as GAIN
-from visprompt.bench.gain.spec import GainSuite, parse_gain
-from visprompt.bench.schema import check_text, check_types, listed, mapping, require_other_data, texts, whole
-from visprompt.bench.tuning.spec import KIND as TUNING
-from visprompt.bench.tuning.spec import TuningSuite, parse_tuning
-from visprompt.errors import InvalidInputError, UnknownNameError, VispromptError, unknown_name
+from visprompt.bench import schema
+from visprompt.bench.schema import Count, Keys, Says, Text, Texts, all_of, checked, mapping, types_of, valid, within
+from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks import TASKS, Pointing, Task
-from visprompt.tasks.data_sources import SOURCE_KEYS
-from visprompt.utils.hashing import digest
+from visprompt.tasks.data_sources import SOURCE_DEFAULTS, SOURCE_KEYS
+from visprompt.visual_prompt import Fit
 
-_PACKAGE = "visprompt.benchmarks"
-_NOT_SUITES = ("published",)
+KIND = "accuracy"
 #: task keys become parts of file names
 _TASK_KEY = re.compile(r"[A-Za-z0-9_.+-]+")
+
+
+def _label_names(value: Any) -> Any:
+    from visprompt.data.scenes.world import all_names
+
+    return all_names() if value == "scenes" else value
+
+
+_PIXELS = Annotated[tuple[Count, Count], Says("{at}{key} is [width, height] in pixels")]
+_LABELS = Annotated[Texts, BeforeValidator(_label_names), Says("{key}{of}: {key} is a list of names, or scenes")]
+_NAME = Annotated[Text, Says("a row needs strategy: its name", "its name")]
+_OneOrMore = Annotated[Texts, BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+#: the types of what a data section may say; which keys a source has, `SOURCE_KEYS` tells
+_DATA: dict[str, Any] = {
+    **dict.fromkeys(("source", "kind", "split", "file", "folder", "detections"), Text | None),
+    **dict.fromkeys(("images", "refs", "instances", "difficulty"), Text | None),
+    **{"n": Count, "points": Count, "seed": schema.Whole, "merge_sides": schema.Flag, "size_wh": _PIXELS},
+    "kinds": Annotated[Texts, Says("{key}{inside}: expected a list of texts")] | None,
+}
+#: settings of tasks that need more than their dataclass says
+_TASK: dict[str, Any] = {"num_negatives": Count, "max_new_tokens": Count, "seed": schema.Whole, "labels": _LABELS}
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,11 @@ class RowSpec:
     tasks: tuple[str, ...] = ()
     tuned_as: str | None = None
 
+    @property
+    def label(self) -> str:
+        """Its name in the table."""
+        return self.pointing.label
+
 
 @dataclass(frozen=True)
 class TuneSpec:
@@ -61,10 +83,10 @@ class TuneSpec:
     """
 
     pointing: Pointing
-    grid: dict[str, list[Any]]
+    grid: schema.Grid
     tasks: tuple[str, ...]
     data: dict[str, Any]
-    metric: str = "accuracy"
+    metric: Literal["accuracy"] = "accuracy"
 
     @property
     def strategy(self) -> str:
@@ -81,8 +103,8 @@ class TuneSpec:
 class MapSpec:
     """Maps that are held against the box that a question is about, on the first `n` questions of the tasks named."""
 
-    tasks: tuple[str, ...]
-    n: int = 400
+    tasks: tuple[str, ...] = ()
+    n: Annotated[Count, Says("{key}{of} is a whole number, at least 1")] = 400
     auxiliaries: tuple[str, ...] = ()
 
 
@@ -105,8 +127,8 @@ class Suite:
     tasks: tuple[TaskSpec, ...]
     rows: tuple[RowSpec, ...]
     tune: tuple[TuneSpec, ...] = ()
-    compare_with: tuple[str, ...] = ("none", "falip")
-    examples: int = 2
+    compare_with: _OneOrMore = ("none", "falip")
+    examples: schema.Whole = 2
     maps: MapSpec | None = None
     hash: str = field(default="", compare=False)
 
@@ -118,248 +140,145 @@ class Suite:
         raise unknown_name("task", key, [one.key for one in self.tasks])
 
 
-def list_suites() -> list[str]:
-    """Names of the suites that ship with the package."""
-    names = (Path(item.name) for item in resources.files(_PACKAGE).iterdir())
-    return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem not in _NOT_SUITES)
+def parse_accuracy(content: Mapping[str, Any], name: str) -> Suite:
+    """Checks what a YAML file holds.
 
-
-def load_suite(name: str | Path) -> Suite | TuningSuite | GainSuite:
-    """Reads a suite by path, or by the name of one that ships with the package.
+    Args:
+        content: what the file says.
+        name: of the suite.
 
     Raises:
-        UnknownNameError: if there is no such suite, or it has a key, task or source that does not exist.
-        InvalidInputError: if the file is not a suite.
+        UnknownNameError: for a key, task, data source, strategy or option that does not exist.
+        InvalidInputError: for values that cannot be used.
     """
-    path = Path(name)
-    if path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(f"{name} is not a suite: it is not UTF-8 text ({error.reason}).") from None
-        except OSError as error:
-            raise InvalidInputError(f"cannot read {name}: {error.strerror or error}.") from error
-    else:
-        # `benchmarks/scenes.yaml` is how the documentation names it; outside of a checkout the packaged one is meant.
-        bare = path.stem if str(path.parent) in (".", "benchmarks") else None
-        if bare not in list_suites():
-            raise unknown_name("suite", str(name), list_suites(), "Or give the path of a YAML file.")
-        text = resources.files(_PACKAGE).joinpath(f"{bare}.yaml").read_text(encoding="utf-8")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"{name} is not readable YAML: {error}") from error
-    return parse_suite(content, path.stem)
-
-
-def load_published() -> list[dict[str, Any]]:
-    """The papers' figures (`benchmarks/published.yaml`), each with its source and how sure it is."""
-    content = yaml.safe_load(resources.files(_PACKAGE).joinpath("published.yaml").read_text(encoding="utf-8"))
-    return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]
-
-
-def parse_suite(content: Any, name: str) -> Suite | TuningSuite | GainSuite:
-    """Checks what a YAML file holds; `load_suite` says what is raised."""
-    if isinstance(content, Mapping) and "kind" in content:
-        kinds: dict[str, Any] = {TUNING: parse_tuning, GAIN: parse_gain}
-        if content["kind"] not in kinds:
-            raise unknown_name(f"kind of suite {name}", str(content["kind"]), kinds)
-        parsed: TuningSuite | GainSuite = kinds[content["kind"]](content, name)
-        return parsed
-    known = (
-        "title",
-        "description",
-        "models",
-        "tasks",
-        "strategies",
-        "controls",
-        "tune",
-        "compare_with",
-        "examples",
-        "fit",
-        "maps",
-    )
-    top = mapping(content, f"suite {name}", known)
-    for key in ("title", "description"):
-        check_text(top, key, f"suite {name}")
-    tasks = tuple(_task(key, value) for key, value in mapping(top.get("tasks"), "tasks").items())
+    top = schema.opened(content, KIND, name, _TOP)
+    tasks = tuple(_task(key, value) for key, value in top.pop("tasks", {}).items())
     if not tasks:
-        raise InvalidInputError(f"suite {name} has no tasks.")
-    keys = [one.key for one in tasks]
-    fit = str(top.get("fit", "model"))
-    rows = [
-        _row(value, keys, fit, control=part == "controls")
-        for part in ("strategies", "controls")
-        for value in listed(top.get(part), part)
-    ]
-    if not rows:
-        raise InvalidInputError(f"suite {name} has no strategies.")
-    labels = [row.pointing.label for row in rows]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise InvalidInputError(f"suite {name} has two rows called {', '.join(twice)}: give them a label of their own.")
-    tune = tuple(_tune(value, tasks, [row.pointing for row in rows]) for value in listed(top.get("tune"), "tune"))
+        raise InvalidInputError("there are no tasks.")
+    keys, fit = [one.key for one in tasks], top.pop("fit", "model")
+    rows = schema.rows_of(top, "strategies", lambda value, control: _row(value, keys, fit, control))
+    labels = [row.label for row in rows]
+    tune = tuple(_tune(value, tasks, [row.pointing for row in rows]) for value in top.pop("tune", ()))
     for row in rows:
-        _runnable(row.pointing, f"row {row.pointing.label!r}")
+        _runnable(row.pointing, f"row {row.label!r}")
     for one in tune:
         for options in one.points():
             shown = ", ".join(f"{key} {value}" for key, value in options.items())
-            where = f"tune of {one.strategy!r}, {shown}"
-            _runnable(dataclasses.replace(one.pointing, options={**one.pointing.options, **options}), where)
-        for key in one.tasks:
-            data = next(task.data for task in tasks if task.key == key)
-            _data({**data, **one.data}, f"data of tune of {one.strategy!r}")
-    for row in rows:
-        if row.tuned_as is not None and row.tuned_as not in [one.strategy for one in tune]:
-            raise unknown_name("tuned row", row.tuned_as, [one.strategy for one in tune])
-    return Suite(
-        name=name,
-        title=str(top.get("title", name)),
-        description=str(top.get("description", "")).strip(),
-        models=tuple(texts(top.get("models"), "models")),
-        tasks=tasks,
-        rows=tuple(rows),
-        tune=tune,
-        compare_with=_compare_with(top, labels),
-        examples=whole(top.get("examples", 2), "examples", least=0),
-        maps=_maps(top.get("maps"), tasks),
-        hash=digest(content),
-    )
+            tried = dataclasses.replace(one.pointing, options={**one.pointing.options, **options})
+            _runnable(tried, f"tune of {one.strategy!r}, {shown}")
+    all_of([row.tuned_as for row in rows if row.tuned_as is not None], [one.strategy for one in tune], "tuned row")
+    all_of(top.get("compare_with", ()), labels, "row in compare_with")
+    maps = _maps(top.pop("maps"), tasks) if "maps" in top else None
+    return Suite(**{"models": (), **top}, tasks=tasks, rows=rows, tune=tune, maps=maps)
 
 
 def _task(key: str, content: Any) -> TaskSpec:
     where = f"task {key}"
     if not _TASK_KEY.fullmatch(key):
-        raise InvalidInputError(
-            f"task {key!r}: a task's key goes into file names; use letters, digits and _ . + - only."
-        )
-    if not isinstance(content, Mapping):
-        raise InvalidInputError(f"{where}: expected keys with values, got {content!r:.60}.")
-    name = content.get("task")
+        raise InvalidInputError(f"task {key!r}: its key goes into file names; use letters, digits and _ . + - only.")
+    name = mapping(content, where).get("task")
     if not isinstance(name, str) or name not in TASKS:
         raise unknown_name(f"task of {where!r}", name, TASKS)
-    kind = TASKS[name]
-    settings = [item.name for item in dataclasses.fields(kind) if item.name not in ("negatives", "boxes")]
-    values = mapping(content, where, ["task", "title", "data", "note", "published", *settings])
-    check_types(values, where)
-    data = _data(mapping(values.get("data"), f"data of {where}"), f"data of {where}")
-    chosen = {name: values[name] for name in settings if name in values}
-    if chosen.get("labels") == "scenes":
-        from visprompt.data.scenes.world import all_names
-
-        chosen["labels"] = tuple(all_names())
-    elif "labels" in chosen:
-        if isinstance(chosen["labels"], str):
-            raise InvalidInputError(f"{where}: labels is a list of names, or scenes; got {chosen['labels']!r}.")
-        chosen["labels"] = tuple(texts(chosen["labels"], f"labels of {where}"))
-    published = values.get("published")
-    try:
-        task = kind(**chosen)
-    except (UnknownNameError, InvalidInputError) as error:
-        raise type(error)(f"{where}: {error}") from error
-    return TaskSpec(
-        key=key,
-        title=str(values.get("title", key)),
-        task=task,
-        data=data,
-        note=str(values.get("note", "")).strip(),
-        published=published,
-    )
+    fields = types_of(TASKS[name], "negatives", "boxes")
+    fields |= {key: kind for key, kind in _TASK.items() if key in fields}
+    values = checked(content, {**types_of(TaskSpec, "key"), "task": Text, **fields}, where)
+    with within(where):
+        task = TASKS[name](**{key: values.pop(key) for key in fields if key in values})
+    data = _data(values.pop("data", {}), f"data of {where}")
+    about = {"title": key, **values, "note": values.get("note", "").strip(), "task": task, "data": data}
+    return TaskSpec(key, **about)
 
 
 def _data(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The data section as it is given: which of its keys are there goes into the identity of result rows."""
     source = values.get("source")
     if not isinstance(source, str) or source not in SOURCE_KEYS:
         raise unknown_name(f"source in {where}", source, SOURCE_KEYS)
-    mapping(values, where, ("source", *SOURCE_KEYS[source]))
-    check_types(values, where)
-    for key in ("kind", "split", "file", "folder", "detections", "images", "refs", "instances"):
-        check_text(values, key, where)
-    if not isinstance(values.get("merge_sides", False), bool):
-        raise InvalidInputError(f"{where}: merge_sides is true or false; got {values['merge_sides']!r}.")
-    if "kinds" in values:
-        texts(values["kinds"], f"kinds in {where}")
-    size = values.get("size_wh", (64, 64))
-    if not isinstance(size, list | tuple) or len(size) != 2:
-        raise InvalidInputError(f"{where}: size_wh is [width, height] in pixels; got {size!r}.")
-    for side in size:
-        whole(side, f"size_wh in {where}", least=1)
+    for key, value in mapping(values, where, ("source", *SOURCE_KEYS[source])).items():
+        valid(value, _DATA[key], key, where)
     return values
 
 
-def _maps(content: Any, tasks: Sequence[TaskSpec]) -> MapSpec | None:
-    if content is None:
-        return None
-    values = mapping(content, "maps", ("tasks", "n", "auxiliaries"))
+def _maps(content: Any, tasks: Sequence[TaskSpec]) -> MapSpec:
     asking = [task.key for task in tasks if task.task.writes]
-    chosen = tuple(texts(values.get("tasks"), "tasks of maps")) or tuple(asking)
-    for key in chosen:
-        if key not in asking:
-            raise unknown_name("task of maps (one that asks in words)", key, asking)
-    n = whole(values.get("n", MapSpec.n), "n of maps", least=1)
-    return MapSpec(chosen, n, tuple(texts(values.get("auxiliaries"), "auxiliaries of maps")))
+    found = MapSpec(**checked(content, types_of(MapSpec), "maps"))
+    all_of(found.tasks, asking, "task of maps (one that asks in words)")
+    return dataclasses.replace(found, tasks=found.tasks or tuple(asking))
 
 
 def _runnable(pointing: Pointing, where: str) -> None:
     """Makes the strategies once, so that a wrong name or option is said now and not after the rows before it."""
-    try:
+    with within(f"{where}, options {pointing.options}" if pointing.options else where, TypeError, ValueError):
         pointing.members()
-    except VispromptError as error:
-        raise type(error)(f"{where}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{where}: the options {pointing.options} cannot be used: {error}.") from error
 
 
-def _compare_with(top: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, ...]:
-    given = top.get("compare_with")
-    if given is None:
-        return Suite.compare_with
-    chosen = [given] if isinstance(given, str) else texts(given, "compare_with")
-    for one in chosen:
-        if one not in labels:
-            raise unknown_name("row in compare_with", one, labels)
-    return tuple(chosen)
-
-
-def _row(content: Any, tasks: Sequence[str], fit: str, control: bool) -> RowSpec:
-    if isinstance(content, str):
-        return RowSpec(Pointing(content, fit=cast(Any, fit), control=control))
-    known = ("strategy", "options", "preset", "label", "aggregate", "region", "seed", "fit", "tasks", "tuned_as")
-    values = mapping(content, "a strategy", known)
-    if not isinstance(values.get("strategy"), str):
-        raise InvalidInputError(f"a row needs strategy: its name; got {values}.")
-    where = f"row of {values['strategy']!r}"
-    only = tuple(texts(values.get("tasks"), f"tasks of {where}"))
-    for one in only:
-        if one not in tasks:
-            raise unknown_name("task", one, tasks)
-    for key in ("preset", "label", "aggregate", "region", "fit", "tuned_as"):
-        check_text(values, key, where)
-    check_types(values, where)
-    optional = ("preset", "label", "aggregate", "region", "seed", "fit")
-    given = {"fit": fit, "control": control, **{key: values[key] for key in optional if key in values}}
-    pointing = Pointing(values["strategy"], mapping(values.get("options"), f"options of {where}"), **given)
-    return RowSpec(pointing, only, values.get("tuned_as"))
+def _row(content: Any, tasks: Sequence[str], fit: Fit, control: bool) -> RowSpec:
+    content = mapping({"strategy": content} if isinstance(content, str) else content, "a row")
+    where = f"row of {content.get('strategy')!r}"
+    fields = {**types_of(Pointing, "control"), **types_of(RowSpec, "pointing"), "strategy": _NAME, "seed": schema.Whole}
+    values = {"tasks": (), "tuned_as": None, "fit": fit, "control": control, **checked(content, fields, where)}
+    of_row = {key: values.pop(key) for key in ("tasks", "tuned_as")}
+    all_of(of_row["tasks"], tasks, "task")
+    with within(where):
+        return RowSpec(Pointing(**values), **of_row)
 
 
 def _tune(content: Any, tasks: Sequence[TaskSpec], pointings: Sequence[Pointing]) -> TuneSpec:
-    values = mapping(content, "tune", ("strategy", "grid", "tasks", "data", "metric"))
-    label = str(values.get("strategy"))
+    fields = {"strategy": Text, "data": Keys, **types_of(TuneSpec, "pointing", "data")}
+    values = checked(content, fields, "tune")
+    label = values.pop("strategy", None)
     pointing = next((one for one in pointings if one.label == label), None)
     if pointing is None:
         raise unknown_name("row to tune", label, [one.label for one in pointings])
     by_key = {task.key: task for task in tasks}
-    only = tuple(str(one) for one in listed(values.get("tasks"), "tasks of tune")) or tuple(by_key)
-    for one in only:
-        if one not in by_key:
-            raise unknown_name("task", one, by_key)
-    grid = {key: listed(value, f"grid of {key}") for key, value in mapping(values.get("grid"), "grid").items()}
-    if not grid or not all(grid.values()):
+    only = values.pop("tasks", ()) or tuple(by_key)
+    all_of(only, by_key, "task")
+    if not values.get("grid"):
         raise InvalidInputError(f"tune of {label} needs a grid: every option with a list of values.")
-    metric = str(values.get("metric", "accuracy"))
-    if metric != "accuracy":
-        raise unknown_name("metric", metric, ["accuracy"])
-    data = dict(mapping(values.get("data"), "data of tune"))
+    data = values.pop("data", {})
     for key in only:
-        require_other_data(label, by_key[key], data, tasks)
-    return TuneSpec(pointing, grid, only, data, metric)
+        _require_other_data(label, by_key[key], data, tasks)
+    return TuneSpec(pointing, tasks=only, data=data, **values)
+
+
+def _require_other_data(label: str, task: TaskSpec, data: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> None:
+    """Refuses to tune on what a figure of the table is measured on, with whatever seed or number of images."""
+    tuned = _images_of(_data({**task.data, **data}, f"data of tune of {label!r} for task {task.key}"))
+    advice = "e.g. split: validation, or for ReCLIP's files another file"
+    if str(tuned.get("split", "")).lower().startswith("test"):
+        raise InvalidInputError(
+            f"tune of {label} needs data with a split of its own, {advice}; for task {task.key} it would choose "
+            f"options on split {tuned['split']}."
+        )
+    own = _images_of(task.data)
+    if all(tuned.get(key) == own.get(key) for key in ("source", "split", "file")):
+        raise InvalidInputError(
+            f"tune of {label} needs data with a split of its own, {advice}; for task {task.key} neither differs from "
+            "what is evaluated."
+        )
+    for other in tasks:
+        if _images_of(other.data) == tuned:
+            raise InvalidInputError(
+                f"tune of {label} for task {task.key} would choose options on the data that task {other.key} is "
+                f"evaluated on ({', '.join(f'{key}: {value}' for key, value in tuned.items())}); "
+                f"give it a split of its own, {advice}."
+            )
+
+
+def _images_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """What decides which images are asked about: not how many, in which draw, or with which candidate boxes."""
+    filled: dict[str, Any] = {**SOURCE_DEFAULTS.get(data["source"], {}), **data}
+    left_out = ("n", "seed", "detections", "images")
+    files = ("file", "refs", "instances")
+    # The same file under another spelling is the same file.
+    return {
+        key: str(Path(os.path.normpath(str(value)))) if key in files else str(value)
+        for key, value in sorted(filled.items())
+        if key not in left_out
+    }
+
+
+_TOP: dict[str, Any] = {
+    **dict.fromkeys(("strategies", "controls", "tune"), schema.Listed),
+    **{"models": Texts, "examples": schema.Whole, "tasks": Keys, "maps": Keys, "fit": Fit, "compare_with": _OneOrMore},
+}

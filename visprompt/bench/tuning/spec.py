@@ -1,38 +1,26 @@
 """Suites of the kind `tuning`: which ways of tuning are compared, on which sets, with which seeds.
 
-    kind: tuning
-    title: Tuned prompts
-    model: bundled:scenes-mae
-    sets:
-      count: {title: How many objects, data: "scenes:count", train: 400, validation: 200, test: 1000}
-    settings: {epochs: 20, batch_size: 32, optimizer: adamw}     # of FitSettings, for all methods
-    choose: {seed: 0, settings: {epochs: 6}}                     # how the grids below are searched, on validation
-    seeds: [0, 1, 2]                                             # of the runs that are reported
-    methods:
-      - {label: linear, strategy: vpt, options: {prompts: 0}, grid: {lr: [0.003, 0.01]}}
-      - {label: gated, strategy: gated, options: {prompts: 10}, sets: [count], grid: {lr: [0.01, 0.03]}}
-      - {label: full, how: full, settings: {epochs: 10}}
-    controls:
-      - {label: untrained prompts, strategy: vpt, how: untrained}
-
-Reading and checking only; nothing here imports torch.
+`benchmarks/tuning-full.yaml` is such a file; its keys are the fields of the dataclasses below. Beside them, `controls`
+are methods that others have to beat, `choose: {seed, settings}` says how grids are searched on validation, and `train`,
+`validation` and `test` of a set are its sizes. Reading and checking only; nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from visprompt.bench.schema import check_text, listed, mapping, texts, whole
-from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.utils.hashing import digest
+from visprompt.bench import schema
+from visprompt.bench.schema import Keys, Says, Text, Whole, all_of, checked, known_settings, types_of, within
+from visprompt.errors import InvalidInputError
+from visprompt.training.settings import FitSettings
 
 How = Literal["prompt", "full", "untrained"]
 KIND = "tuning"
-_TOP: tuple[str, ...] = ("kind", "title", "description", "model", "sets", "settings", "choose", "seeds")
-_TOP += ("methods", "controls", "compare_with", "examples")
+_PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -41,15 +29,15 @@ class SetSpec:
 
     Attributes:
         key: its short name, part of file names.
-        title: what is asked of a picture.
+        title: what is asked of an image.
         data: as in `visprompt.data.labelled.dataset.load_splits`.
-        sizes: at most so many pictures of `train`, `validation` and `test`.
+        sizes: at most so many images of `train`, `validation` and `test`.
         settings: over those of the suite.
     """
 
     key: str
     title: str
-    data: str
+    data: Annotated[Text, Says("{at}{key} is a text", "a folder or scenes:NAME, as in visprompt fit --data")]
     sizes: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -74,12 +62,12 @@ class MethodSpec:
 
     label: str
     how: How
-    strategy: str = "vpt"
+    strategy: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    grid: dict[str, list[Any]] = field(default_factory=dict)
+    grid: schema.Grid = field(default_factory=dict)
     sets: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: schema.Seeds = ()
     choice_of: str | None = None
     control: bool = False
     table: bool = True
@@ -100,22 +88,22 @@ class TuningSuite:
         settings: of `FitSettings`, for every run.
         choose_seed, choose_settings: of the runs that search grids; a method's own settings stand over these.
         seeds: of the runs that are reported.
-        compare_with: label of the method that others are compared with on the same pictures, or None.
-        examples: test pictures per set in the report.
+        compare_with: label of the method that others are compared with on the same images, or None.
+        examples: test images per set in the report.
     """
 
     name: str
     title: str
     description: str
-    model: str
+    model: Annotated[Text, Says("{at}{key} is a text", "the name of one, e.g. bundled:scenes-mae")]
     sets: tuple[SetSpec, ...]
     methods: tuple[MethodSpec, ...]
     settings: dict[str, Any]
     choose_seed: int = 0
     choose_settings: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
+    seeds: schema.Seeds = (0,)
     compare_with: str | None = None
-    examples: int = 3
+    examples: Whole = 3
     hash: str = field(default="", compare=False)
 
     @property
@@ -138,142 +126,81 @@ class TuningSuite:
 
     def method(self, label: str) -> MethodSpec:
         """The method with that label."""
-        for one in self.methods:
-            if one.label == label:
-                return one
-        raise unknown_name("method", label, [one.label for one in self.methods])
+        return schema.labelled(self.methods, label, "method")
 
 
 def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
     """Checks what a YAML file holds.
 
+    Args:
+        content: what the file says.
+        name: of the suite.
+
     Raises:
         UnknownNameError: for keys, strategies, settings or options that do not exist.
         InvalidInputError: for values that cannot be used.
     """
-    top = mapping(content, f"suite {name}", _TOP)
-    for key in ("title", "description", "model"):
-        check_text(top, key, f"suite {name}")
-    if not top.get("model"):
-        raise InvalidInputError(f"suite {name} needs model: the name of one, e.g. bundled:scenes-mae.")
-    sets = tuple(_set(key, value) for key, value in mapping(top.get("sets"), "sets").items())
-    if not sets:
-        raise InvalidInputError(f"suite {name} has no sets.")
-    keys = [one.key for one in sets]
-    methods = [_method(value, keys, control=False) for value in listed(top.get("methods"), "methods")]
-    methods += [_method(value, keys, control=True) for value in listed(top.get("controls"), "controls")]
-    labels = [one.label for one in methods]
-    if not methods:
-        raise InvalidInputError(f"suite {name} has no methods.")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise InvalidInputError(f"suite {name} has two methods called {', '.join(twice)}.")
-    choose = mapping(top.get("choose"), "choose", ("seed", "settings"))
-    compare = top.get("compare_with")
-    for what, label in [("compare_with", compare), *((f"choice_of of {one.label}", one.choice_of) for one in methods)]:
-        if label is not None and label not in labels:
-            raise unknown_name(f"method in {what}", label, labels)
-    suite = TuningSuite(
-        name=name,
-        title=str(top.get("title", name)),
-        description=str(top.get("description", "")).strip(),
-        model=str(top["model"]),
-        sets=sets,
-        methods=tuple(methods),
-        settings=known_settings(top.get("settings"), "settings"),
-        choose_seed=whole(choose.get("seed", 0), "seed of choose", least=0),
-        choose_settings=known_settings(choose.get("settings"), "settings of choose"),
-        seeds=_seeds(top.get("seeds", [0]), "seeds"),
-        compare_with=compare,
-        examples=whole(top.get("examples", 3), "examples", least=0),
-        hash=digest(content),
-    )
+    top = schema.opened(content, KIND, name, _TOP)
+    top["sets"] = tuple(_set(key, value) for key, value in top.get("sets", {}).items())
+    if not top["sets"]:
+        raise InvalidInputError("there are no sets.")
+    keys = [one.key for one in top["sets"]]
+    methods = schema.rows_of(top, "methods", lambda value, control: _method(value, keys, control))
+    compared = [("compare_with", top.get("compare_with"))]
+    for what, label in [*compared, *((f"choice_of of {one.label}", one.choice_of) for one in methods)]:
+        all_of([label] if label else [], [one.label for one in methods], f"method in {what}")
+    choose = checked(top.pop("choose", {}), {"seed": Whole, "settings": Keys}, "choose")
+    top["settings"] = known_settings(top.get("settings"), "settings")
+    chosen = known_settings(choose.get("settings"), "settings of choose")
+    suite = TuningSuite(**top, methods=methods, choose_seed=choose.get("seed", 0), choose_settings=chosen)
     _check_runs(suite)
     return suite
 
 
 def _set(key: str, content: Any) -> SetSpec:
     where = f"set {key}"
-    values = mapping(content, where, ("title", "data", "train", "validation", "test", "settings"))
-    for name in ("title", "data"):
-        check_text(values, name, where)
-    if not values.get("data"):
-        raise InvalidInputError(f"{where} needs data: a folder or scenes:NAME, as in visprompt fit --data.")
-    sizes: dict[str, int] = {
-        part: whole(values[part], f"{part} of {where}", least=1)
-        for part in ("train", "validation", "test")
-        if part in values
-    }
-    settings = known_settings(values.get("settings"), f"settings of {where}")
-    return SetSpec(key, str(values.get("title", key)), str(values["data"]), sizes, settings)
+    fields = {**types_of(SetSpec, "key", "sizes"), **dict.fromkeys(_PARTS, schema.Count)}
+    values = {"title": key, **checked(content, fields, where)}
+    sizes = {part: values.pop(part) for part in _PARTS if part in values}
+    known_settings(values.get("settings"), f"settings of {where}")
+    return SetSpec(key, sizes=sizes, **values)
 
 
 def _method(content: Any, sets: Sequence[str], control: bool) -> MethodSpec:
-    known = ("label", "how", "strategy", "options", "settings", "grid", "sets", "seeds", "choice_of", "table")
-    values = mapping(content, "a method", known)
-    for name in ("label", "how", "strategy", "choice_of"):
-        check_text(values, name, "a method")
-    how = values.get("how", "prompt")
-    if how not in get_args(How):
-        raise unknown_name("way of tuning (how)", how, get_args(How))
-    label = values.get("label") or values.get("strategy")
+    given = schema.mapping(content, "a method")
+    label = given.get("label") or given.get("strategy")
     if not label:
-        raise InvalidInputError(f"a method needs a label, or strategy: its name; got {values}.")
+        raise InvalidInputError(f"a method needs a label, or strategy: its name; got {content!r:.60}.")
     where = f"method {label!r}"
-    only = tuple(texts(values.get("sets"), f"sets of {where}"))
-    for one in only:
-        if one not in sets:
-            raise unknown_name(f"set of {where}", one, sets)
-    grid = {key: listed(value, f"grid of {where}") for key, value in mapping(values.get("grid"), "grid").items()}
-    if not all(grid.values()):
-        raise InvalidInputError(f"grid of {where}: every name needs a list of values.")
-    if grid and values.get("choice_of"):
+    values = checked(given, types_of(MethodSpec, "control"), where)
+    all_of(values.get("sets", ()), sets, f"set of {where}")
+    if values.get("grid") and values.get("choice_of"):
         raise InvalidInputError(f"{where} has a grid and choice_of: give one of them.")
-    return MethodSpec(
-        label=label,
-        how=how,
-        strategy=str(values.get("strategy", "vpt")),
-        options=mapping(values.get("options"), f"options of {where}"),
-        settings=known_settings(values.get("settings"), f"settings of {where}"),
-        grid=grid,
-        sets=only,
-        seeds=_seeds(values["seeds"], f"seeds of {where}") if "seeds" in values else (),
-        choice_of=values.get("choice_of"),
-        control=control,
-        table=bool(values.get("table", True)),
-    )
+    known_settings(values.get("settings"), f"settings of {where}")
+    values = {"how": "prompt", "strategy": head_alone(), **values, "label": label}
+    return MethodSpec(control=control, **values)
 
 
-def _seeds(content: Any, where: str) -> tuple[int, ...]:
-    found = tuple(whole(one, where, least=0) for one in listed(content, where))
-    if not found or len(set(found)) != len(found):
-        raise InvalidInputError(f"{where}: a list of different whole numbers; got {content!r:.60}.")
-    return found
+def head_alone() -> str:
+    """The strategy with a preset `linear`: nothing but a head on the frozen model.
 
+    Methods without a strategy of their own are of this one; whole models are tuned with its head.
+    """
+    from visprompt.registry import OWN_DISTRIBUTION, list_strategies
 
-def known_settings(content: Any, where: str) -> dict[str, Any]:
-    """Settings of `FitSettings` without the seed, by name; values are not looked at."""
-    import dataclasses
-
-    from visprompt.training.settings import FitSettings
-
-    known = [item.name for item in dataclasses.fields(FitSettings) if item.name != "seed"]
-    return mapping(content, where, known)
+    found = [one for one in list_strategies() if "linear" in one.presets]
+    own = [one.name for one in found if one.origin.split(" ")[0] == OWN_DISTRIBUTION]
+    return [*own, *(one.name for one in found)][0]
 
 
 def _check_runs(suite: TuningSuite) -> None:
     """Makes the settings and strategies of all runs once, so that what is wrong is said now and not in an hour."""
-    import dataclasses
-
-    from visprompt.errors import VispromptError
     from visprompt.prompter import Prompter
-    from visprompt.training.settings import FitSettings
 
     known = {item.name for item in dataclasses.fields(FitSettings)}
     for method in suite.methods:
-        where = f"method {method.label!r}"
         chosen = suite.method(method.choice_of) if method.choice_of else method
-        try:
+        with within(f"method {method.label!r}", TypeError, ValueError):
             for one, point in itertools.product(suite.sets_of(method), chosen.points()):
                 given = {key: value for key, value in point.items() if key in known}
                 FitSettings(**merged(suite.settings, one.settings, method.settings, given))
@@ -281,10 +208,6 @@ def _check_runs(suite: TuningSuite) -> None:
                 if method.how != "full":
                     options = {key: value for key, value in point.items() if key not in known}
                     Prompter.from_name(method.strategy, **{**method.options, **options})
-        except VispromptError as error:
-            raise type(error)(f"{where}: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"{where}: {error}.") from error
 
 
 def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,3 +219,9 @@ def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
                 found.pop("lr", None), found.pop("base_lr", None)
             found[name] = value
     return found
+
+
+_TOP: dict[str, Any] = {
+    **types_of(TuningSuite, "name", "choose_seed", "choose_settings", "hash"),
+    **{"sets": Keys, "choose": Keys, "methods": schema.Listed, "controls": schema.Listed},
+}
