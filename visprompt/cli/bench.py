@@ -88,8 +88,10 @@ def bench(
         )
         return
 
-    from visprompt.bench.accuracy.report import terminal, write_report
+    from visprompt.bench.accuracy.document import document
     from visprompt.bench.accuracy.run import run_suite
+    from visprompt.bench.report import terminal, write_report
+    from visprompt.bench.report.earlier import upgraded
     from visprompt.bench.workers import automatic_jobs
 
     console = Console(stderr=True)
@@ -109,8 +111,9 @@ def bench(
             jobs=jobs or automatic_jobs(model or checked.models, device, len(checked.tasks)),
             listener=showing(bar, "reading data", _accuracy),
         )
-    paths = write_report(result)
-    shown = None if as_json else terminal(result.rows, result.suite.title)
+    report = document(upgraded(result))
+    paths = write_report(report, result.out)
+    shown = None if as_json else terminal(report)
     tell(result.rows, shown, result.problems, [*paths, result.out / "results.jsonl"])
 
 

@@ -29,8 +29,10 @@ def bench_gain(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    from visprompt.bench.gain.report import terminal, write_report
+    from visprompt.bench.gain.document import document
     from visprompt.bench.gain.run import RESULTS, run_gain
+    from visprompt.bench.report import terminal, write_report
+    from visprompt.bench.report.earlier import upgraded
     from visprompt.bench.workers import automatic_jobs
     from visprompt.cli.bench import showing, tell
 
@@ -51,8 +53,9 @@ def bench_gain(
             jobs=jobs or automatic_jobs([*(models or checked.models), *swept], device),
             listener=showing(bar, "reading pictures", _gain),
         )
-    paths = write_report(result)
-    shown = None if as_json else terminal(result.rows, result.suite.title)
+    report = document(upgraded(result))
+    paths = write_report(report, result.out)
+    shown = None if as_json else terminal(report)
     tell(result.rows, shown, result.problems, [*paths, result.out / RESULTS])
 
 

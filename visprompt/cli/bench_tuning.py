@@ -31,7 +31,9 @@ def bench_tuning(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    from visprompt.bench.tuning.report import terminal, write_report
+    from visprompt.bench.report import terminal, write_report
+    from visprompt.bench.report.earlier import upgraded
+    from visprompt.bench.tuning.document import document
     from visprompt.bench.tuning.run import RESULTS, run_tuning
     from visprompt.bench.workers import automatic_jobs, cores
     from visprompt.cli.bench import tell
@@ -52,8 +54,9 @@ def bench_tuning(
             jobs=jobs or automatic_jobs(chosen, device, cores()),
             listener=_shown(bar),
         )
-    paths = write_report(result)
-    shown = None if as_json else terminal(result.rows, f"{title} · {chosen[0]}")
+    report = document(upgraded(result))
+    paths = write_report(report, result.out)
+    shown = None if as_json else terminal(report)
     tell(result.rows, shown, result.problems, [*paths, result.out / RESULTS])
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import data_uri
+from visprompt.bench.report.images import data_uri
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
 from visprompt.plots.gain import Marked, marked_figure, patch_figure

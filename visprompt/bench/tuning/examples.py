@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import data_uri
+from visprompt.bench.report.images import data_uri
 from visprompt.bench.tuning.spec import SetSpec
 from visprompt.bench.tuning.unit import Row, Workshop, prompt_folder
 from visprompt.errors import VispromptError
