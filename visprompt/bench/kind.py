@@ -18,9 +18,7 @@ from visprompt.tasks.condition import RunnerFactory, default_runner
 
 if TYPE_CHECKING:
     from visprompt.bench.pipeline import SuiteResult
-
-#: a document, as `visprompt.bench.report` shows it
-Document = Any
+    from visprompt.bench.report.document import Document
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from visprompt.bench.accuracy import AccuracyKind
+from visprompt.bench.accuracy.published import load_published
 from visprompt.bench.accuracy.spec import MapSpec, RowSpec, Suite, TaskSpec, TuneSpec
 from visprompt.bench.gain import GainKind
 from visprompt.bench.gain.spec import GainSuite
@@ -66,12 +67,6 @@ def load_suite(name: str | Path) -> AnySuite:
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{name} is not readable YAML: {error}") from error
     return parse_suite(content, path.stem)
-
-
-def load_published() -> list[dict[str, Any]]:
-    """The papers' figures (`benchmarks/published.yaml`), each with its source and how sure it is."""
-    content = yaml.safe_load(_packaged("published"))
-    return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]
 
 
 def parse_suite(content: Any, name: str) -> AnySuite:

@@ -47,7 +47,7 @@ def bench(
     chosen = kind.chosen(checked, strategy)
     quiet()
     from visprompt.bench.pipeline import run_suite
-    from visprompt.bench.report_seam import terminal, write_report
+    from visprompt.bench.report import terminal, write_report
     from visprompt.bench.workers import automatic_jobs
 
     with progress_bar() as bar:
@@ -66,7 +66,7 @@ def bench(
             progress=shown_in(bar, kind.line),
         )
     document = kind.document(result)
-    written = [*write_report(document), result.out / "results.jsonl"]
+    written = [*write_report(document, result.out), result.out / "results.jsonl"]
     tell(result.rows, None if as_json else terminal(document), result.problems, written)
 
 

@@ -58,7 +58,7 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     tasks = _ordered(rows, "task")
     models = _ordered(rows, "model")
     # Controls come last, as in the table.
-    strategies = _ordered(sorted(rows, key=lambda row: bool(row.get("control"))), "strategy")
+    strategies = _ordered(sorted(rows, key=lambda row: bool(row.get("control"))), "row")
     across = max(1, min(columns, len(tasks)))
     down = math.ceil(len(tasks) / across)
     bar = 0.8 / max(len(models), 1)
@@ -71,10 +71,10 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
             continue
         task = tasks[number]
         for place, model in enumerate(models):
-            chosen = {row["strategy"]: row for row in rows if row["task"] == task and row["model"] == model}
+            chosen = {row["row"]: row for row in rows if row["task"] == task and row["model"] == model}
             where = [i for i, name in enumerate(strategies) if name in chosen]
             values = np.array([chosen[strategies[i]]["value"] for i in where]) * 100
-            bounds = np.array([chosen[strategies[i]]["ci95"] for i in where]).reshape(-1, 2) * 100
+            bounds = np.array([_ends(chosen[strategies[i]]) for i in where]).reshape(-1, 2) * 100
             errors = np.abs(bounds.T - values) if len(where) else None
             panel.barh(
                 np.array(where) + (place - (len(models) - 1) / 2) * bar,
@@ -274,6 +274,13 @@ def _share(attention: _Map, picture: Image, region_xyxy: Sequence[float] | None)
     if region_xyxy is None:
         return ""
     return f": {share_in_box(attention, picture.size, region_xyxy):.0%} on the region"
+
+
+def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The ends of a row's interval; the value itself where there is none, as from one item."""
+    if row["low"] is None or row["high"] is None or row["n"] < 2:
+        return row["value"], row["value"]
+    return row["low"], row["high"]
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:

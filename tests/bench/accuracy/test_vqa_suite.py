@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from visprompt.bench.accuracy.report import terminal, write_report
-from visprompt.bench.accuracy.report_kinds import kind_tables, map_tables
+from visprompt.bench.accuracy.document import document
+from visprompt.bench.accuracy.document_tables import kind_table, kind_terminal_table, map_table
 from visprompt.bench.accuracy.run import run_suite
 from visprompt.bench.accuracy.summary import add_comparisons, kinds_of
 from visprompt.bench.suite import parse_suite
+from visprompt.bench.report import terminal, write_report
+from visprompt.bench.report.earlier import upgrade, upgraded
 from visprompt.errors import InvalidInputError, UnknownNameError
 from visprompt.models import load_model
 from visprompt.tasks import Pointing
@@ -92,23 +94,29 @@ class TestKinds:
 
     def test_tables(self, tmp_path: Path) -> None:
         result = run(tmp_path)
-        easy, hard = kind_tables(result.rows)
-        assert (easy.task, easy.compared, len(easy.kinds), len(hard.kinds)) == ("easy", "none", 8, 7)
-        label, control, cells = easy.lines[0]
-        assert (label, control) == ("circle", False)
-        leftmost = cells[[kind for kind, _ in easy.kinds].index("leftmost")]
-        assert leftmost is not None
-        assert (leftmost.value, leftmost.short) == ("100.0", "+100.0")
-        assert leftmost.difference.startswith("+100.0 (")
-        paths = write_report(result)
+        easy, hard = (
+            [upgrade(row) for row in result.rows if row["task"] == task and row.get("kinds")]
+            for task in ("easy", "hard")
+        )
+        table, short = kind_table(easy, "none"), kind_terminal_table(easy, "none", "easy")
+        assert (len(table.columns), len(kind_table(hard, "none").columns)) == (8, 7)
+        assert (table.rows[0].label, table.rows[0].control) == ("circle", False)
+        place = [column.label for column in table.columns].index("leftmost")
+        leftmost = table.rows[0].cells[place]
+        assert leftmost.text == "100.0"
+        assert leftmost.more.startswith("+100.0 (")
+        assert [row.label for row in short.rows][:2] == ["none", "circle"]
+        assert short.rows[1].cells[place].text == "+100.0"
+        report = document(upgraded(result))
+        paths = write_report(report, result.out)
         page, text = (path.read_text() for path in paths)
         for wanted in ("By kind of question", "leftmost", "+100.0 ("):
             assert wanted in page
-        assert "by kind of question" in text
+        assert "By kind of question" in text
         from rich.console import Console
 
         console = Console(width=80, record=True, file=io.StringIO())
-        console.print(terminal(result.rows, "Asked"))
+        console.print(terminal(report))
         shown = console.export_text()
         assert "+100.0" in shown
         assert max(map(len, shown.splitlines())) <= 80
@@ -203,10 +211,12 @@ class TestMaps:
         assert len(read_jsonl(tmp_path / "out/maps.jsonl")) == 1
         assert run(tmp_path, content).maps == result.maps
         assert len(calls) == 1
-        (table,) = map_tables(result.maps)
-        assert table.tasks == (("easy", record["maps"][0]["n"]),)
-        assert sum(line.best[0] for line in table.lines if line.source.endswith("Ψ_cls")) >= 1
-        text = write_report(result)[1].read_text()
+        table = map_table(result.maps)
+        assert [(column.label, column.note) for column in table.columns[1:]] == [
+            ("easy", f"n {record['maps'][0]['n']}")
+        ]
+        assert sum(row.cells[1].best for row in table.rows if row.label.endswith("Ψ_cls")) >= 1
+        text = write_report(document(upgraded(result)), result.out)[1].read_text()
         assert "Do maps lie where the question points?" in text
         run(tmp_path, content, fresh=True)
         assert len(calls) == 2

@@ -15,11 +15,17 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.bench.accuracy.run import Listener
-from visprompt.bench.gain.report import HELD_OUT, interval_text, markdown, table, terminal, write_report
 from visprompt.bench.gain.run import run_gain
 from visprompt.bench.gain.spec import GainSuite
 from visprompt.bench.gain.summary import stale
 from visprompt.bench.suite import parse_suite
+from visprompt.bench.gain.document import HELD_OUT, document, ratio_tables, summary_table
+from visprompt.bench.gain.run import run_gain
+from visprompt.bench.gain.spec import GainSuite
+from visprompt.bench.gain.summary import stale
+from visprompt.bench.report import markdown, terminal, write_report
+from visprompt.bench.report.earlier import upgrade, upgraded
+from visprompt.bench.report.tables import number_interval
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.plots import gain as plots_gain
 from visprompt.tasks.gain import attention_gain, random_patch
@@ -344,12 +350,13 @@ class TestRunning:
         siglip = wrapped("open-clip-siglip", "siglip")
         result = run_gain(small(), models=[siglip], out=tmp_path, pictures=True)
         assert [one["block"] for one in result.rows[0]["blocks"]] == list(range(siglip.num_blocks))
-        assert {"gain-blocks.png"} <= {path.name for path in write_report(result)}
+        written = write_report(document(upgraded(result)), result.out)
+        assert {"gain-blocks.png"} <= {path.name for path in written}
 
     def test_one_block_alone_can_be_drawn(self, model: vp.Model, tmp_path: Path) -> None:
         result = run_gain(small(blocks=[-1]), models=[model], out=tmp_path)
         assert [len(row["blocks"]) for row in result.rows] == [1, 1]
-        figure = plots_gain.gain_figure(result.rows)
+        figure = plots_gain.gain_figure([upgrade(row) for row in result.rows])
         assert len(figure.axes[0].containers) == 2  # whiskers instead of bands
 
 
@@ -357,28 +364,30 @@ class TestReports:
     def test_table_and_terminal(self, finished: Any) -> None:
         from rich.console import Console
 
-        found = table(finished.rows)
-        assert [line.label for line in found.lines] == ["own", "other", "circle", "nothing", "noise"]
-        assert [line.control for line in found.lines] == [False] * 4 + [True]
+        found = summary_table([upgrade(row) for row in finished.rows])
+        labels = ["own", "other", "circle", "nothing", "noise", "mass without a marker"]
+        assert [row.label for row in found.rows] == labels
+        assert [row.control for row in found.rows] == [False] * 4 + [True] * 2
         row = rows_of(finished)["tiny-clip", "circle"]
-        assert found.lines[2].cells[0].value == f"{row['value']:.2f}"
+        assert found.rows[2].cells[0].text == f"{row['value']:.2f}"
         console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(terminal(finished.rows, "Gain"))
+        console.print(terminal(document(upgraded(finished))))
         text = " ".join(console.export_text().split())
-        for words in ("tiny-clip", "From model to model", "n = 6 pictures", "÷ gain of circle", f"{row['value']:.2f}"):
+        for words in ("tiny-clip", "From model to model", "n = 6 images", "÷ gain of circle", f"{row['value']:.2f}"):
             assert words in text
 
     def test_pages_and_pictures(self, finished: Any) -> None:
-        written = {path.name for path in write_report(finished)}
+        report = document(upgraded(finished))
+        written = {path.name for path in write_report(report, finished.out)}
         assert written == {"report.html", "report.md", "gain-blocks.png", "gain-transfer.png"}
         page = (finished.out / "report.html").read_text(encoding="utf-8")
         assert page.count("data:image/png;base64,") == 2 + 2 + 2  # figures, patches, pictures with markers
         assert "<script" not in page
         assert "http" not in re.sub(r"base64,[^\"]+", "", page)
         assert "seeds of their own" in page
-        told = markdown(finished)
+        told = markdown(report)
         for words in (
-            "| marker | tiny-clip, block 3 |",
+            "| marker | tiny-clip (block 3, ",
             "## From model to model",
             "### tiny-clip",
             "*noise*",
@@ -392,23 +401,24 @@ class TestReports:
         suite = dataclasses.replace(
             finished.suite, pictures={"source": "folder", "folder": "far/away/photos", "n": 4, "seed": 0}
         )
-        told = markdown(dataclasses.replace(finished, suite=suite))
+        told = markdown(document(upgraded(dataclasses.replace(finished, suite=suite))))
         assert HELD_OUT not in told
         assert "folder photos;" in told
         assert "far" not in told.split("## ")[0]
 
     def test_a_ratio_to_what_gains_nothing_is_said_in_words(self, finished: Any) -> None:
-        rows = [dict(row) for row in finished.rows if row["part"] == "gain" and row["model"] == "tiny-clip"]
+        rows = [upgrade(row) for row in finished.rows if row["part"] == "gain" and row["model"] == "tiny-clip"]
         rows[0] |= {"ratio": None, "ratio_ci95": [None, None]}
         rows[1] |= {"ratio": 3.0, "ratio_ci95": [1.25, None]}
-        cells = {line.label: line.cells[0] for line in table(rows).lines}
-        assert cells["own"].ratio == ("no ratio", "")
-        assert cells["other"].ratio == ("3.00 ×", "above 1.25")
-        assert cells["circle"].ratio == ("", "")
-        assert interval_text([None, None]) == "unbounded"
+        (table,) = ratio_tables(rows)
+        cells = {row.label: row.cells[0] for row in table.rows}
+        assert (cells["own"].text, cells["own"].interval) == ("no ratio", "")
+        assert (cells["other"].text, cells["other"].interval) == ("3.00 ×", "above 1.25")
+        assert "circle" not in cells
+        assert number_interval(None, None, 6) == "unbounded"
 
     def test_lines_can_be_told_apart_without_colour(self, finished: Any) -> None:
-        gains = [row for row in finished.rows if row["part"] == "gain"]
+        gains = [upgrade(row) for row in finished.rows if row["part"] == "gain"]
         figure = plots_gain.gain_figure(gains)
         first = figure.axes[0]
         lines = {str(line.get_label()): line for line in first.get_lines() if not str(line.get_label()).startswith("_")}
@@ -423,8 +433,10 @@ class TestReports:
         assert len(first.collections) == 5  # a band for every line
 
     def test_the_heat_map_frames_a_models_own_patch(self, finished: Any) -> None:
-        gains = [row for row in finished.rows if row["part"] == "gain"]
-        moved = [{**row, "own": row["model"] == "tiny-clip"} for row in finished.rows if row["part"] == "transfer"]
+        gains = [upgrade(row) for row in finished.rows if row["part"] == "gain"]
+        moved = [
+            {**upgrade(row), "own": row["model"] == "tiny-clip"} for row in finished.rows if row["part"] == "transfer"
+        ]
         figure = plots_gain.transfer_figure(moved, "circle", gains)
         assert figure is not None
         (axes,) = figure.axes

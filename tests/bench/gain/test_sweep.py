@@ -10,8 +10,10 @@ import pytest
 
 import visprompt as vp
 from tests.bench.gain.test_run import small, wrapped
-from visprompt.bench.gain.report import markdown, sweep_lines, write_report
+from visprompt.bench.gain.document import document, sweep_table
 from visprompt.bench.gain.run import run_gain
+from visprompt.bench.report import markdown, write_report
+from visprompt.bench.report.earlier import upgrade, upgraded
 from visprompt.plots import gain as plots_gain
 from visprompt.tasks.gain import attention_gain
 from visprompt.utils.jsonl import read_jsonl
@@ -69,12 +71,14 @@ class TestSweep:
 
     def test_the_report_has_it(self, swept: Any) -> None:
         result, _, _ = swept
-        assert "gain-sweep.png" in {path.name for path in write_report(result)}
-        lines = sweep_lines(result.rows)
-        assert lines[0][:2] == ("circle, λ 0.5", "2")
-        assert lines[1][0] == "full"
-        assert "validation scenes" in markdown(result)
-        figure = plots_gain.sweep_figure(result.rows)
+        report = document(upgraded(result))
+        rows = [upgrade(row) for row in result.rows]
+        assert "gain-sweep.png" in {path.name for path in write_report(report, result.out)}
+        first, second = sweep_table(rows).rows[:2]
+        assert (first.label, first.cells[0].text) == ("circle, λ 0.5", "2")
+        assert second.label == "full"
+        assert "validation scenes" in markdown(report)
+        figure = plots_gain.sweep_figure(rows)
         assert figure is not None
         left, right = figure.axes
         assert [text.get_text() for text in left.get_xticklabels()] == ["ring\nλ 0.5", "full", "drawn\ncircle"]

@@ -14,7 +14,9 @@ from PIL import Image
 import visprompt as vp
 from visprompt.bench.accuracy.run import run_suite
 from visprompt.bench.suite import Suite, list_suites, load_suite, parse_suite
-from visprompt.bench.tuning.report import markdown, table, terminal, write_report
+from visprompt.bench.report import markdown, terminal, write_report
+from visprompt.bench.report.earlier import upgrade, upgraded
+from visprompt.bench.tuning.document import document, summary_table
 from visprompt.bench.tuning.run import RUNS, TuningListener, run_tuning
 from visprompt.bench.tuning.spec import TuningSuite, merged
 from visprompt.bench.tuning.summary import summaries
@@ -251,34 +253,35 @@ class TestReports:
     def test_table_and_terminal(self, finished: Any) -> None:
         from rich.console import Console
 
-        found = table(finished.rows)
-        assert [line.label for line in found.lines] == ["linear", "shallow", "gated", "full", "untrained"]
-        assert found.lines[2].trained.startswith("7")  # 2 tokens of 32, gates and temperatures
-        assert found.chance == ("50.0",)
+        found = summary_table([upgrade(row) for row in finished.rows])
+        assert [row.label for row in found.rows] == ["linear", "shallow", "gated", "full", "untrained", "chance"]
+        assert found.rows[2].cells[0].text.startswith("7")  # 2 tokens of 32, gates and temperatures
+        assert [cell.text for cell in found.rows[-1].cells] == ["", "50.0"]
         console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(terminal(finished.rows, "Blots"))
+        console.print(terminal(document(upgraded(finished))))
         text = console.export_text()
         assert "±" in text
         assert "temperatures" in text
 
     def test_pages_and_pictures(self, finished: Any) -> None:
-        written = {path.name for path in write_report(finished)}
+        report = document(upgraded(finished))
+        written = {path.name for path in write_report(report, finished.out)}
         assert {"report.html", "report.md", "methods.png", "gates.png", "insertion.png"} <= written
         page = (finished.out / "report.html").read_text(encoding="utf-8")
         assert page.count("data:image/png;base64,") >= 4
         assert "<script" not in page
         assert "http" not in page.replace("http-equiv", "")
-        told = markdown(finished)
+        told = markdown(report)
         for words in ("| method | trained |", "Differences to shallow", "Chosen on validation", "block 1:"):
             assert words in told
 
     def test_only_plain_prompts_are_points_of_the_insertion_figure(self, finished: Any) -> None:
-        points = insertion_points(finished.rows)["blots"]
-        assert [(block, row["method"]) for block, row in points] == [(0, "shallow"), (1, "later"), (2, "latest")]
+        points = insertion_points([upgrade(row) for row in finished.rows])["blots"]
+        assert [(block, row["row"]) for block, row in points] == [(0, "shallow"), (1, "later"), (2, "latest")]
 
     def test_what_is_not_run_yet_is_a_dash(self, finished: Any) -> None:
-        rows = summaries(finished.suite, [])
-        assert all(cell.value == "–" for line in table(rows).lines for cell in line.cells)
+        rows = [upgrade(row) for row in summaries(finished.suite, [])]
+        assert all(cell.text == "–" for row in summary_table(rows).rows for cell in row.cells[1:])
 
     def test_rows_are_json(self, finished: Any) -> None:
         for line in (finished.out / "results.jsonl").read_text(encoding="utf-8").splitlines():

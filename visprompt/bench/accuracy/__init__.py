@@ -13,6 +13,7 @@ from visprompt.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
     from visprompt.bench.pipeline import SuiteResult
+    from visprompt.bench.report.document import Document
 
 #: what a report reads of a row; rows without it (of an older version) stay in the file but are not shown
 _SHOWN = ("control", "value", "n", "pointing", "model_identity", "data", "boxes", "settings", "provenance")
@@ -69,7 +70,7 @@ class AccuracyKind:
         return model.name
 
     def files(self, model: str | None, context: RunContext) -> list[str]:
-        from visprompt.bench.accuracy.unit import answers_file
+        from visprompt.bench.accuracy.answers import answers_file
 
         tasks = [] if model is None else context.settings.whole.tasks
         return [f"{answers_file(task.key, tuning, str(model))}.jsonl" for task in tasks for tuning in (False, True)]
@@ -122,7 +123,7 @@ class AccuracyKind:
         for spec in models:
             illustrate(context, spec)
 
-    def document(self, result: SuiteResult) -> Any:
-        from visprompt.bench.report_seam import Legacy
+    def document(self, result: SuiteResult) -> Document:
+        from visprompt.bench.accuracy.document import document
 
-        return Legacy(self.name, result)
+        return document(result)

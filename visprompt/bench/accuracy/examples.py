@@ -5,48 +5,23 @@ Taken while a model is in memory; kept as files' bytes, so that a report needs n
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from visprompt.bench.accuracy.cards import Card
 from visprompt.bench.kind import RunContext
+from visprompt.bench.report.images import boxed, data_uri, shown_as_is
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
 from visprompt.tasks import Pointing, Task, Vqa
 from visprompt.tasks.base import Row
 from visprompt.tasks.condition import CONTROLS, Pictured, Pointer, RunnerFactory
 
-_SIDE_PX = 176
-# Up to here a picture goes into the page as it is, and the page blows it up.
-_SMALL_PX = 96
-# No colour subsampling: thin coloured frames would bleed.
-_JPEG = {"quality": 80, "subsampling": 0}
 _ATTENTION_PICTURES = 3
 _ATTENTION_COLUMNS = 7
-
-
-@dataclass(frozen=True)
-class Card:
-    """One answer: the question with its boxes, and what the model got.
-
-    Attributes:
-        question, seen: pictures as data URIs; `seen` is None where nothing was pointed at.
-        alt: what the picture shows, for those who do not see it.
-        text: what was asked.
-        answer: what came out.
-    """
-
-    question: str
-    seen: str | None
-    alt: str
-    text: str
-    answer: str
-    correct: bool
 
 
 @dataclass
@@ -136,8 +111,8 @@ class Exhibits:
 
 def illustrate(context: RunContext, spec: Any) -> None:
     """Adds one model's examples: answers to every task, and attention on the first."""
-    from visprompt.bench.accuracy.summary import answers
-    from visprompt.bench.accuracy.unit import load, opened
+    from visprompt.bench.accuracy.answers import answers, load
+    from visprompt.bench.accuracy.unit import opened
 
     suite, found = context.suite, opened(context, spec)
     model, exhibits = context.model(spec), context.examples
@@ -153,16 +128,6 @@ def illustrate(context: RunContext, spec: Any) -> None:
         exhibits.add_answers(model, found.name, task.key, task.task, images, own, suite.examples, how)
         if found.name not in exhibits.attention and task is suite.tasks[0]:
             exhibits.add_attention(model, found.name, task.task, images, [pointing for pointing, _ in own], how)
-
-
-def data_uri(picture: Image.Image | bytes) -> str:
-    """A picture inside a page: PNG for figures and small pictures, JPEG for photographs."""
-    if isinstance(picture, bytes):
-        return "data:image/png;base64," + base64.b64encode(picture).decode()
-    buffer = io.BytesIO()
-    small = max(picture.size) <= _SMALL_PX
-    picture.save(buffer, format="PNG" if small else "JPEG", **({"optimize": True} if small else _JPEG))
-    return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _cards(
@@ -201,51 +166,6 @@ def _card(pointer: Pointer, picture: Pictured, row: Row) -> Card:
         alt = f"{len(boxes)} boxes on a picture; asked for {row['text']}, box {pred + 1} was chosen, "
         alt += "which is right." if row["correct"] else "which is wrong."
     return Card(data_uri(boxed(image, marks)), seen, alt, text, answer, bool(row["correct"]))
-
-
-def shown_as_is(image: Image.Image) -> Image.Image:
-    """A picture as a model got it: small ones unchanged, which the page blows up, others in a card's size."""
-    image = image.convert("RGB")
-    return image if max(image.size) <= _SMALL_PX else sized(image)
-
-
-def sized(image: Image.Image) -> Image.Image:
-    """A picture in a card's size."""
-    scale = _SIDE_PX / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # Blown-up pixels stay pixels: smoothing would hide what a model with a small input gets.
-    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-
-
-def boxed(image: Image.Image, marks: Sequence[tuple[Any, str, bool]]) -> Image.Image:
-    """A picture in a card's size with frames: box in pixels, colour, dashed."""
-    drawn = sized(image)
-    scale = drawn.width / image.width, drawn.height / image.height
-    pen = ImageDraw.Draw(drawn)
-    for box, colour, dashed in marks:
-        x0, x1 = (float(np.clip(box[i] * scale[0], 1, drawn.width - 2)) for i in (0, 2))
-        y0, y1 = (float(np.clip(box[i] * scale[1], 1, drawn.height - 2)) for i in (1, 3))
-        box_px = (x0, y0, max(x1, x0), max(y1, y0))
-        if colour == plots.OTHER:  # black and white: visible on every ground
-            pen.rectangle(box_px, outline="black", width=3)
-            pen.rectangle(box_px, outline="white", width=1)
-            continue
-        pen.rectangle(box_px, outline="white", width=5)
-        if dashed:
-            _dashes(pen, box_px, colour, 3)
-        else:
-            pen.rectangle(box_px, outline=colour, width=3)
-    return drawn
-
-
-def _dashes(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: str, width: int) -> None:
-    x0, y0, x1, y1 = box
-    for ax, ay, bx, by in ((x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)):
-        length = max(abs(bx - ax) + abs(by - ay), 1.0)
-        for start in np.arange(0, length, 10):
-            end = min(start + 6, length)
-            at = [(ax + (bx - ax) * t / length, ay + (by - ay) * t / length) for t in (start, end)]
-            pen.line(at, fill=colour, width=width)
 
 
 def _attention_figure(

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import Card, boxed, data_uri, shown_as_is
+from visprompt.bench.accuracy.cards import Card
+from visprompt.bench.report.images import boxed, data_uri, shown_as_is
 from visprompt.data.questions.question import Question
 from visprompt.imaging.load import load_image
 from visprompt.plots import base as plots

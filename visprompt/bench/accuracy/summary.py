@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from visprompt.bench.accuracy.answers import answers
 from visprompt.bench.kind import RunContext
 from visprompt.bench.rows import Row, ends
-from visprompt.utils.hashing import digest
 from visprompt.utils.jsonl import read_jsonl
 from visprompt.utils.statistics import accuracy_interval, paired
 
@@ -38,21 +38,6 @@ def rows(context: RunContext) -> list[Row]:
         for text in failures(own):
             context.problem(text)
     return made
-
-
-def answers(context: RunContext, row: Row) -> list[Row]:
-    """The answers behind a row, in the order of the data; none if they were about other data."""
-    from visprompt.bench.accuracy.unit import answers_file, load
-
-    task = context.suite.task(row["task"])
-    data = load(context, task.data)
-    if not row.get("run") or digest(row.get("data")) != digest(data.identity):
-        return []
-    images = data.pictures[: row.get("limit")]
-    order = {item: number for number, image in enumerate(images) for item in task.task.questions(image)}
-    items = context.store.log(answers_file(row["task"], False, row["model"])).rows(row["run"])
-    found = [item for item in items if "error" not in item and item["id"] in order]
-    return sorted(found, key=lambda item: order[item["id"]])
 
 
 def choices(context: RunContext, model: str) -> dict[str, Row]:

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from visprompt.bench.accuracy.answers import answers_file, load
 from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec
 from visprompt.bench.accuracy.summary import choices, kinds_of
 from visprompt.bench.kind import RunContext, Unit
 from visprompt.bench.rows import Row, dated, ends, point_label, result_row
-from visprompt.bench.store import slug
 from visprompt.errors import UnsupportedError, VispromptError
 from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
 from visprompt.tasks.base import kept_answers, run_hash
-from visprompt.tasks.data_sources import Data, load_data
+from visprompt.tasks.data_sources import Data
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import source_digest
 
@@ -64,19 +64,6 @@ class Ask:
     data: Mapping[str, Any] | None = None
     point: Row | None = None
     tuned: Row | None = None
-
-
-def load(context: RunContext, spec: Mapping[str, Any]) -> Data:
-    """The data of a description, read once."""
-
-    def read() -> Data:
-        found = load_data(dict(spec), context.settings.images, context.settings.annotations)
-        for text in found.problems:
-            context.problem(text)
-        return found
-
-    made: Data = context.cached(("data", digest(spec)), read)
-    return made
 
 
 def prepare(context: RunContext) -> int:
@@ -130,11 +117,6 @@ def say_refused(context: RunContext, model: Opened) -> None:
         )
         rows = len(list(rows_of(context.suite, task)))
         context.progress.advanced(rows * _size(context, task.data) + tuned)
-
-
-def answers_file(task: str, tuning: bool, model: str) -> str:
-    """Stem of the file with a model's answers to a task, or to its tuning data."""
-    return f"items-{'tuning-' if tuning else ''}{task}-{slug(model)}"
 
 
 # -- what there is to do ----------------------------------------------------------------------------------------------

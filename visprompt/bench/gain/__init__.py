@@ -14,6 +14,7 @@ from visprompt.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
     from visprompt.bench.pipeline import SuiteResult
+    from visprompt.bench.report.document import Document
 
 _TASKS = ("gain", "transfer", "sweep")
 
@@ -126,7 +127,7 @@ class GainKind:
         for spec in models:
             illustrate(context, spec)
 
-    def document(self, result: SuiteResult) -> Any:
-        from visprompt.bench.report_seam import Legacy
+    def document(self, result: SuiteResult) -> Document:
+        from visprompt.bench.gain.document import document
 
-        return Legacy(self.name, result)
+        return document(result)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import data_uri
 from visprompt.bench.gain.markers import marked_model
 from visprompt.bench.kind import RunContext
+from visprompt.bench.report.images import data_uri
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
 from visprompt.plots.gain import Marked, marked_figure, patch_figure
@@ -17,12 +17,9 @@ from visprompt.tasks.gain import mass_on
 if TYPE_CHECKING:
     from visprompt.bench.gain.markers import MarkedModel, Marker
 
-#: before a model's name: the example is the patch itself
-PATCH_OF = "patch of "
-
 
 def illustrate(context: RunContext, spec: Any) -> None:
-    """Adds images of one model to the examples, by label: data URI and alternative text; a patch is `patch of …`."""
+    """Adds images of one model to the examples: its data URI and alternative text in `images` and `patches`."""
     suite = context.suite
     if suite.examples <= 0:
         return
@@ -31,8 +28,8 @@ def illustrate(context: RunContext, spec: Any) -> None:
     try:
         found = marked_pictures(model, suite.examples)
         if found is not None:
-            context.examples[model.name] = found
-        context.examples.update({f"{PATCH_OF}{name}": one for name, one in patch_pictures(model).items()})
+            context.examples["images"][model.name] = found
+        context.examples["patches"].update(patch_pictures(model))
     except (VispromptError, OSError) as error:
         context.problem(f"images of {model.name} are not shown: {error}")
 

@@ -76,7 +76,7 @@ def prepare(context: RunContext) -> int:
     suite, models = context.suite, len(context.settings.models)
     n = len(images_of(context)) if models else 0
     points = len(list(suite.sweep.points())) * len(suite.sweep.seeds) if suite.sweep is not None else 0
-    context.examples = {}
+    context.examples = {"images": {}, "patches": {}}
     context.cache["asked"] = []
     return n * (len(suite.markers) + len(suite.transfer)) * models + points
 

@@ -13,6 +13,7 @@ from visprompt.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
     from visprompt.bench.pipeline import SuiteResult
+    from visprompt.bench.report.document import Document
 
 
 class TuningKind:
@@ -113,7 +114,7 @@ class TuningKind:
         if context.settings.whole.examples:
             context.examples = tuned_pictures(context, present(context))
 
-    def document(self, result: SuiteResult) -> Any:
-        from visprompt.bench.report_seam import Legacy
+    def document(self, result: SuiteResult) -> Document:
+        from visprompt.bench.tuning.document import document
 
-        return Legacy(self.name, result)
+        return document(result)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import data_uri
 from visprompt.bench.kind import RunContext
+from visprompt.bench.report.images import data_uri
 from visprompt.bench.tuning.spec import SetSpec
 from visprompt.bench.tuning.unit import Row, prompt_folder, splits_of
 from visprompt.errors import VispromptError
