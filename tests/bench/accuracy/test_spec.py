@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from visprompt.bench.accuracy.run import load_published, load_suite
+
 from visprompt.bench.suite import list_suites, parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 

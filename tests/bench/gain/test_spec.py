@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.bench.gain.test_run import content, small
 from visprompt.bench.accuracy.run import run_suite
 from visprompt.bench.gain.run import run_gain
+
+from tests.bench.gain.test_run import content, small
 from visprompt.bench.gain.spec import GainSuite
 from visprompt.bench.suite import list_suites, load_suite, parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
