@@ -16,10 +16,10 @@ from visprompt.bench.accuracy.document import document
 from visprompt.bench.accuracy.document_tables import kind_table, protocol, published_table, summary_table
 from visprompt.bench.accuracy.examples import Card, Exhibits
 from visprompt.bench.accuracy.findings import best_way, chart, findings
-from visprompt.bench.accuracy.spec import parse_suite
 from visprompt.bench.report import html, markdown, terminal, write_report
 from visprompt.bench.report.document import Gallery, Table
 from visprompt.bench.report.images import data_uri
+from visprompt.bench.suite import parse_suite
 from visprompt.plots import base as plots
 
 SUITE = parse_suite(
