@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from visprompt.bench import list_suites, load_suite
-from visprompt.bench.kind import RunContext, Settings
+from visprompt.bench import ProgressCallback, list_suites, load_suite
+from visprompt.bench.kind import RunContext, Settings, slug
 from visprompt.bench.rows import result_row
 from visprompt.bench.store import Store
 from visprompt.bench.suite import KINDS, kind_of
@@ -52,7 +52,7 @@ def test_only_tuning_has_one_model(kind: Any) -> None:
 def test_rows_have_their_place_in_the_table(kind: Any, tmp_path: Path) -> None:
     suite = load_suite(SMALL[kind.name])
     settings = Settings(kind.name, suite, suite, tuple(suite.models), tmp_path)
-    context = RunContext(settings, Store(tmp_path))
+    context = RunContext(settings, Store(tmp_path), ProgressCallback())
     labels = {
         "accuracy": lambda: [row.pointing.label for row in suite.rows],
         "tuning": lambda: [method.label for method in suite.methods],
@@ -69,6 +69,11 @@ def test_rows_have_their_place_in_the_table(kind: Any, tmp_path: Path) -> None:
     assert places == sorted(places)
     for change in ({"row": "no such row"}, {"task": "no such task"}, {"suite": "another"}):
         assert kind.place(context, {**rows[0], **change}) is None
+
+
+def test_names_of_models_in_names_of_files() -> None:
+    assert slug("bundled:scenes-clip") == "bundled-scenes-clip"
+    assert slug("/a/b c/") == "a-b-c"
 
 
 def test_a_suite_is_read_without_torch() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from visprompt.bench.store import Store, slug
+from visprompt.bench.store import Store
 from visprompt.utils.jsonl import read_jsonl
 
 
@@ -65,8 +65,3 @@ def test_forgetting_leaves_what_belongs_to_others(tmp_path: Path) -> None:
     store.forget_untouched()
     assert {path.name for path in tmp_path.glob("items-*")} == {"items-t-k.jsonl"}
     assert store.earlier == []
-
-
-def test_names_of_models_in_names_of_files() -> None:
-    assert slug("bundled:scenes-clip") == "bundled-scenes-clip"
-    assert slug("/a/b c/") == "a-b-c"

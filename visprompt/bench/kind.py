@@ -6,19 +6,20 @@ under that key already is not made again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.rows import Row
-from visprompt.bench.store import Store
 from visprompt.tasks.condition import RunnerFactory, default_runner
 
 if TYPE_CHECKING:
     from visprompt.bench.pipeline import SuiteResult
+    from visprompt.bench.progress import ProgressCallback
     from visprompt.bench.report.document import Document
+    from visprompt.bench.store import Store
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class RunContext:
 
     settings: Settings
     store: Store
-    progress: ProgressCallback = field(default_factory=ProgressCallback)
+    progress: ProgressCallback
     make_runner: RunnerFactory = default_runner
     results: dict[str, Row] = field(default_factory=dict)
     units: dict[str, Unit] = field(default_factory=dict)
@@ -153,6 +154,15 @@ class RunContext:
         """The finished units of a stage with their rows."""
         found = [unit for unit in self.units.values() if unit.stage == stage and unit.key in self.results]
         return [(unit, self.results[unit.key]) for unit in found]
+
+
+def slug(name: str) -> str:
+    """A model's name as part of a file's name.
+
+    >>> slug("open_clip:ViT-B-16/openai")
+    'open-clip-ViT-B-16-openai'
+    """
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
 def loaded(spec: Any, device: str) -> Any:

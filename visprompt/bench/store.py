@@ -5,7 +5,6 @@ One process writes a file at a time. Nothing here measures anything.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -127,15 +126,6 @@ class Store:
                     file.unlink()
         self.earlier = []
         self._units = None
-
-
-def slug(name: str) -> str:
-    """A model's name as part of a file's name.
-
-    >>> slug("open_clip:ViT-B-16/openai")
-    'open-clip-ViT-B-16-openai'
-    """
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
 def _unit_key(row: Row) -> str:

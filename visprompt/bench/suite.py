@@ -26,7 +26,7 @@ AnySuite: TypeAlias = Suite | TuningSuite | GainSuite
 #: every kind of suite, by the name that a suite's file gives in `kind`; a file without `kind` is of the first
 KINDS: dict[str, Kind] = {one.name: one for one in (AccuracyKind(), TuningKind(), GainKind())}
 _PACKAGE = "visprompt.benchmarks"
-_NOT_SUITES = ("published",)
+_NOT_SUITES = ("published", "tour")
 
 
 def list_suites() -> list[str]:

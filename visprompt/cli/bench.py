@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,14 +39,46 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result rows as JSON lines.")] = False,
 ) -> None:
     """Run a suite: accuracies with intervals in the terminal, report.html, report.md and results.jsonl in a folder."""
+    from visprompt.bench.tour import TOUR, stops
+
+    asked = _Asked(model, images, annotations, strategy, not resume, jobs, device, as_json)
+    if suite != TOUR:
+        _run(suite, out, limit, asked)
+        return
+    times = []
+    for stop in stops():
+        typer.echo(f"\n{stop.suite}, the first {limit or stop.limit} images of every task", err=True)
+        seconds = _run(stop.suite, stop.folder(out), limit or stop.limit, asked)
+        times.append(f"{stop.suite} {seconds:.0f} s")
+    typer.echo(f"The tour took: {', '.join(times)}. Intervals are wide: these are few images.", err=True)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is the same for every suite of a tour."""
+
+    models: list[str] | None
+    images: Path | None
+    annotations: Path | None
+    strategies: list[str] | None
+    fresh: bool
+    jobs: int | None
+    device: str
+    as_json: bool
+
+
+def _run(suite: str, out: Path | None, limit: int | None, asked: _Asked) -> float:
+    """Runs one suite, shows its table and writes its reports; gives the seconds it took."""
     from visprompt.bench.suite import kind_of, load_suite
     from visprompt.cli.arguments import quiet
     from visprompt.utils.files import require_folder
 
+    started = time.monotonic()
     checked = load_suite(suite)  # a misspelt key is said before torch is imported
     kind = kind_of(checked)
     require_folder(out if out is not None else Path("runs") / checked.name)
-    chosen = kind.chosen(checked, strategy)
+    chosen = kind.chosen(checked, asked.strategies)
+    models = kind.models(chosen, asked.models)
     quiet()
     from visprompt.bench.pipeline import run_suite
     from visprompt.bench.report import terminal, write_report
@@ -53,21 +87,22 @@ def bench(
     with progress_bar() as bar:
         result = run_suite(
             checked,
-            models=model,
-            images=images,
-            annotations=annotations,
+            models=models,
+            images=asked.images,
+            annotations=asked.annotations,
             out=out,
             limit=limit,
-            strategies=strategy,
-            fresh=not resume,
-            device=device,
+            strategies=asked.strategies,
+            fresh=asked.fresh,
+            device=asked.device,
             examples=True,
-            jobs=jobs or automatic_jobs(kind.models(chosen, model), device, kind.parallel(chosen)),
+            jobs=asked.jobs or automatic_jobs(models, asked.device, kind.parallel(chosen)),
             progress=shown_in(bar, kind.line),
         )
     document = kind.document(result)
     written = [*write_report(document, result.out), result.out / "results.jsonl"]
-    tell(result.rows, None if as_json else terminal(document), result.problems, written)
+    tell(result.rows, None if asked.as_json else terminal(document), result.problems, written)
+    return time.monotonic() - started
 
 
 def progress_bar() -> Progress:

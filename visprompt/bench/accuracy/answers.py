@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from visprompt.bench.kind import RunContext
+from visprompt.bench.kind import RunContext, slug
 from visprompt.bench.rows import Row
-from visprompt.bench.store import slug
 from visprompt.tasks.data_sources import Data, load_data
 from visprompt.utils.hashing import digest
 

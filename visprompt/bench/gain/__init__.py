@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from visprompt.bench.gain.spec import GainSuite, parse_gain, require_unseen
-from visprompt.bench.kind import RunContext, Unit
+from visprompt.bench.kind import RunContext, Unit, slug
 from visprompt.bench.rows import Row, point_label
-from visprompt.bench.store import slug
 from visprompt.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ import numpy as np
 
 from visprompt.bench.gain.markers import MarkedModel, Marker, images_of, marked_model
 from visprompt.bench.gain.sweep import Sweep
-from visprompt.bench.kind import RunContext, Unit
+from visprompt.bench.kind import RunContext, Unit, slug
 from visprompt.bench.rows import Row
-from visprompt.bench.store import slug
 from visprompt.errors import InvalidInputError, VispromptError
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
