@@ -16,8 +16,8 @@ GATES = [{"block": 0, "gate": 0.2, "selection": 0.1, "temperature": 0.9}]
 def row(method: str, value: float | None, *, how: str = "prompt", **more: Any) -> dict[str, Any]:
     options = {"prompts": 10, **more.pop("options", {})}
     return {
-        "set": "one", "title": "A set", "method": method, "how": how, "strategy": "any", "control": False,
-        "table": True, "value": value, "values": [value], "sd": None, "ci95": None, "metric": "accuracy",
+        "task": "one", "title": "A set", "row": method, "n": 40, "how": how, "strategy": "any", "control": False,
+        "table": True, "value": value, "values": [value], "sd": None, "low": None, "high": None, "metric": "accuracy",
         "options": options, "settings": {"epochs": 3}, "blocks": [], **more,
     }  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_plain_prompts_by_block() -> None:
         row("more tokens", 0.9, options={"prompts": 20}),
     ]
     points = insertion_points([*others, *plain()])
-    assert {key: [(block, one["method"]) for block, one in found] for key, found in points.items()} == {
+    assert {key: [(block, one["row"]) for block, one in found] for key, found in points.items()} == {
         "one": [(0, "block 0"), (1, "block 1"), (2, "block 2")]
     }
     assert insertion_points([*others, *plain()[:2]]) == {}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import visprompt as vp
-from visprompt.bench.accuracy.run import run_suite
+from visprompt.bench.pipeline import run_suite
 from visprompt.bench.suite import Suite, load_suite, parse_suite
 from visprompt.data.referring.keypoints import PointedPicture
 from visprompt.data.scenes import world as scenes

@@ -52,9 +52,15 @@ def test_all_sources_are_hashed_but_those_that_only_show() -> None:
     assert {"falip.py", "falip.yaml", "patch.py"} <= {path.name for path in hashed_sources()}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in sources() if not is_display(path) and path.parts[0] != "bench"], ids=str
-)
+def test_of_the_benchmarks_all_that_decides_figures_is_hashed() -> None:
+    hashed = {path.relative_to(ROOT).as_posix() for path in hashed_sources() if path.is_relative_to(ROOT)}
+    for kind, modules in {"accuracy": {"answers"}, "tuning": set(), "gain": {"markers", "sweep"}}.items():
+        assert {f"bench/{kind}/{name}.py" for name in {"spec", "unit", "summary"} | modules} <= hashed
+    assert {"bench/kind.py", "bench/rows.py", "bench/schema.py"} <= hashed
+    assert not [name for name in hashed if name.startswith("bench/report/")]
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if not is_display(path)], ids=str)
 def test_what_decides_figures_imports_nothing_that_only_shows(path: Path) -> None:
     shown = {one for one in imported(path) if is_display(Path(one))}
     assert not {one for one in shown if (path.as_posix(), one.split("/")[0]) not in DRAWN}

@@ -1,13 +1,28 @@
-"""Benchmarks: suites of models, tasks and ways of prompting, run side by side and reported."""
+"""Benchmarks: suites of any kind, run and reported.
 
-from visprompt.bench.accuracy.run import (
-    Bench,
-    BenchResult,
-    Listener,
-    list_suites,
-    load_published,
-    load_suite,
-    run_suite,
-)
+>>> from visprompt.bench import list_suites, run_suite
+>>> "scenes" in list_suites()
+True
+>>> result = run_suite("scenes", limit=100, out="runs/first")  # doctest: +SKIP
+"""
 
-__all__ = ["Bench", "BenchResult", "Listener", "list_suites", "load_published", "load_suite", "run_suite"]
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from visprompt.bench.pipeline import SuiteResult, run_suite
+from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.suite import list_suites, load_published, load_suite
+
+__all__ = ["ProgressCallback", "SuiteResult", "list_suites", "load_published", "load_suite", "run_suite"]
+
+
+def __getattr__(name: str) -> Any:
+    from visprompt.bench.old_names import OLD_NAMES
+
+    if name not in OLD_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = OLD_NAMES[name].__name__
+    warnings.warn(f"visprompt.bench.{name} is now {new}; the old name works until 0.6.0.", DeprecationWarning, 2)
+    return OLD_NAMES[name]

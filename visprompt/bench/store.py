@@ -1,122 +1,133 @@
-"""Rows of earlier runs in the same folder: a run adds to them, and replaces those that it makes again.
+"""The folder of a run: rows of earlier runs, results of units, and files that answers are added to.
 
-A row is known by suite, model, task and strategy label. Nothing here measures anything.
+One process writes a file at a time. Nothing here measures anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from visprompt.bench.accuracy.spec import Suite
-from visprompt.errors import InvalidInputError
-from visprompt.tasks.base import Row
-from visprompt.utils.jsonl import read_jsonl
+from visprompt.bench.rows import Row, RowKey, key_of, read_rows_or_none
+from visprompt.utils.jsonl import RowLog, read_jsonl, write_jsonl
 
 RESULTS = "results.jsonl"
-TUNING = "tuning.jsonl"
-MAPS = "maps.jsonl"
-#: what a report reads of a row; rows without it (of another version) stay in the file but are not shown
-_SHOWN: tuple[str, ...] = ("task", "control", "value", "n", "pointing", "model_identity", "data", "boxes", "settings")
-_SHOWN += ("versions", "git_commit", "code", "machine", "suite_hash", "date")
-_TUNED = ("points", "options", "validation", "data", "metric", "tasks")
-_Key = tuple[str, str, str, str]
+#: files with one line for a unit, by its key
+_UNITS = ("runs*.jsonl", "maps.jsonl")
 
 
-class Earlier:
-    """What is in a folder's `results.jsonl` (or `tuning.jsonl`) already.
+class Store:
+    """What is in a folder, and what is added to it.
 
     Args:
-        path: the file; it need not be there.
-        suite: the whole suite, in whose order rows are put.
-        fresh: the file is about to be replaced, so it may hold anything.
+        out: the folder.
+        fresh: what is in it is about to be replaced, so it may hold anything.
 
-    Raises:
-        InvalidInputError: if the file holds something else.
+    Attributes:
+        earlier: rows of `results.jsonl` as this run found them, in today's schema.
     """
 
-    def __init__(self, path: Path, suite: Suite, fresh: bool = False) -> None:
-        self.suite, self.fresh = suite, fresh
-        try:
-            self.rows = read_jsonl(path) if path.exists() else []
-        except InvalidInputError:
-            if not fresh:
-                raise
-            self.rows = []
+    def __init__(self, out: Path, fresh: bool = False) -> None:
+        self.out, self.fresh = out, fresh
+        self.earlier = read_rows_or_none(out / RESULTS, fresh)
+        self.touched: set[Path] = set()
+        self._logs: dict[str, RowLog] = {}
+        self._units: dict[str, Row] | None = None
 
-    def forget(self, model: str | None = None) -> None:
-        """Drops the rows of one model, or every row."""
-        self.rows = [] if model is None else [row for row in self.rows if (row.get("model") != model)]
+    def log(self, stem: str) -> RowLog:
+        """The file `stem.jsonl`, to which rows are added."""
+        path = self.out / f"{stem}.jsonl"
+        self.touched.add(path)
+        return self._logs.setdefault(stem, RowLog(path))
 
-    def merged(self, made: Iterable[Row]) -> list[Row]:
-        """Old rows, and those made now in the place of old ones; models, tasks and labels in the suite's order."""
-        every = {_key(row): row for row in self.rows}
-        every.update((_key(row), row) for row in made)
-        models = list(dict.fromkeys([*self.suite.models, *(key[1] for key in every)]))
-        tasks = [task.key for task in self.suite.tasks]
-        labels = [row.pointing.label for row in self.suite.rows]
+    def reread(self) -> None:
+        """Forgets what is in memory of the files, because other processes have written to them."""
+        self._logs.clear()
 
-        def place(key: _Key) -> tuple[bool, int, int, int]:
-            suite, model, task, label = key
-            return suite != self.suite.name, models.index(model), _index(tasks, task), _index(labels, label)
+    def known(self, key: str) -> Row | None:
+        """The result of a unit, by its key, whichever run made it; None if there is none."""
+        if self._units is None:
+            self._units = {}
+            for pattern in _UNITS:
+                for file in sorted(self.out.glob(pattern)):
+                    self._units.update((_unit_key(row), row) for row in read_jsonl(file))
+        return self._units.get(key)
 
-        return [every[key] for key in sorted(every, key=place)]
+    def add(self, stem: str, row: Row) -> None:
+        """Keeps the result of a unit."""
+        self.log(stem).append([row])
+        if self._units is not None:
+            self._units[_unit_key(row)] = row
 
-    def shown(self, made: Iterable[Row]) -> list[Row]:
-        """Those of `merged` that belong to the suite as it is now."""
-        tasks = {task.key for task in self.suite.tasks}
-        labels = {row.pointing.label for row in self.suite.rows}
-        found = []
-        for row in self.merged(made):
-            if not self._own(row) or row.get("strategy") not in labels:
-                continue
-            needed = _SHOWN if "task" in row else _TUNED
-            if all(key in row for key in needed) and ("task" not in row or row["task"] in tasks):
-                found.append(row)
-        return found
+    # -- rows of results.jsonl ----------------------------------------------------------------------------------------
 
-    def beside(self, model: str, task: str, made: Iterable[Row]) -> list[Row]:
-        """Old rows of the same model and task that were not made again."""
-        again = {_key(row) for row in made}
-        found = [row for row in self.rows if self._own(row) and (row.get("model"), row.get("task")) == (model, task)]
-        return [row for row in found if _key(row) not in again]
+    def label(self, suite: str, name: str, weights: str, taken: Mapping[str, str]) -> str:
+        """The name that a model gets in the table: its own, with a piece of the weights' hash if another one has it.
 
-    def label(self, name: str, weights: str, made: Iterable[Row]) -> str:
-        """The name a model gets in the table: its own, with a piece of the weights' hash if another one has it."""
-        taken = {}
-        for row in made if self.fresh else [*self.rows, *made]:
-            if self._own(row):
-                taken[str(row.get("model"))] = (row.get("model_identity") or {}).get("weights", "")
+        Args:
+            suite: name of the suite.
+            name: the model's own name.
+            weights: hash of its weights.
+            taken: hashes of the weights of this run's other models, by the name they got.
+        """
+        rows = [] if self.fresh else [row for row in self.earlier if row.get("suite") == suite]
+        by_name = {str(row.get("model")): (row.get("model_identity") or {}).get("weights", "") for row in rows}
+        by_name.update(taken)
         for label in (name, f"{name}-{weights[:6]}"):
-            if taken.get(label, weights) == weights:
+            if by_name.get(label, weights) == weights:
                 return label
         return f"{name}-{weights}"
 
-    def _own(self, row: Row) -> bool:
-        return bool(row.get("suite") == self.suite.name)
+    def merged(self, made: Iterable[Row]) -> list[Row]:
+        """Rows of earlier runs, and those made now in the place of old ones."""
+        every: dict[RowKey, Row] = {key_of(row): row for row in self.earlier}
+        every.update((key_of(row), row) for row in made)
+        return list(every.values())
+
+    def beside(self, suite: str, model: str, task: str, made: Iterable[Row]) -> list[Row]:
+        """Rows of earlier runs of the same suite, model and task that were not made again."""
+        again = {key_of(row) for row in made}
+        wanted = (suite, model, task)
+        return [row for row in self.earlier if key_of(row)[:3] == wanted and key_of(row) not in again]
+
+    def write(self, rows: Sequence[Row], name: str = RESULTS) -> None:
+        """Replaces a file in one step."""
+        write_jsonl(self.out / name, rows)
+
+    # -- forgetting ---------------------------------------------------------------------------------------------------
+
+    def forget(self, patterns: Iterable[str], model: str | None = None) -> None:
+        """Removes files and folders, and the rows of a model.
+
+        Args:
+            patterns: of the files and folders.
+            model: the model's name in the table.
+        """
+        for pattern in patterns:
+            for path in self.out.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+        if model is not None:
+            self.earlier = [row for row in self.earlier if row.get("model") != model]
+            maps = self.out / "maps.jsonl"
+            if maps.exists():
+                write_jsonl(maps, [row for row in read_jsonl(maps) if row.get("model") != model])
+        self._logs.clear()
+        self._units = None
+
+    def forget_untouched(self) -> None:
+        """Removes answers and rows of earlier runs that this run did not ask for."""
+        for pattern in ("items-*.jsonl", "runs-*.jsonl"):
+            for file in self.out.glob(pattern):
+                if file not in self.touched:
+                    file.unlink()
+        self.earlier = []
+        self._units = None
 
 
-def stale(rows: Sequence[Row], made: Sequence[Row]) -> list[str]:
-    """A sentence for people if rows of an earlier run were made in another way than today's."""
-    if not made:
-        return []
-    now = [made[0].get(key) for key in ("code", "suite_hash", "limit")]
-    fresh = {_key(row) for row in made}
-    old = [row for row in rows if _key(row) not in fresh]
-    other = [row for row in old if [row.get(key) for key in ("code", "suite_hash", "limit")] != now]
-    if not other:
-        return []
-    names = ", ".join(dict.fromkeys(str(row["strategy"]) for row in other))
-    return [
-        f"{len(other)} rows are from an earlier run with other code, another suite file or another limit ({names}): "
-        "run the suite without --strategy and --model to make them again, or --fresh to forget them."
-    ]
-
-
-def _key(row: Row) -> _Key:
-    suite, model, task, label = (str(row.get(key, "")) for key in ("suite", "model", "task", "strategy"))
-    return suite, model, task, label
-
-
-def _index(values: list[str], value: str) -> int:
-    return values.index(value) if value in values else len(values)
+def _unit_key(row: Row) -> str:
+    """The key of a unit's row: maps are known by their run and what they are of, all others by `id`."""
+    return f"{row.get('run')}/{row['id']}" if "maps" in row else str(row.get("id"))

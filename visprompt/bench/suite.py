@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
-from visprompt.bench.accuracy import spec as accuracy
+from visprompt.bench.accuracy import AccuracyKind
+from visprompt.bench.accuracy.published import load_published
 from visprompt.bench.accuracy.spec import MapSpec, RowSpec, Suite, TaskSpec, TuneSpec
-from visprompt.bench.gain import spec as gain
+from visprompt.bench.gain import GainKind
 from visprompt.bench.gain.spec import GainSuite
+from visprompt.bench.kind import Kind
 from visprompt.bench.schema import all_of, mapping, within
-from visprompt.bench.tuning import spec as tuning
+from visprompt.bench.tuning import TuningKind
 from visprompt.bench.tuning.spec import TuningSuite
 from visprompt.errors import InvalidInputError, unknown_name
 
 __all__ = ["KINDS", "AnySuite", "GainSuite", "MapSpec", "RowSpec", "Suite", "TaskSpec", "TuneSpec", "TuningSuite"]
-__all__ += ["list_suites", "load_published", "load_suite", "parse_suite"]
+__all__ += ["kind_of", "list_suites", "load_published", "load_suite", "parse_suite"]
 
 AnySuite: TypeAlias = Suite | TuningSuite | GainSuite
-#: what checks a suite of each kind; a file without `kind` is of the first
-KINDS: dict[str, Callable[[Mapping[str, Any], str], AnySuite]] = {
-    accuracy.KIND: accuracy.parse_accuracy,
-    tuning.KIND: tuning.parse_tuning,
-    gain.KIND: gain.parse_gain,
-}
+#: every kind of suite, by the name that a suite's file gives in `kind`; a file without `kind` is of the first
+KINDS: dict[str, Kind] = {one.name: one for one in (AccuracyKind(), TuningKind(), GainKind())}
 _PACKAGE = "visprompt.benchmarks"
-_NOT_SUITES = ("published",)
+_NOT_SUITES = ("published", "tour")
 
 
 def list_suites() -> list[str]:
@@ -72,12 +69,6 @@ def load_suite(name: str | Path) -> AnySuite:
     return parse_suite(content, path.stem)
 
 
-def load_published() -> list[dict[str, Any]]:
-    """The papers' figures (`benchmarks/published.yaml`), each with its source and how sure it is."""
-    content = yaml.safe_load(_packaged("published"))
-    return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]
-
-
 def parse_suite(content: Any, name: str) -> AnySuite:
     """Checks what a YAML file holds.
 
@@ -90,9 +81,22 @@ def parse_suite(content: Any, name: str) -> AnySuite:
         InvalidInputError: for values that cannot be used. Both name the suite and the place in it.
     """
     with within(f"suite {name}"):
-        kind = mapping(content, "").get("kind", accuracy.KIND)
+        kind = mapping(content, "").get("kind", AccuracyKind.name)
         all_of([kind], KINDS, "kind")
-        return KINDS[kind](content or {}, name)
+        parsed: AnySuite = KINDS[kind].parse(content or {}, name)
+        return parsed
+
+
+def kind_of(suite: Any) -> Kind:
+    """The kind of a parsed suite.
+
+    Raises:
+        TypeError: if it is no suite.
+    """
+    for kind in KINDS.values():
+        if isinstance(suite, kind.suite_type):
+            return kind
+    raise TypeError(f"{type(suite).__name__} is no parsed suite.")
 
 
 def _packaged(name: str) -> str:

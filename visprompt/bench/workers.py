@@ -1,23 +1,31 @@
-"""Several models of a suite at once, or several tasks of one, a process each.
+"""One pool of processes for all kinds of suites.
 
-Small models leave cores idle. A worker runs the suite for one model, or one task of it, and leaves behind what it would
-have left anyway, its rows in `items-*.jsonl`; the run that started it then finds them there. So a worker can only save
-time: if one dies, its rows are made again, and an error that people should see is raised where it always is.
+A worker gets the settings of the run and batches of units; it loads models and data itself. What it made goes back to
+the process that started it, or, for answers, straight into the folder. So a worker that dies loses at most the answers
+of one chunk: its batch is made again by the process that started it, where an error is raised as it always is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import multiprocessing
+import multiprocessing.context
 import os
-import subprocess
+import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    from visprompt.bench.accuracy.run import Listener
+from visprompt.bench.kind import RunContext, Settings, Unit
+from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.rows import Row
+from visprompt.bench.store import Store
+from visprompt.bench.suite import KINDS
 
 
 def cores() -> int:
@@ -25,9 +33,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def automatic_jobs(models: Sequence[Any], device: str, tasks: int = 1) -> int:
-    """As many as there are bundled models, or tasks of them, and cores; 1 if a model could be large, or is on a GPU."""
-    count = len(models) * tasks
+def automatic_jobs(models: Sequence[Any], device: str, units: int = 1) -> int:
+    """How many processes a run gets if nobody says it.
+
+    Args:
+        models: the models of the table.
+        device: that was asked for.
+        units: of one model that can be run at the same time.
+
+    Returns:
+        As many as there are units of bundled models, and cores; 1 if a model could be large, or is on a GPU.
+    """
+    count = len(models) * units
     small = count > 1 and all(isinstance(one, str) and one.startswith("bundled:") for one in models)
     if not small or device not in ("auto", "cpu"):
         return 1
@@ -37,96 +54,190 @@ def automatic_jobs(models: Sequence[Any], device: str, tasks: int = 1) -> int:
     return 1 if gpu and device == "auto" else min(count, cores())
 
 
-def run_workers(
-    units: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], jobs: int, listener: Listener
-) -> None:
-    """Runs parts of a suite in a process each, `jobs` at a time, and waits for all of them.
+@dataclass
+class Made:
+    """What a worker made of a batch.
+
+    Attributes:
+        rows: by key; a unit that failed is not among them, and is made again by the process that started the worker.
+        problems: sentences for people.
+    """
+
+    rows: dict[str, Row | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class Pool:
+    """Runs batches of units in processes.
 
     Args:
-        units: what is different for each of them: further arguments, as below.
-        arguments: of `visprompt.bench.accuracy.run.run_suite`, ready for JSON; with `kind` "gain", of
-            `visprompt.bench.gain.run.run_gain`.
-        jobs: processes at a time.
-        listener: is told what the workers tell.
+        settings: of the run.
+        progress: is told what the workers do, from a thread of its own.
     """
-    waiting, lock = list(units), threading.Lock()
-    running: list[subprocess.Popen[str]] = []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // jobs))}
 
-    def work() -> None:
+    def __init__(self, settings: Settings, progress: ProgressCallback) -> None:
+        self.settings, self.progress = settings, progress
+        self._told: dict[str, int] = {}
+        self._void: set[str] = set()
+        self._lock = threading.Lock()
+
+    def run(self, batches: Sequence[list[Unit]]) -> Generator[tuple[list[Unit], Made], None, None]:
+        """Gives what became of every batch, as they end. Batches whose worker died come with nothing made."""
+        waiting, fruitless = deque(batches), 0
+        while waiting and fruitless < 2:
+            ended = 0
+            for batch, made in self._one_pool(waiting):
+                ended += made is not None
+                if made is None:
+                    self._take_back(batch)
+                yield batch, made or Made()
+            fruitless = 0 if ended else fruitless + 1
+        for batch in waiting:  # two pools died at once: processes cannot be started here
+            yield batch, Made()
+
+    def _one_pool(self, waiting: deque[list[Unit]]) -> Iterator[tuple[list[Unit], Made | None]]:
+        """One pool, until all is done or one of its processes dies; never more batches in it than processes."""
+        jobs = min(self.settings.jobs, len(waiting))
+        context = _Context()
+        events = context.SimpleQueue()
+        pool = ProcessPoolExecutor(jobs, context, _begin, (self.settings, events))
+        listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
+        listener.start()
+        running: dict[Future[Made], list[Unit]] = {}
+        broken = ended = False
+        try:
+            with _threads(max(1, cores() // self.settings.jobs)):
+                while (waiting and not broken) or running:
+                    while waiting and not broken and len(running) < jobs:
+                        try:
+                            future = pool.submit(_work, waiting[0])
+                        except BrokenProcessPool:
+                            broken = True
+                            break
+                        running[future] = waiting.popleft()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        batch = running.pop(future)
+                        try:
+                            yield batch, future.result()
+                        except BrokenProcessPool:
+                            broken = True
+                            yield batch, None
+            ended = not broken
+        finally:  # also when the run is interrupted
+            if ended:
+                events.put(None)
+                listener.join()
+            else:
+                for process in list((getattr(pool, "_processes", None) or {}).values()):
+                    process.terminate()
+            pool.shutdown(wait=ended, cancel_futures=True)
+
+    def _listen(self, events: Any) -> None:
         while True:
-            with lock:
-                if not waiting:
+            with contextlib.suppress(OSError, EOFError):
+                event = events.get()
+                if event is None:
                     return
-                unit = waiting.pop(0)
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "visprompt.bench.workers"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    env=environment,
-                )
-                running.append(process)
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it died before it read what to do
-                process.stdin.write(json.dumps({**arguments, **unit}))
-                process.stdin.close()
-            for line in process.stdout:
-                with lock:
-                    _pass_on(line, listener)
-            process.wait()
+                key, name, value = event
+                with self._lock:
+                    if key in self._void:
+                        continue
+                    if name == "advanced":
+                        self._told[key] = self._told.get(key, 0) + value
+                    getattr(self.progress, name)(value)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(units)))]
-    for thread in threads:
-        thread.start()
+    def _take_back(self, batch: Sequence[Unit]) -> None:
+        """What a dead worker had told is done again."""
+        with self._lock:
+            self._void.update(unit.key for unit in batch)
+            count = sum(self._told.pop(unit.key, 0) for unit in batch)
+            if count:
+                self.progress.advanced(-count)
+
+
+# -- in the worker ----------------------------------------------------------------------------------------------------
+
+
+class _Telling(ProgressCallback):
+    """Passes on what it is told, with the unit that it is about."""
+
+    def __init__(self, events: Any) -> None:
+        self.events, self.key = events, ""
+
+    def starts(self, title: str) -> None:
+        self.events.put((self.key, "starts", title))
+
+    def advanced(self, count: int) -> None:
+        self.events.put((self.key, "advanced", count))
+
+
+_context: RunContext | None = None
+
+
+def _begin(settings: Settings, events: Any) -> None:
+    """Makes a process a worker: it keeps quiet, leaves interrupts to its parent, and ends when that is gone."""
+    global _context
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    _context = RunContext(settings, Store(settings.out, fresh=True), _Telling(events))
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _work(batch: list[Unit]) -> Made:
+    assert _context is not None
+    made, kind = Made(), KINDS[_context.settings.kind]
+    for unit in batch:
+        assert isinstance(_context.progress, _Telling)
+        _context.progress.key = unit.key
+        _context.progress.starts(unit.title)
+        try:
+            made.rows[unit.key] = kind.run(_context, unit)
+        except Exception:
+            continue  # the parent makes it again, and raises what is to be seen
+    made.problems, _context.problems = _context.problems, []
+    return made
+
+
+# -- starting them ----------------------------------------------------------------------------------------------------
+
+
+class _Process(multiprocessing.context.SpawnProcess):
+    """A process that does not run the main script again: it need not be guarded, nor be a file."""
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+        try:
+            main.__dict__.pop("__file__", None)
+            main.__spec__ = None
+            super().start()
+        finally:
+            for name, value in kept.items():
+                setattr(main, name, value)
+
+
+class _Context(multiprocessing.context.SpawnContext):
+    Process = _Process  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Processes that are started inside use so many threads each."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(count)
     try:
-        for thread in threads:
-            thread.join()
-    finally:  # also when the run is interrupted
-        for process in running:
-            if process.poll() is None:
-                process.terminate()
-
-
-def _pass_on(line: str, listener: Listener) -> None:
-    try:
-        event, value = json.loads(line)
-    except ValueError:  # a library that prints
-        return
-    if event == "done":
-        listener.done(int(value))
-    elif event == "row":
-        listener.row(str(value))
-    elif event == "result":
-        listener.result(value)
-
-
-def _main(source: IO[str], target: IO[str]) -> None:
-    from visprompt.bench.accuracy.run import Listener, run_suite
-    from visprompt.bench.gain.run import run_gain
-
-    class Telling(Listener):
-        """Writes a line for everything it is told."""
-
-        def row(self, text: str) -> None:
-            self._tell("row", text)
-
-        def done(self, pictures: int) -> None:
-            self._tell("done", pictures)
-
-        def result(self, row: dict[str, Any]) -> None:
-            shown = ("model", "task", "strategy", "value", "n", "seconds", "part", "marker", "ci95")
-            self._tell("result", {key: row.get(key) for key in shown})
-
-        def _tell(self, event: str, value: Any) -> None:
-            print(json.dumps([event, value]), file=target, flush=True)
-
-    told = json.load(source)
-    run: Any = {"gain": run_gain, None: run_suite}[told.pop("kind", None)]
-    run(**told, part=True, listener=Telling())
-
-
-if __name__ == "__main__":
-    _main(sys.stdin, sys.stdout)
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visprompt.errors import InvalidInputError
-
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from visprompt.bench.progress import ProgressCallback
 
 
 def bench(
@@ -37,81 +39,80 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result rows as JSON lines.")] = False,
 ) -> None:
     """Run a suite: accuracies with intervals in the terminal, report.html, report.md and results.jsonl in a folder."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from visprompt.bench.tour import TOUR, stops
 
-    from visprompt.bench.gain.spec import GainSuite
-    from visprompt.bench.suite import load_suite
-    from visprompt.bench.tuning.spec import TuningSuite
+    asked = _Asked(model, images, annotations, strategy, not resume, jobs, device, as_json)
+    if suite != TOUR:
+        _run(suite, out, limit, asked)
+        return
+    times = []
+    for stop in stops():
+        typer.echo(f"\n{stop.suite}, the first {limit or stop.limit} images of every task", err=True)
+        seconds = _run(stop.suite, stop.folder(out), limit or stop.limit, asked)
+        times.append(f"{stop.suite} {seconds:.0f} s")
+    typer.echo(f"The tour took: {', '.join(times)}. Intervals are wide: these are few images.", err=True)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is the same for every suite of a tour."""
+
+    models: list[str] | None
+    images: Path | None
+    annotations: Path | None
+    strategies: list[str] | None
+    fresh: bool
+    jobs: int | None
+    device: str
+    as_json: bool
+
+
+def _run(suite: str, out: Path | None, limit: int | None, asked: _Asked) -> float:
+    """Runs one suite, shows its table and writes its reports; gives the seconds it took."""
+    from visprompt.bench.suite import kind_of, load_suite
     from visprompt.cli.arguments import quiet
     from visprompt.utils.files import require_folder
 
+    started = time.monotonic()
     checked = load_suite(suite)  # a misspelt key is said before torch is imported
+    kind = kind_of(checked)
     require_folder(out if out is not None else Path("runs") / checked.name)
+    chosen = kind.chosen(checked, asked.strategies)
+    models = kind.models(chosen, asked.models)
     quiet()
-    if isinstance(checked, TuningSuite):
-        from visprompt.cli.bench_tuning import bench_tuning
-
-        if model and len(model) > 1:
-            raise InvalidInputError(f"suite {checked.name} tunes one model: give --model once.")
-        bench_tuning(
-            suite,
-            model=model[0] if model else None,
-            out=out,
-            limit=limit,
-            methods=strategy,
-            fresh=not resume,
-            jobs=jobs,
-            device=device,
-            as_json=as_json,
-            title=checked.title,
-            models=checked.models,
-        )
-        return
-
-    if isinstance(checked, GainSuite):
-        from visprompt.cli.bench_gain import bench_gain
-
-        bench_gain(
-            suite,
-            checked,
-            models=model,
-            images=images,
-            out=out,
-            limit=limit,
-            markers=strategy,
-            fresh=not resume,
-            jobs=jobs,
-            device=device,
-            as_json=as_json,
-        )
-        return
-
-    from visprompt.bench.accuracy.report import terminal, write_report
-    from visprompt.bench.accuracy.run import run_suite
+    from visprompt.bench.pipeline import run_suite
+    from visprompt.bench.report import terminal, write_report
     from visprompt.bench.workers import automatic_jobs
+
+    with progress_bar() as bar:
+        result = run_suite(
+            checked,
+            models=models,
+            images=asked.images,
+            annotations=asked.annotations,
+            out=out,
+            limit=limit,
+            strategies=asked.strategies,
+            fresh=asked.fresh,
+            device=asked.device,
+            examples=True,
+            jobs=asked.jobs or automatic_jobs(models, asked.device, kind.parallel(chosen)),
+            progress=shown_in(bar, kind.line),
+        )
+    document = kind.document(result)
+    written = [*write_report(document, result.out), result.out / "results.jsonl"]
+    tell(result.rows, None if asked.as_json else terminal(document), result.problems, written)
+    return time.monotonic() - started
+
+
+def progress_bar() -> Progress:
+    """One bar for a run, on the error stream; on none if that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        result = run_suite(
-            suite,
-            models=model,
-            images=images,
-            annotations=annotations,
-            out=out,
-            limit=limit,
-            strategies=strategy,
-            fresh=not resume,
-            device=device,
-            pictures=True,
-            jobs=jobs or automatic_jobs(model or checked.models, device, len(checked.tasks)),
-            listener=showing(bar, "reading data", _accuracy),
-        )
-    paths = write_report(result)
-    shown = None if as_json else terminal(result.rows, result.suite.title)
-    tell(result.rows, shown, result.problems, [*paths, result.out / "results.jsonl"])
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def tell(rows: Iterable[Mapping[str, Any]], table: Any, problems: Iterable[str], written: Iterable[Path]) -> None:
@@ -130,37 +131,28 @@ def tell(rows: Iterable[Mapping[str, Any]], table: Any, problems: Iterable[str],
     typer.echo(f"wrote {', '.join(str(path) for path in written)}", err=True)
 
 
-def _accuracy(row: Mapping[str, Any]) -> str | None:
-    if row["value"] is None:
-        return None
-    figure = f"{100 * row['value']:.1f} % of {row['n']} ({row['seconds']:.0f} s)"
-    return f"{row['model']} · {row['task']} · {row['strategy']}: {figure}"
-
-
-def showing(bar: Progress, first: str, line: Callable[[Mapping[str, Any]], str | None]) -> Any:
-    """A listener that shows a run as one progress bar, and where there is no terminal as a line per row.
+def shown_in(bar: Progress, line: Callable[[dict[str, Any]], str | None]) -> ProgressCallback:
+    """Shows a run in a progress bar, and where there is no terminal as a line per unit.
 
     Args:
         bar: where it is shown.
-        first: what is done until the pictures are counted.
-        line: a row as a line; None: none.
+        line: what came out of a unit as a line; None: no line.
     """
-    from visprompt.bench.accuracy.run import Listener
+    from visprompt.bench.progress import ProgressCallback
 
-    class Shown(Listener):
-        def __init__(self) -> None:
-            self.task = bar.add_task(first, total=None)
+    task = bar.add_task("reading data", total=None)
 
-        def planned(self, pictures: int) -> None:
-            bar.reset(self.task, total=pictures)
+    class Shown(ProgressCallback):
+        def planned(self, total: int) -> None:
+            bar.reset(task, total=total)
 
-        def row(self, text: str) -> None:
-            bar.update(self.task, description=text)
+        def starts(self, title: str) -> None:
+            bar.update(task, description=title)
 
-        def done(self, pictures: int) -> None:
-            bar.advance(self.task, pictures)
+        def advanced(self, count: int) -> None:
+            bar.advance(task, count)
 
-        def result(self, row: Mapping[str, Any]) -> None:
+        def finished(self, row: dict[str, Any]) -> None:
             told = line(row) if bar.disable else None
             if told is not None:
                 typer.echo(told, err=True)

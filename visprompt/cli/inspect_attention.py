@@ -90,7 +90,7 @@ def _gains(
     except VispromptError as error:
         typer.echo(f"no gains: {error}", err=True)
         return {}, []
-    return {"gain": gain_figure(rows)}, rows
+    return {"gain": gain_figure([{**row, "row": row["marker"]} for row in rows])}, rows
 
 
 def _scenes(model: Model) -> Labelled:

@@ -59,7 +59,7 @@ def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     tasks = _ordered(rows, "task")
     models = _ordered(rows, "model")
     # Controls come last, as in the table.
-    strategies = _ordered(sorted(rows, key=lambda row: bool(row.get("control"))), "strategy")
+    strategies = _ordered(sorted(rows, key=lambda row: bool(row.get("control"))), "row")
     across = max(1, min(columns, len(tasks)))
     down = math.ceil(len(tasks) / across)
     height = 1.1 + max(1.6, 0.17 * len(strategies) * (len(models) + 0.6))
@@ -84,10 +84,10 @@ def _bars_of_task(
     """One panel of `bar_chart`: the rows of one task."""
     bar = 0.8 / max(len(models), 1)
     for place, model in enumerate(models):
-        chosen = {row["strategy"]: row for row in rows if row["model"] == model}
+        chosen = {row["row"]: row for row in rows if row["model"] == model}
         where = [i for i, name in enumerate(strategies) if name in chosen]
         values = np.array([chosen[strategies[i]]["value"] for i in where]) * 100
-        bounds = np.array([chosen[strategies[i]]["ci95"] for i in where]).reshape(-1, 2) * 100
+        bounds = np.array([_ends(chosen[strategies[i]]) for i in where]).reshape(-1, 2) * 100
         errors = np.abs(bounds.T - values) if len(where) else None
         panel.barh(
             np.array(where) + (place - (len(models) - 1) / 2) * bar,
@@ -292,6 +292,13 @@ def _share(attention: _Map, picture: Image, region_xyxy: Sequence[float] | None)
     if region_xyxy is None:
         return ""
     return f": {share_in_box(attention, picture.size, region_xyxy):.0%} on the region"
+
+
+def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The ends of a row's interval; the value itself where there is none, as from one item."""
+    if row["low"] is None or row["high"] is None or row["n"] < 2:
+        return row["value"], row["value"]
+    return row["low"], row["high"]
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:

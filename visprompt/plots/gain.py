@@ -28,7 +28,7 @@ def gain_figure(rows: Sequence[_Row], columns: int = 2) -> Figure:
     """Gain per block, a panel per model, a line per marker; bands are 95 % intervals.
 
     Args:
-        rows: of the part "gain" of `results.jsonl`.
+        rows: of the task "gain" of `results.jsonl`.
         columns: panels side by side.
     """
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -45,7 +45,7 @@ def gain_figure(rows: Sequence[_Row], columns: int = 2) -> Figure:
         own = [row for row in rows if row["model"] == models[number]]
         axes.axhline(0, color=TEXT, linewidth=0.9)
         for row in own:
-            _curve(axes, row, styles[row["marker"]], shift[row["marker"]])
+            _curve(axes, row, styles[row["row"]], shift[row["row"]])
         blocks = [one["block"] for one in own[0]["blocks"]]
         shown = blocks[:: max(1, math.ceil(len(blocks) / 13))]
         axes.set_xticks(shown, [str(block) for block in shown])
@@ -73,7 +73,7 @@ def markers_of(rows: Sequence[_Row]) -> list[str]:
     found: dict[str, bool] = {}
     for own in sorted(models.values(), key=len, reverse=True):
         for row in own:
-            found.setdefault(str(row["marker"]), bool(row["control"]))
+            found.setdefault(str(row["row"]), bool(row["control"]))
     return sorted(found, key=lambda label: found[label])
 
 
@@ -82,7 +82,7 @@ def _styles(rows: Sequence[_Row]) -> dict[str, tuple[str, Any, str]]:
     found: dict[str, tuple[str, Any, str]] = {}
     counts = [0, 0, 0]
     for label in markers_of(rows):
-        own = next(row for row in rows if row["marker"] == label)
+        own = next(row for row in rows if row["row"] == label)
         kind = 2 if own["control"] else 1 if own["own"] is None else 0
         found[label] = (_LEARNED, _DRAWN, _CONTROLS)[kind][counts[kind] % (4 if kind < 2 else 3)]
         counts[kind] += 1
@@ -92,9 +92,11 @@ def _styles(rows: Sequence[_Row]) -> dict[str, tuple[str, Any, str]]:
 def _curve(axes: Axes, row: _Row, style: tuple[str, Any, str], shift: float) -> None:
     colour, line, symbol = style
     blocks = np.array([one["block"] for one in row["blocks"]], dtype=float)
-    gains, low, high = (np.array([one[name] for one in row["blocks"]]) for name in ("gain", "low", "high"))
+    gains, low, high = (np.array([one[name] for one in row["blocks"]], dtype=float) for name in ("gain", "low", "high"))
+    if row["n"] < 2:  # one image gives no interval
+        low = high = gains
     own = bool(row["own"])
-    look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": symbol, "label": literal(row["marker"])}
+    look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": symbol, "label": literal(row["row"])}
     look |= {"linewidth": 2.6 if own else 1.6, "markersize": 6 if own else 5, "zorder": 4 if own else 3}
     if len(blocks) == 1:  # a model that reads the picture in one block only: no line, so whiskers
         bounds = np.abs(np.stack((low, high)) - gains)
@@ -112,9 +114,9 @@ def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequ
     about each other.
 
     Args:
-        rows: of the part "transfer" of `results.jsonl`.
+        rows: of the task "transfer" of `results.jsonl`.
         compare_with: label of the marker that stands below, or None.
-        beside: rows of the part "gain", of which those of that marker are taken.
+        beside: rows of the task "gain", of which those of that marker are taken.
 
     Returns:
         None without rows.
@@ -122,10 +124,10 @@ def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequ
     if not rows:
         return None
     models = list(dict.fromkeys(row["model"] for row in rows))
-    patches = list(dict.fromkeys(row["marker"] for row in rows))
-    below = {row["model"]: row for row in beside if row["marker"] == compare_with}
+    patches = list(dict.fromkeys(row["row"] for row in rows))
+    below = {row["model"]: row for row in beside if row["row"] == compare_with}
     lines = [f"patch of {one}" for one in patches] + ([str(compare_with)] if below else [])
-    cells = {(row["marker"], row["model"]): row for row in rows}
+    cells = {(row["row"], row["model"]): row for row in rows}
     figure = new_figure((2.5 + 1.9 * len(models), 1.1 + 0.62 * len(lines)))
     axes = figure.subplots()
     values = np.full((len(lines), len(models)), np.nan)
@@ -155,14 +157,13 @@ def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequ
 
 def _gain_cell(axes: Axes, across: int, down: int, row: _Row, colour: str) -> None:
     """A gain and its interval in a cell of `transfer_figure`, framed where a patch stands on its own model."""
-    low, high = row["ci95"]
     axes.text(
         across, down - 0.13, _signed(row["value"]), ha="center", va="center", fontsize=11, color=colour,
         fontweight="bold" if row.get("own") else "normal",
     )  # fmt: skip
-    axes.text(
-        across, down + 0.24, f"{_signed(low)} to {_signed(high)}", ha="center", va="center", fontsize=7.5, color=colour
-    )
+    if row["low"] is not None and row["n"] > 1:
+        interval = f"{_signed(row['low'])} to {_signed(row['high'])}"
+        axes.text(across, down + 0.24, interval, ha="center", va="center", fontsize=7.5, color=colour)
     if row.get("own"):
         from matplotlib.patches import Rectangle
 
@@ -174,7 +175,7 @@ def sweep_figure(rows: Sequence[_Row]) -> Figure | None:
     Colours are on a logarithmic scale.
 
     Args:
-        rows: of the part "sweep" of `results.jsonl`; means over their seeds are shown.
+        rows: of the task "sweep" of `results.jsonl`; means over their seeds are shown.
 
     Returns:
         None without rows.

@@ -28,12 +28,12 @@ def methods_figure(rows: Sequence[_Row]) -> Figure:
         rows: as in `results.jsonl`; those without a value, or not for the table, are left out.
     """
     rows = [row for row in rows if row["value"] is not None and row["table"]]
-    sets = list(dict.fromkeys(row["set"] for row in rows))
-    labels = list(dict.fromkeys(row["method"] for row in sorted(rows, key=lambda row: bool(row["control"]))))
+    sets = list(dict.fromkeys(row["task"] for row in rows))
+    labels = list(dict.fromkeys(row["row"] for row in sorted(rows, key=lambda row: bool(row["control"]))))
     figure = new_figure((1.9 + 2.9 * len(sets), 1.0 + 0.36 * len(labels)))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, sets, strict=True):
-        of_set = {row["method"]: row for row in rows if row["set"] == key}
+        of_set = {row["row"]: row for row in rows if row["task"] == key}
         for place, label in enumerate(labels):
             if label in of_set:
                 _bar(axes, place, of_set[label])
@@ -59,8 +59,8 @@ def _bar(axes: Axes, place: int, row: _Row) -> None:
     bounds = None
     if several:
         bounds = np.array([[100 * row["sd"]], [100 * row["sd"]]])
-    elif row["ci95"] is not None:
-        bounds = np.abs(np.array([[100 * row["ci95"][0]], [100 * row["ci95"][1]]]) - value)
+    elif row["low"] is not None and row["n"] > 1:
+        bounds = np.abs(np.array([[100 * row["low"]], [100 * row["high"]]]) - value)
     axes.barh(
         place, value, height=0.7, color=colour, alpha=0.9, linewidth=0, xerr=bounds,
         error_kw={"ecolor": TEXT, "elinewidth": 1.2, "capsize": 3},
@@ -87,7 +87,7 @@ def insertion_points(rows: Sequence[_Row]) -> dict[str, list[tuple[int, _Row]]]:
         block = options.get("first_block", 0)
         if row["value"] is None or not plain or not options.get("prompts") or not isinstance(block, int):
             continue
-        alike = row["set"], int(options["prompts"]), int(row["settings"].get("epochs", 0))
+        alike = row["task"], int(options["prompts"]), int(row["settings"].get("epochs", 0))
         found.setdefault(alike, []).append((block, row))
     return {alike[0]: sorted(points, key=lambda one: one[0]) for alike, points in found.items() if len(points) > 2}
 
@@ -109,7 +109,7 @@ def insertion_figure(rows: Sequence[_Row]) -> Figure | None:
         )  # fmt: skip
         for row, colour, style in ((_head_alone(rows, key), OTHER, ":"), (_richest(rows, key), PALETTE[2], "--")):
             if row is not None:
-                label = literal(row["method"])
+                label = literal(row["row"])
                 axes.axhline(100 * row["value"], color=colour, linestyle=style, linewidth=1.6, label=label)
         axes.set_xticks(blocks)
         axes.set_xlabel("block that the tokens go into", fontsize=9, color=TEXT)
@@ -138,9 +138,9 @@ def gates_figure(rows: Sequence[_Row]) -> Figure | None:
     drawn: dict[str, _Row] = {}
     for row in rows:
         rich = _richness(row)
-        before = drawn.get(row["set"])
+        before = drawn.get(row["task"])
         if rich and row["table"] and (before is None or rich > _richness(before)):
-            drawn[row["set"]] = row
+            drawn[row["task"]] = row
     shown = [one for one in names if any(b.get(one[0]) is not None for row in drawn.values() for b in row["blocks"])]
     if not shown:
         return None
@@ -200,7 +200,7 @@ def _richest(rows: Sequence[_Row], key: str) -> _Row | None:
 
 
 def _measured(rows: Sequence[_Row], key: str) -> list[_Row]:
-    return [row for row in rows if row["set"] == key and row["value"] is not None]
+    return [row for row in rows if row["task"] == key and row["value"] is not None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -179,9 +179,8 @@ def evaluate(
     task = task.prepare(pictures)
     pictures = list(pictures[:limit])
     run = run_hash(task, model.describe() if identity is None and model is not None else identity, pointing, data)
-    wanted = _numbered(task, pictures)
-    stamps = {item: stamp for picture in pictures for stamp in [stamp_of(picture)] for item in task.questions(picture)}
-    kept = _kept(log.rows(run) if log else [], stamps)
+    wanted, stamps = _numbered(task, pictures), _stamps(task, pictures)
+    kept = kept_answers(task, pictures, log, run)
     todo = [picture for picture in pictures if any(item not in kept for item in task.questions(picture))]
     tell = progress or (lambda _: None)
     tell(len(pictures) - len(todo))
@@ -205,8 +204,10 @@ def evaluate(
     )
 
 
-def _kept(rows: Sequence[Row], stamps: Mapping[str, Any]) -> dict[str, Row]:
-    """Earlier rows by item that still stand: without an error, and of the same file."""
+def kept_answers(task: Task, pictures: Sequence[Any], log: RowLog | None, run: str) -> dict[str, Row]:
+    """The answers of a run that need not be asked for again, by item: their images' files have not changed since."""
+    stamps = _stamps(task, pictures)
+    rows = log.rows(run) if log else []
     return {
         row["id"]: row
         for row in rows
@@ -236,6 +237,10 @@ def _chance(task: Task, pictures: Sequence[Any]) -> float:
     """Mean accuracy of guessing; NaN if the task says nothing of it."""
     chances = [value for picture in pictures for value in task.chance(picture)]
     return float(np.mean(chances)) if chances else float("nan")
+
+
+def _stamps(task: Task, pictures: Sequence[Any]) -> dict[str, list[Any] | None]:
+    return {item: stamp for picture in pictures for stamp in [stamp_of(picture)] for item in task.questions(picture)}
 
 
 def _numbered(task: Task, pictures: Sequence[Any]) -> dict[str, int]:

@@ -24,18 +24,17 @@ class RowLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._rows: list[dict[str, Any]] | None = None
+        self._rows: dict[tuple[str, str], dict[str, Any]] | None = None
+        self._by_run: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
         self._mended = False
 
     def rows(self, run: str | None = None) -> list[dict[str, Any]]:
         """All rows, or those of one run; of rows with one id the last stands."""
         if self._rows is None:
-            self._rows = list(self._read())
-        kept: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in self._rows:
-            if run is None or row.get("run") == run:
-                kept[str(row.get("run")), str(row.get("id"))] = row
-        return list(kept.values())
+            self._rows = {}
+            for row in self._read():
+                self._keep(self._rows, row)
+        return list((self._rows if run is None else self._by_run.get(run, {})).values())
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Writes rows and hands them to the operating system before it returns."""
@@ -47,8 +46,15 @@ class RowLog:
             self._mended = True
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json_line(row) for row in new)
-        if self._rows is not None:
-            self._rows.extend(new)
+        assert self._rows is not None
+        for row in new:
+            self._keep(self._rows, row)
+
+    def _keep(self, rows: dict[tuple[str, str], dict[str, Any]], row: dict[str, Any]) -> None:
+        run = str(row.get("run"))
+        key = run, str(row["id"]) if "id" in row else f"line {len(rows)}"
+        rows[key] = row
+        self._by_run.setdefault(run, {})[key] = row
 
     def _read(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from visprompt.bench.accuracy.run import run_suite
+from visprompt.bench.pipeline import run_suite
 from visprompt.bench.suite import parse_suite
 
 

@@ -1,7 +1,7 @@
 """The bench, with a runner that knows the answers: no model needed."""
 
 import json
-import sys
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from visprompt.bench.accuracy.run import Listener, run_suite
+from visprompt.bench.pipeline import run_suite
+from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.suite import parse_suite
 from visprompt.bench.workers import automatic_jobs, cores
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
@@ -75,24 +76,26 @@ class TestBench:
     def test_rows_carry_their_provenance(self, tmp_path: Path) -> None:
         result = bench(tmp_path)
         rows = read_jsonl(tmp_path / "out/results.jsonl")
-        assert [row["strategy"] for row in rows] == ["none", "falip", "random"]
+        assert [row["row"] for row in rows] == ["none", "falip", "random"]
         row = rows[1]
-        assert row["versions"]["torch"]
+        assert row["provenance"]["versions"]["torch"]
         assert row["model_identity"]["weights"] == "0" * 16
         assert row["data"]["hash"]
-        assert row["code"] == source_digest()
+        assert row["provenance"]["code"] == source_digest()
         assert row["settings"]["template"] == "{}"
         assert (row["boxes"], row["n"], row["pictures"]) == ("gold", 12, 12)
-        assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+        assert row["low"] <= row["value"] <= row["high"]
         assert row["pointing"]["members"][0]["options"]["strength"] == row["tuned"]["options"]["strength"]
         assert set(row["comparisons"]) == {"none"}
         assert row["comparisons"]["none"]["n"] == 12
-        assert {"date", "seconds", "git_commit", "chance", "ci_method"} <= row.keys()
+        assert {"seconds", "chance", "ci_method"} <= row.keys()
+        assert {"date", "git_commit", "machine"} <= row["provenance"].keys()
+        assert (row["kind"], row["suite"], row["metric"]) == ("accuracy", "test", "accuracy")
         assert not result.problems
 
     def test_options_are_chosen_on_validation_and_the_first_best_stands(self, tmp_path: Path) -> None:
         result = bench(tmp_path)
-        (record,) = result.tuning
+        (record,) = result.files["tuning"]
         assert [point["options"]["strength"] for point in record["points"]] == [0.5, 2.0, 1.0]
         best = max(record["points"], key=lambda point: point["mean"])
         assert record["options"] == best["options"]
@@ -104,7 +107,7 @@ class TestBench:
         Fake.calls.clear()
         second = bench(tmp_path)
         assert not Fake.calls
-        keys = ("value", "ci95", "comparisons", "seconds", "date", "run")
+        keys = ("value", "low", "high", "comparisons", "seconds", "provenance", "run")
         assert [[row[key] for key in keys] for row in second.rows] == [[row[key] for key in keys] for row in first.rows]
         bench(tmp_path, fresh=True)
         assert Fake.calls
@@ -116,28 +119,30 @@ class TestBench:
         assert len(before) == 3
         part = bench(tmp_path, content, strategies=["random"])
         after = read_jsonl(tmp_path / "out/results.jsonl")
-        keys = ("model", "task", "strategy", "value", "run", "comparisons")
+        keys = ("model", "task", "row", "value", "run", "comparisons")
         assert [[row[key] for key in keys] for row in after] == [[row[key] for key in keys] for row in before]
-        assert [row["strategy"] for row in part.rows] == ["none", "falip", "random"]
-        assert [record["options"] for record in part.tuning] == [record["options"] for record in whole.tuning]
+        assert [row["row"] for row in part.rows] == ["none", "falip", "random"]
+        assert [record["options"] for record in part.files["tuning"]] == [
+            record["options"] for record in whole.files["tuning"]
+        ]
         assert not part.problems
 
     def test_a_killed_run_leaves_the_table_whole(self, tmp_path: Path) -> None:
         bench(tmp_path)
 
-        class Killed(Listener):
-            def result(self, row: Any) -> None:
+        class Killed(ProgressCallback):
+            def starts(self, title: str) -> None:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            bench(tmp_path, listener=Killed())
-        assert [row["strategy"] for row in read_jsonl(tmp_path / "out/results.jsonl")] == ["none", "falip", "random"]
+            bench(tmp_path, progress=Killed())
+        assert [row["row"] for row in read_jsonl(tmp_path / "out/results.jsonl")] == ["none", "falip", "random"]
 
     def test_rows_made_in_another_way_are_pointed_out(self, tmp_path: Path) -> None:
         bench(tmp_path)
         result = bench(tmp_path, limit=3, strategies=["none"])
         assert [row["n"] for row in result.rows] == [3, 12, 12]
-        assert any("another limit (falip, random)" in problem for problem in result.problems)
+        assert any("another limit (falip, random on fake)" in problem for problem in result.problems)
         assert [row["n"] for row in bench(tmp_path, limit=3, strategies=["none"], fresh=True).rows] == [3]
 
     def test_models_add_up_and_namesakes_stay_apart(self, tmp_path: Path) -> None:
@@ -188,7 +193,7 @@ class TestBench:
 
     def test_limit_strategy_and_names(self, tmp_path: Path) -> None:
         result = bench(tmp_path, limit=3, strategies=["random"])
-        assert [(row["strategy"], row["n"]) for row in result.rows] == [("random", 3)]
+        assert [(row["row"], row["n"]) for row in result.rows] == [("random", 3)]
         with pytest.raises(UnknownNameError, match="did you mean 'falip'"):
             bench(tmp_path, strategies=["flip"])
         with pytest.raises(InvalidInputError, match="at least 1"):
@@ -216,8 +221,8 @@ class TestBench:
             raise AssertionError("everything should be there already")
 
         result = run_suite(tmp_path / "own.yaml", models=models, out=tmp_path / "out", jobs=2, make_runner=unused)
-        assert [row["reused"] for row in result.rows] == [3] * 6
-        assert all(row["seconds"] > 0 for row in result.rows if row["strategy"] != "random")
+        assert [(row["n"], row["reused"]) for row in result.rows] == [(3, 0)] * 6  # no answer was there before
+        assert all(row["seconds"] > 0 for row in result.rows if row["row"] != "random")
         assert not list((tmp_path / "out").glob("part-*"))
         again = run_suite(
             tmp_path / "own.yaml",
@@ -228,7 +233,7 @@ class TestBench:
             strategies=["none"],
             fresh=True,
         )
-        assert [(row["strategy"], row["reused"]) for row in again.rows] == [("none", 3)] * 2
+        assert [(row["row"], row["n"], row["reused"]) for row in again.rows] == [("none", 3, 0)] * 2
         assert [len(read_jsonl(path)) for path in (tmp_path / "out").glob("items-*")] == [3, 3]
 
     def test_where_models_are_few_workers_share_the_tasks(self, tmp_path: Path) -> None:
@@ -246,8 +251,8 @@ class TestBench:
         for fresh in (False, True):
             result = run_suite(tmp_path / "own.yaml", out=tmp_path / "out", fresh=fresh, **options)
             assert [row["n"] for row in result.rows] == [3] * 3 + [2] * 3
-            assert [row["reused"] for row in result.rows] == [3] * 3 + [2] * 3
-            (record,) = result.tuning
+            assert [row["reused"] for row in result.rows] == [0] * 6
+            (record,) = result.files["tuning"]
             assert record["tasks"] == ["boxes", "position"]
             assert all(set(point["validation"]) == set(tasks) for point in record["points"])
             names = {path.name for path in (tmp_path / "out").glob("*.jsonl")}
@@ -258,7 +263,7 @@ class TestBench:
             }
 
     def test_a_worker_that_dies_costs_time_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "executable", "/bin/false")
+        monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"/bin/false")
         (tmp_path / "own.yaml").write_text(yaml.safe_dump({**CONTENT, "tune": [], "strategies": ["none"]}))
         models = ["bundled:scenes-clip", "bundled:scenes-clip-annotated"]
         result = run_suite(tmp_path / "own.yaml", models=models, out=tmp_path / "out", jobs=2, make_runner=Fake)
@@ -269,22 +274,22 @@ class TestBench:
         assert automatic_jobs(["bundled:a", "large/model"], "cpu") == 1
         assert automatic_jobs(["bundled:a", "bundled:b"], "cuda") == 1
         assert automatic_jobs(["bundled:a", "bundled:b"], "cpu") == min(2, cores())
-        assert automatic_jobs(["bundled:a"], "cpu", tasks=2) == min(2, cores())
-        assert automatic_jobs(["large/model"], "cpu", tasks=2) == 1
+        assert automatic_jobs(["bundled:a"], "cpu", units=2) == min(2, cores())
+        assert automatic_jobs(["large/model"], "cpu", units=2) == 1
 
     def test_progress_adds_up(self, tmp_path: Path) -> None:
-        class Counting(Listener):
+        class Counting(ProgressCallback):
             def __init__(self) -> None:
                 self.total = self.seen = 0
 
-            def planned(self, pictures: int) -> None:
-                self.total = pictures
+            def planned(self, total: int) -> None:
+                self.total = total
 
-            def done(self, pictures: int) -> None:
-                self.seen += pictures
+            def advanced(self, count: int) -> None:
+                self.seen += count
 
         listener = Counting()
-        bench(tmp_path, listener=listener)
+        bench(tmp_path, progress=listener)
         assert listener.seen == listener.total == 12 * 3 + 6 * 3
 
     def test_files_from_outside(self, tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from visprompt.bench.accuracy.run import load_published, load_suite
-from visprompt.bench.suite import list_suites, parse_suite
+from visprompt.bench.suite import list_suites, load_published, load_suite, parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 SCENES = {"source": "scenes", "kind": "hard", "split": "test", "n": 12}

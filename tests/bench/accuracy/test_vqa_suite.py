@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from visprompt.bench.accuracy.report import terminal, write_report
-from visprompt.bench.accuracy.report_kinds import kind_tables, map_tables
-from visprompt.bench.accuracy.run import run_suite
+from visprompt.bench.accuracy.document import document
+from visprompt.bench.accuracy.document_tables import kind_table, kind_terminal_table, map_table
 from visprompt.bench.accuracy.summary import add_comparisons, kinds_of
+from visprompt.bench.pipeline import run_suite
+from visprompt.bench.report import terminal, write_report
 from visprompt.bench.suite import parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 from visprompt.models import load_model
@@ -67,7 +68,7 @@ def run(tmp_path: Path, content: dict[str, Any] = CONTENT, **options: Any) -> An
 class TestKinds:
     def test_rows_have_figures_and_differences_per_kind(self, tmp_path: Path) -> None:
         result = run(tmp_path)
-        rows = {(row["task"], row["strategy"]): row for row in result.rows}
+        rows = {(row["task"], row["row"]): row for row in result.rows}
         circle = rows["easy", "circle"]
         assert set(circle["kinds"]) == {"colour", "shape", "presence", "count", "side", "size", "leftmost", "relation"}
         assert set(rows["hard", "circle"]["kinds"]) == set(circle["kinds"]) - {"size"}
@@ -86,29 +87,34 @@ class TestKinds:
         items = [{"id": str(i), "kind": "colour", "correct": True, "image": str(i)} for i in range(3)]
         assert kinds_of(items) == {}
         assert kinds_of([{**item, "kind": None} for item in items]) == {}
-        row: dict[str, Any] = {"strategy": "a"}
+        row: dict[str, Any] = {"row": "a"}
         add_comparisons([row], {"a": items, "none": items}, ["none"])
         assert "kinds" not in row["comparisons"]["none"]
 
     def test_tables(self, tmp_path: Path) -> None:
         result = run(tmp_path)
-        easy, hard = kind_tables(result.rows)
-        assert (easy.task, easy.compared, len(easy.kinds), len(hard.kinds)) == ("easy", "none", 8, 7)
-        label, control, cells = easy.lines[0]
-        assert (label, control) == ("circle", False)
-        leftmost = cells[[kind for kind, _ in easy.kinds].index("leftmost")]
-        assert leftmost is not None
-        assert (leftmost.value, leftmost.short) == ("100.0", "+100.0")
-        assert leftmost.difference.startswith("+100.0 (")
-        paths = write_report(result)
+        easy, hard = (
+            [row for row in result.rows if row["task"] == task and row.get("kinds")] for task in ("easy", "hard")
+        )
+        table, short = kind_table(easy, "none"), kind_terminal_table(easy, "none", "easy")
+        assert (len(table.columns), len(kind_table(hard, "none").columns)) == (8, 7)
+        assert (table.rows[0].label, table.rows[0].control) == ("circle", False)
+        place = [column.label for column in table.columns].index("leftmost")
+        leftmost = table.rows[0].cells[place]
+        assert leftmost.text == "100.0"
+        assert leftmost.more.startswith("+100.0 (")
+        assert [row.label for row in short.rows][:2] == ["none", "circle"]
+        assert short.rows[1].cells[place].text == "+100.0"
+        report = document(result)
+        paths = write_report(report, result.out)
         page, text = (path.read_text() for path in paths)
         for wanted in ("By kind of question", "leftmost", "+100.0 ("):
             assert wanted in page
-        assert "by kind of question" in text
+        assert "By kind of question" in text
         from rich.console import Console
 
         console = Console(width=80, record=True, file=io.StringIO())
-        console.print(terminal(result.rows, "Asked"))
+        console.print(terminal(report))
         shown = console.export_text()
         assert "+100.0" in shown
         assert max(map(len, shown.splitlines())) <= 80
@@ -128,10 +134,10 @@ class TestTasksAndModels:
 
         class Counting:
             def __getattr__(self, name: str) -> Any:
-                return seen.append if name == "done" else lambda *_: seen.append(0)
+                return seen.append if name == "advanced" else lambda *_: seen.append(0)
 
-            def planned(self, pictures: int) -> None:
-                self.total = pictures
+            def planned(self, total: int) -> None:
+                self.total = total
 
         listener = Counting()
         result = run(
@@ -139,7 +145,7 @@ class TestTasksAndModels:
             content,
             models=[load_model("bundled:scenes-clip")],
             make_runner=default_runner,
-            listener=listener,  # type: ignore[arg-type]
+            progress=listener,  # type: ignore[arg-type]
         )
         assert [row["task"] for row in result.rows] == ["boxes", "boxes"]
         assert len(result.problems) == 1
@@ -196,17 +202,19 @@ class TestMaps:
             "maps": {"tasks": ["easy"], "n": 24, "auxiliaries": ["bundled:scenes-clip"]},
         }
         result = run(tmp_path, content)
-        (record,) = result.maps
+        (record,) = result.files["maps"]
         assert record["task"] == "easy"
         cls = [row for row in record["maps"] if row["source"] == "scenes-clip Ψ_cls"]
         assert max(row["share"] for row in cls) > 1.5 * cls[0]["uniform"]
         assert len(read_jsonl(tmp_path / "out/maps.jsonl")) == 1
-        assert run(tmp_path, content).maps == result.maps
+        assert run(tmp_path, content).files["maps"] == result.files["maps"]
         assert len(calls) == 1
-        (table,) = map_tables(result.maps)
-        assert table.tasks == (("easy", record["maps"][0]["n"]),)
-        assert sum(line.best[0] for line in table.lines if line.source.endswith("Ψ_cls")) >= 1
-        text = write_report(result)[1].read_text()
+        table = map_table(result.files["maps"])
+        assert [(column.label, column.note) for column in table.columns[1:]] == [
+            ("easy", f"n {record['maps'][0]['n']}")
+        ]
+        assert sum(row.cells[1].best for row in table.rows if row.label.endswith("Ψ_cls")) >= 1
+        text = write_report(document(result), result.out)[1].read_text()
         assert "Do maps lie where the question points?" in text
         run(tmp_path, content, fresh=True)
         assert len(calls) == 2

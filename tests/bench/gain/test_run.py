@@ -14,11 +14,12 @@ import yaml
 from PIL import Image
 
 import visprompt as vp
-from visprompt.bench.accuracy.run import Listener
-from visprompt.bench.gain.report import HELD_OUT, interval_text, markdown, table, terminal, write_report
-from visprompt.bench.gain.run import run_gain
+from visprompt.bench.gain.document import HELD_OUT, document, ratio_tables, summary_table
 from visprompt.bench.gain.spec import GainSuite
-from visprompt.bench.gain.summary import stale
+from visprompt.bench.pipeline import run_suite, stale
+from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.report import markdown, terminal, write_report
+from visprompt.bench.report.tables import number_interval
 from visprompt.bench.suite import parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.plots import gain as plots_gain
@@ -85,19 +86,19 @@ def patch(model: vp.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Counting(Listener):
+class Counting(ProgressCallback):
     """Remembers what was planned and done."""
 
     def __init__(self) -> None:
         self.total, self.through, self.rows = 0, 0, 0
 
-    def planned(self, pictures: int) -> None:
-        self.total = pictures
+    def planned(self, total: int) -> None:
+        self.total = total
 
-    def done(self, pictures: int) -> None:
-        self.through += pictures
+    def advanced(self, count: int) -> None:
+        self.through += count
 
-    def result(self, row: dict[str, Any]) -> None:
+    def finished(self, row: dict[str, Any]) -> None:
         self.rows += 1
 
 
@@ -117,11 +118,11 @@ def finished(model: vp.Model, patch: Path, photos: Path, tmp_path_factory: pytes
     out = tmp_path_factory.mktemp("out")
     markers = content(patch)["markers"]
     markers[0]["learn"] = {"max_steps": 1, "data": str(photos)}
-    return run_gain(parsed(patch=patch, markers=markers), models=[model, lvlm], out=out, pictures=True)
+    return run_suite(parsed(patch=patch, markers=markers), models=[model, lvlm], out=out, examples=True)
 
 
 def rows_of(result: Any, part: str = "gain") -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["model"], row["marker"]): row for row in result.rows if row["part"] == part}
+    return {(row["model"], row["row"]): row for row in result.rows if row["task"] == part}
 
 
 class TestFigures:
@@ -143,7 +144,7 @@ class TestFigures:
                 pytest.approx(found.high, abs=1e-3),
             )
         assert row["value"] == row["blocks"][-1]["gain"]
-        assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+        assert row["low"] <= row["value"] <= row["high"]
 
     def test_gain_and_ratio_follow_from_the_masses_that_are_kept(self, finished: Any) -> None:
         kept = {}
@@ -165,7 +166,7 @@ class TestFigures:
         for name in ("tiny-clip", "llava"):
             row = next(row for (model, label), row in rows_of(finished).items() if label == "nothing" and name in model)
             assert row["value"] == pytest.approx(0.0, abs=1e-6)
-            assert row["ci95"] == [pytest.approx(0.0, abs=1e-6)] * 2
+            assert [row["low"], row["high"]] == [pytest.approx(0.0, abs=1e-6)] * 2
 
     def test_a_patch_is_measured_on_a_square_of_its_size_at_its_middle(self, finished: Any, model: vp.Model) -> None:
         """The saved one goes along rims and is smaller: here it lies on the square, and the circle is as small."""
@@ -184,7 +185,7 @@ class TestFigures:
         assert moved["tiny-clip", "other"]["value"] == rows["tiny-clip", "other"]["value"]
 
     def test_the_control_has_random_colours_in_turn(self, finished: Any, model: vp.Model, patch: Path) -> None:
-        from visprompt.bench.gain.model_run import centred, load_pictures
+        from visprompt.bench.gain.markers import centred, load_pictures
 
         pictures = load_pictures({"source": "scenes", "n": N, "seed": 3, "size_wh": [64, 64]}, N)
         saved: Any = centred(vp.Prompter.from_pretrained(patch), {})
@@ -206,17 +207,11 @@ class TestFigures:
     def test_rows_say_what_they_depend_on(self, finished: Any) -> None:
         for line in (finished.out / "results.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            for key in (
-                "code",
-                "versions",
-                "git_commit",
-                "pictures",
-                "seed",
-                "model_identity",
-                "identity",
-                "suite_hash",
-            ):
+            for key in ("code", "versions", "git_commit", "machine", "date"):
+                assert key in row["provenance"], key
+            for key in ("pictures", "seed", "model_identity", "identity", "suite_hash"):
                 assert key in row, key
+            assert (row["kind"], row["metric"]) == ("gain", "attention_gain")
             assert row["pictures"]["seed"] == 3
         assert not finished.problems
 
@@ -224,26 +219,25 @@ class TestFigures:
 class TestRunning:
     def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(self, model: vp.Model, tmp_path: Path) -> None:
         class Killed(Counting):
-            """Dies when the second marker is through."""
+            """Dies when the second marker begins."""
 
-            def row(self, text: str) -> None:
-                self.rows += 1
-                if self.rows == 2:
+            def starts(self, title: str) -> None:
+                if title.endswith("nothing"):
                     raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            run_gain(small(), models=[model], out=tmp_path, listener=Killed())
+            run_suite(small(), models=[model], out=tmp_path, progress=Killed())
         (file,) = tmp_path.glob("runs-*.jsonl")
         assert len(read_jsonl(file)) == 2  # circle and no marker
         with open(file, "a", encoding="utf-8") as stream:
             stream.write('{"cut off')
-        first = run_gain(small(), models=[model], out=tmp_path)
+        first = run_suite(small(), models=[model], out=tmp_path)
         assert len(read_jsonl(file)) == 3
         forwards: list[int] = []
         hook = model.module.vision_model.register_forward_hook(lambda *_: forwards.append(1))
         try:
             listener = Counting()
-            again = run_gain(small(), models=[model], out=tmp_path, listener=listener)
+            again = run_suite(small(), models=[model], out=tmp_path, progress=listener)
         finally:
             hook.remove()
         assert not forwards
@@ -251,7 +245,7 @@ class TestRunning:
         assert 0 < listener.through <= listener.total
 
     def test_masses_are_not_taken_for_other_pictures_places_or_options(self, model: vp.Model, tmp_path: Path) -> None:
-        run_gain(small(), models=[model], out=tmp_path)
+        run_suite(small(), models=[model], out=tmp_path)
         (file,) = tmp_path.glob("runs-*.jsonl")
         before = len(read_jsonl(file))
         changes: list[dict[str, Any]] = [
@@ -262,39 +256,39 @@ class TestRunning:
             {"fit": "pad"},
         ]
         for number, change in enumerate(changes, 1):
-            run_gain(small(**change), models=[model], out=tmp_path)
+            run_suite(small(**change), models=[model], out=tmp_path)
             assert len(read_jsonl(file)) == before * (number + 1), change
-        run_gain(small(), models=[model], out=tmp_path, limit=4)
+        run_suite(small(), models=[model], out=tmp_path, limit=4)
         assert len(read_jsonl(file)) == before * (len(changes) + 2)
-        run_gain(small(), models=[model], out=tmp_path, fresh=True)
+        run_suite(small(), models=[model], out=tmp_path, fresh=True)
         assert len(read_jsonl(file)) == before
 
     def test_markers_by_name_leave_the_others_in_the_table(self, model: vp.Model, tmp_path: Path) -> None:
         suite = small(compare_with="circle")
         with pytest.raises(UnknownNameError, match="did you mean 'circle'"):
-            run_gain(suite, models=[model], out=tmp_path, markers=["cirle"])
-        run_gain(suite, models=[model], out=tmp_path, markers=["circle"])
-        result = run_gain(suite, models=[model], out=tmp_path, markers=["nothing"])
-        assert [row["marker"] for row in result.rows] == ["circle", "nothing"]
+            run_suite(suite, models=[model], out=tmp_path, strategies=["cirle"])
+        run_suite(suite, models=[model], out=tmp_path, strategies=["circle"])
+        result = run_suite(suite, models=[model], out=tmp_path, strategies=["nothing"])
+        assert [row["row"] for row in result.rows] == ["circle", "nothing"]
         assert result.rows[1]["difference"] is not None
-        told = run_gain(suite, models=[model], out=tmp_path, markers=["nothing"], limit=3)
+        told = run_suite(suite, models=[model], out=tmp_path, strategies=["nothing"], limit=3)
         assert any("circle on tiny-clip" in problem for problem in told.problems)
-        assert not stale(result.rows, result.rows)
+        assert not stale(result.rows, result.rows, ("suite_hash", "limit", "pictures"))
 
     def test_a_model_without_attention_is_left_out(self, model: vp.Model, tmp_path: Path) -> None:
         resnet = wrapped("open-clip-resnet", "resnet")
-        result = run_gain(small(), models=[resnet, model], out=tmp_path)
+        result = run_suite(small(), models=[resnet, model], out=tmp_path)
         assert {row["model"] for row in result.rows} == {"tiny-clip"}
         assert any("resnet" in problem and "attention" in problem for problem in result.problems)
         with pytest.raises(UnsupportedError, match="attention"):
-            run_gain(small(), models=[resnet], out=tmp_path / "alone")
+            run_suite(small(), models=[resnet], out=tmp_path / "alone")
 
     def test_a_marker_that_cannot_be_used_is_left_out_with_its_reason(self, model: vp.Model, tmp_path: Path) -> None:
         markers = [{"label": "own", "strategy": "patch"}, {"label": "far", "saved": "no-such-folder"}, "circle"]
         controls = [{"label": "noise", "random": "circle"}]
         suite = parsed(markers=markers, controls=controls, transfer={})
-        result = run_gain(suite, models=[model], out=tmp_path)
-        assert [row["marker"] for row in result.rows] == ["circle"]
+        result = run_suite(suite, models=[model], out=tmp_path)
+        assert [row["row"] for row in result.rows] == ["circle"]
         told = "\n".join(result.problems)
         assert "learn: {}" in told
         assert "no-such-folder" in told
@@ -308,7 +302,7 @@ class TestRunning:
                 pixels = generator.integers(0, 255, (70 + 9 * number, 90, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "photos" / part / f"{number}.png")
         out = tmp_path / "out"
-        result = run_gain(small(), models=[model], images=tmp_path / "photos", out=out)
+        result = run_suite(small(), models=[model], images=tmp_path / "photos", out=out)
         assert {row["n"] for row in result.rows} == {4}  # its part test
         pictures = [tmp_path / "photos" / "test" / f"{number}.png" for number in range(4)]
         alone = attention_gain(model, vp.Prompter.from_name("circle", width=4), pictures, seed=5)
@@ -316,7 +310,7 @@ class TestRunning:
         (file,) = out.glob("runs-*.jsonl")
         before = len(read_jsonl(file))
         Image.new("RGB", (80, 80)).save(pictures[0])
-        changed = run_gain(small(), models=[model], images=tmp_path / "photos", out=out)
+        changed = run_suite(small(), models=[model], images=tmp_path / "photos", out=out)
         assert len(read_jsonl(file)) == 2 * before
         assert changed.rows[0]["value"] != result.rows[0]["value"]
 
@@ -325,7 +319,7 @@ class TestRunning:
         Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
         (tmp_path / "photos" / "b.png").write_text("no picture", encoding="utf-8")
         with pytest.raises(InvalidInputError, match=r"b\.png"):
-            run_gain(small(), models=[model], images=tmp_path / "photos", out=tmp_path / "out")
+            run_suite(small(), models=[model], images=tmp_path / "photos", out=tmp_path / "out")
         assert not (tmp_path / "out" / "results.jsonl").exists()
 
     def test_what_a_patch_is_learned_on_is_not_measured_on(self, model: vp.Model, tmp_path: Path) -> None:
@@ -336,18 +330,19 @@ class TestRunning:
             with pytest.raises(InvalidInputError, match="of their own to measure on"):
                 parsed(**change, images={"source": "folder", "folder": str(tmp_path / folder)})
         with pytest.raises(InvalidInputError, match="of their own to measure on"):
-            run_gain(parsed(**change), models=[model], images=tmp_path / "photos", out=tmp_path / "out")
+            run_suite(parsed(**change), models=[model], images=tmp_path / "photos", out=tmp_path / "out")
         (tmp_path / "photos" / "test").mkdir()
         parsed(**change, images={"source": "folder", "folder": str(tmp_path / "photos")})
 
     def test_a_model_that_reads_through_a_probe_is_looked_at_in_every_block(self, tmp_path: Path) -> None:
         siglip = wrapped("open-clip-siglip", "siglip")
-        result = run_gain(small(), models=[siglip], out=tmp_path, pictures=True)
+        result = run_suite(small(), models=[siglip], out=tmp_path, examples=True)
         assert [one["block"] for one in result.rows[0]["blocks"]] == list(range(siglip.num_blocks))
-        assert {"gain-blocks.png"} <= {path.name for path in write_report(result)}
+        written = write_report(document(result), result.out)
+        assert {"gain-blocks.png"} <= {path.name for path in written}
 
     def test_one_block_alone_can_be_drawn(self, model: vp.Model, tmp_path: Path) -> None:
-        result = run_gain(small(blocks=[-1]), models=[model], out=tmp_path)
+        result = run_suite(small(blocks=[-1]), models=[model], out=tmp_path)
         assert [len(row["blocks"]) for row in result.rows] == [1, 1]
         figure = plots_gain.gain_figure(result.rows)
         assert len(figure.axes[0].containers) == 2  # whiskers instead of bands
@@ -357,28 +352,30 @@ class TestReports:
     def test_table_and_terminal(self, finished: Any) -> None:
         from rich.console import Console
 
-        found = table(finished.rows)
-        assert [line.label for line in found.lines] == ["own", "other", "circle", "nothing", "noise"]
-        assert [line.control for line in found.lines] == [False] * 4 + [True]
+        found = summary_table(finished.rows)
+        labels = ["own", "other", "circle", "nothing", "noise", "mass without a marker"]
+        assert [row.label for row in found.rows] == labels
+        assert [row.control for row in found.rows] == [False] * 4 + [True] * 2
         row = rows_of(finished)["tiny-clip", "circle"]
-        assert found.lines[2].cells[0].value == f"{row['value']:.2f}"
+        assert found.rows[2].cells[0].text == f"{row['value']:.2f}"
         console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(terminal(finished.rows, "Gain"))
+        console.print(terminal(document(finished)))
         text = " ".join(console.export_text().split())
-        for words in ("tiny-clip", "From model to model", "n = 6 pictures", "÷ gain of circle", f"{row['value']:.2f}"):
+        for words in ("tiny-clip", "From model to model", "n = 6 images", "÷ gain of circle", f"{row['value']:.2f}"):
             assert words in text
 
     def test_pages_and_pictures(self, finished: Any) -> None:
-        written = {path.name for path in write_report(finished)}
+        report = document(finished)
+        written = {path.name for path in write_report(report, finished.out)}
         assert written == {"report.html", "report.md", "gain-blocks.png", "gain-transfer.png"}
         page = (finished.out / "report.html").read_text(encoding="utf-8")
         assert page.count("data:image/png;base64,") == 2 + 2 + 2  # figures, patches, pictures with markers
         assert "<script" not in page
         assert "http" not in re.sub(r"base64,[^\"]+", "", page)
         assert "seeds of their own" in page
-        told = markdown(finished)
+        told = markdown(report)
         for words in (
-            "| marker | tiny-clip, block 3 |",
+            "| marker | tiny-clip (block 3, ",
             "## From model to model",
             "### tiny-clip",
             "*noise*",
@@ -392,23 +389,24 @@ class TestReports:
         suite = dataclasses.replace(
             finished.suite, pictures={"source": "folder", "folder": "far/away/photos", "n": 4, "seed": 0}
         )
-        told = markdown(dataclasses.replace(finished, suite=suite))
+        told = markdown(document(dataclasses.replace(finished, suite=suite)))
         assert HELD_OUT not in told
         assert "folder photos;" in told
         assert "far" not in told.split("## ")[0]
 
     def test_a_ratio_to_what_gains_nothing_is_said_in_words(self, finished: Any) -> None:
-        rows = [dict(row) for row in finished.rows if row["part"] == "gain" and row["model"] == "tiny-clip"]
+        rows = [dict(row) for row in finished.rows if row["task"] == "gain" and row["model"] == "tiny-clip"]
         rows[0] |= {"ratio": None, "ratio_ci95": [None, None]}
         rows[1] |= {"ratio": 3.0, "ratio_ci95": [1.25, None]}
-        cells = {line.label: line.cells[0] for line in table(rows).lines}
-        assert cells["own"].ratio == ("no ratio", "")
-        assert cells["other"].ratio == ("3.00 ×", "above 1.25")
-        assert cells["circle"].ratio == ("", "")
-        assert interval_text([None, None]) == "unbounded"
+        (table,) = ratio_tables(rows)
+        cells = {row.label: row.cells[0] for row in table.rows}
+        assert (cells["own"].text, cells["own"].interval) == ("no ratio", "")
+        assert (cells["other"].text, cells["other"].interval) == ("3.00 ×", "above 1.25")
+        assert "circle" not in cells
+        assert number_interval(None, None, 6) == "unbounded"
 
     def test_lines_can_be_told_apart_without_colour(self, finished: Any) -> None:
-        gains = [row for row in finished.rows if row["part"] == "gain"]
+        gains = [row for row in finished.rows if row["task"] == "gain"]
         figure = plots_gain.gain_figure(gains)
         first = figure.axes[0]
         lines = {str(line.get_label()): line for line in first.get_lines() if not str(line.get_label()).startswith("_")}
@@ -423,8 +421,8 @@ class TestReports:
         assert len(first.collections) == 5  # a band for every line
 
     def test_the_heat_map_frames_a_models_own_patch(self, finished: Any) -> None:
-        gains = [row for row in finished.rows if row["part"] == "gain"]
-        moved = [{**row, "own": row["model"] == "tiny-clip"} for row in finished.rows if row["part"] == "transfer"]
+        gains = [row for row in finished.rows if row["task"] == "gain"]
+        moved = [{**row, "own": row["model"] == "tiny-clip"} for row in finished.rows if row["task"] == "transfer"]
         figure = plots_gain.transfer_figure(moved, "circle", gains)
         assert figure is not None
         (axes,) = figure.axes
@@ -445,12 +443,15 @@ def test_processes_give_what_one_gives(tmp_path: Path) -> None:
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(made), encoding="utf-8")
     listener = Counting()
-    several = run_gain(file, out=tmp_path / "several", jobs=2, listener=listener)
-    one = run_gain(file, out=tmp_path / "one")
+    several = run_suite(file, out=tmp_path / "several", jobs=2, progress=listener)
+    one = run_suite(file, out=tmp_path / "one")
     assert listener.through == listener.total
-    assert listener.rows == len(several.rows) == 4
+    assert len(several.rows) == 4
+    assert listener.rows == 6  # without a marker, with the patch, with the circle; on two models
     for a, b in zip(several.rows, one.rows, strict=True):
-        assert (a["model"], a["marker"], a["value"], a["ratio"]) == (b["model"], b["marker"], b["value"], b["ratio"])
+        assert [a[key] for key in ("model", "row", "value", "ratio")] == [
+            b[key] for key in ("model", "row", "value", "ratio")
+        ]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -459,7 +460,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     from visprompt.cli.app import app
 
     file = tmp_path / "one.yaml"
-    file.write_text(yaml.safe_dump(content(markers=["circle", "box"], controls=[], transfer={})), encoding="utf-8")
+    file.write_text(yaml.safe_dump(content(strategies=["circle", "box"], controls=[], transfer={})), encoding="utf-8")
     words = ["bench", str(file), "--out", str(tmp_path / "out"), "--jobs", "1", "--limit", "3"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
@@ -468,7 +469,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, [*words, "--json", "-s", "circle"])
     assert told.exit_code == 0, told.output
     rows = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
-    assert {row["marker"] for row in rows} == {"circle", "box"}
+    assert {row["row"] for row in rows} == {"circle", "box"}
     assert all(row["n"] == 3 for row in rows)
     wrong = CliRunner().invoke(app, [*words, "-s", "cirle"])
     assert wrong.exit_code != 0

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.bench.gain.test_run import content, small
-from visprompt.bench.accuracy.run import run_suite
-from visprompt.bench.gain.run import run_gain
 from visprompt.bench.gain.spec import GainSuite
+from visprompt.bench.old_names import run_gain
+from visprompt.bench.pipeline import run_suite
 from visprompt.bench.suite import list_suites, load_suite, parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 
@@ -88,11 +88,12 @@ class TestSuiteFiles:
             parse_suite(content(**{**base, **change}), "gain-test")
 
     def test_each_kind_of_suite_has_its_own_function(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidInputError, match="kind"):
-            run_suite("gain", out=tmp_path)
-        with pytest.raises(InvalidInputError, match="measures no gain"):
+        with (
+            pytest.warns(DeprecationWarning, match="run_suite"),
+            pytest.raises(InvalidInputError, match="another kind"),
+        ):
             run_gain("scenes-quick", out=tmp_path)
         with pytest.raises(InvalidInputError, match="names no model"):
-            run_gain(small(models=[]), out=tmp_path)
+            run_suite(small(models=[]), out=tmp_path)
         with pytest.raises(InvalidInputError, match="limit"):
-            run_gain(small(), out=tmp_path, limit=0)
+            run_suite(small(), out=tmp_path, limit=0)

@@ -10,8 +10,10 @@ import pytest
 
 import visprompt as vp
 from tests.bench.gain.test_run import small, wrapped
-from visprompt.bench.gain.report import markdown, sweep_lines, write_report
-from visprompt.bench.gain.run import run_gain
+from visprompt.bench.gain.document import document, sweep_table
+from visprompt.bench.pipeline import run_suite
+from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.report import markdown, write_report
 from visprompt.plots import gain as plots_gain
 from visprompt.tasks.gain import attention_gain
 from visprompt.utils.jsonl import read_jsonl
@@ -19,7 +21,7 @@ from visprompt.utils.jsonl import read_jsonl
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The sweep's small form, begun as one of two processes would do it; result, points of that process, suite."""
+    """The sweep's small form, interrupted after two points and run again; result, points before that, suite."""
     out = tmp_path_factory.mktemp("swept")
     grid = {"size": [2.0, 3.0], "shape": ["circle", "full"], "ratio": [0.5]}
     sweep = {"model": "tiny", "grid": grid, "settings": {"max_steps": 1, "batch_size": 2}, "n": 5}
@@ -27,10 +29,20 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert suite.sweep is not None
     model = wrapped("transformers-clip", "tiny-clip")
     suite = dataclasses.replace(suite, sweep=dataclasses.replace(suite.sweep, model=model))
-    run_gain(suite, out=out, part=True, share="sweep 0/2")
-    assert not (out / "results.jsonl").exists()
+
+    class Interrupted(ProgressCallback):
+        begun = 0
+
+        def starts(self, title: str) -> None:
+            self.begun += 1
+            if self.begun == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(suite, out=out, progress=Interrupted())
+    assert len(read_jsonl(out / "results.jsonl")) == 2
     first = len(list(out.glob("patches/sweep-*")))
-    return run_gain(suite, out=out), first, suite
+    return run_suite(suite, out=out), first, suite
 
 
 class TestSweep:
@@ -64,17 +76,19 @@ class TestSweep:
     def test_it_is_not_learned_again(self, swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         result, _, suite = swept
         monkeypatch.setattr("visprompt.bench.gain.sweep.Sweep._unit", lambda *_: pytest.fail("learned again"))
-        again = run_gain(suite, out=result.out)
+        again = run_suite(suite, out=result.out)
         assert again.rows == json.loads(json.dumps(result.rows))
 
     def test_the_report_has_it(self, swept: Any) -> None:
         result, _, _ = swept
-        assert "gain-sweep.png" in {path.name for path in write_report(result)}
-        lines = sweep_lines(result.rows)
-        assert lines[0][:2] == ("circle, λ 0.5", "2")
-        assert lines[1][0] == "full"
-        assert "validation scenes" in markdown(result)
-        figure = plots_gain.sweep_figure(result.rows)
+        report = document(result)
+        rows = result.rows
+        assert "gain-sweep.png" in {path.name for path in write_report(report, result.out)}
+        first, second = sweep_table(rows).rows[:2]
+        assert (first.label, first.cells[0].text) == ("circle, λ 0.5", "2")
+        assert second.label == "full"
+        assert "validation scenes" in markdown(report)
+        figure = plots_gain.sweep_figure(rows)
         assert figure is not None
         left, right = figure.axes
         assert [text.get_text() for text in left.get_xticklabels()] == ["ring\nλ 0.5", "full", "drawn\ncircle"]

@@ -12,10 +12,12 @@ import yaml
 from PIL import Image
 
 import visprompt as vp
-from visprompt.bench.accuracy.run import run_suite
+from visprompt.bench.old_names import run_gain, run_tuning
+from visprompt.bench.pipeline import run_suite
+from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.report import markdown, terminal, write_report
 from visprompt.bench.suite import Suite, list_suites, load_suite, parse_suite
-from visprompt.bench.tuning.report import markdown, table, terminal, write_report
-from visprompt.bench.tuning.run import RUNS, TuningListener, run_tuning
+from visprompt.bench.tuning.document import document, summary_table
 from visprompt.bench.tuning.spec import TuningSuite, merged
 from visprompt.bench.tuning.summary import summaries
 from visprompt.errors import InvalidInputError, UnknownNameError
@@ -72,13 +74,13 @@ def model() -> vp.Model:
     return vp.wrap(made.module, made.processor, name="tiny")
 
 
-class Counting(TuningListener):
+class Counting(ProgressCallback):
     """Remembers which runs were made."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def done(self, row: dict[str, Any]) -> None:
+    def finished(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
 
 
@@ -93,7 +95,7 @@ def finished(blots: Path, model: vp.Model, tmp_path_factory: pytest.TempPathFact
     ]
     controls = [{"label": "untrained", "how": "untrained", "strategy": "vpt", "options": {"prompts": 2}, "seeds": [0]}]
     suite = parsed(folder=blots, methods=methods, controls=controls, examples=2, compare_with="shallow")
-    return run_tuning(suite, model=model, out=tmp_path_factory.mktemp("out"), pictures=True)
+    return run_suite(suite, models=[model], out=tmp_path_factory.mktemp("out"), examples=True)
 
 
 class TestSuiteFiles:
@@ -149,23 +151,25 @@ class TestSuiteFiles:
         assert merged({"lr": 0.1}, {"base_lr": 0.2}) == {"base_lr": 0.2}
         assert merged({"lr": 0.1, "epochs": 2}, {"lr": 0.3}) == {"lr": 0.3, "epochs": 2}
 
-    def test_each_kind_of_suite_has_its_own_function(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidInputError, match="run_tuning"):
-            run_suite("tuning", out=tmp_path)
-        with pytest.raises(InvalidInputError, match="run_suite"):
-            run_tuning("scenes-quick", out=tmp_path)
+    def test_the_functions_of_0_4_0_are_told_the_kind(self, tmp_path: Path) -> None:
+        for old in (run_tuning, run_gain):
+            with (
+                pytest.warns(DeprecationWarning, match="run_suite"),
+                pytest.raises(InvalidInputError, match="run_suite"),
+            ):
+                old("scenes-quick", out=tmp_path)
         assert isinstance(load_suite("scenes-quick"), Suite)
 
 
 class TestRunning:
     def test_figures_are_means_over_seeds_on_test(self, finished: Any) -> None:
-        rows = {row["method"]: row for row in finished.rows}
+        rows = {row["row"]: row for row in finished.rows}
         assert set(rows) == {"linear", "shallow", "gated", "later", "latest", "full", "untrained"}
         for row in rows.values():
             assert row["n"] == 6
-            assert row["seeds"] == ([0] if row["method"] in ("full", "untrained") else [0, 1])
+            assert row["seeds"] == ([0] if row["row"] in ("full", "untrained") else [0, 1])
             assert row["value"] == pytest.approx(np.mean(row["values"]))
-            assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+            assert row["low"] <= row["value"] <= row["high"]
             assert row["chance"] == 0.5
         assert rows["linear"]["parameters"]["prompt"] == 0
         assert rows["full"]["parameters"]["model"] > 1000
@@ -175,16 +179,16 @@ class TestRunning:
         assert not finished.problems
 
     def test_every_answer_is_kept_and_adds_up(self, finished: Any) -> None:
-        for run in finished.runs:
+        for run in finished.files["runs"]:
             if run["stage"] == "report":
                 assert run["right"].count("1") / len(run["right"]) == pytest.approx(run["test"]["accuracy"])
 
     def test_a_grid_is_searched_on_validation_and_never_on_test(self, finished: Any) -> None:
-        tried = [run for run in finished.runs if run["stage"] == "choose"]
+        tried = [run for run in finished.files["runs"] if run["stage"] == "choose"]
         assert {run["point"]["lr"] for run in tried} == {0.001, 0.03}
         assert all("test" not in run and run["method"] == "shallow" for run in tried)
         best = max(tried, key=lambda run: run["validation"]["accuracy"])
-        rows = {row["method"]: row for row in finished.rows}
+        rows = {row["row"]: row for row in finished.rows}
         assert rows["shallow"]["point"] == rows["gated"]["point"] == best["point"]
         assert rows["shallow"]["settings"]["lr"] == best["point"]["lr"]
 
@@ -192,7 +196,7 @@ class TestRunning:
         from visprompt.data.labelled.splits import load_splits
         from visprompt.learned.strategy import Learned
 
-        run = next(run for run in finished.runs if run["method"] == "gated" and run["stage"] == "report")
+        run = next(run for run in finished.files["runs"] if run["method"] == "gated" and run["stage"] == "report")
         prompter = vp.Prompter.from_pretrained(finished.out / "prompts" / f"blots-{run['key']}")
         assert isinstance(prompter, Learned)
         test = load_splits(str(blots)).test
@@ -207,30 +211,30 @@ class TestRunning:
         class Killed(Counting):
             """Dies after two runs."""
 
-            def done(self, row: dict[str, Any]) -> None:
-                super().done(row)
+            def finished(self, row: dict[str, Any]) -> None:
+                super().finished(row)
                 if len(self.rows) == 2:
                     raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            run_tuning(suite, model=model, out=tmp_path, listener=Killed())
-        with open(tmp_path / RUNS, "a", encoding="utf-8") as file:
+            run_suite(suite, models=[model], out=tmp_path, progress=Killed())
+        with open(tmp_path / "runs.jsonl", "a", encoding="utf-8") as file:
             file.write('{"cut off')
         second, third = Counting(), Counting()
-        first = run_tuning(suite, model=model, out=tmp_path, listener=second)
+        first = run_suite(suite, models=[model], out=tmp_path, progress=second)
         assert len(second.rows) == 2
-        again = run_tuning(suite, model=model, out=tmp_path, listener=third)
+        again = run_suite(suite, models=[model], out=tmp_path, progress=third)
         assert not third.rows
         assert again.rows == first.rows
-        assert len(read_jsonl(tmp_path / RUNS)) == 4
+        assert len(read_jsonl(tmp_path / "runs.jsonl")) == 4
 
     def test_methods_by_name_leave_the_others_in_the_table(self, blots: Path, model: vp.Model, tmp_path: Path) -> None:
         suite = parsed(folder=blots, methods=[METHODS[0], {"strategy": "vpt", "options": {"prompts": 1}}], seeds=[0])
         with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
-            run_tuning(suite, model=model, out=tmp_path, methods=["liner"])
-        run_tuning(suite, model=model, out=tmp_path, methods=["linear"])
+            run_suite(suite, models=[model], out=tmp_path, strategies=["liner"])
+        run_suite(suite, models=[model], out=tmp_path, strategies=["linear"])
         listener = Counting()
-        result = run_tuning(suite, model=model, out=tmp_path, methods=["vpt"], listener=listener)
+        result = run_suite(suite, models=[model], out=tmp_path, strategies=["vpt"], progress=listener)
         assert [row["method"] for row in listener.rows] == ["vpt"]
         assert [row["value"] is not None for row in result.rows] == [True, True]
 
@@ -240,8 +244,8 @@ class TestRunning:
         made = content(model="bundled:scenes-mae", sets=sets, methods=methods, seeds=[0])
         file = tmp_path / "two.yaml"
         file.write_text(yaml.safe_dump(made), encoding="utf-8")
-        several = run_tuning(file, out=tmp_path / "several", jobs=2)
-        one = run_tuning(file, out=tmp_path / "one")
+        several = run_suite(file, out=tmp_path / "several", jobs=2)
+        one = run_suite(file, out=tmp_path / "one")
         for a, b in zip(several.rows, one.rows, strict=True):
             assert a["values"] == b["values"]
             assert a["validation"] == pytest.approx(b["validation"])
@@ -251,38 +255,41 @@ class TestReports:
     def test_table_and_terminal(self, finished: Any) -> None:
         from rich.console import Console
 
-        found = table(finished.rows)
-        assert [line.label for line in found.lines] == ["linear", "shallow", "gated", "full", "untrained"]
-        assert found.lines[2].trained.startswith("7")  # 2 tokens of 32, gates and temperatures
-        assert found.chance == ("50.0",)
+        found = summary_table(finished.rows)
+        assert [row.label for row in found.rows] == ["linear", "shallow", "gated", "full", "untrained", "chance"]
+        assert found.rows[2].cells[0].text.startswith("7")  # 2 tokens of 32, gates and temperatures
+        assert [cell.text for cell in found.rows[-1].cells] == ["", "50.0"]
         console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(terminal(finished.rows, "Blots"))
+        console.print(terminal(document(finished)))
         text = console.export_text()
         assert "±" in text
         assert "temperatures" in text
 
     def test_pages_and_pictures(self, finished: Any) -> None:
-        written = {path.name for path in write_report(finished)}
+        report = document(finished)
+        written = {path.name for path in write_report(report, finished.out)}
         assert {"report.html", "report.md", "methods.png", "gates.png", "insertion.png"} <= written
         page = (finished.out / "report.html").read_text(encoding="utf-8")
         assert page.count("data:image/png;base64,") >= 4
         assert "<script" not in page
         assert "http" not in page.replace("http-equiv", "")
-        told = markdown(finished)
+        told = markdown(report)
         for words in ("| method | trained |", "Differences to shallow", "Chosen on validation", "block 1:"):
             assert words in told
 
     def test_only_plain_prompts_are_points_of_the_insertion_figure(self, finished: Any) -> None:
         points = insertion_points(finished.rows)["blots"]
-        assert [(block, row["method"]) for block, row in points] == [(0, "shallow"), (1, "later"), (2, "latest")]
+        assert [(block, row["row"]) for block, row in points] == [(0, "shallow"), (1, "later"), (2, "latest")]
 
     def test_what_is_not_run_yet_is_a_dash(self, finished: Any) -> None:
         rows = summaries(finished.suite, [])
-        assert all(cell.value == "–" for line in table(rows).lines for cell in line.cells)
+        assert all(cell.text == "–" for row in summary_table(rows).rows for cell in row.cells[1:])
 
     def test_rows_are_json(self, finished: Any) -> None:
         for line in (finished.out / "results.jsonl").read_text(encoding="utf-8").splitlines():
-            assert {"set", "method", "value", "n"} <= json.loads(line).keys()
+            assert {"kind", "task", "row", "model", "value", "low", "high", "n", "provenance"} <= json.loads(
+                line
+            ).keys()
 
 
 def test_on_the_command_line(blots: Path, tmp_path: Path) -> None:

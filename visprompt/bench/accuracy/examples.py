@@ -5,47 +5,23 @@ Taken while a model is in memory; kept as files' bytes, so that a report needs n
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from visprompt.bench.accuracy.cards import Card
+from visprompt.bench.kind import RunContext
+from visprompt.bench.report.images import boxed, data_uri, shown_as_is
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
-from visprompt.tasks import Outcome, Pointing, Task, Vqa
+from visprompt.tasks import Pointing, Task, Vqa
 from visprompt.tasks.base import Row
 from visprompt.tasks.condition import CONTROLS, Pictured, Pointer, RunnerFactory
 
-_SIDE_PX = 176
-# Up to here a picture goes into the page as it is, and the page blows it up.
-_SMALL_PX = 96
-# No colour subsampling: thin coloured frames would bleed.
-_JPEG = {"quality": 80, "subsampling": 0}
 _ATTENTION_PICTURES = 3
 _ATTENTION_COLUMNS = 7
-
-
-@dataclass(frozen=True)
-class Card:
-    """One answer: the question with its boxes, and what the model got.
-
-    Attributes:
-        question, seen: pictures as data URIs; `seen` is None where nothing was pointed at.
-        alt: what the picture shows, for those who do not see it.
-        text: what was asked.
-        answer: what came out.
-    """
-
-    question: str
-    seen: str | None
-    alt: str
-    text: str
-    answer: str
-    correct: bool
 
 
 @dataclass
@@ -69,7 +45,7 @@ class Exhibits:
         key: str,
         task: Task,
         pictures: Sequence[Any],
-        answers: Sequence[tuple[Pointing, Outcome]],
+        answered: Sequence[tuple[Pointing, Sequence[Row]]],
         count: int,
         make_runner: RunnerFactory,
     ) -> None:
@@ -82,12 +58,12 @@ class Exhibits:
             key: the task's key.
             task: the task.
             pictures: the data.
-            answers: what was pointed with, and what came out.
+            answered: how the region was pointed out, and the answers.
             count: right ones, and as many wrong ones.
             make_runner: makes the runner that renders what the model got.
         """
         shown = self.cards.setdefault((name, key), {})
-        for pointing, outcome in answers:
+        for pointing, answers in answered:
             # Of questions there is one card a kind for every row: controls would double the page.
             if pointing.strategy == "random" or not count or (isinstance(task, Vqa) and pointing.region in CONTROLS):
                 continue
@@ -95,10 +71,10 @@ class Exhibits:
                 if isinstance(task, Vqa):
                     from visprompt.bench.accuracy.examples_vqa import question_cards
 
-                    shown[pointing.label] = question_cards(task, model, pictures, pointing, outcome, make_runner)
+                    shown[pointing.label] = question_cards(task, model, pictures, pointing, answers, make_runner)
                 else:
                     shown[pointing.label] = _cards(
-                        task, Pointer(model, pointing, make_runner), pictures, outcome, count
+                        task, Pointer(model, pointing, make_runner), pictures, answers, count
                     )
             except VispromptError as error:
                 self.notes.append(f"No examples of {pointing.label} on {name}, {key}: {error}")
@@ -133,20 +109,33 @@ class Exhibits:
             self.notes.append(f"No attention maps of {name}: {error}")
 
 
-def data_uri(picture: Image.Image | bytes) -> str:
-    """A picture inside a page: PNG for figures and small pictures, JPEG for photographs."""
-    if isinstance(picture, bytes):
-        return "data:image/png;base64," + base64.b64encode(picture).decode()
-    buffer = io.BytesIO()
-    small = max(picture.size) <= _SMALL_PX
-    picture.save(buffer, format="PNG" if small else "JPEG", **({"optimize": True} if small else _JPEG))
-    return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
+def illustrate(context: RunContext, spec: Any) -> None:
+    """Adds one model's examples: answers to every task, and attention on the first."""
+    from visprompt.bench.accuracy.answers import answers, load
+    from visprompt.bench.accuracy.unit import opened
+
+    suite, found = context.suite, opened(context, spec)
+    model, exhibits = context.model(spec), context.examples
+    asked = [(unit.what, row) for unit, row in context.results_of("rows") if unit.what.name == found.name]
+    for task in suite.tasks:
+        own = [(ask.pointing, answers(context, row)) for ask, row in asked if ask.task == task.key]
+        own = [(pointing, items) for pointing, items in own if items]
+        if not own:
+            continue
+        context.progress.starts(f"{found.name} · {task.key} · images for the report")
+        images = load(context, task.data).pictures[: context.settings.limit]
+        how = context.make_runner
+        exhibits.add_answers(model, found.name, task.key, task.task, images, own, suite.examples, how)
+        if found.name not in exhibits.attention and task is suite.tasks[0]:
+            exhibits.add_attention(model, found.name, task.task, images, [pointing for pointing, _ in own], how)
 
 
-def _cards(task: Task, pointer: Pointer, pictures: Sequence[Pictured], outcome: Outcome, count: int) -> list[Card]:
+def _cards(
+    task: Task, pointer: Pointer, pictures: Sequence[Pictured], answers: Sequence[Row], count: int
+) -> list[Card]:
     items = {item: picture for picture in pictures for item in task.questions(picture)}
-    right = [row for row in outcome.rows if row["correct"] and row["pred"] is not None][:count]
-    wrong = [row for row in outcome.rows if not row["correct"] and row["pred"] is not None][:count]
+    right = [row for row in answers if row["correct"] and row["pred"] is not None][:count]
+    wrong = [row for row in answers if not row["correct"] and row["pred"] is not None][:count]
     return [_card(pointer, items[row["id"]], row) for row in right + wrong]
 
 
@@ -177,51 +166,6 @@ def _card(pointer: Pointer, picture: Pictured, row: Row) -> Card:
         alt = f"{len(boxes)} boxes on a picture; asked for {row['text']}, box {pred + 1} was chosen, "
         alt += "which is right." if row["correct"] else "which is wrong."
     return Card(data_uri(boxed(image, marks)), seen, alt, text, answer, bool(row["correct"]))
-
-
-def shown_as_is(image: Image.Image) -> Image.Image:
-    """A picture as a model got it: small ones unchanged, which the page blows up, others in a card's size."""
-    image = image.convert("RGB")
-    return image if max(image.size) <= _SMALL_PX else sized(image)
-
-
-def sized(image: Image.Image) -> Image.Image:
-    """A picture in a card's size."""
-    scale = _SIDE_PX / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # Blown-up pixels stay pixels: smoothing would hide what a model with a small input gets.
-    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-
-
-def boxed(image: Image.Image, marks: Sequence[tuple[Any, str, bool]]) -> Image.Image:
-    """A picture in a card's size with frames: box in pixels, colour, dashed."""
-    drawn = sized(image)
-    scale = drawn.width / image.width, drawn.height / image.height
-    pen = ImageDraw.Draw(drawn)
-    for box, colour, dashed in marks:
-        x0, x1 = (float(np.clip(box[i] * scale[0], 1, drawn.width - 2)) for i in (0, 2))
-        y0, y1 = (float(np.clip(box[i] * scale[1], 1, drawn.height - 2)) for i in (1, 3))
-        box_px = (x0, y0, max(x1, x0), max(y1, y0))
-        if colour == plots.OTHER:  # black and white: visible on every ground
-            pen.rectangle(box_px, outline="black", width=3)
-            pen.rectangle(box_px, outline="white", width=1)
-            continue
-        pen.rectangle(box_px, outline="white", width=5)
-        if dashed:
-            _dashes(pen, box_px, colour, 3)
-        else:
-            pen.rectangle(box_px, outline=colour, width=3)
-    return drawn
-
-
-def _dashes(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: str, width: int) -> None:
-    x0, y0, x1, y1 = box
-    for ax, ay, bx, by in ((x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)):
-        length = max(abs(bx - ax) + abs(by - ay), 1.0)
-        for start in np.arange(0, length, 10):
-            end = min(start + 6, length)
-            at = [(ax + (bx - ax) * t / length, ay + (by - ay) * t / length) for t in (start, end)]
-            pen.line(at, fill=colour, width=width)
 
 
 def _attention_figure(

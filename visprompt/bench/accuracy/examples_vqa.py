@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import Card, boxed, data_uri, shown_as_is
+from visprompt.bench.accuracy.cards import Card
+from visprompt.bench.report.images import boxed, data_uri, shown_as_is
 from visprompt.data.questions.question import Question
 from visprompt.imaging.load import load_image
 from visprompt.plots import base as plots
-from visprompt.tasks import Outcome, Pointing, Vqa
+from visprompt.tasks import Pointing, Vqa
+from visprompt.tasks.base import Row
 from visprompt.tasks.condition import RunnerFactory
 from visprompt.tasks.vqa import Asking
 
@@ -24,13 +26,13 @@ def question_cards(
     model: Any,
     questions: Sequence[Question],
     pointing: Pointing,
-    outcome: Outcome,
+    answers: Sequence[Row],
     make_runner: RunnerFactory,
 ) -> list[Card]:
     """The answers to the first question of every kind, in the order of the data."""
     known = {question.id: question for question in questions}
     first: dict[str, dict[str, Any]] = {}
-    for row in outcome.rows:
+    for row in answers:
         first.setdefault(str(row["kind"]), row)
     asking = Asking(task, model, pointing, make_runner)
     return [_card(asking, known[row["id"]], row) for row in first.values()]

@@ -1,12 +1,96 @@
-"""What is said about the rows of a task once all of them are there: differences on the same items, and what failed."""
+"""What is said about rows once all of them are there: chosen options, differences on the same items, what failed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visprompt.tasks.base import Row
+from visprompt.bench.accuracy.answers import answers
+from visprompt.bench.kind import RunContext
+from visprompt.bench.rows import Row, ends
+from visprompt.utils.jsonl import read_jsonl
 from visprompt.utils.statistics import accuracy_interval, paired
+
+TUNING = "tuning.jsonl"
+#: what a report reads of a line of `tuning.jsonl`
+_TUNED = ("points", "options", "validation", "data", "metric", "tasks")
+
+
+def rows(context: RunContext) -> list[Row]:
+    """The rows made in this run, each with its differences to the rows that it is compared with.
+
+    Rows of earlier runs of the same model and task are compared anew with those made now.
+    """
+    made = [row for _, row in context.results_of("rows")]
+    before = {(row.get("model"), row.get("run")): row for row in context.store.earlier}
+    by_task: dict[tuple[str, str], list[Row]] = {}
+    for row in made:
+        # Not by the run alone: "random" is the same run for every model.
+        old = before.get((row["model"], row.get("run")), {})
+        if row["n"] and row["reused"] == row["n"] == old.get("n") and "seconds" in old:
+            row |= {"seconds": old["seconds"], "provenance": old["provenance"]}
+        by_task.setdefault((row["model"], row["task"]), []).append(row)
+    for (model, task), own in by_task.items():
+        beside = context.store.beside(context.suite.name, model, task, made)
+        found = {row["row"]: answers(context, row) for row in (*beside, *own)}
+        kept = {label: items for label, items in found.items() if items}
+        add_comparisons([*own, *beside], kept, context.suite.compare_with)
+        for text in failures(own):
+            context.problem(text)
+    return made
+
+
+def choices(context: RunContext, model: str) -> dict[str, Row]:
+    """What was chosen for every tuned row on one model: the point with the best mean over its tasks, first of equals.
+
+    Returns:
+        By label: `options`, `validation` (by task and `mean`; None if the model cannot run it), `data`, `metric`, and
+        all that a line of `tuning.jsonl` has.
+    """
+    found = {}
+    units = [(unit.what, row["value"]) for unit, row in context.results_of("tune") if unit.what.name == model]
+    for tune in context.suite.tune:
+        own = [(ask, value) for ask, value in units if ask.pointing.label == tune.strategy]
+        if not own or any(value is None for _, value in own):
+            found[tune.strategy] = {"options": {}, "validation": None, "data": tune.data, "metric": tune.metric}
+            continue
+        points: list[Row] = []
+        for options in tune.points():
+            values = {ask.task: value for ask, value in own if ask.point == options}
+            mean = round(sum(values.values()) / len(values), 5)
+            points.append({"options": options, "validation": values, "mean": mean})
+        best = max(points, key=lambda point: point["mean"])
+        found[tune.strategy] = {
+            "id": f"{model}/{tune.strategy}",
+            "suite": context.suite.name,
+            "model": model,
+            "strategy": tune.strategy,
+            "metric": tune.metric,
+            "data": tune.data,
+            "tasks": list(points[0]["validation"]),
+            "limit": context.settings.limit,
+            "points": points,
+            "options": best["options"],
+            "validation": {**best["validation"], "mean": best["mean"]},
+        }
+    return found
+
+
+def tuning_records(context: RunContext) -> list[Row]:
+    """The lines of `tuning.jsonl`: those of this run, and of earlier runs what was not chosen again. Writes them."""
+    path, whole = context.store.out / TUNING, context.settings.whole
+    kept = [] if context.settings.fresh or not path.exists() else read_jsonl(path)
+    every = {(row.get("suite"), row.get("model"), row.get("strategy")): row for row in kept}
+    for model in context.names:
+        for label, record in choices(context, model).items():
+            if "id" in record:
+                every[whole.name, model, label] = record
+    labels = [row.pointing.label for row in whole.rows]
+    own = [row for (suite, _, label), row in every.items() if suite == whole.name and label in labels]
+    own.sort(key=lambda row: (context.model_place(row["model"]), labels.index(row["strategy"])))
+    if every:
+        context.store.write([*own, *(row for row in every.values() if row not in own)], TUNING)
+    return [row for row in own if all(key in row for key in _TUNED)]
 
 
 def add_comparisons(rows: Sequence[Row], answers: Mapping[str, Sequence[Row]], labels: Sequence[str]) -> None:
@@ -18,11 +102,11 @@ def add_comparisons(rows: Sequence[Row], answers: Mapping[str, Sequence[Row]], l
         labels: the rows to compare with.
     """
     for row in rows:
-        this = answers.get(row["strategy"])
+        this = answers.get(row["row"])
         row["comparisons"] = {}
         for label in labels:
             other = answers.get(label)
-            if this is None or other is None or label == row["strategy"]:
+            if this is None or other is None or label == row["row"]:
                 continue
             correct = {item["id"]: bool(item["correct"]) for item in other}
             both = [item for item in this if item["id"] in correct]
@@ -45,11 +129,12 @@ def kinds_of(items: Sequence[Row]) -> dict[str, Any]:
     found = {}
     for kind in _kinds(items):
         own = [item for item in items if item.get("kind") == kind]
-        interval = accuracy_interval([bool(item["correct"]) for item in own], [item["image"] for item in own])
+        images = [item["image"] for item in own]
+        interval = accuracy_interval([bool(item["correct"]) for item in own], images)
         right = sum(bool(item["correct"]) for item in own)
         found[kind] = {
             "value": round(right / len(own), 5),
-            "ci95": [round(interval.low, 5), round(interval.high, 5)],
+            "ci95": ends(interval.low, interval.high, len(set(images)), 5),
             "correct": right,
             "n": len(own),
         }
@@ -62,14 +147,11 @@ def _kinds(items: Sequence[Row]) -> list[str]:
 
 
 def _compared(items: Sequence[Row], correct: Mapping[str, bool]) -> Row:
-    result = paired(
-        [bool(item["correct"]) for item in items],
-        [correct[item["id"]] for item in items],
-        [item["image"] for item in items],
-    )
+    images = [item["image"] for item in items]
+    result = paired([bool(item["correct"]) for item in items], [correct[item["id"]] for item in items], images)
     return {
         "difference": round(result.difference, 5),
-        "ci95": [round(result.interval.low, 5), round(result.interval.high, 5)],
+        "ci95": ends(result.interval.low, result.interval.high, len(set(images)), 5),
         "ci_method": result.interval.method,
         "mcnemar_p": result.p_value,
         "wins": result.wins,
@@ -79,20 +161,20 @@ def _compared(items: Sequence[Row], correct: Mapping[str, bool]) -> Row:
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """One sentence for all rows of a task: a missing picture is missing in every one of them.
+    """One sentence for all rows of a task: a missing image is missing in every one of them.
 
-    Another for candidates that lie outside of their picture or are cropped away, and were therefore never chosen.
+    Another for candidates that lie outside of their image or are cropped away, and were therefore never chosen.
     """
-    told = []
+    told: list[str] = []
     failed = [row for row in rows if row.get("errors")]
     if failed:
-        worst, names = max(failed, key=lambda row: row["errors"]), ", ".join(row["strategy"] for row in failed)
+        worst, names = max(failed, key=lambda row: row["errors"]), ", ".join(row["row"] for row in failed)
         count = f"{worst['errors']} of {worst['errors'] + worst['n']} items"
         where = f"{worst['model']}, {worst['task']}"
         told.append(f"{where}: {count} could not be asked ({names}); the first: {worst['error_example']}")
     partly = [row for row in rows if row.get("unpointable")]
     if partly:
-        worst, names = max(partly, key=lambda row: row["unpointable"]), ", ".join(row["strategy"] for row in partly)
+        worst, names = max(partly, key=lambda row: row["unpointable"]), ", ".join(row["row"] for row in partly)
         told.append(
             f"{worst['model']}, {worst['task']}: in {worst['unpointable']} of {worst['n']} items a candidate lies "
             f"outside the picture or is cropped away, and cannot be chosen ({names}); fit: squash shows it whole."

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import data_uri
+from visprompt.bench.gain.markers import marked_model
+from visprompt.bench.kind import RunContext
+from visprompt.bench.report.images import data_uri
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
 from visprompt.plots.gain import Marked, marked_figure, patch_figure
 from visprompt.tasks.gain import mass_on
 
 if TYPE_CHECKING:
-    from visprompt.bench.gain.model_run import GainModel, Marker
+    from visprompt.bench.gain.markers import MarkedModel, Marker
 
 
-def marked_pictures(model: GainModel, count: int) -> tuple[str, str] | None:
+def illustrate(context: RunContext, spec: Any) -> None:
+    """Adds images of one model to the examples: its data URI and alternative text in `images` and `patches`."""
+    suite = context.suite
+    if suite.examples <= 0:
+        return
+    model = marked_model(context, spec)
+    context.progress.starts(f"{model.name} · images for the report")
+    try:
+        found = marked_pictures(model, suite.examples)
+        if found is not None:
+            context.examples["images"][model.name] = found
+        context.examples["patches"].update(patch_pictures(model))
+    except (VispromptError, OSError) as error:
+        context.problem(f"images of {model.name} are not shown: {error}")
+
+
+def marked_pictures(model: MarkedModel, count: int) -> tuple[str, str] | None:
     """The first pictures with every marker, and the attention of the last block; data URI and alternative text.
 
     Returns:
@@ -32,7 +50,7 @@ def marked_pictures(model: GainModel, count: int) -> tuple[str, str] | None:
     return data_uri(plots.to_png(marked_figure(lines))), alt
 
 
-def patch_pictures(model: GainModel) -> dict[str, tuple[str, str]]:
+def patch_pictures(model: MarkedModel) -> dict[str, tuple[str, str]]:
     """The model's own patch beside its random control, pixel by pixel."""
     if not plots.have_matplotlib():
         return {}
@@ -48,7 +66,7 @@ def patch_pictures(model: GainModel) -> dict[str, tuple[str, str]]:
     return {}
 
 
-def _markers(model: GainModel) -> list[Marker]:
+def _markers(model: MarkedModel) -> list[Marker]:
     found: list[Marker] = []
     for spec in model.suite.markers:
         try:
@@ -60,7 +78,7 @@ def _markers(model: GainModel) -> list[Marker]:
     return found
 
 
-def _marked(model: GainModel, marker: Marker | None, number: int) -> Marked:
+def _marked(model: MarkedModel, marker: Marker | None, number: int) -> Marked:
     from visprompt.request import Request
     from visprompt.runner.runner import Runner
 

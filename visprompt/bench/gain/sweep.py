@@ -8,43 +8,45 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from visprompt.bench.gain.model_run import PATCHES, Pictures, Row
+from visprompt.bench.gain.markers import PATCHES, Pictures, Row, limited
 from visprompt.bench.gain.spec import SweepSpec
+from visprompt.bench.kind import RunContext, Unit, loaded
+from visprompt.bench.rows import point_label
 from visprompt.errors import VispromptError
 from visprompt.tasks.gain import GainMeter, compared
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
-
-if TYPE_CHECKING:
-    from visprompt.bench.gain.run import Bench
 
 #: part of what a point is known by: raise it when what is measured changes
 _VERSION = 1
 
 
 class Sweep:
-    """The points of a sweep, or a share of them.
+    """The points of the sweep of a run's suite.
 
     Args:
-        bench: the run.
-        spec: the grid.
-        file: what new rows go to.
+        context: the run.
     """
 
-    def __init__(self, bench: Bench, spec: SweepSpec, file: str) -> None:
-        self.bench, self.spec, self.file = bench, spec, file
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.spec: SweepSpec = context.suite.sweep
         self._circles: dict[float, Any] = {}
 
     @functools.cached_property
     def model(self) -> Any:
         """The model, its vision tower if it writes."""
-        from visprompt.models import load_model
         from visprompt.models.lvlm.vision_encoder import encoder_of
 
-        spec: Any = self.spec.model
-        return encoder_of(load_model(spec, device=self.bench.device) if isinstance(spec, str) else spec)
+        return encoder_of(loaded(self.spec.model, self.context.settings.device))
+
+    @functools.cached_property
+    def identity(self) -> Row:
+        """What the model is, its weights' hash included."""
+        found: Row = self.model.describe()
+        return found
 
     @functools.cached_property
     def _wh(self) -> tuple[int, int]:
@@ -56,41 +58,41 @@ class Sweep:
         """Validation scenes as large as the model's input."""
         from visprompt.data.scenes.unlabelled import generated
 
-        n = self.bench.count(self.spec.n)
-        seed = self.bench.suite.pictures["seed"]
+        n = limited(self.context, self.spec.n)
+        seed = self.context.suite.pictures["seed"]
         data = generated(self._wh, seed=seed, sizes={"train": 1, "validation": n, "test": 0}).validation
         assert data is not None
         return Pictures(data, {"source": "scenes", "split": "validation", "n": n, "seed": seed}, keep=True)
 
-    def run(self, number: int = 0, of: int = 1) -> list[Row]:
-        """Rows of every point with every seed that is there or is made now: of `of` shares, the one with `number`."""
-        units = [(seed, point) for seed in self.spec.seeds for point in self.spec.points()]
+    def units(self) -> list[Unit]:
+        """Every point with every seed."""
         found = []
-        identity = self.model.describe()
-        for place, (seed, point) in enumerate(units):
-            if place % of != number:
-                continue
-            what = [identity["weights"], point, self.spec.settings, seed, self.bench.count(self.spec.n)]
-            key = digest([_VERSION, what, self.bench.suite.pictures["seed"], self.bench.suite.seed])
-            row = self.bench.known(key)
-            if row is None:
-                shown = ", ".join(f"{name} {value}" for name, value in point.items())
-                self.bench.listener.row(f"sweep · {shown} · seed {seed}")
-                try:
-                    row = {"id": key, "run": "sweep", **self._unit(point, seed, key), "model_identity": identity}
-                except VispromptError as error:
-                    self.bench.problems.append(f"sweep, {shown}: left out, because {error}")
-                    continue
-                self.bench.log(self.file).append([row])
-            self.bench.done(1)
-            found.append(row)
+        for seed in self.spec.seeds:
+            for point in self.spec.points():
+                n = limited(self.context, self.spec.n)
+                what = [self.identity["weights"], point, self.spec.settings, seed, n]
+                suite = self.context.suite
+                key = digest([_VERSION, what, suite.pictures["seed"], suite.seed])
+                title = f"sweep · {point_label(point)} · seed {seed}"
+                found.append(Unit("sweep", key, title, (point, seed, key), size=1, file="runs-sweep-0"))
         return found
+
+    def run(self, unit: Unit) -> Row | None:
+        """Learns and measures one point: a line of `runs-sweep-0.jsonl`; None if the point cannot be used."""
+        point, seed, key = unit.what
+        try:
+            return {"id": key, "run": "sweep", **self._unit(point, seed, key), "model_identity": self.identity}
+        except VispromptError as error:
+            self.context.problem(f"sweep, {point_label(point)}: left out, because {error}")
+            return None
+        finally:
+            self.context.progress.advanced(1)
 
     def _unit(self, point: Row, seed: int, key: str) -> Row:
         from visprompt.data.scenes.unlabelled import generated
         from visprompt.prompter import Prompter
 
-        started, folder = time.process_time(), self.bench.out / PATCHES / f"sweep-{key}"
+        started, folder = time.process_time(), self.context.store.out / PATCHES / f"sweep-{key}"
         if (folder / "config.json").exists():
             patch: Any = Prompter.from_pretrained(folder)
         else:
@@ -122,7 +124,7 @@ class Sweep:
             "ratio": ratio.ratio,
             "ratio_ci95": [ratio.ratio_low, ratio.ratio_high],
             "patch": folder.name,
-            "limit": self.bench.limit,
+            "limit": self.context.settings.limit,
             "cpu_seconds": round(time.process_time() - started, 1),
             **provenance(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -133,6 +135,6 @@ class Sweep:
         from visprompt.prompter import Prompter
 
         if size not in self._circles:
-            meter = GainMeter(self.model, self.pictures, size_tokens=size, seed=self.bench.suite.seed)
+            meter = GainMeter(self.model, self.pictures, size_tokens=size, seed=self.context.suite.seed)
             self._circles[size] = meter, meter.measure(Prompter.from_name("circle"))
         return self._circles[size]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.examples import data_uri
+from visprompt.bench.kind import RunContext
+from visprompt.bench.report.images import data_uri
 from visprompt.bench.tuning.spec import SetSpec
-from visprompt.bench.tuning.unit import Row, Workshop, prompt_folder
+from visprompt.bench.tuning.unit import Row, prompt_folder, splits_of
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
 from visprompt.plots.tuning import Shown, pictures_figure
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
 FOLDER = "pictures"
 
 
-def tuned_pictures(workshop: Workshop, runs: Sequence[Row], problems: list[str]) -> dict[str, tuple[str, str]]:
+def tuned_pictures(context: RunContext, runs: Sequence[Row]) -> dict[str, tuple[str, str]]:
     """A figure per set of classes: the first test pictures on which two methods differ, then the first ones.
 
     Args:
-        workshop: model and data.
+        context: the run; a problem is added where something cannot be shown.
         runs: rows of `runs.jsonl`.
-        problems: gets a sentence where something cannot be shown.
 
     Returns:
         Data URI and alternative text by set.
@@ -36,11 +36,11 @@ def tuned_pictures(workshop: Workshop, runs: Sequence[Row], problems: list[str])
     if not plots.have_matplotlib():
         return {}
     found = {}
-    for one in workshop.suite.sets:
-        drawn = _drawn(workshop, one, runs)
+    for one in context.settings.whole.sets:
+        drawn = _drawn(context, one, runs)
         if drawn is None:
             continue
-        file = workshop.out / FOLDER / f"{one.key}-{drawn['key']}.png"
+        file = context.store.out / FOLDER / f"{one.key}-{drawn['key']}.png"
         alt = (
             f"Test pictures of {one.key} with the right answer and what each method said; where the readout looks "
             f"without and with {drawn['method']}, and where its tokens look."
@@ -48,21 +48,26 @@ def tuned_pictures(workshop: Workshop, runs: Sequence[Row], problems: list[str])
         try:
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(_figure(workshop, one, drawn, _first_seed(runs, one)))
+                file.write_bytes(_figure(context, one, drawn, _first_seed(runs, one)))
         except (VispromptError, OSError) as error:
-            problems.append(f"pictures of {one.key} are not shown: {error}")
+            context.problem(f"pictures of {one.key} are not shown: {error}")
             continue
         found[one.key] = data_uri(file.read_bytes()), alt
     return found
 
 
-def _drawn(workshop: Workshop, one: SetSpec, runs: Sequence[Row]) -> Row | None:
+def _drawn(context: RunContext, one: SetSpec, runs: Sequence[Row]) -> Row | None:
     """The run whose attention is shown: the last strategy of the table with tokens, of the first seed."""
-    tables = [method.label for method in workshop.suite.methods if method.table and method.how == "prompt"]
+    tables = [method.label for method in context.settings.whole.methods if method.table and method.how == "prompt"]
     for label in reversed(tables):
         for row in _first_seed(runs, one):
             tokens = row.get("options", {}).get("prompts", 1)
-            if row["method"] == label and tokens and row.get("right") and prompt_folder(workshop.out, row).exists():
+            if (
+                row["method"] == label
+                and tokens
+                and row.get("right")
+                and prompt_folder(context.store.out, row).exists()
+            ):
                 return row
     return None
 
@@ -72,28 +77,28 @@ def _first_seed(runs: Sequence[Row], one: SetSpec) -> list[Row]:
     return [row for row in own if row["seed"] == own[0]["seed"]]
 
 
-def _figure(workshop: Workshop, one: SetSpec, drawn: Row, beside: Sequence[Row]) -> bytes:
+def _figure(context: RunContext, one: SetSpec, drawn: Row, beside: Sequence[Row]) -> bytes:
     from visprompt.prompter import Prompter
     from visprompt.request import Request
     from visprompt.runner.runner import Runner
 
-    data, count = workshop.splits(one).test, workshop.suite.examples
+    data, count = splits_of(context, one).test, context.settings.whole.examples
     assert data is not None
-    model = workshop.model
-    methods = [method.label for method in workshop.suite.methods if method.table and not method.control]
+    model = context.model(context.settings.models[0])
+    methods = [method.label for method in context.settings.whole.methods if method.table and not method.control]
     said = {row["method"]: row for row in beside if row["method"] in methods}
     places = _places([row["right"] for row in said.values()], count)
     pictures = [data.picture(place) for place in places]
     guesses: list[dict[str, tuple[str, bool]]] = [{} for _ in places]
     for label, row in said.items():
-        folder = prompt_folder(workshop.out, row)
+        folder = prompt_folder(context.store.out, row)
         names = [""] * len(places)
         if row.get("blocks") is not None and folder.exists():
             runner = Runner(model, Prompter.from_pretrained(folder), progress=False)
             names = [found.label for found in runner.predict([Request(picture) for picture in pictures])]
         for place, (number, name) in enumerate(zip(places, names, strict=True)):
             guesses[place][label] = name, row["right"][number] == "1"
-    prompter = Prompter.from_pretrained(prompt_folder(workshop.out, drawn))
+    prompter = Prompter.from_pretrained(prompt_folder(context.store.out, drawn))
     shown = []
     for number, picture, told in zip(places, pictures, guesses, strict=True):
         label = data.label(number)

@@ -1,8 +1,9 @@
 """From runs of ways of tuning to what is said about them: means over seeds, spread, intervals, differences.
 
 Two things are uncertain, and both are told. How a run comes out depends on its seed: `sd` is the standard deviation
-over seeds. And another thousand pictures would give another figure: `ci95` is a 95 % interval over pictures, of the
-mean over these seeds (Wilson's for one seed, else a bootstrap that draws pictures with the answers of all seeds).
+over seeds. And another thousand images would give another value: `low` and `high` are the ends of a 95 % interval over
+images, of the mean over these seeds (Wilson's for one seed, else a bootstrap that draws images with the answers of all
+seeds).
 """
 
 from __future__ import annotations
@@ -11,66 +12,71 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from visprompt.bench.rows import ends, result_row
 from visprompt.bench.tuning.spec import MethodSpec, SetSpec, TuningSuite
 from visprompt.utils.statistics import accuracy_interval, paired
 
 Row = dict[str, Any]
 
 
-def summaries(suite: TuningSuite, runs: Sequence[Row]) -> list[Row]:
+def summaries(suite: TuningSuite, runs: Sequence[Row], model: str = "", limit: int | None = None) -> list[Row]:
     """One row per set and method, in the order of the suite.
 
     Args:
         suite: the suite.
         runs: rows of `runs.jsonl`.
+        model: name of the model in the table.
+        limit: of images per part, as this run has it.
 
     Returns:
-        Rows with `value` (mean over seeds of the test figure, None without a run), `sd` (None with one seed), `ci95`
-        (None where pictures have no answer of their own, as in segmentation), `n` pictures, `seeds`, `parameters` by
-        part, `blocks` (means over seeds), `grid` (validation figures of what was tried), and `comparison` to
-        `suite.compare_with`.
+        Rows with `value` (mean over seeds of the value on test, None without a run), `sd` (None with one seed), `low`
+        and `high` (None where images have no answer of their own, as in segmentation), `n` images, `seeds`,
+        `parameters` by part, `blocks` (means over seeds), `grid` (validation values of what was tried), and
+        `comparison` to `suite.compare_with`.
     """
     found = []
     for one in suite.sets:
         of_set = [row for row in runs if row["set"] == one.key]
         for method in suite.methods:
             if one in suite.sets_of(method):
-                found.append(_summary(suite, one, method, of_set))
+                found.append({**_summary(suite, one, method, of_set, model), "limit": limit})
     return found
 
 
-def _summary(suite: TuningSuite, one: SetSpec, method: MethodSpec, runs: Sequence[Row]) -> Row:
+def _summary(suite: TuningSuite, one: SetSpec, method: MethodSpec, runs: Sequence[Row], model: str) -> Row:
     reported = _reported(runs, method.label)
     searched = method.choice_of or method.label
-    row: Row = {
-        "suite": suite.name,
-        "set": one.key,
-        "title": one.title,
-        "method": method.label,
-        "how": method.how,
-        "strategy": method.strategy,
-        "control": method.control,
-        "table": method.table,
-        "value": None,
-        "sd": None,
-        "ci95": None,
-        "grid": [_point(run) for run in runs if run["stage"] == "choose" and run["method"] == searched],
-        "missing": len(suite.seeds_of(method)) - len(reported),
-        "diverged": sum(
-            "diverged" in run for run in runs if run["stage"] == "report" and run["method"] == method.label
-        ),
-    }
+    values = [float(run["test"][run["metric"]]) for run in reported]
+    answers, groups = _answers(reported)
+    interval = accuracy_interval(answers, groups) if answers else None
+    row = result_row(
+        "tuning",
+        suite,
+        ends(interval.low, interval.high, len(set(groups))) if interval else None,
+        id=f"{model}/{one.key}/{method.label}",
+        task=one.key,
+        row=method.label,
+        model=model,
+        metric=reported[0]["metric"] if reported else None,
+        value=fmean(values) if values else None,
+        title=one.title,
+        how=method.how,
+        strategy=method.strategy,
+        control=method.control,
+        table=method.table,
+        sd=stdev(values) if len(values) > 1 else None,
+        n=reported[0]["sizes"]["test"] if reported else 0,
+        grid=[_point(run) for run in runs if run["stage"] == "choose" and run["method"] == searched],
+        missing=len(suite.seeds_of(method)) - len(reported),
+        diverged=sum("diverged" in run for run in runs if run["stage"] == "report" and run["method"] == method.label),
+        provenance=_provenance(reported),
+    )
     if not reported:
         return row
     first = reported[0]
-    values = [float(run["test"][run["metric"]]) for run in reported]
     row |= {
-        "metric": first["metric"],
-        "value": fmean(values),
-        "sd": stdev(values) if len(values) > 1 else None,
         "values": values,
         "seeds": [run["seed"] for run in reported],
-        "n": first["sizes"]["test"],
         "sizes": first["sizes"],
         "chance": 1 / len(first["classes"]) if first["metric"] == "accuracy" else None,
         "point": first["point"],
@@ -81,15 +87,22 @@ def _summary(suite: TuningSuite, one: SetSpec, method: MethodSpec, runs: Sequenc
         "validation": fmean(float(run["validation"][run["metric"]]) for run in reported),
         "cpu_seconds": round(fmean(run["cpu_seconds"] for run in reported), 1),
         "blocks": mean_blocks(reported),
+        "model_identity": first["model"],
     }
-    answers, groups = _answers(reported)
-    if answers:
-        interval = accuracy_interval(answers, groups)
-        row |= {"ci95": [interval.low, interval.high], "ci_method": interval.method}
+    if interval is not None and row["low"] is not None:
+        row["ci_method"] = interval.method
     other = suite.compare_with
     if other is not None and other != method.label:
         row["comparison"] = _comparison(reported, _reported(runs, other))
     return row
+
+
+def _provenance(reported: Sequence[Row]) -> Row:
+    """Where a row comes from: as its first run says, with the code of all of them."""
+    if not reported:
+        return {}
+    codes = dict.fromkeys(str(run["provenance"]["code"]) for run in reported)
+    return {**reported[0]["provenance"], "code": ", ".join(codes), "date": reported[0]["date"]}
 
 
 def _reported(runs: Sequence[Row], label: str) -> list[Row]:
@@ -103,7 +116,7 @@ def _point(run: Row) -> Row:
 
 
 def _answers(reported: Sequence[Row]) -> tuple[list[bool], list[str]]:
-    """Whether every answer of every seed was right, and which picture it was about."""
+    """Whether every answer of every seed was right, and which image it was about."""
     if not all(run.get("right") for run in reported):
         return [], []
     answers = [mark == "1" for run in reported for mark in run["right"]]
@@ -111,7 +124,7 @@ def _answers(reported: Sequence[Row]) -> tuple[list[bool], list[str]]:
 
 
 def _comparison(reported: Sequence[Row], others: Sequence[Row]) -> Row | None:
-    """Difference to another method with the same seeds, on the same pictures."""
+    """Difference to another method with the same seeds, on the same images."""
     by_seed = {run["seed"]: run for run in others}
     both = [(run, by_seed[run["seed"]]) for run in reported if run["seed"] in by_seed]
     if not both:
@@ -123,7 +136,8 @@ def _comparison(reported: Sequence[Row], others: Sequence[Row]) -> Row | None:
     those, _ = _answers([other for _, other in both])
     if these and len(these) == len(those):
         interval = paired(these, those, groups).interval
-        found |= {"ci95": [interval.low, interval.high], "ci_method": interval.method}
+        found["ci95"] = ends(interval.low, interval.high, len(set(groups)))
+        found |= {"ci_method": interval.method} if found["ci95"] else {}
     return found
 
 

@@ -1,26 +1,26 @@
-"""One run of a suite of ways of tuning, in this process or in one of its own.
+"""Units of tuning suites: one run of training, on validation to choose from a grid, or with a seed that is reported.
 
-A worker process (`python -m visprompt.bench.tuning.unit`) reads which runs to make from its standard input, a line
-each, and writes a line with what came out; when the process that started it is gone, so is its input, and it ends.
+Every run is a line of `runs.jsonl`. What is asked for in it:
+
+- `stage` "choose": one point of a grid, validation values only; "report": one seed with the point that was best;
+- `key`: a hash over model, data, method and settings, by which a run is known again. Code is no part of it: a run takes
+  minutes, so runs of other code stay in the table, and a sentence says so.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import os
-import subprocess
-import sys
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from visprompt.bench.tuning.spec import MethodSpec, SetSpec, TuningSuite
-from visprompt.errors import InvalidInputError
-from visprompt.utils.jsonl import json_line
+from visprompt.bench.kind import RunContext, Unit
+from visprompt.bench.tuning.spec import MethodSpec, SetSpec, merged
+from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ _NOT_OPTIONS = ("lr", "base_lr", "epochs", "batch_size", "optimizer", "momentum"
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One run: a method on a set with a seed, at one point of its grid."""
+class Training:
+    """What one run needs to know: a method on a set with a seed, at one point of its grid."""
 
     stage: str
     method: MethodSpec
@@ -49,115 +49,228 @@ class Unit:
     settings: dict[str, Any]
     key: str
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        point = ", ".join(f"{name} {value}" for name, value in self.point.items())
-        return f"{self.set.key} · {self.method.label} · " + (point if self.stage == "choose" else f"seed {self.seed}")
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """The model: its name in the table, and what `describe()` says of it, its weights' hash included."""
+
+    name: str
+    identity: Row
 
 
-class Workshop:
-    """Model and data of a suite, each made when it is first needed.
+def opened(context: RunContext, spec: Any) -> Opened:
+    """The model of the suite, opened once."""
 
-    Args:
-        suite: the suite.
-        model: a name for `load_model`, or a model.
-        device: for a model that is loaded here.
-        limit: at most so many pictures of every part.
-        out: where prompts are kept.
+    def make() -> Opened:
+        model = context.model(spec)
+        identity = model.describe()
+        context.names.setdefault(model.name, str(identity.get("weights", "")))
+        return Opened(model.name, identity)
+
+    made: Opened = context.cached("model", make)
+    return made
+
+
+def _the_model(context: RunContext) -> Any:
+    return context.settings.models[0]
+
+
+# -- what there is to do ----------------------------------------------------------------------------------------------
+
+
+def prepare(context: RunContext) -> int:
+    """Leaves out sets that need what is not installed; what else is wrong with data is said before anything runs.
+
+    Returns:
+        The number of runs.
+
+    Raises:
+        UnsupportedError: if no set is left.
     """
+    from visprompt.data.labelled.splits import load_splits
 
-    def __init__(self, suite: TuningSuite, model: Any, device: str, limit: int | None, out: Path) -> None:
-        self.suite, self.name, self.device, self.limit, self.out = suite, model, device, limit, out
-        self._model: Model | None = None if isinstance(model, str) else model
-        self._identity: Row = {}
-        self._splits: dict[str, Splits] = {}
-
-    @property
-    def model(self) -> Model:
-        """The model, loaded once."""
-        if self._model is None:
-            from visprompt.models import load_model
-
-            self._model = load_model(self.name, device=self.device)
-        return self._model
-
-    @property
-    def identity(self) -> Row:
-        """What the model is, its weights' hash included."""
-        if not self._identity:
-            self._identity = self.model.describe()
-        return self._identity
-
-    def splits(self, one: SetSpec) -> Splits:
-        """The data of a set, its pictures in memory: they are read again and again."""
-        if one.key not in self._splits:
-            from visprompt.data.labelled.splits import load_splits
-
-            made = load_splits(one.data)
-            parts: Any = {part: getattr(made, part) for part in ("train", "validation", "test")}
-            for part, data in parts.items():
-                if data is None:
-                    raise InvalidInputError(f"set {one.key}: {one.data} has no {part} part, and all three are needed.")
-                sizes = [size for size in (one.sizes.get(part), self.limit) if size is not None]
-                parts[part] = _in_memory(data.limited(min(sizes), 0) if sizes else data)
-            self._splits[one.key] = dataclasses.replace(made, **parts)
-        return self._splits[one.key]
-
-    def run(self, unit: Unit) -> Row:
-        """Trains and measures; a learning rate with which the loss is no number any more is a result too."""
-        from visprompt.training.loop import DivergedError
-
-        started, used = time.monotonic(), time.process_time()
-        row: Row = {
-            "suite": self.suite.name,
-            "stage": unit.stage,
-            "key": unit.key,
-            "method": unit.method.label,
-            "set": unit.set.key,
-            "seed": unit.seed,
-            "point": unit.point,
-            "settings": unit.settings,
-            "options": _options(unit),
-        }
+    suite, missing = context.settings.whole, {}
+    for one in suite.sets:
         try:
-            row |= self._trained(unit)
-        except DivergedError as error:
-            row["diverged"] = str(error)
-        row |= {
-            "seconds": round(time.monotonic() - started, 1),
-            "cpu_seconds": round(time.process_time() - used, 1),
-            "model": self.identity,
-            "provenance": provenance(),
-            "limit": self.limit,
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        return row
+            load_splits(one.data)
+        except UnsupportedError as error:
+            missing[one.key] = error
+    if len(missing) == len(suite.sets):
+        raise next(iter(missing.values()))
+    context.cache["left out"] = frozenset(missing)
+    for key, reason in missing.items():
+        context.problem(f"set {key} was left out: {reason}")
+    methods = context.suite.methods
+    grids = [method for method in _searched(context, methods) for _ in method.points()]
+    total = sum(len(_sets_of(context, method)) for method in grids)
+    return total + sum(len(_sets_of(context, method)) * len(suite.seeds_of(method)) for method in methods)
 
-    def _trained(self, unit: Unit) -> Row:
-        from visprompt.learned.baselines import fine_tuned
-        from visprompt.training.run import train
-        from visprompt.training.settings import FitSettings
 
-        splits, settings = self.splits(unit.set), FitSettings(**unit.settings, seed=unit.seed)
-        if unit.method.how == "full":
-            tuned = fine_tuned(self.model, splits, settings, progress=False, test=False)
-            model, prompter, fitted = tuned.model, tuned.prompter, tuned.fitted
-        else:
-            model, prompter = self.model, _prompter(unit)
-            fitted = train(prompter, model, splits, settings, progress=False, test=False)
-        row = _figures(fitted, splits)
-        blocks = getattr(prompter, "blocks_table", None)
-        if blocks is not None and unit.method.how == "prompt":
-            row["blocks"] = blocks()
-        if unit.stage == "report":
-            assert splits.test is not None
-            row["test"], right = tested(prompter, model, splits.test, settings)
-            if right:
-                row["right"] = "".join("1" if one else "0" for one in right)
-            if unit.method.how == "prompt":
-                prompter.save_pretrained(prompt_folder(self.out, {"set": unit.set.key, "key": unit.key}))
-        return row
+def _sets_of(context: RunContext, method: MethodSpec) -> list[SetSpec]:
+    return [one for one in context.suite.sets_of(method) if one.key not in context.cache["left out"]]
+
+
+def _searched(context: RunContext, methods: Sequence[MethodSpec]) -> list[MethodSpec]:
+    """The methods whose grids the choices of these methods depend on."""
+    labels = dict.fromkeys(one.choice_of or one.label for one in methods)
+    found = [context.settings.whole.method(label) for label in labels]
+    return [method for method in found if len(list(method.points())) > 1]
+
+
+def choosing(context: RunContext, methods: Sequence[MethodSpec]) -> list[Unit]:
+    """Every point of every grid."""
+    found = []
+    for method in _searched(context, methods):
+        for one, point in itertools.product(_sets_of(context, method), method.points()):
+            found.append(_unit(context, "choose", method, one, context.suite.choose_seed, point))
+    return found
+
+
+def reporting(context: RunContext, methods: Sequence[MethodSpec], problem: Callable[[str], None]) -> list[Unit]:
+    """One seed after the other: what is not finished is complete for some seeds."""
+    suite, found = context.settings.whole, []
+    pairs = [(one, method) for one in suite.sets for method in methods if one in _sets_of(context, method)]
+    for seed in dict.fromkeys(seed for method in methods for seed in suite.seeds_of(method)):
+        for one, method in pairs:
+            if seed not in suite.seeds_of(method):
+                continue
+            point = _choice(context, method, one)
+            if point is not None:
+                found.append(_unit(context, "report", method, one, seed, point))
+            else:
+                problem(f"{method.label} on {one.key} was left out: every point of its grid diverged.")
+    return found
+
+
+def _choice(context: RunContext, method: MethodSpec, one: SetSpec) -> Row | None:
+    """The point of a grid with the best validation value, the first of equals; None if there is none."""
+    suite = context.settings.whole
+    method = suite.method(method.choice_of) if method.choice_of else method
+    points = list(method.points())
+    if len(points) == 1:
+        return points[0]
+    best: tuple[float, Row] | None = None
+    for point in points:
+        row = context.store.known(_unit(context, "choose", method, one, suite.choose_seed, point).key)
+        if row is None or "diverged" in row:
+            continue
+        value = float(row["validation"][row["metric"]])
+        if best is None or value > best[0]:
+            best = value, point
+    return None if best is None else best[1]
+
+
+def _unit(context: RunContext, stage: str, method: MethodSpec, one: SetSpec, seed: int, point: Row) -> Unit:
+    from visprompt.training.settings import FitSettings
+
+    suite = context.suite
+    names = {item.name for item in dataclasses.fields(FitSettings)}
+    own = {name: value for name, value in point.items() if name in names}
+    short = suite.choose_settings if stage == "choose" else {}
+    settings = merged(suite.settings, one.settings, short, method.settings, own)
+    what = [
+        opened(context, _the_model(context)).identity["weights"],
+        [one.data, sorted(one.sizes.items()), context.settings.limit],
+        [method.how, method.strategy, method.options, point, settings, seed, stage],
+    ]
+    key = digest(what)
+    shown = ", ".join(f"{name} {value}" for name, value in point.items()) if stage == "choose" else f"seed {seed}"
+    title = f"{one.key} · {method.label} · {shown}"
+    return Unit(stage, key, title, Training(stage, method, one, seed, point, settings, key), size=1, file="runs")
+
+
+def present(context: RunContext) -> list[Row]:
+    """Runs of the suite as it is now, in its order; of all its methods, whatever was asked for."""
+    methods = context.settings.whole.methods
+    found = []
+    for unit in (*choosing(context, methods), *reporting(context, methods, lambda _: None)):
+        row = context.store.known(unit.key)
+        if row is not None:
+            # What a run is called may have changed since; what it is has not.
+            found.append({**row, "method": unit.what.method.label, "set": unit.what.set.key})
+    return found
+
+
+# -- doing it ---------------------------------------------------------------------------------------------------------
+
+
+def splits_of(context: RunContext, one: SetSpec) -> Splits:
+    """The data of a set, its images in memory: they are read again and again."""
+    made: Splits = context.cached(("set", one.key), lambda: _splits(context, one))
+    return made
+
+
+def _splits(context: RunContext, one: SetSpec) -> Splits:
+    from visprompt.data.labelled.splits import load_splits
+
+    made = load_splits(one.data)
+    parts: Any = {part: getattr(made, part) for part in ("train", "validation", "test")}
+    for part, data in parts.items():
+        if data is None:
+            raise InvalidInputError(f"set {one.key}: {one.data} has no {part} part, and all three are needed.")
+        sizes = [size for size in (one.sizes.get(part), context.settings.limit) if size is not None]
+        parts[part] = _in_memory(data.limited(min(sizes), 0) if sizes else data)
+    return dataclasses.replace(made, **parts)
+
+
+def run(context: RunContext, unit: Unit) -> Row:
+    """Trains and measures; a learning rate with which the loss is no number any more is a result too."""
+    from visprompt.training.loop import DivergedError
+
+    started, used, what = time.monotonic(), time.process_time(), unit.what
+    row: Row = {
+        "id": what.key,
+        "run": what.stage,
+        "suite": context.suite.name,
+        "stage": what.stage,
+        "key": what.key,
+        "method": what.method.label,
+        "set": what.set.key,
+        "seed": what.seed,
+        "point": what.point,
+        "settings": what.settings,
+        "options": _options(what),
+    }
+    try:
+        row |= _trained(context, what)
+    except DivergedError as error:
+        row["diverged"] = str(error)
+    context.progress.advanced(unit.size)
+    return row | {
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(time.process_time() - used, 1),
+        "model": opened(context, _the_model(context)).identity,
+        "provenance": provenance(),
+        "limit": context.settings.limit,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _trained(context: RunContext, what: Training) -> Row:
+    from visprompt.learned.baselines import fine_tuned
+    from visprompt.training.run import train
+    from visprompt.training.settings import FitSettings
+
+    frozen = context.model(_the_model(context))
+    splits, settings = splits_of(context, what.set), FitSettings(**what.settings, seed=what.seed)
+    if what.method.how == "full":
+        tuned = fine_tuned(frozen, splits, settings, progress=False, test=False)
+        model, prompter, fitted = tuned.model, tuned.prompter, tuned.fitted
+    else:
+        model, prompter = frozen, _prompter(what)
+        fitted = train(prompter, model, splits, settings, progress=False, test=False)
+    row = _values(fitted, splits)
+    blocks = getattr(prompter, "blocks_table", None)
+    if blocks is not None and what.method.how == "prompt":
+        row["blocks"] = blocks()
+    if what.stage == "report":
+        assert splits.test is not None
+        row["test"], right = tested(prompter, model, splits.test, settings)
+        if right:
+            row["right"] = "".join("1" if one else "0" for one in right)
+        if what.method.how == "prompt":
+            prompter.save_pretrained(prompt_folder(context.store.out, {"set": what.set.key, "key": what.key}))
+    return row
 
 
 def _in_memory(data: Labelled) -> Labelled:
@@ -167,25 +280,25 @@ def _in_memory(data: Labelled) -> Labelled:
     return Labelled(items, data.classes, kind=data.kind, name=data.name, ignore_index=data.ignore_index)
 
 
-def _prompter(unit: Unit) -> Learned:
+def _prompter(what: Training) -> Learned:
     from visprompt.learned.baselines import untrained
     from visprompt.learned.strategy import Learned
     from visprompt.prompter import Prompter
 
-    options = _options(unit)
-    if unit.method.how == "untrained":
-        return untrained(unit.method.strategy, **options)
-    made = Prompter.from_name(unit.method.strategy, **options)
+    options = _options(what)
+    if what.method.how == "untrained":
+        return untrained(what.method.strategy, **options)
+    made = Prompter.from_name(what.method.strategy, **options)
     if not isinstance(made, Learned):
-        raise InvalidInputError(f"{unit.method.strategy!r} learns nothing: a suite of tuning compares what is trained.")
+        raise InvalidInputError(f"{what.method.strategy!r} learns nothing: a suite of tuning compares what is trained.")
     return made
 
 
-def _options(unit: Unit) -> Row:
-    return {**unit.method.options, **{name: value for name, value in unit.point.items() if name not in _NOT_OPTIONS}}
+def _options(what: Training) -> Row:
+    return {**what.method.options, **{name: value for name, value in what.point.items() if name not in _NOT_OPTIONS}}
 
 
-def _figures(fitted: Fitted, splits: Splits) -> Row:
+def _values(fitted: Fitted, splits: Splits) -> Row:
     return {
         "metric": fitted.metric,
         "validation": fitted.validation,
@@ -203,7 +316,7 @@ def _figures(fitted: Fitted, splits: Splits) -> Row:
 def tested(
     prompter: Learned, model: Model, data: Labelled, settings: FitSettings
 ) -> tuple[dict[str, float], list[bool]]:
-    """Figures on other data, and for classes whether each picture was right, in the order of the data."""
+    """Values on other data, and for classes whether each image was right, in the order of the data."""
     import torch
 
     from visprompt.training.loop import evaluate
@@ -233,69 +346,3 @@ def tested(
 def prompt_folder(out: Path, row: Mapping[str, Any]) -> Path:
     """Where the prompt of a reported run is kept."""
     return out / PROMPTS / f"{row['set']}-{row['key']}"
-
-
-class Worker:
-    """A process that makes runs, one after the other.
-
-    Args:
-        source: name or path of the suite.
-        told: further arguments of `Workshop`.
-        threads: that the process may use.
-    """
-
-    def __init__(self, source: str, told: Row, threads: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "visprompt.bench.tuning.unit"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        self._say({"suite": source, **told})
-
-    def run(self, unit: Unit) -> Row | None:
-        """What came out; None if the process died."""
-        told = {name: getattr(unit, name) for name in ("stage", "seed", "point", "settings", "key")}
-        self._say({**told, "method": unit.method.label, "set": unit.set.key})
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                event, value = json.loads(line)
-            except ValueError:  # a library that prints
-                continue
-            if event == "row":
-                return dict(value)
-        return None
-
-    def end(self) -> None:
-        """Lets it go."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait()
-
-    def _say(self, content: Row) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json_line(content))
-            self.process.stdin.flush()
-
-
-def _main(source: IO[str], target: IO[str]) -> None:
-    from visprompt.bench.suite import load_suite
-
-    told = json.loads(source.readline())
-    suite = load_suite(told["suite"])
-    assert isinstance(suite, TuningSuite)
-    workshop = Workshop(suite, told["model"], told["device"], told["limit"], Path(told["out"]))
-    for line in source:
-        content = json.loads(line)
-        method = suite.method(content.pop("method"))
-        (one,) = [one for one in suite.sets if one.key == content["set"]]
-        row = workshop.run(Unit(**{**content, "method": method, "set": one}))
-        print(json.dumps(["row", json.loads(json_line(row))]), file=target, flush=True)
-
-
-if __name__ == "__main__":
-    _main(sys.stdin, sys.stdout)

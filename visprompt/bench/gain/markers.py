@@ -1,26 +1,23 @@
-"""One model of a suite of markers: its markers made, and their attention measured on the suite's pictures."""
+"""One model of a suite of markers: its markers made, and learned where none is bundled."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from visprompt.bench.gain.spec import MarkerSpec
+from visprompt.bench.kind import RunContext, loaded
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError
-from visprompt.tasks.gain import GainMeter, Masses, random_patch
+from visprompt.tasks.gain import GainMeter, random_patch
 from visprompt.utils.hashing import digest
-from visprompt.utils.provenance import provenance
 
 if TYPE_CHECKING:
-    from visprompt.bench.gain.run import Bench
     from visprompt.data.labelled.dataset import Labelled
     from visprompt.models.base import Model
     from visprompt.prompter import Prompter
@@ -29,8 +26,6 @@ Row = dict[str, Any]
 PATCHES = "patches"
 #: side of the marked square, tokens, where neither suite nor patch says one
 USUAL_SIZE = 3.0
-#: digits of a mass that are kept; a resumed run gives the same figures as an uninterrupted one
-_DIGITS = 7
 
 
 class Pictures(Sequence[Any]):
@@ -100,31 +95,6 @@ class Marker:
     own: bool | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """A marker on a model.
-
-    Attributes:
-        part: "gain" or "transfer".
-        masses, without, compared: `[n, B]` with it, without any, and with the marker it is compared with, at the same
-            places; None where nothing is compared.
-        about: what the figures depend on, as in result rows.
-    """
-
-    part: str
-    model: str
-    marker: Marker
-    blocks: tuple[int, ...]
-    masses: Masses
-    without: Masses
-    compared: Masses | None
-    about: Row
-
-
-class _NotMeasurable(VispromptError):
-    """No marker can be measured."""
-
-
 def centred(patch: Any, given: Mapping[str, Any]) -> Any:
     """A copy that goes where attention is measured: on the square and as large as it, unless something else is given.
 
@@ -140,29 +110,49 @@ def centred(patch: Any, given: Mapping[str, Any]) -> Any:
     return made
 
 
-class GainModel:
-    """One model: makes its markers, measures them, and knows them again in what earlier runs left.
+def marked_model(context: RunContext, spec: Any) -> MarkedModel:
+    """A model of the run with its markers, made once as long as it is held.
+
+    Raises:
+        VispromptError: if it cannot be loaded, or has no attention to measure.
+    """
+    made: MarkedModel = context.held(spec, lambda: MarkedModel(context, spec))
+    return made
+
+
+def images_of(context: RunContext) -> Pictures:
+    """The images of the suite."""
+    suite = context.suite
+    n = limited(context, suite.pictures["n"])
+    made: Pictures = context.cached("images", lambda: load_pictures(suite.pictures, n))
+    return made
+
+
+def limited(context: RunContext, n: int) -> int:
+    """So many images, or fewer if there is a limit."""
+    return min(n, context.settings.limit or n)
+
+
+class MarkedModel:
+    """One model and its markers.
 
     Args:
-        bench: the run.
+        context: the run.
         spec: for `load_model`, or a model.
-        taken: names that other models of the run have.
 
     Raises:
         VispromptError: if it cannot be loaded, or has no attention to measure.
     """
 
-    def __init__(self, bench: Bench, spec: Any, taken: set[str]) -> None:
-        from visprompt.models import load_model
+    def __init__(self, context: RunContext, spec: Any) -> None:
         from visprompt.models.lvlm.vision_encoder import encoder_of
 
-        self.bench, self.suite = bench, bench.suite
-        loaded: Model = load_model(spec, device=bench.device) if isinstance(spec, str) else spec
-        self.model = encoder_of(loaded)
+        self.context, self.suite, self.whole = context, context.suite, context.settings.whole
+        made: Model = loaded(spec, context.settings.device)
+        self.spec, self.model = spec, encoder_of(made)
         self.identity = self.model.describe()
-        name = loaded.name
-        self.name = name if name not in taken else f"{name}-{self.identity['weights'][:6]}"
-        self.pictures = bench.pictures
+        self.name = context.name(made.name, str(self.identity["weights"]))
+        self.pictures = images_of(context)
         self._meters: dict[float, GainMeter] = {}
         self._markers: dict[str, Marker] = {}
         self.meter(USUAL_SIZE).read_blocks()
@@ -174,7 +164,7 @@ class GainModel:
         """Side of the square for markers that have no size in tokens: that of the model's own patch."""
         if self.suite.size_tokens is not None:
             return self.suite.size_tokens
-        for spec in self.bench.whole.markers:
+        for spec in self.whole.markers:
             if spec.strategy == "patch":
                 try:
                     return self.marker(spec).size_tokens
@@ -198,7 +188,7 @@ class GainModel:
 
     def _random(self, spec: MarkerSpec) -> Marker:
         assert spec.random is not None
-        base = self.marker(self.bench.whole.marker(spec.random))
+        base = self.marker(self.whole.marker(spec.random))
         if base.patch is None:
             raise InvalidInputError(f"marker {spec.label!r}: {spec.random!r} is no learned patch.")
         prompters = [random_patch(base.patch, seed) for seed in range(spec.draws)]
@@ -249,108 +239,40 @@ class GainModel:
             )
         settings = dict(spec.learn)
         data = settings.pop("data", None)
-        what = [self.identity["weights"], patch.describe()["options"], spec.learn]
-        folder = self.bench.out / PATCHES / digest(what)
+        folder = self._folder(spec, patch)
         if not (folder / "config.json").exists():
-            self.bench.listener.row(f"{self.name} · learning a patch")
+            self.context.progress.starts(f"{self.name} · learning a patch")
             patch.fit(self.model, data, progress=False, **settings)
             patch.save_pretrained(folder)
         return Prompter.from_pretrained(folder)
 
-    # -- measuring ----------------------------------------------------------------------------------------------------
+    def unlearned(self) -> list[str]:
+        """Labels of the markers that are to be learned on this model, and are not there."""
+        from visprompt.prompter import Prompter
 
-    def measure(self) -> list[Measured]:
-        """All that the suite asks for; what cannot be measured is a problem, and left out."""
-        found, seen = [], set()
-        for spec in self.suite.markers:
-            one = self._measured("gain", spec.label, functools.partial(self.marker, spec))
-            # A patch "of another model" on that model is the model's own, which is there already.
-            if one is not None and digest([one.marker.identity, one.marker.size_tokens]) not in seen:
-                seen.add(digest([one.marker.identity, one.marker.size_tokens]))
-                found.append(one)
-        for label, path in self.suite.transfer.items():
-            one = self._measured("transfer", label, functools.partial(self.saved, label, path))
-            found += [one] if one is not None else []
+        found = []
+        for spec in self.whole.markers:
+            if spec.strategy != "patch" or spec.learn is None:
+                continue
+            with contextlib.suppress(VispromptError):  # said where it is measured
+                patch: Any = Prompter.from_name("patch", preset=spec.preset, **spec.options)
+                patch = patch.on(self.model)
+                if patch.parameters is None and not (self._folder(spec, patch) / "config.json").exists():
+                    found.append(spec.label)
         return found
 
-    def _measured(self, part: str, label: str, make: Any) -> Measured | None:
-        self.bench.listener.row(f"{self.name} · {label}")
-        whole = self.bench.whole
-        try:
-            marker = make()
-            if marker.size_tokens == self.own_size:
-                self._require_pictures()
-            masses, about = self.masses(marker, tell=True)
-            without, _ = self.plain(marker.size_tokens)
-            other = None
-            if whole.compare_with is not None and (part != "gain" or label != whole.compare_with):
-                beside = self.marker(whole.marker(whole.compare_with))
-                other, _ = self.masses(beside, marker.size_tokens)
-        except _NotMeasurable as error:
-            raise InvalidInputError(str(error)) from error
-        except VispromptError as error:
-            self.bench.problems.append(f"{self.name}, {label}: left out, because {error}")
-            self.bench.done(len(self.pictures))
-            return None
-        meter = self.meter(marker.size_tokens)
-        return Measured(part, self.name, marker, meter.read_blocks(), masses, without, other, about)
-
-    def _require_pictures(self) -> None:
-        """Looks at the pictures without a marker, which every figure needs: what fails there fails for all markers."""
-        try:
-            self.plain(self.own_size)
-        except VispromptError as error:
-            raise _NotMeasurable(str(error)) from error
+    def _folder(self, spec: MarkerSpec, patch: Any) -> Path:
+        return (
+            self.context.store.out
+            / PATCHES
+            / digest([self.identity["weights"], patch.describe()["options"], spec.learn])
+        )
 
     def meter(self, size: float) -> GainMeter:
-        """What measures on squares of a size."""
+        """What measures on squares of a size, in tokens."""
         if size not in self._meters:
+            suite = self.suite
             self._meters[size] = GainMeter(
-                self.model,
-                self.pictures,
-                size_tokens=size,
-                blocks=self.suite.blocks,
-                seed=self.suite.seed,
-                fit=self.suite.fit,
+                self.model, self.pictures, size_tokens=size, blocks=suite.blocks, seed=suite.seed, fit=suite.fit
             )
         return self._meters[size]
-
-    def plain(self, size: float) -> tuple[Masses, Row]:
-        """Masses without a marker."""
-        return self._known("no marker", None, size, [])
-
-    def masses(self, marker: Marker, size: float | None = None, tell: bool = False) -> tuple[Masses, Row]:
-        """Masses with a marker, on squares of its own size or another, and what they depend on; `tell`: how it goes."""
-        return self._known(marker.label, marker.identity, size or marker.size_tokens, marker.prompters, tell)
-
-    def _known(
-        self, label: str, identity: Any, size: float, prompters: list[Prompter], tell: bool = False
-    ) -> tuple[Masses, Row]:
-        suite, bench, meter = self.suite, self.bench, self.meter(size)
-        told = provenance()
-        model = {key: value for key, value in self.identity.items() if key != "name"}
-        depends = {"identity": identity, "size_tokens": size, "pictures": self.pictures.identity}
-        depends |= {"blocks": meter.read_blocks(), "seed": suite.seed, "fit": suite.fit}
-        key = digest([model, depends, told["code"], told["versions"]])
-        row = bench.known(key)
-        if row is None:
-            started = time.monotonic()
-            masses = np.round(meter.masses(prompters or None, bench.listener.done if tell else None), _DIGITS)
-            row = {
-                "id": key,
-                "run": "gain",
-                "model": self.name,
-                "marker": label,
-                "masses": masses,
-                "seconds": round(time.monotonic() - started, 2),
-                "model_identity": self.identity,
-                "limit": bench.limit,
-                **depends,
-                **told,
-                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-            bench.log(self.name).append([row])
-        elif tell:
-            bench.done(len(self.pictures))
-        about = {name: value for name, value in row.items() if name not in ("id", "run", "masses", "marker", "model")}
-        return np.asarray(row["masses"], dtype=np.float64), about

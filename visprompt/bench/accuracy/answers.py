@@ -1,0 +1,42 @@
+"""The data of accuracy suites, and the answers that are kept about them, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from visprompt.bench.kind import RunContext, slug
+from visprompt.bench.rows import Row
+from visprompt.tasks.data_sources import Data, load_data
+from visprompt.utils.hashing import digest
+
+
+def load(context: RunContext, spec: Mapping[str, Any]) -> Data:
+    """The data of a description, read once."""
+
+    def read() -> Data:
+        found = load_data(dict(spec), context.settings.images, context.settings.annotations)
+        for text in found.problems:
+            context.problem(text)
+        return found
+
+    made: Data = context.cached(("data", digest(spec)), read)
+    return made
+
+
+def answers_file(task: str, tuning: bool, model: str) -> str:
+    """Stem of the file with a model's answers to a task, or to its tuning data."""
+    return f"items-{'tuning-' if tuning else ''}{task}-{slug(model)}"
+
+
+def answers(context: RunContext, row: Row) -> list[Row]:
+    """The answers behind a row, in the order of the data; none if they were about other data."""
+    task = context.suite.task(row["task"])
+    data = load(context, task.data)
+    if not row.get("run") or digest(row.get("data")) != digest(data.identity):
+        return []
+    images = data.pictures[: row.get("limit")]
+    order = {item: number for number, image in enumerate(images) for item in task.task.questions(image)}
+    items = context.store.log(answers_file(row["task"], False, row["model"])).rows(row["run"])
+    found = [item for item in items if "error" not in item and item["id"] in order]
+    return sorted(found, key=lambda item: order[item["id"]])

@@ -1,0 +1,291 @@
+"""Units of accuracy suites: a point of a grid on validation, a row of a task, and maps held against boxes.
+
+Answers are kept one by one in `items-<task>-<model>.jsonl` by `visprompt.tasks.evaluate`, so a unit that was cut off
+goes on with the answers that it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from visprompt.bench.accuracy.answers import answers_file, load
+from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec
+from visprompt.bench.accuracy.summary import choices, kinds_of
+from visprompt.bench.kind import RunContext, Unit
+from visprompt.bench.rows import Row, dated, ends, point_label, result_row
+from visprompt.errors import UnsupportedError, VispromptError
+from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
+from visprompt.tasks.base import kept_answers, run_hash
+from visprompt.tasks.data_sources import Data
+from visprompt.utils.hashing import digest
+from visprompt.utils.provenance import source_digest
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model of the table.
+
+    Attributes:
+        spec: for `RunContext.model`.
+        name: in the table.
+        identity: what `model.describe()` says; taken once, because it hashes all weights.
+        refused: why it cannot do a task at all, by the task's key.
+    """
+
+    spec: Any
+    name: str
+    identity: Row
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one evaluation needs to know; it can be sent to another process.
+
+    Attributes:
+        model: specification of the model.
+        name: its name in the table.
+        task: key of the task.
+        pointing: how to point, with the options of the row or the grid's point.
+        data: keys that the tuning data have otherwise than the task's; None: the task's own data.
+        point: the grid's point.
+        tuned: what was chosen for the row on validation.
+    """
+
+    model: Any
+    name: str
+    task: str
+    pointing: Pointing
+    data: Mapping[str, Any] | None = None
+    point: Row | None = None
+    tuned: Row | None = None
+
+
+def prepare(context: RunContext) -> int:
+    """Reads all data and counts the images of all units."""
+    suite, limit = context.suite, context.settings.limit
+    total = sum(_size(context, task.data) for task in suite.tasks for _ in rows_of(suite, task))
+    for tune in suite.tune:
+        tuned = [load(context, {**suite.task(key).data, **tune.data}) for key in tune.tasks]
+        total += sum(len(data.pictures[:limit]) for data in tuned) * len(list(tune.points()))
+    return total * len(context.settings.models)
+
+
+def rows_of(suite: Suite, task: TaskSpec) -> Iterator[RowSpec]:
+    """The rows that a task has."""
+    yield from (row for row in suite.rows if not row.tasks or task.key in row.tasks)
+
+
+def _size(context: RunContext, data: Mapping[str, Any]) -> int:
+    return len(load(context, data).pictures[: context.settings.limit])
+
+
+def opened(context: RunContext, spec: Any) -> Opened:
+    """A model with its name in the table, and the tasks that it cannot do; made once.
+
+    Raises:
+        VispromptError: if it cannot be loaded.
+    """
+    made: Opened = context.cached(("model", spec if isinstance(spec, str) else id(spec)), lambda: _open(context, spec))
+    return made
+
+
+def _open(context: RunContext, spec: Any) -> Opened:
+    model = context.model(spec)
+    identity = model.describe()
+    name = context.name(model.name, str(identity.get("weights", "")))
+    reasons = {task.key: task.task.refusal(model) for task in context.suite.tasks}
+    return Opened(spec, name, identity, {key: reason for key, reason in reasons.items() if reason is not None})
+
+
+def say_refused(context: RunContext, model: Opened) -> None:
+    """Says once, not for every row, which tasks the model cannot do at all."""
+    for reason in dict.fromkeys(model.refused.values()):
+        keys = ", ".join(key for key, why in model.refused.items() if why == reason)
+        context.problem(f"{keys}: left out, because {reason}")
+    for key in model.refused:
+        task = context.suite.task(key)
+        tuned = sum(
+            len(list(tune.points())) * _size(context, {**task.data, **tune.data})
+            for tune in context.suite.tune
+            if key in tune.tasks
+        )
+        rows = len(list(rows_of(context.suite, task)))
+        context.progress.advanced(rows * _size(context, task.data) + tuned)
+
+
+# -- what there is to do ----------------------------------------------------------------------------------------------
+
+
+def tune_units(context: RunContext, model: Opened) -> Iterator[Unit]:
+    """Every point of every grid on every task that it is tuned on."""
+    for tune in context.suite.tune:
+        for options in tune.points():
+            pointing = dataclasses.replace(tune.pointing, options={**tune.pointing.options, **options})
+            for key in tune.tasks:
+                if key not in model.refused:
+                    title = f"{model.name} · tuning · {tune.strategy} · {point_label(options)}"
+                    ask = Ask(model.spec, model.name, key, pointing, tune.data, options)
+                    yield _unit(context, model, "tune", title, ask)
+
+
+def row_units(context: RunContext, model: Opened) -> Iterator[Unit]:
+    """Every row of every task, with the options that were chosen on validation."""
+    chosen = choices(context, model.name)
+    for task in context.suite.tasks:
+        if task.key in model.refused:
+            continue
+        for row in rows_of(context.suite, task):
+            tuned, pointing = chosen.get(row.tuned_as or row.pointing.label), row.pointing
+            if tuned is not None:
+                pointing = dataclasses.replace(pointing, options={**pointing.options, **tuned["options"]})
+                tuned = {key: tuned[key] for key in ("options", "validation", "data", "metric")}
+            ask = Ask(model.spec, model.name, task.key, pointing, tuned=tuned)
+            yield _unit(context, model, "rows", f"{model.name} · {task.key} · {pointing.label}", ask)
+
+
+def map_units(context: RunContext, model: Opened) -> Iterator[Unit]:
+    """Where the model's maps lie, on every task that the suite asks it of."""
+    from visprompt.tasks.fingerprint import library_versions, model_files
+
+    wanted = context.suite.maps
+    for key in wanted.tasks if wanted is not None else ():
+        if key in model.refused:
+            continue
+        data = load(context, context.suite.task(key).data)
+        count = min(wanted.n, context.settings.limit or wanted.n)
+        auxiliaries = {name: model_files(name) for name in wanted.auxiliaries}
+        run = digest([model.identity, data.identity, count, auxiliaries, source_digest(), library_versions()])
+        title = f"{model.name} · {key} · do maps lie where the question points?"
+        what = {"model": model.spec, "name": model.name, "task": key, "count": count, "run": run}
+        yield Unit("maps", f"{run}/{model.name}/{key}", title, what, file="maps")
+
+
+def _unit(context: RunContext, model: Opened, stage: str, title: str, ask: Ask) -> Unit:
+    task, data = _asked(context, ask)
+    images = data.pictures[: context.settings.limit]
+    file = answers_file(ask.task, ask.data is not None, ask.name)
+    prepared = context.cached(("task", ask.task, digest(data.identity)), lambda: task.prepare(data.pictures))
+    run = run_hash(prepared, model.identity, ask.pointing, data.identity)
+    kept = len(kept_answers(prepared, images, context.store.log(file), run))
+    wanted = sum(len(prepared.questions(image)) for image in images)
+    key = digest([stage, run, ask.name, ask.task, ask.pointing.label, context.settings.limit])
+    return Unit(stage, key, title, ask, len(images), file, ready=0 < wanted == kept, kept=kept)
+
+
+def _asked(context: RunContext, ask: Ask) -> tuple[Task, Data]:
+    task = context.suite.task(ask.task)
+    data = load(context, task.data if ask.data is None else {**task.data, **ask.data})
+    if isinstance(task.task, Referring):
+        return dataclasses.replace(task.task, boxes=data.boxes), data  # type: ignore[arg-type]
+    return task.task, data
+
+
+# -- doing it ---------------------------------------------------------------------------------------------------------
+
+
+def run_tune(context: RunContext, unit: Unit) -> Row:
+    """One point of a grid on one task: `value` on validation, None if the model cannot run it."""
+    ask: Ask = unit.what
+    try:
+        outcome = _evaluate(context, unit)
+    except UnsupportedError as error:
+        context.problem(f"{ask.pointing.label} was not tuned on {ask.name}: {error}")
+        context.progress.advanced(unit.size)
+        return {"value": None}
+    if not outcome.rows:
+        first = outcome.errors[0]["error"] if outcome.errors else "there are no items"
+        shown = point_label(ask.point or {})
+        context.problem(f"{ask.pointing.label} with {shown} counts as 0 % on {ask.name}, {ask.task}: {first}")
+    return {"value": round(outcome.accuracy, 5) if outcome.rows else 0.0}
+
+
+def run_row(context: RunContext, unit: Unit) -> Row:
+    """One row of `results.jsonl`, without its comparisons; its value is None if the model cannot run it."""
+    ask: Ask = unit.what
+    task, data = _asked(context, ask)
+    spec, model = context.suite.task(ask.task), opened(context, ask.model)
+    head: Row = {
+        "id": f"{ask.name}/{ask.task}/{ask.pointing.label}",
+        "task": ask.task,
+        "task_title": spec.title,
+        "model": ask.name,
+        "row": ask.pointing.label,
+        "control": ask.pointing.is_control,
+        "metric": task.metric,
+    }
+    tail: Row = {
+        "settings": task.settings(),
+        "pointing": ask.pointing.describe(),
+        "model_identity": model.identity,
+        "data": data.identity,
+        "boxes": data.boxes,
+        "limit": context.settings.limit,
+        "published": spec.published,
+        **({} if ask.tuned is None else {"tuned": ask.tuned}),
+        "provenance": dated(datetime.now(timezone.utc).isoformat(timespec="seconds")),
+    }
+    made = functools.partial(result_row, "accuracy", context.suite)
+    try:
+        outcome = _evaluate(context, unit)
+    except UnsupportedError as error:
+        context.problem(f"{ask.pointing.label} cannot run on {ask.name}: {error}")
+        context.progress.advanced(unit.size)
+        return made(None, **head, value=None, n=0, unsupported=str(error), **tail)
+    interval, images = outcome.interval, {item["image"] for item in outcome.rows}
+    return made(
+        ends(interval.low, interval.high, len(images), 5) if interval else None,
+        **head,
+        value=round(outcome.accuracy, 5) if outcome.rows else None,
+        ci_method=interval.method if interval and len(images) > 1 else None,
+        n=len(outcome.rows),
+        correct=sum(bool(item["correct"]) for item in outcome.rows),
+        pictures=len(images),
+        chance=round(outcome.chance, 5),
+        errors=len(outcome.errors),
+        error_example=outcome.errors[0]["error"] if outcome.errors else None,
+        unpointable=outcome.unpointable,
+        **kinds_of(outcome.rows),
+        run=outcome.run,
+        reused=outcome.reused if unit.kept is None else unit.kept,
+        **tail,
+        seconds=round(outcome.seconds, 2),
+    )
+
+
+def _evaluate(context: RunContext, unit: Unit) -> Outcome:
+    ask: Ask = unit.what
+    task, data = _asked(context, ask)
+    return evaluate(
+        task,
+        context.model(ask.model),
+        ask.pointing,
+        data.pictures,
+        data=data.identity,
+        identity=opened(context, ask.model).identity,
+        log=context.store.log(answers_file(ask.task, ask.data is not None, ask.name)),
+        limit=context.settings.limit,
+        progress=context.progress.advanced,
+        make_runner=context.make_runner,
+    )
+
+
+def run_maps(context: RunContext, unit: Unit) -> Row | None:
+    """Where the model's maps, and those of auxiliary models, lie: a line of `maps.jsonl`."""
+    from visprompt.tasks.map_quality import map_quality
+
+    what, wanted = unit.what, context.suite.maps
+    data = load(context, context.suite.task(what["task"]).data)
+    try:
+        rows = map_quality(context.model(what["model"]), data.pictures[: what["count"]], wanted.auxiliaries)
+    except VispromptError as error:
+        context.problem(f"{what['name']}, {what['task']}: no figures on maps: {error}")
+        return None
+    key = f"{what['name']}/{what['task']}"
+    head = {"run": what["run"], "id": key, "suite": context.suite.name}
+    return {**head, "model": what["name"], "task": what["task"], "maps": rows}

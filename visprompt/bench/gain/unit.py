@@ -1,0 +1,238 @@
+"""Units of gain suites: attention on marked regions with a marker or without, patches learned, points of a sweep.
+
+What was measured stands in `runs-<model>.jsonl`, a line each, and is not measured again as long as model, marker,
+images, regions and code are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from visprompt.bench.gain.markers import MarkedModel, Marker, images_of, marked_model
+from visprompt.bench.gain.sweep import Sweep
+from visprompt.bench.kind import RunContext, Unit, slug
+from visprompt.bench.rows import Row
+from visprompt.errors import InvalidInputError, VispromptError
+from visprompt.utils.hashing import digest
+from visprompt.utils.provenance import provenance
+
+#: digits of a mass that are kept; a resumed run gives the same values as an uninterrupted one
+_DIGITS = 7
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one measurement needs to know; it can be sent to another process.
+
+    Attributes:
+        model: specification of the model.
+        name: its name in the table.
+        task: "gain" or "transfer", where the marker is listed.
+        label: of the marker; None: no marker.
+        size: side of the marked square, tokens.
+        key: of the unit.
+        needed: nothing can be said without it, so an error ends the run.
+    """
+
+    model: Any
+    name: str
+    task: str
+    label: str | None
+    size: float
+    key: str
+    needed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One row of the table, and the keys of the measurements that it follows from.
+
+    Attributes:
+        task: "gain" or "transfer".
+        model: name of the model.
+        marker: the marker on it.
+        blocks: whose attention is measured.
+        own, plain, compared: keys: with the marker, without any, and with the marker it is compared with.
+    """
+
+    task: str
+    model: str
+    marker: Marker
+    blocks: tuple[int, ...]
+    own: str
+    plain: str
+    compared: str | None
+
+
+def prepare(context: RunContext) -> int:
+    """Reads the images, and counts those that are looked at with a marker, and the points of the sweep."""
+    suite, models = context.suite, len(context.settings.models)
+    n = len(images_of(context)) if models else 0
+    points = len(list(suite.sweep.points())) * len(suite.sweep.seeds) if suite.sweep is not None else 0
+    context.examples = {"images": {}, "patches": {}}
+    context.cache["asked"] = []
+    return n * (len(suite.markers) + len(suite.transfer)) * models + points
+
+
+# -- patches that are learned here ------------------------------------------------------------------------------------
+
+
+def learn_units(context: RunContext, spec: Any) -> list[Unit]:
+    """A unit for every marker that is learned on the model: the others are measured beside what it gives."""
+    if not any(one.learn is not None for one in context.settings.whole.markers):
+        return []
+    model = marked_model(context, spec)
+    return [
+        Unit("learn", digest(["learn", model.identity["weights"], label]), f"{model.name} · {label}", (spec, label))
+        for label in model.unlearned()
+    ]
+
+
+def learn(context: RunContext, unit: Unit) -> None:
+    """Learns a patch and saves it; why that fails is said where it is measured."""
+    spec, label = unit.what
+    try:
+        marked_model(context, spec).marker(context.settings.whole.marker(label))
+    except VispromptError:
+        return
+
+
+# -- what is measured -------------------------------------------------------------------------------------------------
+
+
+def measure_units(context: RunContext, spec: Any) -> list[Unit]:
+    """Everything that the rows of a model follow from, each once; markers that cannot be used are a problem."""
+    model = marked_model(context, spec)
+    found: dict[str, Unit] = {}
+    seen = set()
+    wanted: list[tuple[str, str, Callable[[], Marker]]] = [
+        ("gain", one.label, functools.partial(model.marker, one)) for one in context.suite.markers
+    ]
+    for label, path in context.suite.transfer.items():
+        wanted.append(("transfer", label, functools.partial(model.saved, label, path)))
+    for task, label, make in wanted:
+        try:
+            marker = make()
+            identity = digest([marker.identity, marker.size_tokens])
+            # A patch "of another model" on that model is the model's own, which is there already.
+            if task == "gain" and identity in seen:
+                context.progress.advanced(len(model.pictures))
+                continue
+            seen.add(identity)
+            _plan(context, model, task, marker, found)
+        except VispromptError as error:
+            context.problem(f"{model.name}, {label}: left out, because {error}")
+            context.progress.advanced(len(model.pictures))
+    return list(found.values())
+
+
+def _plan(context: RunContext, model: MarkedModel, task: str, marker: Marker, found: dict[str, Unit]) -> None:
+    """Adds the measurements of one row: without a marker, with it, and with the one it is compared with."""
+    whole, size = context.settings.whole, marker.size_tokens
+    beside = None
+    if whole.compare_with is not None and (task != "gain" or marker.label != whole.compare_with):
+        beside = model.marker(whole.marker(whole.compare_with))
+    plain = _add(model, "gain", None, size, found)
+    own = _add(model, task, marker, size, found, count=True)
+    compared = None if beside is None else _add(model, "gain", beside, size, found)
+    kept = Marker(marker.label, marker.control, [], size, marker.identity, None, marker.own)
+    blocks = tuple(model.meter(size).read_blocks())
+    context.cache["asked"].append(Asked(task, model.name, kept, blocks, own, plain, compared))
+
+
+def _add(
+    model: MarkedModel, task: str, marker: Marker | None, size: float, found: dict[str, Unit], count: bool = False
+) -> str:
+    depends = _depends(model, marker, size)
+    told = provenance()
+    known = {key: value for key, value in model.identity.items() if key != "name"}
+    key = digest([known, depends, told["code"], told["versions"]])
+    images = len(model.pictures) if count else 0
+    if key in found and count:
+        if found[key].size:
+            model.context.progress.advanced(images)  # measured for another row
+            return key
+    elif key in found:
+        return key
+    label = None if marker is None else marker.label
+    needed = label is None and size == model.own_size
+    title = f"{model.name} · {label or 'no marker'}"
+    what = Measurement(model.spec, model.name, task, label, size, key, needed)
+    found[key] = Unit("measure", key, title, what, images, file=f"runs-{slug(model.name)}")
+    return key
+
+
+def _depends(model: MarkedModel, marker: Marker | None, size: float) -> Row:
+    suite = model.suite
+    return {
+        "identity": None if marker is None else marker.identity,
+        "size_tokens": size,
+        "pictures": model.pictures.identity,
+        "blocks": model.meter(size).read_blocks(),
+        "seed": suite.seed,
+        "fit": suite.fit,
+    }
+
+
+def measure(context: RunContext, unit: Unit) -> Row | None:
+    """The attention on the marked region of every image: a line of `runs-<model>.jsonl`.
+
+    Raises:
+        InvalidInputError: if not even the images without a marker can be looked at.
+    """
+    what: Measurement = unit.what
+    model = marked_model(context, what.model)
+    started = time.monotonic()
+    try:
+        marker = None if what.label is None else _marker(context, model, what.task, what.label)
+        meter = model.meter(what.size)
+        prompters = None if marker is None else marker.prompters
+        masses = meter.masses(prompters or None, context.progress.advanced if unit.size else None)
+    except VispromptError as error:
+        if what.needed:
+            raise InvalidInputError(str(error)) from error
+        context.problem(f"{what.name}, {what.label or 'no marker'}: left out, because {error}")
+        context.progress.advanced(unit.size)
+        return None
+    return {
+        "id": what.key,
+        "run": "gain",
+        "model": what.name,
+        "marker": what.label or "no marker",
+        "masses": np.round(masses, _DIGITS).tolist(),
+        "seconds": round(time.monotonic() - started, 2),
+        "model_identity": model.identity,
+        "limit": context.settings.limit,
+        **_depends(model, marker, what.size),
+        **provenance(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _marker(context: RunContext, model: MarkedModel, task: str, label: str) -> Marker:
+    if task == "transfer":
+        return model.saved(label, context.settings.whole.transfer[label])
+    return model.marker(context.settings.whole.marker(label))
+
+
+# -- the sweep --------------------------------------------------------------------------------------------------------
+
+
+def sweep_units(context: RunContext) -> list[Unit]:
+    """Every point of the sweep with every seed; once in a run, whatever its models are."""
+    if context.suite.sweep is None or context.cache.get("swept"):
+        return []
+    context.cache["swept"] = True
+    return Sweep(context).units()
+
+
+def sweep(context: RunContext, unit: Unit) -> Row | None:
+    """Learns the patch of a point, and measures it on validation images."""
+    made: Sweep = context.cached("sweep", lambda: Sweep(context))
+    return made.run(unit)

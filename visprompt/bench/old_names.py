@@ -1,0 +1,74 @@
+"""Functions and classes of 0.4.0 that `run_suite` and its result have taken the place of. They go with 0.6.0."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from visprompt.bench.kind import RunContext
+from visprompt.bench.pipeline import SuiteResult, run_suite
+from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.suite import kind_of, load_suite
+from visprompt.errors import InvalidInputError
+
+
+class Listener(ProgressCallback):
+    """The methods of `ProgressCallback` under their names of 0.4.0."""
+
+    def planned(self, pictures: int) -> None:
+        """How much there is to do."""
+
+    def row(self, text: str) -> None:
+        """Which unit is at work."""
+
+    def done(self, pictures: int) -> None:
+        """How much was done since the last call."""
+
+    def result(self, row: Mapping[str, Any]) -> None:
+        """A finished unit."""
+
+    def starts(self, title: str) -> None:
+        self.row(title)
+
+    def advanced(self, count: int) -> None:
+        self.done(count)
+
+    def finished(self, row: dict[str, Any]) -> None:
+        self.result(row)
+
+
+def run_gain(
+    suite: Any, *, markers: Sequence[str] | None = None, out: str | Path | None = None, **options: Any
+) -> SuiteResult:
+    """`run_suite` for a gain suite, with `markers` for `strategies`."""
+    return _run("gain", "run_gain", suite, strategies=markers, out=out, **options)
+
+
+def run_tuning(
+    suite: Any,
+    *,
+    model: Any = None,
+    methods: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> SuiteResult:
+    """`run_suite` for a tuning suite, with `model` for `models` and `methods` for `strategies`."""
+    models = None if model is None else [model]
+    return _run("tuning", "run_tuning", suite, models=models, strategies=methods, out=out, **options)
+
+
+def _run(kind: str, name: str, suite: Any, **options: Any) -> SuiteResult:
+    warnings.warn(
+        f"{name} is now visprompt.bench.run_suite; the old name works until 0.6.0.", DeprecationWarning, stacklevel=3
+    )
+    loaded = load_suite(suite) if isinstance(suite, str | Path) else suite
+    if kind_of(loaded).name != kind:
+        raise InvalidInputError(f"suite {loaded.name} is of another kind: visprompt.bench.run_suite runs any.")
+    return run_suite(loaded, **options)
+
+
+#: names of 0.4.0 in `visprompt.bench`
+OLD_NAMES: dict[str, Any] = {"Bench": RunContext, "BenchResult": SuiteResult, "Listener": Listener}
+GainBenchResult = TuningResult = SuiteResult

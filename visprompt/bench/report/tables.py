@@ -1,0 +1,162 @@
+"""Numbers as text, and tables cut to a width: what all kinds of suites and all renderers share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from visprompt.bench.report.document import Cell, Column, Row, Table, TableRow
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with one digit; "–" for None.
+
+    >>> percent(0.914), percent(None)
+    ('91.4', '–')
+    """
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def percent_interval(low: float | None, high: float | None, n: int | None) -> str:
+    """An interval of shares, in percent; empty without one, and with fewer than two items, which give none.
+
+    >>> percent_interval(0.914, 0.945, 200), percent_interval(0.2, 1.0, 1)
+    ('91.4–94.5', '')
+    """
+    if low is None or high is None or not has_interval(n):
+        return ""
+    return f"{percent(low)}–{percent(high)}"
+
+
+def row_interval(row: Row) -> str:
+    """`percent_interval` of a result row."""
+    return percent_interval(row["low"], row["high"], row["n"])
+
+
+def nested_interval(content: Mapping[str, Any]) -> str:
+    """`percent_interval` of what stands inside a row, with `ci95` and `n`."""
+    low, high = content["ci95"] or (None, None)
+    return percent_interval(low, high, content["n"])
+
+
+def number_interval(low: float | None, high: float | None, n: int | None) -> str:
+    """An interval of numbers with two digits; an end without a bound is said in words.
+
+    >>> number_interval(0.62, 0.854, 9), number_interval(1.25, None, 9), number_interval(0.1, 0.2, 1)
+    ('0.62 to 0.85', 'above 1.25', '')
+    """
+    if not has_interval(n):
+        return ""
+    if low is None:
+        return "unbounded" if high is None else f"below {high:.2f}"
+    return f"above {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
+
+
+def difference_text(comparison: Mapping[str, Any] | None) -> str:
+    """A paired difference in percentage points: "+3.0 (+0.5 to +5.5)"; empty without one.
+
+    >>> difference_text({"difference": 0.03, "ci95": [0.005, 0.055], "n": 40})
+    '+3.0 (+0.5 to +5.5)'
+    """
+    if not comparison:
+        return ""
+    interval = difference_interval(comparison)
+    return f"{100 * comparison['difference']:+.1f}" + (f" ({interval})" if interval else "")
+
+
+def difference_interval(comparison: Mapping[str, Any]) -> str:
+    """The interval of a paired difference: "+0.5 to +5.5"; empty without one."""
+    if comparison.get("ci95") is None or not has_interval(comparison.get("n")):
+        return ""
+    low, high = comparison["ci95"]
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def is_clear(comparison: Mapping[str, Any] | None) -> bool:
+    """True if the interval of a paired difference excludes 0."""
+    if not comparison or not difference_interval(comparison):
+        return False
+    low, high = comparison["ci95"]
+    return bool(low > 0 or high < 0)
+
+
+def has_interval(n: int | None) -> bool:
+    """False for one item or none: no spread can be estimated. An unknown number counts as enough."""
+    return n is None or n > 1
+
+
+def span(values: Iterable[float], text: Callable[[float], str] = percent) -> str:
+    """The lowest and the highest value: "41.7 to 100.0", or one of them if they look alike.
+
+    >>> span([0.417, 1.0, 0.5]), span([0.5])
+    ('41.7 to 100.0', '50.0')
+    """
+    known = sorted(values)
+    low, high = text(known[0]), text(known[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def listed(names: Iterable[str], most: int = 4) -> str:
+    """Names in a sentence: "a, b and c"; of more than `most`, the first and how many there are besides.
+
+    >>> listed("abc"), listed("abcdef", most=2)
+    ('a, b and c', 'a, b and 4 more')
+    """
+    known = list(names)
+    if len(known) > most:
+        known = [*known[:most], f"{len(known) - most} more"]
+    return known[0] if len(known) == 1 else f"{', '.join(known[:-1])} and {known[-1]}"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural with "s" unless it is 1.
+
+    >>> counted(1, "model"), counted(1200, "image")
+    ('1 model', '1,200 images')
+    """
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def pairs(content: Mapping[str, Any]) -> str:
+    """A mapping as text: "epochs 3, lr 0.1"."""
+    return ", ".join(f"{key} {value}" for key, value in content.items())
+
+
+def text_table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: Iterable[int] = (), **rest: Any) -> Table:
+    """A table of plain texts.
+
+    Args:
+        head: labels of all columns; the first is of the rows' labels.
+        lines: one text per column.
+        numbers: columns that hold numbers and are set right.
+        rest: what else `Table` takes.
+    """
+    right = set(numbers)
+    columns = tuple(Column(label, text=place not in right) for place, label in enumerate(head) if place)
+    rows = tuple(TableRow(line[0], tuple(Cell(text) for text in line[1:])) for line in lines)
+    return Table(head[0], columns, rows, **rest)
+
+
+def by_group(table: Table) -> list[tuple[str, Table]]:
+    """The table as one table per group of columns, with the group's name; without groups, the table itself."""
+    groups = list(dict.fromkeys(column.group for column in table.columns)) or [""]
+    return [
+        (group, _only(table, [place for place, one in enumerate(table.columns) if one.group == group]))
+        for group in groups
+    ]
+
+
+def pieces(table: Table, most: int) -> list[Table]:
+    """The table as tables of at most `most` columns each, as equal in width as possible; all have all rows."""
+    count = len(table.columns)
+    if count <= most:
+        return [table]
+    number = -(-count // most)
+    size = -(-count // number)
+    return [_only(table, range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def _only(table: Table, places: Sequence[int]) -> Table:
+    rows = tuple(dataclasses.replace(row, cells=tuple(row.cells[place] for place in places)) for row in table.rows)
+    return dataclasses.replace(table, columns=tuple(table.columns[place] for place in places), rows=rows)
