@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
+from visprompt.bench.report.charts import bar_chart, share_bar
 from visprompt.bench.report.document import (
     Bar,
-    BarGroup,
     Block,
     Cell,
     Chart,
@@ -15,7 +16,6 @@ from visprompt.bench.report.document import (
     Fields,
     Figure,
     Fold,
-    Panel,
     Prose,
     Result,
     Row,
@@ -26,9 +26,12 @@ from visprompt.bench.report.document import (
 from visprompt.bench.report.images import NO_PLOTS, plotted
 from visprompt.bench.report.provenance import provenance_fields
 from visprompt.bench.report.tables import (
+    best_of,
+    chance_cell,
     counted,
     difference_interval,
     difference_text,
+    grid,
     is_clear,
     listed,
     pairs,
@@ -139,61 +142,53 @@ def _of_table(rows: Sequence[Row]) -> list[Row]:
 
 def chart(rows: Sequence[Row]) -> Chart | None:
     """The test figures as bars, a panel per set, controls last."""
-    rows = [row for row in _of_table(rows) if row["value"] is not None]
-    if not rows:
-        return None
-    panels = []
-    for key in dict.fromkeys(row["task"] for row in rows):
-        own = sorted((row for row in rows if row["task"] == key), key=lambda row: bool(row["control"]))
-        groups = tuple(BarGroup(row["row"], (_bar(row),), bool(row["control"])) for row in own)
-        chance = next((100 * row["chance"] for row in own if row.get("chance") is not None), None)
-        title = f"{key}: {metric_name(own[0]['metric'])}, n = {own[0]['n']:,}"
-        panels.append(Panel(title, groups, 0.0, 100.0, chance))
+    rows = _of_table(rows)
     several = any(row["sd"] is not None for row in rows)
-    lines = "standard deviation over seeds" if several else "95 % interval over images"
-    caption = (
-        f"Thin lines: {lines}. " if any(panel.has_intervals() for panel in panels) else ""
-    ) + "Dotted: chance. In italics: controls."
-    return Chart("Test results, percent", tuple(panels), caption=caption)
+    return bar_chart(
+        "Test results, percent",
+        rows,
+        list(dict.fromkeys(row["row"] for row in sorted(rows, key=lambda row: bool(row["control"])))),
+        "task",
+        lambda row: f"{row['task']}: {metric_name(row['metric'])}, n = {row['n']:,}",
+        _bar,
+        caption="Dotted: chance. In italics: controls.",
+        intervals="standard deviation over seeds" if several else "95 % interval over images",
+    )
 
 
-def _bar(row: Row) -> Bar:
-    value, low, high = 100 * row["value"], None, None
-    if row["sd"] is not None:
-        low, high = value - 100 * row["sd"], value + 100 * row["sd"]
-    elif row_interval(row):
-        low, high = 100 * row["low"], 100 * row["high"]
-    return Bar(value, low, high, percent(row["value"]))
+def _bar(row: Row, series: int) -> Bar:
+    if row["sd"] is None:
+        return share_bar(row, series)
+    value, sd = 100 * row["value"], 100 * row["sd"]
+    return Bar(value, value - sd, value + sd, percent(row["value"]), series)
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Methods down, controls last, sets across; below, the level of chance."""
     rows = _of_table(rows)
-    keys = list(dict.fromkeys(row["task"] for row in rows))
-    known = {key: [row for row in rows if row["task"] == key and row["value"] is not None] for key in keys}
-    best = {key: max((row["value"] for row in own if not row["control"]), default=None) for key, own in known.items()}
-    lines = []
-    for label in dict.fromkeys(row["row"] for row in sorted(rows, key=lambda row: bool(row["control"]))):
-        own = {row["task"]: row for row in rows if row["row"] == label}
-        cells = tuple(_cell(own.get(key), best[key]) for key in keys)
-        control = bool(next(iter(own.values()))["control"])
-        lines.append(TableRow(label, (Cell(trained_numbers(list(own.values()))), *cells), control))
-    heads, chances = [Column("trained")], [Cell("")]
-    for key in keys:
-        note = f"{metric_name(known[key][0]['metric'])}, n {known[key][0]['n']:,}" if known[key] else ""
-        heads.append(Column(key, note=note))
-        chances.append(Cell(percent(next((row["chance"] for row in known[key] if row.get("chance")), None))))
     models = [f"{model}. " for model in dict.fromkeys(row.get("model") for row in rows) if model]
     caption = (
         f"{''.join(models)}Percent; {protocol(rows)}. Emphasised: best of a column. Controls come last. "
         "trained: how many numbers, in the prompt (or model) + in the head."
     )
-    return Table(
-        "method", tuple(heads), (*lines, TableRow("chance", tuple(chances), True)), "", caption, "everywhere"
-    )  # fmt: skip
+    made = grid(
+        "method", rows, ("task",), _column, _cell, below=("chance", chance_cell), caption=caption, where="everywhere"
+    )
+    lines = []
+    for line in made.rows:
+        trained = trained_numbers([row for row in rows if row["row"] == line.label])
+        trained = "" if line.label == "chance" else trained
+        lines.append(dataclasses.replace(line, cells=(Cell(trained), *line.cells)))
+    return dataclasses.replace(made, columns=(Column("trained"), *made.columns), rows=tuple(lines))
 
 
-def _cell(row: Row | None, best: float | None) -> Cell:
+def _column(rows: Sequence[Row]) -> Column:
+    known = next((row for row in rows if row["value"] is not None), None)
+    note = f"{metric_name(known['metric'])}, n {known['n']:,}" if known else ""
+    return Column(str(rows[0]["task"]), note=note)
+
+
+def _cell(row: Row | None, column: Sequence[Row]) -> Cell:
     if row is None or row["value"] is None:
         return Cell(note="not part of this suite" if row is None else "not run")
     interval = row_interval(row)
@@ -203,8 +198,8 @@ def _cell(row: Row | None, best: float | None) -> Cell:
     if row["diverged"]:
         words.append(f"{row['diverged']} runs diverged")
     spread = f"± {percent(row['sd'])}" if row["sd"] is not None else interval
-    is_best = row["value"] == best and not row["control"]
-    return Cell(percent(row["value"]), spread, best=is_best, note="; ".join(words))
+    best = row["value"] == best_of(column) and not row["control"]
+    return Cell(percent(row["value"]), spread, best=best, note="; ".join(words))
 
 
 def trained_numbers(rows: Sequence[Row]) -> str:
