@@ -226,14 +226,15 @@ class Document:
     def tables(self) -> Iterator[tuple[str, Table]]:
         """All tables, each with the title of its section."""
         for section in self.sections:
-            yield from ((section.title, block) for block in _flat(section.blocks) if isinstance(block, Table))
+            yield from ((section.title, block) for block in flat(section.blocks) if isinstance(block, Table))
 
     def figures(self) -> Iterator[Figure]:
         """All images that have a file of their own."""
         blocks = [*self.examples, *(block for section in self.sections for block in section.blocks)]
-        yield from (block for block in _flat(blocks) if isinstance(block, Figure) and block.name)
+        yield from (block for block in flat(blocks) if isinstance(block, Figure) and block.name)
 
 
-def _flat(blocks: Sequence[Block]) -> Iterator[Block]:
+def flat(blocks: Sequence[Block]) -> Iterator[Block]:
+    """The blocks, with those in folds in place of the folds."""
     for block in blocks:
-        yield from _flat(block.blocks) if isinstance(block, Fold) else (block,)
+        yield from flat(block.blocks) if isinstance(block, Fold) else (block,)

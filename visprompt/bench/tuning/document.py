@@ -76,10 +76,10 @@ def document(result: Result) -> Document:
     if differences.rows:
         title = f"Differences to {suite.compare_with} on the same test images, percentage points"
         sections.append(Section(title, (differences,)))
-    points = [Prose(text) for text in insertion_texts(rows)]
+    points = insertion_texts(rows)
     if points:
         title = "Plain tokens, put in at another block"
-        sections.append(Section(title, (*_figure(figures, "insertion"), *points)))
+        sections.append(Section(title, (*_figure(figures, "insertion"), Fields(tuple(points)))))
     learned, chosen = learned_table(rows), choice_table(rows)
     if learned.rows:
         numbers = Fold("The numbers", (learned,))
@@ -273,16 +273,16 @@ def choice_table(rows: Sequence[Row]) -> Table:
     return text_table(("method", "set", "chosen", "validation figures of what was tried, %"), lines)
 
 
-def insertion_texts(rows: Sequence[Row]) -> list[str]:
+def insertion_texts(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Per set, the figures of plain tokens over the block that they go into."""
-    return [
-        f"{key}: "
-        + ", ".join(
-            f"block {block}: {percent(row['value'])}" + ("" if row["sd"] is None else f" ± {percent(row['sd'])}")
-            for block, row in points
-        )
-        for key, points in plots_tuning.insertion_points(rows).items()
-    ]
+    found = []
+    for key, points in plots_tuning.insertion_points(rows).items():
+        spreads = ["" if row["sd"] is None else f" ± {percent(row['sd'])}" for _, row in points]
+        texts = [
+            f"block {place}: {percent(row['value'])}{sd}" for (place, row), sd in zip(points, spreads, strict=True)
+        ]
+        found.append((key, ", ".join(texts)))
+    return found
 
 
 def plotted_figures(rows: Sequence[Row]) -> dict[str, Figure]:
