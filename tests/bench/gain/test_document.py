@@ -120,7 +120,7 @@ def test_all_parts_are_in_the_report() -> None:
     made = result([*ROWS, *OTHER, *MOVED])
     made.examples = {**shown, "patches": {"m": ("data:image/png;base64,", "a patch")}}
     report = document(made)
-    assert [block.summary for block in report.examples if isinstance(block, Fold)] == ["Further models: n"]
+    assert [block.summary for block in report.examples if isinstance(block, Fold)] == ["Where n looks"]
     assert {figure.name for figure in report.figures()} == {"gain-blocks", "gain-transfer"}
     text = html(report)
     for words in ("From model to model", "Block by block", "seeds of their own", "The patch of m", "marked", "abc"):

@@ -19,11 +19,11 @@ from visprompt.bench.report.document import (
     Prose,
     Result,
     Row,
-    Section,
     Table,
     TableRow,
+    sections,
 )
-from visprompt.bench.report.images import NO_PLOTS, plotted
+from visprompt.bench.report.images import NO_PLOTS, looks, plotted
 from visprompt.bench.report.provenance import identity, provenance_fields
 from visprompt.bench.report.tables import counted, grid, listed, number_interval, pairs, span, text_table
 from visprompt.plots import base as plots
@@ -38,9 +38,7 @@ _MARKED = (
     "The first images of the set, each with every marker at its place, and below where the model looks in the last "
     "block. Framed: the marked square. Maps of one image are on one scale."
 )
-_BLOCKS = (
-    "Bands: 95 % intervals over images. Every panel has a scale of its own. Controls are grey and dashed."
-)  # fmt: skip
+_BLOCKS = "Bands: 95 % intervals over images. Every panel has a scale of its own. Controls are grey and dashed."
 _TRANSFER = "Gain in the last block of the model that a patch is used on; emphasised: on the model it was learned on."
 
 
@@ -53,25 +51,30 @@ def document(result: Result) -> Document:
     suite, rows = result.suite, result.rows
     gains = of(rows, "gain")
     figures = plotted_figures(rows, suite.compare_with) if plots.have_matplotlib() else {}
-    sections = [Section("Gain in the last block", (summary_table(rows), *ratio_tables(rows)))] if gains else []
-    moved = transfer_table(rows)
-    if moved.rows:
-        sections.append(Section("From model to model", (*figures.get("gain-transfer", ()), moved)))
-    swept = sweep_table(rows)
-    if swept.rows:
-        title = "Learned anew: size, shape and λ"
-        sections.append(Section(title, (Prose(sweep_caption(rows)), *figures.get("gain-sweep", ()), swept)))
-    if gains:
-        folds = [Fold(model, (block_table(gains, model),)) for model in dict.fromkeys(row["model"] for row in gains)]
-        sections.append(Section("Block by block", (*figures.get("gain-blocks", ()), *folds)))
-    sections.append(Section("What the results depend on", (Fields(tuple(dependencies(result))),)))
+    models = dict.fromkeys(row["model"] for row in gains)
+    swept = of(rows, "sweep")
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("Gain in the last block", [summary_table(rows), *ratio_tables(rows)] if gains else []),
+        ("From model to model", [*figures.get("gain-transfer", ()), transfer_table(rows)]),
+        (
+            "Learned anew: size, shape and λ",
+            [Prose(sweep_caption(rows)), *figures.get("gain-sweep", ()), sweep_table(rows)] if swept else [],
+        ),
+        (
+            "Block by block",
+            [*figures.get("gain-blocks", ()), *(Fold(model, (block_table(gains, model),)) for model in models)],
+        ),
+        ("What the results depend on", [Fields(tuple(dependencies(result)))]),
+    ]
+    shown = result.examples or {}
+    patches = [Figure(uri, alt, f"The patch of {name}") for name, (uri, alt) in shown.get("patches", {}).items()]
     return Document(
         suite.title,
         tuple(findings(rows)),
         chart(rows),
-        tuple(_examples(result.examples or {})),
+        (*patches, *looks(shown.get("images", {}), _MARKED)),
         (" ".join(suite.description.split()), held_out(suite)),
-        tuple(sections),
+        sections(*parts),
         tuple(result.problems),
         () if plots.have_matplotlib() else (NO_PLOTS,),
         "The rows are in results.jsonl, the masses of every image in runs-*.jsonl, beside this file.",
@@ -81,22 +84,6 @@ def document(result: Result) -> Document:
 def of(rows: Sequence[Row], task: str) -> list[Row]:
     """The rows of one task: "gain", "transfer" or "sweep"."""
     return [row for row in rows if row["task"] == task]
-
-
-def _examples(shown: Any) -> list[Block]:
-    images: list[Block] = [
-        Figure(uri, alt, f"Where {name} looks", _MARKED if number == 0 else "")
-        for number, (name, (uri, alt)) in enumerate(shown.get("images", {}).items())
-    ]
-    patches = [Figure(uri, alt, f"The patch of {name}") for name, (uri, alt) in shown.get("patches", {}).items()]
-    rest: list[Block] = (
-        [Fold(f"Further models: {listed(_names(images[1:]), 9)}", tuple(images[1:]))] if images[1:] else []
-    )
-    return [*images[:1], *patches, *rest]
-
-
-def _names(figures: Sequence[Any]) -> list[str]:
-    return [figure.title.removeprefix("Where ").removesuffix(" looks") for figure in figures]
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -319,29 +306,28 @@ def block_table(gains: Sequence[Row], model: str) -> Table:
     return Table("marker", columns, (*lines, TableRow("mass without", masses, True)))
 
 
-def plotted_figures(rows: Sequence[Row], compare_with: str | None) -> dict[str, tuple[Figure]]:
+def plotted_figures(rows: Sequence[Row], compare_with: str | None) -> dict[str, tuple[Figure, ...]]:
     """The figures by name."""
-    gains = of(rows, "gain")
-    found = {
-        "gain-blocks": (
-            plots_gain.gain_figure(gains) if gains else None,
-            "Attention gain over the blocks, a panel per model.",
-            _BLOCKS,
-        ),
-        "gain-transfer": (
-            plots_gain.transfer_figure(of(rows, "transfer"), compare_with, gains),
-            "Heat map: patches down, models across, gain in the last block.",
-            "A patch that was learned on one model, used on another. Framed: on the model that it was learned on.",
-        ),
-        "gain-sweep": (
-            plots_gain.sweep_figure(of(rows, "sweep")),
-            "Heat maps over size and shape: gain, and gain over the drawn circle's.",
-            "",
-        ),
-    }
-    return {
-        name: (plotted(plot, alt, text, name),) for name, (plot, alt, text) in found.items() if plot is not None
-    }  # fmt: skip
+    gains, moved = of(rows, "gain"), of(rows, "transfer")
+    return plotted(
+        {
+            "gain-blocks": (
+                plots_gain.gain_figure(gains) if gains else None,
+                "Attention gain over the blocks, a panel per model.",
+                _BLOCKS,
+            ),
+            "gain-transfer": (
+                plots_gain.transfer_figure(moved, compare_with, gains),
+                "Heat map: patches down, models across, gain in the last block.",
+                "A patch that was learned on one model, used on another. Framed: on the model that it was learned on.",
+            ),
+            "gain-sweep": (
+                plots_gain.sweep_figure(of(rows, "sweep")),
+                "Heat maps over size and shape: gain, and gain over the drawn circle's.",
+                "",
+            ),
+        }
+    )
 
 
 def held_out(suite: Any) -> str:

@@ -156,6 +156,12 @@ class Section:
     blocks: tuple[Block, ...]
 
 
+def sections(*found: tuple[str, Sequence[Block]]) -> tuple[Section, ...]:
+    """Sections from titles and blocks, without those that have no blocks or whose tables have no rows."""
+    kept = [(title, [one for one in blocks if not isinstance(one, Table) or one.rows]) for title, blocks in found]
+    return tuple(Section(title, tuple(blocks)) for title, blocks in kept if blocks)
+
+
 @dataclass(frozen=True)
 class Bar:
     """One bar of a chart: its value in the chart's unit and as text, the ends of its interval, its series."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from visprompt.bench.report.charts import bar_chart, share_bar
 from visprompt.bench.report.document import (
@@ -19,9 +19,9 @@ from visprompt.bench.report.document import (
     Prose,
     Result,
     Row,
-    Section,
     Table,
     TableRow,
+    sections,
 )
 from visprompt.bench.report.images import NO_PLOTS, plotted
 from visprompt.bench.report.provenance import provenance_fields
@@ -71,22 +71,17 @@ def document(result: Result) -> Document:
     suite, rows = result.suite, result.rows
     figures = plotted_figures(rows) if plots.have_matplotlib() else {}
     sets = Fields(tuple((one.key, one.title) for one in suite.sets))
-    sections = [Section("Test results", (summary_table(rows), sets, *_figure(figures, "methods")))]
-    differences = difference_table(rows)
-    if differences.rows:
-        title = f"Differences to {suite.compare_with} on the same test images, percentage points"
-        sections.append(Section(title, (differences,)))
-    points = insertion_texts(rows)
-    if points:
-        title = "Plain tokens, put in at another block"
-        sections.append(Section(title, (*_figure(figures, "insertion"), Fields(tuple(points)))))
-    learned, chosen = learned_table(rows), choice_table(rows)
-    if learned.rows:
-        numbers = Fold("The numbers", (learned,))
-        sections.append(Section("What was learned, block by block", (*_figure(figures, "gates"), numbers)))
-    if chosen.rows:
-        sections.append(Section("Chosen on validation", (chosen,)))
-    sections.append(Section("What the results depend on", (Fields(tuple(dependencies(result))),)))
+    points, learned = insertion_texts(rows), learned_table(rows)
+    differences = f"Differences to {suite.compare_with} on the same test images, percentage points"
+    numbers = [Fold("The numbers", (learned,))] if learned.rows else []
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("Test results", [summary_table(rows), sets, *figures.get("methods", ())]),
+        (differences, [difference_table(rows)]),
+        ("Plain tokens, put in at another block", [*figures.get("insertion", ()), Fields(points)] if points else []),
+        ("What was learned, block by block", [*figures.get("gates", ()), *numbers]),
+        ("Chosen on validation", [choice_table(rows)]),
+        ("What the results depend on", [Fields(tuple(dependencies(result)))]),
+    ]
     examples: list[Block] = [Figure(uri, alt, key) for key, (uri, alt) in (result.examples or {}).items()]
     return Document(
         suite.title,
@@ -94,7 +89,7 @@ def document(result: Result) -> Document:
         chart(rows),
         (*examples, Prose(_IMAGES)) if examples else (),
         (" ".join(suite.description.split()),),
-        tuple(sections),
+        sections(*parts),
         tuple(result.problems),
         () if plots.have_matplotlib() else (NO_PLOTS,),
         "The table is in results.jsonl, every run in runs.jsonl, the prompts in prompts/, beside this file.",
@@ -273,7 +268,7 @@ def choice_table(rows: Sequence[Row]) -> Table:
     return text_table(("method", "set", "chosen", "validation figures of what was tried, %"), lines)
 
 
-def insertion_texts(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def insertion_texts(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
     """Per set, the figures of plain tokens over the block that they go into."""
     found = []
     for key, points in plots_tuning.insertion_points(rows).items():
@@ -282,28 +277,24 @@ def insertion_texts(rows: Sequence[Row]) -> list[tuple[str, str]]:
             f"block {place}: {percent(row['value'])}{sd}" for (place, row), sd in zip(points, spreads, strict=True)
         ]
         found.append((key, ", ".join(texts)))
-    return found
+    return tuple(found)
 
 
-def plotted_figures(rows: Sequence[Row]) -> dict[str, Figure]:
+def plotted_figures(rows: Sequence[Row]) -> dict[str, tuple[Figure, ...]]:
     """The figures by name."""
     if not any(row["value"] is not None for row in rows):
         return {}
-    found = {
-        "methods": (plots_tuning.methods_figure(rows), "Bars: the figures of the table, a panel per set."),
-        "insertion": (plots_tuning.insertion_figure(rows), "Accuracy over the block that plain tokens go into."),
-        "gates": (
-            plots_tuning.gates_figure(rows),
-            "Gates, selection ratios and temperatures over the blocks, a line per set.",
-        ),
+    alts = {
+        "methods": "Bars: the figures of the table, a panel per set.",
+        "insertion": "Accuracy over the block that plain tokens go into.",
+        "gates": "Gates, selection ratios and temperatures over the blocks, a line per set.",
     }
-    return {
-        name: plotted(plot, alt, _CAPTIONS[name], name) for name, (plot, alt) in found.items() if plot is not None
-    }  # fmt: skip
-
-
-def _figure(figures: Mapping[str, Figure], name: str) -> tuple[Figure, ...]:
-    return (figures[name],) if name in figures else ()
+    drawn = {
+        "methods": plots_tuning.methods_figure(rows),
+        "insertion": plots_tuning.insertion_figure(rows),
+        "gates": plots_tuning.gates_figure(rows),
+    }
+    return plotted({name: (plot, alts[name], _CAPTIONS[name]) for name, plot in drawn.items()})
 
 
 def dependencies(result: Result) -> list[tuple[str, str]]:
