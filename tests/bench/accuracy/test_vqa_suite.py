@@ -108,7 +108,7 @@ class TestKinds:
         report = document(result)
         paths = write_report(report, result.out)
         page, text = (path.read_text() for path in paths)
-        for wanted in ("By kind of question", "leftmost", "+100.0 ("):
+        for wanted in ("By kind of question", "leftmost", "<span>+100.0</span> <span>("):
             assert wanted in page
         assert "By kind of question" in text
         from rich.console import Console

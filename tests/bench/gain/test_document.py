@@ -95,7 +95,7 @@ def test_one_image_has_no_interval() -> None:
         assert not any(cell.interval or "+0.50" in cell.note for line in table.rows for cell in line.cells)
     made = chart(rows)
     assert made is not None
-    assert not made.panels[0].has_intervals()
+    assert all(bar.low is None for group in made.panels[0].groups for bar in group.bars)
     assert "95 %" not in f"{made.caption} {summary_table(rows).caption} {findings(rows)[0]}"
     text = markdown(document(result(rows)))
     assert " to " not in text.split("## Block by block")[1].split("## ")[0].replace("mass", "")
@@ -120,7 +120,7 @@ def test_all_parts_are_in_the_report() -> None:
     made = result([*ROWS, *OTHER, *MOVED])
     made.examples = {**shown, "patches": {"m": ("data:image/png;base64,", "a patch")}}
     report = document(made)
-    assert [block.summary for block in report.examples if isinstance(block, Fold)] == ["Further models: n"]
+    assert [block.summary for block in report.examples if isinstance(block, Fold)] == ["Where n looks"]
     assert {figure.name for figure in report.figures()} == {"gain-blocks", "gain-transfer"}
     text = html(report)
     for words in ("From model to model", "Block by block", "seeds of their own", "The patch of m", "marked", "abc"):

@@ -13,6 +13,7 @@ from visprompt.bench.report.document import (
     Figure,
     Fold,
     Gallery,
+    Prose,
     Section,
     Table,
     TableRow,
@@ -34,6 +35,7 @@ TEXT = markdown(
         description=("Done.",),
         sections=(
             Section("One", (TABLE, Fields((("key", "text"),)), Figure("data:", "alt", caption="Below.", name="plot"))),
+            Section("Only images", (Prose("Beside them."), Figure("data:", "alt"))),
             Section("Two", (Fold("More", (TABLE,)), Fold("Answers", (Gallery("g", ()), Figure("data:", "alt"))))),
         ),
         problems=("It failed.",),
@@ -61,3 +63,5 @@ def test_all_parts_are_there() -> None:
 def test_answers_are_on_the_page_only() -> None:
     assert "Answers" not in TEXT
     assert "data:" not in TEXT
+    assert "Only images" not in TEXT
+    assert "Beside them" not in TEXT

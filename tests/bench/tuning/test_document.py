@@ -90,7 +90,7 @@ def test_one_image_has_no_interval() -> None:
     assert "interval" not in " ".join([*findings(one, "linear"), summary_table(one).caption])
     made = chart(one)
     assert made is not None
-    assert not made.panels[0].has_intervals()
+    assert all(bar.low is None for group in made.panels[0].groups for bar in group.bars)
     assert "Thin" not in made.caption
     assert not list(plots_tuning.methods_figure(one).axes[0].collections)  # no whiskers
 

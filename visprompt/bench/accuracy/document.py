@@ -28,9 +28,9 @@ from visprompt.bench.report.document import (
     Prose,
     Result,
     Row,
-    Section,
+    sections,
 )
-from visprompt.bench.report.images import NO_PLOTS, plotted
+from visprompt.bench.report.images import NO_PLOTS, data_uri, looks
 from visprompt.bench.report.provenance import identity, provenance_fields
 from visprompt.bench.report.tables import counted, pairs
 from visprompt.plots import base as plots
@@ -48,36 +48,37 @@ def document(result: Result) -> Document:
     notes = [*shown.notes, *([] if plots.have_matplotlib() else [NO_PLOTS])]
     tuned, maps = result.files.get("tuning", ()), result.files.get("maps", ())
     asks = any(task.task.writes for task in suite.tasks)
-    measured = [row for row in rows if row["value"] is not None]
-    sections = [Section("Accuracy", _accuracy(suite, rows))]
-    sections += _section("By kind of question", kind_blocks(rows, suite.compare_with))
-    sections += _section("Differences on the same items", difference_tables(rows, suite.compare_with))
-    sections += _section("Do maps lie where the question points?", map_blocks(maps))
-    sections += _section("Published beside measured", published_table(rows))
-    if measured and plots.have_matplotlib():
-        alt = "Bar chart of the accuracies in the table, one panel per task, one colour per model, with chance dotted."
-        caption = "Thin lines: 95 % intervals. Dotted: chance."
-        sections.append(Section("All accuracies as bars", (plotted(plots.bar_chart(measured), alt, caption),)))
-    sections += _section("Answers, right and wrong", _answers(suite, shown.cards, asks))
-    settings: list[Block] = [grid_fold(record) for record in tuned]
-    settings.append(Fold("Options of every row", (options_table(rows),)))
-    sections.append(Section("Settings", tuple(settings)))
-    sections.append(Section("What the results depend on", (Fields(tuple(dependencies(rows))),)))
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("Accuracy", _accuracy(suite, rows)),
+        ("By kind of question", kind_blocks(rows, suite.compare_with)),
+        ("Differences on the same items", difference_tables(rows, suite.compare_with)),
+        ("Do maps lie where the question points?", map_blocks(maps)),
+        ("Published beside measured", published_table(rows)),
+        ("All accuracies as bars", _bars(rows)),
+        ("Answers, right and wrong", _answers(suite, shown.cards, asks)),
+        ("Settings", [*map(grid_fold, tuned), Fold("Options of every row", (options_table(rows),))]),
+        ("What the results depend on", [Fields(tuple(dependencies(rows)))]),
+    ]
     return Document(
         suite.title,
         tuple(findings(rows, suite.compare_with)),
         chart(rows),
         tuple(_lead(rows, shown, asks)),
         (" ".join(suite.description.split()),),
-        tuple(sections),
+        sections(*parts),
         tuple(result.problems),
         tuple(dict.fromkeys(notes)),
         "The rows are in results.jsonl, every answer in items-*.jsonl, beside this file.",
     )
 
 
-def _section(title: str, blocks: Sequence[Block]) -> list[Section]:
-    return [Section(title, tuple(blocks))] if blocks else []
+def _bars(rows: Sequence[Row]) -> list[Block]:
+    measured = [row for row in rows if row["value"] is not None]
+    if not measured or not plots.have_matplotlib():
+        return []
+    alt = "Bar chart of the accuracies in the table, one panel per task, one colour per model, with chance dotted."
+    uri = data_uri(plots.to_png(plots.bar_chart(measured)))
+    return [Figure(uri, alt, caption="Thin lines: 95 % intervals. Dotted: chance.")]
 
 
 def _accuracy(suite: Any, rows: Sequence[Row]) -> tuple[Block, ...]:
@@ -106,14 +107,7 @@ def _lead(rows: Sequence[Row], shown: Any, asks: bool) -> list[Block]:
             chosen = sorted(own, key=lambda card: card.correct)[:_LEAD_CARDS]
             wrong = wrong or not all(card.correct for card in chosen)
             blocks += [Gallery(f"Answers with {label}", tuple(_card(card) for card in chosen))] if chosen else []
-    caption = _LOOKS_OF_ANSWERS if asks else _LOOKS
-    for number, (model, (uri, alt)) in enumerate(shown.attention.items()):
-        title = f"Where {model} looks"
-        if number == 0:
-            blocks.append(Figure(uri, alt, title, caption))
-        else:
-            blocks.append(Fold(title, (Figure(uri, alt, caption=caption),)))
-    return blocks
+    return blocks + looks(shown.attention, _LOOKS_OF_ANSWERS if asks else _LOOKS)
 
 
 def _first_of_each(cards: Sequence[Any]) -> list[Any]:

@@ -8,8 +8,11 @@ from typing import Any
 from visprompt.bench.accuracy.published import load_published
 from visprompt.bench.report.document import Block, Cell, Column, Fold, Prose, Row, Table, TableRow
 from visprompt.bench.report.tables import (
+    best_of,
+    chance_cell,
     difference_interval,
     difference_text,
+    grid,
     has_interval,
     is_clear,
     nested_interval,
@@ -22,29 +25,17 @@ from visprompt.bench.report.tables import (
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Accuracies: strategies down, controls last, tasks across and grouped by model; below, the level of chance."""
-    columns = list(dict.fromkeys((str(row["model"]), str(row["task"])) for row in rows))
-    controls = {str(row["row"]): any(one["control"] for one in rows if one["row"] == row["row"]) for row in rows}
-    found = {(row["model"], row["task"], row["row"]): row for row in rows}
-    values = {
-        column: [row["value"] for row in rows if _of(row, column) and not row["control"] and row["value"] is not None]
-        for column in columns
-    }
-    lines = [
-        TableRow(
-            label,
-            tuple(_cell(found.get((*column, label)), max(values[column], default=None)) for column in columns),
-            controls[label],
-        )
-        for label in sorted(controls, key=lambda label: controls[label])
-    ]
-    chances = []
-    for column in columns:
-        known = [row["chance"] for row in rows if _of(row, column) and row.get("chance") is not None]
-        chances.append(Cell(percent(known[0] if known else None)))
     intervals = " with 95 % intervals" if any(row["value"] is not None and row_interval(row) for row in rows) else ""
-    caption = f"Percent right{intervals}; {protocol(rows)}. Emphasised: best of a column. Controls come last."
-    heads = tuple(Column(task, model) for model, task in columns)
-    return Table("strategy", heads, (*lines, TableRow("chance", tuple(chances), True)), "", caption, "everywhere")
+    return grid(
+        "strategy",
+        rows,
+        ("model", "task"),
+        lambda own: Column(str(own[0]["task"]), str(own[0]["model"])),
+        _cell,
+        below=("chance", chance_cell),
+        caption=f"Percent right{intervals}; {protocol(rows)}. Emphasised: best of a column. Controls come last.",
+        where="everywhere",
+    )
 
 
 def protocol(rows: Sequence[Row]) -> str:
@@ -59,7 +50,7 @@ def regions(row: Row) -> str:
     return "marked points" if row["settings"].get("task") == "keypoints" else f"{row['boxes']} boxes"
 
 
-def _cell(row: Row | None, best: float | None) -> Cell:
+def _cell(row: Row | None, column: Sequence[Row]) -> Cell:
     if row is None:
         return Cell(note="not part of this suite")
     if row["value"] is None:
@@ -67,9 +58,8 @@ def _cell(row: Row | None, best: float | None) -> Cell:
     interval = row_interval(row)
     note = f"{row['correct']} of {row['n']} right" + (f"; 95 % interval ({row['ci_method']})" if interval else "")
     note += f"; {row['errors']} items could not be asked" if row["errors"] else ""
-    return Cell(
-        percent(row["value"]), interval, best=row["value"] == best and not row["control"], note=note
-    )  # fmt: skip
+    best = row["value"] == best_of(column) and not row["control"]
+    return Cell(percent(row["value"]), interval, best=best, note=note)
 
 
 def kind_blocks(rows: Sequence[Row], compare_with: Sequence[str]) -> list[Block]:
@@ -296,7 +286,3 @@ def _options(pointing: Mapping[str, Any]) -> str:
     if "aggregate" in pointing:
         parts.append(f"{pointing['aggregate']} of the scores")
     return "; ".join(parts) or "no prompt"
-
-
-def _of(row: Row, column: tuple[str, str]) -> bool:
-    return (row["model"], row["task"]) == column

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from visprompt.bench.report.document import Bar, BarGroup, Chart, Panel, Row
+from visprompt.bench.report.charts import bar_chart, share_bar
+from visprompt.bench.report.document import Chart, Row
 from visprompt.bench.report.tables import (
     counted,
     difference_text,
@@ -101,9 +102,6 @@ def _controls(measured: Sequence[Row]) -> list[str]:
 def chart(rows: Sequence[Row]) -> Chart | None:
     """The best ways of pointing and the best controls as bars, a panel per task, a colour per model."""
     measured = [row for row in rows if row["value"] is not None]
-    if not measured:
-        return None
-    models = list(dict.fromkeys(str(row["model"]) for row in measured))
     ways, controls = (
         sorted(
             dict.fromkeys(row["row"] for row in measured if bool(row["control"]) is control),
@@ -112,30 +110,23 @@ def chart(rows: Sequence[Row]) -> Chart | None:
         for control in (False, True)
     )
     shown = [*ways[:_SHOWN_WAYS], *controls[:_SHOWN_CONTROLS]]
-    panels = []
-    for task in dict.fromkeys(row["task"] for row in measured):
-        own = [row for row in measured if row["task"] == task]
-        groups = []
-        for label in shown:
-            bars = tuple(_bar(row, models.index(row["model"])) for row in own if row["row"] == label)
-            if bars:
-                groups.append(BarGroup(label, bars, label in controls))
-        chance = next((100 * row["chance"] for row in own if row.get("chance") is not None), None)
-        panels.append(Panel(f"{task}, n = {own[0]['n']:,}", tuple(groups), 0.0, 100.0, chance))
-    caption = "Thin lines: 95 % intervals. " if any(panel.has_intervals() for panel in panels) else ""
-    caption += "Dotted: chance. " if any(panel.reference is not None for panel in panels) else ""
+    caption = "Dotted: chance. " if any(row.get("chance") is not None for row in measured) else ""
     if len(shown) < len(ways) + len(controls):
         caption += (
             f"Shown: the {len(ways[:_SHOWN_WAYS])} best of {counted(len(ways), 'way')} of pointing and the "
             f"{len(controls[:_SHOWN_CONTROLS])} best of {counted(len(controls), 'control')} (in italics), ranked by "
             "their mean; all are in the table below."
         )
-    return Chart("Accuracy, percent right", tuple(panels), tuple(models), caption.strip())
-
-
-def _bar(row: Row, series: int) -> Bar:
-    low, high = (100 * row["low"], 100 * row["high"]) if row_interval(row) else (None, None)
-    return Bar(100 * row["value"], low, high, percent(row["value"]), series)
+    return bar_chart(
+        "Accuracy, percent right",
+        measured,
+        shown,
+        "task",
+        lambda row: f"{row['task']}, n = {row['n']:,}",
+        share_bar,
+        caption=caption,
+        series="model",
+    )
 
 
 def _case(row: Row) -> tuple[str, str]:

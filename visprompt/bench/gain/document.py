@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from visprompt.bench.report.charts import bar_chart, number_bar
 from visprompt.bench.report.document import (
-    Bar,
-    BarGroup,
     Block,
     Cell,
     Chart,
@@ -17,17 +16,16 @@ from visprompt.bench.report.document import (
     Fields,
     Figure,
     Fold,
-    Panel,
     Prose,
     Result,
     Row,
-    Section,
     Table,
     TableRow,
+    sections,
 )
-from visprompt.bench.report.images import NO_PLOTS, plotted
+from visprompt.bench.report.images import NO_PLOTS, looks, plotted
 from visprompt.bench.report.provenance import identity, provenance_fields
-from visprompt.bench.report.tables import counted, listed, number_interval, pairs, span, text_table
+from visprompt.bench.report.tables import counted, grid, listed, number_interval, pairs, span, text_table
 from visprompt.plots import base as plots
 from visprompt.plots import gain as plots_gain
 
@@ -40,9 +38,7 @@ _MARKED = (
     "The first images of the set, each with every marker at its place, and below where the model looks in the last "
     "block. Framed: the marked square. Maps of one image are on one scale."
 )
-_BLOCKS = (
-    "Bands: 95 % intervals over images. Every panel has a scale of its own. Controls are grey and dashed."
-)  # fmt: skip
+_BLOCKS = "Bands: 95 % intervals over images. Every panel has a scale of its own. Controls are grey and dashed."
 _TRANSFER = "Gain in the last block of the model that a patch is used on; emphasised: on the model it was learned on."
 
 
@@ -55,25 +51,30 @@ def document(result: Result) -> Document:
     suite, rows = result.suite, result.rows
     gains = of(rows, "gain")
     figures = plotted_figures(rows, suite.compare_with) if plots.have_matplotlib() else {}
-    sections = [Section("Gain in the last block", (summary_table(rows), *ratio_tables(rows)))] if gains else []
-    moved = transfer_table(rows)
-    if moved.rows:
-        sections.append(Section("From model to model", (*figures.get("gain-transfer", ()), moved)))
-    swept = sweep_table(rows)
-    if swept.rows:
-        title = "Learned anew: size, shape and λ"
-        sections.append(Section(title, (Prose(sweep_caption(rows)), *figures.get("gain-sweep", ()), swept)))
-    if gains:
-        folds = [Fold(model, (block_table(gains, model),)) for model in dict.fromkeys(row["model"] for row in gains)]
-        sections.append(Section("Block by block", (*figures.get("gain-blocks", ()), *folds)))
-    sections.append(Section("What the results depend on", (Fields(tuple(dependencies(result))),)))
+    models = dict.fromkeys(row["model"] for row in gains)
+    swept = of(rows, "sweep")
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("Gain in the last block", [summary_table(rows), *ratio_tables(rows)] if gains else []),
+        ("From model to model", [*figures.get("gain-transfer", ()), transfer_table(rows)]),
+        (
+            "Learned anew: size, shape and λ",
+            [Prose(sweep_caption(rows)), *figures.get("gain-sweep", ()), sweep_table(rows)] if swept else [],
+        ),
+        (
+            "Block by block",
+            [*figures.get("gain-blocks", ()), *(Fold(model, (block_table(gains, model),)) for model in models)],
+        ),
+        ("What the results depend on", [Fields(tuple(dependencies(result)))]),
+    ]
+    shown = result.examples or {}
+    patches = [Figure(uri, alt, f"The patch of {name}") for name, (uri, alt) in shown.get("patches", {}).items()]
     return Document(
         suite.title,
         tuple(findings(rows)),
         chart(rows),
-        tuple(_examples(result.examples or {})),
+        (*patches, *looks(shown.get("images", {}), _MARKED)),
         (" ".join(suite.description.split()), held_out(suite)),
-        tuple(sections),
+        sections(*parts),
         tuple(result.problems),
         () if plots.have_matplotlib() else (NO_PLOTS,),
         "The rows are in results.jsonl, the masses of every image in runs-*.jsonl, beside this file.",
@@ -83,22 +84,6 @@ def document(result: Result) -> Document:
 def of(rows: Sequence[Row], task: str) -> list[Row]:
     """The rows of one task: "gain", "transfer" or "sweep"."""
     return [row for row in rows if row["task"] == task]
-
-
-def _examples(shown: Any) -> list[Block]:
-    images: list[Block] = [
-        Figure(uri, alt, f"Where {name} looks", _MARKED if number == 0 else "")
-        for number, (name, (uri, alt)) in enumerate(shown.get("images", {}).items())
-    ]
-    patches = [Figure(uri, alt, f"The patch of {name}") for name, (uri, alt) in shown.get("patches", {}).items()]
-    rest: list[Block] = (
-        [Fold(f"Further models: {listed(_names(images[1:]), 9)}", tuple(images[1:]))] if images[1:] else []
-    )
-    return [*images[:1], *patches, *rest]
-
-
-def _names(figures: Sequence[Any]) -> list[str]:
-    return [figure.title.removeprefix("Where ").removesuffix(" looks") for figure in figures]
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -158,63 +143,49 @@ def _two(value: float) -> str:
 
 
 def chart(rows: Sequence[Row]) -> Chart | None:
-    """The gains in the last block as bars, a panel per model with a scale of its own, controls last."""
+    """The gains in the last block as bars, a panel per model, controls last."""
     gains = of(rows, "gain")
-    labels = plots_gain.markers_of(gains)
-    panels = []
-    for model in dict.fromkeys(row["model"] for row in gains):
-        own = sorted((row for row in gains if row["model"] == model), key=lambda row: labels.index(row["row"]))
-        groups = tuple(BarGroup(row["row"], (_bar(row),), bool(row["control"])) for row in own)
-        bars = [bar for group in groups for bar in group.bars]
-        ends = [0.0, *(end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None)]
-        # Two models' gains say nothing about each other: every panel has its own scale.
-        panels.append(Panel(f"{_short(model)}, n = {own[0]['n']:,}", groups, min(ends), max(ends) or 1.0, 0.0))
-    if not panels:
-        return None
-    lines = "Thin lines: 95 % intervals over images. " if any(panel.has_intervals() for panel in panels) else ""
-    caption = f"{lines}Dotted: no gain. In italics: controls. Every panel has a scale of its own."
-    return Chart("Attention gain in the last block", tuple(panels), caption=caption)
-
-
-def _bar(row: Row) -> Bar:
-    known = bool(number_interval(row["low"], row["high"], row["n"]))
-    return Bar(row["value"], row["low"] if known else None, row["high"] if known else None, _two(row["value"]))
+    return bar_chart(
+        "Attention gain in the last block",
+        gains,
+        plots_gain.markers_of(gains),
+        "model",
+        lambda row: f"{_short(row['model'])}, n = {row['n']:,}",
+        number_bar,
+        caption="Dotted: no gain. In italics: controls. Every panel has a scale of its own, since gains of two models "
+        "cannot be compared.",
+        intervals="95 % intervals over images",
+        shares=False,
+    )
 
 
 def _short(model: Any) -> str:
     return str(model).removeprefix("bundled:")
 
 
-def _grid(rows: Sequence[Row], **rest: Any) -> tuple[list[str], dict[tuple[str, str], Row], tuple[Column, ...]]:
-    """Models, rows by marker and model, and a column per model."""
-    models = list(dict.fromkeys(str(row["model"]) for row in rows))
-    first = {model: next(row for row in rows if row["model"] == model) for model in models}
-    columns = tuple(
-        Column(_short(model), note=f"block {row['block']}, {row['size_tokens']:g} tokens, n {row['n']:,}")
-        for model, row in first.items()
-    )
-    return models, {(row["row"], row["model"]): row for row in rows}, columns
+def _column(rows: Sequence[Row]) -> Column:
+    row = rows[0]
+    return Column(_short(row["model"]), note=f"block {row['block']}, {row['size_tokens']:g} tokens, n {row['n']:,}")
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Gains in the last block: markers down, controls last, models across; below, the mass without a marker."""
     gains = of(rows, "gain")
-    models, found, columns = _grid(gains)
-    best = {model: max(row["value"] for row in gains if row["model"] == model) for model in models}
-    lines = []
-    for label in plots_gain.markers_of(gains):
-        own = [found.get((label, model)) for model in models]
-        cells = tuple(_cell(row, best[model]) for row, model in zip(own, models, strict=True))
-        lines.append(TableRow(label, cells, any(row["control"] for row in own if row)))
-    first = {model: next(row for row in gains if row["model"] == model) for model in models}
-    masses = tuple(Cell(f"{row['blocks'][-1]['mass_without']:.3f}") for row in first.values())
     caption = (
         f"{caption_of(rows)} Emphasised: highest of a column. Controls come last. A gain of 0 is what no marker has; "
         "1: twice the attention."
     )
-    return Table(
-        "marker", columns, (*lines, TableRow("mass without a marker", masses, True)), "", caption, "everywhere"
-    )  # fmt: skip
+    return grid(
+        "marker",
+        gains,
+        ("model",),
+        _column,
+        _cell,
+        plots_gain.markers_of(gains),
+        ("mass without a marker", lambda own: Cell(f"{own[0]['blocks'][-1]['mass_without']:.3f}")),
+        caption=caption,
+        where="everywhere",
+    )
 
 
 def caption_of(rows: Sequence[Row]) -> str:
@@ -229,15 +200,15 @@ def caption_of(rows: Sequence[Row]) -> str:
     )
 
 
-def _cell(row: Row | None, best: float) -> Cell:
+def _cell(row: Row | None, column: Sequence[Row]) -> Cell:
     if row is None:
         return Cell(note="not measured, or the same as the model's own patch")
     last = row["blocks"][-1]
     note = f"mass {last['mass']:.3f}, without a marker {last['mass_without']:.3f}, n = {row['n']}"
     if row["compared_with"]:
         note += f"; minus {row['compared_with']}: {difference(row)}"
-    is_best = row["value"] == best and not row["control"]
-    return Cell(_two(row["value"]), number_interval(row["low"], row["high"], row["n"]), best=is_best, note=note)
+    best = row["value"] == max(one["value"] for one in column) and not row["control"]
+    return Cell(_two(row["value"]), number_interval(row["low"], row["high"], row["n"]), best=best, note=note)
 
 
 def difference(row: Row) -> str:
@@ -254,16 +225,15 @@ def ratio_tables(rows: Sequence[Row]) -> list[Table]:
     if not compared:
         return []
     other = compared[0]["compared_with"]
-    models, found, columns = _grid(gains)
-    lines = []
-    for label in plots_gain.markers_of(compared):
-        cells = tuple(ratio_cell(found.get((label, model))) for model in models)
-        lines.append(TableRow(label, cells, any(row["control"] for row in compared if row["row"] == label)))
     caption = f"At the same places. no ratio: {other} gains nothing there. Emphasised: the 95 % interval excludes 1."
-    return [Table("marker", columns, tuple(lines), f"Gain ÷ gain of {other}", caption, "everywhere")]
+    labels = plots_gain.markers_of(compared)
+    title = f"Gain ÷ gain of {other}"
+    return [
+        grid("marker", gains, ("model",), _column, ratio_cell, labels, title=title, caption=caption, where="everywhere")
+    ]
 
 
-def ratio_cell(row: Row | None) -> Cell:
+def ratio_cell(row: Row | None, column: Sequence[Row] = ()) -> Cell:
     """Gain over the other marker's, with its interval; a dash if nothing is compared."""
     if row is None or not row["compared_with"]:
         return Cell()
@@ -278,22 +248,24 @@ def ratio_cell(row: Row | None) -> Cell:
 def transfer_table(rows: Sequence[Row]) -> Table:
     """Gains of patches on models: patches down, models across; what they are compared with comes last."""
     moved = of(rows, "transfer")
-    models, found, columns = _grid(moved)
-    lines = []
-    for label in dict.fromkeys(row["row"] for row in moved):
-        lines.append(TableRow(label, tuple(_moved_cell(found.get((label, model))) for model in models)))
+    models = {row["model"] for row in moved}
     other = next((row["compared_with"] for row in moved if row["compared_with"]), None)
-    beside = {row["model"]: row for row in of(rows, "gain") if row["row"] == other}
-    if beside and other is not None:
-        lines.append(TableRow(str(other), tuple(_moved_cell(beside.get(model)) for model in models), True))
-    return Table("learned on \\ used on", columns, tuple(lines), caption=_TRANSFER, where="everywhere")
+    beside = [{**row, "own": False} for row in of(rows, "gain") if row["row"] == other and row["model"] in models]
+    return grid(
+        "learned on \\ used on",
+        [*moved, *beside],
+        ("model",),
+        _column,
+        _moved_cell,
+        caption=_TRANSFER,
+        where="everywhere",
+    )
 
 
-def _moved_cell(row: Row | None) -> Cell:
+def _moved_cell(row: Row | None, column: Sequence[Row]) -> Cell:
     if row is None:
         return Cell()
-    own = bool(row["own"]) and row["task"] == "transfer"
-    return Cell(_two(row["value"]), number_interval(row["low"], row["high"], row["n"]), best=own)
+    return Cell(_two(row["value"]), number_interval(row["low"], row["high"], row["n"]), best=bool(row["own"]))
 
 
 def sweep_table(rows: Sequence[Row]) -> Table:
@@ -334,29 +306,28 @@ def block_table(gains: Sequence[Row], model: str) -> Table:
     return Table("marker", columns, (*lines, TableRow("mass without", masses, True)))
 
 
-def plotted_figures(rows: Sequence[Row], compare_with: str | None) -> dict[str, tuple[Figure]]:
+def plotted_figures(rows: Sequence[Row], compare_with: str | None) -> dict[str, tuple[Figure, ...]]:
     """The figures by name."""
-    gains = of(rows, "gain")
-    found = {
-        "gain-blocks": (
-            plots_gain.gain_figure(gains) if gains else None,
-            "Attention gain over the blocks, a panel per model.",
-            _BLOCKS,
-        ),
-        "gain-transfer": (
-            plots_gain.transfer_figure(of(rows, "transfer"), compare_with, gains),
-            "Heat map: patches down, models across, gain in the last block.",
-            "A patch that was learned on one model, used on another. Framed: on the model that it was learned on.",
-        ),
-        "gain-sweep": (
-            plots_gain.sweep_figure(of(rows, "sweep")),
-            "Heat maps over size and shape: gain, and gain over the drawn circle's.",
-            "",
-        ),
-    }
-    return {
-        name: (plotted(plot, alt, text, name),) for name, (plot, alt, text) in found.items() if plot is not None
-    }  # fmt: skip
+    gains, moved = of(rows, "gain"), of(rows, "transfer")
+    return plotted(
+        {
+            "gain-blocks": (
+                plots_gain.gain_figure(gains) if gains else None,
+                "Attention gain over the blocks, a panel per model.",
+                _BLOCKS,
+            ),
+            "gain-transfer": (
+                plots_gain.transfer_figure(moved, compare_with, gains),
+                "Heat map: patches down, models across, gain in the last block.",
+                "A patch that was learned on one model, used on another. Framed: on the model that it was learned on.",
+            ),
+            "gain-sweep": (
+                plots_gain.sweep_figure(of(rows, "sweep")),
+                "Heat maps over size and shape: gain, and gain over the drawn circle's.",
+                "",
+            ),
+        }
+    )
 
 
 def held_out(suite: Any) -> str:

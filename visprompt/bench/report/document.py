@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 Row: TypeAlias = Mapping[str, Any]
@@ -19,16 +18,7 @@ Where: TypeAlias = Literal["page", "terminal", "everywhere"]
 
 
 class Result(Protocol):
-    """What a document is made of: the result of a suite.
-
-    Attributes:
-        suite: the suite, as its kind parses it.
-        rows: as in `results.jsonl`.
-        problems: sentences on what went wrong.
-        out: the folder of the results.
-        examples: images for the report, of a type that the kind knows.
-        files: rows of further files by their stem.
-    """
+    """The result of a suite, as `visprompt.bench.run_suite` gives it; `examples` is of a type that the kind knows."""
 
     @property
     def suite(self) -> Any: ...
@@ -36,8 +26,6 @@ class Result(Protocol):
     def rows(self) -> Sequence[Row]: ...
     @property
     def problems(self) -> Sequence[str]: ...
-    @property
-    def out(self) -> Path: ...
     @property
     def examples(self) -> Any: ...
     @property
@@ -51,9 +39,9 @@ class Cell:
     Attributes:
         text: the value, "–" where there is none.
         interval: its interval or spread, "91.4–94.5" or "± 0.8"; empty if there is none.
-        more: a second statement with its own interval: a difference "+3.0 (+0.5 to +5.5)" or a ratio.
-        best: the best of its column; it is emphasised.
-        clear: the interval in `more` excludes "no difference"; `more` is emphasised.
+        more: a second statement with its own interval: a difference "+3.0 (+0.5 to +5.5)".
+        best: `text` is emphasised, as the best of its column.
+        clear: `more` is emphasised: its interval excludes "no difference".
         note: a sentence with the details, shown where the pointer rests on the cell.
     """
 
@@ -67,13 +55,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column.
+    """The head of a column: its name, the group it belongs to (as a model), a short addition (as "n 200").
 
-    Attributes:
-        label: its name.
-        group: a name that neighbouring columns share, as the model of several tasks; empty without groups.
-        note: a short addition, as "n 200".
-        text: the cells are words: set left, and lines may break.
+    Cells of a column with `text` are words: they are set left, and their lines may break.
     """
 
     label: str
@@ -84,7 +68,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its label, one cell per column, and whether it is a control."""
+    """One row: its label, a cell per column, and whether it is a control."""
 
     label: str
     cells: tuple[Cell, ...]
@@ -93,16 +77,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with labels in its first column.
-
-    Attributes:
-        head: what the labels are, as "strategy".
-        columns: all columns but the first.
-        rows: controls last.
-        title: above the table; empty if the section's title says it.
-        caption: what the cells are, with units.
-        where: where it is shown.
-    """
+    """A table with labels in its first column, which `head` names; the caption says what the cells are, with units."""
 
     head: str
     columns: tuple[Column, ...]
@@ -128,13 +103,9 @@ class Fields:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image.
+    """An image as a data URI, what it shows in words (`alt`), its title and its caption.
 
     Attributes:
-        uri: the image as a data URI.
-        alt: what it shows, in words.
-        title: above it; empty for none.
-        caption: below it; shown whole.
         name: the stem of the PNG file that is written beside the report; empty: none is written.
         pixelated: pixels stay square when it is enlarged.
     """
@@ -149,14 +120,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Card:
-    """One answer of a model.
-
-    Attributes:
-        images: the question, and where it differs what the model got.
-        text: what was asked.
-        answer: what came out.
-        correct: whether that is right.
-    """
+    """One answer of a model: the question (and what the model got, if it differs), what was asked and answered."""
 
     images: tuple[Figure, ...]
     text: str
@@ -191,21 +155,16 @@ class Section:
     title: str
     blocks: tuple[Block, ...]
 
-    def tables(self) -> Iterator[Table]:
-        """All tables, those in folds included."""
-        yield from _tables(self.blocks)
+
+def sections(*found: tuple[str, Sequence[Block]]) -> tuple[Section, ...]:
+    """Sections from titles and blocks, without those that have no blocks or whose tables have no rows."""
+    kept = [(title, [one for one in blocks if not isinstance(one, Table) or one.rows]) for title, blocks in found]
+    return tuple(Section(title, tuple(blocks)) for title, blocks in kept if blocks)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a chart.
-
-    Attributes:
-        value: its length, in the chart's unit.
-        low, high: ends of its interval; None where there is none.
-        text: the value as text.
-        series: index into `Chart.series`.
-    """
+    """One bar of a chart: its value in the chart's unit and as text, the ends of its interval, its series."""
 
     value: float
     low: float | None
@@ -225,14 +184,7 @@ class BarGroup:
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars on one scale.
-
-    Attributes:
-        title: above them.
-        groups: from above to below.
-        start, end: of the scale; 0 lies between or at an end.
-        reference: where a dotted line stands, as the level of chance; None for none.
-    """
+    """Bars on one scale, which goes from `start` to `end`; a dotted line stands at `reference`, as for chance."""
 
     title: str
     groups: tuple[BarGroup, ...]
@@ -240,21 +192,10 @@ class Panel:
     end: float
     reference: float | None = None
 
-    def has_intervals(self) -> bool:
-        """True if any bar has an interval."""
-        return any(bar.low is not None for group in self.groups for bar in group.bars)
-
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars with intervals, made from rows; drawn by the page itself, so that it needs no plotting library.
-
-    Attributes:
-        title: what is shown, with its unit.
-        panels: side by side.
-        series: what the colours are, as models; one name needs no key.
-        caption: how to read it.
-    """
+    """Bars with intervals, panel beside panel, a colour per series; drawn by the page, without a plotting library."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -288,23 +229,18 @@ class Document:
     notes: tuple[str, ...] = ()
     footer: str = ""
 
+    def tables(self) -> Iterator[tuple[str, Table]]:
+        """All tables, each with the title of its section."""
+        for section in self.sections:
+            yield from ((section.title, block) for block in flat(section.blocks) if isinstance(block, Table))
+
     def figures(self) -> Iterator[Figure]:
         """All images that have a file of their own."""
         blocks = [*self.examples, *(block for section in self.sections for block in section.blocks)]
-        yield from (figure for figure in _figures(tuple(blocks)) if figure.name)
+        yield from (block for block in flat(blocks) if isinstance(block, Figure) and block.name)
 
 
-def _tables(blocks: tuple[Block, ...]) -> Iterator[Table]:
+def flat(blocks: Sequence[Block]) -> Iterator[Block]:
+    """The blocks, with those in folds in place of the folds."""
     for block in blocks:
-        if isinstance(block, Table):
-            yield block
-        elif isinstance(block, Fold):
-            yield from _tables(block.blocks)
-
-
-def _figures(blocks: tuple[Block, ...]) -> Iterator[Figure]:
-    for block in blocks:
-        if isinstance(block, Figure):
-            yield block
-        elif isinstance(block, Fold):
-            yield from _figures(block.blocks)
+        yield from flat(block.blocks) if isinstance(block, Fold) else (block,)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from visprompt.bench.report.document import Figure
+from visprompt.bench.report.document import Block, Figure, Fold
 from visprompt.plots import base as plots
 
 if TYPE_CHECKING:
@@ -41,9 +41,29 @@ def png_of(figure: Figure) -> bytes:
     return base64.b64decode(figure.uri.removeprefix(_PNG))
 
 
-def plotted(plot: Plot, alt: str, caption: str = "", name: str = "") -> Figure:
-    """A matplotlib figure as a figure of a report."""
-    return Figure(data_uri(plots.to_png(plot)), alt, caption=caption, name=name)
+def plotted(plots_of: Mapping[str, tuple[Plot | None, str, str]]) -> dict[str, tuple[Figure, ...]]:
+    """Figures of a report, each alone in a tuple, by the name of their files.
+
+    Args:
+        plots_of: by name a matplotlib figure (None: nothing is drawn), what it shows in words, and its caption.
+    """
+    return {
+        name: (Figure(data_uri(plots.to_png(plot)), alt, caption=caption, name=name),) if plot is not None else ()
+        for name, (plot, alt, caption) in plots_of.items()
+    }
+
+
+def looks(shown: Mapping[str, tuple[str, str]], caption: str) -> list[Block]:
+    """Where models look: the first model's figure, and those of the others in folds.
+
+    Args:
+        shown: by model a data URI and what it shows in words.
+        caption: below every figure.
+    """
+    titles = {name: f"Where {name} looks" for name in shown}
+    first, *rest = [(titles[name], uri, alt) for name, (uri, alt) in shown.items()] or [("", "", "")]
+    folds = [Fold(title, (Figure(uri, alt, caption=caption),)) for title, uri, alt in rest]
+    return [Figure(first[1], first[2], first[0], caption), *folds] if shown else []
 
 
 def shown_as_is(image: Image.Image) -> Image.Image:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from visprompt.bench.report.document import Block, Cell, Document, Fields, Figure, Fold, Prose, Table
+from visprompt.bench.report.document import Block, Cell, Document, Fields, Figure, Fold, Prose, Table, flat
 
 
 def markdown(document: Document) -> str:
     """The report as Markdown. Figures with a name are linked as files that lie beside it."""
-    lines = [f"# {document.title}", ""]
+    lines, figures = [f"# {document.title}", ""], list(document.figures())
     lines += [f"- {sentence}" for sentence in document.findings]
     lines += [part for text in document.description for part in ("", text)]
     for section in document.sections:
-        lines += ["", f"## {section.title}"]
-        lines += _blocks(section.blocks, level=3)
+        # Of images and answers that only the page shows, the words beside them would say nothing.
+        if any(isinstance(block, Table | Fields) or block in figures for block in flat(section.blocks)):
+            lines += ["", f"## {section.title}", *_blocks(section.blocks, level=3)]
     if document.problems:
         lines += ["", "## Problems", "", *(f"- {problem}" for problem in document.problems)]
     return "\n".join(lines) + "\n"

@@ -138,6 +138,55 @@ def text_table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: Ite
     return Table(head[0], columns, rows, **rest)
 
 
+def grid(
+    head: str,
+    rows: Sequence[Row],
+    keys: Sequence[str],
+    column: Callable[[Sequence[Row]], Column],
+    cell: Callable[[Row | None, Sequence[Row]], Cell],
+    labels: Sequence[str] | None = None,
+    below: tuple[str, Callable[[Sequence[Row]], Cell]] | None = None,
+    **rest: Any,
+) -> Table:
+    """A table of result rows: their labels down, controls last, and what `keys` tell apart across.
+
+    Args:
+        head: what the labels are.
+        rows: result rows.
+        keys: keys of a row whose values make a column, as "model" and "task".
+        column: the head of a column, of its rows.
+        cell: a cell, of its row (None where there is none) and all rows of its column.
+        labels: the labels in order; by default as in `rows`.
+        below: label and cells of a last row, as for chance.
+        rest: what else `Table` takes.
+    """
+    across: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        across.setdefault(tuple(row[key] for key in keys), {})[str(row["row"])] = row
+    own = [list(found.values()) for found in across.values()]
+    controls = {str(row["row"]) for row in rows if row["control"]}
+    ordered = sorted(labels or dict.fromkeys(str(row["row"]) for row in rows), key=lambda label: label in controls)
+    lines = [
+        TableRow(
+            label, tuple(cell(found.get(label), list(found.values())) for found in across.values()), label in controls
+        )
+        for label in ordered
+    ]
+    if below is not None:
+        lines.append(TableRow(below[0], tuple(map(below[1], own)), True))
+    return Table(head, tuple(map(column, own)), tuple(lines), **rest)
+
+
+def best_of(rows: Iterable[Row]) -> float | None:
+    """The highest value, controls left out; None without one."""
+    return max((row["value"] for row in rows if not row["control"] and row["value"] is not None), default=None)
+
+
+def chance_cell(rows: Sequence[Row]) -> Cell:
+    """The level of chance of a column, in percent."""
+    return Cell(percent(next((row["chance"] for row in rows if row.get("chance") is not None), None)))
+
+
 def by_group(table: Table) -> list[tuple[str, Table]]:
     """The table as one table per group of columns, with the group's name; without groups, the table itself."""
     groups = list(dict.fromkeys(column.group for column in table.columns)) or [""]

@@ -29,18 +29,14 @@ class _Shown:
         from rich.text import Text
 
         first = self.document.title
-        for section in self.document.sections:
-            for table in section.tables():
-                if table.where == "page":
-                    continue
-                title = first or table.title or section.title
-                first = ""
-                for group, part in by_group(table):
-                    yield Text(" · ".join(filter(None, (title, group))), style="bold")
-                    yield from _fitted(part, options.max_width)
-                if table.caption:
-                    yield Text(table.caption, style="dim")
-                yield Text("")
+        for section, table in self.document.tables():
+            if table.where == "page":
+                continue
+            title, first = first or table.title or section, ""
+            for group, part in by_group(table):
+                yield Text(" · ".join(filter(None, (title, group))), style="bold")
+                yield from _fitted(part, options.max_width)
+            yield Text(f"{table.caption}\n" if table.caption else "", style="dim")
         for sentence in self.document.findings:
             yield Text(sentence)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 
+from visprompt.bench.report.charts import bar_chart, share_bar
 from visprompt.bench.report.document import (
     Bar,
-    BarGroup,
     Block,
     Cell,
     Chart,
@@ -15,20 +16,22 @@ from visprompt.bench.report.document import (
     Fields,
     Figure,
     Fold,
-    Panel,
     Prose,
     Result,
     Row,
-    Section,
     Table,
     TableRow,
+    sections,
 )
 from visprompt.bench.report.images import NO_PLOTS, plotted
 from visprompt.bench.report.provenance import provenance_fields
 from visprompt.bench.report.tables import (
+    best_of,
+    chance_cell,
     counted,
     difference_interval,
     difference_text,
+    grid,
     is_clear,
     listed,
     pairs,
@@ -68,22 +71,17 @@ def document(result: Result) -> Document:
     suite, rows = result.suite, result.rows
     figures = plotted_figures(rows) if plots.have_matplotlib() else {}
     sets = Fields(tuple((one.key, one.title) for one in suite.sets))
-    sections = [Section("Test results", (summary_table(rows), sets, *_figure(figures, "methods")))]
-    differences = difference_table(rows)
-    if differences.rows:
-        title = f"Differences to {suite.compare_with} on the same test images, percentage points"
-        sections.append(Section(title, (differences,)))
-    points = [Prose(text) for text in insertion_texts(rows)]
-    if points:
-        title = "Plain tokens, put in at another block"
-        sections.append(Section(title, (*_figure(figures, "insertion"), *points)))
-    learned, chosen = learned_table(rows), choice_table(rows)
-    if learned.rows:
-        numbers = Fold("The numbers", (learned,))
-        sections.append(Section("What was learned, block by block", (*_figure(figures, "gates"), numbers)))
-    if chosen.rows:
-        sections.append(Section("Chosen on validation", (chosen,)))
-    sections.append(Section("What the results depend on", (Fields(tuple(dependencies(result))),)))
+    points, learned = insertion_texts(rows), learned_table(rows)
+    differences = f"Differences to {suite.compare_with} on the same test images, percentage points"
+    numbers = [Fold("The numbers", (learned,))] if learned.rows else []
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("Test results", [summary_table(rows), sets, *figures.get("methods", ())]),
+        (differences, [difference_table(rows)]),
+        ("Plain tokens, put in at another block", [*figures.get("insertion", ()), Fields(points)] if points else []),
+        ("What was learned, block by block", [*figures.get("gates", ()), *numbers]),
+        ("Chosen on validation", [choice_table(rows)]),
+        ("What the results depend on", [Fields(tuple(dependencies(result)))]),
+    ]
     examples: list[Block] = [Figure(uri, alt, key) for key, (uri, alt) in (result.examples or {}).items()]
     return Document(
         suite.title,
@@ -91,7 +89,7 @@ def document(result: Result) -> Document:
         chart(rows),
         (*examples, Prose(_IMAGES)) if examples else (),
         (" ".join(suite.description.split()),),
-        tuple(sections),
+        sections(*parts),
         tuple(result.problems),
         () if plots.have_matplotlib() else (NO_PLOTS,),
         "The table is in results.jsonl, every run in runs.jsonl, the prompts in prompts/, beside this file.",
@@ -139,61 +137,53 @@ def _of_table(rows: Sequence[Row]) -> list[Row]:
 
 def chart(rows: Sequence[Row]) -> Chart | None:
     """The test figures as bars, a panel per set, controls last."""
-    rows = [row for row in _of_table(rows) if row["value"] is not None]
-    if not rows:
-        return None
-    panels = []
-    for key in dict.fromkeys(row["task"] for row in rows):
-        own = sorted((row for row in rows if row["task"] == key), key=lambda row: bool(row["control"]))
-        groups = tuple(BarGroup(row["row"], (_bar(row),), bool(row["control"])) for row in own)
-        chance = next((100 * row["chance"] for row in own if row.get("chance") is not None), None)
-        title = f"{key}: {metric_name(own[0]['metric'])}, n = {own[0]['n']:,}"
-        panels.append(Panel(title, groups, 0.0, 100.0, chance))
+    rows = _of_table(rows)
     several = any(row["sd"] is not None for row in rows)
-    lines = "standard deviation over seeds" if several else "95 % interval over images"
-    caption = (
-        f"Thin lines: {lines}. " if any(panel.has_intervals() for panel in panels) else ""
-    ) + "Dotted: chance. In italics: controls."
-    return Chart("Test results, percent", tuple(panels), caption=caption)
+    return bar_chart(
+        "Test results, percent",
+        rows,
+        list(dict.fromkeys(row["row"] for row in sorted(rows, key=lambda row: bool(row["control"])))),
+        "task",
+        lambda row: f"{row['task']}: {metric_name(row['metric'])}, n = {row['n']:,}",
+        _bar,
+        caption="Dotted: chance. In italics: controls.",
+        intervals="standard deviation over seeds" if several else "95 % interval over images",
+    )
 
 
-def _bar(row: Row) -> Bar:
-    value, low, high = 100 * row["value"], None, None
-    if row["sd"] is not None:
-        low, high = value - 100 * row["sd"], value + 100 * row["sd"]
-    elif row_interval(row):
-        low, high = 100 * row["low"], 100 * row["high"]
-    return Bar(value, low, high, percent(row["value"]))
+def _bar(row: Row, series: int) -> Bar:
+    if row["sd"] is None:
+        return share_bar(row, series)
+    value, sd = 100 * row["value"], 100 * row["sd"]
+    return Bar(value, value - sd, value + sd, percent(row["value"]), series)
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Methods down, controls last, sets across; below, the level of chance."""
     rows = _of_table(rows)
-    keys = list(dict.fromkeys(row["task"] for row in rows))
-    known = {key: [row for row in rows if row["task"] == key and row["value"] is not None] for key in keys}
-    best = {key: max((row["value"] for row in own if not row["control"]), default=None) for key, own in known.items()}
-    lines = []
-    for label in dict.fromkeys(row["row"] for row in sorted(rows, key=lambda row: bool(row["control"]))):
-        own = {row["task"]: row for row in rows if row["row"] == label}
-        cells = tuple(_cell(own.get(key), best[key]) for key in keys)
-        control = bool(next(iter(own.values()))["control"])
-        lines.append(TableRow(label, (Cell(trained_numbers(list(own.values()))), *cells), control))
-    heads, chances = [Column("trained")], [Cell("")]
-    for key in keys:
-        note = f"{metric_name(known[key][0]['metric'])}, n {known[key][0]['n']:,}" if known[key] else ""
-        heads.append(Column(key, note=note))
-        chances.append(Cell(percent(next((row["chance"] for row in known[key] if row.get("chance")), None))))
     models = [f"{model}. " for model in dict.fromkeys(row.get("model") for row in rows) if model]
     caption = (
         f"{''.join(models)}Percent; {protocol(rows)}. Emphasised: best of a column. Controls come last. "
         "trained: how many numbers, in the prompt (or model) + in the head."
     )
-    return Table(
-        "method", tuple(heads), (*lines, TableRow("chance", tuple(chances), True)), "", caption, "everywhere"
-    )  # fmt: skip
+    made = grid(
+        "method", rows, ("task",), _column, _cell, below=("chance", chance_cell), caption=caption, where="everywhere"
+    )
+    lines = []
+    for line in made.rows:
+        trained = trained_numbers([row for row in rows if row["row"] == line.label])
+        trained = "" if line.label == "chance" else trained
+        lines.append(dataclasses.replace(line, cells=(Cell(trained), *line.cells)))
+    return dataclasses.replace(made, columns=(Column("trained"), *made.columns), rows=tuple(lines))
 
 
-def _cell(row: Row | None, best: float | None) -> Cell:
+def _column(rows: Sequence[Row]) -> Column:
+    known = next((row for row in rows if row["value"] is not None), None)
+    note = f"{metric_name(known['metric'])}, n {known['n']:,}" if known else ""
+    return Column(str(rows[0]["task"]), note=note)
+
+
+def _cell(row: Row | None, column: Sequence[Row]) -> Cell:
     if row is None or row["value"] is None:
         return Cell(note="not part of this suite" if row is None else "not run")
     interval = row_interval(row)
@@ -203,8 +193,8 @@ def _cell(row: Row | None, best: float | None) -> Cell:
     if row["diverged"]:
         words.append(f"{row['diverged']} runs diverged")
     spread = f"± {percent(row['sd'])}" if row["sd"] is not None else interval
-    is_best = row["value"] == best and not row["control"]
-    return Cell(percent(row["value"]), spread, best=is_best, note="; ".join(words))
+    best = row["value"] == best_of(column) and not row["control"]
+    return Cell(percent(row["value"]), spread, best=best, note="; ".join(words))
 
 
 def trained_numbers(rows: Sequence[Row]) -> str:
@@ -278,37 +268,33 @@ def choice_table(rows: Sequence[Row]) -> Table:
     return text_table(("method", "set", "chosen", "validation figures of what was tried, %"), lines)
 
 
-def insertion_texts(rows: Sequence[Row]) -> list[str]:
+def insertion_texts(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
     """Per set, the figures of plain tokens over the block that they go into."""
-    return [
-        f"{key}: "
-        + ", ".join(
-            f"block {block}: {percent(row['value'])}" + ("" if row["sd"] is None else f" ± {percent(row['sd'])}")
-            for block, row in points
-        )
-        for key, points in plots_tuning.insertion_points(rows).items()
-    ]
+    found = []
+    for key, points in plots_tuning.insertion_points(rows).items():
+        spreads = ["" if row["sd"] is None else f" ± {percent(row['sd'])}" for _, row in points]
+        texts = [
+            f"block {place}: {percent(row['value'])}{sd}" for (place, row), sd in zip(points, spreads, strict=True)
+        ]
+        found.append((key, ", ".join(texts)))
+    return tuple(found)
 
 
-def plotted_figures(rows: Sequence[Row]) -> dict[str, Figure]:
+def plotted_figures(rows: Sequence[Row]) -> dict[str, tuple[Figure, ...]]:
     """The figures by name."""
     if not any(row["value"] is not None for row in rows):
         return {}
-    found = {
-        "methods": (plots_tuning.methods_figure(rows), "Bars: the figures of the table, a panel per set."),
-        "insertion": (plots_tuning.insertion_figure(rows), "Accuracy over the block that plain tokens go into."),
-        "gates": (
-            plots_tuning.gates_figure(rows),
-            "Gates, selection ratios and temperatures over the blocks, a line per set.",
-        ),
+    alts = {
+        "methods": "Bars: the figures of the table, a panel per set.",
+        "insertion": "Accuracy over the block that plain tokens go into.",
+        "gates": "Gates, selection ratios and temperatures over the blocks, a line per set.",
     }
-    return {
-        name: plotted(plot, alt, _CAPTIONS[name], name) for name, (plot, alt) in found.items() if plot is not None
-    }  # fmt: skip
-
-
-def _figure(figures: Mapping[str, Figure], name: str) -> tuple[Figure, ...]:
-    return (figures[name],) if name in figures else ()
+    drawn = {
+        "methods": plots_tuning.methods_figure(rows),
+        "insertion": plots_tuning.insertion_figure(rows),
+        "gates": plots_tuning.gates_figure(rows),
+    }
+    return plotted({name: (plot, alts[name], _CAPTIONS[name]) for name, plot in drawn.items()})
 
 
 def dependencies(result: Result) -> list[tuple[str, str]]:
