@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import visprompt as vp
-from visprompt.attention import backends
+from visprompt.attention import edited_rows
 from visprompt.data.labelled.dataset import Splits
 from visprompt.data.labelled.unlabelled import unlabelled
 from visprompt.geometry.geometry import Tile
@@ -274,7 +274,7 @@ def test_many_rows_are_read_a_few_at_a_time(name: str, monkeypatch: pytest.Monke
     tokens, heads = encoder.geometry((64, 64)).num_patches, encoder.tower.sites[-1].heads
     loss, gradient, kept = _kept(encoder, **options)
     assert whole_maps(kept, heads, tokens)
-    monkeypatch.setattr(backends, "MOST_LOGITS", 4 * heads * tokens * 5)
+    monkeypatch.setattr(edited_rows, "MOST_LOGITS", 4 * heads * tokens * 5)
     again, same, kept = _kept(encoder, **options)
     assert again == pytest.approx(loss, rel=1e-6)
     assert torch.allclose(same, gradient, atol=1e-7 + 1e-4 * float(gradient.abs().max()))
