@@ -113,10 +113,10 @@ run_suite(sys.argv[1], out=sys.argv[2], jobs=2, limit=int(sys.argv[3]))
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_killed_takes_its_processes_along(suite: Path, tmp_path: Path, how: signal.Signals) -> None:
     """The script is not guarded against being imported again, and comes from standard input."""
-    long = {**SUITE, "tasks": {key: {**task, "data": {**task["data"], "n": 4000}}
+    long = {**SUITE, "tasks": {key: {**task, "data": {**task["data"], "n": 300}}
                                for key, task in SUITE["tasks"].items()}}  # fmt: skip
     suite.write_text(yaml.safe_dump(long), encoding="utf-8")
-    command = [sys.executable, "-", str(suite), str(tmp_path / "out"), "4000"]
+    command = [sys.executable, "-", str(suite), str(tmp_path / "out"), "300"]
     run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert run.stdin is not None
     run.stdin.write(SCRIPT)

@@ -144,12 +144,32 @@ def run_suite(
     whole = load_suite(suite) if isinstance(suite, str | Path) else suite
     kind = kind_of(whole)
     whole = kind.with_images(whole, options.get("images"))
+    settings = _settings(kind, whole, options, models=models, out=out, strategies=strategies, fresh=fresh, jobs=jobs)
+    store, how = Store(settings.out, fresh), options.get("make_runner", default_runner)
+    context = RunContext(settings, store, progress or ProgressCallback(), how)
+    rows = _Run(context, kind, examples).run()
+    files, seconds = kind.extra(context), time.monotonic() - started
+    return SuiteResult(whole, rows, context.problems, settings.out, context.examples, files, seconds)
+
+
+def _settings(
+    kind: Kind,
+    whole: Any,
+    options: RunOptions,
+    *,
+    models: Sequence[Any] | None,
+    out: str | Path | None,
+    strategies: Sequence[str] | None,
+    fresh: bool,
+    jobs: int,
+) -> Settings:
+    """What was asked for, checked."""
     limit = options.get("limit")
     if limit is not None and limit < 1:
         raise InvalidInputError(f"limit must be at least 1; got {limit}.")
     chosen = kind.chosen(whole, strategies)
     asked = tuple(kind.models(chosen, models))
-    settings = Settings(
+    return Settings(
         kind=kind.name,
         suite=chosen,
         whole=whole,
@@ -161,16 +181,6 @@ def run_suite(
         device=options.get("device", "auto"),
         fresh=fresh,
         jobs=jobs if all(isinstance(one, str) for one in asked) else 1,
-    )
-    context = RunContext(
-        settings,
-        Store(settings.out, fresh),
-        progress or ProgressCallback(),
-        options.get("make_runner", default_runner),
-    )
-    rows = _Run(context, kind, examples).run()
-    return SuiteResult(
-        whole, rows, context.problems, settings.out, context.examples, kind.extra(context), time.monotonic() - started
     )
 
 

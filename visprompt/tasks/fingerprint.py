@@ -86,6 +86,7 @@ def _full_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+@functools.cache
 def _distribution(kind: type) -> str | None:
     for point in importlib.metadata.entry_points(group="visprompt.strategies"):
         if point.value == f"{kind.__module__}:{kind.__qualname__}" and point.dist is not None:

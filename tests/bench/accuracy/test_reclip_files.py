@@ -88,4 +88,4 @@ class TestInASuite:
         result = run_suite(parse_suite(content, "nan"), models=[HalfModel()], out=tmp_path / "out", make_runner=Broken)
         assert [(row["value"] is None, row["n"], row["errors"]) for row in result.rows] == [(True, 0, 4), (False, 4, 0)]
         assert any("4 of 4 items could not be asked (circle)" in one and "float16" in one for one in result.problems)
-        assert result.tuning[0]["points"][0]["mean"] == 0.0
+        assert result.files["tuning"][0]["points"][0]["mean"] == 0.0

@@ -460,7 +460,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     from visprompt.cli.app import app
 
     file = tmp_path / "one.yaml"
-    file.write_text(yaml.safe_dump(content(strategies=["circle", "box"], controls=[], transfer={})), encoding="utf-8")
+    file.write_text(yaml.safe_dump(content(markers=["circle", "box"], controls=[], transfer={})), encoding="utf-8")
     words = ["bench", str(file), "--out", str(tmp_path / "out"), "--jobs", "1", "--limit", "3"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
