@@ -157,11 +157,11 @@ class TestRenamedKeys:
         with pytest.raises(InvalidInputError, match="new and old are two names of one key"):
             self.read(old="x", new="y")
 
-    def test_the_hash_is_that_of_the_old_names_with_either(self) -> None:
-        old = {"kind": "some", "old": "x", "parts": {"a": {"how": "before"}}}
+    def test_the_hash_is_that_of_the_new_names_with_either(self) -> None:
+        new = {"kind": "some", "new": "x", "parts": {"a": {"how": "now"}}}
+        assert self.read(**new)["hash"] == digest(new)
         with pytest.warns(DeprecationWarning, match="now"):
-            assert self.read(**old)["hash"] == digest(old)
-        assert self.read(new="x", parts={"a": {"how": "now"}})["hash"] == digest(old)
+            assert self.read(old="x", parts={"a": {"how": "before"}})["hash"] == digest(new)
 
     def test_another_kind_of_suite_may_use_an_old_name(self) -> None:
         found = schema.opened({"old": "x"}, "another", "s", {"old": schema.Text})

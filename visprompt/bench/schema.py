@@ -101,16 +101,27 @@ def opened(content: Any, kind: str, name: str, fields: Mapping[str, Any]) -> dic
         The values by today's names, with `name`, `title`, `description` and `hash`.
     """
     known = {"kind": Text, "title": Text, "description": Text, **fields}
-    hashed = content
     for path, old, new in RENAMED.get(kind, ()):
-        # The hash is that of the 0.4.0 names: a new name changes no figure, so rows of 0.4.0 still belong to the suite.
-        hashed, before = _renamed(hashed, path, new, old), content
+        before = content
         content = _renamed(content, path, old, new)
         if content != before:
             said = f"suite {name}: {old!r}{' in ' * bool(path)}{'.'.join(path)} is called {new!r} now"
-            warnings.warn(f"{said}; the old name is read until the next release.", DeprecationWarning, stacklevel=5)
-    top = {"title": name, "description": "", **checked(content, known), "name": name, "hash": digest(hashed)}
+            warnings.warn(f"{said}; the old name is read until the next release.", DeprecationWarning, stacklevel=6)
+    top = {
+        "title": name,
+        "description": "",
+        **checked(content, known),
+        "name": name,
+        "hash": digest(_without_texts(content)),
+    }
     return {key: value.strip() if key == "description" else value for key, value in top.items() if key != "kind"}
+
+
+def _without_texts(node: Any) -> Any:
+    """What a suite says, without the titles and descriptions that only people read: these change no figure."""
+    if isinstance(node, Mapping):
+        return {key: _without_texts(value) for key, value in node.items() if key not in ("title", "description")}
+    return [_without_texts(value) for value in node] if isinstance(node, list) else node
 
 
 def _renamed(node: Any, path: Sequence[str], old: str, new: str) -> Any:
@@ -120,7 +131,7 @@ def _renamed(node: Any, path: Sequence[str], old: str, new: str) -> Any:
         at, *rest = path
         return {key: _renamed(value, rest, old, new) if at in ("*", key) else value for key, value in node.items()}
     if old in node and new in node:
-        raise InvalidInputError(f"{old} and {new} are two names of one key: give one of them.")
+        raise InvalidInputError(f"{new} and {old} are two names of one key: give one of them.")
     return {new if key == old else key: value for key, value in node.items()}
 
 
