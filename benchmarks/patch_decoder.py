@@ -3,11 +3,11 @@
     python benchmarks/patch_decoder.py                      # bundled:scenes-llava and the patch that ships for it
     python benchmarks/patch_decoder.py --model llava-hf/llava-1.5-7b-hf --patch runs/patch --count 200 --markdown
 
-The attention gain as on encoders, of the decoder: the share of what falls on the picture's image tokens that falls on
+The attention gain as on encoders, of the decoder: the share of what falls on the image's image tokens that falls on
 the marked ones while the answer is written (mean over heads and the answer's tokens), against the same tokens of the
-picture as it is. Places are squares of the patch's size anywhere in generated scenes, and questions are asked in turn
+image as it is. Places are squares of the patch's size anywhere in generated scenes, and questions are asked in turn
 that have nothing to do with them. The circle is inscribed in the square; random patches have the patch's shape and
-size, and colours drawn anew for every few pictures.
+size, and colours drawn anew for every few images.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _SEED, _RANDOM = 552, 16
 
 
 def decoder_masses(
-    model: Any, prompters: Sequence[vp.Prompter] | None, pictures: Sequence[Image.Image], size: float, seed: int = _SEED
+    model: Any, prompters: Sequence[vp.Prompter] | None, images: Sequence[Image.Image], size: float, seed: int = _SEED
 ) -> Masses:
-    """Share of every decoder block's attention over the picture that falls on the marked tokens, `[n, B]`.
+    """Share of every decoder block's attention over the image that falls on the marked tokens, `[n, B]`.
 
     Args:
-        model: a vision-language model that sees a picture in one tile.
-        prompters: mark the pictures in turn; None: nothing does.
-        pictures: any.
+        model: a vision-language model that sees an image in one tile.
+        prompters: mark the images in turn; None: nothing does.
+        images: any.
         size: of the marked square, tokens of the vision tower.
         seed: of the places.
     """
     found: list[Masses] = []
     runners = [vp.Runner(model, one, batch_size=16, progress=False) for one in prompters or [None]]
-    for number, picture in enumerate(pictures):
-        tower = model.geometry_of(vp.VisualPrompt(picture), tower="vision")
+    for number, image in enumerate(images):
+        tower = model.geometry_of(vp.VisualPrompt(image), tower="vision")
         box = marked_square(tower, size, [seed, number])
-        asked = vp.Request(picture, region=box if prompters else None, query=QUESTIONS[number % len(QUESTIONS)])
+        asked = vp.Request(image, region=box if prompters else None, query=QUESTIONS[number % len(QUESTIONS)])
         [seen] = runners[number % len(runners)].attention(asked)
         found.append(mass_on(seen.values.float().numpy(), seen.geometry.coverage(box)))
     return np.stack(found)
@@ -72,8 +72,8 @@ def main() -> None:
         (given.side, given.side), seed=_SEED, sizes={"train": 1, "validation": 0, "test": given.count}
     ).test
     assert data is not None
-    pictures = [data.picture(number) for number in range(given.count)]
-    without = decoder_masses(model, None, pictures, patch.options.size)
+    images = [data.image(number) for number in range(given.count)]
+    without = decoder_masses(model, None, images, patch.options.size)
     markers: dict[str, list[vp.Prompter]] = {
         "patch": [patch],
         "random patches": [random_patch(patch, seed) for seed in range(_RANDOM)],
@@ -81,7 +81,7 @@ def main() -> None:
     }
     rows = []
     for label, prompters in markers.items():
-        masses = decoder_masses(model, prompters, pictures, patch.options.size)
+        masses = decoder_masses(model, prompters, images, patch.options.size)
         gains = summary(masses, without, range(without.shape[1]))
         rows.append([label, *(f"{one.gain:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in gains)])
     head = ["marker", *(f"block {block}" for block in range(without.shape[1]))]

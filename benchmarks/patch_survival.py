@@ -1,12 +1,12 @@
-"""What is left of a patch's attention gain on the way from its file, through a picture's file, to the model.
+"""What is left of a patch's attention gain on the way from its file, through an image's file, to the model.
 
     python benchmarks/patch_survival.py                            # learns a patch on bundled:scenes-clip, 400 scenes
     python benchmarks/patch_survival.py --patch runs/patch --markdown
 
 Directly: the patch as it is learned, in floating point, averaged into the model's own input, behind resizing and
-normalising. As it is used: the saved patch of 8 bits, pasted into the picture at its own resolution, 8 bits again, the
-picture written to a file and read, then the model's own processor. Both mark the same places of the same pictures; what
-is given is the gain of the one over that of the other, with a 95 % interval from a bootstrap over pictures. A patch
+normalising. As it is used: the saved patch of 8 bits, pasted into the image at its own resolution, 8 bits again, the
+image written to a file and read, then the model's own processor. Both mark the same places of the same images; what
+is given is the gain of the one over that of the other, with a 95 % interval from a bootstrap over images. A patch
 given with `--patch` has 8 bits already: the direct way then differs in the pixels alone.
 """
 
@@ -38,7 +38,7 @@ from visprompt.visual_prompt import Fit, VisualPrompt
 
 #: smaller than the bundled models' input, as large, larger, and not square
 SIZES = ((48, 48), (64, 64), (100, 100), (224, 224), (500, 500), (160, 100), (300, 500), (1024, 768))
-#: how a picture gets into bytes: Pillow's format, and its options
+#: how an image gets into bytes: Pillow's format, and its options
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "PNG": ("PNG", {}),
     "JPEG 90": ("JPEG", {"quality": 90}),
@@ -51,15 +51,15 @@ Masses = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Survival:
-    """Gain in the last block, on pictures of one size.
+    """Gain in the last block, on images of one size.
 
     Args:
         direct: of the patch in floating point at the model's input.
-        used: of the patch on its way through a picture's file.
+        used: of the patch on its way through an image's file.
         kept: `used / direct`.
         low: lower end of the 95 % interval of that.
         high: upper end.
-        count: pictures.
+        count: images.
     """
 
     direct: float
@@ -71,27 +71,27 @@ class Survival:
 
 
 class Way:
-    """One set of pictures with a place in each, to be marked in several ways.
+    """One set of images with a place in each, to be marked in several ways.
 
     Args:
         model: an encoder.
-        pictures: of any sizes; the model's processor resizes them.
+        images: of any sizes; the model's processor resizes them.
         size: of the patch, tokens.
-        fit: how pictures are brought into the model's input.
+        fit: how images are brought into the model's input.
         seed: of the places.
     """
 
     def __init__(
         self,
         model: vp.Model,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         size: float,
         *,
         fit: Fit = "model",
         seed: int = _SEED,
     ) -> None:
-        self.model, self.pictures, self.size, self.fit = model, list(pictures), size, fit
-        geometries = [model.geometry(picture.size, fit) for picture in self.pictures]
+        self.model, self.images, self.size, self.fit = model, list(images), size, fit
+        geometries = [model.geometry(image.size, fit) for image in self.images]
         self.boxes = [marked_square(item, size, [seed, number]) for number, item in enumerate(geometries)]
         self.tiles = [item.tiles[0] for item in geometries]
         self.under = np.stack([item.coverage(box) for item, box in zip(geometries, self.boxes, strict=True)])
@@ -104,10 +104,10 @@ class Way:
         """
         colours, options = Normalisation.of(self.model.parts.reader), learned.options
         found = []
-        for start in range(0, len(self.pictures), _BATCH):
+        for start in range(0, len(self.images), _BATCH):
             part = slice(start, start + _BATCH)
             pixels = torch.stack(
-                [self.model.parts.reader.one(picture, self.fit)["pixel_values"] for picture in self.pictures[part]]
+                [self.model.parts.reader.one(image, self.fit)["pixel_values"] for image in self.images[part]]
             )
             with torch.no_grad():
                 pasted = paste_batch(
@@ -122,7 +122,7 @@ class Way:
         return np.asarray((np.concatenate(found) * self.under).sum(axis=1))
 
     def marks(self, part: slice) -> Marks:
-        """Where the patch is in the model's input, from where the boxes are in the pictures."""
+        """Where the patch is in the model's input, from where the boxes are in the images."""
         centres, sides = [], []
         for box, tile in zip(self.boxes[part], self.tiles[part], strict=True):
             x, y = ((a + b) / 2 * s + o for a, b, s, o in zip(*halves(box), tile.scale_xy, tile.offset_xy, strict=True))
@@ -138,18 +138,18 @@ class Way:
             return spread(encode(pixels.to(self.model.device, self.model.dtype)).attention[last]).cpu().numpy()
 
     def used(self, prompter: vp.Prompter | None = None, kind: str = "PNG") -> Masses:
-        """Attention on the same places of pictures that were marked, written and read again, `[n]`.
+        """Attention on the same places of images that were marked, written and read again, `[n]`.
 
         Args:
             prompter: marks them; None: nothing does.
             kind: of file, one of `FILES`.
         """
-        pictures = self.pictures
+        images = self.images
         if prompter is not None:
-            requests = [vp.Request(item, region=box) for item, box in zip(pictures, self.boxes, strict=True)]
-            pictures = vp.Runner(self.model, prompter, fit=self.fit, progress=False).render(requests)
+            requests = [vp.Request(item, region=box) for item, box in zip(images, self.boxes, strict=True)]
+            images = vp.Runner(self.model, prompter, fit=self.fit, progress=False).render(requests)
         seen = vp.Runner(self.model, fit=self.fit, batch_size=_BATCH, progress=False).attention(
-            [vp.Request(as_file(picture, kind)) for picture in pictures], [-1]
+            [vp.Request(as_file(image, kind)) for image in images], [-1]
         )
         spreads = np.concatenate([spread(item.values).numpy() for item in seen])
         return np.asarray((spreads * self.under).sum(axis=1))
@@ -165,7 +165,7 @@ class Way:
         there, used = self.direct(learned), self.used(saved, kind)
         before = self.used()
         plain = before if kind == "PNG" else self.used(kind=kind)
-        count = len(self.pictures)
+        count = len(self.images)
         drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
         gains = [
             now[drawn].mean(axis=1) / without[drawn].mean(axis=1) - 1
@@ -181,11 +181,11 @@ def halves(box: Box) -> tuple[tuple[float, float], tuple[float, float]]:
     return (box.x0, box.y0), (box.x1, box.y1)
 
 
-def as_file(picture: Image.Image, kind: str = "PNG") -> Image.Image:
-    """A picture written to a file of this kind and read again."""
+def as_file(image: Image.Image, kind: str = "PNG") -> Image.Image:
+    """An image written to a file of this kind and read again."""
     form, options = FILES[kind]
     content = BytesIO()
-    picture.save(content, form, **options)
+    image.save(content, form, **options)
     content.seek(0)
     return Image.open(content).convert("RGB")
 
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--model", default="bundled:scenes-clip", help="an encoder, or a model with a vision tower")
     parser.add_argument("--patch", help="a saved patch; without one, it is learned first, with the defaults")
     parser.add_argument("--count", type=int, default=400, help="scenes")
-    parser.add_argument("--sizes", type=int, nargs="+", help="of square pictures, instead of the usual ones")
+    parser.add_argument("--sizes", type=int, nargs="+", help="of square images, instead of the usual ones")
     parser.add_argument("--seed", type=int, default=_SEED, help="of scenes and places")
     parser.add_argument("--fit", default="model", choices=["model", "pad", "squash"])
     parser.add_argument("--markdown", action="store_true")
@@ -228,15 +228,15 @@ def main() -> None:
     for wh in [(side, side) for side in given.sizes] if given.sizes else SIZES:
         data = generated(wh, seed=given.seed, sizes={"train": 1, "validation": 0, "test": given.count}).test
         assert data is not None
-        pictures = [data.picture(number) for number in range(given.count)]
-        way = Way(model, pictures, learned.options.size, fit=given.fit, seed=given.seed)
+        images = [data.image(number) for number in range(given.count)]
+        way = Way(model, images, learned.options.size, fit=given.fit, seed=given.seed)
         row = [f"{wh[0]}×{wh[1]}"]
         for kind in FILES:
             one = way.compared(learned, saved, kind)
             row += [f"{one.direct:.2f}"] if kind == "PNG" else []
             row.append(f"{one.used:.2f}: {one.kept:.3f} [{one.low:.3f}, {one.high:.3f}]")
         rows.append(row)
-    head = ["picture", "directly", *(f"{kind}: ÷ directly" for kind in FILES)]
+    head = ["image", "directly", *(f"{kind}: ÷ directly" for kind in FILES)]
     what = f"Attention gain of a patch in the last block of {given.model}, n = {given.count}, fit={given.fit}"
     print_table(what, "", head, rows, given.markdown)
 

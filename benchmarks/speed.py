@@ -1,4 +1,4 @@
-"""How much a prompt costs: FALIP on ViT-B/16 with many regions of one picture, as ratios to one plain forward.
+"""How much a prompt costs: FALIP on ViT-B/16 with many regions of one image, as ratios to one plain forward.
 
     python benchmarks/speed.py                       # transformers, 1 3 10 30 100 regions
     python benchmarks/speed.py --backend open_clip --regions 10
@@ -30,7 +30,7 @@ from PIL import Image
 from visprompt.benchmarks.measuring import measure, peak_bytes, print_table
 
 import visprompt as vp
-from visprompt.models.preprocessing import PicturePixels
+from visprompt.models.preprocessing import ImagePixels
 
 
 def build(backend: str) -> vp.Model:
@@ -61,15 +61,15 @@ def build(backend: str) -> vp.Model:
 
 
 def prompts(model: vp.Model, regions: int) -> list[vp.VisualPrompt]:
-    """FALIP prompts (the authors' settings: blocks 8 to 11) for random boxes of one picture."""
+    """FALIP prompts (the authors' settings: blocks 8 to 11) for random boxes of one image."""
     random = np.random.default_rng(0)
-    picture = Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8))
+    image = Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8))
     corners = random.integers(0, 140, (regions, 2))
     boxes = [vp.Box(x, y, x + 60, y + 60) for x, y in corners.tolist()]
-    return vp.Prompter.from_name("falip", preset="paper").prompt(vp.Request(picture, region=boxes), model)
+    return vp.Prompter.from_name("falip", preset="paper").prompt(vp.Request(image, region=boxes), model)
 
 
-def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: PicturePixels) -> Callable[[], Any]:
+def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: ImagePixels) -> Callable[[], Any]:
     """Sharing without folding, for comparison."""
     from dataclasses import replace
 
@@ -132,7 +132,7 @@ def main() -> None:
     rows = []
     with torch.no_grad():
         for count in arguments.regions:
-            cache = PicturePixels()
+            cache = ImagePixels()
             items = prompts(model, count)
             plain = [items[0].with_(attention=())]
             parts = [items[i : i + arguments.batch] for i in range(0, count, arguments.batch)]

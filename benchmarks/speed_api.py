@@ -1,13 +1,13 @@
-"""What API's heatmaps cost, as a ratio to the plain forward of the same pictures and questions: CLIP ViT-B/16.
+"""What API's heatmaps cost, as a ratio to the plain forward of the same images and questions: CLIP ViT-B/16.
 
     python benchmarks/speed_api.py
     python benchmarks/speed_api.py --clock cpu --backend open_clip --markdown
 
 Measured in one process, in turns, because machines drift; the ratio of the fastest of each is reported. Weights are
-random: they do not change the cost. Pictures are prepared in every way alike, so that their cost is in none.
+random: they do not change the cost. Images are prepared in every way alike, so that their cost is in none.
 
-Rows: `plain` embeds the pictures and the questions; `maps` gives Ψ_cls and S of every picture and question besides;
-`strategy` is all that `api` does: preparing the pictures, maps, masks, overlays (against `plain` with its preparing).
+Rows: `plain` embeds the images and the questions; `maps` gives Ψ_cls and S of every image and question besides;
+`strategy` is all that `api` does: preparing the images, maps, masks, overlays (against `plain` with its preparing).
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ def build(backend: str) -> vp.Model:
 
 
 def material(count: int) -> tuple[list[Image.Image], list[str]]:
-    """Pictures of the model's size and questions."""
+    """Images of the model's size and questions."""
     random = np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(count)]
-    return pictures, [" ".join(random.permutation(QUESTION.split())) for _ in range(count)]
+    images = [Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(count)]
+    return images, [" ".join(random.permutation(QUESTION.split())) for _ in range(count)]
 
 
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backend", choices=["transformers", "open_clip"], default="transformers")
-    parser.add_argument("--pictures", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--images", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--markdown", action="store_true")
@@ -75,11 +75,11 @@ def main() -> None:
     model, prompter = build(arguments.backend), vp.Prompter.from_name("api")
     rows = []
     with torch.no_grad():
-        for count in arguments.pictures:
-            pictures, texts = material(count)
-            requests = [vp.Request(item, query=text) for item, text in zip(pictures, texts, strict=True)]
+        for count in arguments.images:
+            images, texts = material(count)
+            requests = [vp.Request(item, query=text) for item, text in zip(images, texts, strict=True)]
             units = [unit for request in requests for unit in request.units()]
-            questions = [Question(item, text) for item, text in zip(pictures, texts, strict=True)]
+            questions = [Question(item, text) for item, text in zip(images, texts, strict=True)]
             calls: dict[str, Callable[[], Any]] = {
                 "plain": lambda units=units, texts=texts: (model.encode(units), model.embed_text(texts)),  # type: ignore[misc]
                 "maps": lambda questions=questions: attribute(model, questions),  # type: ignore[misc]
@@ -96,7 +96,7 @@ def main() -> None:
                     f"{count / best['strategy']:.1f}",
                 ]
             )
-    head = ["pictures", "plain ms", "maps ÷ plain", "strategy ÷ plain", "pictures/s"]
+    head = ["images", "plain ms", "maps ÷ plain", "strategy ÷ plain", "images/s"]
     what = f"API, ViT-B/16, {arguments.backend}"
     print_table(what, arguments.clock, head, rows, arguments.markdown)
 

@@ -4,7 +4,7 @@
     python benchmarks/speed_lvlm.py --clock cpu --markdown
 
 A LLaVA-shaped model with random weights (CLIP ViT-B/16 at 224 px, 196 image tokens, a Llama decoder of 12 blocks and
-width 768: about 250 M parameters) answers one question about one picture. All ways are measured in one process, in
+width 768: about 250 M parameters) answers one question about one image. All ways are measured in one process, in
 turns, because machines drift; the ratio of the fastest of each is reported. Weights do not change the cost.
 
 Rows: `read 1 block` keeps one decoder block's map for every token of the answer; `read all` every block's; `FALIP`

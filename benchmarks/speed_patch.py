@@ -5,8 +5,8 @@
     python benchmarks/speed.py patch --at -1 5 --markdown    # block 5 alone: those behind it do not run
 
 The reference step (`plain`) is the model's own forward, with its own fused attention, and a backward from what it makes
-of a picture to the pixels: the least that any method has to do which changes the picture by gradients. Ours is a whole
-step of `visprompt fit patch` behind the reading of pictures: the neural prior makes the patch, places are drawn, it is
+of an image to the pixels: the least that any method has to do which changes the image by gradients. Ours is a whole
+step of `visprompt fit patch` behind the reading of images: the neural prior makes the patch, places are drawn, it is
 pasted, the frozen encoder runs, the readout's row of attention is read, the divergence goes back to the prior's
 weights, and AdamW changes these. Both run in one process in turns; what is given is the median over rounds, of ratios
 the median of each round's own, in wall and in processor time. Weights are random: they do not change the cost.
@@ -104,7 +104,7 @@ class Step:
     Args:
         subject: the model.
         at: the block whose attention teaches, or `PLAIN`: forward and backward to the pixels alone.
-        batch: pictures.
+        batch: images.
         size: of the patch, tokens.
     """
 
@@ -120,12 +120,12 @@ class Step:
         samples: Any = self.objective.samples("train")
         collated = self.objective.collate([samples[(index, 0)] for index in range(batch)])
         assert collated is not None
-        self.pictures = collated
+        self.images = collated
         self.optimizer = torch.optim.AdamW(prompter.parameters.parameters(), lr=settings.learning_rate(batch))
 
     def __call__(self) -> None:
         """Forward and backward; with something to learn, an update as well."""
-        pixels: Tensor = self.pictures["pixel_values"]
+        pixels: Tensor = self.images["pixel_values"]
         if self.at == PLAIN:
             pixels = pixels.clone().requires_grad_()
             self.subject.own(pixels).square().sum().backward()
@@ -133,7 +133,7 @@ class Step:
         self.count += 1
         self.optimizer.zero_grad()
         draws = [self.count * len(pixels) + number for number in range(len(pixels))]
-        with self.objective.loss(self.pictures, draws) as loss:
+        with self.objective.loss(self.images, draws) as loss:
             (loss / len(pixels)).backward()
         self.optimizer.step()
 
@@ -141,7 +141,7 @@ class Step:
 def own_peak(name: str, depth: int, at: str, batch: int, size: float) -> int:
     """Bytes of this process's high-water mark above what it held before its first step."""
     step = Step(BUILD[name](depth), at, batch, size)
-    return peak_above(step, Step(step.subject, at, 1, size))  # what happens once, on one picture
+    return peak_above(step, Step(step.subject, at, 1, size))  # what happens once, on one image
 
 
 def peak_mib(name: str, depth: int, at: str, batch: int, size: float) -> float:

@@ -163,7 +163,7 @@ class Step:
     Args:
         subject: the model.
         way: `"plain"` or `"ours"`.
-        batch: pictures.
+        batch: images.
         count: m, prompt tokens.
         half: under bfloat16 autocast.
         temper: ours with temperatures.
@@ -189,7 +189,7 @@ class Step:
         if way == "ours":
             learned += [item for item in (self.gates, *self.temperatures) if item is not None]
         self.optimizer = torch.optim.SGD(learned, lr=1e-3)
-        self.picture = Image.new("RGB", (SIDE, SIDE))
+        self.image = Image.new("RGB", (SIDE, SIDE))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 or nothing."""
@@ -212,7 +212,7 @@ class Step:
                 for block, item in enumerate(self.temperatures)
             )
             prompt = vp.VisualPrompt(
-                self.picture, tokens=vp.PromptTokens(self.prompts, gate_logits=self.gates), attention=edits
+                self.image, tokens=vp.PromptTokens(self.prompts, gate_logits=self.gates), attention=edits
             )
             with self.subject.model.prompting([prompt] * len(self.pixels)) as encode:
                 with self.autocast():
@@ -224,7 +224,7 @@ class Step:
 def own_peak(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> int:
     """Bytes of this process's high-water mark above what it held before its first step."""
     step = Step(BUILD[name](depth), way, batch, count, half)
-    return peak_above(step, Step(step.subject, way, 1, count, half))  # what happens once, on one picture
+    return peak_above(step, Step(step.subject, way, 1, count, half))  # what happens once, on one image
 
 
 def peak_mib(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> float:

@@ -30,11 +30,11 @@ class Fade(vp.Prompter):
     needs = frozenset({"region"})
 
     def edit(self, prompt: vp.VisualPrompt, model: vp.Model) -> vp.VisualPrompt:
-        image = prompt.picture
+        image = prompt.image
         inside = sum(region.rasterise(image.size) for region in prompt.regions).clip(0, 1)  # [height, width], 0 to 1
         blur = ImageFilter.GaussianBlur(self.options.softness * min(image.size))
         mask = Image.fromarray((255 * inside).astype("uint8")).filter(blur)
-        return prompt.with_(picture=Image.composite(image, image.convert("L").convert("RGB"), mask))
+        return prompt.with_(image=Image.composite(image, image.convert("L").convert("RGB"), mask))
 
 
 def main() -> None:

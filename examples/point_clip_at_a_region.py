@@ -43,7 +43,7 @@ def main() -> None:
         best = max(range(len(texts)), key=chances.__getitem__)
         print(f"{way:10} finds {texts[best]} ({chances[best]:.0%})")
 
-    image, rendered = request.picture, runners["falip"].render([request])[0]
+    image, rendered = request.pil_image, runners["falip"].render([request])[0]
     maps = [runners[way].attention([request])[0].image_map() for way in ("no prompt", "falip")]
     before, after = (share_in_box(one, image.size, box.xyxy) for one in maps)
     print(f"Attention on the box in the last block: {before:.0%} without a prompt, {after:.0%} with FALIP.")

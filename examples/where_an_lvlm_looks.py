@@ -45,7 +45,7 @@ def main() -> None:
         share = float(found.mass(box).mean() / found.values.mean(1).sum())
         print(f"{name}: {question} {answer.text} ({share:.0%} of its attention to the image is on the box)")
         panel = Panel(f"block {block}\n{share:.0%} of the attention on the box", found.image_map())
-        looks.append(Look(name, request.picture, request.picture, answer.text, (panel,), (), (box.xyxy,)))
+        looks.append(Look(name, request.pil_image, request.pil_image, answer.text, (panel,), (), (box.xyxy,)))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_bytes(to_png(answer_figure(question, looks)))
     print(f"wrote {given.out}")

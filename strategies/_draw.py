@@ -73,20 +73,20 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 def check_sigma(sigma: Any, sigma_px: Any) -> None:
     """Refuses a blur that is no share of a side, or no number of pixels."""
-    check_number("sigma", sigma, 0, 1, unit="shares of the picture's side")
+    check_number("sigma", sigma, 0, 1, unit="shares of the image's side")
     if sigma_px is not None:
         check_number("sigma_px", sigma_px, 0, unit="pixels")
 
 
 def placed(prompt: VisualPrompt) -> tuple[Region, ...]:
-    """The prompt's regions within its picture, points with their radius filled in.
+    """The prompt's regions within its image, points with their radius filled in.
 
     Raises:
         InvalidInputError: if there is none, or one lies outside.
     """
     if not prompt.regions:
         raise InvalidInputError("this strategy needs a region: give vp.Request(…, region=vp.Box(x0, y0, x1, y1)).")
-    return tuple(region.clip(prompt.picture.size) for region in prompt.regions)
+    return tuple(region.clip(prompt.image.size) for region in prompt.regions)
 
 
 def stroke_width(wh: tuple[int, int], width: int | None) -> int:
@@ -143,12 +143,12 @@ def inside_share(regions: Sequence[Region], wh: tuple[int, int], shape: str) -> 
     return result
 
 
-def lay_over(picture: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> Image.Image:
-    """A copy of `picture` with `top` (a picture or a colour) over it, as opaque as `share` says, `[H, W]` in [0, 1]."""
-    layer = top if isinstance(top, Image.Image) else Image.new("RGB", picture.size, top)
-    return Image.composite(layer, picture, Image.fromarray(np.round(share * 255).astype(np.uint8)))
+def lay_over(image: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> Image.Image:
+    """A copy of `image` with `top` (an image or a colour) over it, as opaque as `share` says, `[H, W]` in [0, 1]."""
+    layer = top if isinstance(top, Image.Image) else Image.new("RGB", image.size, top)
+    return Image.composite(layer, image, Image.fromarray(np.round(share * 255).astype(np.uint8)))
 
 
-def blurred_outside(picture: Image.Image, inside: np.ndarray, sigma_px: float) -> Image.Image:
+def blurred_outside(image: Image.Image, inside: np.ndarray, sigma_px: float) -> Image.Image:
     """A copy that is sharp where `inside` is 1, `[H, W]` in [0, 1], and blurred by a Gaussian elsewhere."""
-    return lay_over(picture, picture.filter(ImageFilter.GaussianBlur(sigma_px)), 1 - inside)
+    return lay_over(image, image.filter(ImageFilter.GaussianBlur(sigma_px)), 1 - inside)

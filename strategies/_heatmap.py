@@ -1,4 +1,4 @@
-"""From numbers per patch to a mask over the picture: API's arithmetic on any number of tiles. Knows no model."""
+"""From numbers per patch to a mask over the image: API's arithmetic on any number of tiles. Knows no model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True, eq=False)
 class RawMap:
-    """What a model says about one picture and one question, before any normalisation.
+    """What a model says about one image and one question, before any normalisation.
 
     Args:
         cls: `[P]` what every patch gives to the answer: Ψ_cls, or a decoder's attention.
         comp: `[P]` S, what every patch says by itself; None where there is no such thing (decoders).
-        geometry: patches ↔ pixels of the picture.
+        geometry: patches ↔ pixels of the image.
     """
 
     cls: np.ndarray
@@ -43,7 +43,7 @@ class Heatmap:
 
     Args:
         values: `[P]` in [0, 1], 1 where it looks.
-        geometry: patches ↔ pixels of the picture.
+        geometry: patches ↔ pixels of the image.
         raw: what it was made from.
     """
 
@@ -51,18 +51,18 @@ class Heatmap:
     geometry: Geometry
     raw: RawMap
 
-    def over_picture(self, interpolation: str = "lanczos", outside: float = 1.0) -> np.ndarray:
+    def over_image(self, interpolation: str = "lanczos", outside: float = 1.0) -> np.ndarray:
         """`[H, W]` float32 in [0, 1], in steps of 1/255; `outside` where the model did not look."""
-        return over_picture(self.values, self.geometry, interpolation, outside)
+        return over_image(self.values, self.geometry, interpolation, outside)
 
     def per_patch(self, geometry: Geometry) -> np.ndarray:
-        """`[P]` for the patches of another geometry of the same picture: the mean over each."""
+        """`[P]` for the patches of another geometry of the same image: the mean over each."""
         if geometry == self.geometry:
             return self.values
-        return patch_means(self.over_picture("bilinear", outside=0.0), geometry)
+        return patch_means(self.over_image("bilinear", outside=0.0), geometry)
 
     def share_in(self, region: Region) -> float:
-        """Share of the map's mass that lies in a region; its share of the picture's area is what chance gives."""
+        """Share of the map's mass that lies in a region; its share of the image's area is what chance gives."""
         total = float(self.values.sum())
         return float((self.values * self.geometry.coverage(region)).sum()) / total if total > 0 else 0.0
 
@@ -131,10 +131,10 @@ def grids(values: np.ndarray, geometry: Geometry) -> list[np.ndarray]:
     return [part.reshape(tile.grid_hw) for part, tile in zip(parts, geometry.tiles, strict=True)]
 
 
-# -- over the picture -------------------------------------------------------------------------------------------------
+# -- over the image -------------------------------------------------------------------------------------------------
 
 
-def over_picture(values: np.ndarray, geometry: Geometry, interpolation: str, outside: float) -> np.ndarray:
+def over_image(values: np.ndarray, geometry: Geometry, interpolation: str, outside: float) -> np.ndarray:
     """8-bit mask of every tile, resized to the pixels that it shows; the mean where tiles overlap."""
     width, height = geometry.image_wh
     total, seen = np.zeros((height, width), dtype=np.float32), np.zeros((height, width), dtype=np.float32)
@@ -158,15 +158,15 @@ def _shown(count: int, scale: float, offset: float, patch: float, cells: int) ->
     return (low, high), edges
 
 
-def overlay(picture: Image.Image, mask: np.ndarray, grey: float, floor: float = 0.0) -> Image.Image:
-    """`picture · m + grey · (1 − m)` with `m = floor + (1 − floor) · mask`."""
+def overlay(image: Image.Image, mask: np.ndarray, grey: float, floor: float = 0.0) -> Image.Image:
+    """`image · m + grey · (1 − m)` with `m = floor + (1 − floor) · mask`."""
     share = (floor + (1 - floor) * mask)[..., None]
-    pixels = np.asarray(picture, dtype=np.float32) * share + grey * (1 - share)
+    pixels = np.asarray(image, dtype=np.float32) * share + grey * (1 - share)
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
 
 
 def patch_means(values: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """`[H, W]` over the picture → `[P]`, the mean over the part of every patch that lies in the picture."""
+    """`[H, W]` over the image → `[P]`, the mean over the part of every patch that lies in the image."""
     result = []
     for tile in geometry.tiles:
         x, y = tile.edges()

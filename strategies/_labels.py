@@ -17,7 +17,7 @@ class PlacedLabel:
 
     Args:
         text: what it says.
-        xyxy: its plate, whole pixels of the picture, the end not included.
+        xyxy: its plate, whole pixels of the image, the end not included.
         text_px: height of the text, pixels.
     """
 
@@ -41,9 +41,9 @@ def place_labels(
         text_px: handed on.
 
     Returns:
-        In the order of the masks; None if one finds no place. No two overlap, and all lie inside the picture.
+        In the order of the masks; None if one finds no place. No two overlap, and all lie inside the image.
     """
-    # Large pictures are searched on a grid of whole steps: plates keep apart on it, so they do in the picture.
+    # Large images are searched on a grid of whole steps: plates keep apart on it, so they do in the image.
     step = max(1, max(masks[0].shape) // SEARCH_SIDE_PX)
     grids = [_coarse(mask, step) for mask in masks]
     height, width = grids[0].shape
@@ -88,7 +88,7 @@ def _best_place(
         fits = _sums(taken, w, h) == 0
         if not fits.any():
             return -1, -1
-        # Hiding a whole region costs as much as standing a tenth of the picture away from one's own.
+        # Hiding a whole region costs as much as standing a tenth of the image away from one's own.
         cost = depth_inside(~mask, border=False)[middle] + 0.1 * max(mask.shape) * _sums(worth, w, h)
     row, column = np.unravel_index(int(np.argmin(np.where(fits, cost, np.inf))), fits.shape)
     return int(row), int(column)
@@ -99,7 +99,7 @@ def depth_inside(mask: np.ndarray, border: bool = True) -> np.ndarray:
 
     Args:
         mask: bool `[H, W]`.
-        border: what lies beyond the picture is outside too.
+        border: what lies beyond the image is outside too.
     """
     import cv2
 

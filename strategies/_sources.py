@@ -27,11 +27,11 @@ GENERIC_QUESTION = "Write a general description of the image."
 
 
 def raw_maps(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
-    """One map per prompt; prompts on one picture with one query are looked at once.
+    """One map per prompt; prompts on one image with one query are looked at once.
 
     Args:
         model: the model that looks.
-        prompts: pictures and queries; those of one request stand together.
+        prompts: images and queries; those of one request stand together.
         options: those of `api`: `block`, `maps`, `align`, `relative`, `generic`, `max_new_tokens`.
     """
     return (_from_lvlm if can_reflect(model) else _from_encoder)(model, prompts, options)
@@ -62,13 +62,13 @@ def _from_encoder(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> 
     jobs: dict[tuple[int, str], tuple[VisualPrompt, int]] = {}
     questions: list[Question] = []
     for prompt in prompts:
-        if id(prompt.picture) not in shown_of:
-            shown_of[id(prompt.picture)] = views(prompt.picture, options.align, model)
+        if id(prompt.image) not in shown_of:
+            shown_of[id(prompt.image)] = views(prompt.image, options.align, model)
         if _key(prompt) not in jobs:
-            shown = shown_of[id(prompt.picture)]
+            shown = shown_of[id(prompt.image)]
             jobs[_key(prompt)] = (prompt, len(questions))
             texts = [str(prompt.query), generic] if options.relative else [str(prompt.query)]
-            questions += [Question(view.picture, text, view.fit) for text in texts for view in shown]
+            questions += [Question(view.image, text, view.fit) for text in texts for view in shown]
     found = attribute(model, questions, options.block)
     result = {}
     for key, (prompt, start) in jobs.items():
@@ -81,12 +81,12 @@ def _from_encoder(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> 
                 RawMap(part.cls - other.contribution, part.comp - other.similarity, part.geometry)  # type: ignore[operator]
                 for part, other in zip(parts, generics, strict=True)
             ]
-        result[key] = assembled(parts, shown, prompt.picture.size, options.align)
+        result[key] = assembled(parts, shown, prompt.image.size, options.align)
     return [result[_key(prompt)] for prompt in prompts]
 
 
 def _key(prompt: VisualPrompt) -> tuple[int, str]:
-    return id(prompt.picture), str(prompt.query)
+    return id(prompt.image), str(prompt.query)
 
 
 # -- LVLMs ------------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> lis
     """The decoder's attention while it answers. Relative maps are divided by those of a generic question (Zhang et
     al., ICLR 2025, https://arxiv.org/abs/2502.17422)."""
     if options.align == "slide":
-        raise InvalidInputError('align="slide" cuts the picture up, and an LVLM is asked about a whole one: use "pad".')
+        raise InvalidInputError('align="slide" cuts the image up, and an LVLM is asked about a whole one: use "pad".')
     if options.maps == "comp":
         raise InvalidInputError(f'maps="comp" is a map of encoders; {model.name} writes text and has the other one.')
     blocks = (
@@ -111,7 +111,7 @@ def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> lis
         shown = tuple(_as_shown(prompt, options.align, model) for prompt in group)
         video = group[0].request is not None and group[0].request.video
         edits = tuple(id(edit) for prompt in shown for edit in prompt.attention)  # it looks under them
-        key = (tuple(id(prompt.picture) for prompt in group), edits, group[0].query, video)
+        key = (tuple(id(prompt.image) for prompt in group), edits, group[0].query, video)
         if key not in chats:
             chats[key] = Chat(shown, str(group[0].query), video=video)
         where += [(key, number) for number in range(len(group))]
@@ -127,8 +127,8 @@ def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> lis
         if place not in made:
             maps, number = of_key[place[0]], place[1]
             item = maps[number // -(-len(chats[place[0]].prompts) // len(maps))]  # frames of a video share maps
-            part, view = RawMap(item.values, None, item.geometry), View(prompt.picture, "model")
-            made[place] = assembled([part], [view], prompt.picture.size, options.align)
+            part, view = RawMap(item.values, None, item.geometry), View(prompt.image, "model")
+            made[place] = assembled([part], [view], prompt.image.size, options.align)
     return [made[place] for place in where]
 
 
@@ -136,7 +136,7 @@ def _as_shown(prompt: VisualPrompt, align: str, model: Any) -> VisualPrompt:
     """The prompt as the looking model gets it; edits tied to its patches go with the fit that they were made for."""
     if any(edit.has_columns for edit in prompt.attention):
         return prompt
-    return VisualPrompt(prompt.picture, query=prompt.query, fit=views(prompt.picture, align, model)[0].fit)
+    return VisualPrompt(prompt.image, query=prompt.query, fit=views(prompt.image, align, model)[0].fit)
 
 
 def _divided(item: Reflection, other: Reflection) -> Reflection:

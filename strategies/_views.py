@@ -1,4 +1,4 @@
-"""Which parts of a picture a model is shown for a map, how they are fitted, and their maps put together to one."""
+"""Which parts of an image a model is shown for a map, how they are fitted, and their maps put together to one."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ ALIGNMENTS = ("auto", "pad", "slide", "squash", "crop", "paper")
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A part of a picture that a model is shown, and how it is fitted."""
+    """A part of an image that a model is shown, and how it is fitted."""
 
-    picture: Image.Image
+    image: Image.Image
     fit: Fit
     left: int = 0
     top: int = 0
 
 
-def views(picture: Image.Image, align: str, model: Any) -> list[View]:
-    """What the model is shown so that its map can be laid over the picture.
+def views(image: Image.Image, align: str, model: Any) -> list[View]:
+    """What the model is shown so that its map can be laid over the image.
 
     `"auto"`: as its processor does it if that leaves nothing out, else squashed for an encoder and padded for a model
     that writes; `"slide"`: windows of the model's own aspect ratio along the longer side, each at full resolution.
     """
-    own = model.geometry(picture.size, "model")
+    own = model.geometry(image.size, "model")
     if align == "auto":
         visible = own.visible_xyxy()
-        whole = visible == (0.0, 0.0, float(picture.width), float(picture.height))
-        return [View(picture, "model" if whole else "pad" if model.generates else "squash")]
+        whole = visible == (0.0, 0.0, float(image.width), float(image.height))
+        return [View(image, "model" if whole else "pad" if model.generates else "squash")]
     if align in ("pad", "squash"):
-        return [View(picture, "pad" if align == "pad" else "squash")]
+        return [View(image, "pad" if align == "pad" else "squash")]
     if align != "slide":
-        return [View(picture, "model")]
+        return [View(image, "model")]
     height, width = own.tiles[0].input_hw
-    side = min(picture.width / width, picture.height / height)
+    side = min(image.width / width, image.height / height)
     size = (max(round(width * side), 1), max(round(height * side), 1))
     windows = [
         (left, top, left + size[0], top + size[1])
-        for left in _starts(picture.width, size[0])
-        for top in _starts(picture.height, size[1])
+        for left in _starts(image.width, size[0])
+        for top in _starts(image.height, size[1])
     ]
     if len(windows) == 1:
-        return [View(picture, "squash")]  # of the model's own aspect ratio, but for rounding
-    return [View(picture.crop(box), "squash", box[0], box[1]) for box in windows]
+        return [View(image, "squash")]  # of the model's own aspect ratio, but for rounding
+    return [View(image.crop(box), "squash", box[0], box[1]) for box in windows]
 
 
 def _starts(length: int, window: int) -> list[int]:
@@ -64,7 +64,7 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def assembled(parts: Sequence[RawMap], shown: Sequence[View], image_wh: tuple[int, int], align: str) -> RawMap:
-    """One map of a picture from the maps of its views, without the patches that show only padding."""
+    """One map of an image from the maps of its views, without the patches that show only padding."""
     tiles: list[Tile] = []
     kept: list[np.ndarray] = []
     start = 0
@@ -84,7 +84,7 @@ def assembled(parts: Sequence[RawMap], shown: Sequence[View], image_wh: tuple[in
 
 
 def _stretched(tile: Tile, image_wh: tuple[int, int]) -> Tile:
-    """The authors' placement: the grid over the whole picture, wherever its pixels came from."""
+    """The authors' placement: the grid over the whole image, wherever its pixels came from."""
     rows, columns = tile.grid_hw
     return Tile((columns / image_wh[0], rows / image_wh[1]), (0.0, 0.0), (rows, columns), tile.grid_hw, (1.0, 1.0))
 

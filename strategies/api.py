@@ -33,17 +33,17 @@ class ApiOptions(Options):
         enhance: coefficient of the sigmoid that separates high from low; None: no sigmoid.
         kernel_size: side of the mean filter in patches, odd; 1: none.
         interpolation: from patches to pixels: `"lanczos"`, `"bicubic"`, `"bilinear"` or `"nearest"`.
-        grey: grey level that the picture is dimmed towards, 0 (black) to 255.
+        grey: grey level that the image is dimmed towards, 0 (black) to 255.
         floor: share of a pixel that is always left, 0 (paper) to 1 (nothing is dimmed). On the bundled LVLM's
             validation questions 0.7 costs nothing where 0.5 costs 3 to 5 points of colours and shapes.
-        align: what the looking model is shown. `"auto"`: the whole picture; where its processor would crop, squashed
+        align: what the looking model is shown. `"auto"`: the whole image; where its processor would crop, squashed
             for an encoder, padded for an LVLM; `"pad"`, `"squash"`: always so; `"slide"`: windows of its own shape,
             side by side; `"crop"`: as its processor crops, and pixels that it does not see are left alone; `"paper"`:
-            the same crop, with the mask stretched over the whole picture.
+            the same crop, with the mask stretched over the whole image.
         relative: the map against that of a generic question: takes out what is looked at whatever is asked.
         generic: that question; None: "a photo", or "Write a general description of the image." for an LVLM.
         max_new_tokens: longest answer during which an LVLM is watched, in tokens.
-        apply: `"pixels"` dims the picture; `"attention"` raises the readout's attention by the map instead.
+        apply: `"pixels"` dims the image; `"attention"` raises the readout's attention by the map instead.
         strength: with `apply="attention"`: logits that the attention rises where the map is 1.
         first_block: with `apply="attention"`: first block that is edited; a float is a fraction of the depth. None: the
             middle of an image tower, the first block of a decoder.
@@ -95,11 +95,11 @@ class ApiOptions(Options):
 
 
 class Api(Prompter):
-    """API (Yu et al., ECCV 2024, https://arxiv.org/abs/2409.17143): a heatmap of the question, laid over the picture.
+    """API (Yu et al., ECCV 2024, https://arxiv.org/abs/2409.17143): a heatmap of the question, laid over the image.
 
     With Ψ_cls what every patch gives to `cos(image, question)` through block ℓ, S what it says by itself:
     `A = sigmoid(enhance · z(minmax(Ψ_cls)))`, `B = (max S − S)/(max S − min S)`, both mean-filtered, mask
-    `m = minmax(A + B − A·B)`, picture `x · m + grey · (1 − m)` with `m ← floor + (1 − floor) · m`. With an LVLM Ψ is
+    `m = minmax(A + B − A·B)`, image `x · m + grey · (1 − m)` with `m ← floor + (1 − floor) · m`. With an LVLM Ψ is
     its decoder's attention over the image tokens while it answers, and `m = minmax(A)`.
 
     >>> import visprompt as vp
@@ -107,13 +107,13 @@ class Api(Prompter):
     >>> model = vp.load_model("bundled:scenes-clip")
     >>> request = vp.Request(Image.new("RGB", (96, 64), "teal"), query="a red star")
     >>> [prompt] = vp.Prompter.from_name("api").prompt(request, model)
-    >>> prompt.picture.size
+    >>> prompt.image.size
     (96, 64)
 
-    Shapes: Ψ and S are `[P]`, one number per patch that shows the picture. Units: parts of a cosine; the mask 0 to 1.
+    Shapes: Ψ and S are `[P]`, one number per patch that shows the image. Units: parts of a cosine; the mask 0 to 1.
 
     Raises:
-        InvalidInputError: without a query, or for a block that the picture is not read through.
+        InvalidInputError: without a query, or for a block that the image is not read through.
         UnsupportedError: if the model that looks has no text tower and writes none (name an `auxiliary`).
     """
 
@@ -141,16 +141,16 @@ class Api(Prompter):
             if options.apply == "attention":
                 edited = prompt.adding(self._soft_region(heatmap, prompt, model))
             else:
-                key = (id(prompt.picture), id(heatmap.raw))
-                if key not in done:  # one picture for all regions of a request, which then share its forward
-                    mask = heatmap.over_picture(options.interpolation)
-                    done[key] = overlay(prompt.picture, mask, options.grey, options.floor)
-                edited = prompt.with_(picture=done[key])
+                key = (id(prompt.image), id(heatmap.raw))
+                if key not in done:  # one image for all regions of a request, which then share its forward
+                    mask = heatmap.over_image(options.interpolation)
+                    done[key] = overlay(prompt.image, mask, options.grey, options.floor)
+                edited = prompt.with_(image=done[key])
             result.append(self._labelled(edited))
         return result
 
     def _soft_region(self, heatmap: Heatmap, prompt: VisualPrompt, model: Any) -> AttentionEdit:
-        """The map as an attention bias on the tower that the picture is read through, as FALIP has a box."""
+        """The map as an attention bias on the tower that the image is read through, as FALIP has a box."""
         tower, first = model.tower.name, self.options.first_block
         values = heatmap.per_patch(model.geometry_of(prompt, tower))
         first = (0 if tower == "decoder" else 0.5) if first is None else first
@@ -161,7 +161,7 @@ class Api(Prompter):
         return self.edit_all([prompt], model)[0].with_(label=prompt.label)
 
     def heatmaps(self, prompts: Sequence[VisualPrompt], model: Any) -> list[Heatmap]:
-        """Where the model looks for the query of every prompt, before anything is done to pictures."""
+        """Where the model looks for the query of every prompt, before anything is done to images."""
         from visprompt.strategies import _sources  # torch comes with it, and listing strategies needs none
 
         options: ApiOptions = self.options

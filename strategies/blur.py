@@ -16,8 +16,8 @@ class BlurOptions(Options):
     """Options of `blur`.
 
     Args:
-        sigma: standard deviation of the Gaussian as a share of the picture's longer side. 0: no blur.
-        sigma_px: the same in pixels of the picture; if given, it counts instead of `sigma`. 0: no blur.
+        sigma: standard deviation of the Gaussian as a share of the image's longer side. 0: no blur.
+        sigma_px: the same in pixels of the image; if given, it counts instead of `sigma`. 0: no blur.
         shape: `"mask"` keeps the region's own shape sharp, `"box"` the box around it.
     """
 
@@ -33,17 +33,17 @@ class BlurOptions(Options):
 class Blur(Prompter):
     """Blur outside (FGVP, Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356): keep only the region sharp.
 
-    With m the share of a pixel inside the region: `m · picture + (1 − m) · (picture ∗ Gaussian(σ))`. The finer the
+    With m the share of a pixel inside the region: `m · image + (1 − m) · (image ∗ Gaussian(σ))`. The finer the
     region's mask, the better it works; FGVP takes masks of a segmenter.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
-    >>> picture = Image.new("RGB", (64, 64)); picture.putpixel((8, 8), (255, 255, 255))
-    >>> prompt = VisualPrompt(picture, regions=(Box(16, 16, 48, 48),))
-    >>> Blur(BlurOptions(sigma_px=4)).edit(prompt, model=None).picture.getpixel((8, 8))
+    >>> image = Image.new("RGB", (64, 64)); image.putpixel((8, 8), (255, 255, 255))
+    >>> prompt = VisualPrompt(image, regions=(Box(16, 16, 48, 48),))
+    >>> Blur(BlurOptions(sigma_px=4)).edit(prompt, model=None).image.getpixel((8, 8))
     (2, 2, 2)
 
-    Units: pixels of the picture that the request gives, or shares of its longer side.
+    Units: pixels of the image that the request gives, or shares of its longer side.
 
     Raises:
         InvalidInputError: without a region, or for an option out of range.
@@ -57,9 +57,9 @@ class Blur(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Blurs what lies outside all regions."""
         options: BlurOptions = self.options
-        regions, picture = _draw.placed(prompt), prompt.picture
-        sigma = options.sigma * max(picture.size) if options.sigma_px is None else options.sigma_px
+        regions, image = _draw.placed(prompt), prompt.image
+        sigma = options.sigma * max(image.size) if options.sigma_px is None else options.sigma_px
         if sigma == 0:
             return prompt
-        inside = _draw.inside_share(regions, picture.size, options.shape)
-        return prompt.with_(picture=_draw.blurred_outside(picture, inside, sigma))
+        inside = _draw.inside_share(regions, image.size, options.shape)
+        return prompt.with_(image=_draw.blurred_outside(image, inside, sigma))

@@ -18,7 +18,7 @@ class BoxOptions(Options):
 
     Args:
         colour: name, `#rrggbb` or RGB triple.
-        width: of the line, pixels of the picture; None: 1/200 of its longer side, at least 1. 0: none.
+        width: of the line, pixels of the image; None: 1/200 of its longer side, at least 1. 0: none.
         padding: room between the region and the line's outer edge, pixels.
     """
 
@@ -41,11 +41,11 @@ class BoxOutline(Prompter):
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
     >>> prompt = VisualPrompt(Image.new("RGB", (64, 64)), regions=(Box(16, 16, 48, 48),))
-    >>> edited = BoxOutline(BoxOptions(colour="lime", width=2)).edit(prompt, model=None).picture
+    >>> edited = BoxOutline(BoxOptions(colour="lime", width=2)).edit(prompt, model=None).image
     >>> edited.getpixel((17, 20)), edited.getpixel((20, 20))
     ((0, 255, 0), (0, 0, 0))
 
-    Units: pixels of the picture that the request gives, before the model's resize.
+    Units: pixels of the image that the request gives, before the model's resize.
 
     Raises:
         InvalidInputError: without a region, or for an option out of range.
@@ -59,7 +59,7 @@ class BoxOutline(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Draws one rectangle per region."""
         options: BoxOptions = self.options
-        regions, wh = _draw.placed(prompt), prompt.picture.size
+        regions, wh = _draw.placed(prompt), prompt.image.size
         width = _draw.stroke_width(wh, options.width)
         if width == 0:
             return prompt
@@ -68,4 +68,4 @@ class BoxOutline(Prompter):
             outer = _draw.padded(region.xyxy, options.padding)
             inner = _draw.padded(outer, -width)
             np.maximum(frame, _draw.rectangle_share(outer, wh) - _draw.rectangle_share(inner, wh), out=frame)
-        return prompt.with_(picture=_draw.lay_over(prompt.picture, _draw.parse_colour(options.colour), frame))
+        return prompt.with_(image=_draw.lay_over(prompt.image, _draw.parse_colour(options.colour), frame))

@@ -22,7 +22,7 @@ class CircleOptions(Options):
 
     Args:
         colour: name, `#rrggbb` or RGB triple (paper: red).
-        width: of the line, pixels of the picture; None: 1/200 of its longer side, at least 1 (the authors' rule);
+        width: of the line, pixels of the image; None: 1/200 of its longer side, at least 1 (the authors' rule);
             0: none.
         padding: room between the box and the ellipse's box, pixels.
         blur_outside: standard deviation of the Gaussian that blurs everything outside the ellipse, pixels (the authors'
@@ -53,10 +53,10 @@ class Circle(Prompter):
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
     >>> prompt = VisualPrompt(Image.new("RGB", (64, 64)), regions=(Box(16, 16, 48, 48),))
-    >>> Circle(CircleOptions(width=3)).edit(prompt, model=None).picture.getpixel((32, 17))
+    >>> Circle(CircleOptions(width=3)).edit(prompt, model=None).image.getpixel((32, 17))
     (255, 0, 0)
 
-    Units: pixels of the picture that the request gives, before the model's resize.
+    Units: pixels of the image that the request gives, before the model's resize.
 
     Raises:
         InvalidInputError: without a region, or for an option out of range.
@@ -70,16 +70,16 @@ class Circle(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Draws one ellipse per region."""
         options: CircleOptions = self.options
-        picture, regions = prompt.picture, _draw.placed(prompt)
+        image, regions = prompt.image, _draw.placed(prompt)
         boxes = [_draw.padded(region.xyxy, options.padding) for region in regions]
         if options.blur_outside > 0:
-            inside = np.maximum.reduce([self._filled(box, picture.size) for box in boxes])
-            picture = _draw.blurred_outside(picture, inside, options.blur_outside)
-        width = _draw.stroke_width(picture.size, options.width)
+            inside = np.maximum.reduce([self._filled(box, image.size) for box in boxes])
+            image = _draw.blurred_outside(image, inside, options.blur_outside)
+        width = _draw.stroke_width(image.size, options.width)
         if width > 0:
-            ring = np.maximum.reduce([self._ring(box, width, picture.size) for box in boxes])
-            picture = _draw.lay_over(picture, _draw.parse_colour(options.colour), ring)
-        return prompt if picture is prompt.picture else prompt.with_(picture=picture)
+            ring = np.maximum.reduce([self._ring(box, width, image.size) for box in boxes])
+            image = _draw.lay_over(image, _draw.parse_colour(options.colour), ring)
+        return prompt if image is prompt.image else prompt.with_(image=image)
 
     def _filled(self, box: Xyxy, wh: tuple[int, int]) -> np.ndarray:
         share = _draw.ellipse_share(box, wh)

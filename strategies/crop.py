@@ -19,7 +19,7 @@ class CropOptions(Options):
     """Options of `crop`.
 
     Args:
-        margin: picture kept around the region, as a share of the region's width and height on each side.
+        margin: image kept around the region, as a share of the region's width and height on each side.
         fit: how the crop is brought into the model. The default gives up its aspect ratio, so that a processor's centre
             crop cannot cut the region's ends off; `"pad"` keeps it; None leaves the choice to the prompt.
     """
@@ -36,7 +36,7 @@ class CropOptions(Options):
 class Crop(Prompter):
     """Crop (as ReCLIP isolates its proposals, Subramanian et al., ACL 2022, https://arxiv.org/abs/2204.05991).
 
-    The picture becomes its part from `⌊x0 − m·w⌋` to `⌈x1 + m·w⌉`, likewise in y, with the region re-mapped into it, so
+    The image becomes its part from `⌊x0 − m·w⌋` to `⌈x1 + m·w⌉`, likewise in y, with the region re-mapped into it, so
     `crop+falip` and `crop+circle` work. Several regions in one prompt: the crop holds them all. Crops below 16 pixels
     are enlarged, and slivers beyond 50 to 1 widened, because processors cannot take them.
 
@@ -44,10 +44,10 @@ class Crop(Prompter):
     >>> from visprompt import Box, VisualPrompt
     >>> prompt = VisualPrompt(Image.new("RGB", (100, 80)), regions=(Box(20, 30, 60, 50),))
     >>> edited = Crop(CropOptions(margin=0.5)).edit(prompt, model=None)
-    >>> edited.picture.size, edited.regions
+    >>> edited.image.size, edited.regions
     ((80, 40), (Box(x0=20.0, y0=10.0, x1=60.0, y1=30.0),))
 
-    Units: pixels of the picture that the request gives.
+    Units: pixels of the image that the request gives.
 
     Raises:
         InvalidInputError: without a region, or for an option out of range.
@@ -60,7 +60,7 @@ class Crop(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Cuts the regions out."""
         options: CropOptions = self.options
-        regions, (width, height) = _draw.placed(prompt), prompt.picture.size
+        regions, (width, height) = _draw.placed(prompt), prompt.image.size
         corners = list(zip(*(region.xyxy for region in regions), strict=True))
         x0, y0, x1, y1 = min(corners[0]), min(corners[1]), max(corners[2]), max(corners[3])
         extra_x, extra_y = options.margin * (x1 - x0), options.margin * (y1 - y0)
@@ -69,7 +69,7 @@ class Crop(Prompter):
         extra_y = max(extra_y, (x1 - x0) / MAX_ASPECT - (y1 - y0))
         left, right = _whole(x0 - extra_x, x1 + extra_x, width)
         top, bottom = _whole(y0 - extra_y, y1 + extra_y, height)
-        crop = prompt.picture.crop((left, top, right, bottom))
+        crop = prompt.image.crop((left, top, right, bottom))
         scale = max(1.0, MIN_SIDE_PX / min(crop.size))
         if scale > 1:
             size = (math.ceil(crop.width * scale), math.ceil(crop.height * scale))
@@ -79,10 +79,10 @@ class Crop(Prompter):
             scale_xy = (1.0, 1.0)
         offset_xy = (-left * scale_xy[0], -top * scale_xy[1])
         moved = tuple(region.transform(scale_xy, offset_xy, crop.size) for region in regions)
-        return prompt.with_(picture=crop, regions=moved, fit=prompt.fit if options.fit is None else options.fit)
+        return prompt.with_(image=crop, regions=moved, fit=prompt.fit if options.fit is None else options.fit)
 
 
 def _whole(low: float, high: float, size: int) -> tuple[int, int]:
-    """Whole pixels around [low, high], within the picture, at least one."""
+    """Whole pixels around [low, high], within the image, at least one."""
     first = min(max(math.floor(low), 0), size - 1)
     return first, max(min(math.ceil(high), size), first + 1)

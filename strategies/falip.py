@@ -44,14 +44,14 @@ class FalipOptions(Options):
             of an image tower, the first block of a decoder.
         last_block: last block, included; None: to the end.
         heads: head indices; None: all.
-        rows: query rows that look there: "readout" (whatever the model reads the picture through), "cls", "patches",
+        rows: query rows that look there: "readout" (whatever the model reads the image through), "cls", "patches",
             "all", "answer" (decoders), or row numbers. The paper compares rows in its ablations; CLS alone is best.
         profile: "flat", or "foveal": the paper's Gaussian bump.
         sigma_tokens: standard deviation of the foveal bump in tokens; None: the paper's 100, which makes it a
             paraboloid.
         rounding: "coverage" weighs patches by the share that the region covers; "touched" takes every patch that it
             touches fully; "paper" is the authors' rounding of boxes to tokens.
-        fit: how the picture is brought into the model: None leaves that to the prompt; "squash" is the paper's.
+        fit: how the image is brought into the model: None leaves that to the prompt; "squash" is the paper's.
     """
 
     strength: float | None = None
@@ -162,7 +162,7 @@ def _authors_rectangle(geometry: Geometry, region: Region) -> np.ndarray:
     """The authors' rounding: first = max(⌈x0/p⌉, 1) − 1, last = max(⌈x1/p⌉, 1) − 1, both included."""
     if len(geometry.tiles) > 1:
         raise InvalidInputError(
-            f'rounding="paper" is for models that see a picture in one tile, and this one sees {len(geometry.tiles)}: '
+            f'rounding="paper" is for models that see an image in one tile, and this one sees {len(geometry.tiles)}: '
             'use rounding="coverage" or "touched".'
         )
     rows, columns = geometry.grid_hw

@@ -32,12 +32,12 @@ class FgvpOptions(Options):
     """Options of `fgvp`.
 
     Args:
-        sigma: standard deviation of the Gaussian as a share of the picture's side. 0: no blur.
-        sigma_px: the same in pixels of the picture; if given, it counts instead of `sigma`. 0: no blur.
+        sigma: standard deviation of the Gaussian as a share of the image's side. 0: no blur.
+        sigma_px: the same in pixels of the image; if given, it counts instead of `sigma`. 0: no blur.
         per: the side that `sigma` is a share of, `"longer"` or `"shorter"`.
         mask: what is done where the region is no mask: `"grabcut"` cuts the object out of the box (or a point's disc);
             `"given"` refuses. Masks are used as they are either way.
-        fit: how the picture is brought into the model: None leaves that to the prompt; `"squash"` is the paper's.
+        fit: how the image is brought into the model: None leaves that to the prompt; `"squash"` is the paper's.
     """
 
     sigma: float = 0.1
@@ -57,7 +57,7 @@ class FgvpOptions(Options):
 class Fgvp(Prompter):
     """FGVP (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356): blur outside a fine mask.
 
-    With m the mask, 1 on the object's own pixels: `m · picture + (1 − m) · (picture ∗ Gaussian(σ))`. The authors take m
+    With m the mask, 1 on the object's own pixels: `m · image + (1 − m) · (image ∗ Gaussian(σ))`. The authors take m
     from Segment Anything, asked with the box. Give yours as `vp.Mask`; for a box m is found here, by GrabCut (Rother et
     al., SIGGRAPH 2004) on the box and its surroundings: good on an object of its own colours, poor on camouflage.
 
@@ -67,11 +67,11 @@ class Fgvp(Prompter):
     >>> pixels = np.random.default_rng(0).integers(0, 90, (64, 64, 3), dtype=np.uint8)
     >>> pixels[24:40, 24:40] += 160  # a bright square in a larger box
     >>> prompt = VisualPrompt(Image.fromarray(pixels), regions=(Box(16, 16, 48, 48),))
-    >>> edited = np.asarray(Fgvp(FgvpOptions(sigma_px=9)).edit(prompt, model=None).picture)
+    >>> edited = np.asarray(Fgvp(FgvpOptions(sigma_px=9)).edit(prompt, model=None).image)
     >>> bool((edited[24:40, 24:40] == pixels[24:40, 24:40]).all()), bool((edited[18, 18:46] == pixels[18, 18:46]).all())
     (True, False)
 
-    Units: pixels of the picture that the request gives, or shares of its side. Deterministic: GrabCut runs on a fixed
+    Units: pixels of the image that the request gives, or shares of its side. Deterministic: GrabCut runs on a fixed
     seed of OpenCV's generator, which is set on the calling thread.
 
     Raises:
@@ -87,17 +87,17 @@ class Fgvp(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Blurs what lies outside the masks of all regions."""
         options: FgvpOptions = self.options
-        regions, picture = _draw.placed(prompt), prompt.picture
+        regions, image = _draw.placed(prompt), prompt.image
         if options.fit is not None:
             prompt = prompt.with_(fit=options.fit)
-        side = max(picture.size) if options.per == "longer" else min(picture.size)
+        side = max(image.size) if options.per == "longer" else min(image.size)
         sigma = options.sigma * side if options.sigma_px is None else options.sigma_px
         if sigma == 0:
             return prompt
-        inside = _draw.inside_share([self._fine(region, picture) for region in regions], picture.size, "mask")
-        return prompt.with_(picture=_draw.blurred_outside(picture, inside, sigma))
+        inside = _draw.inside_share([self._fine(region, image) for region in regions], image.size, "mask")
+        return prompt.with_(image=_draw.blurred_outside(image, inside, sigma))
 
-    def _fine(self, region: Region, picture: Image.Image) -> Region:
+    def _fine(self, region: Region, image: Image.Image) -> Region:
         if isinstance(region, Mask):
             return region
         if self.options.mask == "given":
@@ -105,7 +105,7 @@ class Fgvp(Prompter):
                 f'{region!r} is no fine mask, and mask="given" takes nothing else: give vp.Mask(array), use '
                 "mask=\"grabcut\" to have the object cut out of it, or strategy 'blur' to blur outside the box."
             )
-        found = cut_out(picture, region)
+        found = cut_out(image, region)
         if found is None:
             warnings.warn(
                 "GrabCut found no object in a region that is no mask, and the region itself stays sharp; for a fine "
@@ -116,20 +116,20 @@ class Fgvp(Prompter):
         return region if found is None else found
 
 
-def cut_out(picture: Image.Image, region: Region) -> Mask | None:
+def cut_out(image: Image.Image, region: Region) -> Mask | None:
     """The object in a box or disc, by GrabCut: colours inside against colours around it, smooth along edges.
 
     Args:
-        picture: RGB.
+        image: RGB.
         region: nothing outside it is taken.
 
     Returns:
-        Its mask, as large as the picture; None if there is nothing around the region to compare with, or next to
+        Its mask, as large as the image; None if there is nothing around the region to compare with, or next to
         nothing of it is left.
     """
     import cv2
 
-    wh = picture.size
+    wh = image.size
     x0, y0, x1, y1 = region.xyxy
     # As much surroundings as there is region, on every side half: their colours say what the object is not.
     grown = _draw.padded((x0, y0, x1, y1), max(8.0, (x1 - x0) / 2, (y1 - y0) / 2))
@@ -137,7 +137,7 @@ def cut_out(picture: Image.Image, region: Region) -> Mask | None:
     right, bottom = (min(int(np.ceil(value)), side) for value, side in zip(grown[2:], wh, strict=True))
     window = (slice(top, bottom), slice(left, right))
     inside = region.rasterise(wh)[window] > 0.5
-    pixels = np.ascontiguousarray(np.asarray(picture)[window])
+    pixels = np.ascontiguousarray(np.asarray(image)[window])
     scale = min(1.0, GRABCUT_SIDE_PX / max(inside.shape))
     size = tuple(max(1, round(side * scale)) for side in inside.shape[::-1])
     allowed = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)

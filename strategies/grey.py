@@ -34,13 +34,13 @@ class GreyOptions(Options):
 class Grey(Prompter):
     """Grey outside, a masking of the kind FGVP compares (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356).
 
-    With m the share of a pixel inside the region: `picture + α · (1 − m) · (level − picture)`. Position and size
+    With m the share of a pixel inside the region: `image + α · (1 − m) · (level − image)`. Position and size
     stay visible, the surroundings do not.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
     >>> prompt = VisualPrompt(Image.new("RGB", (64, 64), "white"), regions=(Box(16, 16, 48, 48),))
-    >>> edited = Grey().edit(prompt, model=None).picture
+    >>> edited = Grey().edit(prompt, model=None).image
     >>> edited.getpixel((0, 0)), edited.getpixel((32, 32))
     ((128, 128, 128), (255, 255, 255))
 
@@ -58,8 +58,8 @@ class Grey(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Greys out what lies outside all regions."""
         options: GreyOptions = self.options
-        regions, picture = _draw.placed(prompt), prompt.picture
+        regions, image = _draw.placed(prompt), prompt.image
         if options.alpha == 0:
             return prompt
-        outside = options.alpha * (1 - _draw.inside_share(regions, picture.size, options.shape))
-        return prompt.with_(picture=_draw.lay_over(picture, _draw.parse_colour(options.level), outside))
+        outside = options.alpha * (1 - _draw.inside_share(regions, image.size, options.shape))
+        return prompt.with_(image=_draw.lay_over(image, _draw.parse_colour(options.level), outside))

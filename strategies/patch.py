@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from visprompt.errors import InvalidInputError
-from visprompt.imaging.paste import BLENDINGS, PLACES, SHAPES, marks_of, paste_all, random_colours, shape_alpha
+from visprompt.imaging.paste import BLENDINGS, PLACES, SHAPES, paste_all, paste_boxes, random_colours, shape_alpha
 from visprompt.learned.image_prompt import ImagePrompter
 from visprompt.learned.token_sizes import input_tile, square_at, vision_geometry
 from visprompt.prompter import Options
@@ -146,16 +146,16 @@ class Patch(ImagePrompter):
         options: PatchOptions = self.options
         if options.opacity == 0:
             return prompt
-        image = prompt.picture
+        image = prompt.image
         regions = tuple(region.clip(image.size) for region in prompt.regions)
         patch = self.array()
         if options.colours == "random":
             patch = random_colours(patch)
         geometry = vision_geometry(prompt, model)
         sides = partial(self._side, wh=image.size, geometry=geometry if options.size_share is None else None)
-        marks = marks_of(regions, options.place, options.rim_marks, image.size, sides, geometry.visible_xyxy())
+        marks = paste_boxes(regions, options.place, options.rim_marks, image.size, sides, geometry.visible_xyxy())
         pasted = paste_all(image, patch, marks, opacity=options.opacity, blending=options.blending)
-        return prompt if pasted is image else prompt.with_(picture=pasted)
+        return prompt if pasted is image else prompt.with_(image=pasted)
 
     def _side(self, spot: Pair, wh: tuple[int, int], geometry: Geometry | None) -> Pair:
         """Width and height of the patch at a place, pixels of the image."""
@@ -217,5 +217,5 @@ class Patch(ImagePrompter):
         hole = f" with a hole of {options.ratio * 100:g} % of its size" if shape in ("ring", "frame") else ""
         wide = f"{options.size:g} tokens of the model's input"
         if options.size_share is not None:
-            wide = f"{options.size_share:.0%} of the picture's shorter side"
+            wide = f"{options.size_share:.0%} of the image's shorter side"
         return f"A {shape}{hole}, {side} × {side} pixels, pasted so that it is {wide} wide."

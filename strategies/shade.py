@@ -62,14 +62,14 @@ class ShadeOptions(Options):
 class Shade(Prompter):
     """CPT colour shade (Yao et al., 2021, https://arxiv.org/abs/2109.11797): tint it, and say so in the text.
 
-    Inside the box `(1 − α) · picture + α · tint`, with tint (240, 0, 30) and α = 127/255; a text "the dog" becomes "the
-    dog is in red color.", so picture and text share a word for the place.
+    Inside the box `(1 − α) · image + α · tint`, with tint (240, 0, 30) and α = 127/255; a text "the dog" becomes "the
+    dog is in red color.", so image and text share a word for the place.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
     >>> prompt = VisualPrompt(Image.new("RGB", (64, 64)), regions=(Box(16, 16, 48, 48),))
     >>> edited = Shade().edit(prompt, model=None)
-    >>> edited.picture.getpixel((32, 32)), edited.text("the dog")
+    >>> edited.image.getpixel((32, 32)), edited.text("the dog")
     ((120, 0, 15), 'the dog is in red color.')
 
     Units: α as a share, 0 to 1.
@@ -91,11 +91,11 @@ class Shade(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Tints the regions and adds the suffix to texts."""
         options: ShadeOptions = self.options
-        regions, picture = _draw.placed(prompt), prompt.picture
+        regions, image = _draw.placed(prompt), prompt.image
         if options.alpha == 0:
             return prompt
-        share = options.alpha * _draw.inside_share(regions, picture.size, options.shape)
-        edited = prompt.with_(picture=_draw.lay_over(picture, _draw.parse_colour(options.colour, TINTS), share))
+        share = options.alpha * _draw.inside_share(regions, image.size, options.shape)
+        edited = prompt.with_(image=_draw.lay_over(image, _draw.parse_colour(options.colour, TINTS), share))
         if not options.text:
             return edited
         ending = options.suffix.format(colour=options.colour_name or options.colour)

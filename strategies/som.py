@@ -46,8 +46,8 @@ class SomOptions(Options):
     Args:
         labels: `"numbers"` (1, 2, 3, …), `"letters"` (a, b, …, z, aa, …) or `"none"`; the first region is 1.
         alpha: opacity of the fill, 0 to 1 (authors' code: 0.1). 0: none.
-        width: of the outlines, pixels of the picture; None: 1/200 of its longer side, at least 1; 0: none.
-        text_px: height of the labels' text, pixels of the picture; None: 1/25 of its longer side, at least 10. Smaller,
+        width: of the outlines, pixels of the image; None: 1/200 of its longer side, at least 1; 0: none.
+        text_px: height of the labels' text, pixels of the image; None: 1/25 of its longer side, at least 10. Smaller,
             down to 8, where there are more labels than room.
         colour: one colour for all marks: name, `#rrggbb` or RGB triple; None: one each, as far as possible from what is
             under it.
@@ -76,7 +76,7 @@ class Som(Prompter):
     Every region is outlined and lightly filled in a colour of its own, and gets a label: its number among the regions.
     Labels are placed as in the paper's algorithm 1: smallest region first, at the pixel deepest inside what smaller
     regions leave of it (the maximum of the distance transform). Beyond it, labels never cover one another nor leave the
-    picture, and stand beside regions that are too small for them.
+    image, and stand beside regions that are too small for them.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -84,14 +84,14 @@ class Som(Prompter):
     >>> prompt = VisualPrompt(Image.new("RGB", (200, 100), "white"), regions=boxes)
     >>> [mark.text for mark in Som().marks(prompt)]
     ['1', '2']
-    >>> Som().edit(prompt, model=None).picture.size
+    >>> Som().edit(prompt, model=None).image.size
     (200, 100)
 
-    All regions come into one picture with `Request(…, regions_as="together")`; with `"each"` every picture has one
-    mark, 1. Units: pixels of the picture that the request gives, before the model's resize.
+    All regions come into one image with `Request(…, regions_as="together")`; with `"each"` every image has one
+    mark, 1. Units: pixels of the image that the request gives, before the model's resize.
 
     Raises:
-        InvalidInputError: without a region, for an option out of range, or for more labels than the picture has room
+        InvalidInputError: without a region, for an option out of range, or for more labels than the image has room
             for.
     """
 
@@ -103,28 +103,26 @@ class Som(Prompter):
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Draws fills, outlines, and labels on top of them."""
         options: SomOptions = self.options
-        regions, picture = _draw.placed(prompt), prompt.picture
-        width = _draw.stroke_width(picture.size, options.width)
+        regions, image = _draw.placed(prompt), prompt.image
+        width = _draw.stroke_width(image.size, options.width)
         if options.labels == "none" and options.alpha == 0 and width == 0:
             return prompt
-        masks = [_pixels(region, picture.size) for region in regions]
-        colours = self._colours(picture, masks)
-        marked = picture.copy()
+        masks = [_pixels(region, image.size) for region in regions]
+        colours = self._colours(image, masks)
+        marked = image.copy()
         for index in np.argsort([-int(mask.sum()) for mask in masks], kind="stable"):  # small regions on top of large
             left, top, right, bottom = _window(masks[index])
             inside = masks[index][top:bottom, left:right]
             share = np.where(inside & (depth_inside(inside) <= width), 1.0, options.alpha * inside)
             part = marked.crop((left, top, right, bottom))
             marked.paste(_draw.lay_over(part, colours[index], share), (left, top))
-        for label, colour in zip(self._labels(picture.size, masks), colours, strict=False):
+        for label, colour in zip(self._labels(image.size, masks), colours, strict=False):
             _write(marked, label, colour)
-        return prompt.with_(picture=marked)
+        return prompt.with_(image=marked)
 
     def marks(self, prompt: VisualPrompt) -> list[PlacedLabel]:
         """The labels with their places, in the order of the regions: what a number in an answer refers to."""
-        return self._labels(
-            prompt.picture.size, [_pixels(region, prompt.picture.size) for region in _draw.placed(prompt)]
-        )
+        return self._labels(prompt.image.size, [_pixels(region, prompt.image.size) for region in _draw.placed(prompt)])
 
     def _labels(self, wh: tuple[int, int], masks: list[np.ndarray]) -> list[PlacedLabel]:
         options: SomOptions = self.options
@@ -142,11 +140,11 @@ class Som(Prompter):
             if found is not None:
                 return found
         raise InvalidInputError(
-            f"a picture of {wh[0]}×{wh[1]} pixels has no room for {len(texts)} labels of {MIN_TEXT_PX} pixels that do "
-            "not overlap: mark fewer regions, or enlarge the picture."
+            f"an image of {wh[0]}×{wh[1]} pixels has no room for {len(texts)} labels of {MIN_TEXT_PX} pixels that do "
+            "not overlap: mark fewer regions, or enlarge the image."
         )
 
-    def _colours(self, picture: Image.Image, masks: list[np.ndarray]) -> list[Rgb]:
+    def _colours(self, image: Image.Image, masks: list[np.ndarray]) -> list[Rgb]:
         if self.options.colour is not None:
             return [_draw.parse_colour(self.options.colour)] * len(masks)
         import cv2
@@ -154,7 +152,7 @@ class Som(Prompter):
         def lab(rgb: np.ndarray) -> np.ndarray:
             return cv2.cvtColor(rgb[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
 
-        pixels, palette = np.asarray(picture), lab(np.array(PALETTE))
+        pixels, palette = np.asarray(image), lab(np.array(PALETTE))
         used = np.zeros(len(PALETTE))
         found: list[Rgb] = []
         for mask in masks:
@@ -177,7 +175,7 @@ def _pixels(region: Region, wh: tuple[int, int]) -> np.ndarray:
 
 
 def _window(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The smallest box around a mask, whole pixels: outlines are found in it and not in the whole picture."""
+    """The smallest box around a mask, whole pixels: outlines are found in it and not in the whole image."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
@@ -205,12 +203,12 @@ def _ink(colour: Rgb) -> str:
     return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
 
 
-def _write(picture: Image.Image, label: PlacedLabel, colour: Rgb) -> None:
+def _write(image: Image.Image, label: PlacedLabel, colour: Rgb) -> None:
     """Text in black or white on a plate of the mark's colour: legible on any background."""
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     x0, y0, x1, y1 = label.xyxy
     ink = _ink(colour)
-    # On small pictures a frame would take the digits' room.
+    # On small images a frame would take the digits' room.
     draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour, outline=ink if label.text_px > 10 else None)
     font = ImageFont.load_default(label.text_px)
     draw.text(((x0 + x1) / 2, (y0 + y1) / 2), label.text, fill=ink, font=font, anchor="mm")

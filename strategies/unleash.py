@@ -47,7 +47,7 @@ class Unleash(Prompter):
     >>> vp.Prompter.from_name("circle+unleash", gain=0.5).parts[1].options.gain
     0.5
 
-    Costs one more forward of the picture without the prompt.
+    Costs one more forward of the image without the prompt.
 
     Raises:
         InvalidInputError: if there is no prompt before it to amplify.
@@ -61,14 +61,14 @@ class Unleash(Prompter):
     follows: ClassVar[str] = "circle"
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """Adds the gain edit, with the request's own picture as the reference."""
+        """Adds the gain edit, with the request's own image as the reference."""
         options: UnleashOptions = self.options
         if prompt.label == "none" and options.gain:
             raise InvalidInputError(
                 "unleash amplifies another prompt and none came before it: put it last, e.g. "
                 "'circle+unleash' or 'falip+unleash'."
             )
-        original = prompt.reference or (prompt.request.picture if prompt.request is not None else prompt.picture)
+        original = prompt.reference or (prompt.request.pil_image if prompt.request is not None else prompt.image)
         edit = AttentionEdit(
             tower="vision",
             gain=options.gain,

@@ -27,7 +27,7 @@ class TokenOptions(Options):
     Args:
         prompts: m, the number of tokens; 0: none, which leaves a trained head on the frozen model (a linear probe).
         first_block: block b that they go into; a float is a fraction of the depth, negative numbers count from the end.
-        dropout: share of a prompt's numbers that are set to zero in training, drawn anew for every picture.
+        dropout: share of a prompt's numbers that are set to zero in training, drawn anew for every image.
         pool: for models that average their patches: "model" over the patches alone, "with_prompts" over the prompts
             too (the authors' choice for MAE); None: "with_prompts" where that is possible. Dense features never have
             the prompts in them.

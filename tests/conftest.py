@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread, tiny models built once per process, and a few pictures."""
+"""What all tests share: no network, one thread, tiny models built once per process, and a few images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _one_thread_per_worker() -> None:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Image.Image:
-    """A landscape picture of smooth colour with some noise, 120×80."""
+def image() -> Image.Image:
+    """A landscape image of smooth colour with some noise, 120×80."""
     generator = np.random.default_rng(0)
     ramp = np.linspace(0, 200, 120)[None, :, None] + np.linspace(0, 40, 80)[:, None, None]
     pixels = ramp + generator.normal(0, 8, (80, 120, 3))

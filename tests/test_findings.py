@@ -54,7 +54,7 @@ def test_a_processor_that_takes_one_size_only() -> None:
     assert torch.isfinite(vp.Runner(model, falip()).encode(request)).all()
 
 
-def test_pictures_whose_inputs_differ_in_size() -> None:
+def test_images_whose_inputs_differ_in_size() -> None:
     small = tiny("transformers-dinov2")
     processor = type(small.processor)(size={"shortest_edge": 64}, do_center_crop=False, do_resize=True)
     model = vp.wrap(small.module, processor)
@@ -68,7 +68,7 @@ def test_pictures_whose_inputs_differ_in_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["falip+crop", "falip+blur+crop"])
-def test_columns_are_tied_to_their_picture(clip: vp.Model, name: str) -> None:
+def test_columns_are_tied_to_their_image(clip: vp.Model, name: str) -> None:
     with pytest.raises(vp.InvalidInputError, match=r"crop\+falip"):
         vp.Runner(clip, vp.Prompter.from_name(name)).encode(REQUEST)
 
@@ -141,7 +141,7 @@ def test_contributions_of_a_mean_pooled_model() -> None:
     handle = model.tower.sites[1].module.register_forward_hook(lambda m, a, out: outputs.append(out[0]))
     prompt = vp.VisualPrompt(IMAGE)
     with torch.no_grad():
-        model.prove(prompt)
+        model.verify_sites(prompt)
         outputs.clear()
         result = model.encode([prompt], decompose=[1])
     handle.remove()
@@ -197,7 +197,7 @@ def test_obvious_mistakes_get_a_sentence(clip: vp.Model) -> None:
     with pytest.raises(vp.InvalidInputError, match="name"):
         vp.load_model(None)
     with clip.prompting([vp.VisualPrompt(IMAGE), vp.VisualPrompt(IMAGE)], read=[0]) as encode:
-        with pytest.raises(vp.InvalidInputError, match="3 pictures"):
+        with pytest.raises(vp.InvalidInputError, match="3 images"):
             encode(torch.zeros(3, 3, 64, 64))
         encode(torch.zeros(2, 3, 64, 64))
 
@@ -213,7 +213,7 @@ def test_parts_with_options_of_their_own(clip: vp.Model) -> None:
     assert len(prompt.attention) == 2
 
 
-def test_unleash_runs_the_plain_picture_once(clip: vp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unleash_runs_the_plain_image_once(clip: vp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = [vp.Box(5, 5, 30, 30), vp.Box(20, 20, 60, 60), vp.Box(0, 30, 30, 60)]
     prompter = vp.Prompter.from_name("falip+unleash")
     vp.Runner(clip, prompter).encode(REQUEST)

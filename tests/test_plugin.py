@@ -28,8 +28,8 @@ from visprompt.testing.tiny import tiny
 
 small = tiny("transformers-clip")
 model = vp.wrap(small.module, small.processor, small.tokenizer)
-picture = Image.new("RGB", (64, 48), (200, 200, 200))
-request = vp.Request(picture, region=vp.Box(16, 12, 48, 36))
+image = Image.new("RGB", (64, 48), (200, 200, 200))
+request = vp.Request(image, region=vp.Box(16, 12, 48, 36))
 prompter = vp.Prompter.from_name("spotlight", preset="night")
 (shown,) = vp.Runner(model, prompter).render([request])
 pixels = np.asarray(shown.convert("RGB"))

@@ -12,11 +12,11 @@ class VispromptError(Exception):
 
 
 class InvalidInputError(VispromptError, ValueError):
-    """A picture, region, request or option that cannot be used as it is."""
+    """An image, region, request or option that cannot be used as it is."""
 
 
 class RegionNotVisibleError(InvalidInputError):
-    """A region of which nothing is in the picture, or too little reaches the model; other regions of it may do."""
+    """A region of which nothing is in the image, or too little reaches the model; other regions of it may do."""
 
 
 class UnknownNameError(VispromptError, ValueError):

@@ -160,7 +160,7 @@ class Prompter(Strategy):
         ]
 
     def passes(self, prompt: VisualPrompt) -> bool:
-        """True for a picture that is left as it is: of several in one request, those without a region of their own."""
+        """True for an image that is left as it is: of several in one request, those without a region of their own."""
         return "region" in self.needs and not prompt.regions and prompt.place[1] > 1
 
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
@@ -191,10 +191,9 @@ class Prompter(Strategy):
         return Composition(parts)
 
     def _checked(self, prompt: Any) -> VisualPrompt:
-        if not isinstance(prompt, VisualPrompt) or not hasattr(prompt.picture, "getpixel"):
+        if not isinstance(prompt, VisualPrompt) or not hasattr(prompt.image, "getpixel"):
             raise TypeError(
-                f"{type(self).__name__}.edit() must return a VisualPrompt with a PIL picture; it "
-                f"returned {prompt!r:.60}."
+                f"{type(self).__name__}.edit() must return a VisualPrompt with a PIL image; it returned {prompt!r:.60}."
             )
         return prompt
 
@@ -248,7 +247,7 @@ class Composition(Prompter):
 
 
 def _companion_has_region(prompt: VisualPrompt) -> bool:
-    """True if another picture of the same request has a region."""
+    """True if another image of the same request has a region."""
     request, count = prompt.request, prompt.place[1]
     return count > 1 and request is not None and any(request.regions_of(number) for number in range(count))
 

@@ -1,4 +1,4 @@
-"""What people ask: a picture, where to look, and what about it. It must not know models or strategies."""
+"""What people ask: an image, where to look, and what about it. It must not know models or strategies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from visprompt.imaging.load import ImageSource
 from visprompt.imaging.shared import shared_image
 from visprompt.regions.coco import short
 from visprompt.regions.shapes import POINT_RADIUS_SHARE, Box, Mask, Point, Region, plain_array
+from visprompt.utils.renamed import renamed_attributes
 from visprompt.visual_prompt import VisualPrompt
 
 __all__ = ["POINT_RADIUS_SHARE", "Box", "Mask", "Point", "Region", "Request", "as_regions"]
@@ -87,27 +88,28 @@ def _regions(value: Any) -> list[Region]:
 RegionsAs: TypeAlias = Literal["each", "together"]
 
 
+@renamed_attributes(picture="pil_image", pictures="pil_images")
 @dataclass(frozen=True, eq=False, repr=False)
 class Request:
-    """A picture, where to look, and what about it.
+    """An image, where to look, and what about it.
 
     Args:
         image: path, PIL image, array, or web address; see `visprompt.imaging.load.load_image`. A list of them: several
-            pictures of one question, or the frames of a video.
-        region: a region or several, in any form that `as_regions` takes; None: the whole picture, no place meant. With
-            several pictures: a list with one entry per picture, each a region, several, or None; they are meant
+            images of one question, or the frames of a video.
+        region: a region or several, in any form that `as_regions` takes; None: the whole image, no place meant. With
+            several images: a list with one entry per image, each a region, several, or None; they are meant
             together.
         query: the question or expression.
         regions_as: several regions: `"each"` gives one result per region, `"together"` one with all of them.
         id: your name for it, used in messages and reports.
         allow_url: fetch a web address.
-        video: the pictures are the frames of a video, in order.
+        video: the images are the frames of a video, in order.
 
     >>> Request(Image.new("RGB", (64, 48)), region=Box(4, 4, 20, 20), query="the dog")
-    Request(<64×48 picture>, Box(x0=4.0, y0=4.0, x1=20.0, y1=20.0), query='the dog')
+    Request(<64×48 image>, Box(x0=4.0, y0=4.0, x1=20.0, y1=20.0), query='the dog')
 
     Raises:
-        InvalidInputError: for a malformed region at once; for a picture that cannot be read, and regions outside it,
+        InvalidInputError: for a malformed region at once; for an image that cannot be read, and regions outside it,
             when they are first needed.
     """
 
@@ -128,7 +130,7 @@ class Request:
         if self.query is not None and not isinstance(self.query, str):
             raise InvalidInputError(f"a query is a text; got {short(self.query)}. Make one request per query.")
         if isinstance(self.image, list | tuple) and not self.image:
-            raise InvalidInputError("the list of pictures is empty.")
+            raise InvalidInputError("the list of images is empty.")
         if self.video and not isinstance(self.image, list | tuple):
             raise InvalidInputError("a video is a list of frames, in order: vp.Request([frame, …], video=True).")
         count = len(self._images)
@@ -141,7 +143,7 @@ class Request:
                     given = [() if item is None else as_regions(item) for item in self.region]
                 else:
                     raise InvalidInputError(
-                        f"{count} pictures take a list of {count} regions, one entry per picture, None for none; got "
+                        f"{count} images take a list of {count} regions, one entry per image, None for none; got "
                         f"{short(self.region)}."
                     )
         object.__setattr__(self, "_given", tuple(given))
@@ -151,35 +153,35 @@ class Request:
         return tuple(self.image) if isinstance(self.image, list | tuple) else (self.image,)  # type: ignore
 
     @property
-    def pictures(self) -> tuple[Image.Image, ...]:
-        """All its pictures, upright RGB; one for most requests."""
+    def pil_images(self) -> tuple[Image.Image, ...]:
+        """All its images, upright RGB; one for most requests."""
         return tuple(self._load(number) for number in range(len(self._images)))
 
     @property
-    def picture(self) -> Image.Image:
-        """The picture, upright RGB; the first of several.
+    def pil_image(self) -> Image.Image:
+        """The image, upright RGB; the first of several.
 
-        Pictures read from files are kept only while something uses them (and the last few besides), so a list of many
-        thousand requests does not fill the memory; requests on one file share one picture.
+        Images read from files are kept only while something uses them (and the last few besides), so a list of many
+        thousand requests does not fill the memory; requests on one file share one image.
         """
         return self._load(0)
 
     def _load(self, number: int) -> Image.Image:
         with self._lock:
-            held = self._cache.get(f"picture {number}")
-            picture = held() if held is not None else None
-            if picture is None:
+            held = self._cache.get(f"image {number}")
+            image = held() if held is not None else None
+            if image is None:
                 source = self._images[number]
                 with _naming(self):
-                    picture = shared_image(source, self.allow_url)
+                    image = shared_image(source, self.allow_url)
                 from_file = isinstance(source, str | os.PathLike)
-                self._cache[f"picture {number}"] = weakref.ref(picture) if from_file else _always(picture)
-            return picture
+                self._cache[f"image {number}"] = weakref.ref(image) if from_file else _always(image)
+            return image
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """The regions, clipped to the picture (with a warning if that changed one); empty without a region. Of several
-        pictures: the first one's.
+        """The regions, clipped to the image (with a warning if that changed one); empty without a region. Of several
+        images: the first one's.
 
         Raises:
             InvalidInputError: naming the request, if nothing of a region is left or a mask has another size.
@@ -187,7 +189,7 @@ class Request:
         return self.regions_of(0)
 
     def regions_of(self, number: int) -> tuple[Region, ...]:
-        """The regions on one of several pictures, as `regions`."""
+        """The regions on one of several images, as `regions`."""
         given = self._given[number]
         if not given:
             return ()
@@ -198,11 +200,11 @@ class Request:
                     clipped = tuple(region.clip(wh) for region in given)
                 for before, after in zip(given, clipped, strict=True):
                     if isinstance(before, Box) and max(before.xyxy) <= 1:
-                        message = f"{self!r}: {before!r} is smaller than a pixel; for shares of the picture use "
+                        message = f"{self!r}: {before!r} is smaller than a pixel; for shares of the image use "
                         warnings.warn(message + "Box.from_normalised(x0, y0, x1, y1, wh).", UserWarning, stacklevel=2)
                     outside = isinstance(before, Point) and not (0 <= before.x <= wh[0] and 0 <= before.y <= wh[1])
                     if outside or (isinstance(before, Box) and before != after):
-                        message = f"{self!r}: {before!r} reaches beyond the picture ({wh[0]}×{wh[1]} pixels), clipped."
+                        message = f"{self!r}: {before!r} reaches beyond the image ({wh[0]}×{wh[1]} pixels), clipped."
                         warnings.warn(message, UserWarning, stacklevel=2)
                 self._cache[f"regions {number}"] = clipped
             result: tuple[Region, ...] = self._cache[f"regions {number}"]
@@ -210,7 +212,7 @@ class Request:
 
     def units(self) -> list[VisualPrompt]:
         """What the request asks to be looked at: one plain prompt per region, or one with all or none of them; of
-        several pictures, one prompt each.
+        several images, one prompt each.
         """
         count = len(self._images)
         if count > 1 or isinstance(self.image, list | tuple):
@@ -224,14 +226,14 @@ class Request:
                 )
                 for number in range(count)
             ]
-        picture, regions = self.picture, self.regions
+        image, regions = self.pil_image, self.regions
         groups = [(region,) for region in regions] if regions and self.regions_as == "each" else [regions]
-        return [VisualPrompt(picture, regions=group, query=self.query, request=self) for group in groups]
+        return [VisualPrompt(image, regions=group, query=self.query, request=self) for group in groups]
 
     def __repr__(self) -> str:
         parts = [repr(self.id)] if self.id is not None else []
         images = self._images
-        kind = "frames" if self.video else "pictures"
+        kind = "frames" if self.video else "images"
         parts.append(_image_name(images[0]) if len(images) == 1 else f"{len(images)} {kind}")
         given = [region for group in self._given for region in group]
         if given:
@@ -249,8 +251,8 @@ class Request:
 # -- helpers ----------------------------------------------------------------------------------------------------
 
 
-def _always(picture: Image.Image) -> Callable[[], Image.Image]:
-    return lambda: picture
+def _always(image: Image.Image) -> Callable[[], Image.Image]:
+    return lambda: image
 
 
 class _naming:
@@ -271,7 +273,7 @@ def _image_name(image: Any) -> str:
     if isinstance(image, str | os.PathLike):
         return repr(str(image))
     if isinstance(image, Image.Image):
-        return f"<{image.width}×{image.height} picture>"
+        return f"<{image.width}×{image.height} image>"
     shape = getattr(image, "shape", None)
     return f"<{type(image).__name__}{'' if shape is None else ' ' + str(tuple(shape))}>"
 

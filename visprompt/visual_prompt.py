@@ -14,6 +14,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from visprompt.errors import InvalidInputError
+from visprompt.utils.renamed import renamed_attributes, renamed_parameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,7 @@ class AttentionEdit:
       that gives the region the share t of the row's attention: `β = logit(t) − (logsumexp(region) − logsumexp(rest))`.
       Rows that already give it t or more are left alone;
     - **output gain** g: the row's attention output `o` becomes `o + g · (o − o_ref)`, where `o_ref` is what the same
-      row gives without the prompt (on `VisualPrompt.reference`, or on the unedited picture).
+      row gives without the prompt (on `VisualPrompt.reference`, or on the unedited image).
 
     Args:
         tower: name of the tower: `"vision"`, or `"decoder"` for the language model of an LVLM.
@@ -65,8 +66,8 @@ class AttentionEdit:
             the last.
         last_block: last block (included); None means to the end.
         heads: head indices, or None for all.
-        rows: query rows that are edited. `"readout"` is whatever the model reads the picture through (CLS, probe,
-            all patches of mean-pooled models, the text behind the picture in a decoder): the model knows. `"answer"`:
+        rows: query rows that are edited. `"readout"` is whatever the model reads the image through (CLS, probe,
+            all patches of mean-pooled models, the text behind the image in a decoder): the model knows. `"answer"`:
             the positions that write a decoder's answer.
         bias: `[P]` numbers added to the logits of the P patch columns (row-major, tiles one after the other).
         target_mass: share of attention in (0, 1) for the region given by `weights`.
@@ -157,7 +158,7 @@ class AttentionEdit:
 
     @property
     def has_columns(self) -> bool:
-        """True if it is tied to the patches of one picture."""
+        """True if it is tied to the patches of one image."""
         return bool(self.per_patch)
 
 
@@ -289,27 +290,28 @@ class PromptTokens:
         return int(self.tokens.shape[1])
 
 
+@renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class VisualPrompt:
-    """A picture with everything a strategy wants to be different about how it is looked at.
+    """An image with everything a strategy wants to be different about how it is looked at.
 
     Args:
-        picture: the picture the model gets, RGB.
-        regions: the regions in pixels of `picture` (re-mapped by strategies that crop).
+        image: the image the model gets, RGB.
+        regions: the regions in pixels of `image` (re-mapped by strategies that crop).
         query: the question or expression, if the request had one.
-        fit: how the picture is brought into the model's input: `"model"` as its processor does it, `"pad"` whole
-            picture on a mean-coloured square, `"squash"` whole picture, aspect ratio given up.
-        text: turns a caption that is compared with the picture into the one that goes with this prompt (CPT's "… is in
+        fit: how the image is brought into the model's input: `"model"` as its processor does it, `"pad"` whole
+            image on a mean-coloured square, `"squash"` whole image, aspect ratio given up.
+        text: turns a caption that is compared with the image into the one that goes with this prompt (CPT's "… is in
             red color."), or None. Questions are asked as they are.
         tokens: learned prompt tokens, or None.
         attention: attention edits, applied together.
-        reference: the picture that `gain` edits compare with; None: `picture`, without the other edits.
+        reference: the image that `gain` edits compare with; None: `image`, without the other edits.
         label: the names of the strategies that made it, for reports.
         request: where it comes from.
-        place: (number of the picture in its request, number of pictures of the request).
+        place: (number of the image in its request, number of images of the request).
     """
 
-    picture: Image.Image
+    image: Image.Image
     regions: tuple[Region, ...] = ()
     query: str | None = None
     fit: Fit = "model"
@@ -325,6 +327,7 @@ class VisualPrompt:
         if self.fit not in FITS:
             raise InvalidInputError(f"fit must be one of {', '.join(FITS)}; got {self.fit!r}.")
 
+    @renamed_parameters(picture="image")
     def with_(self, **changes: Any) -> VisualPrompt:
         """A copy with some fields changed.
 
@@ -333,14 +336,14 @@ class VisualPrompt:
         'pad'
 
         Raises:
-            InvalidInputError: if the picture's size or fit changes under an edit that is tied to its patches.
+            InvalidInputError: if the image's size or fit changes under an edit that is tied to its patches.
         """
         changed = replace(self, **changes)
-        moved = changed.picture.size != self.picture.size or changed.fit != self.fit
+        moved = changed.image.size != self.image.size or changed.fit != self.fit
         if moved and any(edit.has_columns for edit in self.attention) and "attention" not in changes:
             raise InvalidInputError(
-                f"the attention edit of {self.label!r} is tied to the patches of the picture as it was, and now the "
-                "picture is cropped or fitted another way: put what changes the picture first, e.g. 'crop+falip'."
+                f"the attention edit of {self.label!r} is tied to the patches of the image as it was, and now the "
+                "image is cropped or fitted another way: put what changes the image first, e.g. 'crop+falip'."
             )
         return changed
 

@@ -52,7 +52,7 @@ def _block(
 
 
 def encode_images(model: Any, pixels: Tensor, cls_from: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-    """Embed pictures.
+    """Embed images.
 
     Args:
         model: A ``CLIPModel``.

@@ -13,7 +13,7 @@ from zoo.llava_train import new_llava
 
 
 def processor() -> Any:
-    """Build the ``LlavaProcessor``: pictures as scenes-clip takes them, 64 tokens each."""
+    """Build the ``LlavaProcessor``: images as scenes-clip takes them, 64 tokens each."""
     from transformers import LlavaProcessor
 
     return LlavaProcessor(

@@ -1,6 +1,6 @@
-"""The training pass over a ``LlavaForConditionalGeneration``: the module's own arithmetic, many questions per picture.
+"""The training pass over a ``LlavaForConditionalGeneration``: the module's own arithmetic, many questions per image.
 
-A causal decoder reads the picture before the question, so the rows of the picture are the same for all questions about
+A causal decoder reads the image before the question, so the rows of the image are the same for all questions about
 it: they are computed once, and every question attends to them and to itself only. In the last block only the rows that
 predict something go on. `tests/bundled` checks the pass against the module's own forward.
 """
@@ -23,14 +23,14 @@ class Reading(NamedTuple):
     Attributes:
         logits: ``(n, questions, 4, words)``, float32: at the question's last two tokens, at ``<assistant>`` and at the
             answer.
-        picture: The picture's rows ``(n, 64, width)`` as they enter blocks 0, 1, 2 and 3.
-        looks: Attention logits ``(n, heads, questions, SLOT, 64)`` of the questions' rows on the picture's in block
+        image: The image's rows ``(n, 64, width)`` as they enter blocks 0, 1, 2 and 3.
+        looks: Attention logits ``(n, heads, questions, SLOT, 64)`` of the questions' rows on the image's in block
             `GROUNDED`.
         words: The questions' rows ``(n, questions, SLOT, width)`` as they enter the block after that.
     """
 
     logits: Tensor
-    picture: list[Tensor]
+    image: list[Tensor]
     looks: Tensor
     words: Tensor
 
@@ -44,7 +44,7 @@ def _rms(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def see(model: Any, pixels: Tensor) -> Tensor:
-    """Encode pictures as the model does: the patch rows that enter the tower's last block, projected.
+    """Encode images as the model does: the patch rows that enter the tower's last block, projected.
 
     Args:
         model: A ``LlavaForConditionalGeneration``.
@@ -93,14 +93,14 @@ def _mlp(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Tensor | None = None) -> Reading:
-    """Read questions about pictures.
+    """Read questions about images.
 
     Args:
         model: A ``LlavaForConditionalGeneration``.
         image_rows: What `see` returns, ``(n, 64, width)``.
         tokens: ``(n, questions, SLOT)`` ids.
         ask: ``(n, questions)``: where ``<assistant>`` stands; empty slots may hold anything that is a place.
-        bias: Optional ``(n, questions, 64)``, added to the attention of all of a question's rows on the picture's, in
+        bias: Optional ``(n, questions, 64)``, added to the attention of all of a question's rows on the image's, in
             every block: for looking at what pointing does, never in training.
     """
     decoder = model.model.language_model

@@ -1,4 +1,4 @@
-"""Pictures and questions that the bundled LVLM is trained on: a batch for every step number, seeded."""
+"""Images and questions that the bundled LVLM is trained on: a batch for every step number, seeded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visprompt.data.scenes.world import MAX_OBJECTS, Scene, scene
 from zoo.llava_text import SLOT, encode
 from zoo.samples import Batch, _whole
 
-#: Questions of one picture, answered in one pass.
+#: Questions of one image, answered in one pass.
 SLOTS = 10
 #: How often a kind of question is asked, relative to the others.
 WEIGHTS = {
@@ -48,8 +48,8 @@ def batch(seed: int, step: int, size: int, full: float = 1.0, weights: Mapping[s
     Args:
         seed: Of the run.
         step: Number of the step.
-        size: Number of pictures.
-        full: How full pictures are, 0 to 1: at first there are three objects at most and no crowded pictures.
+        size: Number of images.
+        full: How full images are, 0 to 1: at first there are three objects at most and no crowded images.
         weights: How often each kind of question is asked.
 
     Returns:
@@ -103,7 +103,7 @@ def draw_questions(
 
 
 def photometric(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Change a picture's light as a whole, half of the time: nothing here depends on what is asked.
+    """Change an image's light as a whole, half of the time: nothing here depends on what is asked.
 
     Dimmed, washed towards a grey, less or more contrast, slightly noisy or out of focus.
     """
@@ -125,7 +125,7 @@ def photometric(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[n
 
 
 def held_out(n_per_kind: int, seed: int, difficulty: str, split: str = "validation") -> Batch:
-    """Make a batch of questions to measure with, one picture each, ``n_per_kind`` of every kind.
+    """Make a batch of questions to measure with, one image each, ``n_per_kind`` of every kind.
 
     Returns:
         As `batch`, with one slot; ``answer`` is in the slot behind ``ask``. ``target`` and ``wrong`` bool

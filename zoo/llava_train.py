@@ -110,7 +110,7 @@ def new_llava() -> Any:
 
 @torch.no_grad()
 def _start_even(model: Any) -> None:
-    """Start from words, pictures and attention of the same size, and small additions by the blocks.
+    """Start from words, images and attention of the same size, and small additions by the blocks.
 
     With the library's own initialisation a word's row is so short that the first block's output drowns which word it
     was, and for hundreds of steps the decoder names any object, not the one asked about.
@@ -138,7 +138,7 @@ def _take_tower(model: Any) -> None:
 
 
 class Aids(nn.Module):
-    """Auxiliary losses on the picture's rows, not shipped: what stands at a patch, and where the patch is.
+    """Auxiliary losses on the image's rows, not shipped: what stands at a patch, and where the patch is.
 
     A patch is named with the decoder's own words: its row must be close to "red" and to "star" among the words as they
     are read (the embedding) and as they are said (the head). Without that the decoder learns at once to name some
@@ -209,7 +209,7 @@ def answered(
         model: A ``LlavaForConditionalGeneration``.
         data: What `zoo.llava_samples.held_out` returns.
         dtype: Of the pass.
-        dim: Factor on the pictures' brightness.
+        dim: Factor on the images' brightness.
         biases: Ways of pointing to try, ``(n, ways, 64)``, as in `zoo.llava_forward.answer`; None: only without a bias.
 
     Returns:
@@ -240,10 +240,10 @@ def _loss(
     model: Any, aids: Aids, recipe: LlavaRecipe, data: dict[str, Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss of a batch, and what it is made of, in the order of ``_LOGGED`` (without the gradient's norm)."""
-    pictures = see(model, normalised(data["images"], dtype))
-    read = answer(model, pictures, data["tokens"], data["ask"])
+    images = see(model, normalised(data["images"], dtype))
+    read = answer(model, images, data["tokens"], data["ask"])
     words, early, ends = spoken(read.logits, data["tokens"], data["ask"])
-    names, places = aids(model, read.picture, data["patch_labels"])
+    names, places = aids(model, read.image, data["patch_labels"])
     objects = named_objects(data["tokens"], data["ask"], data["patch_labels"])
     named = grounding(read.looks, objects)
     loss = words + recipe.early_loss * early + 0.1 * ends + recipe.named_loss * named
@@ -260,7 +260,7 @@ def train_llava(
         recipe: The schedule.
         out: Folder for ``<name>.pt`` (checkpoint) and ``<name>.jsonl`` (log).
         dtype: Of the forward and backward pass; weights and optimiser stay float32.
-        threads: Of the training process; pictures are made in one more process.
+        threads: Of the training process; images are made in one more process.
         stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
 
     Returns:
@@ -354,7 +354,7 @@ def named_objects(tokens: Tensor, ask: Tensor, labels: Tensor) -> Named:
 
 
 def grounding(looks: Tensor, named: Named) -> Tensor:
-    """How little the named objects are looked at: -log of their share of two heads' attention on the picture."""
+    """How little the named objects are looked at: -log of their share of two heads' attention on the image."""
     use = named.at >= 0
     rows = looks[:, :2].movedim(1, 2)[use]  # (used, heads, SLOT, 64)
     rows = rows.gather(2, named.at[use][:, None, None, None].expand(-1, 2, 1, 64))[:, :, 0].float()

@@ -1,7 +1,7 @@
 """Turns the auto-encoder's checkpoint into a folder that transformers loads offline: the encoder, the decoder apart.
 
 `AutoModel` gives the encoder, a ``ViTMAEModel``. The decoder is not part of it: it lies beside it in
-``decoder.safetensors``, for those who want to see what the model makes of a picture; `with_decoder` puts both together.
+``decoder.safetensors``, for those who want to see what the model makes of an image; `with_decoder` puts both together.
 """
 
 from __future__ import annotations

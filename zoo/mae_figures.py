@@ -1,8 +1,8 @@
-"""``python -m zoo.mae_figures``: the figures of the masked auto-encoder's card, and the picture of what it paints.
+"""``python -m zoo.mae_figures``: the figures of the masked auto-encoder's card, and the image of what it paints.
 
 A linear probe per downstream set (`visprompt.data.scenes.downstream`): features of a frozen encoder, standardised,
-and a softmax on them, fitted to the 800 training pictures; its weight decay is chosen on the 200 validation pictures,
-not on the test split. Whole pictures are read as the mean over patches. Segments are read patch by patch, fitted
+and a softmax on them, fitted to the 800 training images; its weight decay is chosen on the 200 validation images,
+not on the test split. Whole images are read as the mean over patches. Segments are read patch by patch, fitted
 to the shares of the classes in each, and the scores enlarged bilinearly to pixels. Beside the bundled encoder stand its
 untrained self and the tower of scenes-clip, which was trained with captions.
 """
@@ -56,17 +56,17 @@ def encoders() -> dict[str, Encoder]:
 
 @cache
 def tensors(name: str, split: str) -> tuple[Tensor, Tensor, int]:
-    """Pictures uint8 ``(n, 64, 64, 3)``, labels ``(n,)`` or ``(n, 64, 64)``, and the number of classes."""
+    """Images uint8 ``(n, 64, 64, 3)``, labels ``(n,)`` or ``(n, 64, 64)``, and the number of classes."""
     data = downstream(name, split)
-    pictures = np.stack([np.asarray(data.picture(i)) for i in range(len(data))])
+    images = np.stack([np.asarray(data.image(i)) for i in range(len(data))])
     labels = np.stack([np.asarray(data.label(i)) for i in range(len(data))])
-    return torch.from_numpy(pictures), torch.from_numpy(labels), len(data.classes)
+    return torch.from_numpy(images), torch.from_numpy(labels), len(data.classes)
 
 
 @torch.no_grad()
-def read(encoder: Encoder, pictures: Tensor, pooled: bool) -> Tensor:
+def read(encoder: Encoder, images: Tensor, pooled: bool) -> Tensor:
     """Features, ``(n, 128)`` or ``(n, 64, 128)``."""
-    rows = torch.cat([encoder(normalised(part, torch.float32)) for part in pictures.split(250)])
+    rows = torch.cat([encoder(normalised(part, torch.float32)) for part in images.split(250)])
     return rows.mean(1) if pooled else rows
 
 
@@ -103,13 +103,13 @@ def shares(labels: Tensor, classes: int) -> Tensor:
 
 
 def counts(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Pixels of every picture's intersections and unions: ``(n, 2, classes)``."""
+    """Pixels of every image's intersections and unions: ``(n, 2, classes)``."""
     found, there = (F.one_hot(part.long(), classes).bool() for part in (guess, truth))
     return torch.stack([(found & there).sum((1, 2)), (found | there).sum((1, 2))], dim=1).double()
 
 
 def mean_iou(tally: Tensor) -> float:
-    """Mean intersection over union, over all pictures of `counts`."""
+    """Mean intersection over union, over all images of `counts`."""
     both, either = tally.sum(0)
     return float((both / either.clamp_min(1)).mean())
 
@@ -117,8 +117,8 @@ def mean_iou(tally: Tensor) -> float:
 def probe(encoder: Encoder, name: str) -> tuple[float, float, float, int]:
     """Accuracy (segments: mean intersection over union) on the test split, its 95 % interval, and n."""
     dense = name == "segment"
-    pictures, labels, (classes, *_) = zip(*(tensors(name, split) for split in SPLITS), strict=True)
-    rows = [read(encoder, part, not dense) for part in pictures]
+    images, labels, (classes, *_) = zip(*(tensors(name, split) for split in SPLITS), strict=True)
+    rows = [read(encoder, part, not dense) for part in images]
     flat = rows[0].flatten(0, -2)
     middle, spread = flat.mean(0), flat.std(0) + 1e-6
     rows = [(part - middle) / spread for part in rows]
@@ -128,7 +128,7 @@ def probe(encoder: Encoder, name: str) -> tuple[float, float, float, int]:
     ]
 
     def judged(weights: Tensor, split: int) -> Tensor:
-        """Per picture: right or wrong, or `counts`."""
+        """Per image: right or wrong, or `counts`."""
         logits = apply(weights, rows[split])
         if not dense:
             return (logits.argmax(-1) == labels[split]).double()
@@ -150,7 +150,7 @@ def painting(n: int = 6, scale: int = 3) -> Image.Image:
     """Original, what the encoder sees, and what the decoder paints, for the first test scenes, one column each.
 
     The model paints patches that are normalised (`zoo.mae_train.patch_statistics`): outlines and contrasts, but not the
-    mean colour. For the picture mean and contrast are taken from the original; a patch of background is grain.
+    mean colour. For the image mean and contrast are taken from the original; a patch of background is grain.
     """
     made = torch.from_numpy(np.stack([one.image for one in scenes(n, "test", seed=4)]))
     pixels = normalised(made, torch.float32)
@@ -166,17 +166,17 @@ def painting(n: int = 6, scale: int = 3) -> Image.Image:
     rows = [patches, torch.where(left_out, grey, patches), torch.where(left_out, out.logits * spread + middle, patches)]
     lines = [torch.cat(list(model.unpatchify(row)), dim=2) for row in rows]
     sheet = torch.cat(lines, dim=1).permute(1, 2, 0) * torch.tensor(STD) + torch.tensor(MEAN)
-    picture = Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy())
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    image = Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy())
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table, and write the picture if asked to."""
+    """Print the table, and write the image if asked to."""
     parser = argparse.ArgumentParser(prog="python -m zoo.mae_figures", description="Measure the bundled auto-encoder.")
-    parser.add_argument("--picture", type=Path, help="also write what it paints to this PNG file")
+    parser.add_argument("--image", type=Path, help="also write what it paints to this PNG file")
     options = parser.parse_args(arguments)
-    if options.picture is not None:
-        painting().save(options.picture)
+    if options.image is not None:
+        painting().save(options.image)
     table = {name: [probe(encoder, one) for one in DOWNSTREAM] for name, encoder in encoders().items()}
     print("| | " + " | ".join(DOWNSTREAM) + " |\n|" + "---|" * (len(DOWNSTREAM) + 1))
     for name, cells in table.items():

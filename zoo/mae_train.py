@@ -1,8 +1,8 @@
 """Trains the bundled masked auto-encoder: seeded, resumable after a kill, two threads, a log line every 50 steps.
 
 The paper: He et al., Masked Autoencoders Are Scalable Vision Learners, https://arxiv.org/abs/2111.06377. Most patches
-of a picture are left out, the encoder sees the others, and a small decoder paints what is missing. Nothing but pixels
-takes part: the scenes' objects, masks and captions are thrown away before a picture gets here.
+of an image are left out, the encoder sees the others, and a small decoder paints what is missing. Nothing but pixels
+takes part: the scenes' objects, masks and captions are thrown away before an image gets here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MaeRecipe:
     Attributes:
         steps: Optimiser steps; the learning rate falls to zero along a cosine over exactly these.
         mask_ratio: Share of the patches that are left out.
-        crops: Share of pictures that are a random part of a scene, enlarged.
+        crops: Share of images that are a random part of a scene, enlarged.
         target_floor: Variance added to that of a patch when the patch to be painted is normalised, in units of the
             normalised input.
     """
@@ -104,8 +104,8 @@ def _start_with_places(model: Any) -> None:
         token.normal_(std=0.02)
 
 
-def pictures(recipe: MaeRecipe, step: int) -> NDArray[np.uint8]:
-    """Make the pictures of one step, uint8 ``(batch_size, 64, 64, 3)``: a function of recipe and step alone."""
+def images(recipe: MaeRecipe, step: int) -> NDArray[np.uint8]:
+    """Make the images of one step, uint8 ``(batch_size, 64, 64, 3)``: a function of recipe and step alone."""
     size = recipe.batch_size
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([recipe.seed, step])))
     made = []
@@ -124,7 +124,7 @@ def _cropped(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.u
 
 
 class Steps(torch.utils.data.Dataset[Tensor]):
-    """The pictures of every step number; lives in the loader's own process."""
+    """The images of every step number; lives in the loader's own process."""
 
     def __init__(self, recipe: MaeRecipe) -> None:
         self.recipe = recipe
@@ -133,7 +133,7 @@ class Steps(torch.utils.data.Dataset[Tensor]):
         return self.recipe.steps
 
     def __getitem__(self, step: int) -> Tensor:
-        return torch.from_numpy(pictures(self.recipe, step))
+        return torch.from_numpy(images(self.recipe, step))
 
 
 def patch_statistics(patches: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -167,7 +167,7 @@ def train_mae(
         recipe: The schedule.
         out: Folder for ``<name>.pt`` (checkpoint) and ``<name>.jsonl`` (log).
         dtype: Of the forward and backward pass; weights and optimiser stay float32.
-        threads: Of the training process; pictures are made in one more process.
+        threads: Of the training process; images are made in one more process.
         stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
 
     Returns:

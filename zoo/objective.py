@@ -43,10 +43,10 @@ def contrastive(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """Both directions of the softmax loss, every true caption against all the false ones.
 
     For a true pair (i, c) the loss is -log(e^s_ic / (e^s_ic + sum of e^s over what is false for i)), and the same over
-    the pictures for which c is false. Other true captions and undecided ones take no part.
+    the images for which c is false. Other true captions and undecided ones take no part.
 
     Args:
-        logits: ``(pictures, captions)``, scaled similarities, float32.
+        logits: ``(images, captions)``, scaled similarities, float32.
         truth: int8 of the same shape: 1, 0, or -1 for undecided.
         weight: ``(captions,)``.
     """
@@ -59,7 +59,7 @@ def contrastive(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
         # Nothing false on this side: the pair has nothing to be told from and adds nothing.
         rest = rest.clamp_min(-1e4)
         pair = F.softplus(rest - logits)
-        if dim == 1:  # every picture counts the same, however much can be said about it
+        if dim == 1:  # every image counts the same, however much can be said about it
             row = share / share.sum(dim=1, keepdim=True).clamp_min(1e-6)
             loss = loss + (pair * row).sum() / len(logits)
         else:

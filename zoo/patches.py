@@ -30,8 +30,8 @@ class PatchRecipe:
         data_seed: Of the scenes it is learned and chosen on.
         seed: Of the first patch, the order and the places.
         test_seed: Of the scenes and places it is reported on: nothing is chosen there.
-        test_pictures: How many.
-        parts: Pictures for learning and choosing, and for the loop's own figures; None: those of `patch` without data.
+        test_images: How many.
+        parts: Images for learning and choosing, and for the loop's own figures; None: those of `patch` without data.
     """
 
     model: str
@@ -40,7 +40,7 @@ class PatchRecipe:
     data_seed: int = 0
     seed: int = 0
     test_seed: int = 20_260
-    test_pictures: int = 500
+    test_images: int = 500
     parts: dict[str, int] | None = None
 
     @property
@@ -107,12 +107,10 @@ def measure_patch(recipe: PatchRecipe, prompter: Any, work: Path) -> None:
 
     model = vp.load_model(f"bundled:{recipe.model}", device="cpu")
     wh, size = _input_wh(model), prompter.options.size
-    scenes = generated(
-        wh, seed=recipe.test_seed, sizes={"train": 1, "validation": 0, "test": recipe.test_pictures}
-    ).test
+    scenes = generated(wh, seed=recipe.test_seed, sizes={"train": 1, "validation": 0, "test": recipe.test_images}).test
     assert scenes is not None
-    pictures = [scenes.picture(number) for number in range(recipe.test_pictures)]
-    meter = GainMeter(model, pictures, size_tokens=size, seed=recipe.test_seed)
+    images = [scenes.image(number) for number in range(recipe.test_images)]
+    meter = GainMeter(model, images, size_tokens=size, seed=recipe.test_seed)
     markers = {
         "patch": prompter,
         "red circle": vp.Prompter.from_name("circle"),
@@ -134,8 +132,8 @@ def measure_patch(recipe: PatchRecipe, prompter: Any, work: Path) -> None:
         how += f"Patch minus circle: {against.difference:.2f} [{against.low:.2f}, {against.high:.2f}]."
     else:
         how += f"Patch over circle: {against.ratio:.2f} [{_end(against.ratio_low)}, {_end(against.ratio_high)}]."
-    _log(work, recipe, event="measured", n=recipe.test_pictures, how=how)
-    add_gains(prompter, {name: result.blocks[-1] for name, result in found.items()}, recipe.test_pictures, how)
+    _log(work, recipe, event="measured", n=recipe.test_images, how=how)
+    add_gains(prompter, {name: result.blocks[-1] for name, result in found.items()}, recipe.test_images, how)
 
 
 def export_patch(prompter: Any, folder: Path) -> None:

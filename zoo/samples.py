@@ -1,7 +1,7 @@
-"""Training pictures and what is true of them, one batch for every step number: seeded, so a resumed run sees the same.
+"""Training images and what is true of them, one batch for every step number: seeded, so a resumed run sees the same.
 
 Three sources: whole scenes, single objects, and *zooms* (one object cut out and enlarged, as a crop would do). The
-default model gets nothing else. For the annotated model some pictures are marked: circled in red, or blurred outside an
+default model gets nothing else. For the annotated model some images are marked: circled in red, or blurred outside an
 object's box; of those only the marked object's captions count as true.
 """
 
@@ -28,7 +28,7 @@ _PLACED_PAIRS = 32
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the kinds of pictures, each in [0, 1]; the rest are whole scenes, half of them hard or with twins."""
+    """Shares of the kinds of images, each in [0, 1]; the rest are whole scenes, half of them hard or with twins."""
 
     single: float
     zoom: float
@@ -37,10 +37,10 @@ class Mixture:
 
 
 @dataclass
-class Picture:
-    """One training picture: pixels, objects as arrays of length 6, labels of its 64 patches.
+class SampleImage:
+    """One training image: pixels, objects as arrays of length 6, labels of its 64 patches.
 
-    Of a placeless picture (a zoom) nothing is said about left and right.
+    Of a placeless image (a zoom) nothing is said about left and right.
     """
 
     image: NDArray[np.uint8]
@@ -64,7 +64,7 @@ def batch(seed: int, step: int, size: int, mixture: Mixture) -> Batch:
         colour and shape per patch.
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
-    pictures = [picture(rng, seed, step * size + i, mixture) for i in range(size)]
+    images = [image(rng, seed, step * size + i, mixture) for i in range(size)]
     known: CaptionSet = every_caption()
     chosen = rng.permutation(64)[:_PLACED_PAIRS]
     placed = known.placed.reshape(64, 4, 3)[chosen].reshape(-1, 3)
@@ -72,32 +72,32 @@ def batch(seed: int, step: int, size: int, mixture: Mixture) -> Batch:
     weight = np.concatenate([np.ones(64), np.full(len(placed), 1.0), np.full(16, 0.2)]).astype(np.float32)
     tokens = np.stack([encode(rng, wording(rng, *(int(v) for v in row))) for row in captions])
     return {
-        "images": np.stack([p.image for p in pictures]),
+        "images": np.stack([p.image for p in images]),
         "tokens": tokens[:, :TRAINED_TOKENS],
-        "truth": truth(pictures, captions),
+        "truth": truth(images, captions),
         "weight": weight,
-        "patch_labels": np.stack([p.patch_labels for p in pictures]),
+        "patch_labels": np.stack([p.patch_labels for p in images]),
     }
 
 
-def truth(pictures: list[Picture], captions: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Decide which captions are true of which pictures.
+def truth(images: list[SampleImage], captions: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Decide which captions are true of which images.
 
     A caption with a position is true only where such an object stands on that side, false where the object stands on
     the other side or is missing, and undecided close to the middle.
 
     Returns:
-        int8 array ``(pictures, captions)`` of TRUE, FALSE and UNKNOWN.
+        int8 array ``(images, captions)`` of TRUE, FALSE and UNKNOWN.
     """
-    attributes = np.stack([p.attributes for p in pictures])[:, :, None, :]  # picture, object, 1, (colour, shape)
-    state = np.stack([p.state for p in pictures])[:, :, None]
-    centre = np.stack([p.centre for p in pictures])
+    attributes = np.stack([p.attributes for p in images])[:, :, None, :]  # image, object, 1, (colour, shape)
+    state = np.stack([p.state for p in images])[:, :, None]
+    centre = np.stack([p.centre for p in images])
     wanted = captions[None, None, :, :2]
     fits = ((attributes == wanted) | (wanted == ANY)).all(axis=-1) & (state != _ABSENT)
     signed = np.stack(
         [sign * (centre[:, :, axis] - 0.5) for axis, sign in POSITIONS.values()] + [np.ones(centre.shape[:2])], axis=-1
     )
-    signed[np.array([p.placeless for p in pictures]), :, :4] = 0.5 * POSITION_MARGIN
+    signed[np.array([p.placeless for p in images]), :, :4] = 0.5 * POSITION_MARGIN
     # Index -1 (no position asked for) lands on the last column, which is always on the right side.
     on_side = signed[:, :, captions[:, 2]]
     certain = fits & (state == _PRESENT) & (on_side >= POSITION_MARGIN)
@@ -106,8 +106,8 @@ def truth(pictures: list[Picture], captions: NDArray[np.int64]) -> NDArray[np.in
     return np.where(certain.any(axis=1), TRUE, result).astype(np.int8)
 
 
-def picture(rng: np.random.Generator, seed: int, index: int, mixture: Mixture) -> Picture:
-    """Make one training picture of the mixture."""
+def image(rng: np.random.Generator, seed: int, index: int, mixture: Mixture) -> SampleImage:
+    """Make one training image of the mixture."""
     draw = float(rng.random())
     if draw < mixture.single:
         return _whole(scene(seed, "train", index=index, n_objects=1))
@@ -124,7 +124,7 @@ def picture(rng: np.random.Generator, seed: int, index: int, mixture: Mixture) -
     return _whole(scene(seed, "train", index=index, kind=kind))  # type: ignore[arg-type]
 
 
-def _whole(made: Scene, only: int | None = None, image: NDArray[np.uint8] | None = None) -> Picture:
+def _whole(made: Scene, only: int | None = None, image: NDArray[np.uint8] | None = None) -> SampleImage:
     attributes = np.full((MAX_OBJECTS, 2), -9, dtype=np.int64)
     state = np.zeros(MAX_OBJECTS, dtype=np.int64)
     centre = np.full((MAX_OBJECTS, 2), 0.5, dtype=np.float32)
@@ -135,7 +135,7 @@ def _whole(made: Scene, only: int | None = None, image: NDArray[np.uint8] | None
         centre[i] = np.array(item.centre_xy) / made.size_wh
         labels[item.mask] = i + 1
     image = made.image if image is None else image
-    return Picture(image, attributes, state, centre, _patch_labels(labels, attributes))
+    return SampleImage(image, attributes, state, centre, _patch_labels(labels, attributes))
 
 
 def _patch_labels(labels: NDArray[np.int64], attributes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -149,7 +149,7 @@ def _patch_labels(labels: NDArray[np.int64], attributes: NDArray[np.int64]) -> N
     return np.asarray(np.where(peak[:, None] < 0.03, NOTHING, result), dtype=np.int64)
 
 
-def _zoomed(rng: np.random.Generator, made: Scene) -> Picture:
+def _zoomed(rng: np.random.Generator, made: Scene) -> SampleImage:
     which = int(rng.integers(len(made.objects)))
     x0, y0, x1, y1 = made.objects[which].box_xyxy
     width, height = made.size_wh
@@ -175,7 +175,7 @@ def _zoomed(rng: np.random.Generator, made: Scene) -> Picture:
     return result
 
 
-def _circled(rng: np.random.Generator, made: Scene) -> Picture:
+def _circled(rng: np.random.Generator, made: Scene) -> SampleImage:
     which = int(rng.integers(len(made.objects)))
     x0, y0, x1, y1 = made.objects[which].box_xyxy
     grow = int(rng.integers(3))
@@ -193,7 +193,7 @@ def _circled(rng: np.random.Generator, made: Scene) -> Picture:
     return _whole(made, only=which, image=image)
 
 
-def _blurred(rng: np.random.Generator, made: Scene) -> Picture:
+def _blurred(rng: np.random.Generator, made: Scene) -> SampleImage:
     which = int(rng.integers(len(made.objects)))
     x0, y0, x1, y1 = made.objects[which].box_xyxy
     sigma = 1.5 + 8.0 * float(rng.random()) ** 2

@@ -2,7 +2,7 @@
 
 The annotated model starts from the default's weights. Two things keep the CLS row's late reading meaningful, neither of
 them a visual prompt: the auxiliary patch loss (`zoo.objective`), and that in training CLS joins late at random: for
-each picture it skips the first 0 to 3 blocks, so what it takes in early is never relied on.
+each image it skips the first 0 to 3 blocks, so what it takes in early is never relied on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Recipe:
     checkpoint_every: int = 200
 
     def mixture(self, step: int) -> Mixture:
-        """Mixture of pictures at a step."""
+        """Mixture of images at a step."""
         done = min(step / max(self.curriculum * self.steps, 1.0), 1.0)
         a, b = self.first, self.last
         fields = ("single", "zoom", "circled", "blurred")
@@ -163,7 +163,7 @@ def train(
         recipe: The schedule.
         out: Folder for ``<name>.pt`` (checkpoint), ``<name>.jsonl`` (log); must hold the checkpoint of ``start_from``.
         dtype: Of the forward and backward pass; weights and optimiser stay float32.
-        threads: Of the training process; pictures are made in one more process.
+        threads: Of the training process; images are made in one more process.
         stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
 
     Returns:

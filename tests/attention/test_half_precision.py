@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import visprompt as vp
-from visprompt.testing.conformance import picture
+from visprompt.testing.conformance import image
 from visprompt.testing.tiny import tiny
 from visprompt.training.gradient_checkpointing import checkpointed
 
 NAMES = ["transformers-vit", "transformers-vit-mae", "transformers-beit", "open-clip-vit", "timm-vit", "timm-beit"]
-PICTURE = picture((96, 96))
+IMAGE = image((96, 96))
 CLASSES = 3
 
 
 class Task:
-    """Four noisy pictures of three classes for a tiny frozen model, and everything that is learned for it."""
+    """Four noisy images of three classes for a tiny frozen model, and everything that is learned for it."""
 
     def __init__(self, name: str, loaded: bool, deep: bool = False) -> None:
         made = tiny(name)
@@ -30,7 +30,7 @@ class Task:
         if loaded:
             made.module.to(torch.bfloat16)
         generator = torch.Generator().manual_seed(0)
-        pixels = self.model.parts.reader.inputs([(PICTURE, "model")], self.model)["pixel_values"]
+        pixels = self.model.parts.reader.inputs([(IMAGE, "model")], self.model)["pixel_values"]
         self.pixels = torch.randn(4, *pixels.shape[1:], generator=generator)
         self.labels = torch.tensor([0, 1, 2, 1])
         blocks = len(self.model.tower.blocks)
@@ -50,7 +50,7 @@ class Task:
             for block, tau in enumerate(self.taus)
         )
         given = vp.PromptTokens(self.tokens, gate_logits=self.gates)
-        prompt = vp.VisualPrompt(PICTURE, tokens=given, attention=edits)
+        prompt = vp.VisualPrompt(IMAGE, tokens=given, attention=edits)
         with self.model.prompting([prompt] * 4) as encode:
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 features = encode(self.pixels.to(self.model.dtype)).embeddings.float()

@@ -1,4 +1,4 @@
-"""Batches that mix everything: pictures, first blocks, heads, rows and forms, shared and not, against one by one."""
+"""Batches that mix everything: images, first blocks, heads, rows and forms, shared and not, against one by one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import visprompt as vp
 from visprompt.testing.tiny import tiny, tiny_names
 
 SIZES = [(96, 96), (144, 48), (48, 144)]
-PICTURES = [
+IMAGES = [
     Image.fromarray(np.random.default_rng(i).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
     for i, wh in enumerate(SIZES)
 ]
@@ -43,11 +43,11 @@ def test_mixed_batches(name: str, readout_only: bool) -> None:
     rng = random.Random(1)
     prompts = []
     for _ in range(7):
-        picture = rng.choice(PICTURES)
-        patches = model.geometry(picture.size).num_patches
+        image = rng.choice(IMAGES)
+        patches = model.geometry(image.size).num_patches
         edits = [random_edit(model, patches, rng, readout_only) for _ in range(rng.choice([0, 1, 1, 2]))]
         masses = [edit for edit in edits if edit.target_mass is not None]
-        prompts.append(vp.VisualPrompt(picture, attention=tuple(e for e in edits if e not in masses[1:])))
+        prompts.append(vp.VisualPrompt(image, attention=tuple(e for e in edits if e not in masses[1:])))
     pool = [site.block for site in model.tower.sites if site.is_pool]
     read = pool if model.tower.readout == "probe" else range(model.num_blocks)
     with torch.no_grad():

@@ -17,14 +17,14 @@ from visprompt.attention.engine import open_scope
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Insertion
 from visprompt.models.backends.transformers import find_blocks
-from visprompt.models.site_checks import prove_tokens
-from visprompt.testing.conformance import Crash, crashing, differences, picture, snapshot
+from visprompt.models.site_checks import verify_prompt_tokens
+from visprompt.testing.conformance import Crash, crashing, differences, image, snapshot
 from visprompt.testing.tiny import Tiny, tiny, tiny_names
 
 BLOCKS, WIDTH = 4, 32
 NAMES = [name for name in tiny_names() if tiny(name).has_attention]
-PICTURE = picture((96, 96))
-PLAIN = vp.VisualPrompt(PICTURE)
+IMAGE = image((96, 96))
+PLAIN = vp.VisualPrompt(IMAGE)
 
 
 def tokens(blocks: int = 1, m: int = 3, seed: int = 0, gates: bool = False, **options: Any) -> vp.PromptTokens:
@@ -73,7 +73,7 @@ def test_they_act_and_mix_in_a_batch(small: tuple[Tiny, vp.Model]) -> None:
     alone = [embeddings(model, prompt) for prompt in prompts]
     plain = embeddings(model, PLAIN)
     assert torch.equal(embeddings(model, PLAIN.with_(tokens=tokens(m=0))), plain)
-    other = vp.VisualPrompt(picture((144, 48)), tokens=prompts[0].tokens)  # another grid on models that vary it
+    other = vp.VisualPrompt(image((144, 48)), tokens=prompts[0].tokens)  # another grid on models that vary it
     same_kind = PLAIN.with_(tokens=tokens(seed=7))
     batch = embeddings(model, PLAIN, *prompts, same_kind, other)
     wanted = torch.cat([plain, *alone, embeddings(model, same_kind), embeddings(model, other)])
@@ -88,7 +88,7 @@ def test_positions_stay_right(small: tuple[Tiny, vp.Model], kind: str) -> None:
     """With the prompt tokens hidden from all others, these are where they were: the plain model comes out."""
     model = small[1]
     insertion = Insertion(model.tower, [KINDS[kind]()])
-    count, patches = insertion.count, model.geometry(PICTURE.size).num_patches
+    count, patches = insertion.count, model.geometry(IMAGE.size).num_patches
     sites, programs = [], {}
     for site in insertion.tower.sites:
         # Columns counted from the first prompt token on, so that a bias reaches these.
@@ -99,7 +99,7 @@ def test_positions_stay_right(small: tuple[Tiny, vp.Model], kind: str) -> None:
             bias[..., :count] = -1e9
             programs[sites[-1]] = SiteProgram(rows, torch.ones(1, site.heads, len(rows), dtype=torch.bool), bias=bias)
     tower = replace(insertion.tower, sites=tuple(sites), by_module={})
-    inputs = model.parts.reader.inputs([(PICTURE, "model")], model)
+    inputs = model.parts.reader.inputs([(IMAGE, "model")], model)
     with torch.no_grad(), open_scope(tower, programs, tokens=insertion):
         hidden = model.parts.embed(inputs)
     torch.testing.assert_close(hidden, embeddings(model, PLAIN), atol=1e-5, rtol=1e-4)
@@ -126,7 +126,7 @@ def test_a_copy_of_cls_stays_one(small: tuple[Tiny, vp.Model]) -> None:
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(args[0] if args else kwargs["hidden_states"])
 
-    inputs = model.parts.reader.inputs([(PICTURE, "model")], model)
+    inputs = model.parts.reader.inputs([(IMAGE, "model")], model)
     with torch.no_grad():
         handle = model.tower.blocks[0].register_forward_pre_hook(look, with_kwargs=True)
         model.parts.embed(inputs)
@@ -158,7 +158,7 @@ def test_biases_and_masks_leave_prompts_alone() -> None:
 def test_with_attention_edits(small: tuple[Tiny, vp.Model]) -> None:
     """The columns of edits and maps are the patches, wherever they stand."""
     model = small[1]
-    patches = model.geometry(PICTURE.size).num_patches
+    patches = model.geometry(IMAGE.size).num_patches
     first = model.num_blocks - 1
     with_tokens = PLAIN.with_(tokens=tokens())
     for column in (0, patches - 1):
@@ -176,7 +176,7 @@ def test_with_attention_edits(small: tuple[Tiny, vp.Model]) -> None:
         assert model.tower.readout == "probe" or maps[1].sum(-1).max() < 0.999
         torch.testing.assert_close(maps[0], maps[2])
         assert rows is None or rows.attention[0].shape[-2:] == (patches, patches)
-    region = vp.Request(PICTURE, region=vp.Box(20, 20, 60, 60))
+    region = vp.Request(IMAGE, region=vp.Box(20, 20, 60, 60))
     for prompter in ("circle", "falip", "circle+unleash"):
         items = vp.Prompter.from_name(prompter).prompt([region], model)
         found = embeddings(model, *(item.with_(tokens=tokens()) for item in items), with_tokens)
@@ -227,7 +227,7 @@ def test_gradients_reach_what_is_learned_and_nothing_else(small: tuple[Tiny, vp.
     )
     made.module.requires_grad_(False)
     try:
-        pixels = model.parts.reader.inputs([(PICTURE, "model")] * 2, model)["pixel_values"]
+        pixels = model.parts.reader.inputs([(IMAGE, "model")] * 2, model)["pixel_values"]
         with model.prompting([prompt] * 2) as encode:
             found = encode(pixels).embeddings
             (found * torch.linspace(-1, 2, found.shape[-1])).sum().backward()
@@ -305,7 +305,7 @@ def test_captured_states_have_no_prompts(name: str) -> None:
     made = tiny(name)
     model = vp.wrap(made.module, made.processor, made.tokenizer)
     vision = getattr(made.module, "vision_model", made.module)
-    pixels = model.parts.reader.inputs([(PICTURE, "model")], model)["pixel_values"]
+    pixels = model.parts.reader.inputs([(IMAGE, "model")], model)["pixel_values"]
     with torch.no_grad():
         plain = vision(pixels, output_hidden_states=True)
         insertion = Insertion(model.tower, [tokens(gates=True)])
@@ -340,7 +340,7 @@ def test_gradient_checkpointing(name: str) -> None:
     prompt = PLAIN.with_(
         tokens=vp.PromptTokens(learned[0], gate_logits=learned[1]), attention=temperatures(learned[2:])
     )
-    pixels = model.parts.reader.inputs([(PICTURE, "model"), (picture((144, 48)), "model")], model)["pixel_values"]
+    pixels = model.parts.reader.inputs([(IMAGE, "model"), (image((144, 48)), "model")], model)["pixel_values"]
 
     def gradients() -> list[Tensor]:
         with model.prompting([prompt] * 2) as encode:
@@ -389,7 +389,7 @@ def test_half_precision(name: str, autocast: bool) -> None:
     taus = torch.full((BLOCKS,), 1.5, requires_grad=True)
     given.tokens.requires_grad_()
     prompt = PLAIN.with_(tokens=given, attention=temperatures(taus.unbind()))
-    pixels = model.parts.reader.inputs([(PICTURE, "model")], model)["pixel_values"]
+    pixels = model.parts.reader.inputs([(IMAGE, "model")], model)["pixel_values"]
     with model.prompting([prompt]) as encode:
         wanted = encode(pixels).embeddings
     if not autocast:
@@ -450,7 +450,7 @@ def test_threads_that_train(name: str) -> None:
     model = vp.wrap(made.module, made.processor, made.tokenizer)
     made.module.requires_grad_(False)
     switch_on_checkpointing(made)
-    pixels = model.parts.reader.inputs([(PICTURE, "model")], model)["pixel_values"]
+    pixels = model.parts.reader.inputs([(IMAGE, "model")], model)["pixel_values"]
     both_open = threading.Barrier(2)
 
     def gradient(seed: int, barrier: threading.Barrier | None) -> Tensor:
@@ -537,4 +537,4 @@ def test_tokens_without_an_effect_are_an_error(vit: vp.Model) -> None:
 
     parts = replace(vit.parts, embed=Deaf())
     with pytest.raises(vp.SiteNotReachedError, match=r"blocks \[0, 1, 2, 3\]"), torch.enable_grad():
-        prove_tokens("deaf", parts, PLAIN.with_(tokens=tokens()), vit)
+        verify_prompt_tokens("deaf", parts, PLAIN.with_(tokens=tokens()), vit)

@@ -15,7 +15,7 @@ from visprompt.attention.prompt_tokens import Insertion
 from visprompt.models.chat import Chat
 from visprompt.models.lvlm.inputs import media_of, prepare
 from visprompt.models.site_checks import features_of
-from visprompt.testing.conformance import picture
+from visprompt.testing.conformance import image
 from visprompt.testing.tiny_lvlm import tiny_lvlm, tiny_lvlm_names
 
 M = 3
@@ -27,11 +27,11 @@ def test_features_without_prompts(name: str) -> None:
     model = vp.wrap(made.module, made.processor)
     tower = model.vision_tower
     assert tower is not None
-    media = media_of(prepare(model, [Chat((vp.VisualPrompt(picture((96, 96))),), "What is it?")]))
+    media = media_of(prepare(model, [Chat((vp.VisualPrompt(image((96, 96))),), "What is it?")]))
     shape = input_shape(model, media)
     given = vp.PromptTokens(torch.randn(1, M, shape[-1], generator=torch.Generator().manual_seed(0)))
     if len(shape) == 2:
-        with pytest.raises(vp.UnsupportedError, match="packs the patches of all pictures"):
+        with pytest.raises(vp.UnsupportedError, match="packs the patches of all images"):
             Insertion(tower, [given] * shape[0])
         return
     insertion = Insertion(tower, [given] * shape[0])
@@ -56,7 +56,7 @@ def test_features_without_prompts(name: str) -> None:
 
 
 def input_shape(model: vp.Model, media: dict[str, Tensor]) -> tuple[int, ...]:
-    """(pictures or tiles, tokens, width) of what the first block of the vision tower gets; packed: (tokens, width)."""
+    """(images or tiles, tokens, width) of what the first block of the vision tower gets; packed: (tokens, width)."""
     seen: list[Tensor] = []
     block = model.vision_tower.blocks[0]
     handle = block.register_forward_pre_hook(

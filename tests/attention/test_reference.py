@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
-from visprompt.strategies._heatmap import RawMap, mask_of, over_picture, overlay
+from visprompt.strategies._heatmap import RawMap, mask_of, over_image, overlay
 from visprompt.strategies._views import View, assembled
 
 import visprompt as vp
@@ -144,9 +144,9 @@ def api_model(request: pytest.FixtureRequest, api_reference: dict[str, np.ndarra
 
 
 def prompts(reference: dict[str, np.ndarray], model: vp.Model) -> list[vp.VisualPrompt]:
-    picture = Image.new("RGB", tuple(int(side) for side in reference["image_size_wh"]))
+    image = Image.new("RGB", tuple(int(side) for side in reference["image_size_wh"]))
     boxes = [vp.Box(*box) for box in reference["boxes_xyxy"]]
-    return vp.Prompter.from_name("falip", preset="paper").prompt(vp.Request(picture, region=boxes), model)
+    return vp.Prompter.from_name("falip", preset="paper").prompt(vp.Request(image, region=boxes), model)
 
 
 def test_masks_are_the_authors_exactly(reference: dict[str, np.ndarray], model: vp.Model) -> None:
@@ -181,7 +181,7 @@ def test_unprompted(reference: dict[str, np.ndarray], model: vp.Model) -> None:
 
 @pytest.fixture(scope="module")
 def attributed(api_reference: dict[str, np.ndarray], api_model: vp.Model) -> list[Attribution]:
-    """The maps of the three reference pictures, one text each."""
+    """The maps of the three reference images, one text each."""
     geometries = [api_model.geometry((API.size, API.size))] * 3
     with torch.no_grad():
         inputs = {"pixel_values": torch.from_numpy(api_reference["pixels"]).float()}
@@ -200,14 +200,14 @@ def test_api_maps(api_reference: dict[str, np.ndarray], attributed: list[Attribu
 
 def test_api_masks_and_overlays(api_reference: dict[str, np.ndarray], attributed: list[Attribution]) -> None:
     options = vp.Prompter.from_name("api", preset="paper").options
-    picture = Image.fromarray(api_reference["image"])
+    image = Image.fromarray(api_reference["image"])
     for found, mask, painted in zip(attributed, api_reference["merged_mask"], api_reference["overlay"], strict=True):
         part = RawMap(found.contribution, found.similarity, found.geometry)
-        raw = assembled([part], [View(picture, "model")], picture.size, options.align)
+        raw = assembled([part], [View(image, "model")], image.size, options.align)
         values = mask_of(raw, options.maps, options.enhance, options.kernel_size)
         np.testing.assert_allclose(values.reshape(7, 7), mask, atol=1e-4)
-        over = over_picture(values, raw.geometry, options.interpolation, 1.0)
-        ours = np.asarray(overlay(picture, over, options.grey, options.floor)).astype(int)
+        over = over_image(values, raw.geometry, options.interpolation, 1.0)
+        ours = np.asarray(overlay(image, over, options.grey, options.floor)).astype(int)
         assert np.abs(ours - painted).max() <= 1
 
 

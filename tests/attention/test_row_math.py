@@ -14,7 +14,7 @@ from visprompt.attention.row_math import target_mass_logits
 from visprompt.testing.tiny import tiny
 
 
-def picture(seed: int = 0, wh: tuple[int, int] = (96, 96)) -> Image.Image:
+def image(seed: int = 0, wh: tuple[int, int] = (96, 96)) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
@@ -48,20 +48,20 @@ def pixels_of(model: vp.Model, image: Image.Image) -> torch.Tensor:
 
 
 def test_bias_is_added_to_the_readout_row(clip: vp.Model) -> None:
-    image = picture()
-    bias = torch.randn(clip.geometry(image.size).num_patches, generator=torch.Generator().manual_seed(0))
-    prompt = vp.VisualPrompt(image).adding(vp.AttentionEdit(bias=bias.numpy(), first_block=1))
+    inputs = image()
+    bias = torch.randn(clip.geometry(inputs.size).num_patches, generator=torch.Generator().manual_seed(0))
+    prompt = vp.VisualPrompt(inputs).adding(vp.AttentionEdit(bias=bias.numpy(), first_block=1))
     with torch.no_grad():
         ours = clip.encode([prompt]).embeddings
         row = torch.cat((torch.zeros(1), bias))
-        expected = by_hand(clip.module, pixels_of(clip, image), 1, lambda logits: logits + row)
+        expected = by_hand(clip.module, pixels_of(clip, inputs), 1, lambda logits: logits + row)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_bias_in_some_heads_only(clip: vp.Model) -> None:
-    image = picture(1)
-    bias = np.linspace(-2, 2, clip.geometry(image.size).num_patches)
-    prompt = vp.VisualPrompt(image).adding(vp.AttentionEdit(bias=bias, first_block=2, heads=(1,)))
+    inputs = image(1)
+    bias = np.linspace(-2, 2, clip.geometry(inputs.size).num_patches)
+    prompt = vp.VisualPrompt(inputs).adding(vp.AttentionEdit(bias=bias, first_block=2, heads=(1,)))
 
     def change(logits: torch.Tensor) -> torch.Tensor:
         logits = logits.clone()
@@ -70,16 +70,16 @@ def test_bias_in_some_heads_only(clip: vp.Model) -> None:
 
     with torch.no_grad():
         ours = clip.encode([prompt]).embeddings
-        expected = by_hand(clip.module, pixels_of(clip, image), 2, change)
+        expected = by_hand(clip.module, pixels_of(clip, inputs), 2, change)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_temperature_divides_the_logits(clip: vp.Model) -> None:
-    image = picture(2)
-    prompt = vp.VisualPrompt(image).adding(vp.AttentionEdit(temperature=2.5))
+    inputs = image(2)
+    prompt = vp.VisualPrompt(inputs).adding(vp.AttentionEdit(temperature=2.5))
     with torch.no_grad():
         ours = clip.encode([prompt]).embeddings
-        expected = by_hand(clip.module, pixels_of(clip, image), 0, lambda logits: logits / 2.5)
+        expected = by_hand(clip.module, pixels_of(clip, inputs), 0, lambda logits: logits / 2.5)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -117,31 +117,31 @@ def test_contributions_sum_to_the_attention_output(name: str) -> None:
     site = model.tower.sites[1]
     seen = []
     handle = site.module.register_forward_hook(lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out))
-    prompt = vp.VisualPrompt(picture())
-    model.prove(prompt)
+    prompt = vp.VisualPrompt(image())
+    model.verify_sites(prompt)
     seen.clear()
     from visprompt.attention import compile_programs, open_scope
 
     with torch.no_grad():
-        count = model.geometry(prompt.picture.size).num_patches
+        count = model.geometry(prompt.image.size).num_patches
         with open_scope(model.tower, compile_programs(model.tower, [()], [count], decompose=[1])) as scope:
-            model.parts.embed(model.parts.reader.inputs([(prompt.picture, "model")], model))
+            model.parts.embed(model.parts.reader.inputs([(prompt.image, "model")], model))
     handle.remove()
     torch.testing.assert_close(scope.decomposition[site].sum(1)[0], seen[0][0, 0], atol=1e-5, rtol=1e-5)
 
 
 def test_output_gain_adds_the_change_once_more(clip: vp.Model) -> None:
     """`G' + g (G' − G)` in the last block only, by hand."""
-    image, other = picture(3), picture(4)
+    inputs, other = image(3), image(4)
     last = clip.num_blocks - 1
-    prompt = vp.VisualPrompt(image, reference=other).adding(vp.AttentionEdit(gain=0.7, first_block=last))
+    prompt = vp.VisualPrompt(inputs, reference=other).adding(vp.AttentionEdit(gain=0.7, first_block=last))
     layer = clip.module.vision_model.encoder.layers[last]
     states: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda m, a: states.append(a[0]))
     with torch.no_grad():
         ours = clip.encode([prompt]).embeddings
         states.clear()
-        clip.encode([vp.VisualPrompt(image)])
+        clip.encode([vp.VisualPrompt(inputs)])
         clip.encode([vp.VisualPrompt(other)])
         now, before = (layer.self_attn(layer.layer_norm1(x), attention_mask=None)[0][:, 0] for x in states)
         # out_proj is affine, so its bias drops out of the difference
@@ -153,15 +153,15 @@ def test_output_gain_adds_the_change_once_more(clip: vp.Model) -> None:
 
 
 def test_chosen_rows_are_read_one_by_one(clip: vp.Model) -> None:
-    image = picture(5)
+    inputs = image(5)
     block = 2
     layer = clip.module.vision_model.encoder.layers[block]
     states: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda m, a: states.append(a[0]))
     with torch.no_grad():
-        clip.prove(vp.VisualPrompt(image))
+        clip.verify_sites(vp.VisualPrompt(inputs))
         states.clear()
-        read = clip.encode([vp.VisualPrompt(image)], read=[block], read_rows=(0, 3)).attention[block]
+        read = clip.encode([vp.VisualPrompt(inputs)], read=[block], read_rows=(0, 3)).attention[block]
         attention, x = layer.self_attn, layer.layer_norm1(states[0])
         q, k = (
             getattr(attention, f"{name}_proj")(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
@@ -174,7 +174,7 @@ def test_chosen_rows_are_read_one_by_one(clip: vp.Model) -> None:
 
 @pytest.mark.parametrize("rows", ["patches", "all", (0, 5)])
 def test_the_readout_can_be_read_while_other_rows_are_edited(clip: vp.Model, rows: object) -> None:
-    request = vp.Request(picture(6), region=vp.Box(20, 20, 60, 60))
+    request = vp.Request(image(6), region=vp.Box(20, 20, 60, 60))
     prompter = vp.Prompter.from_name("falip", rows=rows, strength=3.0, first_block=1)
     runner = vp.Runner(clip, prompter)
     (read,) = runner.attention(request)

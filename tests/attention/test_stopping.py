@@ -12,15 +12,15 @@ from visprompt.models.lvlm.vision_encoder import encoder_of
 from visprompt.testing import conformance, conformance_lvlm
 from visprompt.testing.conformance import differences, snapshot
 
-#: CLS, probe and mean; three libraries; towers of language models, one of which packs its pictures
+#: CLS, probe and mean; three libraries; towers of language models, one of which packs its images
 ENCODERS = ("transformers-clip", "transformers-siglip", "transformers-dinov3", "open-clip-vit", "timm-vit", "timm-beit")
 LVLMS = ("llava", "idefics3", "qwen2-5-vl")
 
 
 def first_pixels(model: Any) -> torch.Tensor:
-    """Of two pictures."""
-    shown = [conformance.picture((64, 64), number) for number in range(2)]
-    return torch.stack([torch.from_numpy(model.parts.reader.preprocess(picture)) for picture in shown])
+    """Of two images."""
+    shown = [conformance.image((64, 64), number) for number in range(2)]
+    return torch.stack([torch.from_numpy(model.parts.reader.preprocess(image)) for image in shown])
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *LVLMS])
@@ -30,7 +30,7 @@ def test_stopping_changes_nothing_that_is_read(name: str, blocks: tuple[int, ...
     model = encoder_of(model)
     state = snapshot(made.module)
     pixels = first_pixels(model)
-    prompts = [vp.VisualPrompt(conformance.picture((pixels.shape[-1], pixels.shape[-2])))] * 2
+    prompts = [vp.VisualPrompt(conformance.image((pixels.shape[-1], pixels.shape[-2])))] * 2
     blocks = tuple(block % model.num_blocks for block in blocks)
     ran: list[int] = []
     handle = model.tower.blocks[-1].register_forward_hook(lambda *_: ran.append(1))
@@ -61,7 +61,7 @@ def test_a_forward_that_fails_leaves_the_next_one_whole(name: str) -> None:
     _, model = (conformance_lvlm if name in LVLMS else conformance).wrapped(name)
     model = encoder_of(model)
     pixels = first_pixels(model)
-    prompts = [vp.VisualPrompt(conformance.picture((64, 64)))] * 2
+    prompts = [vp.VisualPrompt(conformance.image((64, 64)))] * 2
     with torch.no_grad(), model.prompting(prompts, read=[1], stop=True) as encode:
         wanted = encode(pixels).attention[1]
         with conformance.crashing(model.tower.blocks[0]), pytest.raises(conformance.Crash):

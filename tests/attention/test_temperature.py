@@ -17,12 +17,12 @@ import visprompt as vp
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Gated
 from visprompt.attention.temperature import can_temper, tempered_attention, tempered_mha
-from visprompt.testing.conformance import picture
+from visprompt.testing.conformance import image
 from visprompt.testing.tiny import tiny, tiny_names
 
 N, HEADS, QUERIES, WIDTH = 2, 3, 7, 8
 SCALE = WIDTH**-0.5
-PICTURE = picture((96, 96))
+IMAGE = image((96, 96))
 NAMES = [name for name in tiny_names() if tiny(name).has_attention and "naflex" not in name and "siglip2" not in name]
 
 
@@ -239,11 +239,11 @@ def prompt_of(learned: Sequence[Tensor]) -> vp.VisualPrompt:
         vp.AttentionEdit(temperature=tau, rows="all", first_block=block, last_block=block)
         for block, tau in enumerate(learned[2:])
     )
-    return vp.VisualPrompt(PICTURE, tokens=vp.PromptTokens(learned[0], gate_logits=learned[1]), attention=edits)
+    return vp.VisualPrompt(IMAGE, tokens=vp.PromptTokens(learned[0], gate_logits=learned[1]), attention=edits)
 
 
 def results_of(model: vp.Model, learned: Sequence[Tensor]) -> list[Tensor]:
-    pixels = model.parts.reader.inputs([(PICTURE, "model")] * 2, model)["pixel_values"]
+    pixels = model.parts.reader.inputs([(IMAGE, "model")] * 2, model)["pixel_values"]
     with model.prompting([prompt_of(learned)] * 2) as encode:
         found = encode(pixels).embeddings
         loss = (found * torch.linspace(-1, 2, found.shape[-1])).sum()
@@ -282,8 +282,8 @@ def kept_bytes(model: vp.Model, learned: Sequence[Tensor], plain: bool) -> int:
             seen[storage.data_ptr()] = storage.nbytes()
         return item
 
-    pixels = model.parts.reader.inputs([(PICTURE, "model")] * 2, model)["pixel_values"]
-    prompt = vp.VisualPrompt(PICTURE, tokens=vp.PromptTokens(learned[0])) if plain else prompt_of(learned)
+    pixels = model.parts.reader.inputs([(IMAGE, "model")] * 2, model)["pixel_values"]
+    prompt = vp.VisualPrompt(IMAGE, tokens=vp.PromptTokens(learned[0])) if plain else prompt_of(learned)
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda item: item)
     with model.prompting([prompt] * 2) as encode, hooks:
         found = encode(pixels).embeddings

@@ -54,7 +54,7 @@ def test_rows_have_their_place_in_the_table(kind: Any, tmp_path: Path) -> None:
     settings = Settings(kind.name, suite, suite, tuple(suite.models), tmp_path)
     context = RunContext(settings, Store(tmp_path), ProgressCallback())
     labels = {
-        "accuracy": lambda: [row.pointing.label for row in suite.rows],
+        "accuracy": lambda: [row.condition.label for row in suite.rows],
         "tuning": lambda: [method.label for method in suite.methods],
         "gain": lambda: [marker.label for marker in suite.markers],
     }[kind.name]()

@@ -78,14 +78,14 @@ def test_names_of_0_4_0_in_the_package(tmp_path: Path) -> None:
     class Old(Listener):
         told: list[str] = []
 
-        def planned(self, pictures: int) -> None:
-            self.told.append(f"planned {pictures}")
+        def planned(self, images: int) -> None:
+            self.told.append(f"planned {images}")
 
         def row(self, text: str) -> None:
             self.told.append("row")
 
-        def done(self, pictures: int) -> None:
-            self.told.append(f"done {pictures}")
+        def done(self, images: int) -> None:
+            self.told.append(f"done {images}")
 
         def result(self, row: Any) -> None:
             self.told.append(f"result {row['n']}")

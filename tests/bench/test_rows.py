@@ -34,9 +34,10 @@ def test_rows_of_0_4_0_have_the_schema(kind: str, folder: str, count: int) -> No
 
 def test_nothing_else_of_an_old_row_is_changed() -> None:
     (old, *_), (new, *_) = (read(FOLDERS / "scenes" / "results.jsonl") for read in (read_jsonl, read_rows))
-    gone = {"ci95", "strategy", "versions", "git_commit", "code", "machine", "date"}
+    gone = {"ci95", "strategy", "pictures", "versions", "git_commit", "code", "machine", "date"}
     assert {key: new[key] for key in old if key not in gone} == {key: old[key] for key in old if key not in gone}
     assert new["provenance"] == {key: old[key] for key in ("versions", "git_commit", "code", "machine", "date")}
+    assert new["images"] == old["pictures"]
 
 
 def test_a_point_of_a_sweep_has_its_point_as_label() -> None:

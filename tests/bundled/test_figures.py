@@ -11,8 +11,8 @@ import pytest
 
 import visprompt as vp
 from visprompt.data.scenes.world import all_names
-from visprompt.tasks import Naming, Pointing, Referring, Task, Vqa, evaluate
-from visprompt.tasks.data_sources import scene_pictures
+from visprompt.tasks import Condition, Naming, Referring, Task, Vqa, evaluate
+from visprompt.tasks.data_sources import scene_images
 from visprompt.tasks.scene_questions import scene_vqa
 
 _SCENES = 200
@@ -32,8 +32,8 @@ def loaded(name: str) -> vp.Model:
 def percent(model: str, task: str, strategy: str) -> float:
     """Accuracy on the first scenes of the test split, the strategy at its defaults."""
     asked, kind = _TASKS[task]
-    pictures = scene_pictures(_SCENES, kind=kind, split="test")
-    outcome = evaluate(asked, loaded(model), Pointing(strategy), pictures, identity={"name": model})
+    images = scene_images(_SCENES, kind=kind, split="test")
+    outcome = evaluate(asked, loaded(model), Condition(strategy), images, identity={"name": model})
     assert len(outcome.rows) == _SCENES
     return 100 * outcome.accuracy
 
@@ -56,22 +56,22 @@ def test_a_figure_stays_where_it_was(model: str, task: str, strategy: str, least
     assert least <= percent(model, task, strategy) <= most
 
 
-def asked(kinds: tuple[str, ...], pointing: Pointing) -> float:
+def asked(kinds: tuple[str, ...], condition: Condition) -> float:
     """Per cent right on hard test questions of these kinds."""
     outcome = evaluate(
-        Vqa(), loaded("scenes-llava"), pointing, scene_vqa(100, "hard", kinds=kinds), identity={"name": "llava"}
+        Vqa(), loaded("scenes-llava"), condition, scene_vqa(100, "hard", kinds=kinds), identity={"name": "llava"}
     )
     return 100 * outcome.accuracy
 
 
 def test_pointing_in_the_decoder_decides_what_is_answered() -> None:
     kinds, options = ("leftmost", "relation"), {"strength": 8.0, "first_block": 1}
-    plain = asked(kinds, Pointing("none"))
+    plain = asked(kinds, Condition("none"))
     assert 45 <= plain <= 75
-    assert asked(kinds, Pointing("falip", options)) >= plain + 15
-    assert asked(kinds, Pointing("falip", options, region="other")) <= plain - 10
+    assert asked(kinds, Condition("falip", options)) >= plain + 15
+    assert asked(kinds, Condition("falip", options, region="other")) <= plain - 10
 
 
 def test_apis_defaults_cost_colours_and_shapes_nothing() -> None:
     kinds = ("colour", "shape")
-    assert asked(kinds, Pointing("api", {"auxiliary": "bundled:scenes-clip"})) >= asked(kinds, Pointing("none")) - 2
+    assert asked(kinds, Condition("api", {"auxiliary": "bundled:scenes-clip"})) >= asked(kinds, Condition("none")) - 2

@@ -25,8 +25,8 @@ def loaded() -> tuple[Any, Any]:
     return model, AutoProcessor.from_pretrained(FOLDER, local_files_only=True)
 
 
-def _chat(question: str, *pictures: Any) -> list[dict[str, Any]]:
-    parts = [{"type": "image", "image": picture} for picture in pictures]
+def _chat(question: str, *images: Any) -> list[dict[str, Any]]:
+    parts = [{"type": "image", "image": image} for image in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
@@ -115,10 +115,10 @@ def test_batches_answer_as_single_questions_do(loaded: tuple[Any, Any]) -> None:
 
 
 def test_other_ways_of_chatting_are_taken(loaded: tuple[Any, Any]) -> None:
-    picture = world.scene(9, n_objects=1).pil
+    image = world.scene(9, n_objects=1).pil
     text = "what colour is the object?"
-    plain = _reply(loaded, [_chat(text, picture)])
-    asked = _chat(text, picture)
+    plain = _reply(loaded, [_chat(text, image)])
+    asked = _chat(text, image)
     system = {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
     assert _reply(loaded, [[system, *asked]]) == plain
     backwards = [{"role": "user", "content": asked[0]["content"][::-1]}]
@@ -126,8 +126,8 @@ def test_other_ways_of_chatting_are_taken(loaded: tuple[Any, Any]) -> None:
     earlier = [*asked, {"role": "assistant", "content": [{"type": "text", "text": plain[0]}]}]
     for chat in (
         [*earlier, {"role": "user", "content": [{"type": "text", "text": "is there a red star?"}]}],
-        _chat("is there a red star?", picture, world.scene(10).pil),
-        [{"role": "user", "content": "Quo vadis, no picture?"}],
+        _chat("is there a red star?", image, world.scene(10).pil),
+        [{"role": "user", "content": "Quo vadis, no image?"}],
     ):
         assert isinstance(_reply(loaded, [chat], max_new_tokens=2)[0], str)
 
@@ -143,9 +143,9 @@ def test_training_pass_equals_the_models_own_forward(loaded: tuple[Any, Any]) ->
     pixels = normalised(made["images"], torch.float32)
     with torch.no_grad():
         ours = forward.answer(model, forward.see(model, pixels), made["tokens"], made["ask"]).logits
-        for picture, slot in ((0, 0), (1, 4), (2, 9)):
-            asked = made["tokens"][picture, slot, : made["ask"][picture, slot] + 2].tolist()
+        for image, slot in ((0, 0), (1, 4), (2, 9)):
+            asked = made["tokens"][image, slot, : made["ask"][image, slot] + 2].tolist()
             start = [llava_text.BOS, llava_text.USER] + [llava_text.IMAGE] * 64
             ids = torch.tensor([start + asked])
-            theirs = model(input_ids=ids, pixel_values=pixels[picture : picture + 1]).logits[0, -2:]
-            assert torch.allclose(ours[picture, slot, 2:], theirs, atol=1e-4)
+            theirs = model(input_ids=ids, pixel_values=pixels[image : image + 1]).logits[0, -2:]
+            assert torch.allclose(ours[image, slot, 2:], theirs, atol=1e-4)

@@ -63,7 +63,7 @@ def test_light_changes_everywhere_alike() -> None:
     flat = np.full((64, 64, 3), 128, dtype=np.uint8)
     for _ in range(60):
         changed = samples.photometric(rng, flat).astype(float)
-        # Noise is centred, the rest is the same at every pixel: halves of the picture stay alike, whatever was drawn.
+        # Noise is centred, the rest is the same at every pixel: halves of the image stay alike, whatever was drawn.
         assert abs(changed[:, :32].mean() - changed[:, 32:].mean()) < 1.5
         assert abs(changed[:32].mean() - changed[32:].mean()) < 1.5
 

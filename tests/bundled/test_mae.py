@@ -25,14 +25,14 @@ def encoder() -> Any:
     return AutoModel.from_pretrained(FOLDER, local_files_only=True, dtype=torch.float32).eval()
 
 
-def rows(encoder: Any, pictures: list[Any]) -> torch.Tensor:
+def rows(encoder: Any, images: list[Any]) -> torch.Tensor:
     """The patches' rows behind the last norm, nothing masked, ``(n, 64, 128)``."""
     from transformers import AutoImageProcessor
 
-    pixels = AutoImageProcessor.from_pretrained(FOLDER, local_files_only=True)(images=pictures, return_tensors="pt")
+    pixels = AutoImageProcessor.from_pretrained(FOLDER, local_files_only=True)(images=images, return_tensors="pt")
     encoder.config.mask_ratio = 0.0
     with torch.no_grad():
-        noise = torch.arange(64.0).expand(len(pictures), -1)
+        noise = torch.arange(64.0).expand(len(images), -1)
         return torch.as_tensor(encoder(pixels["pixel_values"], noise=noise).last_hidden_state[:, 1:])
 
 
@@ -56,20 +56,20 @@ def test_folder_is_small_and_complete() -> None:
 
 
 def test_the_package_reads_it_out_as_the_mean_over_patches(encoder: Any) -> None:
-    pictures = [one.pil for one in scenes(3)]
+    images = [one.pil for one in scenes(3)]
     model = vp.load_model("bundled:scenes-mae")
-    found = model.encode([vp.VisualPrompt(picture) for picture in pictures]).embeddings
-    expected = rows(encoder, pictures).mean(1)
+    found = model.encode([vp.VisualPrompt(image) for image in images]).embeddings
+    expected = rows(encoder, images).mean(1)
     assert torch.allclose(found, expected, atol=1e-4)
-    assert torch.equal(found, model.encode([vp.VisualPrompt(picture) for picture in pictures]).embeddings)
+    assert torch.equal(found, model.encode([vp.VisualPrompt(image) for image in images]).embeddings)
 
 
 def test_shapes_can_be_read_from_its_patches(encoder: Any) -> None:
-    """A ridge classifier on the patches of 250 pictures: which of the 8 shapes covers this patch? Chance is 1 in 8."""
+    """A ridge classifier on the patches of 250 images: which of the 8 shapes covers this patch? Chance is 1 in 8."""
     features, truth = [], []
     for split, n in (("train", 250), ("test", 100)):
         data = downstream("segment", split, count=n)
-        found = rows(encoder, [data.picture(i) for i in range(n)]).flatten(0, 1)
+        found = rows(encoder, [data.image(i) for i in range(n)]).flatten(0, 1)
         tiles = np.stack([np.asarray(data.label(i)) for i in range(n)]).reshape(n, 8, 8, 8, 8).transpose(0, 1, 3, 2, 4)
         share = (tiles.reshape(-1, 64, 1) == np.arange(1, 9)).mean(axis=1)
         covered = share.max(axis=1) >= 0.3

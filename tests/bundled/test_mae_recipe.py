@@ -1,4 +1,4 @@
-"""The auto-encoder's recipe: pictures from their step alone, places from the start, a loss on what is masked only."""
+"""The auto-encoder's recipe: images from their step alone, places from the start, a loss on what is masked only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ pytest.importorskip("zoo", reason="the recipe is not part of an installed packag
 
 from zoo import mae_train
 from zoo.mae_export import export_mae, with_decoder
-from zoo.mae_train import MAE_RECIPES, new_mae, patch_statistics, pictures, reconstruction_loss, train_mae
+from zoo.mae_train import MAE_RECIPES, images, new_mae, patch_statistics, reconstruction_loss, train_mae
 
 RECIPE = MAE_RECIPES["scenes-mae"]
 TINY = replace(RECIPE, steps=4, batch_size=6, checkpoint_every=2, warmup_steps=1)
 
 
-def test_pictures_depend_on_their_step_only_and_come_from_the_train_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, again, other = (pictures(TINY, step) for step in (3, 3, 4))
+def test_images_depend_on_their_step_only_and_come_from_the_train_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again, other = (images(TINY, step) for step in (3, 3, 4))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert (first.shape, first.dtype) == ((6, 64, 64, 3), np.uint8)
@@ -32,7 +32,7 @@ def test_pictures_depend_on_their_step_only_and_come_from_the_train_split(monkey
 
     scene = mae_train.scene
     monkeypatch.setattr(mae_train, "scene", watched)
-    pictures(TINY, 0)
+    images(TINY, 0)
     assert splits == ["train"] * 6
 
 

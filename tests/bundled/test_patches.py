@@ -24,10 +24,10 @@ from visprompt.persistence.model_card import figures_of
 from visprompt.persistence.prompt_files import CARD, CONFIG, WEIGHTS
 from visprompt.registry import get_class
 from visprompt.tasks.base import run_hash
-from visprompt.tasks.condition import Pointing
+from visprompt.tasks.condition import Condition
 from visprompt.tasks.referring import Referring
 from visprompt.testing import conformance, conformance_lvlm
-from visprompt.testing.chat_server import ChatServer, pictures
+from visprompt.testing.chat_server import ChatServer, images
 
 PATCHES = tuple(f"patch-{name}" for name in bundled.names())
 
@@ -47,7 +47,7 @@ def shipped(name: str, **options: Any) -> Any:
 
 
 def painted(prompter: vp.Prompter, model: Any, items: list[vp.Request] | None = None) -> np.ndarray:
-    return np.stack([np.asarray(one.picture) for one in prompter.prompt(items or requests(), model)])
+    return np.stack([np.asarray(one.image) for one in prompter.prompt(items or requests(), model)])
 
 
 # -- what ships -------------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_switched_off_it_needs_no_patch(models: dict[str, Any]) -> None:
         plain = conformance.encode(model, None, requests())
         assert torch.equal(plain, vp.Runner(model, off).encode(requests()))
     with pytest.raises(vp.InvalidInputError, match="needs a region"):
-        vp.Runner(models["scenes-clip"], off).encode(vp.Request(requests()[0].picture))
+        vp.Runner(models["scenes-clip"], off).encode(vp.Request(requests()[0].image))
 
 
 # -- with others, and what rows say -----------------------------------------------------------------------------------
@@ -354,16 +354,16 @@ def test_compositions_and_ensembles(models: dict[str, Any]) -> None:
 
 def test_rows_depend_on_the_weights_that_ship(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("patch", "patch+falip", "patch|crop"):
-        before = run_hash(Referring(), {"model": 1}, Pointing(name), "data")
-        assert before == run_hash(Referring(), {"model": 1}, Pointing(name), "data")
+        before = run_hash(Referring(), {"model": 1}, Condition(name), "data")
+        assert before == run_hash(Referring(), {"model": 1}, Condition(name), "data")
         with monkeypatch.context() as inner:
             shutil.copytree(bundled.patch_path("patch-scenes-mae").parent, tmp_path / name / "patches")
             inner.setattr(bundled, "_HERE", tmp_path / name)
             _relearn(tmp_path / name / "patches" / "scenes-mae")
             lookup._config.cache_clear()
-            assert before != run_hash(Referring(), {"model": 1}, Pointing(name), "data")
+            assert before != run_hash(Referring(), {"model": 1}, Condition(name), "data")
         lookup._config.cache_clear()
-        assert before == run_hash(Referring(), {"model": 1}, Pointing(name), "data")
+        assert before == run_hash(Referring(), {"model": 1}, Condition(name), "data")
 
 
 def test_rows_of_benchmarks_take_saved_ones(models: dict[str, Any], tmp_path: Path) -> None:
@@ -371,23 +371,23 @@ def test_rows_of_benchmarks_take_saved_ones(models: dict[str, Any], tmp_path: Pa
     shipped("scenes-clip").save_pretrained(tmp_path / "mine")
     mine = str(tmp_path / "mine")
     found, named = (
-        Pointing(f"{mine}+falip", {"strength": 2.0}),
-        Pointing("bundled:patch-scenes-clip+falip", {"strength": 2.0}),
+        Condition(f"{mine}+falip", {"strength": 2.0}),
+        Condition("bundled:patch-scenes-clip+falip", {"strength": 2.0}),
     )
     assert found.describe()["members"] == named.describe()["members"]
-    assert [one.name for one in Pointing(f"{mine}|crop").members() if one is not None] == ["patch", "crop"]
-    (member,) = Pointing(mine, {"place": "rim"}).members()
+    assert [one.name for one in Condition(f"{mine}|crop").members() if one is not None] == ["patch", "crop"]
+    (member,) = Condition(mine, {"place": "rim"}).members()
     assert member is not None
     assert member.options.place == "rim"
     before = run_hash(Referring(), {"model": 1}, found, "data")
     _relearn(tmp_path / "mine")
     assert before != run_hash(Referring(), {"model": 1}, found, "data")
     with pytest.raises(vp.InvalidInputError, match="no preset"):
-        Pointing(mine, preset="full").members()
+        Condition(mine, preset="full").members()
     with pytest.raises(vp.InvalidInputError, match="size belongs to what"):
-        Pointing(mine, {"size": 2.0}).members()
+        Condition(mine, {"size": 2.0}).members()
     with pytest.raises(vp.UnknownNameError, match="unknown strategy"):
-        Pointing("bundled:patch-scenes-clip+falp").members()
+        Condition("bundled:patch-scenes-clip+falp").members()
 
 
 def _relearn(folder: Path) -> None:
@@ -397,12 +397,12 @@ def _relearn(folder: Path) -> None:
     found.save_pretrained(folder)
 
 
-def test_exported_pictures_of_another_model_are_made_again(models: dict[str, Any], tmp_path: Path) -> None:
+def test_exported_images_of_another_model_are_made_again(models: dict[str, Any], tmp_path: Path) -> None:
     from visprompt.data.questions.question import Question
     from visprompt.tasks.export import export
 
     path = tmp_path / "one.png"
-    requests()[0].picture.save(path)
+    requests()[0].image.save(path)
     asked = [Question(id="1", images=(path,), text="what is it?", targets=(vp.Box(8, 8, 40, 40),))]
     seen = []
     for name in ("scenes-clip", "scenes-mae", "scenes-clip"):
@@ -429,7 +429,7 @@ def test_one_that_is_loaded_works_on_language_models(name: str) -> None:
     assert not torch.equal(plain, conformance_lvlm.first_logits(model, shipped("scenes-llava")))
 
 
-def test_a_server_gets_the_picture_with_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_gets_the_image_with_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ChatServer() as server:
@@ -438,19 +438,19 @@ def test_a_server_gets_the_picture_with_the_patch(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(vp.InvalidInputError, match=r"none ships for remote:some: take one .*another model"):
             vp.Runner(remote, vp.Prompter.from_name("patch")).generate([item])
         assert vp.Runner(remote, shipped("scenes-llava")).generate([item]) == ["red"]
-        (got,) = pictures(server.bodies[-1])
-    changed = (np.asarray(got).astype(int) != np.asarray(item.picture)).any(axis=-1)
+        (got,) = images(server.bodies[-1])
+    changed = (np.asarray(got).astype(int) != np.asarray(item.pil_image)).any(axis=-1)
     assert 0 < changed.mean() < 0.5
     (prompt,) = shipped("scenes-llava").prompt(item, remote)
-    assert np.array_equal(np.asarray(got), np.asarray(prompt.picture))
+    assert np.array_equal(np.asarray(got), np.asarray(prompt.image))
 
 
-def test_a_composition_with_a_patch_is_saved_with_its_picture(models: dict[str, Any], tmp_path: Path) -> None:
+def test_a_composition_with_a_patch_is_saved_with_its_image(models: dict[str, Any], tmp_path: Path) -> None:
     model = models["scenes-clip"]
     both = shipped("scenes-clip", opacity=0.8) + vp.Prompter.from_name("falip", strength=2.0)
     both.save_pretrained(tmp_path / "both")
-    picture = np.asarray(Image.open(tmp_path / "both" / "patch.png"))
-    assert np.array_equal(picture, np.asarray(shipped("scenes-clip").image()))
+    image = np.asarray(Image.open(tmp_path / "both" / "patch.png"))
+    assert np.array_equal(image, np.asarray(shipped("scenes-clip").image()))
     again = vp.Prompter.from_pretrained(tmp_path / "both")
     assert again.describe() == both.describe()
     assert torch.equal(vp.Runner(model, again).encode(requests()), vp.Runner(model, both).encode(requests()))

@@ -24,7 +24,7 @@ def run(*words: str) -> str:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     path = tmp_path / "scene.png"
     scene(3, size_wh=(64, 64)).pil.save(path)
     return str(path)
@@ -41,14 +41,14 @@ def test_the_list_of_models_names_them() -> None:
 @pytest.mark.parametrize("words", [[], ["-o", "place=rim", "-o", "opacity=0.5"]])
 @pytest.mark.parametrize("model", ["scenes-clip", "scenes-mae"])
 def test_showing_one_needs_no_model_but_the_one_it_is_shown_on(
-    model: str, words: list[str], picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, words: list[str], image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Learned on a model that is not there: a folder that was moved away."""
     vp.Prompter.from_pretrained("bundled:patch-scenes-clip").save_pretrained(tmp_path / "saved")
     config = tmp_path / "saved" / CONFIG
     config.write_text(config.read_text(encoding="utf-8").replace("bundled:scenes-clip", "gone/away"), encoding="utf-8")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    base = ["show", picture, "--region", "10,10,40,40", "-m", f"bundled:{model}", *words]
+    base = ["show", image, "--region", "10,10,40,40", "-m", f"bundled:{model}", *words]
     seen = []
     for number, name in enumerate((str(tmp_path / "saved"), "bundled:patch-scenes-clip")):
         out = tmp_path / f"{number}.png"
@@ -58,8 +58,8 @@ def test_showing_one_needs_no_model_but_the_one_it_is_shown_on(
     np.testing.assert_array_equal(*(one[40:] for one in seen))  # below the titles, which have the names
 
 
-def test_scores_with_one_that_ships_and_with_the_models_own(picture: str, tmp_path: Path) -> None:
-    base = ["score", picture, "a red star", "a blue ring", "--region", "10,10,40,40", "--json"]
+def test_scores_with_one_that_ships_and_with_the_models_own(image: str, tmp_path: Path) -> None:
+    base = ["score", image, "a red star", "a blue ring", "--region", "10,10,40,40", "--json"]
 
     def scores(name: str, *words: str) -> list[float]:
         return list(json.loads(run(*base, "-p", name, *words))[0]["scores"].values())
@@ -75,7 +75,7 @@ def test_scores_with_one_that_ships_and_with_the_models_own(picture: str, tmp_pa
     assert isinstance(found.exception, vp.InvalidInputError)
 
 
-def test_a_language_model_is_asked_with_it(picture: str) -> None:
-    base = ["ask", picture, "what colour is it?", "--region", "10,10,40,40", "-m", "bundled:scenes-llava", "--json"]
+def test_a_language_model_is_asked_with_it(image: str) -> None:
+    base = ["ask", image, "what colour is it?", "--region", "10,10,40,40", "-m", "bundled:scenes-llava", "--json"]
     answers = [json.loads(run(*base, "-p", name)) for name in ("patch", "bundled:patch-scenes-llava")]
     assert answers[0] == answers[1]

@@ -22,7 +22,7 @@ TINY = replace(
     PATCH_RECIPES["patch-scenes-clip"],
     settings={"epochs": 2, "batch_size": 4, "progress": False},
     parts=PARTS,
-    test_pictures=8,
+    test_images=8,
 )
 
 
@@ -34,7 +34,7 @@ def test_every_bundled_model_has_a_recipe_and_none_is_reported_on_what_it_was_ch
     assert {recipe.model for recipe in PATCH_RECIPES.values()} == set(bundled.names())
     for recipe in PATCH_RECIPES.values():
         assert recipe.test_seed != recipe.data_seed
-        assert recipe.test_pictures >= 500
+        assert recipe.test_images >= 500
 
 
 def test_a_patch_is_learned_measured_and_written(tmp_path: Path) -> None:

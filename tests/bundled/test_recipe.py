@@ -1,4 +1,4 @@
-"""The training recipe: truth of captions, exact resumption, and pictures without any mark for the default model."""
+"""The training recipe: truth of captions, exact resumption, and images without any mark for the default model."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from zoo.train import RECIPES, train
 TINY = replace(RECIPES["scenes-clip"], steps=4, batch_size=6, checkpoint_every=2, warmup_steps=1)
 
 
-def _picture(colour: int, shape: int, centre: tuple[float, float], placeless: bool = False) -> samples.Picture:
+def _image(colour: int, shape: int, centre: tuple[float, float], placeless: bool = False) -> samples.SampleImage:
     attributes = np.full((6, 2), -9)
     attributes[0] = colour, shape
     state = np.array([1, 0, 0, 0, 0, 0])
     centres = np.full((6, 2), 0.5, dtype=np.float32)
     centres[0] = centre
     blank = np.zeros((64, 64, 3), dtype=np.uint8)
-    return samples.Picture(blank, attributes, state, centres, np.zeros((64, 2), dtype=np.int64), placeless)
+    return samples.SampleImage(blank, attributes, state, centres, np.zeros((64, 2), dtype=np.int64), placeless)
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         # Close to the middle the nearer side is undecided, the other one false.
-        (_picture(0, 3, (0.2, 0.52)), [1, 1, 0, 0, -1, 0, 1, 1]),
-        (_picture(0, 3, (0.8, 0.9)), [1, 0, 1, 0, 1, 0, 1, 1]),
-        (_picture(0, 3, (0.5, 0.5), placeless=True), [1, -1, -1, -1, -1, 0, 1, 1]),
-        (_picture(1, 3, (0.2, 0.2)), [0, 0, 0, 0, 0, 0, 0, 1]),
+        (_image(0, 3, (0.2, 0.52)), [1, 1, 0, 0, -1, 0, 1, 1]),
+        (_image(0, 3, (0.8, 0.9)), [1, 0, 1, 0, 1, 0, 1, 1]),
+        (_image(0, 3, (0.5, 0.5), placeless=True), [1, -1, -1, -1, -1, 0, 1, 1]),
+        (_image(1, 3, (0.2, 0.2)), [0, 0, 0, 0, 0, 0, 0, 1]),
     ],
 )
 def test_a_position_is_false_where_the_object_stands_on_the_other_side(
-    picture: samples.Picture, expected: list[int]
+    image: samples.SampleImage, expected: list[int]
 ) -> None:
     left, right, top, bottom = range(4)
     captions = np.array(
         [(0, 3, -1), (0, 3, left), (0, 3, right), (0, 3, top), (0, 3, bottom), (0, 4, -1), (0, -1, -1), (-1, 3, -1)]
     )
-    assert samples.truth([picture], captions)[0].tolist() == expected
+    assert samples.truth([image], captions)[0].tolist() == expected
 
 
-def test_the_default_model_never_sees_a_marked_picture() -> None:
+def test_the_default_model_never_sees_a_marked_image() -> None:
     recipe = RECIPES["scenes-clip"]
     for step in (0, recipe.steps // 2, recipe.steps):
         mixture = recipe.mixture(step)
@@ -57,12 +57,12 @@ def test_the_default_model_never_sees_a_marked_picture() -> None:
     assert (annotated.circled, annotated.blurred) == (0.12, 0.08)
 
 
-def test_marked_pictures_count_only_the_marked_object() -> None:
+def test_marked_images_count_only_the_marked_object() -> None:
     rng = np.random.default_rng(0)
     for kind in ("circled", "blurred"):
         mixture = samples.Mixture(single=0.0, zoom=0.0, **{kind: 1.0})
         for index in range(20):
-            assert int((samples.picture(rng, 1, index, mixture).state == 1).sum()) == 1
+            assert int((samples.image(rng, 1, index, mixture).state == 1).sum()) == 1
 
 
 def test_a_batch_depends_on_its_step_only() -> None:

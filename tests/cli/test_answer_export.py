@@ -60,8 +60,8 @@ class TestTheUsersOwnFiles:
             run("answer", mm_vet, "-b", "mm-vet", "--out", mm_vet)
         assert mm_vet.read_bytes() == before
 
-    @pytest.mark.parametrize("moved", [False, True], ids=["file and pictures", "pictures alone"])
-    def test_an_export_replaces_neither_questions_nor_pictures(self, mm_vet: Path, moved: bool) -> None:
+    @pytest.mark.parametrize("moved", [False, True], ids=["file and images", "images alone"])
+    def test_an_export_replaces_neither_questions_nor_images(self, mm_vet: Path, moved: bool) -> None:
         folder, file = mm_vet.parent, mm_vet
         if moved:
             file = mm_vet.rename(folder / "other.json")
@@ -108,19 +108,19 @@ class TestAnswer:
 
 
 class TestExport:
-    def test_pictures_manifest_and_tables(self, mm_vet: Path, tmp_path: Path) -> None:
+    def test_images_manifest_and_tables(self, mm_vet: Path, tmp_path: Path) -> None:
         out = tmp_path / "prompted"
         told = run("export", mm_vet, "-b", "mm-vet", "--out", out, "-p", "api", "--device", "cpu", "--limit", 3)
-        assert "wrote 3 pictures, manifest.jsonl and vlmevalkit.tsv" in told
+        assert "wrote 3 images, manifest.jsonl and vlmevalkit.tsv" in told
         assert len(list((out / "images").glob("*.png"))) == 3
         run("export", mm_vet, "-b", "mm-vet", "--out", out, "-p", "none")
         assert len(json.loads((out / "mm-vet.json").read_text())) == 6
 
-    def test_what_no_picture_shows_is_refused(self, mm_vet: Path, tmp_path: Path) -> None:
-        with pytest.raises(UnsupportedError, match="which no picture shows"):
+    def test_what_no_image_shows_is_refused(self, mm_vet: Path, tmp_path: Path) -> None:
+        with pytest.raises(UnsupportedError, match="which no image shows"):
             run("export", mm_vet, "-b", "mm-vet", "--out", tmp_path / "x", "-p", "falip", "--device", "cpu")
 
-    def test_a_missing_picture_is_told(self, mm_vet: Path, tmp_path: Path) -> None:
+    def test_a_missing_image_is_told(self, mm_vet: Path, tmp_path: Path) -> None:
         (tmp_path / "images/1.png").unlink()
         told = run("export", mm_vet, "-b", "mm-vet", "--out", tmp_path / "x", "-p", "none")
         assert "1 of 6 questions could not be prompted; the first, v1_1" in told

@@ -24,7 +24,7 @@ def run(*words: str) -> str:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     from visprompt.data.scenes.world import scene
 
     path = tmp_path / "scene.png"
@@ -70,10 +70,10 @@ class TestList:
 
 
 class TestScore:
-    def test_table_and_json(self, picture: str) -> None:
+    def test_table_and_json(self, image: str) -> None:
         words = (
             "score",
-            picture,
+            image,
             "a red star",
             "a blue circle",
             "--region",
@@ -89,7 +89,7 @@ class TestScore:
         assert sum(rows[0]["probs"].values()) == pytest.approx(1)
         assert "Box(" in run(*words)
 
-    def test_formats_mean_the_same_place(self, picture: str) -> None:
+    def test_formats_mean_the_same_place(self, image: str) -> None:
         places = {
             "xyxy": "16,16,48,48",
             "xywh": "16,16,32,32",
@@ -98,40 +98,40 @@ class TestScore:
         }
         found = [
             json.loads(
-                run("score", picture, "a red star", "--region", numbers, "--format", name, "-p", "falip", "--json")
+                run("score", image, "a red star", "--region", numbers, "--format", name, "-p", "falip", "--json")
             )
             for name, numbers in places.items()
         ]
         assert all(one == found[0] for one in found)
 
-    def test_brackets_and_colons_are_text(self, picture: str) -> None:
-        text = run("score", picture, "a [/b] dog", "[red]x[/red] :cat:")
+    def test_brackets_and_colons_are_text(self, image: str) -> None:
+        text = run("score", image, "a [/b] dog", "[red]x[/red] :cat:")
         assert "a [/b] dog" in text
         assert "[red]x[/red] :cat:" in text
 
-    def test_the_whole_picture(self, picture: str) -> None:
-        assert json.loads(run("score", picture, "a red star", "--json"))[0]["region"] == "whole picture"
+    def test_the_whole_image(self, image: str) -> None:
+        assert json.loads(run("score", image, "a red star", "--json"))[0]["region"] == "whole image"
 
 
 class TestShow:
     @pytest.mark.parametrize("prompter", ["falip", "circle", "crop"])
-    def test_writes_a_picture(self, picture: str, tmp_path: Path, prompter: str) -> None:
+    def test_writes_a_image(self, image: str, tmp_path: Path, prompter: str) -> None:
         out = tmp_path / "new" / "shown.png"
-        run("show", picture, "--region", "8,8,40,40", "-p", prompter, "--out", str(out))
+        run("show", image, "--region", "8,8,40,40", "-p", prompter, "--out", str(out))
         with Image.open(out) as shown:
             assert shown.width > 800
 
-    def test_blocks_have_numbers_and_no_strategy_is_one_too(self, picture: str, tmp_path: Path) -> None:
+    def test_blocks_have_numbers_and_no_strategy_is_one_too(self, image: str, tmp_path: Path) -> None:
         for words in (("-r", "8,8,40,40", "--block", "0"), ("-r", "8,8,40,40", "-p", "none"), ("-p", "none")):
-            run("show", picture, *words, "--out", str(tmp_path / "a.png"))
+            run("show", image, *words, "--out", str(tmp_path / "a.png"))
             (tmp_path / "a.png").unlink()
 
-    def test_points_and_masks(self, picture: str, tmp_path: Path) -> None:
+    def test_points_and_masks(self, image: str, tmp_path: Path) -> None:
         mask = Image.new("L", (64, 64))
         mask.paste(255, (8, 8, 30, 30))
         mask.save(tmp_path / "mask.png")
-        run("show", picture, "--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "a.png"))
-        run("show", picture, "--point", "20,20,6", "--point", "40,40", "--out", str(tmp_path / "b.png"))
+        run("show", image, "--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "a.png"))
+        run("show", image, "--point", "20,20,6", "--point", "40,40", "--out", str(tmp_path / "b.png"))
         assert (tmp_path / "a.png").exists()
         assert (tmp_path / "b.png").exists()
 
@@ -143,33 +143,33 @@ class TestErrors:
             (("bench", "scens"), "did you mean 'scenes'"),
             (("list", "strategy"), "did you mean 'strategies'"),
             (("score", "none.png", "a cat"), "none.png"),
-            (("score", "PICTURE", "a cat", "--region", "1,2,3"), "takes 4 numbers"),
-            (("score", "PICTURE", "a cat", "--region", "1,2,30,40"), "name one with --prompter"),
-            (("score", "PICTURE", "a cat", "--region", "1,2,30,40", "-p", "flip"), "did you mean 'falip'"),
+            (("score", "IMAGE", "a cat", "--region", "1,2,3"), "takes 4 numbers"),
+            (("score", "IMAGE", "a cat", "--region", "1,2,30,40"), "name one with --prompter"),
+            (("score", "IMAGE", "a cat", "--region", "1,2,30,40", "-p", "flip"), "did you mean 'falip'"),
             (
-                ("score", "PICTURE", "a cat", "--region", "1,2,30,40", "-p", "falip", "-o", "strenght=1"),
+                ("score", "IMAGE", "a cat", "--region", "1,2,30,40", "-p", "falip", "-o", "strenght=1"),
                 "did you mean 'strength'",
             ),
-            (("score", "PICTURE", "a cat", "--region", "1,2,30,40", "-p", "falip", "-o", "strength"), "key=value"),
-            (("score", "PICTURE", "a cat", "--region", "90,90,99,99", "-p", "falip"), "90"),
+            (("score", "IMAGE", "a cat", "--region", "1,2,30,40", "-p", "falip", "-o", "strength"), "key=value"),
+            (("score", "IMAGE", "a cat", "--region", "90,90,99,99", "-p", "falip"), "90"),
             (
-                ("score", "PICTURE", "a cat", "--region", "1,2,3,4", "--format", "xyhw", "-p", "falip"),
+                ("score", "IMAGE", "a cat", "--region", "1,2,3,4", "--format", "xyhw", "-p", "falip"),
                 "did you mean 'xywh'",
             ),
-            (("show", "PICTURE", "--region", "1,2,30,40", "--out", "x.jpg"), "should end in .png"),
-            (("show", "PICTURE", "-p", "falip", "--out", "x.png"), "needs a region"),
-            (("show", "PICTURE", "-r", "1,2,30,40", "-p", "crop|falip", "--out", "x.png"), "one prompt per member"),
-            (("show", "PICTURE", "-r", "1,2,30,40", "--fit", "sqush", "--out", "x.png"), "did you mean 'squash'"),
-            (("score", "PICTURE", "a cat", "--model", "bundled:scenes-clp"), "did you mean 'scenes-clip'"),
-            (("score", "PICTURE", "a cat", "-r", "1,2,30,40", "-p", "falip", "-o", "heads=all"), "all"),
-            (("score", "PICTURE", "a cat", "-r", "1,2,30,40", "-p", "falip", "-o", "name=x"), "no option of 'falip'"),
-            (("score", "PICTURE", "a [/b] dog", "-r", "1,2,30,40", "-p", "f[/b]lip"), "'f[/b]lip'"),
-            (("show", "PICTURE", "-p", "none", "-o", "strength=1", "--out", "x.png"), "belong to a strategy"),
-            (("show", "PICTURE", "-r", "1,2,30,40", "--block", "99", "--out", "x.png"), "99"),
-            (("show", "PICTURE", "-r", "1,2,30,40", "--out", "PICTURE/x.png", "-m", "none"), "is a file and not a"),
-            (("show", "PICTURE", "-r", "1,2,30,40", "--out", "FOLDER.png", "-m", "none"), "is a folder"),
-            (("bench", "scenes-quick", "--out", "PICTURE", "-m", "none"), "is a file and not a folder"),
-            (("bench", "scenes-quick", "--out", "PICTURE/runs", "-m", "none"), "is a file and not a folder"),
+            (("show", "IMAGE", "--region", "1,2,30,40", "--out", "x.jpg"), "should end in .png"),
+            (("show", "IMAGE", "-p", "falip", "--out", "x.png"), "needs a region"),
+            (("show", "IMAGE", "-r", "1,2,30,40", "-p", "crop|falip", "--out", "x.png"), "one prompt per member"),
+            (("show", "IMAGE", "-r", "1,2,30,40", "--fit", "sqush", "--out", "x.png"), "did you mean 'squash'"),
+            (("score", "IMAGE", "a cat", "--model", "bundled:scenes-clp"), "did you mean 'scenes-clip'"),
+            (("score", "IMAGE", "a cat", "-r", "1,2,30,40", "-p", "falip", "-o", "heads=all"), "all"),
+            (("score", "IMAGE", "a cat", "-r", "1,2,30,40", "-p", "falip", "-o", "name=x"), "no option of 'falip'"),
+            (("score", "IMAGE", "a [/b] dog", "-r", "1,2,30,40", "-p", "f[/b]lip"), "'f[/b]lip'"),
+            (("show", "IMAGE", "-p", "none", "-o", "strength=1", "--out", "x.png"), "belong to a strategy"),
+            (("show", "IMAGE", "-r", "1,2,30,40", "--block", "99", "--out", "x.png"), "99"),
+            (("show", "IMAGE", "-r", "1,2,30,40", "--out", "IMAGE/x.png", "-m", "none"), "is a file and not a"),
+            (("show", "IMAGE", "-r", "1,2,30,40", "--out", "FOLDER.png", "-m", "none"), "is a folder"),
+            (("bench", "scenes-quick", "--out", "IMAGE", "-m", "none"), "is a file and not a folder"),
+            (("bench", "scenes-quick", "--out", "IMAGE/runs", "-m", "none"), "is a file and not a folder"),
             (("bench", "SUITE latin-1", "--out", "FOLDER.png"), "not UTF-8"),
             (("bench", "SUITE many", "--out", "FOLDER.png"), "n in data of task a is a whole number"),
             (("bench", "SUITE evil", "--out", "FOLDER.png"), "letters, digits"),
@@ -180,7 +180,7 @@ class TestErrors:
         self,
         words: tuple[str, ...],
         message: str,
-        picture: str,
+        image: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -195,7 +195,7 @@ class TestErrors:
             words = tuple(str(tmp_path / f"{number}.yaml") if word == name else word for word in words)
         (tmp_path / "folder.png").mkdir()
         words = tuple(word.replace("FOLDER", str(tmp_path / "folder")) for word in words)
-        words = tuple(word.replace("PICTURE", picture) for word in words)
+        words = tuple(word.replace("IMAGE", image) for word in words)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["visprompt", *words])
         with pytest.raises(SystemExit) as stop:

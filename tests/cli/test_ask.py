@@ -19,7 +19,7 @@ from visprompt.data.scenes.questions import scene_questions
 from visprompt.data.scenes.world import scene
 from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.plots import heatmaps as plots_heat
-from visprompt.testing.chat_server import ChatServer, chunk, completion, pictures
+from visprompt.testing.chat_server import ChatServer, chunk, completion, images
 from visprompt.testing.tiny_lvlm import tiny_lvlm
 
 RUNNER = CliRunner()
@@ -43,7 +43,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     scene(3, hard=True).pil.save(tmp_path / "scene.png")
     return str(tmp_path / "scene.png")
 
@@ -55,27 +55,27 @@ def answer_of(folder: str, path: str, prompter: str | None = None, **options: ob
 
 
 class TestAsk:
-    def test_prints_the_answer_and_nothing_else(self, llava: str, picture: str) -> None:
-        out, err = run("ask", picture, QUESTION, "-m", llava, "--max-new-tokens", "6")
-        assert out == answer_of(llava, picture) + "\n"
+    def test_prints_the_answer_and_nothing_else(self, llava: str, image: str) -> None:
+        out, err = run("ask", image, QUESTION, "-m", llava, "--max-new-tokens", "6")
+        assert out == answer_of(llava, image) + "\n"
         assert "cut at 6 tokens" in err
 
-    def test_streams_the_same_answer(self, llava: str, picture: str) -> None:
-        words = ("ask", picture, QUESTION, "-m", llava, "--max-new-tokens", "6")
+    def test_streams_the_same_answer(self, llava: str, image: str) -> None:
+        words = ("ask", image, QUESTION, "-m", llava, "--max-new-tokens", "6")
         assert run(*words, "--stream")[0].strip() == run(*words)[0].strip()
 
-    def test_json(self, llava: str, picture: str) -> None:
-        out, _ = run("ask", picture, QUESTION, "-m", llava, "--max-new-tokens", "6", "--json")
+    def test_json(self, llava: str, image: str) -> None:
+        out, _ = run("ask", image, QUESTION, "-m", llava, "--max-new-tokens", "6", "--json")
         found = json.loads(out)
         assert found.keys() == {"question", "answer", "tokens", "finished"}
-        assert (found["question"], found["answer"]) == (QUESTION, answer_of(llava, picture))
+        assert (found["question"], found["answer"]) == (QUESTION, answer_of(llava, image))
 
-    def test_a_strategy_acts_and_its_picture_is_saved(self, llava: str, picture: str, tmp_path: Path) -> None:
+    def test_a_strategy_acts_and_its_image_is_saved(self, llava: str, image: str, tmp_path: Path) -> None:
         save = tmp_path / "new" / "asked.png"
-        words = ("ask", picture, QUESTION, "-m", llava, "-r", "8,8,40,40", "--max-new-tokens", "6", "--save", str(save))
+        words = ("ask", image, QUESTION, "-m", llava, "-r", "8,8,40,40", "--max-new-tokens", "6", "--save", str(save))
         out, err = run(*words, "-p", "circle", "-o", "width=3")
         made = vp.Prompter.from_name("circle", width=3)
-        request = vp.Request(picture, region=vp.Box(8, 8, 40, 40), query=QUESTION)
+        request = vp.Request(image, region=vp.Box(8, 8, 40, 40), query=QUESTION)
         (expected,) = vp.Runner(vp.load_model(llava), made).render([request])
         assert np.array_equal(np.asarray(Image.open(save)), np.asarray(expected))
         assert f"wrote {save}" in err
@@ -84,25 +84,25 @@ class TestAsk:
         (tinted,) = vp.Runner(vp.load_model(llava), vp.Prompter.from_name("falip", strength=2)).render([request])
         assert np.array_equal(np.asarray(Image.open(save)), np.asarray(tinted))
 
-    def test_marks_of_several_regions_come_into_one_picture(self, llava: str, picture: str, tmp_path: Path) -> None:
+    def test_marks_of_several_regions_come_into_one_image(self, llava: str, image: str, tmp_path: Path) -> None:
         save = tmp_path / "som.png"
         places = ("-r", "2,2,30,30", "-r", "34,34,60,60")
-        run("ask", picture, "Which?", "-m", llava, *places, "-p", "som", "--save", str(save), "--max-new-tokens", "2")
+        run("ask", image, "Which?", "-m", llava, *places, "-p", "som", "--save", str(save), "--max-new-tokens", "2")
         boxes = [vp.Box(2, 2, 30, 30), vp.Box(34, 34, 60, 60)]
-        request = vp.Request(picture, region=boxes, regions_as="together", query="Which?")
+        request = vp.Request(image, region=boxes, regions_as="together", query="Which?")
         (expected,) = vp.Runner(vp.load_model(llava), vp.Prompter.from_name("som")).render([request])
         assert np.array_equal(np.asarray(Image.open(save)), np.asarray(expected))
 
-    def test_several_pictures_and_frames(self, llava: str, picture: str, tmp_path: Path) -> None:
+    def test_several_images_and_frames(self, llava: str, image: str, tmp_path: Path) -> None:
         other = tmp_path / "other.png"
         scene(4).pil.save(other)
         save = tmp_path / "both.png"
-        out, _ = run("ask", picture, str(other), QUESTION, "-m", llava, "--max-new-tokens", "6", "--save", str(save))
-        request = vp.Request([picture, str(other)], query=QUESTION)
+        out, _ = run("ask", image, str(other), QUESTION, "-m", llava, "--max-new-tokens", "6", "--save", str(save))
+        request = vp.Request([image, str(other)], query=QUESTION)
         assert out.strip() == vp.Runner(vp.load_model(llava)).generate([request], max_new_tokens=6)[0]
         assert not save.exists()
         assert [Image.open(tmp_path / f"both-{number}.png").size for number in (1, 2)] == [(64, 64), (64, 64)]
-        assert run("ask", picture, str(other), QUESTION, "-m", llava, "--video", "--max-new-tokens", "2")[0].strip()
+        assert run("ask", image, str(other), QUESTION, "-m", llava, "--video", "--max-new-tokens", "2")[0].strip()
 
 
 class TestBundled:
@@ -123,19 +123,19 @@ class TestBundled:
 
 
 class TestRemote:
-    def test_a_server_gets_the_prompted_picture(
-        self, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_server_gets_the_prompted_image(
+        self, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pytest.importorskip("openai")
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         save = tmp_path / "asked.png"
         with ChatServer() as server:
-            words = ("ask", picture, QUESTION, "-m", "remote:m", "--base-url", server.base_url, "-p", "circle")
+            words = ("ask", image, QUESTION, "-m", "remote:m", "--base-url", server.base_url, "-p", "circle")
             server.reply = lambda body, number: completion("a blue moon")
             assert run(*words, "-r", "8,8,40,40", "--save", str(save))[0] == "a blue moon\n"
             server.reply = lambda body, number: [chunk("a "), chunk("moon"), chunk(None, "stop"), "data: [DONE]\n\n"]
             assert run(*words, "-r", "8,8,40,40", "--stream")[0] == "a moon\n"
-            (sent,) = pictures(server.bodies[0])
+            (sent,) = images(server.bodies[0])
         assert np.array_equal(np.asarray(sent.convert("RGB")), np.asarray(Image.open(save)))
 
 
@@ -150,21 +150,21 @@ class TestShow:
             warnings.simplefilter("error", UserWarning)
             run(*words, "--fit", "pad")
 
-    def test_where_a_decoder_looks(self, llava: str, picture: str, tmp_path: Path) -> None:
+    def test_where_a_decoder_looks(self, llava: str, image: str, tmp_path: Path) -> None:
         out = tmp_path / "shown.png"
-        run("show", picture, QUESTION, "-m", llava, "--out", str(out), "--max-new-tokens", "3")
+        run("show", image, QUESTION, "-m", llava, "--out", str(out), "--max-new-tokens", "3")
         with Image.open(out) as plain:
             width, height = plain.size
         words = ("-p", "falip", "-r", "8,8,40,40", "--block", "0", "--block", "-1", "--max-new-tokens", "3")
-        run("show", picture, "-q", QUESTION, "-m", llava, *words, "--out", str(out))
+        run("show", image, "-q", QUESTION, "-m", llava, *words, "--out", str(out))
         with Image.open(out) as two:
             assert two.width > 1.2 * width, "a column for the second block"
             assert two.height > 1.6 * height, "a row without, a row with"
 
-    def test_maps_are_the_answers_own(self, llava: str, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_maps_are_the_answers_own(self, llava: str, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[plots_heat.Look] = []
         monkeypatch.setattr(plots_heat, "answer_figure", lambda question, looks: seen.extend(looks))
-        request = vp.Request(picture, region=vp.Box(8, 8, 40, 40), query=QUESTION)
+        request = vp.Request(image, region=vp.Box(8, 8, 40, 40), query=QUESTION)
         model = vp.load_model(llava)
         cli_heat.answers(model, request, vp.Prompter.from_name("circle"), "circle", "model", [1], 4)
         assert [look.label for look in seen] == ["without", "with circle"]
@@ -175,29 +175,29 @@ class TestShow:
             heads = expected.maps[0].values.mean(1)
             assert np.allclose(mean.values, expected.maps[0].geometry.to_map(heads.mean(0).numpy()))
             share = expected.maps[0].mass().mean(1)[1] / heads[1].sum()
-            assert f"{heads[1].sum():.0%} of attention on the picture" in block.title
+            assert f"{heads[1].sum():.0%} of attention on the image" in block.title
             assert f"of it {float(share):.0%} in the region (even: " in block.title
             assert look.answer.startswith(expected.text)
             assert look.tiles == ()
 
-    def test_where_an_encoder_looks_for_a_text(self, picture: str, tmp_path: Path) -> None:
+    def test_where_an_encoder_looks_for_a_text(self, image: str, tmp_path: Path) -> None:
         out = tmp_path / "shown.png"
         text = "a red star"
         for words in ((text,), (text, "-r", "8,8,40,40"), ("-q", text, "-p", "api"), ("-q", text, "--block", "2")):
-            run("show", picture, *words, "--out", str(out))
+            run("show", image, *words, "--out", str(out))
             with Image.open(out) as shown:
                 assert shown.width > 900
             out.unlink()
 
     def test_tiles_get_a_panel_each(self) -> None:
-        picture = scene(3).pil.resize((128, 64))
+        image = scene(3).pil.resize((128, 64))
         tiles = tuple(Tile((2.0, 2.0), (-128.0 * number, 0.0), (128, 128), (4, 4)) for number in range(2))
-        geometry = Geometry(picture.size, tiles)
+        geometry = Geometry(image.size, tiles)
         values = np.linspace(0, 1, 32, dtype=np.float32)
         panel = plots_heat.Panel("block 1", geometry.to_map(values))
         boxes = [tile.seen_xyxy for tile in tiles]
         parts = tuple(plots_heat.TileMap(values[16 * i : 16 * i + 16].reshape(4, 4), boxes[i]) for i in range(2))
-        look = plots_heat.Look("plain", picture, picture, "costs $5 or $6", (panel,), parts, (), "block 1")
+        look = plots_heat.Look("plain", image, image, "costs $5 or $6", (panel,), parts, (), "block 1")
         figure = plots_heat.answer_figure("How much?\n" + "long " * 60, [look])
         maps, tiled = figure.subfigs
         titles = [axes.get_title() for axes in tiled.axes if axes.get_title()]
@@ -214,38 +214,38 @@ class TestShow:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("ask", "PICTURE"), "a question comes after the pictures"),
-        (("ask", "PICTURE", "PICTURE"), "a question comes after the pictures"),
+        (("ask", "IMAGE"), "a question comes after the images"),
+        (("ask", "IMAGE", "IMAGE"), "a question comes after the images"),
         (("ask", "none.png", "What?"), "none.png"),
-        (("ask", "PICTURE", "What?", "-r", "1,2,30,40"), "name one with --prompter"),
-        (("ask", "PICTURE", "PICTURE", "What?", "-r", "1,2,30,40", "-p", "circle"), "regions go with one picture"),
-        (("ask", "PICTURE", "What?", "-p", "crcle"), "did you mean 'circle'"),
-        (("ask", "PICTURE", "What?", "-p", "circle", "-m", "LLAVA"), "needs a region"),
-        (("ask", "PICTURE", "What?", "--save", "x.jpg"), "--save should end in .png"),
-        (("ask", "PICTURE", "What?", "--save", "PICTURE/x.png"), "is a file and not a"),
-        (("ask", "PICTURE", "What?", "--base-url", "http://x/v1"), "--model remote:NAME"),
-        (("ask", "PICTURE", "What?", "--json", "--stream"), "give one of them"),
-        (("ask", "PICTURE", "What?", "--fit", "sqush"), "did you mean 'squash'"),
-        (("ask", "PICTURE", "What?", "-m", "bundled:scenes-clip"), "is an encoder and writes no text"),
-        (("ask", "PICTURE", "What?", "-m", "LLAVA", "--dtype", "int8"), "is not a floating type"),
-        (("show", "PICTURE", "What?", "-q", "What?"), "given twice"),
-        (("show", "PICTURE", "-m", "LLAVA", "-p", "none"), "answers questions: give one"),
-        (("show", "PICTURE", "What?", "-m", "LLAVA", "--block", "9"), "9"),
-        (("show", "PICTURE", "a star", "--block", "1", "--block", "2"), "one block"),
-        (("show", "PICTURE", "-p", "none", "--block", "1", "--block", "2"), "one block"),
+        (("ask", "IMAGE", "What?", "-r", "1,2,30,40"), "name one with --prompter"),
+        (("ask", "IMAGE", "IMAGE", "What?", "-r", "1,2,30,40", "-p", "circle"), "regions go with one image"),
+        (("ask", "IMAGE", "What?", "-p", "crcle"), "did you mean 'circle'"),
+        (("ask", "IMAGE", "What?", "-p", "circle", "-m", "LLAVA"), "needs a region"),
+        (("ask", "IMAGE", "What?", "--save", "x.jpg"), "--save should end in .png"),
+        (("ask", "IMAGE", "What?", "--save", "IMAGE/x.png"), "is a file and not a"),
+        (("ask", "IMAGE", "What?", "--base-url", "http://x/v1"), "--model remote:NAME"),
+        (("ask", "IMAGE", "What?", "--json", "--stream"), "give one of them"),
+        (("ask", "IMAGE", "What?", "--fit", "sqush"), "did you mean 'squash'"),
+        (("ask", "IMAGE", "What?", "-m", "bundled:scenes-clip"), "is an encoder and writes no text"),
+        (("ask", "IMAGE", "What?", "-m", "LLAVA", "--dtype", "int8"), "is not a floating type"),
+        (("show", "IMAGE", "What?", "-q", "What?"), "given twice"),
+        (("show", "IMAGE", "-m", "LLAVA", "-p", "none"), "answers questions: give one"),
+        (("show", "IMAGE", "What?", "-m", "LLAVA", "--block", "9"), "9"),
+        (("show", "IMAGE", "a star", "--block", "1", "--block", "2"), "one block"),
+        (("show", "IMAGE", "-p", "none", "--block", "1", "--block", "2"), "one block"),
     ],
 )
 def test_mistakes_are_one_red_line(
     words: tuple[str, ...],
     message: str,
-    picture: str,
+    image: str,
     llava: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = tuple(word.replace("PICTURE", picture).replace("LLAVA", llava) for word in words)
+    words = tuple(word.replace("IMAGE", image).replace("LLAVA", llava) for word in words)
     monkeypatch.setattr(sys, "argv", ["visprompt", *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()

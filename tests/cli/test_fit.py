@@ -1,4 +1,4 @@
-"""fit, predict and inspect as people use them: a folder of pictures, a bundled model, a few steps."""
+"""fit, predict and inspect as people use them: a folder of images, a bundled model, a few steps."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def run(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Red and blue pictures, six of each to train on, two to test."""
+    """Red and blue images, six of each to train on, two to test."""
     root = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     for split, count in (("train", 6), ("test", 2)):
@@ -141,7 +141,7 @@ class TestFit:
             invoke("fit", *words, "-m", "there/is-no-such-model", *where, "--out", tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    def test_the_run_does_not_go_among_the_pictures(self, data: Path) -> None:
+    def test_the_run_does_not_go_among_the_images(self, data: Path) -> None:
         before = sorted(data.iterdir())
         with pytest.raises(InvalidInputError, match="is the folder of the data"):
             invoke("fit", "gated", "-m", "there/is-no-such-model", "--data", data, "--out", f"{data}/../{data.name}")
@@ -151,7 +151,7 @@ class TestFit:
         with pytest.raises(VispromptError):
             invoke("fit", "gated", "-m", "bundled:scenes-llava", "--data", data, "--out", tmp_path / "run", *QUICK)
 
-    def test_bad_pictures(self, data: Path, tmp_path: Path) -> None:
+    def test_bad_images(self, data: Path, tmp_path: Path) -> None:
         import shutil
 
         copy = tmp_path / "data"
@@ -195,9 +195,9 @@ class TestArguments:
 
 
 class TestPredict:
-    def test_pictures_and_folders(self, fitted: Path, data: Path) -> None:
+    def test_images_and_folders(self, fitted: Path, data: Path) -> None:
         rows = json.loads(run("predict", fitted, data / "test", "--json").stdout)
-        assert [Path(row["picture"]).parent.name for row in rows] == ["blue", "blue", "red", "red"]
+        assert [Path(row["image"]).parent.name for row in rows] == ["blue", "blue", "red", "red"]
         assert all(row["label"] in ("blue", "red") and len(row["top"]) == 2 for row in rows)
         assert sum(rows[0]["top"].values()) == pytest.approx(1, abs=1e-4)
         line = run("predict", fitted, data / "test" / "red" / "0.png", "--top", "1").stdout
@@ -218,28 +218,28 @@ class TestPredict:
         assert seen == [2]
         assert "4 predictions, 2 of them from before" in found.stderr
         assert len(out.read_text().splitlines()) == 4
-        assert [Path(row["picture"]).parent.name for row in json.loads(found.stdout)] == ["blue", "blue", "red", "red"]
+        assert [Path(row["image"]).parent.name for row in json.loads(found.stdout)] == ["blue", "blue", "red", "red"]
 
-    def test_bad_pictures_are_left_out(self, fitted: Path, data: Path, tmp_path: Path) -> None:
+    def test_bad_images_are_left_out(self, fitted: Path, data: Path, tmp_path: Path) -> None:
         (tmp_path / "bad.png").write_bytes(b"no picture")
-        with pytest.warns(UserWarning, match="1 of 2 pictures left out"):
+        with pytest.warns(UserWarning, match="1 of 2 images left out"):
             run("predict", fitted, tmp_path / "bad.png", data / "test" / "red" / "0.png")
         with (
-            pytest.warns(UserWarning, match="1 of 1 pictures"),
-            pytest.raises(InvalidInputError, match="none of the pictures"),
+            pytest.warns(UserWarning, match="1 of 1 images"),
+            pytest.raises(InvalidInputError, match="none of the images"),
         ):
             invoke("predict", fitted, tmp_path / "bad.png")
 
     def test_mistakes(self, fitted: Path, data: Path, tmp_path: Path) -> None:
-        picture = data / "test" / "red" / "0.png"
+        image = data / "test" / "red" / "0.png"
         for words, message in (
-            ((tmp_path, picture), "not a saved strategy"),
-            ((tmp_path / "nowhere", picture), "there is no folder"),
-            ((fitted.parent / "colors", picture), "Did you mean .*colours"),
-            ((fitted, tmp_path / "none.png"), "no such picture"),
-            ((fitted, tmp_path), "no pictures"),
-            ((fitted, picture, "--out", tmp_path / "out.csv"), "jsonl"),
-            ((fitted, picture, "-m", "bundled:scenes-clip-annotated"), "another model"),
+            ((tmp_path, image), "not a saved strategy"),
+            ((tmp_path / "nowhere", image), "there is no folder"),
+            ((fitted.parent / "colors", image), "Did you mean .*colours"),
+            ((fitted, tmp_path / "none.png"), "no such image"),
+            ((fitted, tmp_path), "no images"),
+            ((fitted, image, "--out", tmp_path / "out.csv"), "jsonl"),
+            ((fitted, image, "-m", "bundled:scenes-clip-annotated"), "another model"),
         ):
             with pytest.raises(VispromptError, match=message):
                 invoke("predict", *words)
@@ -265,13 +265,13 @@ class TestInspect:
         names = {path.name for path in tmp_path.iterdir()}
         assert names == {"blocks.png", "tokens.png", "training.png", "attention-scene-1.png", "attention-scene-2.png"}
         for name in names:
-            with Image.open(tmp_path / name) as picture:
-                assert picture.width > 900
+            with Image.open(tmp_path / name) as image:
+                assert image.width > 900
 
     def test_json(self, fitted: Path, tmp_path: Path) -> None:
-        picture = tmp_path / "wide.png"
-        Image.new("RGB", (80, 50), "red").save(picture)
-        content = json.loads(run("inspect", fitted, "--image", picture, "--block", "-1", "--json").stdout)
+        image = tmp_path / "wide.png"
+        Image.new("RGB", (80, 50), "red").save(image)
+        content = json.loads(run("inspect", fitted, "--image", image, "--block", "-1", "--json").stdout)
         assert str(fitted / "inspect" / "attention-wide.png") in content["figures_written"]
         assert [row["block"] for row in content["blocks"]] == [-1, 0, 1, 2, 3, 4, 5]
         assert sum(row["selection"] or 0 for row in content["blocks"]) == pytest.approx(1)
@@ -293,25 +293,25 @@ class TestInspect:
         content["parts"][0]["backbone"]["name"] = str(tmp_path / "gone")
         (copy / "config.json").write_text(json.dumps(content))
         found = run("inspect", copy)
-        assert "no attention maps: give pictures" in found.stderr
-        picture = data / "test" / "red" / "0.png"
+        assert "no attention maps: give images" in found.stderr
+        image = data / "test" / "red" / "0.png"
         with pytest.raises(InvalidInputError, match="--model"):
-            invoke("inspect", copy, "--image", picture)
-        run("inspect", copy, "--image", picture, "-m", MODEL)
+            invoke("inspect", copy, "--image", image)
+        run("inspect", copy, "--image", image, "-m", MODEL)
 
 
 class TestSavedStrategies:
     def test_go_where_a_name_goes(self, fitted: Path, data: Path, tmp_path: Path) -> None:
-        picture = data / "test" / "red" / "0.png"
-        run("show", picture, "-p", fitted, "--out", tmp_path / "a.png")
-        run("show", picture, "-p", f"{fitted}+falip", "-r", "8,8,40,40", "--out", tmp_path / "b.png")
+        image = data / "test" / "red" / "0.png"
+        run("show", image, "-p", fitted, "--out", tmp_path / "a.png")
+        run("show", image, "-p", f"{fitted}+falip", "-r", "8,8,40,40", "--out", tmp_path / "b.png")
         plain, with_it = (
-            json.loads(run("score", picture, "a red circle", "a blue star", *more, "--json").stdout)[0]["scores"]
+            json.loads(run("score", image, "a red circle", "a blue star", *more, "--json").stdout)[0]["scores"]
             for more in ((), ("-p", fitted))
         )
         assert plain != with_it
         with pytest.raises(InvalidInputError, match="cannot be chosen anew"):
-            invoke("score", picture, "a", "-p", fitted, "-o", "prompts=2")
+            invoke("score", image, "a", "-p", fitted, "-o", "prompts=2")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A patch from the command line: pictures without labels in, a marker that people can look at out."""
+"""A patch from the command line: images without labels in, a marker that people can look at out."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from visprompt.cli.gain_table import Opened
 from visprompt.data.labelled.unlabelled import unlabelled
 from visprompt.data.scenes.world import scenes
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
-from visprompt.persistence.model_card import Figure
+from visprompt.persistence.model_card import Metric
 
 RUNNER = CliRunner()
 MODEL = "bundled:scenes-clip"
@@ -42,26 +42,26 @@ def fit(data: Path | str | None, out: Path, *more: object) -> Result:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 pictures of all sorts in nested folders."""
+    """20 images of all sorts in nested folders."""
     root = tmp_path_factory.mktemp("photos")
     (root / "holiday" / "beach").mkdir(parents=True)
     turned = Image.Exif()
     turned[0x112] = 6
     for number, scene in enumerate(scenes(20, seed=606)):
         folder = (root, root / "holiday", root / "holiday" / "beach")[number % 3]
-        picture = scene.pil
+        image = scene.pil
         if number == 1:
-            picture.convert("L").save(folder / "grey.jpg")
+            image.convert("L").save(folder / "grey.jpg")
         elif number == 2:
-            picture.convert("CMYK").save(folder / "print.jpg")
+            image.convert("CMYK").save(folder / "print.jpg")
         elif number == 3:
-            picture.convert("RGBA").save(folder / "clear.png")
+            image.convert("RGBA").save(folder / "clear.png")
         elif number == 4:
-            picture.resize((160, 90)).save(folder / "turned.jpg", exif=turned)
+            image.resize((160, 90)).save(folder / "turned.jpg", exif=turned)
         elif number == 5:
-            picture.resize((300, 48)).save(folder / "wide.webp")
+            image.resize((300, 48)).save(folder / "wide.webp")
         else:
-            picture.save(folder / f"{number}.jpg")
+            image.save(folder / f"{number}.jpg")
     return root
 
 
@@ -77,12 +77,12 @@ class TestFit:
         out = tmp_path / "run"
         words = ("fit", "patch", "-m", MODEL, "--data", photos, "--out", out, "--max-steps", "4", "--no-compare")
         found = run(*words)
-        assert "learning from 16 pictures without labels, 4 for validation. All pictures below" in found.stderr
+        assert "learning from 16 images without labels, 4 for validation. All images below" in found.stderr
         assert f"to watch it: {out}/patch-progress.png" in found.stderr
         assert all(wanted in found.stderr for wanted in ("loss", "mass", "validation gain"))
         assert "class" not in found.stdout + found.stderr
 
-    def test_writes_pictures_and_a_card(self, fitted: Path) -> None:
+    def test_writes_images_and_a_card(self, fitted: Path) -> None:
         assert {path.name for path in fitted.iterdir()} == {
             "README.md", "config.json", "metrics.jsonl", "patch-progress.png", "patch.png", "prompt.safetensors",
             "run.json",
@@ -91,7 +91,7 @@ class TestFit:
         # steps 0, 2 and 4 and the one that was kept, each five times as large
         assert Image.open(fitted / "patch-progress.png").size[0] > 4 * 120
         card = (fitted / "README.md").read_text("utf-8")
-        for wanted in ("Learned from 16 pictures without labels", "| red circle |", "| random colours |", "patch.png"):
+        for wanted in ("Learned from 16 images without labels", "| red circle |", "| random colours |", "patch.png"):
             assert wanted in card
         assert "classification" not in card
 
@@ -101,7 +101,7 @@ class TestFit:
         for wanted in ("attention gain as it is used, n = 4", "learned patch", "red circle", "random colours", "95 %",
                        "mass without", "4 validation"):  # fmt: skip
             assert wanted in found.stdout
-        assert "picture gain" not in found.stdout
+        assert "image gain" not in found.stdout
         assert "patch.png, patch-progress.png)" in found.stderr
         assert f"visprompt inspect {fitted}" in found.stderr
         assert f"visprompt show photo.jpg -r 40,30,200,180 -m {MODEL} -p {fitted}" in found.stderr
@@ -123,10 +123,10 @@ class TestFit:
         fit(photos, tmp_path / "other", "--seed", "1", "--no-compare")
         assert (tmp_path / "other" / "patch.png").read_bytes() != (fitted / "patch.png").read_bytes()
 
-    def test_without_pictures_it_learns_on_scenes(self, tmp_path: Path) -> None:
+    def test_without_images_it_learns_on_scenes(self, tmp_path: Path) -> None:
         found = fit(None, tmp_path / "run", "--limit", "10", "--no-compare")
         data = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))["parts"][0]["record"]["data"]
-        assert (data["train"]["kind"], data["train"]["n"], data["test"]["n"]) == ("pictures", 10, 10)
+        assert (data["train"]["kind"], data["train"]["n"], data["test"]["n"]) == ("images", 10, 10)
         assert "Generated scenes of 64×64 pixels" in (tmp_path / "run" / "README.md").read_text("utf-8")
         assert "test" in found.stdout
 
@@ -144,7 +144,7 @@ class TestFit:
         fit("scenes:count", tmp_path / "c", "--limit", "8", "--no-compare")
         assert "Labels are not used." in (tmp_path / "c" / "README.md").read_text("utf-8")
 
-    def test_bad_pictures_are_named_and_left_out(self, photos: Path, tmp_path: Path) -> None:
+    def test_bad_images_are_named_and_left_out(self, photos: Path, tmp_path: Path) -> None:
         data = tmp_path / "data"
         shutil.copytree(photos, data)
         (data / "empty.png").touch()
@@ -157,7 +157,7 @@ class TestFit:
         with pytest.raises(InvalidInputError, match=r"(empty|cut|tiny)\."):
             fit(data, tmp_path / "refused", "--on-bad", "refuse", "--max-steps", "9")
 
-    def test_one_picture(self, photos: Path, tmp_path: Path) -> None:
+    def test_one_image(self, photos: Path, tmp_path: Path) -> None:
         found = fit(next(photos.glob("*.jpg")), tmp_path / "run")
         assert "nothing is known about how well it does" in found.stderr
         assert (tmp_path / "run" / "patch.png").is_file()
@@ -197,10 +197,10 @@ def test_mistakes(photos: Path, tmp_path: Path, words: tuple[str, ...], error: t
 
 
 class TestMistakesAboutData:
-    def test_no_pictures(self, tmp_path: Path) -> None:
+    def test_no_images(self, tmp_path: Path) -> None:
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "film.mp4").touch()
-        with pytest.raises(InvalidInputError, match=r"no pictures.*\.mp4"):
+        with pytest.raises(InvalidInputError, match=r"no images.*\.mp4"):
             fit(tmp_path / "data", tmp_path / "run")
         with pytest.raises(InvalidInputError, match="does not exist"):
             fit(tmp_path / "nowhere", tmp_path / "run")
@@ -215,8 +215,8 @@ class TestMistakesAboutData:
             run("fit", "patch", "-m", "remote:nobody", "--data", photos, "--out", tmp_path / "run", *QUICK)
 
     def test_other_strategies_need_labels(self, photos: Path, tmp_path: Path) -> None:
-        words = ("fit", "gated", "-m", MODEL, "--data", photos, "--format", "pictures", "--out", tmp_path / "run")
-        with pytest.raises(UnsupportedError, match="pictures without labels, and there is nothing to teach"):
+        words = ("fit", "gated", "-m", MODEL, "--data", photos, "--format", "images", "--out", tmp_path / "run")
+        with pytest.raises(UnsupportedError, match="images without labels, and there is nothing to teach"):
             run(*words, *QUICK)
 
     def test_a_person_reads_one_line(
@@ -239,7 +239,7 @@ class TestInspect:
             "patch.png", "training.png", "gain.png", "attention-scene-1.png", "attention-scene-2.png",
         }  # fmt: skip
         assert Image.open(tmp_path / "patch.png").size == (480, 480)
-        for wanted in ("A ring with a hole of 30 % of its size, 24 × 24 pixels", "16 pictures without labels",
+        for wanted in ("A ring with a hole of 30 % of its size, 24 × 24 pixels", "16 images without labels",
                        "attention gain by block, n = 64", "attention gain as it is used, n = 4"):  # fmt: skip
             assert wanted in found.stdout
         assert "head" not in found.stdout
@@ -248,14 +248,14 @@ class TestInspect:
         solid = np.argwhere(small[:, :, 3] == 255)[0]
         assert (enlarged[solid[0] * 20 + 10, solid[1] * 20 + 10] == small[solid[0], solid[1], :3]).all()
 
-    def test_on_pictures_of_ones_own(self, fitted: Path, photos: Path, tmp_path: Path) -> None:
+    def test_on_images_of_ones_own(self, fitted: Path, photos: Path, tmp_path: Path) -> None:
         content = json.loads(run("inspect", fitted, "--image", photos, "--out", tmp_path, "--json").stdout)
         assert [row["marker"] for row in content["gain_by_block"]] == ["learned patch", "red circle", "random colours"]
         assert {row["n"] for row in content["gain_by_block"]} == {20}
         assert len(list(tmp_path.glob("attention-*.png"))) == 2
         one = next(photos.glob("*.jpg"))
         found = run("inspect", fitted, "--image", one, "-r", "5,5,40,40", "--out", tmp_path / "one")
-        assert "no gains: they need 8 pictures" in found.stderr
+        assert "no gains: they need 8 images" in found.stderr
         assert (tmp_path / "one" / f"attention-{one.stem}.png").is_file()
         with pytest.raises(InvalidInputError, match="one for each file; got 1 for 1, folders among them"):
             run("inspect", fitted, "--image", photos, "-r", "5,5,40,40", "--out", tmp_path / "two")
@@ -267,12 +267,12 @@ class TestInspect:
 
 
 def test_show_and_score_with_it(fitted: Path, photos: Path, tmp_path: Path) -> None:
-    picture = next(photos.glob("*.jpg"))
-    run("show", picture, "-r", "8,8,40,40", "-p", fitted, "--out", tmp_path / "a.png")
-    run("show", picture, "-r", "8,8,40,40", "-p", f"{fitted}+falip", "--out", tmp_path / "b.png")
+    image = next(photos.glob("*.jpg"))
+    run("show", image, "-r", "8,8,40,40", "-p", fitted, "--out", tmp_path / "a.png")
+    run("show", image, "-r", "8,8,40,40", "-p", f"{fitted}+falip", "--out", tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     plain, marked = (
-        json.loads(run("score", picture, "a red circle", "a blue star", *more, "--json").stdout)[0]["scores"]
+        json.loads(run("score", image, "a red circle", "a blue star", *more, "--json").stdout)[0]["scores"]
         for more in ((), ("-r", "8,8,40,40", "-p", fitted))
     )
     assert plain != marked
@@ -286,7 +286,7 @@ def test_a_patch_that_is_no_better_than_chance_is_said_to_be(photos: Path, tmp_p
 def test_few_steps_are_said_to_be_few_unless_they_were_asked_for(photos: Path, tmp_path: Path) -> None:
     base = ("fit", "patch", "-m", MODEL, "--data", photos, "--no-compare", "--limit", 8)
     said = run(*base, "--out", tmp_path / "a").stderr
-    # 8 pictures or fewer, 4 a step, 12 epochs.
+    # 8 images or fewer, 4 a step, 12 epochs.
     assert "are 24 steps" in said
     assert "--epochs 1200 --set evaluate_every=200" in said
     assert "note:" not in run(*base, "--out", tmp_path / "b", "--max-steps", 2).stderr
@@ -299,19 +299,19 @@ def test_a_patch_has_no_head(photos: Path, tmp_path: Path) -> None:
 
 class TestTables:
     def test_a_gain_has_its_interval(self) -> None:
-        figures = [Figure("test", "mass_without", 0.2, 9), Figure("test", "gain", -0.1, 9, (-0.3, 0.1))]
+        figures = [Metric("test", "mass_without", 0.2, 9), Metric("test", "gain", -0.1, 9, (-0.3, 0.1))]
         content = StringIO()
         Console(width=100, file=content).print(figures_table(figures, "t"))
         assert "mass without" in content.getvalue()
         assert "-0.10 │ -0.30 to 0.10" in content.getvalue()
 
     def test_a_sweep_shows_what_can_be_compared(self) -> None:
-        rows = [{"size": 3, "gain": 2.0, "gain_low": 1.0, "gain_high": 3.0, "picture_gain": 20.0, "mass": 0.5}]
+        rows = [{"size": 3, "gain": 2.0, "gain_low": 1.0, "gain_high": 3.0, "image_gain": 20.0, "mass": 0.5}]
         names = [str(column.header) for column in sweep_table(rows).columns]
         assert names == ["size", "gain", "mass"]
 
 
-def test_only_pictures_that_can_be_used_are_measured(tmp_path: Path) -> None:
+def test_only_images_that_can_be_used_are_measured(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (20, 20)).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_bytes(b"no picture")

@@ -1,4 +1,4 @@
-"""A painted region lands on the patches that geometry says, for every processor family and picture shape."""
+"""A painted region lands on the patches that geometry says, for every processor family and image shape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from visprompt.geometry import (
     Tile,
     analytic,
     check_processable,
-    fit_picture,
+    fit_image,
     fitted,
     mean_rgb,
     probe,
@@ -44,7 +44,7 @@ def _transformers(name: str, **settings: Any) -> Callable[[], tuple[Any, Preproc
             family = {"CLIPImageProcessorPil": "clip", "BitImageProcessorPil": "bit"}[name]
             module = import_module(f"transformers.models.{family}.image_processing_pil_{family}")
         processor = getattr(module, name)(**settings)
-        return processor, lambda picture: np.asarray(processor(images=picture, return_tensors="np")["pixel_values"][0])
+        return processor, lambda image: np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0])
 
     return make
 
@@ -52,7 +52,7 @@ def _transformers(name: str, **settings: Any) -> Callable[[], tuple[Any, Preproc
 def _open_clip(**settings: Any) -> Callable[[], tuple[Any, Preprocess]]:
     def make() -> tuple[Any, Preprocess]:
         transform = pytest.importorskip("open_clip.transform").image_transform(is_train=False, **settings)
-        return transform, lambda picture: transform(picture).numpy()
+        return transform, lambda image: transform(image).numpy()
 
     return make
 
@@ -60,7 +60,7 @@ def _open_clip(**settings: Any) -> Callable[[], tuple[Any, Preprocess]]:
 def _timm(**settings: Any) -> Callable[[], tuple[Any, Preprocess]]:
     def make() -> tuple[Any, Preprocess]:
         transform = pytest.importorskip("timm.data").create_transform(**settings)
-        return transform, lambda picture: transform(picture).numpy()
+        return transform, lambda image: transform(image).numpy()
 
     return make
 
@@ -158,8 +158,8 @@ def test_painted_region_changes_exactly_the_patches_it_covers(
 
 
 def _resizer(size: tuple[int, int], left: int = 0) -> Preprocess:
-    def preprocess(picture: Image.Image) -> np.ndarray:
-        small = picture.resize(size, Image.Resampling.BILINEAR)
+    def preprocess(image: Image.Image) -> np.ndarray:
+        small = image.resize(size, Image.Resampling.BILINEAR)
         array = np.asarray(small, dtype=np.float64).transpose(2, 0, 1) / 255 - 0.4
         return np.roll(array, left, axis=2) if left else array
 
@@ -177,9 +177,9 @@ def test_grid_may_be_given_instead_of_the_patch_size() -> None:
 
 
 def test_probe_with_padding_and_odd_normalisation() -> None:
-    def preprocess(picture: Image.Image) -> np.ndarray:
+    def preprocess(image: Image.Image) -> np.ndarray:
         canvas = Image.new("RGB", (96, 96), (1, 200, 30))
-        canvas.paste(picture.resize((80, 40), Image.Resampling.BICUBIC), (10, 30))
+        canvas.paste(image.resize((80, 40), Image.Resampling.BICUBIC), (10, 30))
         values = np.asarray(canvas, dtype=np.float64).transpose(2, 0, 1)
         return values * np.array([-0.1, 3.0, 0.01])[:, None, None] + np.array([5.0, -2.0, 0.0])[:, None, None]
 
@@ -189,17 +189,17 @@ def test_probe_with_padding_and_odd_normalisation() -> None:
 @pytest.mark.parametrize(
     ("preprocess", "message"),
     [
-        (lambda picture: np.zeros((9, 768)), "shape .*unknown"),
-        (lambda picture: np.zeros((2, 3, 8, 8)), "shape .*unknown"),
-        (lambda picture: np.zeros((3, 32, 32)), "same input for black and white"),
-        (lambda picture: _resizer((64, 64))(picture)[:, :, ::-1], "layout is unknown"),
-        (lambda picture: _resizer((64, 64))(picture).transpose(0, 2, 1), "layout is unknown"),
+        (lambda image: np.zeros((9, 768)), "shape .*unknown"),
+        (lambda image: np.zeros((2, 3, 8, 8)), "shape .*unknown"),
+        (lambda image: np.zeros((3, 32, 32)), "same input for black and white"),
+        (lambda image: _resizer((64, 64))(image)[:, :, ::-1], "layout is unknown"),
+        (lambda image: _resizer((64, 64))(image).transpose(0, 2, 1), "layout is unknown"),
         (_resizer((64, 64), left=20), "layout is unknown"),
-        (lambda picture: np.tile(_resizer((32, 32))(picture), (1, 2, 2)), "layout is unknown"),
+        (lambda image: np.tile(_resizer((32, 32))(image), (1, 2, 2)), "layout is unknown"),
     ],
     ids=["flattened", "tiles", "blind", "flipped", "turned", "rolled", "repeated"],
 )
-def test_layouts_that_are_no_single_picture_are_refused(preprocess: Preprocess, message: str) -> None:
+def test_layouts_that_are_no_single_image_are_refused(preprocess: Preprocess, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         resolve(None, preprocess, (120, 90), patch_size=16)
 
@@ -215,8 +215,8 @@ class _Liar:
 def test_measured_wins_over_a_wrong_statement() -> None:
     liar = _Liar()
 
-    def preprocess(picture: Image.Image) -> np.ndarray:
-        shrunk = picture.resize((60, 64), Image.Resampling.BILINEAR)
+    def preprocess(image: Image.Image) -> np.ndarray:
+        shrunk = image.resize((60, 64), Image.Resampling.BILINEAR)
         canvas = Image.new("RGB", (64, 64))
         canvas.paste(shrunk, (4, 0))
         return np.asarray(canvas, dtype=np.float64).transpose(2, 0, 1)
@@ -232,14 +232,14 @@ def test_measured_wins_over_a_wrong_statement() -> None:
 def test_statement_is_used_unchecked_if_it_cannot_be_measured() -> None:
     liar = _Liar()
     with pytest.warns(UserWarning, match="used unchecked"):
-        found = resolve_map(liar, lambda picture: np.zeros((4, 4)), (120, 80))
+        found = resolve_map(liar, lambda image: np.zeros((4, 4)), (120, 80))
     assert found.input_hw == (64, 64)
 
 
 def test_unknown_step_or_foreign_class_states_nothing() -> None:
     torchvision = pytest.importorskip("torchvision.transforms")
     assert analytic(torchvision.Compose([torchvision.RandomCrop(8)]), (64, 64)) is None
-    assert analytic(torchvision.Compose([lambda picture: picture]), (64, 64)) is None
+    assert analytic(torchvision.Compose([lambda image: image]), (64, 64)) is None
     assert analytic(object(), (64, 64)) is None
     module = pytest.importorskip("transformers")
     assert analytic(module.ConvNextImageProcessor(), (64, 64)) is None
@@ -249,9 +249,9 @@ def test_processor_is_checked_once_and_maps_are_remembered() -> None:
     processor, preprocess = FAMILIES["open_clip"]()
     calls = []
 
-    def counted(picture: Image.Image) -> np.ndarray:
-        calls.append(picture.size)
-        return preprocess(picture)
+    def counted(image: Image.Image) -> np.ndarray:
+        calls.append(image.size)
+        return preprocess(image)
 
     resolve(processor, counted, (200, 100), patch_size=16)
     first = len(calls)
@@ -299,7 +299,7 @@ def test_many_threads() -> None:
     [((1, 1), "16 or more"), ((15, 300), "16"), ((20000, 10), "enlarge"), ((20000, 100), "50 to 1")],
 )
 def test_unprocessable_sizes_are_refused_before_any_processor_sees_them(wh: tuple[int, int], message: str) -> None:
-    def preprocess(picture: Image.Image) -> np.ndarray:
+    def preprocess(image: Image.Image) -> np.ndarray:
         raise AssertionError("must not be called")
 
     for call in (lambda: check_processable(wh), lambda: resolve(None, preprocess, wh, patch_size=16)):
@@ -313,17 +313,17 @@ def test_unprocessable_sizes_are_refused_before_any_processor_sees_them(wh: tupl
 
 
 def test_pad_keeps_the_aspect_ratio_and_squash_gives_it_up() -> None:
-    picture = Image.new("RGB", (300, 100), "white")
-    padded, scale_xy, offset_xy = fit_picture(picture, "pad", (60, 90), fill=(9, 8, 7))
+    image = Image.new("RGB", (300, 100), "white")
+    padded, scale_xy, offset_xy = fit_image(image, "pad", (60, 90), fill=(9, 8, 7))
     assert padded.size == (90, 60)
     assert (scale_xy, offset_xy) == ((0.3, 0.3), (0.0, 15.0))
     assert padded.getpixel((0, 0)) == (9, 8, 7)
     assert padded.getpixel((45, 30)) == (255, 255, 255)
-    squashed, scale_xy, offset_xy = fit_picture(picture, "squash", (60, 90))
+    squashed, scale_xy, offset_xy = fit_image(image, "squash", (60, 90))
     assert squashed.size == (90, 60)
     assert (scale_xy, offset_xy) == ((0.3, 0.6), (0.0, 0.0))
     with pytest.raises(InvalidInputError, match="pads or squashes"):
-        fit_picture(picture, "model", (60, 90))
+        fit_image(image, "model", (60, 90))
 
 
 def test_padding_has_the_colour_that_normalises_to_zero() -> None:
@@ -338,16 +338,16 @@ def test_padding_has_the_colour_that_normalises_to_zero() -> None:
 
 def test_what_the_model_does_anyway_is_left_to_it() -> None:
     processor, preprocess = FAMILIES["siglip"]()
-    picture = Image.new("RGB", (300, 100))
-    ready, _ = fitted(picture, "squash", processor, preprocess, patch_size=16)
-    assert ready is picture
+    image = Image.new("RGB", (300, 100))
+    ready, _ = fitted(image, "squash", processor, preprocess, patch_size=16)
+    assert ready is image
     square = Image.new("RGB", (200, 200))
     assert fitted(square, "pad", processor, preprocess, patch_size=16)[0] is square
 
 
 def test_variable_input_size_without_a_fixed_point_is_refused() -> None:
-    def preprocess(picture: Image.Image) -> np.ndarray:
-        return _resizer((picture.width // 2, picture.height))(picture.crop((0, 0, picture.width // 2, picture.height)))
+    def preprocess(image: Image.Image) -> np.ndarray:
+        return _resizer((image.width // 2, image.height))(image.crop((0, 0, image.width // 2, image.height)))
 
     with pytest.raises(InvalidInputError, match='fit="model"'):
         fitted(Image.new("RGB", (300, 100)), "pad", None, preprocess, patch_size=16)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from visprompt.errors import InvalidInputError
-from visprompt.geometry import Geometry, InputMap, Tile, fit_picture
+from visprompt.geometry import Geometry, InputMap, Tile, fit_image
 from visprompt.request import Box, Mask, Point
 
 CROPPED = Geometry((300, 100), (Tile((1.12, 1.12), (-112.0, 0.0), (112, 112), (7, 7)),))
@@ -55,7 +55,7 @@ def test_coverage_against_a_fine_grid() -> None:
 
 
 def test_padding_is_never_covered() -> None:
-    _, scale_xy, offset_xy = fit_picture(Image.new("RGB", (300, 100)), "pad", (112, 112))
+    _, scale_xy, offset_xy = fit_image(Image.new("RGB", (300, 100)), "pad", (112, 112))
     geometry = Geometry.single((300, 100), InputMap(scale_xy, offset_xy, (112, 112)), 16)
     cover = geometry.coverage(Box(0, 0, 300, 100)).reshape(7, 7)
     assert (cover[:2] == 0).all()

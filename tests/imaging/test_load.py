@@ -1,4 +1,4 @@
-"""Every kind of picture that people bring, and every way in which one can be broken."""
+"""Every kind of image that people bring, and every way in which one can be broken."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def pixel(image: Image.Image, xy: tuple[int, int] = (0, 0)) -> Any:
 
 
 def test_path_str_and_pil_give_the_same(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    file = tmp_path / "picture.png"
-    picture.save(file)
-    for source in (file, str(file), picture, np.asarray(picture)):
-        assert np.array_equal(np.asarray(load_image(source)), np.asarray(picture))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    file = tmp_path / "image.png"
+    image.save(file)
+    for source in (file, str(file), image, np.asarray(image)):
+        assert np.array_equal(np.asarray(load_image(source)), np.asarray(image))
 
 
 def test_upright_rgb_pil_image_is_not_copied() -> None:
-    picture = Image.new("RGB", (4, 4))
-    assert load_image(picture) is picture
+    image = Image.new("RGB", (4, 4))
+    assert load_image(image) is image
 
 
 @pytest.mark.parametrize("as_file", [True, False])
 def test_exif_rotation_is_applied(tmp_path: Path, as_file: bool) -> None:
-    picture = Image.new("RGB", (40, 20), "blue")
-    picture.paste((255, 0, 0), (0, 0, 20, 20))
-    exif = picture.getexif()
+    image = Image.new("RGB", (40, 20), "blue")
+    image.paste((255, 0, 0), (0, 0, 20, 20))
+    exif = image.getexif()
     exif[0x0112] = 6  # stored lying on its side: turn by 90° clockwise to show it
     file = tmp_path / "phone.jpg"
-    picture.save(file, exif=exif, quality=95)
+    image.save(file, exif=exif, quality=95)
     upright = load_image(file if as_file else Image.open(file))
     assert upright.size == (20, 40)
     assert pixel(upright, (10, 5))[0] > 200
@@ -108,9 +108,9 @@ def test_sixteen_bit_file(tmp_path: Path) -> None:
     ],
 )
 def test_arrays(array: np.ndarray, expected: tuple[int, int, int]) -> None:
-    picture = load_image(array)
-    assert picture.size == (3, 2)
-    assert pixel(picture) == expected
+    image = load_image(array)
+    assert image.size == (3, 2)
+    assert pixel(image) == expected
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_missing_file_folder_and_empty_path(tmp_path: Path) -> None:
 
 def test_text_file_called_jpg(tmp_path: Path) -> None:
     file = tmp_path / "notes.jpg"
-    file.write_text("not a picture at all")
-    with pytest.raises(InvalidInputError, match=r"notes\.jpg.* is not a picture") as caught:
+    file.write_text("not an image at all")
+    with pytest.raises(InvalidInputError, match=r"notes\.jpg.* is not an image") as caught:
         load_image(file)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
@@ -159,7 +159,7 @@ def test_truncated_file(tmp_path: Path, suffix: str, keep: float) -> None:
     Image.fromarray(noise).save(file)
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(InvalidInputError, match=r"damaged or incomplete|is not a picture"):
+    with pytest.raises(InvalidInputError, match=r"damaged or incomplete|is not an image"):
         load_image(file)
 
 
@@ -168,7 +168,7 @@ def test_zero_by_zero() -> None:
         load_image(Image.new("RGB", (0, 0)))
 
 
-def test_one_by_one_and_long_pictures_load() -> None:
+def test_one_by_one_and_long_images_load() -> None:
     assert load_image(Image.new("L", (1, 1))).size == (1, 1)
     assert load_image(np.zeros((10, 20000), np.uint8)).size == (20000, 10)
 
@@ -187,8 +187,8 @@ def test_32_bit_values_beyond_16_bit() -> None:
 
 
 @pytest.mark.parametrize("source", [None, 3, b"bytes", ["a.jpg"]])
-def test_not_a_picture_at_all(source: Any) -> None:
-    with pytest.raises(InvalidInputError, match="a picture cannot be a"):
+def test_not_a_image_at_all(source: Any) -> None:
+    with pytest.raises(InvalidInputError, match="an image cannot be a"):
         load_image(source)
 
 
@@ -202,7 +202,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (6, 4), "red").save(buffer, "PNG")
-        body = buffer.getvalue() if self.path == "/picture.png" else b"<html>"
+        body = buffer.getvalue() if self.path == "/image.png" else b"<html>"
         self.send_response(404 if self.path == "/gone" else 200)
         self.end_headers()
         self.wfile.write(body)
@@ -222,12 +222,12 @@ def address() -> Iterator[str]:
 
 def test_web_address_only_if_asked(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInputError, match="allow_url=True"):
-        load_image(f"{address}/picture.png")
-    assert load_image(f"{address}/picture.png", allow_url=True).size == (6, 4)
+        load_image(f"{address}/image.png")
+    assert load_image(f"{address}/image.png", allow_url=True).size == (6, 4)
     with pytest.raises(InvalidInputError, match="could not be fetched"):
         load_image(f"{address}/gone", allow_url=True)
-    with pytest.raises(InvalidInputError, match="is not a picture"):
+    with pytest.raises(InvalidInputError, match="is not an image"):
         load_image(f"{address}/page.html", allow_url=True)
     monkeypatch.setattr(images, "URL_MAX_BYTES", 16)
     with pytest.raises(InvalidInputError, match="larger than"):
-        load_image(f"{address}/picture.png", allow_url=True)
+        load_image(f"{address}/image.png", allow_url=True)

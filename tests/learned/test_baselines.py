@@ -25,7 +25,7 @@ def small(name: str) -> vp.Model:
 
 
 def data(per_class: int = 4) -> Splits:
-    """Dark and bright pictures."""
+    """Dark and bright images."""
     generator = np.random.default_rng(0)
     items = []
     for place in range(2 * per_class):

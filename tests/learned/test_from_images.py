@@ -16,7 +16,7 @@ from visprompt.testing import conformance
 
 
 def images(count: int, first: int = 0) -> list[Image.Image]:
-    return [conformance.picture((48, 40), seed) for seed in range(first, first + count)]
+    return [conformance.image((48, 40), seed) for seed in range(first, first + count)]
 
 
 def splits(data: Any, **options: Any) -> Splits:
@@ -29,7 +29,7 @@ def test_a_list_gives_a_fifth_to_validation() -> None:
     found = splits(images(10))
     assert (len(found.train), len(found.validation or ())) == (8, 2)
     assert found.test is None
-    assert found.train.kind == "pictures"
+    assert found.train.kind == "images"
     assert found.describe() == splits(images(10)).describe()
     assert found.describe() != splits(images(10), seed=1).describe()
 
@@ -37,9 +37,9 @@ def test_a_list_gives_a_fifth_to_validation() -> None:
 def test_labels_are_not_looked_at() -> None:
     labelled = Labelled([(one, number % 2) for number, one in enumerate(images(10))], ("a", "b"), name="two")
     found = splits(labelled)
-    assert (len(found.train), len(found.validation or ()), found.train.kind) == (8, 2, "pictures")
+    assert (len(found.train), len(found.validation or ()), found.train.kind) == (8, 2, "images")
     both = splits(Splits(labelled, labelled, None, "as given"))
-    assert (len(both.train), len(both.validation or ()), both.train.kind) == (10, 10, "pictures")
+    assert (len(both.train), len(both.validation or ()), both.train.kind) == (10, 10, "images")
 
 
 def test_a_folder_is_read(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 def test_without_data_scenes_are_generated_as_large_as_the_input() -> None:
     found = splits(None)
     height, width = conformance.wrapped("timm-vit")[1].geometry((64, 64)).tiles[0].input_hw
-    assert found.train.picture(0).size == (width, height)
-    assert np.array_equal(np.asarray(found.train.picture(0)), np.asarray(splits(None).train.picture(0)))
+    assert found.train.image(0).size == (width, height)
+    assert np.array_equal(np.asarray(found.train.image(0)), np.asarray(splits(None).train.image(0)))
 
 
 def test_other_data_are_refused() -> None:
-    with pytest.raises(vp.InvalidInputError, match=r"a folder, a list of pictures, Splits or Labelled.*got int"):
+    with pytest.raises(vp.InvalidInputError, match=r"a folder, a list of images, Splits or Labelled.*got int"):
         splits(3)
 
 

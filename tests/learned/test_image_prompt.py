@@ -74,4 +74,4 @@ def test_switched_off_it_needs_nothing_learned() -> None:
     model = conformance.wrapped("timm-vit")[1]
     request = conformance.requests()[0]
     (prompt,) = made(opacity=0.0).prompt(request, model)
-    assert prompt.picture is request.picture
+    assert prompt.image is request.pil_image

@@ -49,7 +49,7 @@ def test_the_input_of_encoders_alone() -> None:
 
 
 def test_geometry_is_the_towers_or_what_there_is() -> None:
-    (prompt,) = vp.Request(conformance.picture((96, 64)), region=vp.Box(1, 1, 9, 9)).units()
+    (prompt,) = vp.Request(conformance.image((96, 64)), region=vp.Box(1, 1, 9, 9)).units()
 
     class Layout:
         """A model whose tower's layout is not known for any image."""

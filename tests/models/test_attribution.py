@@ -27,7 +27,7 @@ def test_the_cosine_is_the_models_own(name: str) -> None:
     questions = [Question(image(), "a red star"), Question(image(1), "a dog"), Question(image(1), "a red star")]
     found = attribute(model, questions)
     with torch.no_grad():
-        images = model.encode([vp.VisualPrompt(question.picture) for question in questions]).embeddings
+        images = model.encode([vp.VisualPrompt(question.image) for question in questions]).embeddings
         texts = model.embed_text([question.text for question in questions])
     expected = torch.nn.functional.cosine_similarity(images, texts)
     np.testing.assert_allclose([item.cosine for item in found], expected.numpy(), atol=1e-5)

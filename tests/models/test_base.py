@@ -105,11 +105,11 @@ def test_unwrapped_it_cannot_be_used() -> None:
 
 def test_in_training_pixels_belong_to_prompts(clip: vp.Model) -> None:
     prompt = vp.VisualPrompt(image()).adding(WARM)
-    inputs = clip.parts.reader.inputs([(prompt.picture, "model")], clip)["pixel_values"]
+    inputs = clip.parts.reader.inputs([(prompt.image, "model")], clip)["pixel_values"]
     with torch.no_grad():
         trained = clip.embed_pixels(inputs, [prompt], read=[0])
     encoded = clip.encode([prompt], read=[0])
     torch.testing.assert_close(trained.embeddings, encoded.embeddings)
     torch.testing.assert_close(trained.attention[0], encoded.attention[0])
-    with pytest.raises(vp.InvalidInputError, match="2 pictures' pixels for 1 prompts"):
+    with pytest.raises(vp.InvalidInputError, match="2 images' pixels for 1 prompts"):
         clip.embed_pixels(torch.cat([inputs, inputs]), [prompt])

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 import visprompt as vp
 from visprompt.models.backends.transformers import vision_module
 from visprompt.models.patch_features import Features
-from visprompt.testing.conformance import differences, picture, snapshot
+from visprompt.testing.conformance import differences, image, snapshot
 from visprompt.testing.tiny import Tiny, tiny, tiny_names
 
 BLOCKS, WIDTH = 4, 32
 NAMES = [name for name in tiny_names() if tiny(name).has_attention]
-#: takes pictures packed into one sequence, which training refuses
+#: takes images packed into one sequence, which training refuses
 PACKED = "transformers-siglip2-naflex"
-PICTURE, LONG = picture((96, 96)), picture((144, 48))
-PLAIN = vp.VisualPrompt(PICTURE)
+IMAGE, LONG = image((96, 96)), image((144, 48))
+PLAIN = vp.VisualPrompt(IMAGE)
 
 
 def tokens(blocks: int = 1, m: int = 3, seed: int = 0, **options: Any) -> vp.PromptTokens:
@@ -64,7 +64,7 @@ def of_the_library(made: Tiny, inputs: dict[str, Tensor]) -> tuple[Tensor, nn.Mo
 def test_they_are_what_the_library_gives(small: tuple[Tiny, vp.Model]) -> None:
     made, model = small
     before = snapshot(made.module)
-    inputs = model.parts.reader.inputs([(PICTURE, "model")], model)
+    inputs = model.parts.reader.inputs([(IMAGE, "model")], model)
     wanted, norm = of_the_library(made, inputs)
     found = model.encode([PLAIN], features=True)
     patches = model.geometry_of(PLAIN).num_patches
@@ -80,14 +80,14 @@ def test_they_are_what_the_library_gives(small: tuple[Tiny, vp.Model]) -> None:
 
 @torch.no_grad()
 def test_they_are_in_order(small: tuple[Tiny, vp.Model]) -> None:
-    """What changes most when a corner of the picture does is the patch that shows it."""
+    """What changes most when a corner of the image does is the patch that shows it."""
     model = small[1]
     geometry = model.geometry_of(PLAIN)
     plain = model.encode([PLAIN], features=True).features
     assert plain is not None
     for index in (0, geometry.grid_hw[1] - 1, geometry.num_patches - geometry.grid_hw[1]):
         box = geometry.patch_box(index)
-        changed = PICTURE.copy()
+        changed = IMAGE.copy()
         changed.paste((255, 0, 255), tuple(int(value) for value in box.xyxy))
         found = model.encode([vp.VisualPrompt(changed)], features=True).features
         assert found is not None
@@ -96,7 +96,7 @@ def test_they_are_in_order(small: tuple[Tiny, vp.Model]) -> None:
 
 @torch.no_grad()
 def test_prompts_act_and_do_not_leak_in(small: tuple[Tiny, vp.Model]) -> None:
-    """Prompts on several pictures in one batch, shared and not: each gets what it gets alone."""
+    """Prompts on several images in one batch, shared and not: each gets what it gets alone."""
     model = small[1]
     deep = PLAIN.with_(tokens=tokens(BLOCKS, m=2))
     edited = PLAIN.adding(vp.AttentionEdit(temperature=2.0, rows="all", first_block=1))
@@ -134,7 +134,7 @@ def test_prompts_that_are_pooled_are_not_in_them(name: str) -> None:
 @pytest.mark.parametrize("prompted", [True, False])
 def test_gradients(small: tuple[Tiny, vp.Model], prompted: bool) -> None:
     made, model = small
-    pixels = model.parts.reader.inputs([(PICTURE, "model")] * 2, model)["pixel_values"].requires_grad_()
+    pixels = model.parts.reader.inputs([(IMAGE, "model")] * 2, model)["pixel_values"].requires_grad_()
     given = tokens().tokens.clone().requires_grad_()
     prompt = PLAIN.with_(tokens=vp.PromptTokens(given)) if prompted else PLAIN
     made.module.requires_grad_(False)
@@ -160,7 +160,7 @@ def test_gradient_checkpointing(name: str) -> None:
     model = vp.wrap(made.module, made.processor, made.tokenizer)
     made.module.requires_grad_(False)
     given = tokens().tokens.clone().requires_grad_()
-    pixels = model.parts.reader.inputs([(PICTURE, "model")], model)["pixel_values"]
+    pixels = model.parts.reader.inputs([(IMAGE, "model")], model)["pixel_values"]
 
     def gradient() -> Tensor:
         with model.prompting([PLAIN.with_(tokens=vp.PromptTokens(given))], features=True) as encode:
@@ -179,8 +179,8 @@ def test_gradient_checkpointing(name: str) -> None:
     torch.testing.assert_close(gradient(), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_tokens_before_pictures() -> None:
-    """open_clip's towers can also be built so that pictures stand on the second axis inside the blocks."""
+def test_tokens_before_images() -> None:
+    """open_clip's towers can also be built so that images stand on the second axis inside the blocks."""
     from open_clip.model import CLIP, CLIPVisionCfg
 
     made = tiny("open-clip-vit")
@@ -207,7 +207,7 @@ def test_tokens_before_pictures() -> None:
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_packed_pictures_are_not_trained_on() -> None:
+def test_packed_images_are_not_trained_on() -> None:
     made = tiny(PACKED)
     model = vp.wrap(made.module, made.processor, made.tokenizer)
     with pytest.raises(vp.UnsupportedError, match="packed"), model.prompting([PLAIN], features=True):

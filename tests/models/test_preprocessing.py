@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_tensor
 
 import visprompt as vp
 from visprompt.models import preprocessing
-from visprompt.models.preprocessing import PicturePixels, PictureReader, Processed, Transformed, pixels_of
+from visprompt.models.preprocessing import ImagePixels, ImageReader, Processed, Transformed, pixels_of
 from visprompt.testing.tiny import tiny
 
 
@@ -28,15 +28,15 @@ def model() -> vp.Model:
 
 
 @pytest.fixture
-def reader(model: vp.Model) -> PictureReader:
+def reader(model: vp.Model) -> ImageReader:
     return model.parts.reader
 
 
-def test_an_image_is_prepared_once(reader: PictureReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_prepared_once(reader: ImageReader, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     plain = Processed.__call__
     monkeypatch.setattr(Processed, "__call__", lambda self, item: calls.append(item) or plain(self, item))
-    cache, one = PicturePixels(), image()
+    cache, one = ImagePixels(), image()
     reader.geometry(one.size, "model")
     calls.clear()
     first = reader.one(one, "model", cache)
@@ -47,7 +47,7 @@ def test_an_image_is_prepared_once(reader: PictureReader, monkeypatch: pytest.Mo
 
 
 def test_inputs_are_remembered_for_the_last_images() -> None:
-    cache, kept = PicturePixels(most=2), [image(seed=seed) for seed in range(3)]
+    cache, kept = ImagePixels(most=2), [image(seed=seed) for seed in range(3)]
     for number, item in enumerate(kept):
         cache.put(item, "model", {"pixel_values": torch.tensor(number)})
     assert cache.get(kept[0], "model") is None
@@ -56,7 +56,7 @@ def test_inputs_are_remembered_for_the_last_images() -> None:
 
 
 def test_an_image_that_is_gone_is_not_mistaken_for_another() -> None:
-    cache, one = PicturePixels(), image()
+    cache, one = ImagePixels(), image()
     cache.put(one, "model", {})
     other = image(seed=1)
     cache._items[(id(other), "model")] = cache._items[(id(one), "model")]  # as if it had got the other one's id
@@ -66,14 +66,14 @@ def test_an_image_that_is_gone_is_not_mistaken_for_another() -> None:
 def test_the_memory_of_geometries_is_bounded(model: vp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocessing, "_MAX_SIZES", 5)
     old = model.parts.reader
-    reader = PictureReader(old.processor, old._read, old._as_image, old.patch_size)
+    reader = ImageReader(old.processor, old._read, old._as_image, old.patch_size)
     found = [reader.geometry((width, 90), "model") for width in range(100, 112)]
     assert len(reader._geometries) == 5
     assert reader.geometry((111, 90), "model") is found[-1]
     assert reader.geometry((100, 90), "model") == found[0]
 
 
-def test_it_can_be_sent_to_processes(reader: PictureReader) -> None:
+def test_it_can_be_sent_to_processes(reader: ImageReader) -> None:
     before = reader.geometry((80, 60), "pad")
     again = pickle.loads(pickle.dumps(reader))
     assert len(again._geometries) == 0
@@ -83,7 +83,7 @@ def test_it_can_be_sent_to_processes(reader: PictureReader) -> None:
 
 def test_many_threads(model: vp.Model) -> None:
     old = model.parts.reader
-    reader = PictureReader(old.processor, old._read, old._as_image, old.patch_size)
+    reader = ImageReader(old.processor, old._read, old._as_image, old.patch_size)
     sizes = [(90 + width, 80) for width in range(8)]
     found: list[list[object]] = []
 
@@ -99,9 +99,9 @@ def test_many_threads(model: vp.Model) -> None:
 
 
 def test_images_of_one_input_size_go_together() -> None:
-    reader = PictureReader(None, Transformed(to_tensor), pixels_of, (16, 16))
+    reader = ImageReader(None, Transformed(to_tensor), pixels_of, (16, 16))
     images = [image((80, 64)), image((48, 96)), image((80, 64), seed=1)]
-    assert reader.same_shape([(item, "model") for item in images], PicturePixels()) == [[0, 2], [1]]
+    assert reader.same_shape([(item, "model") for item in images], ImagePixels()) == [[0, 2], [1]]
 
 
 def test_inputs_have_the_models_type(model: vp.Model) -> None:

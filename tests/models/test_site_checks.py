@@ -53,7 +53,7 @@ def test_a_decoder_block_without_an_effect_is_named() -> None:
     silence(model.tower.sites[-1].projection)  # type: ignore[arg-type]
     runner = vp.Runner(model, vp.Prompter.from_name("falip"))
     with pytest.raises(vp.SiteNotReachedError, match=f"decoder block {model.num_blocks - 1}"):
-        runner.generate(vp.Request(PROMPT.picture, region=(8, 8, 40, 40), query="what"), max_new_tokens=1)
+        runner.generate(vp.Request(PROMPT.image, region=(8, 8, 40, 40), query="what"), max_new_tokens=1)
 
 
 def test_zeros_stand_at_the_sites_that_have_a_row() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from visprompt.persistence.card_figures import Figure, figures_of, of_split
+from visprompt.persistence.card_figures import Metric, figures_of, of_split
 from visprompt.utils.statistics import wilson
 
 
@@ -29,8 +29,8 @@ def test_the_chosen_figure_comes_first_and_loss_last() -> None:
 
 
 def test_measured_ends_belong_to_their_figure() -> None:
-    (gain,) = of_split({"gain": 2.0, "gain_low": 1.5, "gain_high": 2.5, "picture_gain": 9.0}, "test", "gain", {})
-    assert gain == Figure("test", "gain", 2.0, None, (1.5, 2.5), True)
+    (gain,) = of_split({"gain": 2.0, "gain_low": 1.5, "gain_high": 2.5, "image_gain": 9.0}, "test", "gain", {})
+    assert gain == Metric("test", "gain", 2.0, None, (1.5, 2.5), True)
     assert (gain.text(), gain.interval_text()) == ("2.00", "1.50–2.50")
 
 
@@ -45,6 +45,6 @@ def test_no_figures_at_all() -> None:
 
 
 def test_an_interval_with_a_minus_has_a_word_between_its_ends() -> None:
-    assert Figure("test", "gain", 0.1, interval=(-0.5, 0.7)).interval_text() == "-0.50 to 0.70"
-    assert Figure("test", "accuracy", 0.5).interval_text() == "–"
-    assert Figure("test", "accuracy", 0.5, interval=(0.25, 0.75)).interval_text() == "25.0–75.0 %"
+    assert Metric("test", "gain", 0.1, interval=(-0.5, 0.7)).interval_text() == "-0.50 to 0.70"
+    assert Metric("test", "accuracy", 0.5).interval_text() == "–"
+    assert Metric("test", "accuracy", 0.5, interval=(0.25, 0.75)).interval_text() == "25.0–75.0 %"

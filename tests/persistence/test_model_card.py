@@ -51,7 +51,7 @@ def made() -> Made:
     return prompter
 
 
-def test_figures_with_intervals_where_pictures_tell_them(made: Made) -> None:
+def test_figures_with_intervals_where_images_tell_them(made: Made) -> None:
     found = {(one.split, one.metric): one for one in figures_of(made.record)}
     accuracy = found["test", "accuracy"]
     assert accuracy.interval == pytest.approx((0.7754, 0.9030), abs=1e-3)
@@ -129,8 +129,8 @@ class Pasted(Made):
         return "A ring of 24 pixels."
 
 
-def pictures(n: int) -> dict[str, Any]:
-    return {"name": "photos", "kind": "pictures", "classes": 0, "n": n, "sha256": "cd" * 32}
+def images(n: int) -> dict[str, Any]:
+    return {"name": "photos", "kind": "images", "classes": 0, "n": n, "sha256": "cd" * 32}
 
 
 class TestWithoutLabels:
@@ -139,11 +139,11 @@ class TestWithoutLabels:
         prompter = Pasted()
         prompter.backbone = {"name": "facebook/dinov2-small", "class": "Dinov2Model", "backend": "transformers"}
         prompter.record = {
-            "data": {"train": pictures(4000), "validation": pictures(200)},
-            "protocol": "All pictures below the folder my_photos.",
+            "data": {"train": images(4000), "validation": images(200)},
+            "protocol": "All images below the folder my_photos.",
             "metric": "gain",
             "task": "attention",
-            "validation": {"loss": 0.9, "gain": 2.0, "gain_low": 1.7, "gain_high": 2.3, "picture_gain": 20.0,
+            "validation": {"loss": 0.9, "gain": 2.0, "gain_low": 1.7, "gain_high": 2.3, "image_gain": 20.0,
                            "mass": 0.6, "mass_without": 0.2},
             "classes": [],
             "parameters": {"prompt": 39587},
@@ -164,19 +164,19 @@ class TestWithoutLabels:
         for wanted in (
             '<img src="patch.png" alt="the patch"',
             "A ring of 24 pixels.",
-            "Learned from 4,000 pictures without labels.",
-            "| train | photos | pictures | 4000 | – |",
+            "Learned from 4,000 images without labels.",
+            "| train | photos | images | 4000 | – |",
             "| validation | gain | 2.00 | 1.70–2.30 | 200 |",
             "| validation | mass | 60.0 % | – | 200 |",
             "`model` may also be another one",
             "39,587 numbers that drew it, of which the patch alone is kept",
             "No control (a red circle, a patch of random colours) is recorded here.",
             'vp.Request("photo.jpg", region=vp.Box(40, 30, 200, 180))',
-            "All pictures below the folder my_photos.",
+            "All images below the folder my_photos.",
             "it may do little: measure it there",
         ):
             assert wanted in text
-        for unwanted in ("Classes", "classification", "picture_gain", "gain_low", "% of the backbone", "Wilson"):
+        for unwanted in ("Classes", "classification", "image_gain", "gain_low", "% of the backbone", "Wilson"):
             assert unwanted not in text
 
     def test_gains_beside_their_controls(self, patch: Pasted) -> None:

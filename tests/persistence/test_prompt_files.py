@@ -13,7 +13,7 @@ import visprompt as vp
 from visprompt.persistence import prompt_files as saving
 from visprompt.testing import conformance
 
-PICTURES = [vp.Request(conformance.picture(wh), region=box) for wh, box in conformance.PICTURES.items()]
+IMAGES = [vp.Request(conformance.image(wh), region=box) for wh, box in conformance.IMAGES.items()]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def built(model: vp.Model, name: str = "gated", **options: Any) -> Any:
 
 @torch.no_grad()
 def encoded(model: vp.Model, prompter: vp.Prompter) -> torch.Tensor:
-    return vp.Runner(model, prompter).encode(PICTURES)
+    return vp.Runner(model, prompter).encode(IMAGES)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def _without_version(content: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_the_model_it_was_made_for_takes_it(name: str) -> None:
     model = conformance.wrapped("timm-vit")[1]
-    request = vp.Request(conformance.picture((48, 64)), region=vp.Box(4, 4, 30, 30))
+    request = vp.Request(conformance.image((48, 64)), region=vp.Box(4, 4, 30, 30))
     with torch.no_grad():
         plain = vp.Runner(model).encode(request)
         prompted = vp.Runner(model, vp.Prompter.from_pretrained(DATA / name)).encode(request)

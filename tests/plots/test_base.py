@@ -37,16 +37,16 @@ def test_bars_are_where_the_rows_say() -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (90, 30), (30, 90)])
 def test_panels(size: tuple[int, int]) -> None:
-    picture = Image.new("RGB", size, "red")
+    image = Image.new("RGB", size, "red")
     attention = np.random.default_rng(0).random((size[1], size[0]))
     figures = [
-        plots.heatmap(picture, attention, (2, 2, 20, 20), "a map"),
-        plots.before_after(picture, picture, attention, attention * 2, (2, 2, 20, 20), (2, 2, 20, 20), "circle"),
-        plots.picture_pair(picture, picture.resize((10, 10)), (2, 2, 20, 20), "crop"),
+        plots.heatmap(image, attention, (2, 2, 20, 20), "a map"),
+        plots.before_after(image, image, attention, attention * 2, (2, 2, 20, 20), (2, 2, 20, 20), "circle"),
+        plots.image_pair(image, image.resize((10, 10)), (2, 2, 20, 20), "crop"),
     ]
     for figure in figures:
         assert plots.to_png(figure, dpi=40).startswith(b"\x89PNG")
-    assert len(figures[0].axes) == 2  # the picture and its colour bar
+    assert len(figures[0].axes) == 2  # the image and its colour bar
 
 
 def test_dollars_are_no_formulas() -> None:

@@ -38,7 +38,7 @@ def made(model: Any, name: str, **options: Any) -> Any:
     return prompter
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     from visprompt.data.scenes.world import scene
 
     return scene(3, hard=True).pil
@@ -124,7 +124,7 @@ class TestAttention:
     @pytest.mark.parametrize(("name", "options"), [("gated", {}), ("vpt", {"deep": True}), ("vpt", {"first_block": 3})])
     def test_rows_and_columns_are_shares_of_one(self, model: Any, name: str, options: dict[str, Any]) -> None:
         prompter = made(model, name, prompts=4, **options)
-        (prompt,) = prompter.prompt(vp.Request(picture()), model)
+        (prompt,) = prompter.prompt(vp.Request(image()), model)
         found = token_looks(model, prompt, range(6))
         assert [look.block for look in found] == list(range(options.get("first_block", 0), 6))
         for look in found:
@@ -136,7 +136,7 @@ class TestAttention:
     def test_the_readouts_row_agrees_with_the_runners(self, model: Any) -> None:
         """What the readout gives to patches, tokens and itself is everything."""
         prompter = made(model, "vpt", prompts=4)
-        request = vp.Request(picture())
+        request = vp.Request(image())
         (prompt,) = prompter.prompt(request, model)
         on_patches = vp.Runner(model, prompter).attention(request, [5])[0].values.mean(1).sum()
         assert 0.5 < float(on_patches) + token_looks(model, prompt, [5])[0].readout <= 1
@@ -144,7 +144,7 @@ class TestAttention:
     def test_against_the_models_own_attention(self, model: Any) -> None:
         """The last block's rows from the hidden states, in plain tensor code."""
         prompter = made(model, "vpt", prompts=3)
-        request = vp.Request(picture())
+        request = vp.Request(image())
         (prompt,) = prompter.prompt(request, model)
         tower, kept = model.tower, {}
         block = tower.blocks[-1]
@@ -168,7 +168,7 @@ class TestAttention:
         assert look.readout == pytest.approx(float(shares[0, 1:4].sum()), abs=1e-5)
 
     def test_nothing_remains(self, model: Any) -> None:
-        request = vp.Request(picture())
+        request = vp.Request(image())
         before = model.encode(request.units()).embeddings
         (prompt,) = made(model, "gated", prompts=4).prompt(request, model)
         token_looks(model, prompt, [0, 5])
@@ -176,13 +176,13 @@ class TestAttention:
 
     def test_figure(self, model: Any) -> None:
         prompter = made(model, "gated", prompts=4, first_block=3)
-        looks, prompted = looks_of(model, prompter, picture(), [0, -1])
-        assert np.array_equal(np.asarray(prompted), np.asarray(picture()))
+        looks, prompted = looks_of(model, prompter, image(), [0, -1])
+        assert np.array_equal(np.asarray(prompted), np.asarray(image()))
         assert [look.block for look in looks] == [0, 5]
         assert looks[0].tokens is None
         assert looks[1].on_tokens is not None
         assert float(np.nanmean(looks[1].before.values)) == pytest.approx(1, abs=0.02)
-        figure = attention_figure(picture(), looks, prompter.name, "a picture")
+        figure = attention_figure(image(), looks, prompter.name, "an image")
         titles = axes_titles(figure)
         assert "block 0" in titles[1]
         assert any("on tokens" in title for title in titles)
@@ -196,17 +196,17 @@ class TestAttention:
         assert np.isfinite(looks[0].before.values[:, 40:90]).all()
 
     def test_a_strategy_that_paints(self, model: Any) -> None:
-        looks, prompted = looks_of(model, vp.Prompter.from_name("circle"), picture(), [-1], vp.Box(8, 8, 40, 40))
+        looks, prompted = looks_of(model, vp.Prompter.from_name("circle"), image(), [-1], vp.Box(8, 8, 40, 40))
         assert looks[0].tokens is None
         assert prompted.size == (64, 64)
-        figure = attention_figure(picture(), looks, "circle", "", (8, 8, 40, 40), prompted)
+        figure = attention_figure(image(), looks, "circle", "", (8, 8, 40, 40), prompted)
         assert len(figure.axes) == 2 * 2 + 1
-        smaller = attention_figure(picture(), looks, "crop", "", (8, 8, 40, 40), prompted.crop((8, 8, 40, 40)))
+        smaller = attention_figure(image(), looks, "crop", "", (8, 8, 40, 40), prompted.crop((8, 8, 40, 40)))
         assert [len(axes.patches) for axes in smaller.axes[:4]] == [2, 2, 0, 0]
 
     def test_without_tokens(self) -> None:
         flat = Look(np.ones((2, 2)), 0.9)
-        figure = attention_figure(picture(), [BlockLooks(0, flat, flat)], "x")
+        figure = attention_figure(image(), [BlockLooks(0, flat, flat)], "x")
         assert len(figure.axes) == 2 * 2 + 1
 
 

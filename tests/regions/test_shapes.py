@@ -66,7 +66,7 @@ def test_clip_and_transform_of_a_box() -> None:
     assert Box(-5, -5, 10, 10).clip((8, 20)) == Box(0, 0, 8, 10)
     inside = Box(1, 1, 2, 2)
     assert inside.clip((8, 8)) is inside
-    with pytest.raises(InvalidInputError, match="outside the picture, which is 8×8"):
+    with pytest.raises(InvalidInputError, match="outside the image, which is 8×8"):
         Box(9, 0, 12, 4).clip((8, 8))
     assert Box(10, 10, 20, 20).transform((2, 0.5), (-10, 1), (100, 100)) == Box(10, 6, 30, 11)
     assert Box(10, 10, 20, 20).transform((1, 1), (-15, 0), (4, 100)) == Box(0, 10, 4, 20)
@@ -153,8 +153,8 @@ def test_bad_masks(array: np.ndarray, message: str) -> None:
         Mask(array)
 
 
-def test_mask_must_be_as_large_as_the_picture() -> None:
-    with pytest.raises(InvalidInputError, match="4×6 pixels and the picture 6×4"):
+def test_mask_must_be_as_large_as_the_image() -> None:
+    with pytest.raises(InvalidInputError, match="4×6 pixels and the image 6×4"):
         Mask(np.ones((6, 4), bool)).clip((6, 4))
 
 

@@ -81,7 +81,7 @@ def test_it_is_what_was_measured(trained: tuple[vp.Model, Any]) -> None:
     """The head reads the same embeddings in a runner as in the loop."""
     model, prompter = trained
     unseen = Labelled([(colour(seed), seed * 7 % 3) for seed in range(30, 39)], CLASSES)
-    found = vp.Runner(model, prompter).predict(vp.Request(unseen.picture(index)) for index in range(9))
+    found = vp.Runner(model, prompter).predict(vp.Request(unseen.image(index)) for index in range(9))
     right = [item.number == label for item, label in zip(found, unseen.labels, strict=True)]
     losses = [-np.log(item.probabilities[label]) for item, label in zip(found, unseen.labels, strict=True)]
     measured = prompter.evaluate(model, unseen)
@@ -134,21 +134,21 @@ def test_zero_shot_head() -> None:
 
 
 def test_class_maps() -> None:
-    """In the picture's own pixels; pictures of several shapes in one run."""
+    """In the image's own pixels; images of several shapes in one run."""
     model = wrapped("transformers-dinov2")
     prompter = fitted(model, HALVES, fit="squash", epochs=15, lr=0.005)
     scenes = [halves(1), halves(2, (70, 70)), halves(3, (64, 100))]
     runner = vp.Runner(model, prompter)
-    found = runner.predict([vp.Request(picture) for picture, _ in scenes])
-    for item, (picture, mask) in zip(found, scenes, strict=True):
+    found = runner.predict([vp.Request(image) for image, _ in scenes])
+    for item, (image, mask) in zip(found, scenes, strict=True):
         assert item.mask is not None
         assert item.mask.dtype == np.uint8
-        assert item.mask.shape == (picture.height, picture.width)
+        assert item.mask.shape == (image.height, image.width)
         assert (item.mask == mask).mean() > 0.85
         shares = [(item.mask == number).mean() for number in (0, 1)]
         np.testing.assert_allclose(item.probabilities, shares, atol=1e-6)
         assert item.label == ("left", "right")[int(np.argmax(shares))]
-    alone = [runner.predict(vp.Request(picture))[0] for picture, _ in scenes]
+    alone = [runner.predict(vp.Request(image))[0] for image, _ in scenes]
     assert all((a.mask == b.mask).mean() > 0.999 for a, b in zip(alone, found, strict=True))
     assert runner.fit == "model"
 

@@ -13,7 +13,7 @@ import visprompt as vp
 from visprompt.testing.tiny import tiny
 
 
-def picture(seed: int, wh: tuple[int, int] = (80, 60)) -> Image.Image:
+def image(seed: int, wh: tuple[int, int] = (80, 60)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
@@ -26,7 +26,7 @@ def clip() -> vp.Model:
 @pytest.fixture(scope="module")
 def requests() -> list[vp.Request]:
     boxes = [vp.Box(20, 5, 45, 40), vp.Box(30, 20, 65, 55), vp.Box(15, 15, 30, 30)]
-    return [vp.Request(picture(i), region=boxes[: 1 + i % 3]) for i in range(5)]
+    return [vp.Request(image(i), region=boxes[: 1 + i % 3]) for i in range(5)]
 
 
 def test_rows_come_in_order_of_requests_and_regions(clip: vp.Model, requests: list[vp.Request]) -> None:
@@ -76,7 +76,7 @@ def test_other_errors_are_not_swallowed(
 
 def test_scores_are_the_models_own(clip: vp.Model, requests: list[vp.Request]) -> None:
     texts = ["a dog", "a cat"]
-    images = clip.parts.reader.inputs([(request.picture, "model") for request in requests[:1]], clip)
+    images = clip.parts.reader.inputs([(request.pil_image, "model") for request in requests[:1]], clip)
     tokens = tiny("transformers-clip").tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = clip.module(pixel_values=images["pixel_values"], **tokens).logits_per_image
@@ -121,22 +121,22 @@ def test_attention_follows_the_region(clip: vp.Model, requests: list[vp.Request]
     touched = torch.from_numpy(plain.geometry.coverage(region) > 0).reshape(plain.geometry.grid_hw)
     assert (looking.maps[2:][..., touched].sum(-1) >= 0.6 - 1e-4).all()
     torch.testing.assert_close(looking.maps[:2], plain.maps[:2])
-    assert looking.image_map().shape == request.picture.size[::-1]
+    assert looking.image_map().shape == request.pil_image.size[::-1]
     assert (looking.mass(region)[-1] > plain.mass(region)[-1]).all()
     assert vp.Runner(clip).attention(request, blocks=[-1])[0].blocks == (3,)
 
 
 def test_render_shows_what_was_done(clip: vp.Model, requests: list[vp.Request]) -> None:
-    original = np.asarray(requests[0].picture)
+    original = np.asarray(requests[0].pil_image)
     for name in ("circle", "falip"):
         (shown,) = vp.Runner(clip, vp.Prompter.from_name(name)).render(requests[0])
-        assert shown.size == requests[0].picture.size
+        assert shown.size == requests[0].pil_image.size
         assert (np.asarray(shown) != original).any()
 
 
 @pytest.mark.parametrize("name", ["falip", "circle", "blur", "circle+falip"])
 def test_the_crop_removes_a_region_unless_told_otherwise(clip: vp.Model, name: str) -> None:
-    request = vp.Request(picture(0, (180, 60)), region=vp.Box(2, 5, 30, 50), id="left edge")
+    request = vp.Request(image(0, (180, 60)), region=vp.Box(2, 5, 30, 50), id="left edge")
     prompter = vp.Prompter.from_name(name)
     with pytest.raises(vp.InvalidInputError, match=r"left edge[\s\S]*pad"):
         vp.Runner(clip, prompter).encode(request)
@@ -161,7 +161,7 @@ def test_what_it_refuses(clip: vp.Model, requests: list[vp.Request]) -> None:
     with pytest.raises(vp.InvalidInputError, match="batch_size"):
         vp.Runner(clip, batch_size=0)
     with pytest.raises(vp.InvalidInputError, match="needs a region"):
-        vp.Runner(clip, vp.Prompter.from_name("falip")).encode(vp.Request(picture(0)))
+        vp.Runner(clip, vp.Prompter.from_name("falip")).encode(vp.Request(image(0)))
     with pytest.raises(vp.UnsupportedError, match="encoder"):
         vp.Runner(clip).generate(requests)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from visprompt.strategies._heatmap import RawMap, mask_of, over_picture
+from visprompt.strategies._heatmap import RawMap, mask_of, over_image
 
 import visprompt as vp
 from visprompt.geometry.geometry import Geometry, Tile
@@ -46,7 +46,7 @@ def llava() -> Any:
 
 
 def request(wh: tuple[int, int] = (96, 96), query: str = "the red dog") -> vp.Request:
-    return vp.Request(conformance.picture(wh), query=query)
+    return vp.Request(conformance.image(wh), query=query)
 
 
 def heatmap(model: Any, item: vp.Request, **options: Any) -> Any:
@@ -55,7 +55,7 @@ def heatmap(model: Any, item: vp.Request, **options: Any) -> Any:
 
 def rendered(model: Any, item: vp.Request, **options: Any) -> np.ndarray:
     (prompt,) = vp.Prompter.from_name("api", **options).prompt(item, model)
-    return np.asarray(prompt.picture).astype(int)
+    return np.asarray(prompt.image).astype(int)
 
 
 # -- the maps ---------------------------------------------------------------------------------------------------------
@@ -65,12 +65,12 @@ def test_psi_of_clip_is_the_formula() -> None:
     """Ψ_cls and S of a tiny CLIP in plain tensor code, with the library's own forward."""
     made = tiny("transformers-clip")
     module: Any = made.module
-    picture, text, last = conformance.picture((96, 96)), "a red dog", 2
+    image, text, last = conformance.image((96, 96)), "a red dog", 2
     with torch.no_grad():
         tokens = made.tokenizer([text], return_tensors="pt")
         direction = module.get_text_features(**tokens).pooler_output[0]
         direction = direction / direction.norm()
-        pixels = made.processor(images=picture, return_tensors="pt")["pixel_values"]
+        pixels = made.processor(images=image, return_tensors="pt")["pixel_values"]
         states = module.vision_model(pixels, output_hidden_states=True).hidden_states
         block, head = module.vision_model.encoder.layers[last], module.vision_model.post_layernorm
         normed, attn = block.layer_norm1(states[last])[0], block.self_attn
@@ -87,7 +87,7 @@ def test_psi_of_clip_is_the_formula() -> None:
         psi = head.weight * (c - mean / (parts * n)) / deviation + head.bias / (parts * n)
         alone = head.weight * (states[last + 1][0] - mean / parts) / deviation + head.bias / parts
         psi, alone = (module.visual_projection(x) @ direction / e.norm() for x in (psi, alone))
-    (found,) = attribute(model_of("transformers-clip"), [Question(picture, text)])
+    (found,) = attribute(model_of("transformers-clip"), [Question(image, text)])
     np.testing.assert_allclose(found.contribution, psi[1:].numpy(), atol=1e-5)
     np.testing.assert_allclose(found.similarity, alone[1:].numpy(), atol=1e-5)
     assert found.cosine == pytest.approx(float(e @ direction / e.norm()), abs=1e-5)
@@ -96,24 +96,24 @@ def test_psi_of_clip_is_the_formula() -> None:
 @pytest.mark.parametrize("name", ["transformers-siglip", "transformers-siglip2", "open-clip-siglip"])
 def test_what_a_pooling_probe_reads_sums_to_the_cosine(name: str) -> None:
     """With gates and statistics held the head is linear: nothing is left over."""
-    for found in attribute(model_of(name), [Question(conformance.picture(wh), "a cat") for wh in SIZES]):
+    for found in attribute(model_of(name), [Question(conformance.image(wh), "a cat") for wh in SIZES]):
         assert found.contribution.sum() == pytest.approx(found.cosine, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", WITH_TEXT)
 def test_the_cosine_is_the_models_own(name: str) -> None:
-    model, picture = model_of(name), conformance.picture((96, 96))
-    (found,) = attribute(model, [Question(picture, "a red dog")])
+    model, image = model_of(name), conformance.image((96, 96))
+    (found,) = attribute(model, [Question(image, "a red dog")])
     with torch.no_grad():
-        image = model.encode(vp.Request(picture).units()).embeddings
-        own = torch.cosine_similarity(image, model.embed_text(["a red dog"]))
+        image_embedding = model.encode(vp.Request(image).units()).embeddings
+        own = torch.cosine_similarity(image_embedding, model.embed_text(["a red dog"]))
     assert found.cosine == pytest.approx(float(own), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", WITH_TEXT)
-def test_batches_and_shared_pictures_change_nothing(name: str) -> None:
+def test_batches_and_shared_images_change_nothing(name: str) -> None:
     model = model_of(name)
-    questions = [Question(conformance.picture(wh), text) for wh in SIZES[:3] for text in ("a cat", "the red dog")]
+    questions = [Question(conformance.image(wh), text) for wh in SIZES[:3] for text in ("a cat", "the red dog")]
     together = attribute(model, [questions[i] for i in (3, 0, 5, 1, 4, 2)])
     for found, place in zip(together, (3, 0, 5, 1, 4, 2), strict=True):
         (alone,) = attribute(model, [questions[place]])
@@ -126,7 +126,7 @@ def test_batches_and_shared_pictures_change_nothing(name: str) -> None:
 def test_half_precision_gives_about_the_same(name: str, dtype: torch.dtype) -> None:
     made = tiny(name)
     model = vp.wrap(made.module.to(dtype), made.processor, made.tokenizer)
-    question = Question(conformance.picture((96, 96)), "a cat")
+    question = Question(conformance.image((96, 96)), "a cat")
     (half,), (full,) = attribute(model, [question]), attribute(model_of(name), [question])
     assert half.contribution.dtype == np.float32
     assert np.corrcoef(half.contribution, full.contribution)[0, 1] > 0.98
@@ -147,12 +147,12 @@ def test_a_head_that_is_something_else_is_refused() -> None:
         heatmap(vp.wrap(made.module, made.processor, made.tokenizer), request())
 
 
-def test_one_forward_for_many_questions_on_one_picture(clip: vp.Model) -> None:
+def test_one_forward_for_many_questions_on_one_image(clip: vp.Model) -> None:
     small = tiny("transformers-clip")
     model, calls = vp.wrap(small.module, small.processor, small.tokenizer), []
     handle = small.module.vision_model.register_forward_hook(lambda *call: calls.append(call[2][0].shape[0]))
-    picture = conformance.picture((96, 96))
-    attribute(model, [Question(picture, f"a {word}") for word in ("cat", "dog", "bird", "car")])
+    image = conformance.image((96, 96))
+    attribute(model, [Question(image, f"a {word}") for word in ("cat", "dog", "bird", "car")])
     handle.remove()
     assert calls == [1]
 
@@ -207,7 +207,7 @@ def test_a_flat_map_dims_nothing() -> None:
 def test_a_mask_lies_on_its_patches() -> None:
     values = np.zeros(12)
     values[5] = 1.0  # row 1, column 1 of 3 × 4
-    found = over_picture(values, grid(3, 4, (80, 60)), "nearest", 0.0)
+    found = over_image(values, grid(3, 4, (80, 60)), "nearest", 0.0)
     assert found[20:40, 20:40].min() == 1.0
     assert found.sum() == 400
 
@@ -222,20 +222,20 @@ def test_the_mask_lies_where_the_model_looked(name: str, align: str) -> None:
     model = model_of(name)
     for wh in SIZES:
         for corner in ((0, 0), (wh[0] - 16, wh[1] - 16)):
-            pixels = np.asarray(conformance.picture(wh)).copy()
+            pixels = np.asarray(conformance.image(wh)).copy()
             pixels[corner[1] : corner[1] + 16, corner[0] : corner[0] + 16] = 255
             box = vp.Box(corner[0], corner[1], corner[0] + 16, corner[1] + 16)
             painted = heatmap(model, vp.Request(Image.fromarray(pixels), query="a cat"), align=align)
             plain = heatmap(model, request(wh, "a cat"), align=align)
             change = np.abs(painted.raw.comp - plain.raw.comp)
             cover = plain.geometry.coverage(box)
-            assert cover.max() > 0.2, "nothing of the picture is lost"
+            assert cover.max() > 0.2, "nothing of the image is lost"
             assert cover[change.argmax()] > 0, f"{wh}: the patch that changed most does not show {box}"
             x0, y0, x1, y1 = plain.geometry.visible_xyxy()
             assert (x1 - x0, y1 - y0) == pytest.approx(wh, abs=1.0)
 
 
-def test_a_whole_picture_is_shown_as_it_is_and_a_cropped_one_made_whole(clip: vp.Model, llava: Any) -> None:
+def test_a_whole_image_is_shown_as_it_is_and_a_cropped_one_made_whole(clip: vp.Model, llava: Any) -> None:
     naflex, wide = model_of("transformers-siglip2-naflex"), (144, 48)
     assert heatmap(naflex, request(wide)).geometry == naflex.geometry(wide)
     assert heatmap(clip, request(wide)).geometry == clip.geometry(wide, "squash")
@@ -253,7 +253,7 @@ def test_patches_of_padding_do_not_count(clip: vp.Model) -> None:
 
 def test_a_crop_leaves_what_it_does_not_see_alone(clip: vp.Model) -> None:
     item = request((144, 48))
-    change = np.abs(rendered(clip, item, align="crop", floor=0.0) - np.asarray(item.picture)).sum(axis=(0, 2))
+    change = np.abs(rendered(clip, item, align="crop", floor=0.0) - np.asarray(item.pil_image)).sum(axis=(0, 2))
     assert not change[:47].any()
     assert not change[97:].any()
     assert change[49:95].all()
@@ -272,7 +272,7 @@ def test_sliding_windows_see_all_of_it_at_full_size(clip: vp.Model) -> None:
     assert len(found.geometry.tiles) == 3
     assert found.geometry.visible_xyxy() == (0.0, 0.0, 144.0, 48.0)
     assert len(found.values) == 3 * 64
-    assert np.isfinite(found.over_picture()).all()
+    assert np.isfinite(found.over_image()).all()
 
 
 # -- what is done with it ---------------------------------------------------------------------------------------------
@@ -280,28 +280,28 @@ def test_sliding_windows_see_all_of_it_at_full_size(clip: vp.Model) -> None:
 
 def test_the_overlay_is_the_formula(clip: vp.Model) -> None:
     item = request()
-    mask = heatmap(clip, item).over_picture()[..., None]
+    mask = heatmap(clip, item).over_image()[..., None]
     for floor, grey in ((0.0, 0), (0.3, 200)):
         share = floor + (1 - floor) * mask
-        expected = np.asarray(item.picture) * share + grey * (1 - share)
+        expected = np.asarray(item.pil_image) * share + grey * (1 - share)
         found = rendered(clip, item, floor=floor, grey=grey)
         assert np.abs(found - expected).max() <= 0.51
 
 
 def test_the_floor_holds(clip: vp.Model) -> None:
     item = request()
-    pixels = np.asarray(item.picture)
+    pixels = np.asarray(item.pil_image)
     assert (rendered(clip, item, floor=0.5) >= np.floor(0.5 * pixels)).all()
     assert (rendered(clip, item, floor=0.0) <= rendered(clip, item, floor=0.5)).all()
     (prompt,) = vp.Prompter.from_name("api", floor=1.0).prompt(item, clip)
-    assert prompt.picture is item.picture
+    assert prompt.image is item.pil_image
 
 
-def test_regions_of_one_request_share_a_picture(clip: vp.Model) -> None:
+def test_regions_of_one_request_share_a_image(clip: vp.Model) -> None:
     boxes = [vp.Box(14, 20, 50, 62), vp.Box(40, 44, 84, 84)]
-    item = vp.Request(conformance.picture((96, 96)), region=boxes, query="a dog")
+    item = vp.Request(conformance.image((96, 96)), region=boxes, query="a dog")
     first, second = vp.Prompter.from_name("api").prompt(item, clip)
-    assert first.picture is second.picture
+    assert first.image is second.image
     assert first.regions == (boxes[0],)
 
 
@@ -320,7 +320,7 @@ def test_the_map_can_go_to_the_attention_instead(name: str) -> None:
     assert prompter.acts_on == {"attention"}
     (prompt,) = prompter.prompt(item, model)
     (edit,) = prompt.attention
-    assert prompt.picture is item.picture
+    assert prompt.image is item.pil_image
     assert len(edit.bias) == model.geometry((144, 48)).num_patches
     assert edit.bias.max() <= 3.0 + 1e-6
     with torch.no_grad():
@@ -331,11 +331,11 @@ def test_the_map_can_go_to_the_attention_instead(name: str) -> None:
 
 
 def test_the_attention_gets_the_map_where_it_lies(clip: vp.Model) -> None:
-    """The looking model sees the padded picture, the prompted one a crop of its middle."""
+    """The looking model sees the padded image, the prompted one a crop of its middle."""
     item = request((144, 48))
     prompter = vp.Prompter.from_name("api", apply="attention", strength=1.0)
     (prompt,) = prompter.prompt(item, clip)
-    over = prompter.heatmaps(item.units(), clip)[0].over_picture("bilinear")  # type: ignore[attr-defined]
+    over = prompter.heatmaps(item.units(), clip)[0].over_image("bilinear")  # type: ignore[attr-defined]
     geometry = clip.geometry((144, 48))
     for index in (0, 7, 27, 63):
         x0, y0, x1, y1 = (round(edge) for edge in geometry.patch_box(index).xyxy)
@@ -363,7 +363,7 @@ def test_self_reflection_is_the_attention_over_image_tokens(name: str) -> None:
 def test_frames_of_a_video_have_the_map_of_their_tokens() -> None:
     small = tiny_lvlm("qwen2-vl")
     model = vp.wrap(small.module, small.processor)
-    frames = vp.Request([conformance.picture((64, 64), seed) for seed in range(4)], query="which one", video=True)
+    frames = vp.Request([conformance.image((64, 64), seed) for seed in range(4)], query="which one", video=True)
     found = vp.Prompter.from_name("api").heatmaps(frames.units(), model)  # type: ignore[attr-defined]
     assert len(found) == 4
     assert np.array_equal(found[0].values, found[1].values), "Qwen merges frames in pairs"
@@ -377,7 +377,7 @@ def test_relative_maps_of_an_lvlm_are_divided(llava: Any) -> None:
     np.testing.assert_allclose(found, heatmap(llava, item).raw.cls / heatmap(llava, generic).raw.cls, rtol=1e-4)
 
 
-def test_the_whole_picture_is_seen_by_an_lvlm_that_crops(llava: Any) -> None:
+def test_the_whole_image_is_seen_by_an_lvlm_that_crops(llava: Any) -> None:
     found = heatmap(llava, request((144, 48)))
     assert found.geometry.visible_xyxy() == (0.0, 0.0, 144.0, 48.0)
 
@@ -387,7 +387,7 @@ def test_the_whole_picture_is_seen_by_an_lvlm_that_crops(llava: Any) -> None:
 def test_an_lvlm_answers_prompted_questions(llava: Any, options: dict[str, Any], apply: str) -> None:
     prompter = vp.Prompter.from_name("api", apply=apply, **options)
     items = [request(wh) for wh in SIZES[:3]]
-    items.append(vp.Request([conformance.picture((96, 96)), conformance.picture((48, 144))], query="which one"))
+    items.append(vp.Request([conformance.image((96, 96)), conformance.image((48, 144))], query="which one"))
     answers = vp.Runner(llava, prompter).generate(items, max_new_tokens=3)
     assert len(answers) == 4
     alone = [vp.Runner(llava, prompter).generate([item], max_new_tokens=3)[0] for item in items]
@@ -447,7 +447,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 def test_a_query_is_needed(clip: vp.Model) -> None:
     with pytest.raises(vp.InvalidInputError, match="needs a query"):
-        vp.Runner(clip, vp.Prompter.from_name("api")).encode(vp.Request(conformance.picture((96, 96))))
+        vp.Runner(clip, vp.Prompter.from_name("api")).encode(vp.Request(conformance.image((96, 96))))
 
 
 def test_a_long_question_is_cut_with_a_warning(clip: vp.Model) -> None:
@@ -469,11 +469,11 @@ def test_saved_by_the_name_of_its_auxiliary(tmp_path, clip: vp.Model) -> None:  
 
 
 def rendered_by(prompter: vp.Prompter, model: vp.Model) -> np.ndarray:
-    return np.asarray(prompter.prompt(request(), model)[0].picture)
+    return np.asarray(prompter.prompt(request(), model)[0].image)
 
 
 def test_an_auxiliary_does_not_see_edits_of_the_prompted_model(clip: vp.Model) -> None:
-    item = vp.Request(conformance.picture((96, 96)), region=vp.Box(14, 20, 50, 62), query="a dog")
+    item = vp.Request(conformance.image((96, 96)), region=vp.Box(14, 20, 50, 62), query="a dog")
     (prompt,) = vp.Prompter.from_name("falip+api", auxiliary="bundled:scenes-clip").prompt(item, clip)
     assert len(prompt.attention) == 1
     assert prompt.label == "falip+api"
@@ -482,10 +482,10 @@ def test_an_auxiliary_does_not_see_edits_of_the_prompted_model(clip: vp.Model) -
 def test_a_model_that_looks_under_falip_looks_for_every_region_anew():
     made = tiny_lvlm("llava")
     model = vp.wrap(made.module, made.processor)
-    picture, boxes = conformance.picture((96, 64)), [vp.Box(8, 8, 40, 40), vp.Box(60, 10, 90, 60)]
+    image, boxes = conformance.image((96, 64)), [vp.Box(8, 8, 40, 40), vp.Box(60, 10, 90, 60)]
     prompter = vp.Prompter.from_name("falip+api")
     query = "what is the red star"
-    together = prompter.prompt(vp.Request(picture, region=boxes, query=query), model)
+    together = prompter.prompt(vp.Request(image, region=boxes, query=query), model)
     for prompt, box in zip(together, boxes, strict=True):
-        (alone,) = prompter.prompt(vp.Request(picture, region=box, query=query), model)
-        assert np.array_equal(np.asarray(prompt.picture), np.asarray(alone.picture))
+        (alone,) = prompter.prompt(vp.Request(image, region=box, query=query), model)
+        assert np.array_equal(np.asarray(prompt.image), np.asarray(alone.image))

@@ -142,7 +142,7 @@ def test_unleash_needs_something_before_it(clip: vp.Model) -> None:
         vp.Runner(clip, vp.Prompter.from_name("unleash")).encode(vp.Request(IMAGE, region=vp.Box(1, 1, 40, 40)))
 
 
-def test_the_papers_rounding_is_refused_where_a_picture_is_cut_into_tiles():
+def test_the_papers_rounding_is_refused_where_a_image_is_cut_into_tiles():
     made = tiny_lvlm("llava-next")
     model = vp.wrap(made.module, made.processor)
     request = vp.Request(IMAGE, region=vp.Box(8, 8, 40, 40))

@@ -27,38 +27,38 @@ def noise(wh: tuple[int, int] = WH, low: int = 0, high: int = 256) -> Image.Imag
     return Image.fromarray(np.random.default_rng(0).integers(low, high, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
-def disc_picture() -> Image.Image:
+def disc_image() -> Image.Image:
     """A bright disc on a dark ground, both noisy."""
     return Image.fromarray(np.where(DISC.array[..., None], noise(low=180), noise(high=70)).astype(np.uint8))
 
 
-def run(*regions: Region, picture: Image.Image, **options: Any) -> VisualPrompt:
-    prompt = VisualPrompt(picture, regions=regions)
+def run(*regions: Region, image: Image.Image, **options: Any) -> VisualPrompt:
+    prompt = VisualPrompt(image, regions=regions)
     return Prompter.from_name("fgvp", **options).edit(prompt, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mask", ["given", "grabcut"])
 def test_a_mask_is_used_as_it_is(mask: str) -> None:
-    picture = noise()
-    pixels = np.asarray(run(DISC, picture=picture, sigma_px=5, mask=mask).picture)
-    expected = np.where(DISC.array[..., None], picture, picture.filter(ImageFilter.GaussianBlur(5)))
+    image = noise()
+    pixels = np.asarray(run(DISC, image=image, sigma_px=5, mask=mask).image)
+    expected = np.where(DISC.array[..., None], image, image.filter(ImageFilter.GaussianBlur(5)))
     assert np.array_equal(pixels, expected)
 
 
 def test_it_is_blur_outside_a_mask() -> None:
     prompt = VisualPrompt(noise(), regions=(DISC, Mask(~DISC.array & (np.arange(120) > 100))))
-    both = [Prompter.from_name(name, sigma=0.05).edit(prompt, None).picture for name in ("fgvp", "blur")]  # type: ignore[arg-type]
+    both = [Prompter.from_name(name, sigma=0.05).edit(prompt, None).image for name in ("fgvp", "blur")]  # type: ignore[arg-type]
     assert np.array_equal(*both)
 
 
 def test_an_object_is_cut_out_of_its_box() -> None:
-    found = cut_out(disc_picture(), BOX)
+    found = cut_out(disc_image(), BOX)
     assert found is not None
     overlap = (found.array & DISC.array).sum() / (found.array | DISC.array).sum()
     assert overlap > 0.97
-    pixels = np.asarray(run(BOX, picture=disc_picture(), sigma_px=5).picture)
-    assert np.array_equal(pixels[30:50, 40:60], np.asarray(disc_picture())[30:50, 40:60])
-    corner = np.asarray(disc_picture())[26:29, 36:39].astype(int)
+    pixels = np.asarray(run(BOX, image=disc_image(), sigma_px=5).image)
+    assert np.array_equal(pixels[30:50, 40:60], np.asarray(disc_image())[30:50, 40:60])
+    corner = np.asarray(disc_image())[26:29, 36:39].astype(int)
     assert (pixels[26:29, 36:39] != corner).any(), "the box's corners stayed sharp"
 
 
@@ -77,8 +77,8 @@ def test_cutting_out_finds_the_objects_of_the_bundled_world() -> None:
     assert np.mean(overlaps) > np.mean(boxes) + 0.2
 
 
-def test_large_pictures_are_cut_at_a_smaller_scale() -> None:
-    large = disc_picture().resize((1800, 1200), Image.Resampling.BICUBIC)
+def test_large_images_are_cut_at_a_smaller_scale() -> None:
+    large = disc_image().resize((1800, 1200), Image.Resampling.BICUBIC)
     found = cut_out(large, Box(*(15 * value for value in BOX.xyxy)))
     truth = np.asarray(Image.fromarray(DISC.array).resize((1800, 1200)))
     assert found is not None
@@ -86,29 +86,29 @@ def test_large_pictures_are_cut_at_a_smaller_scale() -> None:
 
 
 def test_points_are_discs_to_cut_from() -> None:
-    found = cut_out(disc_picture(), Point(50, 40, 25))
+    found = cut_out(disc_image(), Point(50, 40, 25))
     assert found is not None
     assert (found.array & DISC.array).sum() / (found.array | DISC.array).sum() > 0.97
 
 
 def test_nothing_to_compare_with_keeps_the_region_and_says_so() -> None:
     whole = Box(0, 0, *WH)
-    assert cut_out(disc_picture(), whole) is None
+    assert cut_out(disc_image(), whole) is None
     flat = Image.new("RGB", WH, "grey")
     with pytest.warns(UserWarning, match="GrabCut found no object"):
-        run(whole, picture=disc_picture(), sigma_px=5)
+        run(whole, image=disc_image(), sigma_px=5)
     for region in (Box(50.2, 40.2, 50.4, 40.4), Box(119, 79, 120, 80), Box(-5, -5, 20, 20), BOX, Point(2, 2, 9)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert run(region, picture=flat, sigma_px=5).picture.size == WH
+            assert run(region, image=flat, sigma_px=5).image.size == WH
 
 
 def test_it_is_deterministic_across_threads() -> None:
-    first = np.asarray(run(BOX, picture=noise(), sigma_px=5).picture)
+    first = np.asarray(run(BOX, image=noise(), sigma_px=5).image)
     found: list[np.ndarray] = []
 
     def work() -> None:
-        found.extend(np.asarray(run(BOX, picture=noise(), sigma_px=5).picture) for _ in range(5))
+        found.extend(np.asarray(run(BOX, image=noise(), sigma_px=5).image) for _ in range(5))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -121,18 +121,18 @@ def test_it_is_deterministic_across_threads() -> None:
 
 def test_given_refuses_boxes_and_names_what_to_do() -> None:
     with pytest.raises(InvalidInputError, match=r"no fine mask.*vp\.Mask\(array\).*grabcut.*'blur'"):
-        run(BOX, picture=noise(), mask="given")
+        run(BOX, image=noise(), mask="given")
 
 
 def test_paper_preset_is_the_authors_blur() -> None:
     assert "paper" in next(info for info in list_strategies() if info.name == "fgvp").presets
-    picture = noise((300, 200))
+    image = noise((300, 200))
     region = Mask(np.ones((200, 300), bool) & (np.arange(300) < 90))
-    prompt = run(region, picture=picture, preset="paper")
-    blurred = picture.filter(ImageFilter.GaussianBlur(0.2604 * 200))  # 100 px on a shorter side of 384
+    prompt = run(region, image=image, preset="paper")
+    blurred = image.filter(ImageFilter.GaussianBlur(0.2604 * 200))  # 100 px on a shorter side of 384
     assert round(0.2604 * 384) == 100
     assert prompt.fit == "squash"
-    assert np.array_equal(np.asarray(prompt.picture)[:, 90:], np.asarray(blurred)[:, 90:])
+    assert np.array_equal(np.asarray(prompt.image)[:, 90:], np.asarray(blurred)[:, 90:])
 
 
 def test_switched_off_gives_the_very_prompt_back() -> None:

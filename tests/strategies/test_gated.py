@@ -12,7 +12,7 @@ from torch import Tensor
 import visprompt as vp
 from visprompt.testing import conformance, tiny_model
 
-PICTURES = [vp.Request(conformance.picture(wh)) for wh in conformance.PICTURES]
+IMAGES = [vp.Request(conformance.image(wh)) for wh in conformance.IMAGES]
 
 
 def wrapped(name: str = "timm-vit-mean") -> vp.Model:
@@ -27,7 +27,7 @@ def built(name: str, model: vp.Model, seed: int = 0, **options: Any) -> Any:
 
 @torch.no_grad()
 def encoded(model: vp.Model, prompter: vp.Prompter | None) -> Tensor:
-    return vp.Runner(model, prompter).encode(PICTURES)
+    return vp.Runner(model, prompter).encode(IMAGES)
 
 
 # -- what is made -----------------------------------------------------------------------------------------------------
@@ -114,10 +114,10 @@ def test_temperatures_are_kept_in_range() -> None:
     assert prompter.tensors()["temperatures"][:2].tolist() == pytest.approx([0.01, 10.0])
 
 
-def test_dropout_is_drawn_per_picture_and_only_in_training() -> None:
+def test_dropout_is_drawn_per_image_and_only_in_training() -> None:
     model = wrapped()
     prompter = built("gated", model, prompts=200, dropout=0.3)
-    plain = [unit for item in PICTURES for unit in item.units()]
+    plain = [unit for item in IMAGES for unit in item.units()]
     first = [prompt.tokens.tokens for prompt in prompter.training_edit(plain, model, [1, 2, 1])]
     own = prompter.tensors()["tokens"]
     assert torch.equal(first[0], first[2])
@@ -132,14 +132,14 @@ def test_dropout_is_drawn_per_picture_and_only_in_training() -> None:
 def test_gradients_reach_every_number_in_training_and_none_in_use() -> None:
     model = wrapped()
     prompter = built("gated", model, prompts=3, dropout=0.0)
-    pixels = torch.randn(1, 3, *model.parts.reader.preprocess(PICTURES[0].picture).shape[1:])
-    (prompt,) = prompter.training_edit(PICTURES[0].units(), model, [0])
+    pixels = torch.randn(1, 3, *model.parts.reader.preprocess(IMAGES[0].image).shape[1:])
+    (prompt,) = prompter.training_edit(IMAGES[0].units(), model, [0])
     with model.prompting([prompt]) as encode:
         encode(pixels).embeddings.square().sum().backward()
     for name, item in prompter.tensors().items():
         assert item.grad is not None, name
         assert item.grad.abs().max() > 0, name
-    assert not prompter.edit(PICTURES[0].units()[0], model).tokens.tokens.requires_grad
+    assert not prompter.edit(IMAGES[0].units()[0], model).tokens.tokens.requires_grad
 
 
 # -- what can be looked at --------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 def test_untrained_says_what_to_do() -> None:
     with pytest.raises(vp.InvalidInputError, match=r"learned nothing yet: prompter\.fit"):
-        vp.Runner(wrapped(), vp.Prompter.from_name("gated")).encode(PICTURES)
+        vp.Runner(wrapped(), vp.Prompter.from_name("gated")).encode(IMAGES)
 
 
 def test_another_backbone_is_refused_with_the_difference() -> None:
@@ -197,10 +197,10 @@ def test_another_backbone_is_refused_with_the_difference() -> None:
             item.add_(0.1 * item.std().nan_to_num() * torch.randn_like(item))
     other = vp.wrap(same.module, same.processor, same.tokenizer)
     with pytest.raises(vp.UnsupportedError, match="same shape, but other weights"):
-        vp.Runner(other, prompter).encode(PICTURES)
+        vp.Runner(other, prompter).encode(IMAGES)
     deeper = wrapped("open-clip-resnet")
     with pytest.raises(vp.UnsupportedError, match="work on it"):
-        vp.Runner(deeper, prompter).encode(PICTURES)
+        vp.Runner(deeper, prompter).encode(IMAGES)
 
 
 def test_the_same_backbone_in_half_precision_is_the_same() -> None:
@@ -215,13 +215,13 @@ def test_the_same_backbone_in_half_precision_is_the_same() -> None:
 def test_two_strategies_with_tokens_do_not_compose() -> None:
     model = wrapped()
     with pytest.raises(vp.InvalidInputError, match="has some already"):
-        vp.Runner(model, built("vpt", model) + built("gated", model)).encode(PICTURES)
+        vp.Runner(model, built("vpt", model) + built("gated", model)).encode(IMAGES)
 
 
 def test_it_composes_with_what_acts_elsewhere() -> None:
     model = wrapped()
     gated = built("gated", model, prompts=3)
-    item = vp.Request(PICTURES[0].picture, region=vp.Box(14, 20, 50, 62))
+    item = vp.Request(IMAGES[0].image, region=vp.Box(14, 20, 50, 62))
     alone = vp.Runner(model, gated).encode(item)
     joined = vp.Runner(model, vp.Prompter.from_name("circle") + gated + vp.Prompter.from_name("falip")).encode(item)
     assert (alone - joined).abs().max() > 1e-4

@@ -31,20 +31,20 @@ def noise(wh: tuple[int, int] = WH) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
-def run(name: str, *regions: Region, picture: Image.Image | None = None, **options: Any) -> VisualPrompt:
+def run(name: str, *regions: Region, image: Image.Image | None = None, **options: Any) -> VisualPrompt:
     prompter = Prompter.from_name(name, **options)
-    prompt = VisualPrompt(noise() if picture is None else picture, regions=regions, query="the dog")
+    prompt = VisualPrompt(noise() if image is None else image, regions=regions, query="the dog")
     for part in getattr(prompter, "parts", [prompter]):
         prompt = part.edit(prompt, None)
     return prompt
 
 
 def pixels(prompt: VisualPrompt | Image.Image) -> np.ndarray:
-    return np.asarray(prompt.picture if isinstance(prompt, VisualPrompt) else prompt).astype(int)
+    return np.asarray(prompt.image if isinstance(prompt, VisualPrompt) else prompt).astype(int)
 
 
-def changed(prompt: VisualPrompt, picture: Image.Image | None = None) -> np.ndarray:
-    return np.abs(pixels(prompt) - pixels(noise() if picture is None else picture)).max(axis=2) > 0
+def changed(prompt: VisualPrompt, image: Image.Image | None = None) -> np.ndarray:
+    return np.abs(pixels(prompt) - pixels(noise() if image is None else image)).max(axis=2) > 0
 
 
 # -- all of them ----------------------------------------------------------------
@@ -63,11 +63,11 @@ def test_all_are_registered_with_summary_and_paper_preset() -> None:
 @pytest.mark.parametrize("kind", REGIONS)
 def test_every_marker_takes_every_kind_of_region(name: str, kind: str) -> None:
     before = noise()
-    prompt = run(name, REGIONS[kind], picture=before)
-    assert prompt.picture.mode == "RGB"
-    assert prompt.picture.size == WH or name == "crop"
+    prompt = run(name, REGIONS[kind], image=before)
+    assert prompt.image.mode == "RGB"
+    assert prompt.image.size == WH or name == "crop"
     assert name == "crop" or changed(prompt, before).any()
-    assert np.array_equal(pixels(before), pixels(noise())), "the request's own picture was painted on"
+    assert np.array_equal(pixels(before), pixels(noise())), "the request's own image was painted on"
 
 
 @pytest.mark.parametrize("name", MARKERS)
@@ -117,7 +117,7 @@ def test_neutral_options_switch_it_off(name: str) -> None:
 def test_no_region_or_one_outside_is_an_error(name: str) -> None:
     with pytest.raises(InvalidInputError, match="needs a region"):
         run(name)
-    with pytest.raises(InvalidInputError, match="outside the picture"):
+    with pytest.raises(InvalidInputError, match="outside the image"):
         run(name, Box(500, 500, 600, 600))
     with pytest.raises(InvalidInputError, match="as large as"):
         run(name, Mask(np.ones((5, 5), bool)))
@@ -180,18 +180,16 @@ def test_misspelt_option_is_suggested() -> None:
 
 
 def test_paper_circle_is_pillows_ellipse() -> None:
-    picture = noise((640, 420))
-    expected = picture.copy()
+    image = noise((640, 420))
+    expected = image.copy()
     ImageDraw.Draw(expected).ellipse((100, 50, 400, 300), outline=(255, 0, 0), width=3)  # int(640 / 200)
-    assert np.array_equal(
-        pixels(run("circle", Box(100, 50, 400, 300), picture=picture, preset="paper")), pixels(expected)
-    )
+    assert np.array_equal(pixels(run("circle", Box(100, 50, 400, 300), image=image, preset="paper")), pixels(expected))
 
 
 def test_antialiased_circle_is_close_to_it_and_symmetric() -> None:
     ground = Image.new("RGB", (400, 300))
-    red = pixels(run("circle", Box(100, 50, 300, 250), picture=ground, width=6))[..., 0]
-    hard = pixels(run("circle", Box(100, 50, 300, 250), picture=ground, width=6, antialiased=False))[..., 0]
+    red = pixels(run("circle", Box(100, 50, 300, 250), image=ground, width=6))[..., 0]
+    hard = pixels(run("circle", Box(100, 50, 300, 250), image=ground, width=6, antialiased=False))[..., 0]
     assert red.sum() / 255 == pytest.approx(np.pi * (100**2 - 94**2), rel=0.01)
     assert (np.abs(red - hard) > 200).sum() < 0.15 * (hard > 0).sum()
     assert np.array_equal(red[50:250, 100:300], red[50:250, 100:300][::-1])
@@ -201,11 +199,11 @@ def test_antialiased_circle_is_close_to_it_and_symmetric() -> None:
 
 def test_circle_width_padding_and_colour() -> None:
     ground = Image.new("RGB", (1000, 300))
-    assert pixels(run("circle", Box(400, 100, 500, 200), picture=ground))[100:105, 450, 0].min() > 250
-    assert pixels(run("circle", Box(400, 100, 500, 200), picture=ground, padding=20))[80:85, 450, 0].min() > 250
-    lime = run("circle", Box(400, 100, 500, 200), picture=ground, colour=[0, 255, 0], width=3)
-    assert lime.picture.getpixel((450, 101)) == (0, 255, 0)
-    tiny = run("circle", Box(3, 3, 5, 5), picture=Image.new("RGB", (20, 20)), width=9)
+    assert pixels(run("circle", Box(400, 100, 500, 200), image=ground))[100:105, 450, 0].min() > 250
+    assert pixels(run("circle", Box(400, 100, 500, 200), image=ground, padding=20))[80:85, 450, 0].min() > 250
+    lime = run("circle", Box(400, 100, 500, 200), image=ground, colour=[0, 255, 0], width=3)
+    assert lime.image.getpixel((450, 101)) == (0, 255, 0)
+    tiny = run("circle", Box(3, 3, 5, 5), image=Image.new("RGB", (20, 20)), width=9)
     assert pixels(tiny)[3:5, 3:5, 0].min() > 150
 
 
@@ -218,16 +216,16 @@ def test_circle_blurs_outside_only() -> None:
 
 
 def test_box_outline_pixels() -> None:
-    prompt = run("box", BOX, width=2, picture=Image.new("RGB", WH))
+    prompt = run("box", BOX, width=2, image=Image.new("RGB", WH))
     expected = np.zeros((80, 120), int)
     expected[20:60, 30:70] = 255
     expected[22:58, 32:68] = 0
     assert np.array_equal(pixels(prompt)[..., 0], expected)
     assert pixels(prompt)[..., 1:].max() == 0
-    padded = run("box", BOX, width=2, padding=3, picture=Image.new("RGB", WH))
+    padded = run("box", BOX, width=2, padding=3, image=Image.new("RGB", WH))
     assert pixels(padded)[17, 27:73, 0].min() == 255
-    at_border = run("box", Box(0, 0, *WH), width=2, padding=10, picture=Image.new("RGB", WH))
-    assert pixels(at_border).max() == 0  # the line lies outside the picture
+    at_border = run("box", Box(0, 0, *WH), width=2, padding=10, image=Image.new("RGB", WH))
+    assert pixels(at_border).max() == 0  # the line lies outside the image
 
 
 def test_crop_moves_regions_along() -> None:
@@ -235,18 +233,18 @@ def test_crop_moves_regions_along() -> None:
     assert np.array_equal(pixels(prompt), pixels(noise())[20:60, 30:70])
     assert (prompt.regions, prompt.fit) == ((Box(0, 0, 40, 40),), "squash")
     wide = run("crop", BOX, margin=0.25, fit=None)
-    assert (wide.picture.size, wide.regions, wide.fit) == ((60, 60), (Box(10, 10, 50, 50),), "model")
+    assert (wide.image.size, wide.regions, wide.fit) == ((60, 60), (Box(10, 10, 50, 50),), "model")
     shape = run("crop", DISC, margin=0.1)
     assert isinstance(shape.regions[0], Mask)
     assert shape.regions[0].array.sum() == DISC.array.sum()
-    assert shape.regions[0].array.shape == shape.picture.size[::-1]
+    assert shape.regions[0].array.shape == shape.image.size[::-1]
     point = run("crop", Point(50, 40, 12))
     assert point.regions == (Point(12, 12, 12),)
     both = run("crop", BOX, Box(80, 10, 100, 30))
-    assert both.picture.size == (70, 50)
+    assert both.image.size == (70, 50)
     assert both.regions == (Box(0, 10, 40, 50), Box(50, 0, 70, 20))
     fraction = run("crop", Box(30.4, 20.6, 69.5, 59.5))
-    assert fraction.picture.size == (40, 40)
+    assert fraction.image.size == (40, 40)
     assert fraction.regions[0].xyxy == pytest.approx((0.4, 0.6, 39.5, 39.5))
 
 
@@ -255,14 +253,14 @@ def test_crop_moves_regions_along() -> None:
 )
 @pytest.mark.parametrize("wh", [WH, (2000, 80)])
 def test_crops_stay_processable(box: Box, wh: tuple[int, int]) -> None:
-    prompt = run("crop", box if wh == WH else Box(0, 40, 2000, 41), picture=noise(wh))
-    check_processable(prompt.picture.size)
-    assert prompt.regions[0].clip(prompt.picture.size) == prompt.regions[0]
+    prompt = run("crop", box if wh == WH else Box(0, 40, 2000, 41), image=noise(wh))
+    check_processable(prompt.image.size)
+    assert prompt.regions[0].clip(prompt.image.size) == prompt.regions[0]
 
 
 def test_crop_then_circle_draws_in_the_crop() -> None:
-    prompt = run("crop+circle", BOX, margin=0.5, width=2, picture=Image.new("RGB", WH))
-    assert prompt.picture.size == (80, 80)
+    prompt = run("crop+circle", BOX, margin=0.5, width=2, image=Image.new("RGB", WH))
+    assert prompt.image.size == (80, 80)
     red = np.argwhere(pixels(prompt)[..., 0] > 100)
     assert red.min(axis=0).tolist() == [20, 20]
     assert red.max(axis=0).tolist() == [59, 59]
@@ -277,7 +275,7 @@ def test_blur_and_grey_keep_the_region(shape: str, inside: np.ndarray) -> None:
     grey = run("grey", DISC, shape=shape, level=77)
     assert not changed(grey)[inside].any()
     assert (pixels(grey)[~inside] == 77).all()
-    half = run("grey", DISC, shape=shape, level="white", alpha=0.5, picture=Image.new("RGB", WH))
+    half = run("grey", DISC, shape=shape, level="white", alpha=0.5, image=Image.new("RGB", WH))
     assert pixels(half)[~inside].tolist() == [[128] * 3] * int((~inside).sum())
 
 
@@ -286,14 +284,14 @@ def test_relative_sigma_means_the_longer_side() -> None:
 
 
 def test_paper_shade() -> None:
-    picture = noise()
-    prompt = run("shade", BOX, picture=picture, preset="paper")
+    image = noise()
+    prompt = run("shade", BOX, image=image, preset="paper")
     tint = Image.new("RGBA", WH, (240, 0, 30, 127))
-    expected = pixels(Image.alpha_composite(picture.convert("RGBA"), tint).convert("RGB"))
+    expected = pixels(Image.alpha_composite(image.convert("RGBA"), tint).convert("RGB"))
     assert np.abs(pixels(prompt)[20:60, 30:70] - expected[20:60, 30:70]).max() <= 1
     outside = np.ones((80, 120), bool)
     outside[20:60, 30:70] = False
-    assert not changed(prompt, picture)[outside].any()
+    assert not changed(prompt, image)[outside].any()
     assert prompt.text is not None
     assert prompt.text("the dog") == prompt.text("the dog. ") == "the dog is in red color."
 

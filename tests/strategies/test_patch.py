@@ -16,7 +16,7 @@ from visprompt.strategies.patch import Patch, PatchOptions
 
 import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled, Splits
-from visprompt.data.labelled.unlabelled import read_pictures, unlabelled
+from visprompt.data.labelled.unlabelled import read_images, unlabelled
 from visprompt.data.scenes.unlabelled import generated
 from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.imaging.paste import random_colours
@@ -44,12 +44,12 @@ MODELS = (
 FAST = {"batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "progress": False}
 
 
-def pictures(n: int = 16, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Image.Image]:
-    return [conformance.picture(wh, seed + number) for number in range(n)]
+def images(n: int = 16, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Image.Image]:
+    return [conformance.image(wh, seed + number) for number in range(n)]
 
 
 def data(train: int = 16, held: int = 8) -> Splits:
-    parts = (unlabelled(pictures(train), name="train"), unlabelled(pictures(held, 100), name="held"))
+    parts = (unlabelled(images(train), name="train"), unlabelled(images(held, 100), name="held"))
     return Splits(*parts, None, "made up")
 
 
@@ -65,9 +65,9 @@ def made(array: np.ndarray | None = None, **options: Any) -> Patch:
 
 
 def painted(prompter: Patch, request: vp.Request, model: Any) -> np.ndarray:
-    """Where a request's picture, black, has become red."""
+    """Where a request's image, black, has become red."""
     (prompt,) = prompter.prompt(request, model)
-    return np.asarray(prompt.picture)[..., 0] > 127
+    return np.asarray(prompt.image)[..., 0] > 127
 
 
 def black(wh: tuple[int, int]) -> Image.Image:
@@ -89,7 +89,7 @@ class Grid:
         assert acts_on == {"pixels"}
 
     def geometry_of(self, prompt: vp.VisualPrompt, tower: str | None = None) -> Geometry:
-        return Geometry(prompt.picture.size, self.tiles)
+        return Geometry(prompt.image.size, self.tiles)
 
 
 # -- where and how large --------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_it_is_so_many_tokens_large_at_any_resolution(scale: float, size: float)
     assert (rows.mean() + 0.5, columns.mean() + 0.5) == pytest.approx((side / 2, side / 2))
 
 
-def test_a_squashed_picture_gets_a_patch_that_is_square_for_the_model() -> None:
+def test_a_squashed_image_gets_a_patch_that_is_square_for_the_model() -> None:
     model = Grid(Tile((0.5, 1.0), (0.0, 0.0), (64, 64), (8, 8)))
     found = painted(made(size=2.0), vp.Request(black((128, 64)), region=vp.Point(64, 32)), model)
     rows, columns = np.nonzero(found)
@@ -138,7 +138,7 @@ def test_several_regions_together_are_several_marks() -> None:
     together = vp.Request(black((64, 64)), region=regions, regions_as="together")
     assert painted(made(size=1.0), together, model).sum() == 3 * 16
     each = made(size=1.0).prompt(vp.Request(black((64, 64)), region=regions), model)
-    assert [int((np.asarray(one.picture)[..., 0] > 0).sum()) for one in each] == [16, 16, 16]
+    assert [int((np.asarray(one.image)[..., 0] > 0).sum()) for one in each] == [16, 16, 16]
 
 
 def test_without_known_tokens_the_share_it_was_learned_with_counts() -> None:
@@ -154,7 +154,7 @@ def test_opacity_and_blending() -> None:
 
     def level(**options: Any) -> tuple[int, ...]:
         (prompt,) = made(**options).prompt(item, model)
-        found: tuple[int, ...] = prompt.picture.getpixel((32, 32))
+        found: tuple[int, ...] = prompt.image.getpixel((32, 32))
         return found
 
     assert level() == (255, 0, 0)
@@ -163,11 +163,11 @@ def test_opacity_and_blending() -> None:
     assert level(opacity=0.0) == (100, 100, 100)
 
 
-def test_the_picture_of_the_request_stays_as_it_is() -> None:
+def test_the_image_of_the_request_stays_as_it_is() -> None:
     item = vp.Request(black((64, 64)), region=vp.Point(32, 32))
     (prompt,) = made().prompt(item, conformance.wrapped("transformers-clip")[1])
-    assert np.asarray(prompt.picture).any()
-    assert not np.asarray(item.picture).any()
+    assert np.asarray(prompt.image).any()
+    assert not np.asarray(item.pil_image).any()
     assert prompt.label == "patch"
 
 
@@ -268,9 +268,9 @@ def test_loss_and_figures_are_what_plain_code_gives() -> None:
     last, total, mass = model.num_blocks - 1, 0.0, 0.0
     for number in range(4):
         y, x = marks.centre_yx[number].tolist()
-        picture = splits.train.picture(number)
+        image = splits.train.image(number)
         with torch.no_grad():
-            (prompt,) = prompter.prompt(vp.Request(picture, region=vp.Point(x, y, 1)), model)
+            (prompt,) = prompter.prompt(vp.Request(image, region=vp.Point(x, y, 1)), model)
             attention = model.encode([prompt], read=[last]).attention[last][0].mean(0).numpy()
         attention = attention / attention.sum()
         rows, columns = (np.arange(size) + 0.5 for size in tile.grid_hw)
@@ -299,9 +299,9 @@ def test_saved_and_loaded_it_is_the_same_and_small(tmp_path: Path) -> None:
     assert torch.equal(prompter.state()["prompt.rgba"], again.state()["prompt.rgba"])
     assert again.options == prompter.options
     assert (tmp_path / "run" / "prompt.safetensors").stat().st_size < 16_000
-    picture = Image.open(tmp_path / "run" / IMAGE)
-    assert picture.mode == "RGBA"
-    assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), again.state()["prompt.rgba"].numpy())
+    image = Image.open(tmp_path / "run" / IMAGE)
+    assert image.mode == "RGBA"
+    assert np.array_equal(np.asarray(image).transpose(2, 0, 1), again.state()["prompt.rgba"].numpy())
     items = conformance.requests()
     with torch.no_grad():
         assert torch.equal(vp.Runner(model, prompter).encode(items), vp.Runner(model, again).encode(items))
@@ -347,41 +347,41 @@ def test_transfer_is_measured_by_evaluate() -> None:
     _, other = conformance.wrapped("timm-vit")
     prompter: Any = vp.Prompter.from_name("patch", prior="none")
     prompter.fit(one, data(8, 4), epochs=1, **FAST)
-    figures = prompter.evaluate(other, unlabelled(pictures(4)))
-    assert figures.keys() == {"loss", "gain", "gain_low", "gain_high", "picture_gain", "mass", "mass_without"}
+    figures = prompter.evaluate(other, unlabelled(images(4)))
+    assert figures.keys() == {"loss", "gain", "gain_low", "gain_high", "image_gain", "mass", "mass_without"}
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_without_labels(tmp_path: Path) -> None:
-    for number, image in enumerate(pictures(6)):
+def test_images_without_labels(tmp_path: Path) -> None:
+    for number, image in enumerate(images(6)):
         path = tmp_path / ("deep/er" if number % 2 else "") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-    (tmp_path / "notes.txt").write_text("no picture")
-    found = read_pictures(tmp_path, validation=0.34)
-    assert (len(found.train), len(found.validation or ()), found.train.kind) == (4, 2, "pictures")
+    (tmp_path / "notes.txt").write_text("no image")
+    found = read_images(tmp_path, validation=0.34)
+    assert (len(found.train), len(found.validation or ()), found.train.kind) == (4, 2, "images")
     (tmp_path / "parts" / "train").mkdir(parents=True)
     (tmp_path / "parts" / "val").mkdir()
-    pictures(1)[0].save(tmp_path / "parts" / "train" / "a.png")
-    pictures(1)[0].save(tmp_path / "parts" / "val" / "b.png")
-    parts = read_pictures(tmp_path / "parts")
+    images(1)[0].save(tmp_path / "parts" / "train" / "a.png")
+    images(1)[0].save(tmp_path / "parts" / "val" / "b.png")
+    parts = read_images(tmp_path / "parts")
     assert (len(parts.train), len(parts.validation or ())) == (1, 1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(vp.InvalidInputError, match="no pictures"):
-        read_pictures(tmp_path / "empty")
+    with pytest.raises(vp.InvalidInputError, match="no images"):
+        read_images(tmp_path / "empty")
 
 
-def test_all_the_ways_to_give_pictures(tmp_path: Path) -> None:
+def test_all_the_ways_to_give_images(tmp_path: Path) -> None:
     _, model = conformance.wrapped("timm-vit")
     prompter = made()
-    pictures(1)[0].save(tmp_path / "one.png")
-    masks = Labelled([(one, np.zeros((64, 64), np.uint8)) for one in pictures(5)], ("a", "b"), kind="segmentation")
-    for given in (None, str(tmp_path), tmp_path, pictures(5), masks, unlabelled(pictures(5)), data(), "scenes:count"):
+    images(1)[0].save(tmp_path / "one.png")
+    masks = Labelled([(one, np.zeros((64, 64), np.uint8)) for one in images(5)], ("a", "b"), kind="segmentation")
+    for given in (None, str(tmp_path), tmp_path, images(5), masks, unlabelled(images(5)), data(), "scenes:count"):
         splits = prompter.splits(model, given)
-        assert (splits.train.kind, splits.train.classes) == ("pictures", ())
-        assert splits.train.picture(0).mode == "RGB"
+        assert (splits.train.kind, splits.train.classes) == ("images", ())
+        assert splits.train.image(0).mode == "RGB"
         assert prompter.splits(model, splits) is splits
     with pytest.raises(vp.InvalidInputError, match="data is a folder"):
         prompter.splits(model, 3)
@@ -389,10 +389,10 @@ def test_all_the_ways_to_give_pictures(tmp_path: Path) -> None:
 
 def test_generated_scenes_are_the_same_every_time_and_none_twice() -> None:
     one, two = generated((48, 40), sizes={"train": 3}), generated((48, 40), sizes={"train": 3})
-    assert one.train.picture(2).size == (48, 40)
+    assert one.train.image(2).size == (48, 40)
     assert one.describe() == two.describe()
-    assert np.array_equal(one.train.picture(1), two.train.picture(1))
-    assert not np.array_equal(one.train.picture(1), one.validation.picture(1))  # type: ignore[union-attr]
+    assert np.array_equal(one.train.image(1), two.train.image(1))
+    assert not np.array_equal(one.train.image(1), one.validation.image(1))  # type: ignore[union-attr]
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -463,7 +463,7 @@ def test_what_fails_to_learn_leaves_what_was_learned() -> None:
         prompter: Any = vp.Prompter.from_name("patch") if array is None else made()
         record = prompter.record
         with pytest.raises(vp.InvalidInputError, match=r"gone\.jpg"):
-            prompter.fit(model, [*pictures(4), "gone.jpg"], epochs=1, **FAST)
+            prompter.fit(model, [*images(4), "gone.jpg"], epochs=1, **FAST)
         if array is None:
             assert prompter.parameters is None
             assert prompter.backbone is None

@@ -25,18 +25,18 @@ def noise(wh: tuple[int, int] = WH) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
-def prompt_of(*regions: Region, picture: Image.Image | None = None) -> VisualPrompt:
-    return VisualPrompt(noise() if picture is None else picture, regions=regions)
+def prompt_of(*regions: Region, image: Image.Image | None = None) -> VisualPrompt:
+    return VisualPrompt(noise() if image is None else image, regions=regions)
 
 
-def draw(*regions: Region, picture: Image.Image | None = None, **options: Any) -> np.ndarray:
+def draw(*regions: Region, image: Image.Image | None = None, **options: Any) -> np.ndarray:
     made = Prompter.from_name("som", **options)
-    return np.asarray(made.edit(prompt_of(*regions, picture=picture), None).picture).astype(int)  # type: ignore[arg-type]
+    return np.asarray(made.edit(prompt_of(*regions, image=image), None).image).astype(int)  # type: ignore[arg-type]
 
 
-def marks(*regions: Region, picture: Image.Image | None = None, **options: Any) -> list[Any]:
+def marks(*regions: Region, image: Image.Image | None = None, **options: Any) -> list[Any]:
     made: Any = Prompter.from_name("som", **options)
-    return list(made.marks(prompt_of(*regions, picture=picture)))
+    return list(made.marks(prompt_of(*regions, image=image)))
 
 
 def random_boxes(number: int, wh: tuple[int, int], low: float, high: float) -> list[Region]:
@@ -59,8 +59,8 @@ def random_boxes(number: int, wh: tuple[int, int], low: float, high: float) -> l
         (WH, 1, 1, 9),
     ],
 )
-def test_labels_do_not_overlap_nor_leave_the_picture(wh: tuple[int, int], number: int, low: float, high: float) -> None:
-    found = marks(*random_boxes(number, wh, low, high), picture=noise(wh))
+def test_labels_do_not_overlap_nor_leave_the_image(wh: tuple[int, int], number: int, low: float, high: float) -> None:
+    found = marks(*random_boxes(number, wh, low, high), image=noise(wh))
     assert [mark.text for mark in found] == [str(index) for index in range(1, number + 1)]
     for mark in found:
         x0, y0, x1, y1 = mark.xyxy
@@ -108,17 +108,17 @@ def test_a_region_too_small_for_its_label_has_it_beside_it() -> None:
 def test_more_labels_than_room_shrink_then_refuse() -> None:
     wh = (96, 96)
     few, many = random_boxes(3, wh, 20, 40), random_boxes(30, wh, 20, 40)
-    assert {mark.text_px for mark in marks(*few, picture=noise(wh), text_px=20)} == {20}
-    assert {mark.text_px for mark in marks(*many, picture=noise(wh), text_px=20)} < {8, 9, 10, 11, 12, 13}
+    assert {mark.text_px for mark in marks(*few, image=noise(wh), text_px=20)} == {20}
+    assert {mark.text_px for mark in marks(*many, image=noise(wh), text_px=20)} < {8, 9, 10, 11, 12, 13}
     with pytest.raises(InvalidInputError, match="no room for 90 labels of 8 pixels"):
-        draw(*random_boxes(90, wh, 20, 40), picture=noise(wh))
+        draw(*random_boxes(90, wh, 20, 40), image=noise(wh))
 
 
-def test_text_grows_with_the_picture_and_letters_count_on() -> None:
+def test_text_grows_with_the_image_and_letters_count_on() -> None:
     assert marks(BIG)[0].text_px == 10
     large = noise((1000, 700))
-    assert marks(BIG, picture=large)[0].text_px == 40
-    assert marks(BIG, picture=large, text_px=17)[0].text_px == 17
+    assert marks(BIG, image=large)[0].text_px == 40
+    assert marks(BIG, image=large, text_px=17)[0].text_px == 17
     assert [mark.text for mark in marks(BIG, SMALL, labels="letters")] == ["a", "b"]
     assert [_letters(number) for number in (1, 26, 27, 52, 53, 702, 703)] == ["a", "z", "aa", "az", "ba", "zz", "aaa"]
 
@@ -147,7 +147,7 @@ def test_text_is_legible_on_any_plate() -> None:
 
 @pytest.mark.parametrize("ground", [*PALETTE, (255, 255, 255), (0, 0, 0), (128, 128, 128)])
 def test_marks_stand_out_from_what_is_under_them(ground: tuple[int, int, int]) -> None:
-    pixels = draw(BIG, picture=Image.new("RGB", WH, ground), labels="none", alpha=0, width=2)
+    pixels = draw(BIG, image=Image.new("RGB", WH, ground), labels="none", alpha=0, width=2)
     drawn = {tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()} - {ground}
     assert len(drawn) == 1
     assert np.linalg.norm(np.subtract(drawn.pop(), ground)) > 150
@@ -168,19 +168,19 @@ def test_every_region_has_a_colour_of_its_own_until_there_are_none_left() -> Non
 
 def test_fill_and_outline_are_where_they_should_be() -> None:
     ground = Image.new("RGB", WH)
-    pixels = draw(BIG, picture=ground, labels="none", alpha=0.5, width=3, colour=(200, 100, 0))
+    pixels = draw(BIG, image=ground, labels="none", alpha=0.5, width=3, colour=(200, 100, 0))
     expected = np.zeros((160, 240, 3), int)
     expected[20:140, 20:220] = (200, 100, 0)
     expected[23:137, 23:217] = (100, 50, 0)
     assert np.abs(pixels - expected).max() <= 1
-    small_on_top = draw(SMALL, BIG, picture=ground, labels="none", alpha=1, width=0)
+    small_on_top = draw(SMALL, BIG, image=ground, labels="none", alpha=1, width=0)
     assert len({tuple(small_on_top[y, x]) for y, x in ((80, 120), (40, 40))}) == 2
 
 
 def test_a_mask_with_a_hole_is_outlined_inside_and_outside() -> None:
     yy, xx = np.mgrid[:160, :240]
     ring = (np.hypot(xx - 120, yy - 80) < 60) & (np.hypot(xx - 120, yy - 80) > 30)
-    pixels = draw(Mask(ring), picture=Image.new("RGB", WH), labels="none", alpha=0, width=2, colour="red")[..., 0] > 0
+    pixels = draw(Mask(ring), image=Image.new("RGB", WH), labels="none", alpha=0, width=2, colour="red")[..., 0] > 0
     inner = ndimage.binary_erosion(ring, iterations=3)
     assert not pixels[inner].any()
     assert not pixels[~ring].any()
@@ -188,12 +188,12 @@ def test_a_mask_with_a_hole_is_outlined_inside_and_outside() -> None:
     assert pixels[80, 120 + 59]
 
 
-def test_every_kind_of_region_and_the_request_keeps_its_picture() -> None:
-    picture = noise()
+def test_every_kind_of_region_and_the_request_keeps_its_image() -> None:
+    image = noise()
     pixels = draw(BIG, Point(60, 50), Box(0.2, 0.2, 0.6, 0.7), Box(0, 100, 240, 160), Mask(np.eye(160, 240) > 0))
-    assert (pixels != np.asarray(picture)).any()
-    draw(BIG, picture=picture)
-    assert np.array_equal(picture, noise())
+    assert (pixels != np.asarray(image)).any()
+    draw(BIG, image=image)
+    assert np.array_equal(image, noise())
     assert np.array_equal(draw(BIG, SMALL), draw(BIG, SMALL))
 
 
@@ -203,14 +203,14 @@ def test_switched_off_gives_the_very_prompt_back() -> None:
     assert made.edit(prompt, None) is prompt  # type: ignore[arg-type]
 
 
-def test_together_is_one_picture_and_each_is_one_mark() -> None:
+def test_together_is_one_image_and_each_is_one_mark() -> None:
     model = vp.load_model("bundled:scenes-clip")
     made: Any = Prompter.from_name("som")
     together = Request(noise(), region=[BIG, SMALL], regions_as="together")
     (prompt,) = made.prompt(together, model)
-    assert np.array_equal(np.asarray(prompt.picture), draw(BIG, SMALL))
+    assert np.array_equal(np.asarray(prompt.image), draw(BIG, SMALL))
     one, two = made.prompt(Request(noise(), region=[BIG, SMALL]), model)
-    assert np.array_equal(np.asarray(two.picture), draw(SMALL))
+    assert np.array_equal(np.asarray(two.image), draw(SMALL))
     assert one.label == "som"
 
 

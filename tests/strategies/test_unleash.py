@@ -33,8 +33,8 @@ def test_the_edit_holds_the_options_and_the_image_without_the_prompt() -> None:
     (edit,) = prompt.attention
     assert (edit.gain, edit.first_block, edit.last_block, edit.heads, edit.responsive) == (0.5, 1, 2, (0,), 0.1)
     assert edit.tower == "vision"
-    assert prompt.reference is item.picture
-    assert prompt.picture is not item.picture
+    assert prompt.reference is item.image
+    assert prompt.image is not item.image
     assert prompt.label == "circle+unleash"
 
 

@@ -13,7 +13,7 @@ from visprompt.tasks.data_sources import load_data
 class TestSources:
     def test_scenes(self) -> None:
         data = load_data({"source": "scenes", "kind": "position", "split": "validation", "n": 3})
-        assert len(data.pictures) == 3
+        assert len(data.images) == 3
         longer = load_data({"source": "scenes", "kind": "position", "split": "validation", "n": 20})
         assert longer.identity == data.identity
         assert load_data({"source": "scenes", "kind": "hard", "n": 3}).identity["hash"] != data.identity["hash"]
@@ -52,6 +52,6 @@ class TestSources:
         assert moved.identity != data.identity
         (tmp_path / "more.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({**line, "image_id": 6}))
         spec = {"source": "reclip", "file": "more.jsonl", "detections": "dets.json"}
-        assert "1 of 2 pictures have no detections" in load_data(spec, tmp_path, tmp_path).problems[0]
+        assert "1 of 2 images have no detections" in load_data(spec, tmp_path, tmp_path).problems[0]
         with pytest.raises(InvalidInputError, match="--images"):
             load_data({"source": "reclip", "file": "a.jsonl"}, tmp_path / "none", tmp_path)

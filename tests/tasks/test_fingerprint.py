@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from visprompt.tasks import Pointing, Referring
+from visprompt.tasks import Condition, Referring
 from visprompt.tasks.base import run_hash
 from visprompt.tasks.fingerprint import library_versions, strategy_code
 
@@ -26,31 +26,31 @@ class TestWhatAnAnswerDependsOn:
             for name in [one for one in sys.modules if one.startswith("someones_plugin")]:
                 monkeypatch.delitem(sys.modules, name)
             member = importlib.import_module("someones_plugin.strategy").Mine()
-            monkeypatch.setattr(Pointing, "members", lambda self, member=member: [member])
-            hashes.append(run_hash(Referring(), {}, Pointing("circle"), None))
+            monkeypatch.setattr(Condition, "members", lambda self, member=member: [member])
+            hashes.append(run_hash(Referring(), {}, Condition("circle"), None))
         for name in [one for one in sys.modules if one.startswith("someones_plugin")]:
             del sys.modules[name]
         assert hashes[0] != hashes[1]
         assert hashes[1] == hashes[2]
 
     def test_code_without_a_file_is_never_taken_for_the_same(self) -> None:
-        kind = type("Typed", (type(Pointing("circle").members()[0]),), {"__module__": "no_such_module"})
+        kind = type("Typed", (type(Condition("circle").members()[0]),), {"__module__": "no_such_module"})
         (found,) = strategy_code([kind()])
         assert len(found["sources"]["no_such_module"]) == 32
 
     def test_our_own_strategies_have_the_version_of_the_distribution(self) -> None:
-        (found,) = strategy_code(Pointing("circle").members())
+        (found,) = strategy_code(Condition("circle").members())
         assert found["class"] == "visprompt.strategies.circle.Circle"
         assert found["distribution"].startswith("visprompt-toolkit ")
         assert found["sources"] == {}
-        assert [one["class"].rpartition(".")[2] for one in strategy_code(Pointing("circle+falip").members())] == [
+        assert [one["class"].rpartition(".")[2] for one in strategy_code(Condition("circle+falip").members())] == [
             "Composition",
             "Circle",
             "Falip",
         ]
 
     def test_the_versions_of_libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = run_hash(Referring(), {}, Pointing("circle"), None)
+        before = run_hash(Referring(), {}, Condition("circle"), None)
         assert {"torch", "transformers"} <= library_versions().keys()
         monkeypatch.setattr("visprompt.tasks.base.library_versions", lambda: {**library_versions(), "torch": "99"})
-        assert run_hash(Referring(), {}, Pointing("circle"), None) != before
+        assert run_hash(Referring(), {}, Condition("circle"), None) != before

@@ -14,21 +14,21 @@ from visprompt.tasks.gain import GainMeter, attention_gain, compared, marked_squ
 from visprompt.testing import conformance, conformance_lvlm
 
 
-def pictures(n: int = 6) -> list[Any]:
-    return [conformance.picture([(64, 64), (96, 64), (64, 128)][number % 3], number) for number in range(n)]
+def images(n: int = 6) -> list[Any]:
+    return [conformance.image([(64, 64), (96, 64), (64, 128)][number % 3], number) for number in range(n)]
 
 
 def test_gain_is_what_plain_code_gives() -> None:
     _, model = conformance.wrapped("transformers-clip")
     circle = vp.Prompter.from_name("circle", width=4)
-    found = attention_gain(model, circle, pictures(), size_tokens=3.0, seed=5)
+    found = attention_gain(model, circle, images(), size_tokens=3.0, seed=5)
     assert [item.block for item in found.blocks] == list(range(model.num_blocks))
     last = model.num_blocks - 1
     masses = []
-    for number, picture in enumerate(pictures()):
-        geometry = model.geometry(picture.size)
+    for number, image in enumerate(images()):
+        geometry = model.geometry(image.size)
         box = marked_square(geometry, 3.0, [603304, 5, number])
-        item = vp.Request(picture, region=box)
+        item = vp.Request(image, region=box)
         for prompts in (circle.prompt(item, model), item.units()):
             with torch.no_grad():
                 mean = model.encode(prompts, read=[last]).attention[last][0].mean(dim=0).numpy()
@@ -41,7 +41,7 @@ def test_gain_is_what_plain_code_gives() -> None:
 
 def test_nothing_gains_nothing() -> None:
     _, model = conformance.wrapped("open-clip-siglip")
-    found = attention_gain(model, vp.Prompter.from_name("circle", width=0), pictures(3))
+    found = attention_gain(model, vp.Prompter.from_name("circle", width=0), images(3))
     assert [item.block for item in found.blocks] == list(range(model.num_blocks))
     assert [item.gain for item in found.blocks] == [pytest.approx(0.0, abs=1e-6)] * model.num_blocks
 
@@ -65,12 +65,12 @@ def untrained_patch(model: vp.Model, **options: Any) -> Any:
     return made
 
 
-def test_several_markers_look_at_plain_pictures_once() -> None:
+def test_several_markers_look_at_plain_images_once() -> None:
     _, model = conformance.wrapped("transformers-clip")
     forwards = []
     hook = model.module.vision_model.register_forward_hook(lambda *_: forwards.append(1))
     try:
-        meter = GainMeter(model, pictures(4), seed=1)
+        meter = GainMeter(model, images(4), seed=1)
         first = meter.measure(vp.Prompter.from_name("circle", width=4))
         plain_and_first = len(forwards)
         second = meter.measure(vp.Prompter.from_name("box", width=4))
@@ -78,14 +78,14 @@ def test_several_markers_look_at_plain_pictures_once() -> None:
         hook.remove()
     assert len(forwards) - plain_and_first == plain_and_first / 2
     assert first.without is second.without
-    alone = attention_gain(model, vp.Prompter.from_name("box", width=4), pictures(4), seed=1)
+    alone = attention_gain(model, vp.Prompter.from_name("box", width=4), images(4), seed=1)
     np.testing.assert_allclose(second.masses, alone.masses, rtol=1e-6)
 
 
 def test_plain_masses_of_an_earlier_meter_are_taken_as_they_are() -> None:
     _, model = conformance.wrapped("transformers-clip")
-    first = GainMeter(model, pictures(3))
-    again = GainMeter(model, pictures(3), without=first.without)
+    first = GainMeter(model, images(3))
+    again = GainMeter(model, images(3), without=first.without)
     assert (
         again.measure(vp.Prompter.from_name("circle", width=4)).blocks
         == first.measure(vp.Prompter.from_name("circle", width=4)).blocks
@@ -94,7 +94,7 @@ def test_plain_masses_of_an_earlier_meter_are_taken_as_they_are() -> None:
 
 def test_of_several_prompters_each_marks_its_turn() -> None:
     _, model = conformance.wrapped("transformers-clip")
-    meter = GainMeter(model, pictures(5))
+    meter = GainMeter(model, images(5))
     red, blue = (vp.Prompter.from_name("circle", width=4, colour=colour) for colour in ("red", "blue"))
     both, ones, twos = meter.masses([red, blue]), meter.masses(red), meter.masses(blue)
     np.testing.assert_allclose(both[::2], ones[::2], rtol=1e-6)
@@ -107,8 +107,8 @@ def test_a_language_model_is_measured_on_its_vision_tower() -> None:
 
     _, model = conformance_lvlm.wrapped("llava")
     circle = vp.Prompter.from_name("circle", width=4)
-    found = attention_gain(model, circle, pictures(3))
-    np.testing.assert_array_equal(found.masses, attention_gain(encoder_of(model), circle, pictures(3)).masses)
+    found = attention_gain(model, circle, images(3))
+    np.testing.assert_array_equal(found.masses, attention_gain(encoder_of(model), circle, images(3)).masses)
     assert found.masses.shape == (3, len(found.blocks))
     assert not np.allclose(found.masses, found.without)
 
@@ -199,10 +199,10 @@ def test_what_cannot_be_measured_says_so() -> None:
     with pytest.raises(vp.InvalidInputError, match="there are none"):
         attention_gain(model, vp.Prompter.from_name("circle"), [])
     with pytest.raises(vp.InvalidInputError, match="a square of 20 tokens"):
-        attention_gain(model, vp.Prompter.from_name("circle"), pictures(1), size_tokens=20.0)
+        attention_gain(model, vp.Prompter.from_name("circle"), images(1), size_tokens=20.0)
     _, convolutional = conformance.wrapped("open-clip-resnet")
     with pytest.raises(vp.UnsupportedError, match="no attention"):
-        attention_gain(convolutional, vp.Prompter.from_name("circle"), pictures(1))
+        attention_gain(convolutional, vp.Prompter.from_name("circle"), images(1))
     with pytest.raises(vp.InvalidInputError, match="alpha of a learned one"):
         random_patch(vp.Prompter.from_name("patch"), 0)
 
@@ -210,8 +210,8 @@ def test_what_cannot_be_measured_says_so() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pictures": "photos"}, "pictures is a list of paths"),
-        ({"pictures": generated((64, 64), sizes={"train": 1, "validation": 0, "test": 1})}, "got Splits"),
+        ({"images": "photos"}, "images is a list of paths"),
+        ({"images": generated((64, 64), sizes={"train": 1, "validation": 0, "test": 1})}, "got Splits"),
         ({"size_tokens": 0}, "size_tokens is a number above 0"),
         ({"size_tokens": "3"}, "size_tokens is a number above 0"),
         ({"blocks": []}, "a list of blocks"),
@@ -221,14 +221,14 @@ def test_what_cannot_be_measured_says_so() -> None:
 def test_a_meter_says_what_it_takes(arguments: dict[str, Any], message: str) -> None:
     _, model = conformance.wrapped("transformers-clip")
     with pytest.raises(vp.InvalidInputError, match=message):
-        GainMeter(model, **{"pictures": pictures(1), **arguments})
+        GainMeter(model, **{"images": images(1), **arguments})
 
 
 @pytest.mark.parametrize("marker", ["circle", [], ["circle"]])
 def test_a_marker_is_a_strategy(marker: Any) -> None:
     _, model = conformance.wrapped("transformers-clip")
     with pytest.raises(vp.InvalidInputError, match="a marker is a strategy"):
-        GainMeter(model, pictures(1)).measure(marker)
+        GainMeter(model, images(1)).measure(marker)
 
 
 def test_the_random_control_is_that_of_a_patch() -> None:

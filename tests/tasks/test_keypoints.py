@@ -11,17 +11,17 @@ from PIL import Image
 import visprompt as vp
 from visprompt.bench.pipeline import run_suite
 from visprompt.bench.suite import Suite, load_suite, parse_suite
-from visprompt.data.referring.keypoints import PointedPicture
+from visprompt.data.referring.keypoints import PointedImage
 from visprompt.data.scenes import world as scenes
 from visprompt.data.scenes.points import scene_points
 from visprompt.data.scenes.world import all_names
 from visprompt.errors import InvalidInputError, UnknownNameError
 from visprompt.registry import list_strategies
-from visprompt.tasks import Keypoints, Naming, Pointing, Referring, evaluate
-from visprompt.tasks.data_sources import load_data, scene_pictures
+from visprompt.tasks import Condition, Keypoints, Naming, Referring, evaluate
+from visprompt.tasks.data_sources import load_data, scene_images
 from visprompt.utils.jsonl import RowLog
 
-PICTURES = scene_points(10, points=2)
+IMAGES = scene_points(10, points=2)
 NAMES = tuple(all_names())
 
 
@@ -37,7 +37,7 @@ class FakeModel:
 
 
 class Oracle:
-    """Knows which object the middle of a region lies on; of the plain picture, that everything is a red star."""
+    """Knows which object the middle of a region lies on; of the plain image, that everything is a red star."""
 
     def __init__(self, model: FakeModel, prompter: Any, fit: str) -> None:
         self.model, self.prompter = model, prompter
@@ -58,21 +58,21 @@ class Oracle:
         return np.array(rows)
 
 
-def run(task: Any, pointing: Pointing, pictures: Any = PICTURES, **options: Any) -> Any:
-    return evaluate(task, options.pop("model", FakeModel()), pointing, pictures, make_runner=Oracle, **options)
+def run(task: Any, condition: Condition, samples: Any = IMAGES, **options: Any) -> Any:
+    return evaluate(task, options.pop("model", FakeModel()), condition, samples, make_runner=Oracle, **options)
 
 
 # -- points in scenes -------------------------------------------------------------------------------------------------
 
 
 def test_points_lie_on_the_objects_that_they_name() -> None:
-    pictures = scene_points(60, points=3)
-    assert {len(one.names) for one in pictures} == {3}
-    for number, picture in enumerate(pictures):
+    samples = scene_points(60, points=3)
+    assert {len(one.names) for one in samples} == {3}
+    for number, sample in enumerate(samples):
         scene = scenes.scene(0, "test", kind="hard", index=number)
-        np.testing.assert_array_equal(np.asarray(picture.image), scene.image)
-        assert set(picture.choices) == {item.name for item in scene.objects}
-        for (x, y), name in zip(picture.points_xy, picture.names, strict=True):
+        np.testing.assert_array_equal(np.asarray(sample.image), scene.image)
+        assert set(sample.choices) == {item.name for item in scene.objects}
+        for (x, y), name in zip(sample.points_xy, sample.names, strict=True):
             assert [item.name for item in scene.objects if item.mask[int(y), int(x)]] == [name]
 
 
@@ -80,9 +80,9 @@ def test_inside_is_deeper_than_the_edge() -> None:
     import cv2
 
     depths: dict[str, list[float]] = {"inside": [], "edge": []}
-    for number, picture in enumerate(scene_points(40, points=2)):
+    for number, sample in enumerate(scene_points(40, points=2)):
         scene = scenes.scene(0, "test", kind="hard", index=number)
-        for (x, y), kind in zip(picture.points_xy, picture.kinds, strict=True):
+        for (x, y), kind in zip(sample.points_xy, sample.kinds, strict=True):
             (mask,) = [item.mask for item in scene.objects if item.mask[int(y), int(x)]]
             depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
             depths[kind].append(float(depth[int(y) + 1, int(x) + 1]))
@@ -109,7 +109,7 @@ def test_bad_points() -> None:
     with pytest.raises(InvalidInputError, match="at least 1"):
         scene_points(2, points=0)
     with pytest.raises(InvalidInputError, match="2 names go with 2 points"):
-        PointedPicture("a", Image.new("RGB", (8, 8)), np.zeros((3, 2)), ("x", "y"), ("1", "2"))
+        PointedImage("a", Image.new("RGB", (8, 8)), np.zeros((3, 2)), ("x", "y"), ("1", "2"))
 
 
 # -- the task ---------------------------------------------------------------------------------------------------------
@@ -117,99 +117,99 @@ def test_bad_points() -> None:
 
 def test_every_point_is_an_item_and_a_point_to_the_strategy() -> None:
     model = FakeModel()
-    found = run(Keypoints(template="a {}", labels=NAMES), Pointing("circle"), model=model)
+    found = run(Keypoints(template="a {}", labels=NAMES), Condition("circle"), model=model)
     assert found.accuracy == 1.0
     assert found.chance == pytest.approx(1 / 64)
-    assert len(found.rows) == sum(len(one.names) for one in PICTURES) == len(model.asked)
-    places = [spot for one in PICTURES for spot in one.points_xy.tolist()]
+    assert len(found.rows) == sum(len(one.names) for one in IMAGES) == len(model.asked)
+    places = [spot for one in IMAGES for spot in one.points_xy.tolist()]
     assert [[region.x, region.y] for region in model.asked] == places
     assert {round(region.radius, 6) for region in model.asked} == {3.2}  # 5 % of 64
     row = found.rows[1]
     assert row["kind"] == "edge"
     assert row["point_xy"] == places[1]
-    assert row["text"] == row["answer"] == PICTURES[0].names[1]
-    assert row["in_picture"] is True
+    assert row["text"] == row["answer"] == IMAGES[0].names[1]
+    assert row["in_image"] is True
 
 
 def test_a_wrong_place_is_a_wrong_answer() -> None:
     labels = tuple(name for name in NAMES)
-    elsewhere = run(Keypoints(labels=labels), Pointing("circle", region="random"))
-    other = run(Keypoints(labels=labels), Pointing("circle", region="other"))
+    elsewhere = run(Keypoints(labels=labels), Condition("circle", region="random"))
+    other = run(Keypoints(labels=labels), Condition("circle", region="other"))
     assert elsewhere.accuracy < 0.3
     assert other.accuracy < 0.3
     model = FakeModel()
-    run(Keypoints(labels=labels), Pointing("circle", region="random"), model=model)
+    run(Keypoints(labels=labels), Condition("circle", region="random"), model=model)
     assert all(isinstance(region, vp.Point) for region in model.asked)
     assert all(3.2 <= region.x <= 60.8 and region.radius == pytest.approx(3.2) for region in model.asked)
 
 
-def test_among_the_names_of_the_picture() -> None:
-    found = run(Keypoints(among="image"), Pointing("circle", region="random"))
-    every = {picture.id: set(picture.choices) for picture in PICTURES}
+def test_among_the_names_of_the_image() -> None:
+    found = run(Keypoints(among="image"), Condition("circle", region="random"))
+    every = {sample.id: set(sample.choices) for sample in IMAGES}
     assert all(row["answer"] in every[row["image"]] for row in found.rows)
     expected = np.mean([1 / len(every[row["image"]]) for row in found.rows])
     assert found.chance == pytest.approx(expected)
     assert found.chance > 0.1
-    assert run(Keypoints(among="image"), Pointing("circle")).accuracy == 1.0
+    assert run(Keypoints(among="image"), Condition("circle")).accuracy == 1.0
 
 
-def test_subtracting_the_plain_picture() -> None:
+def test_subtracting_the_plain_image() -> None:
     class Biased(Oracle):
         def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
             bias = np.array([9.0 if "red star" in text else 0.0 for text in texts])
             return super().score(requests, texts) + bias
 
     task = Keypoints(labels=NAMES)
-    names = [name for one in PICTURES for name in one.names]
-    biased = evaluate(task, FakeModel(), Pointing("circle"), PICTURES, make_runner=Biased)
+    names = [name for one in IMAGES for name in one.names]
+    biased = evaluate(task, FakeModel(), Condition("circle"), IMAGES, make_runner=Biased)
     assert biased.accuracy == names.count("red star") / len(names)
     corrected = Keypoints(labels=NAMES, subtract="unprompted")
-    assert evaluate(corrected, FakeModel(), Pointing("circle"), PICTURES, make_runner=Biased).accuracy == 1.0
+    assert evaluate(corrected, FakeModel(), Condition("circle"), IMAGES, make_runner=Biased).accuracy == 1.0
 
 
 def test_labels_by_default_and_unknown_ones() -> None:
-    task = Keypoints().prepare(PICTURES)
-    assert set(task.labels) == {name for one in PICTURES for name in one.choices}
+    task = Keypoints().prepare(IMAGES)
+    assert set(task.labels) == {name for one in IMAGES for name in one.choices}
     with pytest.raises(InvalidInputError, match="is none of the 1 labels"):
-        Keypoints(labels=("red star",)).prepare(PICTURES)
+        Keypoints(labels=("red star",)).prepare(IMAGES)
     with pytest.raises(InvalidInputError, match="has none: the data sources scenes-points and cub"):
-        Keypoints().prepare(scene_pictures(2))
+        Keypoints().prepare(scene_images(2))
     with pytest.raises(UnknownNameError, match="did you mean 'image'"):
         Keypoints(among="images")  # type: ignore[arg-type]
 
 
 def test_the_name_that_among_had_in_0_4_0_is_read_with_a_warning() -> None:
     with pytest.warns(DeprecationWarning, match="among='image'"):
-        old = Keypoints(among="picture")  # type: ignore[arg-type]
+        old = Keypoints(among="image")  # type: ignore[arg-type]
     assert old == Keypoints(among="image")
     # what answers are found again by
-    assert old.settings()["among"] == "picture"
+    assert old.settings()["among"] == "image"
 
 
 def test_the_other_way_round() -> None:
     """Which of the points is the red star? The task `referring` on the same data."""
-    first = [one for one in PICTURES if len(set(one.names)) == 2]
-    found = run(Referring(template="{}"), Pointing("circle"), first)
+    first = [one for one in IMAGES if len(set(one.names)) == 2]
+    found = run(Referring(template="{}"), Condition("circle"), first)
     assert found.accuracy == 1.0
     assert found.chance == pytest.approx(0.5)
 
 
 def test_rows_are_kept_and_taken_up_again(tmp_path: Path) -> None:
     log, model = RowLog(tmp_path / "rows.jsonl"), FakeModel()
-    first = run(Keypoints(labels=NAMES), Pointing("circle"), log=log, limit=4, model=model)
+    first = run(Keypoints(labels=NAMES), Condition("circle"), log=log, limit=4, model=model)
     asked = len(model.asked)
-    again = run(Keypoints(labels=NAMES), Pointing("circle"), log=log, model=model)
+    again = run(Keypoints(labels=NAMES), Condition("circle"), log=log, model=model)
     assert again.reused == len(first.rows) == asked
     assert len(model.asked) == len(again.rows)
 
 
-def test_a_missing_picture_and_a_point_outside_cost_their_own_items(tmp_path: Path) -> None:
+def test_a_missing_image_and_a_point_outside_cost_their_own_items(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     spots = np.array([[10.0, 10.0], [20.0, 20.0]])
-    pictures = [
-        PointedPicture("0", tmp_path / "a.png", spots, ("x", "y"), ("0/0", "0/1")),
-        PointedPicture("1", tmp_path / "gone.png", spots, ("x", "y"), ("1/0", "1/1")),
-        PointedPicture("2", tmp_path / "a.png", spots * 5, ("x", "y"), ("2/0", "2/1")),
+    samples = [
+        PointedImage("0", tmp_path / "a.png", spots, ("x", "y"), ("0/0", "0/1")),
+        PointedImage("1", tmp_path / "gone.png", spots, ("x", "y"), ("1/0", "1/1")),
+        PointedImage("2", tmp_path / "a.png", spots * 5, ("x", "y"), ("2/0", "2/1")),
     ]
 
     class Flat:
@@ -218,10 +218,10 @@ def test_a_missing_picture_and_a_point_outside_cost_their_own_items(tmp_path: Pa
         def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
             return np.zeros((sum(len(one.units()) for one in requests), len(texts)))
 
-    found = evaluate(Keypoints(), FakeModel(), Pointing("circle"), pictures, make_runner=Flat)
+    found = evaluate(Keypoints(), FakeModel(), Condition("circle"), samples, make_runner=Flat)
     assert [row["id"] for row in found.rows] == ["0/0", "0/1"]
     assert [row["id"] for row in found.errors] == ["1/0", "1/1", "2/0", "2/1"]
-    assert "outside the picture" in found.errors[-1]["error"]
+    assert "outside the image" in found.errors[-1]["error"]
 
 
 # -- with models ------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_strategies_take_points(name: str) -> None:
     if name == "unleash":
         name = "circle+unleash"
     model = vp.load_model("bundled:scenes-clip")
-    found = evaluate(Keypoints(template="a {}", labels=NAMES), model, Pointing(name), PICTURES[:2])
+    found = evaluate(Keypoints(template="a {}", labels=NAMES), model, Condition(name), IMAGES[:2])
     assert len(found.rows) == 4
     assert not found.errors
 
@@ -241,9 +241,9 @@ def test_pointing_at_points_with_attention_names_them() -> None:
     model = vp.load_model("bundled:scenes-clip")
     options = {"target_mass": 0.9, "first_block": 2}
     task = Keypoints(template="a {}", labels=NAMES)
-    pictures = scene_points(40, split="validation")
-    pointed = evaluate(task, model, Pointing("falip", options), pictures)
-    plain = evaluate(task, model, Pointing("none"), pictures)
+    samples = scene_points(40, split="validation")
+    pointed = evaluate(task, model, Condition("falip", options), samples)
+    plain = evaluate(task, model, Condition("none"), samples)
     assert pointed.accuracy > plain.accuracy + 0.4
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from visprompt import Prompter
 from visprompt.errors import InvalidInputError, RemoteError, UnknownNameError, UnsupportedError
 from visprompt.models import load_model
-from visprompt.tasks import Pointing
+from visprompt.tasks import Condition
 from visprompt.tasks.export import export, exported
 from visprompt.tasks.lvlm_benchmarks import BENCHMARKS, answer_all, benchmark, scores
 from visprompt.utils.jsonl import RowLog, read_jsonl
@@ -81,14 +81,14 @@ class Writer:
 
 
 class Says:
-    """Answers "(B), because …" to everything, after it looked at the pictures."""
+    """Answers "(B), because …" to everything, after it looked at the images."""
 
     asked: list[str] = []
 
     def __init__(self, model: Any, prompter: Any, fit: str) -> None: ...
 
     def generate(self, requests: Any, max_new_tokens: int = 64) -> list[str]:
-        assert all(request.pictures for request in requests)
+        assert all(request.pil_images for request in requests)
         Says.asked += [request.query for request in requests]
         return [f"(B), because of {request.query}" for request in requests]
 
@@ -97,7 +97,7 @@ def answered(name: str, path: Path, log: RowLog, **options: Any) -> Any:
     Says.asked.clear()
     questions = BENCHMARKS[name].read(path)
     outcome = answer_all(
-        questions, Writer(), options.pop("pointing", Pointing("none")), log, make_runner=Says, **options
+        questions, Writer(), options.pop("pointing", Condition("none")), log, make_runner=Says, **options
     )
     return questions, outcome
 
@@ -141,7 +141,7 @@ class TestAnswering:
         assert scores(outcome.rows) == []
         assert {row["correct"] for row in outcome.rows} == {None}
 
-    def test_a_missing_picture_costs_its_question_and_is_tried_again(self, tmp_path: Path) -> None:
+    def test_a_missing_image_costs_its_question_and_is_tried_again(self, tmp_path: Path) -> None:
         path, log = made_up("mm-vet", tmp_path), tmp_path / "items.jsonl"
         (tmp_path / "images/3.png").rename(tmp_path / "3.png")
         _, outcome = answered("mm-vet", path, RowLog(log))
@@ -154,12 +154,12 @@ class TestAnswering:
     def test_another_strategy_or_length_is_another_answer(self, tmp_path: Path) -> None:
         path, log = made_up("mm-vet", tmp_path), tmp_path / "items.jsonl"
         answered("mm-vet", path, RowLog(log))
-        for options in ({"max_new_tokens": 8}, {"pointing": Pointing("api")}, {"data": {"file": "x"}}):
+        for options in ({"max_new_tokens": 8}, {"pointing": Condition("api")}, {"data": {"file": "x"}}):
             assert answered("mm-vet", path, RowLog(log), **options)[1].reused == 0
 
     def test_a_strategy_that_needs_a_place_says_so_instead_of_doing_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="circle needs a place to point at, and question v1_0"):
-            answered("mm-vet", made_up("mm-vet", tmp_path), RowLog(tmp_path / "i"), pointing=Pointing("circle"))
+            answered("mm-vet", made_up("mm-vet", tmp_path), RowLog(tmp_path / "i"), condition=Condition("circle"))
 
     def test_a_server_that_refuses_one_question_or_goes_away(self, tmp_path: Path) -> None:
         gone = []
@@ -176,10 +176,10 @@ class TestAnswering:
         questions = BENCHMARKS["mm-vet"].read(path)
         gone.append(True)
         with pytest.raises(RemoteError, match="no server"):
-            answer_all(questions, Writer(), Pointing("none"), RowLog(log), make_runner=Server)
+            answer_all(questions, Writer(), Condition("none"), RowLog(log), make_runner=Server)
         assert len(RowLog(log).rows()) == 16  # one of them an error
         gone.clear()
-        outcome = answer_all(questions, Writer(), Pointing("none"), RowLog(log), make_runner=Server)
+        outcome = answer_all(questions, Writer(), Condition("none"), RowLog(log), make_runner=Server)
         assert (outcome.reused, len(outcome.rows)) == (15, 23)
         assert [row["error"] for row in outcome.errors] == ["refused"]
 
@@ -197,15 +197,15 @@ class TestExport:
         return questions, *export(questions, made, model, out, benchmark=name, **options)
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_every_tool_finds_its_pictures(self, tmp_path: Path, name: str) -> None:
+    def test_every_tool_finds_its_images(self, tmp_path: Path, name: str) -> None:
         path, out = made_up(name, tmp_path, 3), tmp_path / "out"
         questions, rows, errors = self.prompted(name, path, out)
         assert (len(rows), errors) == (3, [])
         assert [len(row["images"]) for row in rows] == [len(question.images) for question in questions]
         for row in rows:
             for image in row["images"]:
-                with Image.open(out / image) as picture:
-                    assert (picture.format, picture.size) == ("PNG", (70, 40))
+                with Image.open(out / image) as shown:
+                    assert (shown.format, shown.size) == ("PNG", (70, 40))
         first = np.asarray(Image.open(out / rows[0]["images"][0]), dtype=float)
         assert first.mean() < np.asarray(Image.open(tmp_path / "images/0.png"), dtype=float).mean() - 5
         with open(out / "vlmevalkit.tsv", newline="") as file:
@@ -240,8 +240,8 @@ class TestExport:
         _, rows, _ = self.prompted("mm-vet", path, out)
         assert len(rows) == 4
         assert (out / "images/v1_0.png").stat().st_mtime_ns == stamps["v1_0.png"]
-        with Image.open(out / "images/v1_1.png") as picture:
-            assert picture.size == (70, 40)
+        with Image.open(out / "images/v1_1.png") as image:
+            assert image.size == (70, 40)
         before = len(read_jsonl(out / "manifest.jsonl"))
         self.prompted("mm-vet", path, out)
         assert len(read_jsonl(out / "manifest.jsonl")) == before
@@ -251,7 +251,7 @@ class TestExport:
             np.asarray(Image.open(out / rows[0]["images"][0])) == np.asarray(Image.open(path.parent / "images/0.png"))
         ).all()
 
-    def test_a_missing_picture_costs_its_question(self, tmp_path: Path) -> None:
+    def test_a_missing_image_costs_its_question(self, tmp_path: Path) -> None:
         path = made_up("mm-vet", tmp_path, 3)
         (tmp_path / "images/1.png").unlink()
         _, rows, errors = self.prompted("mm-vet", path, tmp_path / "out", prompter=None)
@@ -261,7 +261,7 @@ class TestExport:
         with pytest.raises(InvalidInputError, match="none of the 3 questions could be prompted"):
             self.prompted("mm-vet", path, tmp_path / "other", prompter=None)
 
-    def test_what_no_picture_shows_is_refused(self, tmp_path: Path) -> None:
+    def test_what_no_image_shows_is_refused(self, tmp_path: Path) -> None:
         path = made_up("mm-vet", tmp_path, 1)
         for name in ("falip", "circle+falip"):
             with pytest.raises(UnsupportedError, match=r"acts on attention.*Strategies that can be exported:.*circle"):

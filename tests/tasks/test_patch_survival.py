@@ -1,5 +1,5 @@
 """A learned patch keeps its attention gain on the way to the model: from a float in the model's input to 8 bits in a
-picture of another size, in a file, through the model's own processor.
+image of another size, in a file, through the model's own processor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import visprompt as vp
 from visprompt.data.scenes.unlabelled import generated
 
 COUNT = 32
-#: sides of the picture: 64 is the model's own
+#: sides of the image: 64 is the model's own
 SIZES = [(48, 48), (64, 64), (100, 100), (224, 224), (500, 500), (160, 100), (90, 210)]
 
 
@@ -34,7 +34,7 @@ def patch(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, An
 def way(model: Any, wh: tuple[int, int], size: float, **options: Any) -> Way:
     data = generated(wh, seed=71, sizes={"train": 1, "validation": 0, "test": COUNT}).test
     assert data is not None
-    return Way(model, [data.picture(number) for number in range(COUNT)], size, **options)
+    return Way(model, [data.image(number) for number in range(COUNT)], size, **options)
 
 
 @pytest.mark.parametrize("wh", SIZES, ids=lambda wh: f"{wh[0]}x{wh[1]}")
@@ -47,7 +47,7 @@ def test_the_gain_stays_within_a_tenth(model: Any, patch: tuple[Any, Any], wh: t
 
 
 @pytest.mark.parametrize("fit", ["pad", "squash"])
-def test_also_when_the_whole_picture_is_fitted(model: Any, patch: tuple[Any, Any], fit: Any) -> None:
+def test_also_when_the_whole_image_is_fitted(model: Any, patch: tuple[Any, Any], fit: Any) -> None:
     learned, saved = patch
     found = way(model, (160, 90), learned.options.size, fit=fit).compared(learned, saved)
     assert found.direct > 0.5
@@ -77,7 +77,7 @@ def test_a_patch_of_another_size_or_place_is_noticed(
     assert ratio < 0.9
 
 
-def test_the_two_ways_see_the_same_unmarked_picture(model: Any, patch: tuple[Any, Any]) -> None:
+def test_the_two_ways_see_the_same_unmarked_image(model: Any, patch: tuple[Any, Any]) -> None:
     learned, _ = patch
     ways = way(model, (100, 100), learned.options.size)
     unseen: Any = vp.Prompter.from_name("patch", opacity=0.0)
@@ -86,7 +86,7 @@ def test_the_two_ways_see_the_same_unmarked_picture(model: Any, patch: tuple[Any
 
 
 def test_files_are_what_they_say() -> None:
-    picture = generated(seed=3, sizes={"train": 1, "validation": 0, "test": 0}).train.picture(0)
-    assert np.array_equal(np.asarray(as_file(picture)), np.asarray(picture))
-    far = [np.abs(np.asarray(as_file(picture, kind)).astype(int) - np.asarray(picture)).mean() for kind in FILES]
+    image = generated(seed=3, sizes={"train": 1, "validation": 0, "test": 0}).train.image(0)
+    assert np.array_equal(np.asarray(as_file(image)), np.asarray(image))
+    far = [np.abs(np.asarray(as_file(image, kind)).astype(int) - np.asarray(image)).mean() for kind in FILES]
     assert 0 == far[0] < far[1] < far[2]

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprompt.data.referring.image import Expression, ReferringPicture, iou
+from visprompt.data.referring.image import Expression, ReferringImage, iou
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from visprompt.models import load_model
 from visprompt.registry import list_strategies
-from visprompt.tasks import Naming, Pointing, Referring, evaluate
+from visprompt.tasks import Condition, Naming, Referring, evaluate
 from visprompt.tasks.condition import elsewhere, swapped
-from visprompt.tasks.data_sources import scene_pictures
+from visprompt.tasks.data_sources import scene_images
 from visprompt.utils.jsonl import RowLog
 
-PICTURES = scene_pictures(12)
+IMAGES = scene_images(12)
 
 
 class FakeModel:
@@ -33,45 +33,43 @@ class FakeModel:
 
 
 class Oracle:
-    """Scores a region by the name of the object whose box it is; knows every picture by its request's id."""
+    """Scores a region by the name of the object whose box it is; knows every image by its request's id."""
 
-    def __init__(
-        self, model: FakeModel, prompter: Any, fit: str, pictures: Sequence[ReferringPicture] = PICTURES
-    ) -> None:
+    def __init__(self, model: FakeModel, prompter: Any, fit: str, samples: Sequence[ReferringImage] = IMAGES) -> None:
         self.model, self.prompter = model, prompter
-        self.known = {picture.id: picture for picture in pictures}
+        self.known = {sample.id: sample for sample in samples}
 
     def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
         self.model.calls.append(len(requests))
         rows = []
         for request in requests:
-            picture = self.known[request.id]
+            sample = self.known[request.id]
             for region in request.regions or [None]:
                 seen = ""
                 if region is not None:
-                    overlap = iou(np.array([region.xyxy]), picture.candidates_xyxy)[0]
-                    seen = picture.names[int(overlap.argmax())] if overlap.max() > 0.9 else ""
+                    overlap = iou(np.array([region.xyxy]), sample.candidates_xyxy)[0]
+                    seen = sample.names[int(overlap.argmax())] if overlap.max() > 0.9 else ""
                 rows.append([5.0 if seen and seen in text else 0.0 for text in texts])
         return np.array(rows)
 
 
-def run(task: Any, pointing: Pointing, pictures: Sequence[ReferringPicture] = PICTURES, **options: Any) -> Any:
+def run(task: Any, condition: Condition, samples: Sequence[ReferringImage] = IMAGES, **options: Any) -> Any:
     options.setdefault("make_runner", Oracle)
-    return evaluate(task, options.pop("model", FakeModel()), pointing, pictures, **options)
+    return evaluate(task, options.pop("model", FakeModel()), condition, samples, **options)
 
 
-def on_disk(folder: Path, count: int = 4) -> list[ReferringPicture]:
+def on_disk(folder: Path, count: int = 4) -> list[ReferringImage]:
     made = []
-    for one in PICTURES[:count]:
+    for one in IMAGES[:count]:
         path = folder / f"{one.id}.png"
         one.image.save(path)  # type: ignore[union-attr]
-        made.append(ReferringPicture(one.id, path, one.candidates_xyxy, one.expressions, one.names))
+        made.append(ReferringImage(one.id, path, one.candidates_xyxy, one.expressions, one.names))
     return made
 
 
 class TestReferring:
     def test_the_oracle_is_always_right_and_its_rows_have_the_fields_of_the_field(self) -> None:
-        outcome = run(Referring(template="{}"), Pointing("circle"), chunk=5)
+        outcome = run(Referring(template="{}"), Condition("circle"), chunk=5)
         assert outcome.accuracy == 1.0
         row = outcome.rows[0]
         assert {"probs", "pred", "box", "bboxes", "text", "correct", "gold_index"} <= row.keys()
@@ -87,27 +85,27 @@ class TestReferring:
             Referring(template="a photo")
 
     def test_without_a_prompt_the_choice_is_by_chance_and_repeatable(self) -> None:
-        pictures = scene_pictures(150)
+        samples = scene_images(150)
         plain = run(
-            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p, f: Oracle(m, p, f, pictures)
+            Referring(template="{}"), Condition("none"), samples, make_runner=lambda m, p, f: Oracle(m, p, f, samples)
         )
         again = run(
-            Referring(template="{}"), Pointing("none"), pictures, make_runner=lambda m, p, f: Oracle(m, p, f, pictures)
+            Referring(template="{}"), Condition("none"), samples, make_runner=lambda m, p, f: Oracle(m, p, f, samples)
         )
         assert [row["pred"] for row in plain.rows] == [row["pred"] for row in again.rows]
         assert plain.accuracy == pytest.approx(plain.chance, abs=0.12)
-        random = run(Referring(template="{}"), Pointing("random"), pictures, model=None)
+        random = run(Referring(template="{}"), Condition("random"), samples, model=None)
         assert random.accuracy == pytest.approx(plain.chance, abs=0.12)
 
     def test_another_candidates_box_as_control_is_never_right_for_the_oracle(self) -> None:
-        assert run(Referring(template="{}"), Pointing("circle", region="other")).accuracy < 0.5
+        assert run(Referring(template="{}"), Condition("circle", region="other")).accuracy < 0.5
 
     def test_subtraction_uses_a_fixed_sample_and_leaves_the_own_text_out(self) -> None:
         task = Referring(template="{}", subtract="negatives", num_negatives=3)
-        prepared = task.prepare(PICTURES)
+        prepared = task.prepare(IMAGES)
         assert len(prepared.negatives) == 3
-        assert prepared == task.prepare(PICTURES)
-        outcome = run(task, Pointing("circle"))
+        assert prepared == task.prepare(IMAGES)
+        outcome = run(task, Condition("circle"))
         assert outcome.accuracy == 1.0
         assert outcome.rows[0]["scores"][outcome.rows[0]["pred"]] == 5.0
 
@@ -115,18 +113,18 @@ class TestReferring:
         image = Image.new("RGB", (64, 64))
         gold = np.array([[0.0, 0, 10, 10], [30, 30, 50, 50]])
         candidates = np.array([[0.0, 0, 4, 4], [31, 31, 50, 50]])
-        picture = ReferringPicture("p", image, candidates, (Expression("e", "red", gold),), ("blue", "red"))
+        sample = ReferringImage("p", image, candidates, (Expression("e", "red", gold),), ("blue", "red"))
         outcome = run(
             Referring(template="{}"),
-            Pointing("circle"),
-            [picture],
-            make_runner=lambda m, p, f: Oracle(m, p, f, [picture]),
+            Condition("circle"),
+            [sample],
+            make_runner=lambda m, p, f: Oracle(m, p, f, [sample]),
         )
         assert outcome.rows[0]["correct"] is True
         assert outcome.chance == 0.5
-        empty = ReferringPicture("p", image, np.zeros((0, 4)), picture.expressions)
+        empty = ReferringImage("p", image, np.zeros((0, 4)), sample.expressions)
         outcome = run(
-            Referring(template="{}"), Pointing("circle"), [empty], make_runner=lambda m, p, f: Oracle(m, p, f, [empty])
+            Referring(template="{}"), Condition("circle"), [empty], make_runner=lambda m, p, f: Oracle(m, p, f, [empty])
         )
         assert outcome.rows[0]["correct"] is False
         assert outcome.rows[0]["pred"] is None
@@ -141,35 +139,35 @@ class TestReferring:
 class TestNaming:
     def test_the_oracle_names_everything_and_the_controls_nothing(self) -> None:
         task = Naming(template="a {}")
-        outcome = run(task, Pointing("circle"))
+        outcome = run(task, Condition("circle"))
         assert outcome.accuracy == 1.0
         assert outcome.rows[0]["answer"] == outcome.rows[0]["text"]
-        assert outcome.chance == pytest.approx(1 / len(task.prepare(PICTURES).labels))
-        assert run(task, Pointing("circle", region="random")).accuracy < 0.3
+        assert outcome.chance == pytest.approx(1 / len(task.prepare(IMAGES).labels))
+        assert run(task, Condition("circle", region="random")).accuracy < 0.3
 
-    def test_subtracting_the_unprompted_picture(self) -> None:
-        assert run(Naming(template="a {}", subtract="unprompted"), Pointing("circle")).accuracy == 1.0
+    def test_subtracting_the_unprompted_image(self) -> None:
+        assert run(Naming(template="a {}", subtract="unprompted"), Condition("circle")).accuracy == 1.0
 
     def test_boxes_without_names_are_refused(self) -> None:
-        picture = ReferringPicture("p", Path("x.jpg"), np.zeros((1, 4)), PICTURES[0].expressions)
+        sample = ReferringImage("p", Path("x.jpg"), np.zeros((1, 4)), IMAGES[0].expressions)
         with pytest.raises(InvalidInputError, match="needs candidates with names"):
-            run(Naming(), Pointing("circle"), [picture])
+            run(Naming(), Condition("circle"), [sample])
 
 
 class TestPointing:
     @pytest.mark.parametrize("aggregate", ["sum", "max"])
     def test_ensembles_join_their_members(self, aggregate: Any) -> None:
-        outcome = run(Referring(template="{}"), Pointing("circle|crop", aggregate=aggregate))
+        outcome = run(Referring(template="{}"), Condition("circle|crop", aggregate=aggregate))
         assert max(outcome.rows[0]["scores"]) == (10.0 if aggregate == "sum" else 5.0)
-        assert Pointing("circle|crop", aggregate=aggregate).describe()["aggregate"] == aggregate
+        assert Condition("circle|crop", aggregate=aggregate).describe()["aggregate"] == aggregate
 
     def test_values_that_do_not_exist(self) -> None:
         with pytest.raises(UnknownNameError, match="did you mean 'random'"):
-            Pointing("circle", region="randm")  # type: ignore[arg-type]
+            Condition("circle", region="randm")  # type: ignore[arg-type]
         with pytest.raises(InvalidInputError, match="no options"):
-            Pointing("none", {"width": 3})
+            Condition("none", {"width": 3})
         with pytest.raises(UnknownNameError):
-            Pointing("circel").members()
+            Condition("circel").members()
 
     def test_random_regions_keep_their_size_and_stay_clear(self) -> None:
         boxes = np.array([[0.0, 0, 20, 10], [40, 40, 60, 64]])
@@ -185,20 +183,20 @@ class TestPointing:
 class TestResuming:
     def test_rows_that_are_there_are_not_made_again(self, tmp_path: Path) -> None:
         log, model = RowLog(tmp_path / "items.jsonl"), FakeModel()
-        first = run(Referring(template="{}"), Pointing("circle"), log=log, limit=5, model=model)
-        second = run(Referring(template="{}"), Pointing("circle"), log=RowLog(log.path), model=model)
+        first = run(Referring(template="{}"), Condition("circle"), log=log, limit=5, model=model)
+        second = run(Referring(template="{}"), Condition("circle"), log=RowLog(log.path), model=model)
         assert (first.reused, second.reused, len(second.rows)) == (0, 5, 12)
         assert sum(model.calls) == 12
-        other = run(Referring(template="a {}"), Pointing("circle"), log=RowLog(log.path))
+        other = run(Referring(template="a {}"), Condition("circle"), log=RowLog(log.path))
         assert other.reused == 0
         assert other.run != second.run
 
     def test_a_line_cut_off_by_a_kill_is_made_again(self, tmp_path: Path) -> None:
         path = tmp_path / "items.jsonl"
-        run(Referring(template="{}"), Pointing("circle"), log=RowLog(path))
+        run(Referring(template="{}"), Condition("circle"), log=RowLog(path))
         content = path.read_bytes()
         path.write_bytes(content[:-40])
-        outcome = run(Referring(template="{}"), Pointing("circle"), log=RowLog(path))
+        outcome = run(Referring(template="{}"), Condition("circle"), log=RowLog(path))
         assert (outcome.reused, len(outcome.rows)) == (11, 12)
         assert len(RowLog(path).rows()) == 12
         assert path.read_bytes() == content
@@ -207,59 +205,59 @@ class TestResuming:
         path = tmp_path / "items.jsonl"
         path.write_text("hello\nworld\n")
         with pytest.raises(InvalidInputError, match="line 1 is not JSON"):
-            run(Referring(template="{}"), Pointing("circle"), log=RowLog(path))
+            run(Referring(template="{}"), Condition("circle"), log=RowLog(path))
         assert path.read_text() == "hello\nworld\n"
 
-    def test_another_picture_under_the_same_name_is_asked_again_alone(self, tmp_path: Path) -> None:
+    def test_another_image_under_the_same_name_is_asked_again_alone(self, tmp_path: Path) -> None:
         files, log = on_disk(tmp_path), tmp_path / "items.jsonl"
-        first = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
-        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
+        first = run(Referring(template="{}"), Condition("circle"), files, log=RowLog(log))
+        assert run(Referring(template="{}"), Condition("circle"), files, log=RowLog(log)).reused == 4
         Image.new("RGB", (64, 64)).save(files[2].image)  # type: ignore[arg-type]
-        again = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log))
+        again = run(Referring(template="{}"), Condition("circle"), files, log=RowLog(log))
         assert (again.reused, len(again.rows), again.run) == (3, 4, first.run)
         assert again.rows[2]["file"] != first.rows[2]["file"]
-        assert run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log)).reused == 4
+        assert run(Referring(template="{}"), Condition("circle"), files, log=RowLog(log)).reused == 4
 
 
 class TestBadItems:
-    def test_a_missing_picture_costs_only_itself_and_is_tried_again(self, tmp_path: Path) -> None:
+    def test_a_missing_image_costs_only_itself_and_is_tried_again(self, tmp_path: Path) -> None:
         files = on_disk(tmp_path)
         moved = tmp_path / "moved.png"
         Path(files[1].image).rename(moved)  # type: ignore[arg-type]
         log = RowLog(tmp_path / "items.jsonl")
-        outcome = run(Referring(template="{}"), Pointing("circle"), files, log=log)
+        outcome = run(Referring(template="{}"), Condition("circle"), files, log=log)
         assert (len(outcome.rows), len(outcome.errors)) == (3, 1)
         assert files[1].image_name in outcome.errors[0]["error"]
         moved.rename(Path(files[1].image))  # type: ignore[arg-type]
-        outcome = run(Referring(template="{}"), Pointing("circle"), files, log=RowLog(log.path))
+        outcome = run(Referring(template="{}"), Condition("circle"), files, log=RowLog(log.path))
         assert (len(outcome.rows), len(outcome.errors), outcome.reused) == (4, 0, 3)
 
     def test_if_nothing_works_the_run_stops(self) -> None:
-        gone = [ReferringPicture(p.id, Path("gone.png"), p.candidates_xyxy, p.expressions) for p in PICTURES]
+        gone = [ReferringImage(p.id, Path("gone.png"), p.candidates_xyxy, p.expressions) for p in IMAGES]
         with pytest.raises(InvalidInputError, match=r"none of the first 12 items could be asked.*gone\.png"):
-            run(Referring(template="{}"), Pointing("circle"), gone)
+            run(Referring(template="{}"), Condition("circle"), gone)
 
     def test_two_items_with_one_id_are_refused(self) -> None:
         with pytest.raises(InvalidInputError, match=r"1 of the items' ids occur more than once.*00003"):
-            run(Referring(template="{}"), Pointing("circle"), [*PICTURES, PICTURES[3]])
+            run(Referring(template="{}"), Condition("circle"), [*IMAGES, IMAGES[3]])
 
     @pytest.mark.parametrize(
-        "pointing", [Pointing("circle"), Pointing("circle|crop"), Pointing("circle", region="other")]
+        "condition", [Condition("circle"), Condition("circle|crop"), Condition("circle", region="other")]
     )
-    def test_scores_that_are_not_finite_cost_their_item_only(self, pointing: Pointing) -> None:
+    def test_scores_that_are_not_finite_cost_their_item_only(self, condition: Condition) -> None:
         class Overflowing(Oracle):
             def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
                 found = super().score(requests, texts).astype(np.float16)
-                if any(request.id == PICTURES[2].id for request in requests):
+                if any(request.id == IMAGES[2].id for request in requests):
                     found[-1, -1] = np.nan
                 return found
 
-        outcome = run(Referring(template="{}"), pointing, make_runner=Overflowing)
+        outcome = run(Referring(template="{}"), condition, make_runner=Overflowing)
         assert (len(outcome.rows), len(outcome.errors)) == (11, 1)
         error = outcome.errors[0]
-        assert error["id"] == PICTURES[2].expressions[0].id
-        assert PICTURES[2].id in error["error"]
-        assert f"{pointing.label} gives" in error["error"]
+        assert error["id"] == IMAGES[2].expressions[0].id
+        assert IMAGES[2].id in error["error"]
+        assert f"{condition.label} gives" in error["error"]
         assert "float16" in error["error"]
 
     def test_if_no_score_is_finite_the_run_goes_on_without_an_answer(self) -> None:
@@ -268,13 +266,13 @@ class TestBadItems:
                 return super().score(requests, texts) * np.inf
 
         with np.errstate(invalid="ignore"):
-            outcome = run(Naming(template="a {}"), Pointing("circle"), make_runner=Broken)
+            outcome = run(Naming(template="a {}"), Condition("circle"), make_runner=Broken)
         assert (outcome.rows, len(outcome.errors), outcome.interval) == ([], 12, None)
 
-    def test_chance_does_not_answer_for_a_picture_that_is_gone(self, tmp_path: Path) -> None:
+    def test_chance_does_not_answer_for_a_image_that_is_gone(self, tmp_path: Path) -> None:
         files = on_disk(tmp_path)
         Path(files[1].image).unlink()  # type: ignore[arg-type]
-        outcomes = [run(Referring(template="{}"), Pointing(name), files) for name in ("random", "circle")]
+        outcomes = [run(Referring(template="{}"), Condition(name), files) for name in ("random", "circle")]
         assert {tuple(row["id"] for row in outcome.rows) for outcome in outcomes} == {
             tuple(one.expressions[0].id for one in (files[0], *files[2:]))
         }
@@ -287,71 +285,73 @@ class TestBadItems:
                 raise UnsupportedError("no attention here")
 
         with pytest.raises(UnsupportedError):
-            run(Referring(template="{}"), Pointing("circle"), make_runner=Refusing)
+            run(Referring(template="{}"), Condition("circle"), make_runner=Refusing)
 
 
-def outside(picture: ReferringPicture, which: Sequence[int]) -> ReferringPicture:
-    """The same picture with some of its candidates beyond its right edge."""
-    boxes, gold = picture.candidates_xyxy.copy(), picture.expressions[0].gold_xyxy
+def outside(sample: ReferringImage, which: Sequence[int]) -> ReferringImage:
+    """The same image with some of its candidates beyond its right edge."""
+    boxes, gold = sample.candidates_xyxy.copy(), sample.expressions[0].gold_xyxy
     boxes[list(which)] += [100, 0, 100, 0]
-    said = Expression(picture.expressions[0].id, picture.expressions[0].text, gold)
-    return ReferringPicture(picture.id, picture.image, boxes, (said,), picture.names)
+    said = Expression(sample.expressions[0].id, sample.expressions[0].text, gold)
+    return ReferringImage(sample.id, sample.image, boxes, (said,), sample.names)
 
 
-def gold_index(picture: ReferringPicture) -> int:
-    return int(iou(picture.candidates_xyxy, picture.expressions[0].gold_xyxy)[:, 0].argmax())
+def gold_index(sample: ReferringImage) -> int:
+    return int(iou(sample.candidates_xyxy, sample.expressions[0].gold_xyxy)[:, 0].argmax())
 
 
 class TestCandidatesThatCannotBePointedAt:
     @pytest.mark.parametrize("task", [Referring(template="{}"), Referring(template="{}", subtract="negatives")])
     def test_every_row_of_a_column_answers_the_same_items(self, task: Referring) -> None:
-        wrong = next(i for i in range(len(PICTURES[1].candidates_xyxy)) if i != gold_index(PICTURES[1]))
-        pictures = [PICTURES[0], outside(PICTURES[1], [wrong]), *PICTURES[2:]]
+        wrong = next(i for i in range(len(IMAGES[1].candidates_xyxy)) if i != gold_index(IMAGES[1]))
+        samples = [IMAGES[0], outside(IMAGES[1], [wrong]), *IMAGES[2:]]
         rows = {}
-        for pointing in (Pointing("none"), Pointing("random"), Pointing("circle"), Pointing("circle|crop")):
-            outcome = run(task, pointing, pictures)
+        for condition in (Condition("none"), Condition("random"), Condition("circle"), Condition("circle|crop")):
+            outcome = run(task, condition, samples)
             assert (len(outcome.rows), outcome.errors) == (12, [])
-            rows[pointing.label] = outcome.rows[1]
-        assert run(task, Pointing("circle"), pictures).unpointable == 1
+            rows[condition.label] = outcome.rows[1]
+        assert run(task, Condition("circle"), samples).unpointable == 1
         row = rows["circle"]
         assert row["unpointable"] == [wrong]
-        assert "lies outside the picture" in row["unpointable_why"]
+        assert "lies outside the image" in row["unpointable_why"]
         assert row["correct"] is True
         assert (row["scores"][wrong], row["probs"][wrong]) == (None, 0.0)
         assert "unpointable" not in rows["none"]
         json.dumps(list(rows.values()), allow_nan=False)
 
     def test_it_is_chosen_only_if_all_are_like_that(self) -> None:
-        every = range(len(PICTURES[1].candidates_xyxy))
-        pictures = [PICTURES[0], outside(PICTURES[1], every), *PICTURES[2:]]
+        every = range(len(IMAGES[1].candidates_xyxy))
+        samples = [IMAGES[0], outside(IMAGES[1], every), *IMAGES[2:]]
         with np.errstate(invalid="raise"):
-            outcome = run(Referring(template="{}"), Pointing("circle"), pictures)
+            outcome = run(Referring(template="{}"), Condition("circle"), samples)
         assert len(outcome.rows) == 12
         assert outcome.rows[1]["pred"] in every
         assert sum(outcome.rows[1]["probs"]) == pytest.approx(1, abs=1e-4)
 
     def test_naming_answers_by_chance(self) -> None:
         task = Naming(template="a {}", subtract="unprompted")
-        picture = PICTURES[1]
-        moved = outside(picture, [gold_index(picture)])
-        said = (Expression("moved", "x", moved.candidates_xyxy[[gold_index(picture)]]),)
-        moved = ReferringPicture(moved.id, moved.image, moved.candidates_xyxy, said, moved.names)
-        counts = [len(run(task, Pointing(name), [PICTURES[0], moved]).rows) for name in ("none", "circle")]
+        sample = IMAGES[1]
+        moved = outside(sample, [gold_index(sample)])
+        said = (Expression("moved", "x", moved.candidates_xyxy[[gold_index(sample)]]),)
+        moved = ReferringImage(moved.id, moved.image, moved.candidates_xyxy, said, moved.names)
+        counts = [len(run(task, Condition(name), [IMAGES[0], moved]).rows) for name in ("none", "circle")]
         assert counts == [2, 2]
 
     def test_if_that_is_so_everywhere_the_coordinates_are_wrong_and_the_run_stops(self) -> None:
-        pictures = [outside(picture, range(len(picture.candidates_xyxy))) for picture in PICTURES]
-        with pytest.raises(InvalidInputError, match=r"none of the first 12 items.*pixels of the original picture"):
-            run(Referring(template="{}"), Pointing("circle"), pictures)
+        samples = [outside(sample, range(len(sample.candidates_xyxy))) for sample in IMAGES]
+        with pytest.raises(InvalidInputError, match=r"none of the first 12 items.*pixels of the original image"):
+            run(Referring(template="{}"), Condition("circle"), samples)
 
     def test_a_candidate_that_the_models_crop_removes(self) -> None:
         wide = Image.new("RGB", (160, 64), "grey")
         boxes = np.array([[60.0, 10, 100, 50], [0, 0, 20, 20], [70, 30, 90, 60]])
         made = [
-            ReferringPicture(str(i), wide, boxes, (Expression(str(i), "a red star", boxes[[i]]),), ()) for i in range(3)
+            ReferringImage(str(i), wide, boxes, (Expression(str(i), "a red star", boxes[[i]]),), ()) for i in range(3)
         ]
         model = load_model("bundled:scenes-clip")
-        outcomes = {fit: evaluate(Referring(), model, Pointing("circle", fit=fit), made) for fit in ("model", "squash")}
+        outcomes = {
+            fit: evaluate(Referring(), model, Condition("circle", fit=fit), made) for fit in ("model", "squash")
+        }
         assert [len(outcome.rows) for outcome in outcomes.values()] == [3, 3]
         assert outcomes["model"].rows[0]["unpointable"] == [1]
         assert "crops" in outcomes["model"].rows[0]["unpointable_why"]
@@ -365,11 +365,11 @@ class TestCandidatesThatCannotBePointedAt:
     def test_no_strategy_loses_the_item(self, name: str) -> None:
         image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8))
         boxes = np.array([[60.0, 10, 100, 50], [300, 3, 310, 9], [70, 30, 90, 60]])
-        picture = ReferringPicture("p", image, boxes, (Expression("e", "a red star", boxes[[0]]),))
+        sample = ReferringImage("p", image, boxes, (Expression("e", "a red star", boxes[[0]]),))
         model = load_model("bundled:scenes-clip")
         # Some strategies edit what another one before them made.
         strategy = f"circle+{name}" if "prompt" in strategy_needs(name) else name
-        outcome = evaluate(Referring(), model, Pointing(strategy, fit="pad"), [picture])
+        outcome = evaluate(Referring(), model, Condition(strategy, fit="pad"), [sample])
         assert (outcome.errors, outcome.rows[0]["unpointable"]) == ([], [1])
         assert outcome.rows[0]["pred"] != 1
 

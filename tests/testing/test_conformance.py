@@ -138,7 +138,7 @@ def test_attention_maps_lie_on_the_patch_grid_and_show_the_edit(model: str) -> N
         assert (after.maps.sum((2, 3)) < 1 + 1e-5).all()
         region = item.regions[0]
         assert (after.mass(region)[-1] > before.mass(region)[-1]).all()
-        assert after.image_map().shape == item.picture.size[::-1]
+        assert after.image_map().shape == item.pil_image.size[::-1]
 
 
 @pairs(list(STRATEGIES), [name for name, made in MODELS.items() if made.has_text])
@@ -167,7 +167,7 @@ def test_a_painted_region_lands_where_geometry_says(model: str, fit: str) -> Non
 def test_unwrap_gives_the_module_back(model: str) -> None:
     made = tiny_model(model)
     before, state = (
-        conformance.library_embedding(made, conformance.picture((96, 96))),
+        conformance.library_embedding(made, conformance.image((96, 96))),
         conformance.snapshot(made.module),
     )
     wrapped = vp.wrap(made.module, made.processor, made.tokenizer)
@@ -176,7 +176,7 @@ def test_unwrap_gives_the_module_back(model: str) -> None:
             conformance.encode(wrapped, conformance.prompter_of(strategy), conformance.requests())
     assert wrapped.unwrap() is made.module
     assert not conformance.differences(state, conformance.snapshot(made.module))
-    assert torch.equal(before, conformance.library_embedding(made, conformance.picture((96, 96))))
+    assert torch.equal(before, conformance.library_embedding(made, conformance.image((96, 96))))
     with pytest.raises(vp.UnsupportedError, match="unwrapped"):
         conformance.encode(wrapped, None, conformance.requests())
 
@@ -184,7 +184,7 @@ def test_unwrap_gives_the_module_back(model: str) -> None:
 @pytest.mark.parametrize("model", [name for name, made in MODELS.items() if made.has_text])
 def test_plain_results_are_the_librarys_own(model: str) -> None:
     made, wrapped = conformance.wrapped(model)
-    image = conformance.picture((96, 96))
+    image = conformance.image((96, 96))
     own = conformance.library_embedding(made, image)
     assert torch.allclose(conformance.encode(wrapped, None, [vp.Request(image)]), own, rtol=0, atol=1e-6)
     texts = ["a red dog", "the cat on the left"]
@@ -193,8 +193,8 @@ def test_plain_results_are_the_librarys_own(model: str) -> None:
         if made.backend == "transformers":
             padding: Any = "max_length" if "siglip" in model else True
             tokens = made.tokenizer(texts, padding=padding, return_tensors="pt")
-            pictures = made.processor(images=image, return_tensors="pt")
-            wanted = made.module(**pictures, **tokens).logits_per_image
+            images = made.processor(images=image, return_tensors="pt")
+            wanted = made.module(**images, **tokens).logits_per_image
         else:
             wanted = own_logits(made.module, made.processor(image)[None], made.tokenizer(texts))
     assert torch.allclose(scores, wanted, rtol=1e-5, atol=1e-4)
@@ -213,7 +213,7 @@ def own_logits(module: Any, pixels: torch.Tensor, tokens: torch.Tensor) -> torch
 def test_timm_features_come_before_the_classifier(model: str) -> None:
     made, wrapped = conformance.wrapped(model)
     module: Any = made.module
-    image = conformance.picture((96, 96))
+    image = conformance.image((96, 96))
     with torch.no_grad():
         features = module.forward_features(made.processor(image)[None])
         own = module.forward_head(features, pre_logits=True)
@@ -223,7 +223,7 @@ def test_timm_features_come_before_the_classifier(model: str) -> None:
 def test_order_of_results_is_order_of_requests() -> None:
     _, wrapped = conformance.wrapped("transformers-clip")
     regions = [vp.Box(x, 20, x + 30, 60) for x in range(0, 60, 10)]
-    items = [vp.Request(conformance.picture((96, 96), seed % 3), region=box) for seed, box in enumerate(regions)]
+    items = [vp.Request(conformance.image((96, 96), seed % 3), region=box) for seed, box in enumerate(regions)]
     prompter = vp.Prompter.from_name("falip")
     straight = conformance.encode(wrapped, prompter, items)
     mixed, order = conformance.shuffled(items)
@@ -264,7 +264,7 @@ def test_gradient_checkpointing_recomputes_with_the_edit(model: str) -> None:
     wrapped = vp.wrap(made.module, made.processor, made.tokenizer)
     item = conformance.requests()[0]
     prompts = vp.Prompter.from_name("falip", strength=3.0).prompt(item, wrapped)
-    pixels = conformance.input_pixels(made, item.picture)
+    pixels = conformance.input_pixels(made, item.pil_image)
 
     def gradient(prompts: Any) -> torch.Tensor:
         leaf = pixels.clone().requires_grad_()
@@ -280,11 +280,11 @@ def test_gradient_checkpointing_recomputes_with_the_edit(model: str) -> None:
     assert not sum(conformance.own_hooks(module) for module in made.module.modules())
 
 
-def test_packed_pictures_refuse_pixels() -> None:
+def test_packed_images_refuse_pixels() -> None:
     made, wrapped = conformance.wrapped("transformers-siglip2-naflex")
     item = conformance.requests()[0]
     with pytest.raises(vp.UnsupportedError, match="packed"):
-        wrapped.embed_pixels(conformance.input_pixels(made, item.picture), item.units())
+        wrapped.embed_pixels(conformance.input_pixels(made, item.pil_image), item.units())
 
 
 @pytest.mark.parametrize("model", WITH_ATTENTION)

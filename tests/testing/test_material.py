@@ -12,12 +12,12 @@ from visprompt.testing import conformance, material
 
 
 def test_images_and_requests_are_the_same_every_time() -> None:
-    material.picture.cache_clear()
-    first = np.asarray(material.picture((30, 20), 4)).copy()
-    material.picture.cache_clear()
-    assert np.array_equal(first, np.asarray(material.picture((30, 20), 4)))
-    assert not np.array_equal(first, np.asarray(material.picture((30, 20), 5)))
-    assert [one.picture.size for one in material.requests()] == list(material.PICTURES)
+    material.image.cache_clear()
+    first = np.asarray(material.image((30, 20), 4)).copy()
+    material.image.cache_clear()
+    assert np.array_equal(first, np.asarray(material.image((30, 20), 4)))
+    assert not np.array_equal(first, np.asarray(material.image((30, 20), 5)))
+    assert [one.image.size for one in material.requests()] == list(material.IMAGES)
 
 
 def test_a_strategy_that_names_none_is_put_behind_one_that_paints(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,15 +60,15 @@ class _Options(vp.Options):
 
 
 class _Darken(vp.Prompter):
-    """Darkens the whole picture; correct."""
+    """Darkens the whole image; correct."""
 
     Options = _Options
     acts_on = frozenset({"pixels"})
     neutral = {"dim": 0.0}
 
     def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
-        pixels = np.asarray(prompt.picture) * (1 - self.options.dim)
-        return prompt.with_(picture=Image.fromarray(pixels.astype(np.uint8)))
+        pixels = np.asarray(prompt.image) * (1 - self.options.dim)
+        return prompt.with_(image=Image.fromarray(pixels.astype(np.uint8)))
 
 
 class _Idle(_Darken):
@@ -82,7 +82,7 @@ class _NeverOff(_Darken):
     """Darkens a bit even when switched off."""
 
     def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
-        return prompt.with_(picture=Image.fromarray((np.asarray(prompt.picture) * 0.9).astype(np.uint8)))
+        return prompt.with_(image=Image.fromarray((np.asarray(prompt.image) * 0.9).astype(np.uint8)))
 
 
 class _Litters(_Darken):
@@ -113,8 +113,8 @@ class _Remembers(_Darken):
 
     def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
         type(self).count += 1
-        pixels = np.asarray(prompt.picture) // (1 + type(self).count % 7)
-        return prompt.with_(picture=Image.fromarray(pixels.astype(np.uint8)))
+        pixels = np.asarray(prompt.image) // (1 + type(self).count % 7)
+        return prompt.with_(image=Image.fromarray(pixels.astype(np.uint8)))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import visprompt as vp
-from visprompt.models.preprocessing import PictureReader
+from visprompt.models.preprocessing import ImageReader
 from visprompt.testing.tiny import tiny
 
 #: one model per way in which processors fit images
@@ -15,7 +15,7 @@ MODELS = ("transformers-clip", "transformers-siglip", "transformers-deit", "timm
 
 
 @pytest.fixture(scope="session")
-def readers() -> dict[str, PictureReader]:
+def readers() -> dict[str, ImageReader]:
     found = {}
     for name in MODELS:
         made = tiny(name)
@@ -24,7 +24,7 @@ def readers() -> dict[str, PictureReader]:
 
 
 @pytest.fixture(scope="session")
-def reader(readers: dict[str, PictureReader]) -> PictureReader:
+def reader(readers: dict[str, ImageReader]) -> ImageReader:
     return readers["transformers-clip"]
 
 

@@ -1,4 +1,4 @@
-"""Which pictures a step sees."""
+"""Which images a step sees."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from visprompt.training.batch_plan import Keys, Plan, schedule
 
 def plan(**changes: object) -> Plan:
     values: dict[str, object] = {
-        "pictures": 23, "batch_size": 4, "accumulate": 1, "processes": 1, "epochs": 3, "max_steps": None, "seed": 5,
+        "images": 23, "batch_size": 4, "accumulate": 1, "processes": 1, "epochs": 3, "max_steps": None, "seed": 5,
     }  # fmt: skip
     return Plan(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_every_epoch_sees_every_picture_once_in_another_order() -> None:
+def test_every_epoch_sees_every_image_once_in_another_order() -> None:
     one = plan()
     epochs = [
         [i for step in range(one.steps_per_epoch) for i in one.step(epoch * one.steps_per_epoch + step)]
@@ -54,7 +54,7 @@ def test_max_steps_ends_early() -> None:
     assert plan(max_steps=400).steps == 18
 
 
-def test_draws_differ_by_picture_and_epoch() -> None:
+def test_draws_differ_by_image_and_epoch() -> None:
     one = plan()
     assert len({one.draw(epoch, index) for epoch in range(20) for index in range(50)}) == 1000
     assert one.draw(3, 4) == plan(batch_size=1, processes=3).draw(3, 4)

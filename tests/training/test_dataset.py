@@ -1,4 +1,4 @@
-"""Labelled pictures as a model's inputs: labels land where pixels land, and chance depends on nothing but the key."""
+"""Labelled images as a model's inputs: labels land where pixels land, and chance depends on nothing but the key."""
 
 import pickle
 import warnings
@@ -13,17 +13,17 @@ from PIL import Image
 
 from visprompt.data.labelled.dataset import Labelled
 from visprompt.errors import InvalidInputError, UnknownNameError
-from visprompt.models.preprocessing import PictureReader
+from visprompt.models.preprocessing import ImageReader
 from visprompt.training.dataset import (
     AUGMENTS,
-    Pictures,
+    ImageDataset,
     UnreadableItem,
     collate,
     crop_window,
     shift_window,
 )
 
-#: one model per way in which processors fit pictures
+#: one model per way in which processors fit images
 MODELS = ("transformers-clip", "transformers-siglip", "transformers-deit", "timm-vit", "open-clip-vit")
 COLOURS = np.array([(230, 20, 20), (20, 230, 20), (20, 20, 230), (230, 230, 20)], np.uint8)
 
@@ -48,7 +48,7 @@ def classified(count: int = 6, wh: tuple[int, int] = (90, 70), **more: Any) -> L
     return Labelled([(partial(painted, (wh[0] + n, wh[1])), n % 2) for n in range(count)], ["a", "b"], **more)
 
 
-def classes_seen(reader: PictureReader, pixels: torch.Tensor) -> np.ndarray:
+def classes_seen(reader: ImageReader, pixels: torch.Tensor) -> np.ndarray:
     """The class of every pixel by its colour, and -1 for colours of none (padding)."""
     solid = [
         reader.one(Image.new("RGB", (64, 64), tuple(int(v) for v in colour)), "squash")["pixel_values"].mean((1, 2))
@@ -65,10 +65,10 @@ class TestDense:
     @pytest.mark.parametrize("augment", AUGMENTS)
     @pytest.mark.parametrize("name", MODELS)
     def test_labels_lie_where_the_pixels_lie(
-        self, readers: dict[str, PictureReader], name: str, augment: Any, fit: Any, wh: tuple[int, int]
+        self, readers: dict[str, ImageReader], name: str, augment: Any, fit: Any, wh: tuple[int, int]
     ) -> None:
-        pictures = Pictures(quarters(wh), readers[name], fit=fit, augment=augment, dense=True)
-        sample = pictures[0, 3]
+        images = ImageDataset(quarters(wh), readers[name], fit=fit, augment=augment, dense=True)
+        sample = images[0, 3]
         assert sample is not None
         label = sample["label"]
         assert label.dtype == torch.int64
@@ -81,57 +81,57 @@ class TestDense:
         assert decided.mean() > 0.3
         assert set(np.unique(told)) <= {0, 1, 2, 3, 255}
 
-    def test_padding_is_ignored(self, reader: PictureReader) -> None:
+    def test_padding_is_ignored(self, reader: ImageReader) -> None:
         for ignore in (255, 7):
-            sample = Pictures(quarters((128, 64), ignore_index=ignore), reader, fit="pad", dense=True)[0]
+            sample = ImageDataset(quarters((128, 64), ignore_index=ignore), reader, fit="pad", dense=True)[0]
             assert sample is not None
             label = sample["label"]
             assert (label == ignore).float().mean() == pytest.approx(0.5)
             assert (label[0] == ignore).all()
             assert (label[len(label) // 2] != ignore).all()
 
-    def test_a_mask_of_another_size(self, reader: PictureReader) -> None:
+    def test_a_mask_of_another_size(self, reader: ImageReader) -> None:
         data = Labelled([(painted((60, 40)), mask((40, 60)))], ["a", "b", "c", "d"], kind="segmentation")
         with pytest.raises(UnreadableItem, match="EXIF"):
-            Pictures(data, reader, dense=True)[0]
+            ImageDataset(data, reader, dense=True)[0]
 
-    def test_dense_goes_with_masks(self, reader: PictureReader) -> None:
+    def test_dense_goes_with_masks(self, reader: ImageReader) -> None:
         with pytest.raises(InvalidInputError, match="masks: dense=True"):
-            Pictures(quarters((60, 40)), reader)
+            ImageDataset(quarters((60, 40)), reader)
         with pytest.raises(InvalidInputError, match="labels of classification: dense=False"):
-            Pictures(classified(), reader, dense=True)
+            ImageDataset(classified(), reader, dense=True)
 
 
 class TestAugmentation:
-    def test_depends_on_seed_epoch_and_index_alone(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(wh=(90, 70)), reader, augment="crop", seed=5)
-        again = Pictures(classified(wh=(90, 70)), reader, augment="crop", seed=5)
+    def test_depends_on_seed_epoch_and_index_alone(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(wh=(90, 70)), reader, augment="crop", seed=5)
+        again = ImageDataset(classified(wh=(90, 70)), reader, augment="crop", seed=5)
         later = [again[n, 2] for n in reversed(range(4))][::-1]
         for n in range(4):
-            first, same = pictures[n, 2], later[n]
+            first, same = images[n, 2], later[n]
             assert first is not None
             assert same is not None
             assert torch.equal(first["pixel_values"], same["pixel_values"])
-        other_seed = Pictures(classified(wh=(90, 70)), reader, augment="crop", seed=6)
-        pixels = [sample["pixel_values"] for sample in (pictures[0, 2], pictures[0, 3], other_seed[0, 2]) if sample]
+        other_seed = ImageDataset(classified(wh=(90, 70)), reader, augment="crop", seed=6)
+        pixels = [sample["pixel_values"] for sample in (images[0, 2], images[0, 3], other_seed[0, 2]) if sample]
         assert not torch.equal(pixels[0], pixels[1])
         assert not torch.equal(pixels[0], pixels[2])
 
-    def test_none_is_the_reader_itself(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(), reader)
+    def test_none_is_the_reader_itself(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(), reader)
         for epoch in (0, 1, 7):
-            sample = pictures[1, epoch]
+            sample = images[1, epoch]
             assert sample is not None
-            assert torch.equal(sample["pixel_values"], reader.one(classified().picture(1), "model")["pixel_values"])
+            assert torch.equal(sample["pixel_values"], reader.one(classified().image(1), "model")["pixel_values"])
             assert (sample["label"], sample["index"], sample["pixel_values"].dtype) == (1, 1, torch.float32)
 
-    def test_flip_mirrors_half_of_them(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(1, (64, 64)), reader, augment="flip")
+    def test_flip_mirrors_half_of_them(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(1, (64, 64)), reader, augment="flip")
         plain = reader.one(painted((64, 64)), "model")["pixel_values"]
         mirrored = reader.one(painted((64, 64)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), "model")["pixel_values"]
         counts = [0, 0]
         for epoch in range(60):
-            sample = pictures[0, epoch]
+            sample = images[0, epoch]
             assert sample is not None
             counts[0] += torch.equal(sample["pixel_values"], plain)
             counts[1] += torch.equal(sample["pixel_values"], mirrored)
@@ -158,17 +158,17 @@ class TestAugmentation:
         assert max(bottom for _, _, _, bottom in found) <= 100
         assert len(found) > 40
 
-    def test_pictures_as_small_as_they_come(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(1, (16, 16)), reader, augment="crop")
-        assert all(pictures[0, epoch] is not None for epoch in range(20))
+    def test_images_as_small_as_they_come(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(1, (16, 16)), reader, augment="crop")
+        assert all(images[0, epoch] is not None for epoch in range(20))
 
-    def test_wrong_options(self, reader: PictureReader) -> None:
+    def test_wrong_options(self, reader: ImageReader) -> None:
         with pytest.raises(UnknownNameError, match="did you mean 'crop'"):
-            Pictures(classified(), reader, augment="crops")  # type: ignore[arg-type]
+            ImageDataset(classified(), reader, augment="crops")  # type: ignore[arg-type]
         with pytest.raises(UnknownNameError, match="Known: model, pad, squash"):
-            Pictures(classified(), reader, fit="stretch")  # type: ignore[arg-type]
+            ImageDataset(classified(), reader, fit="stretch")  # type: ignore[arg-type]
         with pytest.raises(InvalidInputError, match="a seed is 0 or more"):
-            Pictures(classified(), reader, seed=-1)
+            ImageDataset(classified(), reader, seed=-1)
 
 
 class Counting(Labelled):
@@ -176,38 +176,38 @@ class Counting(Labelled):
 
     opened = 0
 
-    def picture(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Image.Image:
         type(self).opened += 1
-        return super().picture(index)
+        return super().image(index)
 
 
 class TestCache:
-    def counted(self, reader: PictureReader, **more: Any) -> int:
+    def counted(self, reader: ImageReader, **more: Any) -> int:
         Counting.opened = 0
         data = Counting([(partial(painted, (64, 64)), 0)] * 4, ["a", "b"])
-        pictures = Pictures(data, reader, **more)
-        samples = [pictures[n, epoch] for epoch in range(3) for n in range(4)]
+        images = ImageDataset(data, reader, **more)
+        samples = [images[n, epoch] for epoch in range(3) for n in range(4)]
         assert all(torch.equal(sample["pixel_values"], samples[0]["pixel_values"]) for sample in samples)  # type: ignore[index]
         return Counting.opened
 
-    def test_every_picture_is_opened_once(self, reader: PictureReader) -> None:
+    def test_every_image_is_opened_once(self, reader: ImageReader) -> None:
         assert self.counted(reader) == 4
 
-    def test_up_to_a_size(self, reader: PictureReader) -> None:
+    def test_up_to_a_size(self, reader: ImageReader) -> None:
         side = reader.geometry((64, 64), "model").tiles[0].input_hw[0]
         one = 3 * side * side * 4 / 2**20
         assert self.counted(reader, cache_mb=2.5 * one) == 2 + 3 * 2
         assert self.counted(reader, cache_mb=0) == 12
 
-    def test_not_what_is_drawn_at_random(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(), reader, augment="flip")
-        assert pictures[0, 0] is not None
-        assert not pictures._cache
+    def test_not_what_is_drawn_at_random(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(), reader, augment="flip")
+        assert images[0, 0] is not None
+        assert not images._cache
 
-    def test_a_batch_does_not_change_it(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(), reader)
-        batch = collate([pictures[0], pictures[1]])
-        before = pictures[0]
+    def test_a_batch_does_not_change_it(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(), reader)
+        batch = collate([images[0], images[1]])
+        before = images[0]
         batch["pixel_values"].zero_()
         assert before is not None
         assert before["pixel_values"].abs().sum() > 0
@@ -216,31 +216,31 @@ class TestCache:
 class TestFailures:
     def data(self, folder: Path, **more: Any) -> Labelled:
         painted((40, 40)).save(folder / "good.png")
-        (folder / "bad.png").write_text("no picture")
+        (folder / "bad.png").write_text("no image")
         return Labelled([(folder / "good.png", 0), (folder / "bad.png", 1)], ["a", "b"], **more)
 
-    def test_refused(self, reader: PictureReader, tmp_path: Path) -> None:
-        pictures = Pictures(self.data(tmp_path), reader)
-        with pytest.raises(UnreadableItem, match=r"bad\.png' is not a picture"):
-            pictures[1, 0]
+    def test_refused(self, reader: ImageReader, tmp_path: Path) -> None:
+        images = ImageDataset(self.data(tmp_path), reader)
+        with pytest.raises(UnreadableItem, match=r"bad\.png' is not an image"):
+            images[1, 0]
 
-    def test_skipped_and_named_once(self, reader: PictureReader, tmp_path: Path) -> None:
-        pictures = Pictures(self.data(tmp_path, on_bad="skip"), reader)
+    def test_skipped_and_named_once(self, reader: ImageReader, tmp_path: Path) -> None:
+        images = ImageDataset(self.data(tmp_path, on_bad="skip"), reader)
         with pytest.warns(UserWarning, match=r"left out of training: .*bad\.png"):
-            assert pictures[1, 0] is None
+            assert images[1, 0] is None
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            batch = collate([pictures[0, 1], pictures[1, 1]])
+            batch = collate([images[0, 1], images[1, 1]])
         assert batch["index"].tolist() == [0]
 
-    def test_pictures_that_no_encoder_takes(self, reader: PictureReader) -> None:
+    def test_images_that_no_encoder_takes(self, reader: ImageReader) -> None:
         data = Labelled([(Image.new("RGB", (1, 1)), 0)], ["a", "b"], name="dots")
-        with pytest.raises(UnreadableItem, match=r"picture 0 of dots: the picture is 1×1 pixels"):
-            Pictures(data, reader)[0]
+        with pytest.raises(UnreadableItem, match=r"image 0 of dots: the image is 1×1 pixels"):
+            ImageDataset(data, reader)[0]
 
-    def test_one_sentence_out_of_a_process(self, reader: PictureReader, tmp_path: Path) -> None:
+    def test_one_sentence_out_of_a_process(self, reader: ImageReader, tmp_path: Path) -> None:
         loader: Any = torch.utils.data.DataLoader(
-            Pictures(self.data(tmp_path), reader),
+            ImageDataset(self.data(tmp_path), reader),
             batch_sampler=[[(1, 0)]],  # type: ignore[arg-type]
             num_workers=1,
             collate_fn=collate,
@@ -253,18 +253,18 @@ class TestFailures:
 
 
 class TestCollate:
-    def test_classes(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(wh=(64, 64)), reader)
-        batch = collate([pictures[n, 0] for n in (3, 1, 4)])
+    def test_classes(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(wh=(64, 64)), reader)
+        batch = collate([images[n, 0] for n in (3, 1, 4)])
         assert batch["pixel_values"].shape[0] == 3
         assert (batch["index"].tolist(), batch["label"].tolist()) == ([3, 1, 4], [1, 1, 0])
         assert batch["label"].dtype == batch["index"].dtype == torch.int64
 
-    def test_masks_and_answers(self, reader: PictureReader) -> None:
-        pictures = Pictures(quarters((64, 64), (80, 64)), reader, dense=True)
-        assert collate([pictures[0], pictures[1]])["label"].ndim == 3
+    def test_masks_and_answers(self, reader: ImageReader) -> None:
+        images = ImageDataset(quarters((64, 64), (80, 64)), reader, dense=True)
+        assert collate([images[0], images[1]])["label"].ndim == 3
         asked = Labelled([(painted((64, 64)), ("q", "a"))] * 2, (), kind="answers")
-        answers = Pictures(asked, reader)
+        answers = ImageDataset(asked, reader)
         assert collate([answers[0], answers[1]])["label"] == [("q", "a"), ("q", "a")]
 
     def test_nothing(self) -> None:
@@ -281,9 +281,9 @@ class TestCollate:
 class TestProcesses:
     KEYS = [[(0, 1), (3, 1)], [(1, 1), (2, 1)], [(5, 1), (4, 1)]]
 
-    def batches(self, pictures: Pictures, workers: int) -> list[torch.Tensor]:
+    def batches(self, images: ImageDataset, workers: int) -> list[torch.Tensor]:
         loader: Any = torch.utils.data.DataLoader(
-            pictures,
+            images,
             batch_sampler=self.KEYS,  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=collate,
@@ -292,28 +292,28 @@ class TestProcesses:
         return [batch["pixel_values"] for batch in loader]
 
     @pytest.mark.parametrize("augment", ["none", "crop"])
-    def test_their_number_changes_nothing(self, reader: PictureReader, augment: Any) -> None:
-        pictures = Pictures(classified(wh=(64, 64)), reader, augment=augment, seed=1)
-        alone, together = self.batches(pictures, 0), self.batches(pictures, 2)
+    def test_their_number_changes_nothing(self, reader: ImageReader, augment: Any) -> None:
+        images = ImageDataset(classified(wh=(64, 64)), reader, augment=augment, seed=1)
+        alone, together = self.batches(images, 0), self.batches(images, 2)
         assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
 
-    def test_what_is_sent_to_a_process(self, readers: dict[str, PictureReader]) -> None:
+    def test_what_is_sent_to_a_process(self, readers: dict[str, ImageReader]) -> None:
         for reader in readers.values():
-            pictures = Pictures(classified(wh=(64, 64)), reader, augment="crop")
-            assert Pictures(classified(), reader)[0] is not None
-            again: Pictures = pickle.loads(pickle.dumps(pictures))
-            first, second = pictures[2, 1], again[2, 1]
+            images = ImageDataset(classified(wh=(64, 64)), reader, augment="crop")
+            assert ImageDataset(classified(), reader)[0] is not None
+            again: ImageDataset = pickle.loads(pickle.dumps(images))
+            first, second = images[2, 1], again[2, 1]
             assert first is not None
             assert second is not None
             assert torch.equal(first["pixel_values"], second["pixel_values"])
 
-    def test_the_cache_stays_behind(self, reader: PictureReader) -> None:
-        pictures = Pictures(classified(wh=(64, 64)), reader)
-        assert pictures[0] is not None
-        assert pictures._cache
-        assert not pickle.loads(pickle.dumps(pictures))._cache
+    def test_the_cache_stays_behind(self, reader: ImageReader) -> None:
+        images = ImageDataset(classified(wh=(64, 64)), reader)
+        assert images[0] is not None
+        assert images._cache
+        assert not pickle.loads(pickle.dumps(images))._cache
 
     def test_a_reader_that_cannot_be_sent(self) -> None:
-        closed: Any = PictureReader(None, lambda picture: {}, lambda inputs: torch.zeros(3, 2, 2), (2, 2))
+        closed: Any = ImageReader(None, lambda image: {}, lambda inputs: torch.zeros(3, 2, 2), (2, 2))
         with pytest.raises(InvalidInputError, match="num_workers=0, or with the start method"):
-            pickle.dumps(Pictures(classified(), closed))
+            pickle.dumps(ImageDataset(classified(), closed))

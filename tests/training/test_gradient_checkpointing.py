@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import visprompt as vp
-from visprompt.testing.conformance import Crash, crashing, differences, picture, snapshot
+from visprompt.testing.conformance import Crash, crashing, differences, image, snapshot
 from visprompt.testing.tiny import tiny, tiny_names
 from visprompt.training.gradient_checkpointing import checkpointed
 
-PICTURE = picture((96, 96))
-#: packed pictures (NaFlex, SigLIP 2) cannot be trained through `prompting`
+IMAGE = image((96, 96))
+#: packed images (NaFlex, SigLIP 2) cannot be trained through `prompting`
 NAMES = [name for name in tiny_names() if tiny(name).has_attention and "naflex" not in name and "siglip2" not in name]
 
 
@@ -40,8 +40,8 @@ def gradients(model: vp.Model, learned: Sequence[Tensor]) -> list[Tensor]:
         vp.AttentionEdit(temperature=tau, rows="all", first_block=block, last_block=block)
         for block, tau in enumerate(learned[2:])
     )
-    prompt = vp.VisualPrompt(PICTURE, tokens=vp.PromptTokens(learned[0], gate_logits=learned[1]), attention=edits)
-    pixels = model.parts.reader.inputs([(PICTURE, "model")] * 2, model)["pixel_values"]
+    prompt = vp.VisualPrompt(IMAGE, tokens=vp.PromptTokens(learned[0], gate_logits=learned[1]), attention=edits)
+    pixels = model.parts.reader.inputs([(IMAGE, "model")] * 2, model)["pixel_values"]
     with model.prompting([prompt] * 2) as encode:
         found = encode(pixels).embeddings
         return list(torch.autograd.grad((found * torch.linspace(-1, 2, found.shape[-1])).sum(), list(learned)))
@@ -57,8 +57,8 @@ def kept_bytes(model: vp.Model, learned: Sequence[Tensor]) -> int:
             seen[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
         return item
 
-    pixels = model.parts.reader.inputs([(PICTURE, "model")] * 2, model)["pixel_values"]
-    prompt = vp.VisualPrompt(PICTURE, tokens=vp.PromptTokens(learned[0], gate_logits=learned[1]))
+    pixels = model.parts.reader.inputs([(IMAGE, "model")] * 2, model)["pixel_values"]
+    prompt = vp.VisualPrompt(IMAGE, tokens=vp.PromptTokens(learned[0], gate_logits=learned[1]))
     with (
         model.prompting([prompt] * 2) as encode,
         torch.autograd.graph.saved_tensors_hooks(pack, lambda item: item),

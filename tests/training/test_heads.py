@@ -133,5 +133,5 @@ def test_what_describes_no_head(content: dict[str, object], error: type[Exceptio
 @pytest.mark.parametrize("head", [LinearHead(8, 3), MlpHead(8, 3), ZeroShotHead(torch.eye(3, 8), 1.0)])
 def test_another_reading_of_the_same_tower_is_named(head: Any) -> None:
     """CLIP with its projection and without has the same blocks, so the backbone alone does not tell."""
-    with pytest.raises(UnsupportedError, match="reads 8 numbers per picture, and the model gives 6"):
+    with pytest.raises(UnsupportedError, match="reads 8 numbers per image, and the model gives 6"):
         head(torch.zeros(2, 6))

@@ -21,7 +21,7 @@ import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.testing import conformance
 from visprompt.testing.conformance import differences, snapshot
-from visprompt.testing.toy_dataset import blotches
+from visprompt.testing.toy_dataset import toy_dataset
 from visprompt.training import evaluation
 from visprompt.training import loop as fitting
 from visprompt.training import run_checkpoints as checkpoints
@@ -33,7 +33,7 @@ from visprompt.training.objectives.classification import Classification
 SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 0.1, "warmup_epochs": 1, "progress": False}
 
 
-DATA = Splits(blotches(20), blotches(12, 1), blotches(12, 2), "made up")
+DATA = Splits(toy_dataset(20), toy_dataset(12, 1), toy_dataset(12, 2), "made up")
 
 
 def model_of(name: str = "timm-vit-mean") -> vp.Model:
@@ -129,7 +129,7 @@ def test_workers_change_nothing() -> None:
     assert same(fitted(epochs=1)[0].state(), fitted(epochs=1, workers=1)[0].state())
 
 
-def test_many_pictures_are_measured_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_measured_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
     original = evaluation.loader
 
@@ -194,14 +194,14 @@ _SCRIPT = inspect.getsource(train) + "\nimport sys\ntrain(sys.argv[1], sys.argv[
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with 12 pictures to train on and 4 to validate."""
+    """Class folders with 12 images to train on and 4 to validate."""
     root = tmp_path_factory.mktemp("blotches")
     for split, n in (("train", 12), ("val", 6)):
-        data = blotches(n, len(split))
+        data = toy_dataset(n, len(split))
         for index in range(n):
             path = root / split / data.classes[data.labels[index]] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            data.picture(index).save(path)
+            data.image(index).save(path)
     return root
 
 
@@ -345,12 +345,12 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "config.json").exists()
 
 
-def test_bad_pictures_are_skipped_and_the_rest_counts_in_full(tmp_path: Path) -> None:
-    """A step with a bad picture is the step of the good ones."""
+def test_bad_images_are_skipped_and_the_rest_counts_in_full(tmp_path: Path) -> None:
+    """A step with a bad image is the step of the good ones."""
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
-    good = blotches(7)
-    items = [(good.picture(i), good.labels[i]) for i in range(7)]
+    good = toy_dataset(7)
+    items = [(good.image(i), good.labels[i]) for i in range(7)]
     with_bad = Labelled([*items, (bad, 0)], good.classes, name="mixed", on_bad="skip")
     one, two = gated(), gated()
     with pytest.warns(UserWarning, match=r"bad\.png"):
@@ -390,7 +390,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
         gated().fit(model_of(), DATA, **settings)
 
 
-def test_base_lr_scales_with_the_pictures_of_a_step() -> None:
+def test_base_lr_scales_with_the_images_of_a_step() -> None:
     from visprompt.training.settings import FitSettings
 
     assert FitSettings(base_lr=0.1).learning_rate(64) == pytest.approx(0.025)
@@ -400,7 +400,7 @@ def test_base_lr_scales_with_the_pictures_of_a_step() -> None:
 def test_temperatures_are_within_their_range_after_the_last_step() -> None:
     """Without anything to measure on, no forward comes after it."""
     prompter = gated()
-    prompter.fit(model_of(), blotches(8), **{**SHORT, "lr": 500.0, "epochs": 2})
+    prompter.fit(model_of(), toy_dataset(8), **{**SHORT, "lr": 500.0, "epochs": 2})
     values = prompter.tensors()["temperatures"].detach()
     assert values.min() >= torch.tensor(0.01)
     assert values.max() <= 10

@@ -8,7 +8,7 @@ import torch
 
 from visprompt.errors import InvalidInputError
 from visprompt.geometry.geometry import Geometry, Tile
-from visprompt.models.preprocessing import PictureReader
+from visprompt.models.preprocessing import ImageReader
 from visprompt.training.dataset import (
     labels_to_input,
     labels_to_original,
@@ -64,7 +64,7 @@ class TestLabelsThereAndBack:
             assert found.dtype == np.int64
             assert (found == by_torch.numpy()).mean() > 0.998  # ties of rounding
 
-    def test_a_perfect_model_is_perfect(self, reader: PictureReader) -> None:
+    def test_a_perfect_model_is_perfect(self, reader: ImageReader) -> None:
         wh = (200, 120)
         geometry = reader.geometry(wh, "squash")
         label = labels_to_input(mask(wh), geometry)

@@ -1,4 +1,4 @@
-"""The patch as it develops: which pictures are kept, what is drawn of them; a run that goes on has the same."""
+"""The patch as it develops: which images are kept, what is drawn of them; a run that goes on has the same."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from visprompt.data.labelled.unlabelled import unlabelled
 from visprompt.testing import conformance
 from visprompt.training import loop as fitting
 from visprompt.training import run_checkpoints as checkpoints
-from visprompt.training.progress_images import FOLDER, MOST, STRIP, Sketches, enlarged, sketch_of, strip
+from visprompt.training.progress_images import FOLDER, MOST, STRIP, ProgressImages, enlarged, sketch_of, strip
 
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 4, "warmup_epochs": 0, "checkpoint_every": 2, "progress": False}
 
@@ -29,22 +29,22 @@ def kept(folder: Path) -> list[int]:
 
 
 def test_a_few_steps_are_kept_evenly(tmp_path: Path) -> None:
-    sketches = Sketches(tmp_path, every=10)
+    progress_images = ProgressImages(tmp_path, every=10)
     for step in range(0, 1001, 10):
-        sketches.keep(plain(step % 256), step)
+        progress_images.keep(plain(step % 256), step)
         assert len(kept(tmp_path)) <= MOST
     assert kept(tmp_path) == [*range(0, 1000, 80), 1000]
 
 
 def test_of_a_killed_run_later_steps_go(tmp_path: Path) -> None:
-    sketches = Sketches(tmp_path, every=5)
+    progress_images = ProgressImages(tmp_path, every=5)
     for step in (0, 5, 10, 15):
-        sketches.keep(plain(step), step)
+        progress_images.keep(plain(step), step)
     whole = (tmp_path / STRIP).read_bytes()
-    Sketches(tmp_path, every=5).keep(plain(5), 5)
+    ProgressImages(tmp_path, every=5).keep(plain(5), 5)
     assert kept(tmp_path) == [0, 5]
     for step in (10, 15):
-        sketches.keep(plain(step), step)
+        progress_images.keep(plain(step), step)
     assert (tmp_path / STRIP).read_bytes() == whole
 
 
@@ -66,7 +66,7 @@ def test_a_strip_has_room_for_all(tmp_path: Path) -> None:
     assert {50, 250} <= set(np.unique(found[:, :, 0]))
 
 
-def test_strategies_without_a_picture_are_left_alone() -> None:
+def test_strategies_without_a_image_are_left_alone() -> None:
     assert sketch_of(vp.Prompter.from_name("vpt")) is None
 
 
@@ -77,12 +77,12 @@ def model() -> vp.Model:
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    pictures = [conformance.picture((64, 64), number) for number in range(12)]
-    return Splits(unlabelled(pictures[:8]), unlabelled(pictures[8:]), None, "made up")
+    images = [conformance.image((64, 64), number) for number in range(12)]
+    return Splits(unlabelled(images[:8]), unlabelled(images[8:]), None, "made up")
 
 
 class TestRun:
-    def test_a_picture_while_it_learns(
+    def test_a_image_while_it_learns(
         self, model: vp.Model, data: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[list[int]] = []
@@ -135,7 +135,7 @@ def test_what_is_no_number_is_null_in_run_json(
 
     figures = AttentionTarget.figures
     monkeypatch.setattr(
-        AttentionTarget, "figures", lambda self, sums: {**figures(self, sums), "picture_gain": float("nan")}
+        AttentionTarget, "figures", lambda self, sums: {**figures(self, sums), "image_gain": float("nan")}
     )
 
     def strict(_: str) -> None:
@@ -146,6 +146,6 @@ def test_what_is_no_number_is_null_in_run_json(
         content = (tmp_path / name).read_text("utf-8")
         assert "null" in json.dumps(json.loads(content, parse_constant=strict))
     again = vp.Prompter.from_name("patch").fit(model, data, out=tmp_path, **QUICK)  # type: ignore[attr-defined]
-    assert math.isnan(again.validation.pop("picture_gain"))
-    assert {**first.validation, "picture_gain": 0.0} == {**again.validation, "picture_gain": 0.0}
+    assert math.isnan(again.validation.pop("image_gain"))
+    assert {**first.validation, "image_gain": 0.0} == {**again.validation, "image_gain": 0.0}
     assert "nan" not in (tmp_path / "README.md").read_text("utf-8")

@@ -15,13 +15,13 @@ from PIL import Image
 import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.testing import conformance
-from visprompt.testing.toy_dataset import blotches
+from visprompt.testing.toy_dataset import toy_dataset
 from visprompt.training import run_checkpoints as checkpoints
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs": 0, "progress": False}
 
 
-DATA = Splits(blotches(12), blotches(9, 1), blotches(9, 2), "made up")
+DATA = Splits(toy_dataset(12), toy_dataset(9, 1), toy_dataset(9, 2), "made up")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_finished_run_is_not_run_again(model: vp.Model, tmp_path: Path, measur
         ({"lr": 0.2}, r"settings\.lr was 0\.1 and is 0\.2"),
         ({"seed": 3}, r"settings\.seed was 0 and is 3"),
         ({"prompts": 3}, r"options\.prompts was 2 and is 3"),
-        ({"data": Splits(blotches(12, 5), None, None, "other")}, r"data\.train\.name"),
+        ({"data": Splits(toy_dataset(12, 5), None, None, "other")}, r"data\.train\.name"),
     ],
 )
 def test_another_run_is_not_written_over(model: vp.Model, tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -193,7 +193,7 @@ def test_data_of_other_kinds(model: vp.Model, tmp_path: Path) -> None:
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_on_other_pictures(model: vp.Model, tmp_path: Path) -> None:
+def test_evaluate_on_other_images(model: vp.Model, tmp_path: Path) -> None:
     prompter = vpt()
     found = prompter.fit(model, DATA, out=tmp_path, **SHORT)
     loaded: Any = vp.Prompter.from_pretrained(tmp_path)
@@ -209,7 +209,7 @@ def test_measuring_leaves_the_users_random_state_alone(model: vp.Model) -> None:
     prompter, before = vpt(), torch.get_rng_state()
     prompter.fit(model, DATA, **SHORT)
     prompter.evaluate(model, DATA.test)
-    vpt(prompts=0).fit(model, DATA, **SHORT)  # embeds its pictures once, with a loader of its own
+    vpt(prompts=0).fit(model, DATA, **SHORT)  # embeds its images once, with a loader of its own
     assert torch.equal(torch.get_rng_state(), before)
 
 

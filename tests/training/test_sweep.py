@@ -11,14 +11,14 @@ from PIL import Image
 import visprompt as vp
 from visprompt.data.labelled.dataset import Splits
 from visprompt.testing import conformance
-from visprompt.testing.toy_dataset import blotches
+from visprompt.testing.toy_dataset import toy_dataset
 from visprompt.training import loop as fitting
 from visprompt.training.objectives.classification import Classification
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs": 0, "progress": False}
 
 
-DATA = Splits(blotches(12), blotches(9, 1), blotches(9, 2), "made up")
+DATA = Splits(toy_dataset(12), toy_dataset(9, 1), toy_dataset(9, 2), "made up")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_setting_that_diverges_loses(model: vp.Model) -> None:
         vpt().fit(model, DATA, sweep={"lr": [1e30, 1e31]}, **{**SHORT, "epochs": 4})
 
 
-def test_final_trains_on_all_pictures(model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_final_trains_on_all_images(model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     original = Classification.__init__
 

@@ -59,7 +59,7 @@ def test_a_path_of_0_4_0_gives_the_same_module_with_a_warning(old: str, name: st
         "from visprompt.data.scenes import scene",
         "from visprompt.data.labelled import Labelled, load_splits",
         "from visprompt.data.questions import letter_of",
-        "from visprompt.data.referring import ReferringPicture",
+        "from visprompt.data.referring import ReferringImage",
         "from visprompt.models.lvlm import LVLM",
         "from visprompt.models.remote import RemoteModel",
         "from visprompt.training.objectives import objective_for",

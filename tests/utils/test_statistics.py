@@ -62,11 +62,11 @@ class TestStatistics:
             hits += interval.low <= 0.2 <= interval.high
         assert 0.9 <= hits / 200 <= 1.0
 
-    def test_pictures_with_several_items_are_resampled_as_one(self) -> None:
+    def test_images_with_several_items_are_resampled_as_one(self) -> None:
         correct = [bool(i % 3) for i in range(60)] * 10
         alone = accuracy_interval(correct, [str(i) for i in range(600)])
         grouped = accuracy_interval(correct, [str(i % 60) for i in range(600)])
-        assert (alone.method, grouped.method) == ("wilson", "bootstrap over pictures")
+        assert (alone.method, grouped.method) == ("wilson", "bootstrap over images")
         assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
         result = paired(correct, [False] * 600, [str(i % 60) for i in range(600)])
         assert result.p_value is None

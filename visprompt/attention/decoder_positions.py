@@ -1,9 +1,9 @@
-"""Where pictures and text stand in a decoder's sequence, while it reads the prompt and writes on.
+"""Where images and text stand in a decoder's sequence, while it reads the prompt and writes on.
 
 An encoder sees its whole sequence in one call, with the patches in one block of columns. A decoder sees the prompt in
-one call or several, then one token a call; the patches of its pictures lie anywhere in the prompt, behind different
-amounts of padding; and layers with a sliding window see the last keys only. `Timeline` turns what a program says about
-patches and kinds of rows into the rows and columns of the call at hand.
+one call or several, then one token a call; the patches of its images lie anywhere in the prompt, behind different
+amounts of padding; and layers with a sliding window see the last keys only. `TokenPositions` turns what a program says
+about patches and kinds of rows into the rows and columns of the call at hand.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import Rows
 
 if TYPE_CHECKING:
@@ -24,33 +25,33 @@ if TYPE_CHECKING:
 _Places: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
 
 
-class Timeline:
+class TokenPositions:
     """The layout of a batch of prompts, and how much of it every block has seen.
 
     Args:
         columns: `[n, P]` position in the padded prompt of every patch's token, −1 for padding patches.
-        pictures: bool `[n, T]`: tokens of pictures, their newline tokens included.
+        images: bool `[n, T]`: tokens of images, their newline tokens included.
         padding: bool `[n, T]`.
     """
 
-    def __init__(self, columns: Tensor, pictures: Tensor, padding: Tensor) -> None:
-        self.columns, self.pictures, self.padding = columns, pictures, padding
-        self.length = pictures.shape[1]
+    def __init__(self, columns: Tensor, images: Tensor, padding: Tensor) -> None:
+        self.columns, self.images, self.padding = columns, images, padding
+        self.length = images.shape[1]
         self._seen: dict[int, int] = {}
         self._step = (-1, -1)
         self._found: dict[Any, _Places] = {}
 
-    def to(self, device: torch.device) -> Timeline:
+    def to(self, device: torch.device) -> TokenPositions:
         """The same on a device, nothing seen yet."""
-        return Timeline(self.columns.to(device), self.pictures.to(device), self.padding.to(device))
+        return TokenPositions(self.columns.to(device), self.images.to(device), self.padding.to(device))
 
     def rows_of(self, kind: Rows) -> Tensor:
         """bool `[n, T]`: the prompt positions that a name of rows means.
 
-        `"readout"` is the text behind the first picture: what stands before it cannot see it.
+        `"readout"` is the text behind the first image: what stands before it cannot see it.
         """
         if isinstance(kind, tuple):
-            chosen = torch.zeros_like(self.pictures)
+            chosen = torch.zeros_like(self.images)
             start = self.padding.sum(dim=1)  # rows are counted without the padding in front
             for row in kind:
                 at = start + row
@@ -61,13 +62,13 @@ class Timeline:
         if kind == "all":
             return ~self.padding
         if kind == "patches":
-            return self.pictures.clone()
+            return self.images.clone()
         if kind == "answer":
-            return torch.arange(self.length, device=self.pictures.device).expand_as(self.pictures) == self.length - 1
+            return torch.arange(self.length, device=self.images.device).expand_as(self.images) == self.length - 1
         if kind == "readout":
-            return (self.pictures.cumsum(dim=1) > 0) & ~self.pictures & ~self.padding
+            return (self.images.cumsum(dim=1) > 0) & ~self.images & ~self.padding
         raise InvalidInputError(
-            f'rows={kind!r}: a decoder has no such rows; it has "readout" (the text behind the picture), "answer" (the '
+            f'rows={kind!r}: a decoder has no such rows; it has "readout" (the text behind the image), "answer" (the '
             'positions that write the answer), "patches", "all", or row numbers.'
         )
 
@@ -136,3 +137,7 @@ class Timeline:
         marked = torch.full((len(prompt), len(positions)), written, device=prompt.device)
         marked[:, inside] = prompt[:, positions[inside]]
         return marked
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Timeline": "TokenPositions"}, globals())

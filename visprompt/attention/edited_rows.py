@@ -15,7 +15,7 @@ from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Site
 
 #: numbers of one call's edited rows × keys that are held at a time (256 MB), and of those that are read in all the
-#: pictures of a batch: towers read by all patches have many
+#: images of a batch: towers read by all patches have many
 MOST_LOGITS = 2**26
 
 

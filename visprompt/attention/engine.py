@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from visprompt.attention.decoder_positions import Timeline
+from visprompt.attention.decoder_positions import TokenPositions
 from visprompt.attention.hooks import install_hooks
-from visprompt.attention.packed_positions import Packed
+from visprompt.attention.packed_positions import PackedPositions
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Insertion
 from visprompt.attention.scope import Scope
@@ -20,7 +20,7 @@ def open_scope(
     programs: dict[Site, SiteProgram],
     sharing: Any = None,
     device: torch.device | None = None,
-    timeline: Timeline | Packed | None = None,
+    timeline: TokenPositions | PackedPositions | None = None,
     tokens: Insertion | None = None,
     stop: bool = False,
 ) -> Scope:

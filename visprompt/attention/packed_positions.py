@@ -1,8 +1,8 @@
-"""Where pictures stand in a vision tower that packs the patches of all of them into one sequence.
+"""Where images stand in a vision tower that packs the patches of all of them into one sequence.
 
-Such a tower (Qwen's) has no batch: its attention module calls the kernel once for every picture, frame or window, one
-after the other. `Packed` counts those calls, and lays a program that was compiled picture by picture, patch by patch,
-on the piece of the sequence that the call at hand sees.
+Such a tower (Qwen's) has no batch: its attention module calls the kernel once for every image, frame or window, one
+after the other. `PackedPositions` counts those calls, and lays a program that was compiled image by image, patch by
+patch, on the piece of the sequence that the call at hand sees.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from visprompt.errors import SiteNotReachedError, UnsupportedError
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from visprompt.attention.program import SiteProgram
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Rows that one call gave: their picture and numbers, `[H, r, P]` or their sum `[H, 1, P]`."""
+    """Rows that one call gave: their image and numbers, `[H, r, P]` or their sum `[H, 1, P]`."""
 
     stream: int
     numbers: Tensor
@@ -31,11 +32,11 @@ class _Piece:
 
 
 def _joined(pieces: list[_Piece]) -> Tensor:
-    pictures: dict[int, list[_Piece]] = {}
+    images: dict[int, list[_Piece]] = {}
     for piece in pieces:
-        pictures.setdefault(piece.stream, []).append(piece)
+        images.setdefault(piece.stream, []).append(piece)
     found = []
-    for _, own in sorted(pictures.items()):
+    for _, own in sorted(images.items()):
         rows, numbers = torch.cat([piece.rows for piece in own], dim=1), torch.cat([piece.numbers for piece in own])
         if own[0].per_row:
             found.append(rows.index_select(1, torch.argsort(numbers)))
@@ -44,55 +45,55 @@ def _joined(pieces: list[_Piece]) -> Tensor:
     return torch.stack(found)
 
 
-class Packed:
+class PackedPositions:
     """The order of patches in the packed sequence.
 
     Args:
-        streams: `[T]` number of the picture (tile, pair of frames) of every position.
-        patches: `[T]` number of its patch, counted row by row within the picture.
+        streams: `[T]` number of the image (tile, pair of frames) of every position.
+        patches: `[T]` number of its patch, counted row by row within the image.
     """
 
     def __init__(self, streams: Tensor, patches: Tensor) -> None:
         self.streams, self.patches = streams, patches
-        self.most, self.pictures = int(patches.max()) + 1, int(streams.max()) + 1
+        self.most, self.images = int(patches.max()) + 1, int(streams.max()) + 1
         self._stream_at = streams.tolist()
         self._at: dict[Site, int] = {}
         self._last: tuple[int, Tensor, int] | None = None
         self._read: dict[Site, list[_Piece]] = {}
 
-    def to(self, device: torch.device) -> Packed:
+    def to(self, device: torch.device) -> PackedPositions:
         """The same on a device, nothing seen yet."""
-        return Packed(self.streams.to(device), self.patches.to(device))
+        return PackedPositions(self.streams.to(device), self.patches.to(device))
 
     def lay_out(self, site: Site, program: SiteProgram, streams: int, queries: int, keys: int) -> SiteProgram:
         """The program of one call: the rows and columns of the patches that it sees.
 
         Args:
             site: whose call.
-            program: compiled for n pictures, with rows and columns counted in patches.
+            program: compiled for n images, with rows and columns counted in patches.
             streams: batch size of the call; always 1.
             queries: number of positions in the call.
             keys: the same.
 
         Raises:
-            SiteNotReachedError: if the tower sees more than the pictures' patches.
-            UnsupportedError: if a call sees several pictures, as flash attention does, or is to be decomposed.
+            SiteNotReachedError: if the tower sees more than the images' patches.
+            UnsupportedError: if a call sees several images, as flash attention does, or is to be decomposed.
         """
         if program.decompose:
-            raise UnsupportedError("attention is not decomposed in towers that pack pictures into one sequence.")
+            raise UnsupportedError("attention is not decomposed in towers that pack images into one sequence.")
         first = self._at.get(site, 0)
         piece = slice(first, first + queries)
         if streams != 1 or keys != queries or piece.stop > len(self.streams):
             raise SiteNotReachedError(
-                f"{site!r} sees {piece.stop} patches, and the pictures have {len(self.streams)}: it packs them in "
+                f"{site!r} sees {piece.stop} patches, and the images have {len(self.streams)}: it packs them in "
                 "another way than is known."
             )
         if not first:
             self._read.pop(site, None)
         self._at[site] = piece.stop % len(self.streams)  # all seen: the next call begins another pass
         stream, patches = self._stream_at[first], self.patches[piece]
-        if self._stream_at[piece.stop - 1] != stream:  # pictures stand one after the other
-            raise UnsupportedError(f"{site!r} sees several pictures in one call: load the model with sdpa attention.")
+        if self._stream_at[piece.stop - 1] != stream:  # images stand one after the other
+            raise UnsupportedError(f"{site!r} sees several images in one call: load the model with sdpa attention.")
         device = patches.device
         columns = torch.full((1, self.most), -1, device=device)
         columns[0, patches] = torch.arange(queries, device=device)
@@ -100,7 +101,7 @@ class Packed:
         at = columns[0, program.rows]
         chosen = (at >= 0).nonzero().flatten()
         if not (program.capture_output or program.read or own.edits):
-            chosen = chosen[:0]  # nothing happens to this picture
+            chosen = chosen[:0]  # nothing happens to this image
         self._last = (stream, chosen, len(program.rows))
         if own.read_rows is not None:
             own = replace(own, read_rows=torch.isin(chosen, own.read_rows).nonzero().flatten())
@@ -131,16 +132,20 @@ class Packed:
         self._read.setdefault(site, []).append(_Piece(stream, numbers, found, program.per_row))
 
     def maps(self) -> dict[Site, Tensor]:
-        """What was read since the pass began: `[n, H, P]`, the mean over a picture's rows wherever its calls cut them,
+        """What was read since the pass began: `[n, H, P]`, the mean over an image's rows wherever its calls cut them,
         or `[n, H, R, P]` where every row is kept. Patches that a row does not see (other windows) get nothing from it.
         """
         return {site: _joined(pieces) for site, pieces in self._read.items()}
 
     def gather(self, output: Tensor, whole: Tensor | None, streams: int) -> Tensor:
-        """Puts the rows of the call just laid out, `[1, H, r, D]`, into `[n, H, R, D]` of all pictures."""
+        """Puts the rows of the call just laid out, `[1, H, r, D]`, into `[n, H, R, D]` of all images."""
         assert self._last is not None
         stream, chosen, rows = self._last
         if whole is None:
             whole = output.new_zeros(streams, output.shape[1], rows, output.shape[3])
         whole[stream] = whole[stream].index_copy(1, chosen, output[0])
         return whole
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Packed": "PackedPositions"}, globals())

@@ -1,4 +1,4 @@
-"""Shares what is equal: prompts on one picture that differ only in attention edits from block f on run blocks 0 … f−1
+"""Shares what is equal: prompts on one image that differ only in attention edits from block f on run blocks 0 … f−1
 once.
 
 At block f the readout copies of all regions are folded into one sequence, `[copy_1 … copy_S, CLS, …, patches]`. The
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class Sharing:
-    """From m pictures to n streams at block f.
+    """From m images to n streams at block f.
 
     Args:
         tower: the tower that is shared.
-        index: `[n]` picture of every stream, sorted.
+        index: `[n]` image of every stream, sorted.
         first_block: f.
         fold: fold at block f; False: expand the batch in front of it.
         readout_only: compute only the readout row in the last block.
@@ -43,7 +43,7 @@ class Sharing:
         self.copies = int(counts.max())
         start = counts.cumsum(0) - counts
         offset = torch.arange(self.copies, device=index.device)[None]
-        # Pictures with fewer regions repeat their last one; the repetitions are never unfolded.
+        # Images with fewer regions repeat their last one; the repetitions are never unfolded.
         self.slots = start[:, None] + torch.minimum(offset, counts[:, None] - 1)
         self.slot_of = torch.arange(len(index), device=index.device) - start[index]
         self.stash: Any = None
@@ -56,7 +56,7 @@ class Sharing:
         return self.copies if self.fold and site.block == self.first_block and not site.is_pool else 0
 
     def lay_out(self, scope: Scope, site: Site, program: SiteProgram) -> SiteProgram:
-        """Programs are compiled per stream; before block f there are only pictures, at block f folded sequences."""
+        """Programs are compiled per stream; before block f there are only images, at block f folded sequences."""
         if site not in self._programs:
             if self.copies_at(site):
                 program = program.folded(self.slots)
@@ -146,7 +146,7 @@ def sharing_of(tower: Tower, index: Tensor, programs: dict[Site, SiteProgram]) -
 
     Args:
         tower: whose blocks.
-        index: `[n]` picture of every stream.
+        index: `[n]` image of every stream.
         programs: what happens at each site.
     """
     edited = [site for site, item in programs.items() if item.edits]

@@ -270,8 +270,8 @@ def widen(item: Tensor, prefix: int, keys: int, fill: float) -> Tensor:
     behind = keys - prefix - item.shape[-1]
     if behind < 0:
         raise InvalidInputError(
-            f"this block sees {keys} keys but the picture has {prefix} + {item.shape[-1]} tokens: its attention window "
-            "is shorter than the picture, and columns cannot be matched."
+            f"this block sees {keys} keys but the image has {prefix} + {item.shape[-1]} tokens: its attention window "
+            "is shorter than the image, and columns cannot be matched."
         )
     return torch.nn.functional.pad(item, (prefix, behind), value=fill)
 

@@ -128,8 +128,8 @@ def _check_columns(edit: AttentionEdit, num_patches: int) -> None:
         return
     if len(columns) != num_patches:
         raise InvalidInputError(
-            f"an attention edit has {len(columns)} patch columns, but the picture has {num_patches} patches: "
-            "make it from model.geometry() of the same picture and fit."
+            f"an attention edit has {len(columns)} patch columns, but the image has {num_patches} patches: "
+            "make it from model.geometry() of the same image and fit."
         )
     if edit.target_mass is not None:
         covered = int((columns > 0).sum())

@@ -137,7 +137,7 @@ class Insertion:
         """`[n, N, d]` with the tokens in, or with the tokens of the block before replaced."""
         if hidden.ndim != 3:
             raise UnsupportedError(
-                "prompt tokens cannot go into this tower: it packs the patches of all pictures into one sequence "
+                "prompt tokens cannot go into this tower: it packs the patches of all images into one sequence "
                 f"{list(hidden.shape)}, cut by lengths that know of no other tokens."
             )
         tokens = self._per_stream(self.tokens[:, min(place, self.tokens.shape[1] - 1)], len(hidden)).to(hidden)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visprompt.attention.decoder_positions import Timeline
-from visprompt.attention.packed_positions import Packed
+from visprompt.attention.decoder_positions import TokenPositions
+from visprompt.attention.packed_positions import PackedPositions
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Insertion
 from visprompt.attention.row_math import contributions
@@ -69,9 +69,9 @@ class Scope:
         tower: whose sites.
         programs: what happens at each site.
         install: puts the hooks in place that the sites need; `visprompt.attention.engine.open_scope` gives it.
-        sharing: shares the blocks before the first edit between prompts on one picture; None: every stream runs whole.
+        sharing: shares the blocks before the first edit between prompts on one image; None: every stream runs whole.
         device: where the programs' numbers go.
-        timeline: for a decoder, or a tower that packs pictures: where its rows and columns are, call by call.
+        timeline: for a decoder, or a tower that packs images: where its rows and columns are, call by call.
         tokens: prompt tokens in the sequence; `tower` and `programs` are made for its own tower then.
         stop: raise `Enough` as soon as every site has answered: nothing after the last one is computed.
 
@@ -87,7 +87,7 @@ class Scope:
         install: Callable[[Scope], None],
         sharing: Any = None,
         device: torch.device | None = None,
-        timeline: Timeline | Packed | None = None,
+        timeline: TokenPositions | PackedPositions | None = None,
         tokens: Insertion | None = None,
         stop: bool = False,
     ) -> None:
@@ -194,7 +194,7 @@ class Scope:
         return innermost is None and self in _training_scopes and torch._C._current_graph_task_id() != -1
 
     def program(self, site: Site, query: Tensor | None = None, key: Tensor | None = None) -> SiteProgram:
-        """What happens at a site, laid out for the sequence that the site sees now (streams, pictures, folded, or the
+        """What happens at a site, laid out for the sequence that the site sees now (streams, images, folded, or the
         part of its text that a decoder is at, which `query` and `key` `[n, H, length, D]` tell).
         """
         program = self.programs[site]
@@ -216,26 +216,26 @@ class Scope:
     def begin(self) -> None:
         """Another forward in this scope begins: what sites did before does not count for it."""
         self.fired.clear()
-        if isinstance(self.timeline, Packed):
+        if isinstance(self.timeline, PackedPositions):
             self.timeline.restart()
 
     def maps(self) -> dict[Site, Tensor]:
         """What was read, site by site: `[n, H, K]`, or `[n, H, R, K]` of rows that are kept one by one."""
-        return self.attention if not isinstance(self.timeline, Packed) else self.timeline.maps()
+        return self.attention if not isinstance(self.timeline, PackedPositions) else self.timeline.maps()
 
     @property
     def calls(self) -> int:
-        """In how many calls a site sees a batch, at least: one, or one for each picture of a packed sequence."""
-        return self.timeline.pictures if isinstance(self.timeline, Packed) else 1
+        """In how many calls a site sees a batch, at least: one, or one for each image of a packed sequence."""
+        return self.timeline.images if isinstance(self.timeline, PackedPositions) else 1
 
     def _is_through(self, site: Site) -> bool:
-        """False as long as the site has pictures of a packed sequence before it."""
-        return not isinstance(self.timeline, Packed) or self.timeline.is_through(site)
+        """False as long as the site has images of a packed sequence before it."""
+        return not isinstance(self.timeline, PackedPositions) or self.timeline.is_through(site)
 
     def _store(self, site: Site, program: SiteProgram, output: Tensor | None, attention: Tensor, value: Tensor) -> None:
         if not (program.read or program.decompose or program.capture_output):
             return
-        if isinstance(self.timeline, Packed):
+        if isinstance(self.timeline, PackedPositions):
             if program.read:
                 self.timeline.read(site, program, attention)
             if program.capture_output and output is not None:

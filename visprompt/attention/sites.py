@@ -68,22 +68,22 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """The attention sites of one encoder and what can be shared between prompts on one picture.
+    """The attention sites of one encoder and what can be shared between prompts on one image.
 
     Args:
         name: `"vision"` for image encoders.
         sites: one per block in order, the pooling head last.
         blocks: the blocks' modules, in order.
-        readout: what the picture is read through: `"cls"`, `"mean"` of the patches, all `"patches"` one by one (in an
+        readout: what the image is read through: `"cls"`, `"mean"` of the patches, all `"patches"` one by one (in an
             LVLM), a pooling `"probe"`, or the `"text"` of a decoder, whose rows and columns differ from call to call
-            (`Timeline`).
+            (`TokenPositions`).
         prefix: tokens of the model's own before the patches inside the blocks (CLS, registers).
         foldable: blocks do not care how many tokens stand in front of the patches, so several CLS copies can share
             one sequence.
         norms: the norm in front of each block's attention if the blocks are plain pre-norm ones, for the shortcut that
             computes only the readout row in the last block; empty if they are not.
-        padded: patches are padded to a common length (packed pictures).
-        shareable: blocks take the batch on their first axis, so prompts on one picture can share blocks.
+        padded: patches are padded to a common length (packed images).
+        shareable: blocks take the batch on their first axis, so prompts on one image can share blocks.
         readout_rows: the rows of a `"cls"` readout: CLS, and the distillation token of a distilled DeiT.
         head: from the readout row to the embedding; None where its parts are not known.
         no_tokens: why prompt tokens cannot go in; empty where they can.

@@ -8,7 +8,7 @@ here that the plain call does not keep as well:
 - where q, k and v are cut from one projection, its storage stays for k and v's sake, and the quotient would come on
   top: there it is computed again in the backward pass (`kept_as`);
 - with a bias, τ's gradient needs the logits' own, which no fused kernel gives without keeping all of them: there the
-  kernel runs forward, and the backward pass is written out, one picture at a time (`_Biased`).
+  kernel runs forward, and the backward pass is written out, one image at a time (`_Biased`).
 
 Shapes: n streams (batch), H heads, Q queries, K keys, D head width; τ is `[n, H|1, 1, 1]`.
 """
@@ -184,7 +184,7 @@ class _Biased(torch.autograd.Function):
 
     With S = (q kᵀ · s + b) / τ the logits, P their softmax and O = P V: `dS = P ⊙ (dO Vᵀ − rowsum(dO ⊙ O))`, from which
     dq, dk and dv follow as in FlashAttention (arXiv 2205.14135, appendix B.2), and `dτ = −Σ dS ⊙ S / τ`. Logits, in
-    float32 as in the kernel, are held for one picture at a time.
+    float32 as in the kernel, are held for one image at a time.
     """
 
     @staticmethod

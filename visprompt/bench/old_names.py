@@ -17,13 +17,13 @@ from visprompt.errors import InvalidInputError
 class Listener(ProgressCallback):
     """The methods of `ProgressCallback` under their names of 0.4.0."""
 
-    def planned(self, pictures: int) -> None:
+    def planned(self, images: int) -> None:
         """How much there is to do."""
 
     def row(self, text: str) -> None:
         """Which unit is at work."""
 
-    def done(self, pictures: int) -> None:
+    def done(self, images: int) -> None:
         """How much was done since the last call."""
 
     def result(self, row: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ class RunOptions(TypedDict, total=False):
         limit: only the first so many images of every task, or of every part of a data set.
         device: for models that are loaded here: auto, cpu, cuda, mps.
         make_runner: makes the runner of a model and a prompter, see `visprompt.tasks.condition.Pointer`.
-        pictures, listener: the names of `examples` and `progress` in 0.4.0.
+        images, listener: the names of `examples` and `progress` in 0.4.0.
     """
 
     images: str | Path | None

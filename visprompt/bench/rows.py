@@ -96,6 +96,8 @@ def upgrade(row: Row) -> Row:
         head = {"kind": "accuracy", "row": rest.pop("strategy")}
     else:  # of another schema: it stays in the file, and is not shown
         return row
+    if "pictures" in rest:
+        rest["images"] = rest.pop("pictures")
     low, high = rest.pop("ci95", None) or (None, None)
     found = {name: rest.pop(name) for name in _PROVENANCE if name in rest}
     return {**head, **rest, "low": low, "high": high, "provenance": found}

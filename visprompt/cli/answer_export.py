@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _File = Annotated[Path, typer.Argument(help="The benchmark's question file (MMMU: or folder).", show_default=False)]
 _Name = Annotated[str, typer.Option("--benchmark", "-b", help="mm-vet, llava-wild, mmmu or vlmevalkit (a TSV).")]
 _Images = Annotated[
-    Path | None, typer.Option("--images", help="Folder of the pictures; default: images beside the file, as it ships.")
+    Path | None, typer.Option("--images", help="Folder of the images; default: images beside the file, as it ships.")
 ]
 _Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N questions.")]
 _Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Reuse what is there, or start over.")]
@@ -70,19 +70,19 @@ def answer(
     if not loaded.generates:
         raise UnsupportedError(f"{loaded.name} is an encoder and writes no answers: name a model that does.")
 
-    from visprompt.tasks.condition import Pointing
+    from visprompt.tasks.condition import Condition
     from visprompt.tasks.lvlm_benchmarks import answer_all, scores
 
-    pointing = Pointing(prompter, options_of(options.option), preset=options.preset, fit=chosen_fit)
+    condition = Condition(prompter, options_of(options.option), preset=options.preset, fit=chosen_fit)
     log = RowLog(out.with_name(out.stem + ".items.jsonl"))
     if not resume:
         log.path.unlink(missing_ok=True)
     data = {"benchmark": benchmark, "file": file_digest(questions) if questions.is_file() else str(questions.resolve())}
-    with progress_bar(f"{loaded.name} · {pointing.label}", len(asked[:limit])) as step:
+    with progress_bar(f"{loaded.name} · {condition.label}", len(asked[:limit])) as step:
         outcome = answer_all(
             asked,
             loaded,
-            pointing,
+            condition,
             log,
             data=data,
             max_new_tokens=max_new_tokens,
@@ -90,8 +90,8 @@ def answer(
             progress=step,
         )
     told = {row["id"]: str(row["answer"]) for row in outcome.rows}
-    label = loaded.name if pointing.strategy == "none" else f"{loaded.name} + {pointing.label}"
-    known.write(out, asked, told, label, {"run": outcome.run, "prompter": pointing.describe()})
+    label = loaded.name if condition.strategy == "none" else f"{loaded.name} + {condition.label}"
+    known.write(out, asked, told, label, {"run": outcome.run, "prompter": condition.describe()})
     _warn_about(outcome.errors, len(outcome.rows) + len(outcome.errors), "asked")
     again = f", {outcome.reused} of them from before" if outcome.reused else ""
     typer.echo(f"wrote {len(told)} answers{again} to {out} (for {known.evaluator}); every answer: {log.path}", err=True)
@@ -111,7 +111,7 @@ def export(
     resume: _Resume = True,
     place: DeviceFlags,
 ) -> None:
-    """Write prompted pictures of a benchmark as PNG, for lmms-eval and VLMEvalKit (docs/export.md says how)."""
+    """Write prompted images of a benchmark as PNG, for lmms-eval and VLMEvalKit (docs/export.md says how)."""
     from visprompt.utils.files import require_folder
 
     _known, asked = _asked(benchmark, questions, images)
@@ -129,7 +129,7 @@ def export(
         rows, errors = exporting.export(asked, made, loaded, out, benchmark=benchmark, limit=limit, progress=step)
     _warn_about(errors, len(rows) + len(errors), "prompted")
     count = sum(len(row["images"]) for row in rows)
-    typer.echo(f"wrote {count} pictures, {exporting.MANIFEST} and {exporting.TABLE} into {out}", err=True)
+    typer.echo(f"wrote {count} images, {exporting.MANIFEST} and {exporting.TABLE} into {out}", err=True)
 
 
 def _asked(name: str, path: Path, images: Path | None) -> tuple[Benchmark, list[Question]]:
@@ -142,17 +142,17 @@ def _asked(name: str, path: Path, images: Path | None) -> tuple[Benchmark, list[
 
 
 def _require_apart(out: Path, questions: Path, asked: list[Question]) -> None:
-    """Makes sure that an export replaces neither the questions nor the pictures that it is made from.
+    """Makes sure that an export replaces neither the questions nor the images that it is made from.
 
     Raises:
         InvalidInputError: if it would.
     """
-    from visprompt.tasks.export import MANIFEST, PICTURES, TABLE
+    from visprompt.tasks.export import IMAGES, MANIFEST, TABLE
 
     target = out.resolve()
     holders = {one.resolve().parent for question in asked for one in question.images if isinstance(one, Path)}
     written = {target / name for name in ("mm-vet.json", "questions.jsonl", "mmmu.jsonl", MANIFEST, TABLE)}
-    if questions.resolve() in written or target / PICTURES in holders:
+    if questions.resolve() in written or target / IMAGES in holders:
         raise InvalidInputError(
             f"--out {out} holds the benchmark itself, and would be overwritten: name another folder."
         )

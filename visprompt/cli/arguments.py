@@ -1,4 +1,4 @@
-"""What the commands take in the same words: pictures, regions, a model, a strategy and its options."""
+"""What the commands take in the same words: images, regions, a model, a strategy and its options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_MODEL = "bundled:scenes-clip"
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
-ImageArg = Annotated[Path, typer.Argument(help="The picture.", show_default=False)]
+ImageArg = Annotated[Path, typer.Argument(help="The image.", show_default=False)]
 RegionArg = Annotated[
     list[str] | None,
     typer.Option("--region", "-r", help="Four numbers, e.g. 40,30,200,180. May be given several times."),
@@ -41,7 +41,7 @@ FormatArg = Annotated[
 ]
 PointArg = Annotated[list[str] | None, typer.Option("--point", help="x,y or x,y,radius in pixels.")]
 MaskArg = Annotated[
-    list[Path] | None, typer.Option("--mask", help="A picture as large as the image: bright is the region.")
+    list[Path] | None, typer.Option("--mask", help="An image as large as the image: bright is the region.")
 ]
 ModelArg = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
 SavedPrompterArg = Annotated[
@@ -54,7 +54,7 @@ SavedPrompterArg = Annotated[
 ]
 PresetArg = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
 OptionArg = Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value, e.g. -o strength=0.5.")]
-FitArg = Annotated[str, typer.Option("--fit", help="model (its own crop), pad or squash (the whole picture).")]
+FitArg = Annotated[str, typer.Option("--fit", help="model (its own crop), pad or squash (the whole image).")]
 DeviceArg = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 DtypeArg = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
 BaseUrlArg = Annotated[
@@ -175,15 +175,15 @@ def regions_of(
 
 
 def request_of(image: Path, regions: list[Region], query: str | None, together: bool = False) -> Request:
-    """The request, with its picture read.
+    """The request, with its image read.
 
     Raises:
-        InvalidInputError: about the picture or a region, before a model is loaded.
+        InvalidInputError: about the image or a region, before a model is loaded.
     """
     from visprompt.request import Request
 
     request = Request(image, region=regions or None, query=query, regions_as="together" if together else "each")
-    _ = request.regions if regions else request.picture
+    _ = request.regions if regions else request.pil_image
     return request
 
 

@@ -1,4 +1,4 @@
-"""`visprompt ask`: a question about one or several pictures, and what a model that writes answers."""
+"""`visprompt ask`: a question about one or several images, and what a model that writes answers."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ DEFAULT_MODEL = "bundled:scenes-llava"
 def ask(
     words: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PICTURE… QUESTION", help="One or several pictures, and the question.", show_default=False
-        ),
+        typer.Argument(metavar="IMAGE… QUESTION", help="One or several images, and the question.", show_default=False),
     ],
     *,
     regions: RegionFlags,
@@ -46,7 +44,7 @@ def ask(
     options: StrategyFlags,
     max_new_tokens: TokensArg = 64,
     save: Annotated[
-        Path | None, typer.Option("--save", help="Write the prompted picture to this PNG (several: NAME-1.png, …).")
+        Path | None, typer.Option("--save", help="Write the prompted image to this PNG (several: NAME-1.png, …).")
     ] = None,
     stream: Annotated[
         bool | None,
@@ -54,22 +52,22 @@ def ask(
             "--stream/--no-stream", help="Print words as they come. [default: on a terminal]", show_default=False
         ),
     ] = None,
-    video: Annotated[bool, typer.Option("--video", help="The pictures are frames of one video, in order.")] = False,
+    video: Annotated[bool, typer.Option("--video", help="The images are frames of one video, in order.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     place: InputFlags,
 ) -> None:
-    """Ask a model that writes about a picture, with or without a strategy; the answer goes to standard output."""
+    """Ask a model that writes about an image, with or without a strategy; the answer goes to standard output."""
     from visprompt.runner.runner import Runner
     from visprompt.utils.files import require_file
 
     if as_json and stream:
         raise InvalidInputError("--json prints everything at the end, and --stream as it comes: give one of them.")
-    pictures, question = pictures_and_question(words)
+    images, question = images_and_question(words)
     if save is not None:
         if save.suffix.lower() != ".png":
             raise InvalidInputError(f"--save should end in .png, which keeps every pixel; got {save}.")
         require_file(save, "--save")
-    request = _request(pictures, question, regions, video)
+    request = _request(images, question, regions, video)
     made = prompter_of(prompter, options.preset, options.option, saved=True)
     if made is None and _has_regions(request):
         raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
@@ -89,37 +87,37 @@ def ask(
         _save(save, answer, runner)
 
 
-def pictures_and_question(words: list[str]) -> tuple[list[Path], str]:
-    """The last word is the question, the others are pictures.
+def images_and_question(words: list[str]) -> tuple[list[Path], str]:
+    """The last word is the question, the others are images.
 
-    >>> pictures_and_question(["one.jpg", "two.jpg", "What is different?"])[1]
+    >>> images_and_question(["one.jpg", "two.jpg", "What is different?"])[1]
     'What is different?'
 
     Raises:
-        InvalidInputError: without a picture or without a question.
+        InvalidInputError: without an image or without a question.
     """
-    *pictures, question = words
-    if not pictures or not question.strip() or Path(question).is_file():
+    *images, question = words
+    if not images or not question.strip() or Path(question).is_file():
         raise InvalidInputError(
-            'a question comes after the pictures: visprompt ask photo.jpg "What does the sign say?"; '
+            'a question comes after the images: visprompt ask photo.jpg "What does the sign say?"; '
             f"got {', '.join(map(repr, words))}."
         )
-    return [Path(one) for one in pictures], question
+    return [Path(one) for one in images], question
 
 
-def _request(pictures: list[Path], question: str, flags: RegionFlags, video: bool) -> Request:
+def _request(paths: list[Path], question: str, flags: RegionFlags, video: bool) -> Request:
     from visprompt.request import Request
 
-    several = len(pictures) > 1 or video
+    several = len(paths) > 1 or video
     if several and flags:
         raise InvalidInputError(
-            "regions go with one picture here; for several, say in Python which picture each belongs to: "
+            "regions go with one image here; for several, say in Python which image each belongs to: "
             "vp.Request([first, second], region=[box, None])."
         )
-    regions = flags.of(pictures[0])
-    images: Any = pictures if several else pictures[0]
+    regions = flags.of(paths[0])
+    images: Any = paths if several else paths[0]
     request = Request(images, region=regions or None, query=question, regions_as="together", video=video)
-    request.units()  # a bad picture or region should not wait for a model
+    request.units()  # a bad image or region should not wait for a model
     return request
 
 

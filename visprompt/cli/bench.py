@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 def bench(
     suite: Annotated[str, typer.Argument(help="A YAML file, or the name of a suite: see `visprompt list suites`.")],
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Instead of the suite's models.")] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="Folder of the pictures.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of the images.")] = None,
     annotations: Annotated[Path | None, typer.Option("--annotations", help="Folder of the annotation files.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where results go; default: runs/SUITE.")] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first N pictures of every task.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images of every task.")] = None,
     strategy: Annotated[
         list[str] | None, typer.Option("--strategy", "-s", help="Only these rows of the suite.")
     ] = None,

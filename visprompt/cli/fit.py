@@ -1,4 +1,4 @@
-"""`visprompt fit`: learn a prompt for a frozen model from pictures, with labels or without."""
+"""`visprompt fit`: learn a prompt for a frozen model from images, with labels or without."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
 
-#: of the training pictures, split off for validation
+#: of the training images, split off for validation
 SHARE = 0.2
 _DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and going on"
 
@@ -37,7 +37,7 @@ class DataFlags:
         str | None,
         typer.Option(
             "--data",
-            help="A folder, a .csv or .jsonl file, scenes:NAME, hf:NAME; for patch pictures alone are enough, and "
+            help="A folder, a .csv or .jsonl file, scenes:NAME, hf:NAME; for patch images alone are enough, and "
             "without --data it learns on generated scenes.",
             rich_help_panel=_DATA,
         ),
@@ -45,7 +45,7 @@ class DataFlags:
     format: Annotated[
         str | None,
         typer.Option(
-            "--format", help="folder, csv, jsonl, vtab, fgvc, ade20k, hf, scenes or pictures.", rich_help_panel=_DATA
+            "--format", help="folder, csv, jsonl, vtab, fgvc, ade20k, hf, scenes or images.", rich_help_panel=_DATA
         ),
     ] = None
     data_option: Annotated[
@@ -57,19 +57,19 @@ class DataFlags:
         typer.Option("--validation", help="Share split off where data have no validation part.", rich_help_panel=_DATA),
     ] = SHARE
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most N pictures of every part.", rich_help_panel=_DATA)
+        int | None, typer.Option("--limit", min=1, help="At most N images of every part.", rich_help_panel=_DATA)
     ] = None
     on_bad: Annotated[
         str | None,
         typer.Option(
             "--on-bad",
-            help="Bad pictures: refuse, or skip with a warning. [default: refuse; skip without labels]",
+            help="Bad images: refuse, or skip with a warning. [default: refuse; skip without labels]",
             rich_help_panel=_DATA,
             show_default=False,
         ),
     ] = None
     check: Annotated[
-        bool, typer.Option("--check", help="Open every picture before training starts.", rich_help_panel=_DATA)
+        bool, typer.Option("--check", help="Open every image before training starts.", rich_help_panel=_DATA)
     ] = False
 
     def require(self, made: Learned, out: Path) -> None:
@@ -84,7 +84,7 @@ class DataFlags:
         if self.on_bad not in (None, "refuse", "skip"):
             raise unknown_name("way of --on-bad", self.on_bad, ("refuse", "skip"))
         if self.data is None and not _learns_without_labels(made):
-            raise InvalidInputError(f"{made.name!r} learns from labelled pictures: say where they are with --data.")
+            raise InvalidInputError(f"{made.name!r} learns from labelled images: say where they are with --data.")
         if self.data is None and (self.data_option or self.format or self.on_bad or self.validation != SHARE):
             raise InvalidInputError(
                 "--format, --data-option, --on-bad and --validation go with --data; without it, scenes are generated."
@@ -206,7 +206,7 @@ def _loaded(made: Learned, model: str, source: DataFlags, place: DeviceFlags, se
         # A strategy that learns without labels needs no data: scenes are drawn to the model's measure.
         splits = made.splits(loaded, None, seed=seed).limited(source.limit, seed)  # type: ignore[attr-defined]
     if source.check:
-        with waiting("opening every picture"):
+        with waiting("opening every image"):
             splits = splits.check()
     return loaded, splits
 

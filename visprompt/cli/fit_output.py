@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from visprompt.data.labelled.splits import Splits
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
-    from visprompt.persistence.model_card import Figure
+    from visprompt.persistence.model_card import Metric
     from visprompt.training.result import Fitted
 
 #: optimiser steps that the patches that ship took
@@ -29,49 +29,49 @@ def announce(splits: Splits, out: Path, sweep: bool) -> None:
 
     held = {name: len(part) for name in ("validation", "test") if (part := getattr(splits, name)) is not None}
     beside = "".join(f", {n:,} for {name}" for name, n in held.items())
-    count = "1 picture" if len(splits.train) == 1 else f"{len(splits.train):,} pictures"
+    count = "1 image" if len(splits.train) == 1 else f"{len(splits.train):,} images"
     typer.echo(f"learning from {count} without labels{beside}. {splits.protocol}", err=True)
     typer.echo(f"to watch it: {out / 'sweep' / '*' / STRIP if sweep else out / STRIP}", err=True)
 
 
-def say_if_short(made: Learned, given: dict[str, Any], pictures: int) -> None:
-    """A patch takes many steps; the epochs that are enough for a thousand pictures are few for twenty."""
+def say_if_short(made: Learned, given: dict[str, Any], images: int) -> None:
+    """A patch takes many steps; the epochs that are enough for a thousand images are few for twenty."""
     from visprompt.registry import settings as of_strategy
     from visprompt.training.settings import settings_from
 
     settings = settings_from(dict(of_strategy(type(made)).get("training") or {}), given)
-    an_epoch = math.ceil(pictures / (settings.batch_size * settings.accumulate))
+    an_epoch = math.ceil(images / (settings.batch_size * settings.accumulate))
     if an_epoch * settings.epochs < ENOUGH_STEPS / 2:
         epochs = math.ceil(ENOUGH_STEPS / an_epoch)
         every = max(epochs * settings.evaluate_every // settings.epochs, 1)
         typer.echo(
-            f"note: {settings.epochs} epochs of so few pictures are {an_epoch * settings.epochs:,} steps. The patches "
+            f"note: {settings.epochs} epochs of so few images are {an_epoch * settings.epochs:,} steps. The patches "
             f"that ship took {ENOUGH_STEPS:,}: --epochs {epochs} --set evaluate_every={every}.",
             err=True,
         )
 
 
 def compare_markers(made: Learned, model: Model, splits: Splits, out: Path) -> None:
-    """Measures gain as it is used, beside controls, on held-out pictures; saves it with the rest."""
+    """Measures gain as it is used, beside controls, on held-out images; saves it with the rest."""
     from visprompt.cli.gain_table import beats_chance, compare, held_out, told
     from visprompt.persistence.model_card import add_gains, base_name
 
-    part, pictures = held_out(splits)
-    if pictures is None:
+    part, images = held_out(splits)
+    if images is None:
         return
     fit = str((made.record.get("settings") or {}).get("fit") or "model")
     try:
-        results = compare(made, model, pictures, fit)
+        results = compare(made, model, images, fit)
     except VispromptError as error:
         typer.echo(f"not compared with other markers: {error}", err=True)
         return
-    gains, how = told(made, results, base_name([made], model.name), f"{len(pictures)} {part} pictures")
-    add_gains(made, gains, len(pictures), how)
+    gains, how = told(made, results, base_name([made], model.name), f"{len(images)} {part} images")
+    add_gains(made, gains, len(images), how)
     made.save_pretrained(out)
     if not beats_chance(made, results):
         typer.echo(
-            f"note: on these {len(pictures)} pictures it is not shown to draw more than random colours do. More steps "
-            "(--epochs), more pictures, another size or shape (-o size=…, -o shape=full) may help.",
+            f"note: on these {len(images)} images it is not shown to draw more than random colours do. More steps "
+            "(--epochs), more images, another size or shape (-o size=…, -o shape=full) may help.",
             err=True,
         )
 
@@ -117,7 +117,7 @@ def show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool, se
     _print_next(made, fitted, out, model, record, seconds)
 
 
-def _print_tables(made: Learned, fitted: Fitted, record: dict[str, Any], figures: list[Figure], model: str) -> None:
+def _print_tables(made: Learned, fitted: Fitted, record: dict[str, Any], figures: list[Metric], model: str) -> None:
     from rich.console import Console
 
     from visprompt.cli.fit_tables import figures_table, sweep_table
@@ -130,7 +130,7 @@ def _print_tables(made: Learned, fitted: Fitted, record: dict[str, Any], figures
         taught = ", as it was taught: at any place, also cut off by the rim" if record.get("gains") else ""
         console.print(figures_table(figures, f"{made.name} on {model}{taught}"))
     else:
-        typer.echo("no pictures were held out, so nothing is known about how well it does", err=True)
+        typer.echo("no images were held out, so nothing is known about how well it does", err=True)
     for table in record.get("gains") or []:
         console.print(gains_table(table))
 
@@ -146,8 +146,8 @@ def _print_next(
     kept = f"epoch {fitted.best_epoch} of {fitted.epochs} kept{early}"
     took = f", {duration(seconds)}" if seconds is not None else ""
     typer.echo(f"trained: {trained_text(record)}; {kept}{took}")
-    pictures = "".join(f", {name}" for name in ("patch.png", STRIP) if (out / name).is_file())
-    typer.echo(f"wrote {out} (config.json, prompt.safetensors, README.md{pictures})", err=True)
+    images = "".join(f", {name}" for name in ("patch.png", STRIP) if (out / name).is_file())
+    typer.echo(f"wrote {out} (config.json, prompt.safetensors, README.md{images})", err=True)
     typer.echo(f"next:  visprompt inspect {out}", err=True)
     if record.get("head") or made.head is not None:
         typer.echo(f"       visprompt predict {out} photo.jpg", err=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visprompt.persistence.model_card import Figure
+    from visprompt.persistence.model_card import Metric
 
 
-def figures_table(figures: list[Figure], title: str) -> Any:
+def figures_table(figures: list[Metric], title: str) -> Any:
     """Figures with their intervals, for a terminal."""
     from rich.markup import escape
     from rich.table import Table

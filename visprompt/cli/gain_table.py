@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.tasks.gain import BlockGain, GainResult
 
-#: pictures that are measured, at most, and patches of random colours that take them in turn
+#: images that are measured, at most, and patches of random colours that take them in turn
 MOST, DRAWS = 100, 8
 PATCH, CIRCLE, RANDOM = "learned patch", "red circle", "random colours"
 
 
 class Opened(Sequence[Any]):
-    """The first pictures of a data set that can be used, opened when they are asked for.
+    """The first images of a data set that can be used, opened when they are asked for.
 
     Args:
         data: any kind.
@@ -37,7 +37,7 @@ class Opened(Sequence[Any]):
             if len(self._numbers) == most:
                 break
             try:
-                check_processable(data.picture(number).size)
+                check_processable(data.image(number).size)
             except VispromptError:  # training has named it
                 continue
             self._numbers.append(number)
@@ -46,11 +46,11 @@ class Opened(Sequence[Any]):
         return len(self._numbers)
 
     def __getitem__(self, number: Any) -> Any:
-        return self._data.picture(self._numbers[number])
+        return self._data.image(self._numbers[number])
 
 
 def held_out(splits: Splits) -> tuple[str, Opened | None]:
-    """Pictures that it was not learned from, and which they are: of the test part, else of validation."""
+    """Images that it was not learned from, and which they are: of the test part, else of validation."""
     for name in ("test", "validation"):
         part: Labelled | None = getattr(splits, name)
         if part is not None and len(found := Opened(part)):
@@ -58,13 +58,13 @@ def held_out(splits: Splits) -> tuple[str, Opened | None]:
     return "", None
 
 
-def compare(made: Learned, model: Model, pictures: Sequence[Any], fit: str = "model") -> dict[str, GainResult]:
+def compare(made: Learned, model: Model, images: Sequence[Any], fit: str = "model") -> dict[str, GainResult]:
     """Gain of a patch, a red circle and patches of random colours, each as it is used, at the same places.
 
     Args:
         made: the patch; it is put at the place's centre, whatever its options of use say of that.
         model: what it was learned on, or another.
-        pictures: any.
+        images: any.
         fit: as in `Runner`.
 
     Raises:
@@ -78,7 +78,7 @@ def compare(made: Learned, model: Model, pictures: Sequence[Any], fit: str = "mo
     # As it was taught: what can be chosen anew whenever it is used is as by default.
     usual = {item.name: item.default for item in dataclasses.fields(made.options) if item.name in made.free}
     centred.options = dataclasses.replace(made.options, **{**usual, "opacity": made.options.opacity})
-    meter = GainMeter(model, pictures, size_tokens=made.options.size, fit=fit)
+    meter = GainMeter(model, images, size_tokens=made.options.size, fit=fit)
     return {
         PATCH: meter.measure(centred),
         CIRCLE: meter.measure(Prompter.from_name("circle")),
@@ -102,15 +102,15 @@ def beats_chance(made: Learned, results: dict[str, GainResult]) -> bool:
     return compared(patch, chance, results[PATCH].without[:, place]).low > 0
 
 
-def told(made: Learned, results: dict[str, GainResult], model: str, pictures: str) -> tuple[dict[str, BlockGain], str]:
+def told(made: Learned, results: dict[str, GainResult], model: str, images: str) -> tuple[dict[str, BlockGain], str]:
     """What goes into a card: gain in the block that it was taught in, and how it was measured."""
     place = block_of(made, results)
     gains = {name: result.blocks[place] for name, result in results.items()}
     block, last = gains[PATCH].block, results[PATCH].blocks[-1].block
     how = (
-        f"{model}, block {block}{'' if block < last else ', the last'}; {pictures}, one place each: a square of "
+        f"{model}, block {block}{'' if block < last else ', the last'}; {images}, one place each: a square of "
         f"{made.options.size:g} tokens, wholly inside. As used: 8 bits, the model's own processor; the circle as it is "
-        f"drawn by default; {DRAWS} draws of random colours in the patch's own shape. Intervals over the pictures."
+        f"drawn by default; {DRAWS} draws of random colours in the patch's own shape. Intervals over the images."
     )
     return gains, how
 
@@ -135,7 +135,7 @@ def gains_table(found: dict[str, Any]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from visprompt.persistence.model_card import Figure
+    from visprompt.persistence.model_card import Metric
     from visprompt.utils.number_text import shown
 
     title, how = f"attention gain as it is used, n = {found['n']}", escape(found["how"])
@@ -143,7 +143,7 @@ def gains_table(found: dict[str, Any]) -> Any:
     for name, side in (("marker", "left"), ("gain", "right"), ("95 %", "right"), ("mass without → with", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for place, row in enumerate(found["rows"]):
-        gain = Figure("", "gain", row["gain"], interval=(row["low"], row["high"]))
+        gain = Metric("", "gain", row["gain"], interval=(row["low"], row["high"]))
         mass = f"{shown('mass', row['mass_without'])} → {shown('mass', row['mass'])}"
         table.add_row(escape(row["marker"]), gain.text(), gain.interval_text(), mass, style="" if place else "bold")
     return table

@@ -27,7 +27,7 @@ def inspect(
         list[Path] | None,
         typer.Option(
             "--image",
-            help="A picture to look at, or a folder of them; several. Default: scenes, for a bundled model or a patch.",
+            help="An image to look at, or a folder of them; several. Default: scenes, for a bundled model or a patch.",
         ),
     ] = None,
     region: Annotated[
@@ -161,7 +161,7 @@ def _show(part: Learned, found: dict[str, Any]) -> None:
         if data:
             classes = f", {data['classes']} classes" if (data.get("classes") or 0) > 1 else ""
             what = f"items{classes}, {data.get('kind')}"
-            what = "pictures without labels" if data.get("kind") == "pictures" else what
+            what = "images without labels" if data.get("kind") == "images" else what
             rows.append((split, f"{data.get('name')}: {data.get('n')} {what}"))
     rows.append(("protocol", found["protocol"] or ""))
     if found["epochs"]:
@@ -207,14 +207,14 @@ def _gain_by_block(rows: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from visprompt.persistence.model_card import Figure
+    from visprompt.persistence.model_card import Metric
 
     table = Table(title=f"attention gain by block, n = {rows[0]['n']}: gain, 95 %", title_justify="left")
     table.add_column("block", justify="right")
     for row in rows:
         table.add_column(escape(row["marker"]), justify="right")
     for cells in zip(*(row["blocks"] for row in rows), strict=True):
-        figures = [Figure("", "gain", one["gain"], interval=(one["low"], one["high"])) for one in cells]
+        figures = [Metric("", "gain", one["gain"], interval=(one["low"], one["high"])) for one in cells]
         words = [f"{one.text()}  {one.interval_text()}" for one in figures]
         table.add_row(str(cells[0]["block"]), *words)
     return table

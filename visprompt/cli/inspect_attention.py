@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     #: a name, an image, and the region that a strategy gets
     Shown: TypeAlias = tuple[str, Image, Region | None]
 
-#: pictures and blocks that are shown where nothing is asked for
-PICTURES, BLOCKS = 2, 4
+#: images and blocks that are shown where nothing is asked for
+IMAGES, BLOCKS = 2, 4
 #: longer side of a map, at least
 MAP_PX = 400
-#: pictures on which a patch's gain is measured, at most and at least, and the seed of scenes for it
+#: images on which a patch's gain is measured, at most and at least, and the seed of scenes for it
 GAINS, FEWEST, SEED = 64, 8, 1
 
 
@@ -46,11 +46,11 @@ def attention_figures(
     dtype: str,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures of attention without and with the prompt, and of a patch its gain in every block, with its rows; nothing
-    where no picture was given and none is at hand."""
+    where no image was given and none is at hand."""
     name = model or str((part.backbone or {}).get("name") or "")
     is_patch = isinstance(part, HasImage) and made is part
     if not shown and not is_patch and not name.startswith("bundled:"):
-        typer.echo("no attention maps: give pictures with --image", err=True)
+        typer.echo("no attention maps: give images with --image", err=True)
         return {}, []
     loaded = backbone_of(part, model, device, dtype)
     if is_patch:
@@ -64,7 +64,7 @@ def attention_figures(
         from visprompt.data.scenes.world import scenes
         from visprompt.request import Box
 
-        found = list(enumerate(scenes(PICTURES, hard=True), 1))
+        found = list(enumerate(scenes(IMAGES, hard=True), 1))
         shown = [(f"scene-{number}", one.pil, Box(*one.objects[one.target].box_xyxy)) for number, one in found]
     figures, rows = _gains(part, loaded, name, data) if is_patch else ({}, [])
     if is_patch:
@@ -75,18 +75,18 @@ def attention_figures(
 def _gains(
     part: Learned, model: Model, name: str, data: Labelled | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Gain in every block beside a circle's and random colours', on pictures that were given or on generated scenes."""
+    """Gain in every block beside a circle's and random colours', on images that were given or on generated scenes."""
     from visprompt.cli.gain_table import Opened, compare, gain_rows
     from visprompt.plots.gain import gain_figure
 
-    pictures = Opened(data or _scenes(model), GAINS)
-    if len(pictures) < FEWEST:
-        typer.echo(f"no gains: they need {FEWEST} pictures, better 50 (--image FOLDER)", err=True)
+    images = Opened(data or _scenes(model), GAINS)
+    if len(images) < FEWEST:
+        typer.echo(f"no gains: they need {FEWEST} images, better 50 (--image FOLDER)", err=True)
         return {}, []
     fit = checked_fit(str(_mapping(part.record.get("settings")).get("fit") or "model"))
     try:
         with waiting("measuring gains"):
-            rows = gain_rows(compare(part, model, pictures, fit), name)
+            rows = gain_rows(compare(part, model, images, fit), name)
     except VispromptError as error:
         typer.echo(f"no gains: {error}", err=True)
         return {}, []
@@ -104,18 +104,18 @@ def _scenes(model: Model) -> Labelled:
 
 
 def _with_places(part: Learned, model: Model, shown: list[Shown]) -> list[Shown]:
-    """The same pictures with a place for the patch where none was given; scenes where there are no pictures."""
+    """The same images with a place for the patch where none was given; scenes where there are no images."""
     from visprompt.tasks.gain import GainMeter
 
     if not shown:
         scenes = _scenes(model)
-        shown = [(f"scene-{number + 1}", scenes.picture(number), None) for number in range(PICTURES)]
+        shown = [(f"scene-{number + 1}", scenes.image(number), None) for number in range(IMAGES)]
     options: Any = part.options
-    meter = GainMeter(model, [picture for _, picture, _ in shown], size_tokens=options.size)
+    meter = GainMeter(model, [image for _, image, _ in shown], size_tokens=options.size)
     try:
         return [
-            (label, picture, region or meter.place(number, picture.size))
-            for number, (label, picture, region) in enumerate(shown)
+            (label, image, region or meter.place(number, image.size))
+            for number, (label, image, region) in enumerate(shown)
         ]
     except VispromptError:  # larger than the input, as the gains have said
         return shown
@@ -125,11 +125,11 @@ def _maps(made: Prompter, model: Model, name: str, shown: list[Shown], blocks: l
     from visprompt.plots.learned import attention_figure
 
     figures = {}
-    for label, picture, region in shown:
+    for label, image, region in shown:
         region = region if "region" in made.needs else None
         with waiting(f"looking at {label}"):
             try:
-                looks, prompted = looks_of(model, made, picture, blocks, region)
+                looks, prompted = looks_of(model, made, image, blocks, region)
             except VispromptError as error:
                 if blocks:
                     raise
@@ -137,13 +137,13 @@ def _maps(made: Prompter, model: Model, name: str, shown: list[Shown], blocks: l
                 continue
         title = f"{label}: {made.name} on {name}"
         box = None if region is None else region.xyxy
-        figures[f"attention-{label}"] = attention_figure(picture, looks, made.name, title, box, prompted)
+        figures[f"attention-{label}"] = attention_figure(image, looks, made.name, title, box, prompted)
     return figures
 
 
 def opened(paths: Sequence[Path], boxes: Sequence[Region]) -> tuple[list[Shown], Labelled | None]:
-    """Pictures to draw maps of, with their regions, and all that were given; of a folder the first ones are drawn."""
-    from visprompt.data.labelled.unlabelled import read_pictures, unlabelled
+    """Images to draw maps of, with their regions, and all that were given; of a folder the first ones are drawn."""
+    from visprompt.data.labelled.unlabelled import read_images, unlabelled
     from visprompt.imaging.load import load_image
 
     folders = [path for path in paths if path.is_dir()]
@@ -158,9 +158,9 @@ def opened(paths: Sequence[Path], boxes: Sequence[Region]) -> tuple[list[Shown],
     shown: list[Shown] = []
     for number, path in enumerate(paths):
         if path in folders:
-            inner = read_pictures(path, validation=0, on_bad="skip").train.files()
+            inner = read_images(path, validation=0, on_bad="skip").train.files()
             all_of_them += inner
-            shown += [(Path(one).stem, load_image(one), None) for one in inner[:PICTURES]]
+            shown += [(Path(one).stem, load_image(one), None) for one in inner[:IMAGES]]
         else:
             all_of_them.append(str(path))
             shown.append((path.stem, load_image(path), boxes[number] if boxes else None))
@@ -170,16 +170,16 @@ def opened(paths: Sequence[Path], boxes: Sequence[Region]) -> tuple[list[Shown],
 def looks_of(
     model: Model,
     made: Prompter,
-    picture: Image,
+    image: Image,
     blocks: Sequence[int] | None = None,
     region: Region | None = None,
 ) -> tuple[list[BlockLooks], Image]:
-    """Attention without and with a prompt in some blocks, and the picture as the prompt has it.
+    """Attention without and with a prompt in some blocks, and the image as the prompt has it.
 
     Args:
         model: the backbone.
         made: the strategy.
-        picture: what is looked at.
+        image: what is looked at.
         blocks: numbers, negative from the end; None: four spread over the depth, the last among them, or the pooling
             head where the model is read through one.
         region: for a strategy that needs one.
@@ -190,15 +190,15 @@ def looks_of(
     from visprompt.runner.runner import Runner
     from visprompt.runner.token_attention import token_looks
 
-    request = Request(picture, region=region)
+    request = Request(image, region=region)
     tower = model.tower
     if blocks is None and tower.readout != "probe":
         count = min(tower.num_blocks, BLOCKS)
         blocks = sorted({round((place + 1) * tower.num_blocks / count) - 1 for place in range(count)})
-    # Pictures come into the model as they did in training.
+    # Images come into the model as they did in training.
     settings = [_mapping(part.record.get("settings")) for part in learned_parts(made)]
     fit = checked_fit(next((str(one["fit"]) for one in settings if one.get("fit")), "model"))
-    (before,) = Runner(model, None, fit=fit, progress=False).attention(Request(picture), blocks)
+    (before,) = Runner(model, None, fit=fit, progress=False).attention(Request(image), blocks)
     (after,) = Runner(model, made, fit=fit, progress=False).attention(request, blocks)
     (prompt,) = made.edit_all([unit.with_(fit=fit) for unit in request.units()], model)
     tokens = {look.block: look for look in token_looks(model, prompt, before.blocks)}
@@ -212,11 +212,11 @@ def looks_of(
         )
         for place, number in enumerate(before.blocks)
     ]
-    return looks, prompt.picture
+    return looks, prompt.image
 
 
 def _look(shares: np.ndarray, geometry: Geometry) -> Look:
-    """`[P]` shares of attention as a map over the picture."""
+    """`[P]` shares of attention as a map over the image."""
     from visprompt.plots.learned import Look
 
     total = float(shares.sum())

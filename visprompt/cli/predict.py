@@ -1,4 +1,4 @@
-"""`visprompt predict`: what the head of a learned prompt says about pictures."""
+"""`visprompt predict`: what the head of a learned prompt says about images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from visprompt.runner.predictions import Prediction
     from visprompt.utils.jsonl import RowLog
 
-#: pictures that are read before the first of them is shown
+#: images that are read before the first of them is shown
 AT_ONCE = 64
 ROWS = "predictions.jsonl"
 
 
 def predict(
     folder: SavedArg,
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
     model: SavedModelArg = None,
     out: Annotated[
         Path | None,
@@ -34,17 +34,17 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="So many classes, the most probable first.")] = 3,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Leave out pictures that --out has already, or start over.")
+        bool, typer.Option("--resume/--fresh", help="Leave out images that --out has already, or start over.")
     ] = True,
     device: DeviceArg = "auto",
     dtype: DtypeArg = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Name the class of pictures, or of every pixel, with a prompt that `visprompt fit` learned."""
+    """Name the class of images, or of every pixel, with a prompt that `visprompt fit` learned."""
     from visprompt.runner.predictions import with_head
     from visprompt.runner.runner import Runner
 
-    paths = pictures_of(pictures)
+    paths = images_of(images)
     made = saved_of(folder)
     part = with_head(made)
     dense = (part.record.get("head") or {}).get("kind") == "pup"
@@ -69,9 +69,9 @@ def predict(
                     typer.echo(_line(row))
             advance(len(batch))
     if problems:
-        warnings.warn(f"{len(problems)} of {len(paths)} pictures left out; the first: {problems[0]}", stacklevel=1)
+        warnings.warn(f"{len(problems)} of {len(paths)} images left out; the first: {problems[0]}", stacklevel=1)
     if not rows:
-        raise InvalidInputError("none of the pictures can be used.")
+        raise InvalidInputError("none of the images can be used.")
     if as_json:
         order = {str(path): place for place, path in enumerate(paths)}
         rows.sort(key=lambda row: order[row["id"]])
@@ -82,25 +82,25 @@ def predict(
         typer.echo(f"wrote {len(rows)} predictions{said} to {out}", err=True)
 
 
-def pictures_of(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the pictures in them, sorted.
+def images_of(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the images in them, sorted.
 
     Raises:
-        InvalidInputError: for a path that is not there, or a folder without pictures.
+        InvalidInputError: for a path that is not there, or a folder without images.
     """
-    from visprompt.data.labelled.items import PICTURE_SUFFIXES
+    from visprompt.data.labelled.items import IMAGE_SUFFIXES
 
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in PICTURE_SUFFIXES and one.is_file())
+            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file())
             if not inside:
-                raise InvalidInputError(f"{path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+                raise InvalidInputError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise InvalidInputError(f"{path}: there is no such picture or folder.")
+            raise InvalidInputError(f"{path}: there is no such image or folder.")
     return list(dict.fromkeys(found))
 
 
@@ -111,9 +111,9 @@ def _log(out: Path | None, dense: bool, resume: bool) -> RowLog | None:
     if out is None:
         return None
     if not dense and out.suffix.lower() != ".jsonl":
-        raise InvalidInputError(f"--out should end in .jsonl, one row per picture; got {out}.")
+        raise InvalidInputError(f"--out should end in .jsonl, one row per image; got {out}.")
     if dense and out.suffix:
-        raise InvalidInputError(f"--out is a folder here, for a PNG of the classes per picture; got {out}.")
+        raise InvalidInputError(f"--out is a folder here, for a PNG of the classes per image; got {out}.")
     path = require_folder(out) / ROWS if dense else require_file(out, "--out")
     if not resume:
         path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _run_of(made: Any) -> str:
 def _batches(
     paths: list[Path], done: dict[str, dict[str, Any]], top: int, rows: list[dict[str, Any]], problems: list[str]
 ) -> Iterator[list[tuple[Path, str, Request]]]:
-    """Pictures that can be read and are not done yet, some at a time; the others go into `rows` or `problems`."""
+    """Images that can be read and are not done yet, some at a time; the others go into `rows` or `problems`."""
     from visprompt.request import Request
     from visprompt.utils.hashing import file_digest
 
@@ -169,8 +169,8 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    picture = {"picture": row["id"]}
-    return picture | {key: row[key] for key in ("label", "number", "probability", "top", "mask") if key in row}
+    image = {"image": row["id"]}
+    return image | {key: row[key] for key in ("label", "number", "probability", "top", "mask") if key in row}
 
 
 def _write_mask(out: Path, name: str, request: Request, found: Prediction) -> str:
@@ -189,7 +189,7 @@ def _write_mask(out: Path, name: str, request: Request, found: Prediction) -> st
         }
         write_text(legend, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     if plots.have_matplotlib():
-        look = plots.to_png(mask_figure(request.picture, found.mask, found.classes, name))
+        look = plots.to_png(mask_figure(request.pil_image, found.mask, found.classes, name))
         write_bytes(out / f"{name}-look.png", look)
     write_bytes(out / f"{name}.png", mask_png(found.mask, found.classes))
     return f"{name}.png"

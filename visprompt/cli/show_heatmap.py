@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def before_and_after(
     model: Model, request: Request, made: Prompter | None, name: str, fit: Fit, blocks: Sequence[int] | None
 ) -> Figure:
-    """The picture with the region, what an encoder gets, and its readout attention without and with the strategy."""
+    """The image with the region, what an encoder gets, and its readout attention without and with the strategy."""
     from visprompt.plots import base as plots
     from visprompt.runner.runner import Runner
 
@@ -37,10 +37,10 @@ def before_and_after(
     boxes = [one.xyxy for one in request.regions]
     inside = [one.xyxy for one in prompt.regions]
     if "attention" not in model.supports:
-        return plots.picture_pair(request.picture, rendered, boxes[0] if boxes else None, name)
+        return plots.image_pair(request.pil_image, rendered, boxes[0] if boxes else None, name)
     block = -1 if not blocks else _only(blocks)
     return plots.before_after(
-        request.picture,
+        request.pil_image,
         rendered,
         plain.attention(request)[0].image_map(block),
         runner.attention(request)[0].image_map(block),
@@ -51,7 +51,7 @@ def before_and_after(
 
 
 def heatmap(model: Model, request: Request, made: Prompter | None, fit: Fit, blocks: Sequence[int] | None) -> Figure:
-    """Where a text-image encoder looks for a text: API's map over the picture, and the picture dimmed by it."""
+    """Where a text-image encoder looks for a text: API's map over the image, and the image dimmed by it."""
     from visprompt.plots import heatmaps as plots_heat
     from visprompt.prompter import Prompter as Maker
 
@@ -63,13 +63,13 @@ def heatmap(model: Model, request: Request, made: Prompter | None, fit: Fit, blo
     with waiting("looking"):
         (found,) = made.heatmaps(units, model)  # type: ignore[attr-defined]  # `api` has it; the core names no strategy
         (prompt,) = made.edit_all(units, model)
-    wh = request.picture.size
+    wh = request.pil_image.size
     shares = [(found.share_in(region), float(region.rasterise(wh).mean())) for region in request.regions]
     return plots_heat.question_figure(
         request.query or "",
-        request.picture,
-        prompt.picture,
-        found.over_picture("bilinear", outside=0.0),
+        request.pil_image,
+        prompt.image,
+        found.over_image("bilinear", outside=0.0),
         [region.xyxy for region in request.regions],
         shares,
     )
@@ -91,7 +91,7 @@ def answers(
 
     if request.query is None:
         raise InvalidInputError(
-            f"{model.name} answers questions: give one behind the picture, e.g. "
+            f"{model.name} answers questions: give one behind the image, e.g. "
             'visprompt show photo.jpg "What does the sign say?".'
         )
     count = model.tower.num_blocks
@@ -109,13 +109,13 @@ def answers(
 
 
 def warn_of_crop(answer: Answer) -> None:
-    """Says what part of a picture was seen, where the model's processor cuts the rest off."""
+    """Says what part of an image was seen, where the model's processor cuts the rest off."""
     for found in answer.maps:
         whole, seen = (0.0, 0.0, *map(float, found.geometry.image_wh)), found.geometry.visible_xyxy()
         if seen != whole:
             x0, y0, x1, y1 = (round(edge) for edge in seen)
             warnings.warn(
-                f"of the {found.geometry.image_wh[0]}×{found.geometry.image_wh[1]} picture the model saw "
+                f"of the {found.geometry.image_wh[0]}×{found.geometry.image_wh[1]} image the model saw "
                 f"({x0}, {y0}, {x1}, {y1}): its processor cuts the rest off. --fit pad shows it all.",
                 UserWarning,
                 stacklevel=2,
@@ -132,12 +132,12 @@ def _look(model: Model, answer: Answer, label: str, blocks: Sequence[int]) -> Lo
     for title, values in [(f"block {block}", heads[block]) for block in blocks] + [
         ("mean of all blocks", heads.mean(0))
     ]:
-        on_picture = float(values.sum())
-        lines = [title, f"{on_picture:.0%} of attention on the picture"]
-        if prompt.regions and on_picture > 0:
+        on_image = float(values.sum())
+        lines = [title, f"{on_image:.0%} of attention on the image"]
+        if prompt.regions and on_image > 0:
             cover = np.max([found.geometry.coverage(region) for region in prompt.regions], axis=0)
             lines.append(
-                f"of it {float(values.numpy() @ cover) / on_picture:.0%} in the region (even: {cover.mean():.0%})"
+                f"of it {float(values.numpy() @ cover) / on_image:.0%} in the region (even: {cover.mean():.0%})"
             )
         panels.append(Panel("\n".join(lines), found.geometry.to_map(values.numpy())))
     tiles = tuple(
@@ -146,7 +146,7 @@ def _look(model: Model, answer: Answer, label: str, blocks: Sequence[int]) -> Lo
     )
     return Look(
         label,
-        prompt.picture,
+        prompt.image,
         rendered(prompt, model),
         answer.text + ("" if answer.finished else " …"),
         tuple(panels),

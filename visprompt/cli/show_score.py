@@ -1,4 +1,4 @@
-"""`visprompt show` and `visprompt score`: one picture, one place or question, one strategy."""
+"""`visprompt show` and `visprompt score`: one image, one place or question, one strategy."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def show(
         raise InvalidInputError(f"--out should end in .png; got {out}.")
     text = _one_of(question, query)
     require_file(out, "--out")
-    # The request first: a bad picture or region should not wait for a model.
+    # The request first: a bad image or region should not wait for a model.
     request = request_of(image, regions.of(image), text, together=True)
     name = prompter or ("falip" if text is None else "none")
     made = prompter_of(name, options.preset, options.option, saved=True)
@@ -88,7 +88,7 @@ def show(
 
 def _one_of(question: str | None, query: str | None) -> str | None:
     if question is not None and query is not None:
-        raise InvalidInputError("the question is given twice: behind the picture, and as --query.")
+        raise InvalidInputError("the question is given twice: behind the image, and as --query.")
     return question if query is None else query
 
 
@@ -104,7 +104,7 @@ def score(
     fit: FitArg = "model",
     device: DeviceArg = "auto",
 ) -> None:
-    """Score texts against a picture, or against regions of it."""
+    """Score texts against an image, or against regions of it."""
     from visprompt.runner.runner import Runner
 
     request = request_of(image, regions.of(image), None)
@@ -114,7 +114,7 @@ def score(
     chosen = checked_fit(fit)
     scores = Runner(model_of(model, device), made, fit=chosen, progress=False).score(request, texts).float()
     probs = scores.softmax(dim=-1)
-    names = [repr(one) for one in request.regions] or ["whole picture"]
+    names = [repr(one) for one in request.regions] or ["whole image"]
     rows = [
         {
             "region": name,

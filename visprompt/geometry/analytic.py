@@ -1,4 +1,4 @@
-"""Where a processor puts a picture, read from the steps it states: resize, crop, pad.
+"""Where a processor puts an image, read from the steps it states: resize, crop, pad.
 
 Known are the image processors of transformers that use the library's own resize and crop, and pipelines
 (`Compose`) of torchvision, open_clip and timm. Anything else gives None, and `geometry_probe` finds out by looking.
@@ -15,7 +15,7 @@ Size: TypeAlias = tuple[int, int]
 
 
 class InputMap(NamedTuple):
-    """Where picture pixels land in a model input: `input_xy = scale_xy · picture_xy + offset_xy`, at pixel edges."""
+    """Where image pixels land in a model input: `input_xy = scale_xy · image_xy + offset_xy`, at pixel edges."""
 
     scale_xy: Pair
     offset_xy: Pair
@@ -34,7 +34,7 @@ class InputMap(NamedTuple):
 
 
 def analytic(processor: Any, image_wh: Size) -> InputMap | None:
-    """The map that a processor's settings state for a picture of size `image_wh`; None if they state none we know.
+    """The map that a processor's settings state for an image of size `image_wh`; None if they state none we know.
 
     >>> from torchvision.transforms import CenterCrop, Compose, Resize
     >>> analytic(Compose([Resize(224), CenterCrop(224)]), (640, 480))
@@ -76,7 +76,7 @@ def mean_rgb(processor: Any, default: tuple[int, int, int] = (124, 116, 104)) ->
 
 
 class _State:
-    """The map so far, and the size of the picture so far."""
+    """The map so far, and the size of the image so far."""
 
     def __init__(self, wh: Size) -> None:
         self.wh = wh

@@ -1,6 +1,6 @@
 """Original pixels ↔ model input ↔ patch grid, exact or refused.
 
-All coordinates are at pixel edges: pixel i spans [i, i + 1], in the original picture and in the model's input alike, so
+All coordinates are at pixel edges: pixel i spans [i, i + 1], in the original image and in the model's input alike, so
 a resize is a pure scale and a crop or a padding a whole offset. numpy only; it must not know models or strategies.
 """
 
@@ -25,7 +25,7 @@ MIN_VISIBLE_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture that the tower gets; encoders have one, tiled LVLMs several.
+    """One image that the tower gets; encoders have one, tiled LVLMs several.
 
     Args:
         scale_xy: with `offset_xy`: `input_xy = scale_xy · image_xy + offset_xy`.
@@ -58,7 +58,7 @@ class Tile:
 
     @property
     def seen_xyxy(self) -> Xyxy:
-        """What its patches show, in original pixels; it may reach beyond the picture."""
+        """What its patches show, in original pixels; it may reach beyond the image."""
         (sx, sy), (ox, oy) = self.scale_xy, self.offset_xy
         right, bottom = self.grid_hw[1] * self.patch_hw[1], self.grid_hw[0] * self.patch_hw[0]
         return ((0 - ox) / sx, (0 - oy) / sy, (right - ox) / sx, (bottom - oy) / sy)
@@ -72,10 +72,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the pixels of one picture land in the patches of one tower.
+    """Where the pixels of one image land in the patches of one tower.
 
     Args:
-        image_wh: size of the original picture.
+        image_wh: size of the original image.
         tiles: what the tower gets; patches are counted row by row, tile after tile.
 
     >>> geometry = Geometry((448, 224), (Tile((1.0, 1.0), (-112.0, 0.0), (224, 224), (2, 2)),))
@@ -139,7 +139,7 @@ class Geometry:
         return (np.asarray(xy, dtype=np.float64) - place.offset_xy) / place.scale_xy
 
     def patch_box(self, index: int) -> Box:
-        """The part of the original picture that a patch shows.
+        """The part of the original image that a patch shows.
 
         Raises:
             InvalidInputError: if there is no such patch, or it shows only padding.
@@ -153,7 +153,7 @@ class Geometry:
                 box = (x[column], y[row], x[column + 1], y[row + 1])
                 inside = _intersection((*map(float, box),), (0.0, 0.0, *map(float, self.image_wh)))  # type: ignore[arg-type]
                 if inside is None:
-                    raise InvalidInputError(f"patch {index} shows padding only, nothing of the picture.")
+                    raise InvalidInputError(f"patch {index} shows padding only, nothing of the image.")
                 return Box(*inside)
             left -= rows * columns
         raise InvalidInputError(f"there is no patch {index}; patches run from 0 to {self.num_patches - 1}.")
@@ -181,15 +181,15 @@ class Geometry:
         return np.clip(rows @ inside @ columns.T, 0.0, 1.0)
 
     def visible_xyxy(self) -> Xyxy:
-        """The box of the original picture that reaches the model, over all tiles."""
-        picture = (0.0, 0.0, float(self.image_wh[0]), float(self.image_wh[1]))
-        parts = [part for tile in self.tiles if (part := _intersection(tile.seen_xyxy, picture)) is not None]
+        """The box of the original image that reaches the model, over all tiles."""
+        image = (0.0, 0.0, float(self.image_wh[0]), float(self.image_wh[1]))
+        parts = [part for tile in self.tiles if (part := _intersection(tile.seen_xyxy, image)) is not None]
         if not parts:
-            raise InvalidInputError("nothing of the picture reaches the model: its tiles lie outside of it.")
+            raise InvalidInputError("nothing of the image reaches the model: its tiles lie outside of it.")
         x0, y0, x1, y1 = zip(*parts, strict=True)
         seen = (min(x0), min(y0), max(x1), max(y1))
         # dividing by a scale leaves 199.99999999999997
-        whole = [edge if abs(value - edge) < 1e-6 else value for value, edge in zip(seen, picture, strict=True)]
+        whole = [edge if abs(value - edge) < 1e-6 else value for value, edge in zip(seen, image, strict=True)]
         return (whole[0], whole[1], whole[2], whole[3])
 
     def visible_fraction(self, region: Region) -> float:
@@ -232,9 +232,9 @@ class Geometry:
         x0, y0, x1, y1 = self.visible_xyxy()
         raise RegionNotVisibleError(
             f"{f'{name}: ' if name else ''}the model's processor crops {region!r} away ({share:.0%} of it is "
-            f"left): of the {self.image_wh[0]}×{self.image_wh[1]} picture it keeps "
+            f"left): of the {self.image_wh[0]}×{self.image_wh[1]} image it keeps "
             f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f}). Use "
-            'fit="pad" or fit="squash" to make the whole picture visible.'
+            'fit="pad" or fit="squash" to make the whole image visible.'
         )
 
     # -- patches to pixels ------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Geometry:
     def to_map(
         self, values: np.ndarray, resample: Literal["bilinear", "nearest"] = "bilinear", outside: float = 0.0
     ) -> np.ndarray:
-        """Numbers per patch → a map over the original picture, float32 `[H, W]`.
+        """Numbers per patch → a map over the original image, float32 `[H, W]`.
 
         Args:
             values: `[P]`.
@@ -320,6 +320,6 @@ def _intersection(a: Xyxy, b: Xyxy) -> Xyxy | None:
 
 
 def _pixels(xyxy: Xyxy, wh: Size) -> tuple[int, int, int, int]:
-    """The whole pixels of the picture that a box touches."""
+    """The whole pixels of the image that a box touches."""
     left, top = max(int(np.floor(xyxy[0])), 0), max(int(np.floor(xyxy[1])), 0)
     return left, top, min(int(np.ceil(xyxy[2])), wh[0]), min(int(np.ceil(xyxy[3])), wh[1])

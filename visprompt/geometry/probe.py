@@ -1,6 +1,6 @@
-"""Where a processor puts a picture, found by showing it pictures whose colours are their own coordinates.
+"""Where a processor puts an image, found by showing it images whose colours are their own coordinates.
 
-Works for any preprocessing that keeps the picture upright and in one piece: black and white say what each pixel's value
+Works for any preprocessing that keeps the image upright and in one piece: black and white say what each pixel's value
 range is (so normalisation need not be known, and padding shows as pixels that never change), ramps along x and y say
 where each pixel came from.
 """
@@ -18,7 +18,7 @@ from visprompt.geometry.analytic import InputMap
 
 Preprocess: TypeAlias = Callable[[Image.Image], Any]
 
-#: resampling filters bend a ramp near the picture's border: so many pixels, of input or picture, are left out
+#: resampling filters bend a ramp near the image's border: so many pixels, of input or image, are left out
 _BORDER_PX = 4.0
 #: a layout is affine if positions are off by no more than this, in input pixels (root mean square)
 _MAX_RESIDUAL_PX = 0.35
@@ -27,7 +27,7 @@ _RAMP_LEVELS, _SLOPE_LEVELS, _NOISE_LEVELS, _FLOOR_LEVEL = 190, 16, 24, 12
 
 
 def probe(preprocess: Preprocess, image_wh: tuple[int, int]) -> InputMap:
-    """Measures the map from a picture of size `image_wh` to what `preprocess` makes of it.
+    """Measures the map from an image of size `image_wh` to what `preprocess` makes of it.
 
     Red and blue carry x, green carries y; each axis is fitted in float64 to a rising and a falling ramp. The ramps are
     dithered, noisy and slope a little the other way too, so that rounding to 8 bit, before and after the resize,
@@ -35,26 +35,26 @@ def probe(preprocess: Preprocess, image_wh: tuple[int, int]) -> InputMap:
     The resized size and the offset are taken as whole numbers where the measurement cannot tell them from one. It calls
     `preprocess` four times.
 
-    >>> def half(picture):
-    ...     return np.asarray(picture.resize((64, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255.0
+    >>> def half(image):
+    ...     return np.asarray(image.resize((64, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255.0
     >>> probe(half, (128, 64))
     InputMap(scale_xy=(0.5, 0.5), offset_xy=(0.0, 0.0), input_hw=(32, 64))
 
     Args:
-        preprocess: PIL picture → array `[3, h, w]`.
-        image_wh: size of the picture.
+        preprocess: PIL image → array `[3, h, w]`.
+        image_wh: size of the image.
 
     Raises:
-        InvalidInputError: if the result is not one upright picture, e.g. tiles, flattened patches, a flip.
+        InvalidInputError: if the result is not one upright image, e.g. tiles, flattened patches, a flip.
     """
     width, height = image_wh
     random = np.random.default_rng(0)
     flat = np.zeros((height, width, 3))
     black, white = _run(preprocess, flat), _run(preprocess, flat + 255)
     if black.shape != white.shape:
-        raise InvalidInputError("the preprocessing gives pictures of one size different shapes; give the map by hand.")
+        raise InvalidInputError("the preprocessing gives images of one size different shapes; give the map by hand.")
     span = white - black
-    # where black and white do not differ the input shows padding, not the picture
+    # where black and white do not differ the input shows padding, not the image
     live = np.abs(span) > 0.5 * np.abs(span).max(axis=(1, 2), keepdims=True)
     if not live.any() or not np.isfinite(span).all():
         raise InvalidInputError("the preprocessing gives the same input for black and white; it cannot be probed.")
@@ -70,7 +70,7 @@ def probe(preprocess: Preprocess, image_wh: tuple[int, int]) -> InputMap:
         in_x = _dither(ramp_x[None, :] + np.zeros((height, 1)), random) + under_x
         in_y = _dither(ramp_y[:, None] + np.zeros((1, width)), random) + under_y
         seen.append((_run(preprocess, np.stack([in_x, in_y, in_x], axis=2) + _FLOOR_LEVEL) - black) / span * 255)
-    rise = (seen[0] - seen[1]) / 2  # in levels, zero in the middle of the picture
+    rise = (seen[0] - seen[1]) / 2  # in levels, zero in the middle of the image
     scale_x, offset_x = _fit_axis(rise[0::2] / (2 * share_x) + 0.5, live[0::2], 2, width)
     scale_y, offset_y = _fit_axis(rise[1:2] / (2 * share_y) + 0.5, live[1:2], 1, height)
     return InputMap((scale_x, scale_y), (offset_x, offset_y), (black.shape[1], black.shape[2]))
@@ -100,30 +100,30 @@ def _run(preprocess: Preprocess, values: np.ndarray) -> np.ndarray:
         array = array[0]
     if array.ndim != 3 or array.shape[0] != 3:
         raise InvalidInputError(
-            f"the preprocessing gives an array of shape {array.shape}, not one picture [3, h, w]: its layout is "
-            "unknown. Put patches or tiles back into pictures first, or build the Geometry from its tiles."
+            f"the preprocessing gives an array of shape {array.shape}, not one image [3, h, w]: its layout is "
+            "unknown. Put patches or tiles back into images first, or build the Geometry from its tiles."
         )
     return array
 
 
 def _fit_axis(position: np.ndarray, live: np.ndarray, axis: int, size: int) -> tuple[float, float]:
-    """Scale and offset along one axis from `position`: what share of the picture's width (height) every pixel shows."""
+    """Scale and offset along one axis from `position`: what share of the image's width (height) every pixel shows."""
     other = (0, 1) if axis == 2 else (0, 2)
     count = live.sum(axis=other)
     mean = (position * live).sum(axis=other) / np.maximum(count, 1)
     centre = np.arange(len(mean)) + 0.5
     use = count > 0.5 * count.max()
     scale = offset = error = 0.0
-    for _ in range(3):  # which pixels lie near the picture's border depends on the fit
+    for _ in range(3):  # which pixels lie near the image's border depends on the fit
         if use.sum() < 3:
             raise InvalidInputError(
-                f"too little of the picture reaches the model to measure where it lands (side of {size} pixels); "
-                "enlarge the picture or use a processor that states its steps."
+                f"too little of the image reaches the model to measure where it lands (side of {size} pixels); "
+                "enlarge the image or use a processor that states its steps."
             )
         x, y = centre[use], mean[use]
         slope = float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))
         if slope <= 1e-9:
-            raise InvalidInputError("the preprocessing flips, turns or rearranges the picture: its layout is unknown.")
+            raise InvalidInputError("the preprocessing flips, turns or rearranges the image: its layout is unknown.")
         start = float(y.mean() - slope * x.mean())
         scale, offset = 1 / (slope * size), -start / slope
         residual = (y - slope * x - start) / slope  # in input pixels
@@ -133,10 +133,10 @@ def _fit_axis(position: np.ndarray, live: np.ndarray, axis: int, size: int) -> t
         use = (count > 0.5 * count.max()) & inside
     # columns may agree on average while rows disagree (tiles, flips): then each half has its own map
     drift = _drift(position, live, axis, scale, offset, size, use)
-    limit = max(_MAX_RESIDUAL_PX, 0.1 * scale)  # a strongly enlarged picture has fewer levels per input pixel
+    limit = max(_MAX_RESIDUAL_PX, 0.1 * scale)  # a strongly enlarged image has fewer levels per input pixel
     if error > limit or drift > 2 * limit:
         raise InvalidInputError(
-            f"the preprocessing is no resize, crop and pad of the whole picture (positions are off by "
+            f"the preprocessing is no resize, crop and pad of the whole image (positions are off by "
             f"{max(error, drift):.2g} pixels): its layout is unknown. Build the Geometry from its tiles."
         )
     return _snapped(scale, offset, size, centre[use], mean[use])

@@ -1,4 +1,4 @@
-"""Which map holds for a processor and a picture size: stated, checked by looking, remembered.
+"""Which map holds for a processor and an image size: stated, checked by looking, remembered.
 
 A processor that states its steps is believed after a check: at its first use its statement is compared with what a
 probe measures on two small fixed sizes, a wide and a tall one. If they differ by more than half an input pixel, the
@@ -21,9 +21,10 @@ from PIL import Image
 
 from visprompt.errors import InvalidInputError
 from visprompt.geometry.analytic import InputMap, Size, analytic, fingerprint, mean_rgb
-from visprompt.geometry.fit import canvas_for, check_processable, fit_picture
+from visprompt.geometry.fit import canvas_for, check_processable, fit_image
 from visprompt.geometry.geometry import Geometry
 from visprompt.geometry.probe import Preprocess, probe
+from visprompt.utils.renamed import renamed_parameters
 
 #: sizes remembered per processor
 MAX_SIZES = 1024
@@ -54,18 +55,18 @@ def resolve(
     patch_size: int | Size | None = None,
     grid_hw: Size | Callable[[Size], Size] | None = None,
 ) -> Geometry:
-    """The geometry of a picture of size `image_wh` in a model with one tile.
+    """The geometry of an image of size `image_wh` in a model with one tile.
 
     Args:
         processor: transformers image processor (or a processor that holds one), or a `Compose`; None or anything
             unknown is measured with `preprocess`.
-        preprocess: PIL picture → array or tensor `[3, h, w]`, as the model gets it.
-        image_wh: size of the original picture.
+        preprocess: PIL image → array or tensor `[3, h, w]`, as the model gets it.
+        image_wh: size of the original image.
         patch_size: pixels of the input, an int or (height, width).
         grid_hw: instead of `patch_size`: rows and columns, or a function from `input_hw` to them.
 
     Raises:
-        InvalidInputError: if the picture is too small or too long (`check_processable`), or the layout is unknown.
+        InvalidInputError: if the image is too small or too long (`check_processable`), or the layout is unknown.
     """
     mapped = resolve_map(processor, preprocess, image_wh)
     grid = grid_hw(mapped.input_hw) if callable(grid_hw) else grid_hw
@@ -89,8 +90,9 @@ def _map(processor: Any, preprocess: Preprocess, image_wh: Size) -> InputMap:
     return found
 
 
+@renamed_parameters(picture="image")
 def fitted(
-    picture: Image.Image,
+    image: Image.Image,
     fit: str,
     processor: Any,
     preprocess: Preprocess,
@@ -100,14 +102,14 @@ def fitted(
     fill: tuple[int, int, int] | None = None,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> tuple[Image.Image, Geometry]:
-    """The picture to hand to the processor, and the geometry that the original picture has after both.
+    """The image to hand to the processor, and the geometry that the original image has after both.
 
-    `fit="model"` hands the picture on as it is. `"pad"` and `"squash"` bring it to the size that the processor leaves
-    alone; where the processor cuts a border off, a border is put on first, so that none of the picture is lost. If the
+    `fit="model"` hands the image on as it is. `"pad"` and `"squash"` bring it to the size that the processor leaves
+    alone; where the processor cuts a border off, a border is put on first, so that none of the image is lost. If the
     model's own way does just what was asked for, it is taken.
 
     Args:
-        picture: the original.
+        image: the original.
         fit: `"model"`, `"pad"` or `"squash"`.
         processor: as in `resolve`.
         preprocess: as in `resolve`.
@@ -117,13 +119,13 @@ def fitted(
         resample: filter of the resize.
 
     Raises:
-        InvalidInputError: as `resolve`; also if the size of the model's input depends on the picture in a way that
+        InvalidInputError: as `resolve`; also if the size of the model's input depends on the image in a way that
             leaves no size alone.
     """
-    own = resolve_map(processor, preprocess, picture.size)
+    own = resolve_map(processor, preprocess, image.size)
     grid = grid_hw(own.input_hw) if callable(grid_hw) else grid_hw
-    if fit == "model" or _does_already(own, fit, picture.size):
-        return picture, Geometry.single(picture.size, own, patch_size, grid)
+    if fit == "model" or _does_already(own, fit, image.size):
+        return image, Geometry.single(image.size, own, patch_size, grid)
     height, width = own.input_hw
     first = _map(processor, preprocess, (width, height))
     canvas = canvas_for((height, width), first.scale_xy)
@@ -135,13 +137,13 @@ def fitted(
     bottom = min(canvas[0], height - round(last.offset_xy[1]))
     if not exact or right <= left or bottom <= top:
         raise InvalidInputError(
-            f"fit={fit!r} is not possible with this processor: there is no picture size that it leaves alone but for a "
+            f"fit={fit!r} is not possible with this processor: there is no image size that it leaves alone but for a "
             f'crop or a padding (it takes {canvas[1]}×{canvas[0]} to {last}); use fit="model".'
         )
     colour = mean_rgb(processor) if fill is None else fill
     window = (bottom - top, right - left)
-    result, scale_xy, offset_xy = fit_picture(picture, fit, window, colour, resample, canvas, (left, top))
-    return result, Geometry.single(picture.size, last.after(scale_xy, offset_xy), patch_size, grid)
+    result, scale_xy, offset_xy = fit_image(image, fit, window, colour, resample, canvas, (left, top))
+    return result, Geometry.single(image.size, last.after(scale_xy, offset_xy), patch_size, grid)
 
 
 def _does_already(own: InputMap, fit: str, wh: Size) -> bool:
@@ -180,7 +182,7 @@ def _check(processor: Any, preprocess: Preprocess, wh: Size) -> bool:
         measured = probe(preprocess, wh)
     except InvalidInputError as error:
         warnings.warn(
-            f"{type(processor).__name__} states where pictures of {wh[0]}×{wh[1]} pixels go, but it could not be "
+            f"{type(processor).__name__} states where images of {wh[0]}×{wh[1]} pixels go, but it could not be "
             f"measured ({error}); the statement is used unchecked.",
             UserWarning,
             stacklevel=5,
@@ -190,7 +192,7 @@ def _check(processor: Any, preprocess: Preprocess, wh: Size) -> bool:
     if off <= MAX_DISAGREEMENT_PX:
         return True
     warnings.warn(
-        f"{type(processor).__name__} states {stated} for pictures of {wh[0]}×{wh[1]} pixels and does {measured}, "
+        f"{type(processor).__name__} states {stated} for images of {wh[0]}×{wh[1]} pixels and does {measured}, "
         f"{off:.1f} pixels away; what it does counts, and it is measured for every new size from here on.",
         UserWarning,
         stacklevel=5,
@@ -199,7 +201,7 @@ def _check(processor: Any, preprocess: Preprocess, wh: Size) -> bool:
 
 
 def disagreement_px(a: InputMap, b: InputMap, wh: Size) -> float:
-    """The largest distance along one axis between where two maps put the visible picture, in input pixels."""
+    """The largest distance along one axis between where two maps put the visible image, in input pixels."""
     if a.input_hw != b.input_hw:
         return float("inf")
     worst = 0.0

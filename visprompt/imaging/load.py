@@ -1,4 +1,4 @@
-"""Pictures in: whatever people have becomes one upright 8-bit RGB `PIL.Image`, or one clear error.
+"""Images in: whatever people have becomes one upright 8-bit RGB `PIL.Image`, or one clear error.
 
 It knows files, arrays and colour modes; it must not know models, regions or strategies.
 """
@@ -31,9 +31,9 @@ _FLOAT_SLACK = 1e-3
 
 
 def load_image(source: ImageSource, allow_url: bool = False) -> Image.Image:
-    """Loads a picture as upright 8-bit RGB.
+    """Loads an image as upright 8-bit RGB.
 
-    EXIF rotation is applied, so coordinates are those of the picture as viewers show it. Transparency is laid on white.
+    EXIF rotation is applied, so coordinates are those of the image as viewers show it. Transparency is laid on white.
     16-bit values are scaled by 1/257, floats from [0, 1] by 255; only the first frame of an animation is read. A PIL
     image that is RGB and upright already is returned as it is, not copied.
 
@@ -46,7 +46,7 @@ def load_image(source: ImageSource, allow_url: bool = False) -> Image.Image:
         allow_url: fetch `http(s)://` addresses; otherwise they are an error and nothing is sent.
 
     Raises:
-        InvalidInputError: if it is missing, damaged, empty, not a picture, or its number range cannot be told.
+        InvalidInputError: if it is missing, damaged, empty, not an image, or its number range cannot be told.
     """
     if isinstance(source, Image.Image):
         return _upright_rgb(source, "the PIL image")
@@ -61,14 +61,14 @@ def load_image(source: ImageSource, allow_url: bool = False) -> Image.Image:
     extra = (
         " Turn the tensor into an array: tensor.permute(1, 2, 0).cpu().numpy()." if hasattr(source, "detach") else ""
     )
-    raise InvalidInputError(f"a picture cannot be a {type(source).__name__}.{extra or ' ' + _HELP}")
+    raise InvalidInputError(f"an image cannot be a {type(source).__name__}.{extra or ' ' + _HELP}")
 
 
 def _open(path: Path) -> Image.Image:
     if str(path) in ("", "."):
-        raise InvalidInputError(f"an empty path is not a picture. {_HELP}")
+        raise InvalidInputError(f"an empty path is not an image. {_HELP}")
     if path.is_dir():
-        raise InvalidInputError(f"{str(path)!r} is a folder, not a picture; give the path of one file in it.")
+        raise InvalidInputError(f"{str(path)!r} is a folder, not an image; give the path of one file in it.")
     if not path.exists():
         where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
         raise InvalidInputError(f"there is no file {str(path)!r}{where}; check the path.")
@@ -89,7 +89,7 @@ def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise InvalidInputError(
-            f"{name} is not a picture in a format that Pillow reads, whatever its ending says; open it and check."
+            f"{name} is not an image in a format that Pillow reads, whatever its ending says; open it and check."
         ) from None
     except PermissionError:
         raise InvalidInputError(f"{name} may not be read; check its permissions.") from None
@@ -147,14 +147,14 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
         return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
     if low < 0 or high > 255:
         raise InvalidInputError(
-            f"the {kind} array runs from {low:g} to {high:g}; expected 0 to 255, or dtype uint16 for 16-bit pictures."
+            f"the {kind} array runs from {low:g} to {high:g}; expected 0 to 255, or dtype uint16 for 16-bit images."
         )
     return array.astype(np.uint8)
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width == 0 or image.height == 0:
-        raise InvalidInputError(f"{name} is {image.width}×{image.height} pixels; a picture needs at least 1×1.")
+        raise InvalidInputError(f"{name} is {image.width}×{image.height} pixels; an image needs at least 1×1.")
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)

@@ -1,8 +1,8 @@
-"""Small pictures with an alpha channel, pasted into larger ones at any place and size: the arithmetic, on arrays.
+"""Small images with an alpha channel, pasted into larger ones at any place and size: the arithmetic, on arrays.
 
 A patch is `[4, r, r]` in [0, 1]: red, green, blue, and how opaque each of its pixels is. Pasted, every one of its
-pixels is a rectangle of the picture, and a pixel of the picture gets the mean over its area: exact at positions between
-pixels and at any scale, also when the patch has more pixels than the picture offers.
+pixels is a rectangle of the image, and a pixel of the image gets the mean over its area: exact at positions between
+pixels and at any scale, also when the patch has more pixels than the image offers.
 `visprompt.training.patch.pasting` does the same with gradients.
 
 Without torch. It must not know models, strategies or training.
@@ -19,6 +19,7 @@ from PIL import Image
 
 from visprompt.errors import InvalidInputError
 from visprompt.regions.shapes import Box, Mask, Pair, Point, Region, Size, Xyxy
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 
 Shape = Literal["circle", "square", "full"]
 Blending = Literal["over", "add"]
@@ -60,13 +61,13 @@ def shape_alpha(shape: Shape, ratio: float, side_px: int) -> np.ndarray:
 
 
 def overlaps(start: float, side: float, cells: int, first: int, count: int) -> np.ndarray:
-    """Length that every cell of a patch has in every pixel of a picture, along one axis: float64 `[count, cells]`.
+    """Length that every cell of a patch has in every pixel of an image, along one axis: float64 `[count, cells]`.
 
     Args:
-        start: where the patch begins, pixels of the picture.
+        start: where the patch begins, pixels of the image.
         side: how long it is there, pixels.
         cells: pixels of the patch itself along this axis.
-        first: number of the first pixel of the picture.
+        first: number of the first pixel of the image.
         count: how many of its pixels.
 
     >>> overlaps(0.5, 2.0, 2, 0, 3).tolist()
@@ -77,8 +78,9 @@ def overlaps(start: float, side: float, cells: int, first: int, count: int) -> n
     return np.clip(np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels), 0.0, None)
 
 
+@renamed_parameters(picture="image")
 def paste(
-    picture: Image.Image,
+    image: Image.Image,
     patch: np.ndarray,
     centre_xy: Pair,
     side_wh: Pair,
@@ -86,16 +88,16 @@ def paste(
     opacity: float = 1.0,
     blending: Blending = "over",
 ) -> Image.Image:
-    """A copy of a picture with a patch in it; what reaches beyond the picture is cut off.
+    """A copy of an image with a patch in it; what reaches beyond the image is cut off.
 
     With c and a the patch's colour and alpha, averaged over a pixel's area (colours weighted by alpha), and o the
-    opacity: `(1 − o·a) · picture + o·a·c` for "over", `picture + o·a·(2c − 1)`, cut to what a picture can show, for
+    opacity: `(1 − o·a) · image + o·a·c` for "over", `image + o·a·(2c − 1)`, cut to what an image can show, for
     "add".
 
     Args:
-        picture: RGB.
+        image: RGB.
         patch: `[4, r, r]` in [0, 1].
-        centre_xy: where its centre goes, pixels of the picture, at pixel edges as everywhere.
+        centre_xy: where its centre goes, pixels of the image, at pixel edges as everywhere.
         side_wh: its width and height there, pixels.
         opacity: o, in [0, 1].
         blending: "over" or "add".
@@ -105,38 +107,39 @@ def paste(
     >>> [done.getpixel((x, 0))[0] for x in range(4)]
     [0, 255, 0, 0]
     """
-    return paste_all(picture, patch, [(centre_xy, side_wh)], opacity=opacity, blending=blending)
+    return paste_all(image, patch, [(centre_xy, side_wh)], opacity=opacity, blending=blending)
 
 
+@renamed_parameters(picture="image")
 def paste_all(
-    picture: Image.Image,
+    image: Image.Image,
     patch: np.ndarray,
     marks: Sequence[tuple[Pair, Pair]],
     *,
     opacity: float = 1.0,
     blending: Blending = "over",
 ) -> Image.Image:
-    """`paste` at several places, one after the other; the picture is copied once, however many there are.
+    """`paste` at several places, one after the other; the image is copied once, however many there are.
 
     Args:
-        picture: RGB.
+        image: RGB.
         patch: `[4, r, r]` in [0, 1].
-        marks: centre, and width and height of every one, pixels of the picture.
+        marks: centre, and width and height of every one, pixels of the image.
         opacity: in [0, 1].
         blending: "over" or "add".
 
     Returns:
-        The picture itself if nothing of any mark lies in it.
+        The image itself if nothing of any mark lies in it.
     """
     pixels: np.ndarray | None = None
     for (x, y), (wide, high) in marks:
         x0, y0 = x - wide / 2, y - high / 2
-        left, right = max(math.floor(x0), 0), min(math.ceil(x0 + wide), picture.width)
-        top, bottom = max(math.floor(y0), 0), min(math.ceil(y0 + high), picture.height)
+        left, right = max(math.floor(x0), 0), min(math.ceil(x0 + wide), image.width)
+        top, bottom = max(math.floor(y0), 0), min(math.ceil(y0 + high), image.height)
         if left >= right or top >= bottom:
             continue
         if pixels is None:
-            pixels = np.array(picture.convert("RGB"))
+            pixels = np.array(image.convert("RGB"))
         across = overlaps(x0, wide, patch.shape[2], left, right - left)
         down = overlaps(y0, high, patch.shape[1], top, bottom - top)
         alpha = down @ patch[3] @ across.T
@@ -144,7 +147,7 @@ def paste_all(
         window = pixels[top:bottom, left:right]
         mixed = mix(window / 255, colour, alpha[..., None], opacity, blending)
         window[...] = np.rint(np.clip(mixed, 0, 1) * 255).astype(np.uint8)
-    return picture if pixels is None else Image.fromarray(pixels)
+    return image if pixels is None else Image.fromarray(pixels)
 
 
 def mix(below: np.ndarray, colour: np.ndarray, alpha: np.ndarray, opacity: float, blending: Blending) -> np.ndarray:
@@ -155,7 +158,7 @@ def mix(below: np.ndarray, colour: np.ndarray, alpha: np.ndarray, opacity: float
 
 
 def to_rgba(patch: np.ndarray) -> Image.Image:
-    """A patch as a picture to look at, 8 bit RGBA."""
+    """A patch as an image to look at, 8 bit RGBA."""
     return Image.fromarray(np.rint(np.clip(patch, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0), "RGBA")
 
 
@@ -188,7 +191,7 @@ def rim_of(region: Region, count: int) -> list[Pair]:
     gives itself.
 
     Args:
-        region: in the picture.
+        region: in the image.
         count: how many places.
 
     >>> rim_of(Box(0, 0, 4, 4), 4)
@@ -224,7 +227,7 @@ def _along(line: np.ndarray, count: int) -> list[Pair]:
     return [(float(np.interp(s, length, closed[:, 0])), float(np.interp(s, length, closed[:, 1]))) for s in at]
 
 
-def marks_of(
+def paste_boxes(
     regions: Sequence[Region],
     place: str,
     rim_marks: int,
@@ -239,12 +242,12 @@ def marks_of(
     a region's, their centres move to the edge of what it sees.
 
     Args:
-        regions: clipped to the picture.
+        regions: clipped to the image.
         place: "centre", "rim" or "corners".
         rim_marks: how many of them on a rim.
-        wh: width and height of the picture; places on a region that lie outside move to its edge.
+        wh: width and height of the image; places on a region that lie outside move to its edge.
         side_at: width and height of a mark at a place.
-        seen_xyxy: what the model sees of the picture, pixels; None: all of it.
+        seen_xyxy: what the model sees of the image, pixels; None: all of it.
 
     >>> marks_of([Box(10, 10, 30, 30)], "corners", 4, (64, 64), lambda spot: (8.0, 4.0))[:2]
     [((6.0, 8.0), (8.0, 4.0)), ((34.0, 8.0), (8.0, 4.0))]
@@ -288,3 +291,7 @@ def random_colours(patch: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     drawn = np.random.default_rng(seed).integers(0, 256, size=(3, *patch.shape[1:])) / 255
     return np.concatenate((drawn, patch[3:])).astype(patch.dtype)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"marks_of": "paste_boxes"}, globals())

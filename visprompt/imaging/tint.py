@@ -1,4 +1,4 @@
-"""Laying a map over a picture."""
+"""Laying a map over an image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from visprompt.utils.renamed import renamed_parameters
+
 if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.visual_prompt import VisualPrompt
@@ -14,13 +16,14 @@ if TYPE_CHECKING:
 TINT_RGB = (255, 64, 200)
 
 
+@renamed_parameters(picture="image")
 def tint(
-    picture: Image.Image, values: np.ndarray, rgb: tuple[int, int, int] = TINT_RGB, opacity: float = 0.45
+    image: Image.Image, values: np.ndarray, rgb: tuple[int, int, int] = TINT_RGB, opacity: float = 0.45
 ) -> Image.Image:
-    """The picture with a colour over it where a map is high.
+    """The image with a colour over it where a map is high.
 
     Args:
-        picture: RGB.
+        image: RGB.
         values: `[H, W]` in [−1, 1] over its pixels; negative values are tinted in the complementary colour.
         rgb: the colour.
         opacity: at value 1, in [0, 1].
@@ -28,7 +31,7 @@ def tint(
     >>> tint(Image.new("RGB", (2, 1)), np.array([[0.0, 1.0]]), rgb=(200, 0, 0), opacity=0.5).getpixel((1, 0))
     (100, 0, 0)
     """
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     weight = np.clip(np.abs(values), 0, 1)[..., None] * opacity
     other = tuple(255 - channel for channel in rgb)
     colour = np.where(values[..., None] >= 0, np.array(rgb, np.float32), np.array(other, np.float32))
@@ -36,12 +39,12 @@ def tint(
 
 
 def rendered(prompt: VisualPrompt, model: Model) -> Image.Image:
-    """What a strategy did, to look at: the prompted picture, with its attention edits tinted over it."""
-    picture = prompt.picture
+    """What a strategy did, to look at: the prompted image, with its attention edits tinted over it."""
+    image = prompt.image
     for edit in prompt.attention:
         values = edit.columns
         if values is not None:
             geometry = model.geometry_of(prompt, edit.tower)
             shown = geometry.to_map(values / max(float(np.abs(values).max()), 1e-12), resample="nearest")
-            picture = tint(picture, shown)
-    return picture
+            image = tint(image, shown)
+    return image

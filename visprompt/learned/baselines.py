@@ -49,7 +49,7 @@ def fine_tuned(
     title: str = "",
     test: bool = True,
 ) -> Tuned:
-    """Trains a copy of a whole model with a head on labelled pictures; the model itself stays as it is.
+    """Trains a copy of a whole model with a head on labelled images; the model itself stays as it is.
 
     Nothing is written: `Tuned.model.module` can be saved with the library that made it.
 

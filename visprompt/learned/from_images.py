@@ -112,8 +112,8 @@ class LearnedFromImages(Learned):
             return load_splits(os.fspath(data), labels=False, seed=seed)
         if not isinstance(data, Labelled | Sequence):
             raise InvalidInputError(
-                f"data is a folder, a list of pictures, Splits or Labelled, or None for generated scenes; got "
+                f"data is a folder, a list of images, Splits or Labelled, or None for generated scenes; got "
                 f"{type(data).__name__}."
             )
-        images = without_labels(data) if isinstance(data, Labelled) else unlabelled(data, name="pictures")
-        return without_validation(images, None, 0.2, seed, "pictures from Python")
+        images = without_labels(data) if isinstance(data, Labelled) else unlabelled(data, name="images")
+        return without_validation(images, None, 0.2, seed, "images from Python")

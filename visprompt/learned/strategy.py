@@ -68,7 +68,7 @@ class Learned(Prompter):
         """Edits the prompts of a training batch, with gradients.
 
         Args:
-            prompts: one for every picture.
+            prompts: one for every image.
             model: the model.
             draws: a seed for every prompt, for what is random in training; None: nothing is.
         """
@@ -150,12 +150,12 @@ class Learned(Prompter):
 
         Args:
             model: the model; its weights, flags and modes are afterwards as they were.
-            data: labelled pictures, their splits, or where they are (`visprompt.data.labelled.dataset.load_splits`).
+            data: labelled images, their splits, or where they are (`visprompt.data.labelled.dataset.load_splits`).
             out: folder for checkpoints, metrics and the result. A run that was killed goes on there. None: nothing is
                 written.
             sweep: values per setting (or option of the strategy); every combination is trained, the best on validation
                 is kept.
-            final: after choosing, train once more on training and validation pictures together and keep the last
+            final: after choosing, train once more on training and validation images together and keep the last
                 weights (VTAB-1k's protocol).
             restart: start anew where an earlier run's traces lie.
             progress: True, False, or None: if someone is watching.
@@ -193,7 +193,7 @@ class Learned(Prompter):
 
         Args:
             model: the model that it was learned on.
-            data: labelled pictures.
+            data: labelled images.
             **settings: of `FitSettings` that matter here (`batch_size`, `fit`, `precision`); the rest is as it was
                 trained.
 

@@ -21,7 +21,8 @@ from visprompt.attention.engine import open_scope
 from visprompt.attention.program_builder import compile_programs
 from visprompt.attention.sites import Head, Site
 from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.models.preprocessing import PicturePixels
+from visprompt.models.preprocessing import ImagePixels
+from visprompt.utils.renamed import renamed_attributes
 from visprompt.visual_prompt import Fit, block_number
 
 if TYPE_CHECKING:
@@ -32,27 +33,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: pictures per forward; halved when memory runs out
-PICTURES_PER_FORWARD = 32
+#: images per forward; halved when memory runs out
+IMAGES_PER_FORWARD = 32
 
 
+@renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A picture, how it is fitted into the model, and the text that it is asked about."""
+    """An image, how it is fitted into the model, and the text that it is asked about."""
 
-    picture: Image.Image
+    image: Image.Image
     text: str
     fit: Fit = "model"
 
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What the patches of one picture say for one text, in parts of `cos(image, text)`.
+    """What the patches of one image say for one text, in parts of `cos(image, text)`.
 
     Args:
         contribution: `[P]` Ψ_cls: what every patch put into the readout through the attention of one block.
         similarity: `[P]` S: what every patch would say by itself; Ψ_comp is its complement.
-        geometry: patches ↔ pixels of the picture.
+        geometry: patches ↔ pixels of the image.
         cosine: `cos(image, text)`.
     """
 
@@ -78,22 +80,22 @@ def attribute(model: Model, questions: Sequence[Question], block: int | float | 
         Ψ_cls[m] = (⟨γ ⊙ (c_m − μ/(k·n))/s + β/(k·n), W t̂⟩) / ‖e‖       n tokens, k = 2L − 1
         S[m]     = (⟨γ ⊙ (z_m − μ/k)/s + β/k, W t̂⟩) / ‖e‖                z_m: block ℓ's output for patch m
 
-    Where an attention-pooling probe reads the picture (SigLIP, CoCa), ℓ is the pooling head: nothing is added to the
+    Where an attention-pooling probe reads the image (SigLIP, CoCa), ℓ is the pooling head: nothing is added to the
     probe's row, so k = 1 and the Ψ_cls of all keys sum to the cosine exactly; z_m is what the probe would read if it
     looked at patch m alone. SigLIP's MLP behind the probe is made linear the way the norm is: an activation φ(x) is the
     gate φ(x)/x, held at the forward's values, times x.
 
-    One picture with several texts goes through the tower once, one text through the text tower once.
+    One image with several texts goes through the tower once, one text through the text tower once.
 
     Args:
         model: an encoder with a text tower.
-        questions: pictures and texts; pictures that are the same object are computed once.
+        questions: images and texts; images that are the same object are computed once.
         block: ℓ; None: the second-last block, or the pooling head.
 
     Raises:
         UnsupportedError: without a text tower or attention, for a readout that is no row (mean of the patches), or a
             compiled model.
-        InvalidInputError: for a block that the picture is not read through.
+        InvalidInputError: for a block that the image is not read through.
     """
     if not can_attribute(model):
         raise UnsupportedError(f"{model.name} has no text tower beside an attention readout that can be decomposed.")
@@ -104,12 +106,12 @@ def attribute(model: Model, questions: Sequence[Question], block: int | float | 
     with torch.no_grad(), model._evaluating():
         texts = _embedded(model, [question.text for question in questions])
         places: dict[tuple[int, Fit], int] = {}
-        owner = [places.setdefault((id(q.picture), q.fit), len(places)) for q in questions]
-        pictures = [(questions[owner.index(i)].picture, questions[owner.index(i)].fit) for i in range(len(places))]
-        cache = PicturePixels(max(len(pictures), 1))
-        for group in model.parts.reader.same_shape(pictures, cache):
+        owner = [places.setdefault((id(q.image), q.fit), len(places)) for q in questions]
+        images = [(questions[owner.index(i)].image, questions[owner.index(i)].fit) for i in range(len(places))]
+        cache = ImagePixels(max(len(images), 1))
+        for group in model.parts.reader.same_shape(images, cache):
             for part, run in in_parts(
-                group, PICTURES_PER_FORWARD, lambda part: _forward(model, [pictures[i] for i in part], cache, block)
+                group, IMAGES_PER_FORWARD, lambda part: _forward(model, [images[i] for i in part], cache, block)
             ):
                 asked = [i for i, place in enumerate(owner) if place in part]
                 which = torch.tensor([part.index(owner[i]) for i in asked], device=model.device)
@@ -150,7 +152,7 @@ def in_parts(items: list[int], size: int, run: Callable[[list[int]], T]) -> Iter
 
 @dataclass
 class _Run:
-    """What one forward of n pictures left: `contributions` and `alone` `[n, K, d]`, readout rows `[n, d]`."""
+    """What one forward of n images left: `contributions` and `alone` `[n, K, d]`, readout rows `[n, d]`."""
 
     head: Head
     contributions: Tensor
@@ -162,7 +164,7 @@ class _Run:
     geometries: list[Geometry]
 
     def for_texts(self, texts: Tensor, which: Tensor) -> list[Attribution]:
-        """One result per text; `which` `[q]` is the picture of every text `[q, d]`."""
+        """One result per text; `which` `[q]` is the image of every text `[q, d]`."""
         direction, constant = pulled_back(self.head, self.row[which], texts)
         norm = self.embeddings.norm(dim=-1)[which]  # before any normalisation that the model does itself (CoCa)
         keys = self.contributions.shape[1]
@@ -171,8 +173,8 @@ class _Run:
         cosine = (self.embeddings[which] * texts).sum(-1) / norm
         scaled = ((psi / norm[:, None]).cpu().numpy(), (alone / norm[:, None]).cpu().numpy())
         results = []
-        for i, picture in enumerate(which.tolist()):
-            geometry = self.geometries[picture]
+        for i, image in enumerate(which.tolist()):
+            geometry = self.geometries[image]
             columns = slice(self.prefix, self.prefix + geometry.num_patches)
             results.append(Attribution(scaled[0][i, columns], scaled[1][i, columns], geometry, float(cosine[i])))
         return results
@@ -191,11 +193,11 @@ def _along(vectors: Tensor, directions: Tensor, which: Tensor) -> Tensor:
 
 
 def _forward(
-    model: Model, pictures: list[tuple[Image.Image, Fit]], cache: PicturePixels, block: int | float | None
+    model: Model, images: list[tuple[Image.Image, Fit]], cache: ImagePixels, block: int | float | None
 ) -> _Run:
     reader = model.parts.reader
-    geometries = [reader.geometry(picture.size, fit) for picture, fit in pictures]
-    return decomposed(model, reader.inputs(pictures, model, cache), geometries, block)
+    geometries = [reader.geometry(image.size, fit) for image, fit in images]
+    return decomposed(model, reader.inputs(images, model, cache), geometries, block)
 
 
 def decomposed(model: Model, inputs: dict[str, Tensor], geometries: list[Geometry], block: int | float | None) -> _Run:
@@ -253,7 +255,7 @@ def default_block(model: Model) -> int:
 def _check_site(model: Model, site: Site) -> None:
     if model.tower.readout == "probe" and not site.is_pool:
         raise InvalidInputError(
-            f"{model.name} reads its picture through its pooling head, block {model.num_blocks - 1}: "
+            f"{model.name} reads its image through its pooling head, block {model.num_blocks - 1}: "
             f"block {site.block} has no readout row. Leave block out."
         )
     if site.projection is None and not site.after:

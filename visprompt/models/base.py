@@ -24,13 +24,15 @@ from visprompt.models.chat import Chat, Generation
 from visprompt.models.encoder_run import Kept, check_prompts, prompting, run_in_order
 from visprompt.models.encoding import Encoding
 from visprompt.models.parts import Parts
-from visprompt.models.preprocessing import PicturePixels
-from visprompt.models.site_checks import prove, prove_tokens
+from visprompt.models.preprocessing import ImagePixels
+from visprompt.models.site_checks import verify_prompt_tokens, verify_sites
+from visprompt.utils.renamed import renamed_attributes
 from visprompt.visual_prompt import Fit, VisualPrompt
 
 __all__ = ["Model", "Parts"]
 
 
+@renamed_attributes(prove="verify_sites")
 class Model:
     """A model that visual prompts can be run on. Made by `load_model` and `wrap`.
 
@@ -107,7 +109,7 @@ class Model:
         return self.tower
 
     def geometry(self, image_wh: tuple[int, int], fit: Fit = "model", tower: str = "vision") -> Geometry:
-        """Where the pixels of a picture of this size go: original pixels ↔ model input ↔ patch grid.
+        """Where the pixels of an image of this size go: original pixels ↔ model input ↔ patch grid.
 
         Args:
             image_wh: width and height in pixels.
@@ -119,13 +121,13 @@ class Model:
         return self.parts.reader.geometry(image_wh, fit)
 
     def geometry_of(self, prompt: VisualPrompt, tower: str | None = None) -> Geometry:
-        """`geometry` of a prompt's picture, in the company in which the model gets it.
+        """`geometry` of a prompt's image, in the company in which the model gets it.
 
         Args:
-            prompt: with its picture, fit and place in a request.
-            tower: whose patches; None: the tower through which the model reads pictures.
+            prompt: with its image, fit and place in a request.
+            tower: whose patches; None: the tower through which the model reads images.
         """
-        return self.geometry(prompt.picture.size, prompt.fit, **({} if tower is None else {"tower": tower}))
+        return self.geometry(prompt.image.size, prompt.fit, **({} if tower is None else {"tower": tower}))
 
     def require(self, acts_on: frozenset[str], strategy: str) -> None:
         """Checks that the model can take in what a strategy changes.
@@ -185,7 +187,7 @@ class Model:
         stream: Callable[[int, str], None] | None = None,
         **options: Any,
     ) -> list[Generation]:
-        """Answers questions about pictures; encoders cannot.
+        """Answers questions about images; encoders cannot.
 
         Raises:
             UnsupportedError: if the model writes no text.
@@ -226,19 +228,19 @@ class Model:
         read: Sequence[int] = (),
         decompose: Sequence[int] = (),
         share_prefix: bool = True,
-        cache: PicturePixels | None = None,
+        cache: ImagePixels | None = None,
         read_rows: ReadRows = "readout",
         features: bool = False,
     ) -> Encoding:
         """Runs prompts through the image tower, in order.
 
         Args:
-            prompts: prompts on one picture should stand together; those that differ only in attention edits share the
+            prompts: prompts on one image should stand together; those that differ only in attention edits share the
                 blocks before the first edit.
             read: blocks whose readout attention is kept (after the edits).
             decompose: blocks whose readout row is decomposed into its keys' contributions.
             share_prefix: False runs every prompt on its own.
-            cache: inputs of pictures that were prepared before.
+            cache: inputs of images that were prepared before.
             read_rows: whose attention `read` keeps: the mean of the `"readout"`, or what `"summary"` is (`ReadRows`),
                 or every row of others.
             features: keep the patches' hidden states behind the last block; prompts then run on their own.
@@ -246,7 +248,7 @@ class Model:
         Raises:
             UnsupportedError: for prompt tokens or attention edits on a model that cannot take them, or features of a
                 model without patches.
-            InvalidInputError: for edits that do not fit the picture or the model.
+            InvalidInputError: for edits that do not fit the image or the model.
             SiteNotReachedError: if a block with an edit never ran.
         """
         self._check_open()
@@ -282,7 +284,7 @@ class Model:
         Call `backward()` inside the scope: gradient checkpointing runs blocks again, and the edits must still be there.
 
         Args:
-            prompts: n prompts; their pictures are only looked at for geometry.
+            prompts: n prompts; their images are only looked at for geometry.
             read: with `decompose`, `read_rows` and `features` as in `encode`.
             decompose: see there.
             read_rows: see there.
@@ -294,7 +296,7 @@ class Model:
             `encode(pixels)` with pixels `[n, 3, h, w]`, normalised, already in the model's input size.
 
         Raises:
-            UnsupportedError: for padded pictures, and as `encode`.
+            UnsupportedError: for padded images, and as `encode`.
         """
         self._check_open()
         kept = Kept(tuple(read), tuple(decompose), read_rows, features)
@@ -334,14 +336,14 @@ class Model:
     def _towers(self) -> Sequence[Tower]:
         return () if self.parts.tower is None else (self.parts.tower,)
 
-    def prove(self, prompt: VisualPrompt) -> None:
-        """Proves every site by an effect, once: a change at the readout's row must move the embedding.
+    def verify_sites(self, prompt: VisualPrompt) -> None:
+        """Verifies every site by an effect, once: a change at the readout's row must move the embedding.
 
         Hooks can fire without any effect (a model wrapped in another, a head that reads elsewhere), so firing alone is
         no proof. One forward with a zero added at every site, and one backward: each zero must get a gradient.
 
         Args:
-            prompt: whose picture and fit it is proved on.
+            prompt: whose image and fit it is verified on.
 
         Raises:
             SiteNotReachedError: naming the sites without an effect.
@@ -352,14 +354,14 @@ class Model:
                 return
             if any(item.is_inference() for item in self.module.parameters()):
                 raise UnsupportedError(
-                    f"{self.name} was loaded inside torch.inference_mode(), so its effect cannot be proved with "
+                    f"{self.name} was loaded inside torch.inference_mode(), so its effect cannot be verified with "
                     "gradients: load it outside, and run inside if you like."
                 )
             with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
                 if not self._proved:
-                    prove(self.name, self.parts, prompt, self)
+                    verify_sites(self.name, self.parts, prompt, self)
                 if tokens:
-                    prove_tokens(self.name, self.parts, prompt, self)
+                    verify_prompt_tokens(self.name, self.parts, prompt, self)
             self._proved, self._proved_tokens = True, tokens
 
     def __repr__(self) -> str:

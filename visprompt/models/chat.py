@@ -16,16 +16,16 @@ FIRST_CHATS = {"cuda": 16, "mps": 4, "cpu": 16}
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """One question about one or several prompted pictures.
+    """One question about one or several prompted images.
 
     Args:
-        prompts: the pictures in order, with their edits and prompt tokens; the frames, for a video.
+        prompts: the images in order, with their edits and prompt tokens; the frames, for a video.
         text: the question.
-        video: the pictures are frames of one video; models without video get them as pictures.
+        video: the images are frames of one video; models without video get them as images.
         system: instruction put before everything else, or None for the model's own default.
 
     Raises:
-        InvalidInputError: without a picture or without a question.
+        InvalidInputError: without an image or without a question.
     """
 
     prompts: tuple[VisualPrompt, ...]
@@ -36,7 +36,7 @@ class Chat:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple(self.prompts))
         if not self.prompts:
-            raise InvalidInputError("a chat needs at least one picture.")
+            raise InvalidInputError("a chat needs at least one image.")
         if not isinstance(self.text, str) or not self.text.strip():
             name = self.prompts[0].request if self.prompts[0].request is not None else "the request"
             raise InvalidInputError(f"{name!r} has no question to answer: give query='…'.")
@@ -50,10 +50,10 @@ class Generation:
         text: the answer without special tokens, stripped.
         tokens: the text of every token of the answer; the one that ended it is not among them.
         blocks: `[B]` decoder blocks that were read.
-        attention: for every picture (frame group of a video) `[T, B, H, P]` float32 on the CPU: the share of the
+        attention: for every image (frame group of a video) `[T, B, H, P]` float32 on the CPU: the share of the
             attention of the position that wrote token t on every image token, after the edits. T counts the steps,
             the one that ended the answer included.
-        geometries: for every picture (frame group) the geometry of those image tokens.
+        geometries: for every image (frame group) the geometry of those image tokens.
         finished: False if it stopped because `max_new_tokens` was reached.
     """
 

@@ -22,7 +22,7 @@ from visprompt.errors import InvalidInputError, SiteNotReachedError, Unsupported
 from visprompt.models.encoding import Encoding, collect
 from visprompt.models.gain_reference import with_references
 from visprompt.models.patch_features import Features, run_with
-from visprompt.models.preprocessing import PicturePixels
+from visprompt.models.preprocessing import ImagePixels
 from visprompt.models.site_checks import check_gradient
 from visprompt.visual_prompt import Fit, VisualPrompt
 
@@ -62,7 +62,7 @@ def check_prompts(model: Model, prompts: Sequence[VisualPrompt], kept: Kept) -> 
     if not prompts:
         raise InvalidInputError("nothing to encode: the list of prompts is empty.")
     if kept.features and (model.parts.tower is None or model.parts.packing is not None):
-        why = "packs its pictures" if model.parts.tower else "has no blocks that visprompt knows"
+        why = "packs its images" if model.parts.tower else "has no blocks that visprompt knows"
         raise UnsupportedError(f"{model.name} {why}, so no features of patches.")
     if kept.features and model.is_compiled():
         raise refuse_compiled(model.name)
@@ -77,7 +77,7 @@ def check_prompts(model: Model, prompts: Sequence[VisualPrompt], kept: Kept) -> 
 
 
 def run_in_order(
-    model: Model, prompts: Sequence[VisualPrompt], kept: Kept, share_prefix: bool, cache: PicturePixels | None
+    model: Model, prompts: Sequence[VisualPrompt], kept: Kept, share_prefix: bool, cache: ImagePixels | None
 ) -> Encoding:
     """Runs prompts, in as many forwards as their tokens and the sizes of their inputs need.
 
@@ -91,14 +91,14 @@ def run_in_order(
     Returns:
         One row per prompt, in their order.
     """
-    cache = PicturePixels() if cache is None else cache  # looked at for their size, then batched: prepared once
+    cache = ImagePixels() if cache is None else cache  # looked at for their size, then batched: prepared once
     alike = groups_of(prompts)
     if len(alike) > 1:
         return _in_groups(model, alike, prompts, kept, share_prefix, cache)
     numbers: dict[tuple[int, Fit], int] = {}
-    stream_of = [numbers.setdefault((id(p.picture), p.fit), len(numbers)) for p in prompts]
+    stream_of = [numbers.setdefault((id(p.image), p.fit), len(numbers)) for p in prompts]
     firsts = {number: p for p, number in reversed(list(zip(prompts, stream_of, strict=True)))}
-    wanted = [(firsts[i].picture, firsts[i].fit) for i in range(len(numbers))]
+    wanted = [(firsts[i].image, firsts[i].fit) for i in range(len(numbers))]
     groups = model.parts.reader.same_shape(wanted, cache)
     if len(groups) > 1:
         alike = [[i for i, number in enumerate(stream_of) if number in group] for group in groups]
@@ -120,7 +120,7 @@ def _in_groups(
     prompts: Sequence[VisualPrompt],
     kept: Kept,
     share_prefix: bool,
-    cache: PicturePixels,
+    cache: ImagePixels,
 ) -> Encoding:
     """Prompts whose inputs differ in size, or in their tokens' places, run in a forward of their own each."""
     found = [run_in_order(model, [prompts[i] for i in members], kept, share_prefix, cache) for members in groups]
@@ -194,7 +194,7 @@ def prompting(
     prompts = list(prompts)
     if model.parts.tower is not None and model.parts.tower.padded:
         raise UnsupportedError(
-            f"{model.name} takes packed pictures, padded in a layout of its own: pixels cannot be given directly."
+            f"{model.name} takes packed images, padded in a layout of its own: pixels cannot be given directly."
         )
     if len(groups_of(prompts)) > 1:
         raise InvalidInputError(
@@ -213,7 +213,7 @@ def prompting(
 
         def encode(pixels: Tensor) -> Encoding:
             if len(pixels) != len(prompts):
-                raise InvalidInputError(f"{len(pixels)} pictures' pixels for {len(prompts)} prompts: give one each.")
+                raise InvalidInputError(f"{len(pixels)} images' pixels for {len(prompts)} prompts: give one each.")
             scope.begin()
             try:
                 found = run_with(features, lambda: model.parts.embed({"pixel_values": pixels}))
@@ -247,7 +247,7 @@ class _Run:
     def of(model: Model, prompts: Sequence[VisualPrompt], kept: Kept) -> _Run:
         tokens = model.insertion(prompts)
         tower = model.tower if tokens is None else tokens.tower
-        patches = [model.geometry(prompt.picture.size, prompt.fit).num_patches for prompt in prompts]
+        patches = [model.geometry(prompt.image.size, prompt.fit).num_patches for prompt in prompts]
         programs = {} if _is_plain(prompts, kept) else _programs(model, prompts, patches, kept, tokens)
         return _Run(tower, programs, tokens, max(patches))
 
@@ -262,7 +262,7 @@ def _programs(
     # Compiled code ignores hooks, and the proof would go through the same ones: this comes first.
     if (tokens or any(site.backend != "transformers" for site in programs)) and model.is_compiled():
         raise refuse_compiled(model.name)
-    model.prove(prompts[0])
+    model.verify_sites(prompts[0])
     gains = {site: item for site, item in programs.items() if item.needs_reference}
     if gains:
         programs.update(with_references(model, prompts, gains, tower))

@@ -1,4 +1,4 @@
-"""What one forward of prompted pictures gives."""
+"""What one forward of prompted images gives."""
 
 from __future__ import annotations
 

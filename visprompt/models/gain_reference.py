@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def with_references(
     model: Model, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram], tower: Tower
 ) -> dict[Site, SiteProgram]:
-    """Runs the pictures without the prompt (but for its tokens: they are part of the model that is edited) and hands
+    """Runs the images without the prompt (but for its tokens: they are part of the model that is edited) and hands
     its row outputs to the gain edits.
 
     Args:
@@ -29,7 +29,7 @@ def with_references(
         gains: the programs with a gain.
         tower: the model's own, or with the prompts' tokens in it.
     """
-    plain = [(prompt.reference or prompt.picture, prompt.fit) for prompt in prompts]
+    plain = [(prompt.reference or prompt.image, prompt.fit) for prompt in prompts]
     places: dict[tuple[int, Fit, int], int] = {}
     keys = [(id(item), fit, id(prompt.tokens)) for (item, fit), prompt in zip(plain, prompts, strict=True)]
     which = [places.setdefault(key, len(places)) for key in keys]

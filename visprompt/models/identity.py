@@ -126,13 +126,13 @@ def far_apart(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) ->
 def _measured(tower: Tower) -> dict[str, Any]:
     weights = [item for block in tower.blocks for item in block.parameters() if item.ndim >= 2]
     step = max(1, math.ceil(len(weights) / _MOST_TENSORS))
-    marks = [_mark(item.detach()) for item in weights[::step]]
+    fingerprint = [_fingerprint_of(item.detach()) for item in weights[::step]]
     if tower.name == "decoder":
-        return {"marks": marks}
-    return {"blocks": len(tower.blocks), "width": width_of(tower), "prefix": tower.prefix, "marks": marks}
+        return {"marks": fingerprint}
+    return {"blocks": len(tower.blocks), "width": width_of(tower), "prefix": tower.prefix, "marks": fingerprint}
 
 
-def _mark(weight: torch.Tensor) -> list[float]:
+def _fingerprint_of(weight: torch.Tensor) -> list[float]:
     """A tensor's norm, and the sum of its numbers under signs that look random and are whole numbers' everywhere."""
     flat = weight.float().flatten()
     signs = (torch.arange(len(flat), device=flat.device) * 40503 // 128 % 2) * 2 - 1

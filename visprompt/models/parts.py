@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from visprompt.attention.packed_positions import Packed
+from visprompt.attention.packed_positions import PackedPositions
 from visprompt.attention.sites import Tower
-from visprompt.models.preprocessing import PictureReader
+from visprompt.models.preprocessing import ImageReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,26 +18,26 @@ class Parts:
     """What a backend tells about a model.
 
     Args:
-        embed: model inputs (a dict of tensors, pictures on the first axis) → `[m, d]` image embeddings.
-        reader: turns pictures into inputs and knows their geometry.
+        embed: model inputs (a dict of tensors, images on the first axis) → `[m, d]` image embeddings.
+        reader: turns images into inputs and knows their geometry.
         tower: attention sites, or None for a model without attention.
         embed_text: texts → `[t, d]`, or None without a text tower.
         logits: (`[n, d]`, `[t, d]`) → `[n, t]` scores as the model defines them, or None.
         backend: name of the library.
         restore: what `unwrap` undoes.
-        packing: for towers that pack all pictures into one sequence, from a number of pictures to their order in it;
+        packing: for towers that pack all images into one sequence, from a number of images to their order in it;
             None for towers with a batch axis.
     """
 
     embed: Callable[[dict[str, Tensor]], Tensor]
-    reader: PictureReader
+    reader: ImageReader
     tower: Tower | None
     embed_text: Callable[[list[str]], Tensor] | None
     logits: Callable[[Tensor, Tensor], Tensor] | None
     backend: str
     restore: list[Callable[[], None]] = field(default_factory=list)
-    packing: Callable[[int], Packed] | None = None
+    packing: Callable[[int], PackedPositions] | None = None
 
-    def timeline(self, pictures: int, device: torch.device) -> Packed | None:
-        """Where so many pictures stand in the tower's sequence, for a `Scope`."""
-        return None if self.packing is None else self.packing(pictures).to(device)
+    def timeline(self, images: int, device: torch.device) -> PackedPositions | None:
+        """Where so many images stand in the tower's sequence, for a `Scope`."""
+        return None if self.packing is None else self.packing(images).to(device)

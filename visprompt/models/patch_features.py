@@ -19,7 +19,7 @@ class Features:
 
     Args:
         tower: whose last block; with prompt tokens the `Insertion`'s.
-        patches: number of patches, P; of padded pictures the largest.
+        patches: number of patches, P; of padded images the largest.
     """
 
     def __init__(self, tower: Tower, patches: int) -> None:
@@ -50,11 +50,11 @@ class Features:
 
     def _cut(self, hidden: Tensor) -> Tensor:
         rest = hidden.shape[1] - self._prefix
-        # Packed pictures may be padded further than the longest of them.
+        # Packed images may be padded further than the longest of them.
         if rest != self.patches and not (self.tower.padded and rest > self.patches):
             raise InvalidInputError(
-                f"the pixels that were given make {rest} patches, and the prompts' pictures {self.patches}: a prompt's "
-                "picture must have the size of the one its pixels come from."
+                f"the pixels that were given make {rest} patches, and the prompts' images {self.patches}: a prompt's "
+                "image must have the size of the one its pixels come from."
             )
         return hidden.narrow(1, self._prefix, self.patches)
 
@@ -66,8 +66,8 @@ class Features:
     def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._open:
             hidden = output[0] if isinstance(output, tuple) else output
-            pictures_first = self.tower.shareable or self.tower.padded
-            self._kept = hidden if pictures_first else hidden.transpose(0, 1)
+            images_first = self.tower.shareable or self.tower.padded
+            self._kept = hidden if images_first else hidden.transpose(0, 1)
 
 
 def run_with(features: Features | None, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""From pictures to a model's inputs, with the geometry that goes with them."""
+"""From images to a model's inputs, with the geometry that goes with them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from visprompt.geometry.geometry import Geometry
 from visprompt.geometry.resolve import fitted, resolve
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ def _geometries() -> LRUCache[tuple[Size, Fit], Geometry]:
     return LRUCache(maxsize=_MAX_SIZES)
 
 
-class PictureReader:
+class ImageReader:
     """Runs a model's own processor and knows where the pixels went.
 
     Args:
         processor: transformers image processor or torchvision transform.
-        read: one picture → its model inputs (a dict of tensors without a batch axis, `pixel_values` among them).
+        read: one image → its model inputs (a dict of tensors without a batch axis, `pixel_values` among them).
         as_image: those inputs → `[3, h, w]` as the tower sees them, for the geometry probe.
         patch_size: (height, width) of a patch in input pixels; None for models without patches.
-        batch: joins the inputs of several pictures.
+        batch: joins the inputs of several images.
     """
 
     def __init__(
@@ -56,15 +57,15 @@ class PictureReader:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        # For processes that load pictures: what is remembered is found again there.
+        # For processes that load images: what is remembered is found again there.
         return {**self.__dict__, "_geometries": _geometries(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def preprocess(self, picture: Image.Image) -> np.ndarray:
+    def preprocess(self, image: Image.Image) -> np.ndarray:
         """`[3, h, w]` float32 as the tower sees it."""
-        return self._as_image(self._read(picture)).float().numpy()
+        return self._as_image(self._read(image)).float().numpy()
 
     def geometry(self, image_wh: Size, fit: Fit) -> Geometry:
         """Geometry of an image of this size (width, height), remembered for the last sizes."""
@@ -84,61 +85,61 @@ class PictureReader:
             return resolve(self.processor, self.preprocess, image_wh, **options)
         return fitted(Image.new("RGB", image_wh), fit, self.processor, self.preprocess, **options)[1]
 
-    def one(self, picture: Image.Image, fit: Fit, cache: PicturePixels | None = None) -> dict[str, Tensor]:
-        """The inputs of one picture, prepared once if there is a cache."""
-        cached = cache.get(picture, fit) if cache is not None else None
+    def one(self, image: Image.Image, fit: Fit, cache: ImagePixels | None = None) -> dict[str, Tensor]:
+        """The inputs of one image, prepared once if there is a cache."""
+        cached = cache.get(image, fit) if cache is not None else None
         if cached is not None:
             return cached
-        self.geometry(picture.size, fit)  # refuses what no processor should be given
+        self.geometry(image.size, fit)  # refuses what no processor should be given
         ready = (
-            picture
+            image
             if fit == "model"
-            else fitted(picture, fit, self.processor, self.preprocess, patch_size=self.patch_size or 1)[0]
+            else fitted(image, fit, self.processor, self.preprocess, patch_size=self.patch_size or 1)[0]
         )
         inputs = self._read(ready)
         if cache is not None:
-            cache.put(picture, fit, inputs)
+            cache.put(image, fit, inputs)
         return inputs
 
     def inputs(
-        self, pictures: Sequence[tuple[Image.Image, Fit]], model: Model, cache: PicturePixels | None = None
+        self, images: Sequence[tuple[Image.Image, Fit]], model: Model, cache: ImagePixels | None = None
     ) -> dict[str, Tensor]:
-        """Model inputs of several pictures on the model's device and in its dtype."""
-        batch = self._batch([self.one(picture, fit, cache) for picture, fit in pictures])
+        """Model inputs of several images on the model's device and in its dtype."""
+        batch = self._batch([self.one(image, fit, cache) for image, fit in images])
         return {
             name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
             for name, item in batch.items()
         }
 
-    def same_shape(self, pictures: Sequence[tuple[Image.Image, Fit]], cache: PicturePixels | None) -> list[list[int]]:
-        """Positions of pictures whose inputs have the same size, and so fit into one batch."""
+    def same_shape(self, images: Sequence[tuple[Image.Image, Fit]], cache: ImagePixels | None) -> list[list[int]]:
+        """Positions of images whose inputs have the same size, and so fit into one batch."""
         groups: dict[tuple[int, ...], list[int]] = {}
-        for number, (picture, fit) in enumerate(pictures):
-            shape = tuple(self.one(picture, fit, cache)["pixel_values"].shape)
+        for number, (image, fit) in enumerate(images):
+            shape = tuple(self.one(image, fit, cache)["pixel_values"].shape)
             groups.setdefault(shape, []).append(number)
         return list(groups.values())
 
 
 class Transformed:
-    """Reads a picture with a torchvision transform. A class and no closure, so that it can be sent to processes."""
+    """Reads an image with a torchvision transform. A class and no closure, so that it can be sent to processes."""
 
     def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
         self.transform = transform
 
-    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
-        """The inputs of one picture."""
-        return {"pixel_values": self.transform(picture)}
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        """The inputs of one image."""
+        return {"pixel_values": self.transform(image)}
 
 
 class Processed:
-    """Reads a picture with a transformers image processor, which gives tensors of these names."""
+    """Reads an image with a transformers image processor, which gives tensors of these names."""
 
     def __init__(self, processor: Any, names: tuple[str, ...] = ("pixel_values",)) -> None:
         self.processor, self.names = processor, names
 
-    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
-        """The inputs of one picture."""
-        batch = self.processor(images=[picture], return_tensors="pt")
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        """The inputs of one image."""
+        batch = self.processor(images=[image], return_tensors="pt")
         return {name: torch.as_tensor(batch[name])[0] for name in self.names}
 
 
@@ -151,20 +152,24 @@ def _stack(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 
-class PicturePixels:
-    """Model inputs of pictures that are still alive, so that a run prepares each picture once. Bounded, thread-safe."""
+class ImagePixels:
+    """Model inputs of images that are still alive, so that a run prepares each image once. Bounded, thread-safe."""
 
     def __init__(self, most: int = 256) -> None:
         self._items: FIFOCache[tuple[int, Fit], tuple[weakref.ref[Image.Image], dict[str, Tensor]]] = FIFOCache(most)
         self._lock = threading.Lock()
 
-    def get(self, picture: Image.Image, fit: Fit) -> dict[str, Tensor] | None:
-        """The inputs of this very picture object, if it was prepared before."""
+    def get(self, image: Image.Image, fit: Fit) -> dict[str, Tensor] | None:
+        """The inputs of this very image object, if it was prepared before."""
         with self._lock:
-            held = self._items.get((id(picture), fit))
-            return held[1] if held is not None and held[0]() is picture else None
+            held = self._items.get((id(image), fit))
+            return held[1] if held is not None and held[0]() is image else None
 
-    def put(self, picture: Image.Image, fit: Fit, inputs: dict[str, Tensor]) -> None:
+    def put(self, image: Image.Image, fit: Fit, inputs: dict[str, Tensor]) -> None:
         """Remembers inputs, forgetting the oldest."""
         with self._lock:
-            self._items[(id(picture), fit)] = (weakref.ref(picture), inputs)
+            self._items[(id(image), fit)] = (weakref.ref(image), inputs)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"PictureReader": "ImageReader", "PicturePixels": "ImagePixels"}, globals())

@@ -16,12 +16,12 @@ from visprompt.errors import SiteNotReachedError
 from visprompt.visual_prompt import PromptTokens, VisualPrompt
 
 if TYPE_CHECKING:
-    from visprompt.attention.packed_positions import Packed
+    from visprompt.attention.packed_positions import PackedPositions
     from visprompt.models.base import Model, Parts
     from visprompt.models.lvlm.model import LVLM
 
 
-def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
+def verify_sites(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
     """One forward with a zero added at every site's readout, and one backward: each zero must get a gradient.
 
     Raises:
@@ -29,16 +29,16 @@ def prove(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
     """
     reader, tower = parts.reader, parts.tower
     assert tower is not None
-    patches = reader.geometry(prompt.picture.size, prompt.fit).num_patches
+    patches = reader.geometry(prompt.image.size, prompt.fit).num_patches
     rows = {site: tower.rows_of(site, "readout", patches) for site in tower.sites}
     programs, zeros = zeros_at(tower.sites, {site: row[0] for site, row in rows.items() if len(row)}, model.device)
     with open_scope(tower, programs, None, model.device, parts.timeline(1, model.device)):
-        embedding = parts.embed(reader.inputs([(prompt.picture, prompt.fit)], model))
+        embedding = parts.embed(reader.inputs([(prompt.image, prompt.fit)], model))
         _backward(embedding, zeros)
     _refuse_dead(name, zeros, "embedding")
 
 
-def prove_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
+def verify_prompt_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
     """The same for prompt tokens: one for every block, each of which must get a gradient.
 
     Raises:
@@ -51,7 +51,7 @@ def prove_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: Model) ->
     tokens = torch.linspace(-1, 1, width, device=model.device).expand(blocks, 1, width).clone().requires_grad_()
     insertion = Insertion(tower, [PromptTokens(tokens)])
     with open_scope(insertion.tower, {}, None, model.device, tokens=insertion):
-        embedding = parts.embed(parts.reader.inputs([(prompt.picture, prompt.fit)], model))
+        embedding = parts.embed(parts.reader.inputs([(prompt.image, prompt.fit)], model))
         _weighted(embedding).backward(inputs=[tokens])
     dead = [block for block in range(blocks) if tokens.grad is None or not tokens.grad[block].any()]
     if dead:
@@ -77,7 +77,7 @@ def zeros_at(
 
 
 def prove_decoder(model: LVLM) -> None:
-    """The same for the blocks of a decoder: a few words without a picture do, whatever the model's size.
+    """The same for the blocks of a decoder: a few words without an image do, whatever the model's size.
 
     Raises:
         SiteNotReachedError: naming the sites whose edits would change nothing.
@@ -92,15 +92,15 @@ def prove_decoder(model: LVLM) -> None:
 
 
 def prove_vision(
-    model: LVLM, tower: Tower, media: dict[str, Tensor], streams: int, packing: Packed | None = None
+    model: LVLM, tower: Tower, media: dict[str, Tensor], streams: int, packing: PackedPositions | None = None
 ) -> None:
-    """The same for the blocks of an LVLM's vision tower, on pictures that are about to be looked at.
+    """The same for the blocks of an LVLM's vision tower, on images that are about to be looked at.
 
     Args:
         model: the LVLM.
         tower: its vision tower.
-        media: the pictures' inputs.
-        streams: number of pictures (tiles) that the tower gets.
+        media: the images' inputs.
+        streams: number of images (tiles) that the tower gets.
         packing: where they stand in its sequence, if it packs them into one.
 
     Raises:
@@ -118,7 +118,7 @@ def prove_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], wid
     Args:
         model: the LVLM.
         tower: its vision tower.
-        media: inputs of a picture.
+        media: inputs of an image.
         width: of the tower's hidden states.
 
     Raises:
@@ -135,7 +135,7 @@ def prove_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], wid
 
 
 def features_of(module: Any, media: dict[str, Tensor]) -> Tensor:
-    """`[tokens, d]`: what the decoder of an LVLM gets for pictures."""
+    """`[tokens, d]`: what the decoder of an LVLM gets for images."""
     if "pixel_values_videos" in media:
         grid = {name: item for name, item in media.items() if name == "video_grid_thw"}
         features = module.get_video_features(media["pixel_values_videos"], **grid)

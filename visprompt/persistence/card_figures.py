@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
     from visprompt.tasks.gain import BlockGain
 
-#: shares of pictures that were answered right: the only figures for which an interval can be told from n
+#: shares of images that were answered right: the only figures for which an interval can be told from n
 SHARES = ("accuracy", "answer_accuracy", "top1", "top5", "exact_match")
 #: what stands among figures and is none
 _COUNTS = ("n", "count")
 #: ends of an interval that was measured with a figure: `gain`, `gain_low`, `gain_high`
 _LOW, _HIGH = "_low", "_high"
-#: pictures with next to nothing to compare with dominate it
-_ASIDE = ("picture_gain",)
+#: images with next to nothing to compare with dominate it
+_ASIDE = ("image_gain",)
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One number that was measured.
 
     Args:
         split: "validation" or "test".
         metric: its name.
         value: as measured; shares lie in [0, 1].
-        n: pictures, or None if it is not known.
+        n: images, or None if it is not known.
         interval: 95 % bounds: those that were measured with it, or for shares of right answers Wilson's; else None.
         chosen: True for the figure that validation chose by.
     """
@@ -60,7 +60,7 @@ class Figure:
         return (" to " if any(end.startswith("-") for end in ends) else "–").join(ends)  # a dash and a minus are alike
 
 
-def figures_of(record: Mapping[str, Any]) -> list[Figure]:
+def figures_of(record: Mapping[str, Any]) -> list[Metric]:
     """What a training record holds on validation and test, the chosen figure first.
 
     >>> record = {"metric": "accuracy", "test": {"loss": 0.5, "accuracy": 0.8}, "data": {"test": {"n": 10}}}
@@ -71,7 +71,7 @@ def figures_of(record: Mapping[str, Any]) -> list[Figure]:
     return [figure for split in ("validation", "test") for figure in of_split(record.get(split), split, chosen, record)]
 
 
-def of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -> Iterator[Figure]:
+def of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -> Iterator[Metric]:
     """The figures of one split, or of a control measured on it."""
     if not isinstance(figures, Mapping):
         return
@@ -86,7 +86,7 @@ def of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -
         interval = (float(ends[0]), float(ends[1])) if len(ends) == 2 else None
         if name in SHARES and count and 0 <= value <= 1:
             interval = wilson(value * count, count)
-        yield Figure(split, str(name), float(value), count, interval, name == chosen)
+        yield Metric(split, str(name), float(value), count, interval, name == chosen)
 
 
 def is_shown(name: str, among: Collection[str]) -> bool:
@@ -112,8 +112,8 @@ def add_gains(prompter: Learned, gains: Mapping[str, BlockGain], n: int, how: st
     Args:
         prompter: a learned strategy; `save_pretrained` writes them.
         gains: one row each by its name: the patch, and what it is compared with.
-        n: pictures.
-        how: one sentence or two: which model, block, pictures and places. What was put in with the same words before
+        n: images.
+        how: one sentence or two: which model, block, images and places. What was put in with the same words before
             is replaced.
     """
     rows = [{"marker": str(name), **asdict(gain)} for name, gain in gains.items()]
@@ -128,7 +128,7 @@ def gains_table(record: Mapping[str, Any]) -> list[str]:
         lines += ["", escaped(str(table.get("how") or "")), ""] if lines else [escaped(str(table.get("how") or "")), ""]
         lines += ["| marker | gain | 95 % interval | mass without → with | n |", "|---|---|---|---|---|"]
         for row in map(mapping_of, table.get("rows") or []):
-            gain = Figure("", "gain", row["gain"], interval=(row["low"], row["high"]))
+            gain = Metric("", "gain", row["gain"], interval=(row["low"], row["high"]))
             mass = f"{shown('mass', row['mass_without'])} → {shown('mass', row['mass'])}"
             lines.append(
                 f"| {escaped(str(row['marker']))} | {gain.text()} | {gain.interval_text()} | {mass} | {table['n']} |"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visprompt.persistence.card_figures import (
-    Figure,
+    Metric,
     add_gains,
     escaped,
     figures_of,
@@ -18,13 +18,14 @@ from visprompt.persistence.card_figures import (
     mapping_of,
     of_split,
 )
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
     from visprompt.prompter import Prompter
     from visprompt.training.result import Fitted
 
-__all__ = ["Figure", "add_gains", "base_name", "card", "figures_of", "is_shown", "trained_text"]
+__all__ = ["Metric", "add_gains", "base_name", "card", "figures_of", "is_shown", "trained_text"]
 
 #: the hub's words for what is learned from a kind of data
 TASKS = {
@@ -128,7 +129,7 @@ def _one(names: Sequence[str]) -> Any:
 def _title(prompter: Prompter, parts: Sequence[Learned]) -> str:
     base = base_name(parts, "")
     data = _dataset(mapping_of(parts[0].record.get("data"))) if parts else ""
-    if data and _kind(parts[0].record) == "pictures":
+    if data and _kind(parts[0].record) == "images":
         data = f"learned from {data}"
         return prompter.name + (f" for {base}" if base else "") + f", {data}"
     return prompter.name + (f" on {base}" if base else "") + (f" for {data}" if data else "")
@@ -146,7 +147,7 @@ def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
 
 
 def _looks(parts: Sequence[Learned]) -> list[str]:
-    """What is learned, as a picture and in words, where it is one."""
+    """What is learned, as an image and in words, where it is one."""
     lines: list[str] = []
     for number, part in enumerate(parts):
         if name := part.sketch_name(number):
@@ -175,7 +176,7 @@ def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
         f"print(vp.Runner(model, prompter).{use})",
         "```",
         *(
-            ["", "It is paint in the picture, so `model` may also be another one, a vision-language model among them."]
+            ["", "It is paint in the image, so `model` may also be another one, a vision-language model among them."]
             if parts and all(part.transferable for part in parts)
             else []
         ),
@@ -197,11 +198,11 @@ def _figures(record: Mapping[str, Any]) -> list[str]:
     notes = []
     if any(one.interval for one in found):
         how = "" if any(one.metric == "gain" for one in found) else " Wilson's"
-        notes.append(f"Intervals are{how} over the pictures; they do not hold the spread between trainings.")
+        notes.append(f"Intervals are{how} over the images; they do not hold the spread between trainings.")
     if any(one.metric == "gain" for one in found):
         notes.append(
             "Gain is (mass − mass without) / mass without; mass is the share of the attention on the tokens that it "
-            "lies on, at one random place in every picture, the rim included."
+            "lies on, at one random place in every image, the rim included."
         )
     if any(one.split == "validation" for one in found):
         notes.append("Validation chose the epoch (and the settings of a sweep), so its figures flatter.")
@@ -265,8 +266,8 @@ def _data(record: Mapping[str, Any]) -> list[str]:
     protocol = str(record.get("protocol") or data.get("protocol") or "")
     lines = [*table, *(["", escaped(protocol)] if protocol else [])]
     train = mapping_of(data.get("train"))
-    if train.get("kind") == "pictures":
-        lines = [f"Learned from {int(train.get('n') or 0):,} pictures without labels.", "", *lines]
+    if train.get("kind") == "images":
+        lines = [f"Learned from {int(train.get('n') or 0):,} images without labels.", "", *lines]
     classes = record.get("classes")
     if isinstance(classes, list) and classes:
         shown = ", ".join(escaped(str(name)) for name in classes[:20])
@@ -319,9 +320,9 @@ def _limits(parts: Sequence[Learned]) -> list[str]:
                 "- What it lies on the model does not see: put where it hides the thing that is asked about, it hurts.",
             ]
         ),
-        "- It knows its training pictures: on pictures of another kind it may do less."
-        if all(_kind(part.record) == "pictures" for part in parts)
-        else "- It knows its training data: pictures of another kind, and classes that it was not taught, are out of "
+        "- It knows its training images: on images of another kind it may do less."
+        if all(_kind(part.record) == "images" for part in parts)
+        else "- It knows its training data: images of another kind, and classes that it was not taught, are out of "
         "reach.",
     ]
     if any(part.head is not None or part.record.get("head") for part in parts):
@@ -372,3 +373,7 @@ def _unique(names: Any) -> list[str]:
 
 def _cell(value: Any) -> str:
     return escaped(f"{value:.6g}" if isinstance(value, float) else str(value))
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Figure": "Metric"}, globals())

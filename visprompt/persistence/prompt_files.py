@@ -147,9 +147,19 @@ def _read_folder(folder: Path) -> SavedPrompt:
     for number, (name, options, entry) in enumerate(parts):
         start = f"{number}."
         own = {key.removeprefix(start): item for key, item in tensors.items() if key.startswith(start)}
-        rest = {key: value for key, value in entry.items() if key not in ("name", "options")}
+        rest = {key: _renamed(value) for key, value in entry.items() if key not in ("name", "options")}
         made.append(SavedPart(name, options, rest, own))
     return SavedPrompt(file, str(content.get("visprompt_version")), tuple(made))
+
+
+def _renamed(value: Any) -> Any:
+    """What a record of 0.4.0 says, in today's words."""
+    if isinstance(value, dict):
+        found = {
+            ("image_gain" if key == "picture_gain" else key): _renamed(item) for key, item in value.items()
+        }  # 0.4.0
+        return {**found, "kind": "images"} if found.get("kind") == "pictures" else found  # 0.4.0
+    return [_renamed(item) for item in value] if isinstance(value, list) else value
 
 
 def _weights(folder: Path, sha256: str | None) -> dict[str, Tensor]:

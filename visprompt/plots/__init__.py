@@ -8,14 +8,15 @@ from visprompt.plots.base import (
     draw_map,
     have_matplotlib,
     heatmap,
+    image_pair,
     literal,
     new_figure,
     outline,
-    picture_pair,
     share_in_box,
-    show_picture,
+    show_image,
     to_png,
 )
+from visprompt.utils.renamed import renamed_names
 
 __all__ = [
     "MAP",
@@ -28,8 +29,11 @@ __all__ = [
     "literal",
     "new_figure",
     "outline",
-    "picture_pair",
+    "image_pair",
     "share_in_box",
-    "show_picture",
+    "show_image",
     "to_png",
 ]
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"picture_pair": "image_pair", "show_picture": "show_image"}, globals())

@@ -1,4 +1,4 @@
-"""Figures: accuracies with their intervals, attention over a picture, a prompt before and after.
+"""Figures: accuracies with their intervals, attention over an image, a prompt before and after.
 
 matplotlib is an extra (`pip install "visprompt-toolkit[plots]"`) and is imported when a figure is made, not before.
 Figures are made without pyplot, so no window system is touched and threads do not share state. Colours are Okabe and
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprompt.errors import UnsupportedError
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,32 +128,34 @@ def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
         axes.spines[side].set_visible(False)
 
 
+@renamed_parameters(picture="image")
 def heatmap(
-    picture: Image,
+    image: Image,
     attention: _Map,
     region_xyxy: Sequence[float] | None = None,
     title: str = "",
     vmax: float | None = None,
 ) -> Figure:
-    """A map over a picture, with a colour bar.
+    """A map over an image, with a colour bar.
 
     Args:
-        picture: the picture; it is shown in grey, so that all colour is the map's.
-        attention: `[H, W]` over the whole picture, any resolution of the same aspect.
-        region_xyxy: outlined, pixels of the picture.
-        title: above the picture.
+        image: the image; it is shown in grey, so that all colour is the map's.
+        attention: `[H, W]` over the whole image, any resolution of the same aspect.
+        region_xyxy: outlined, pixels of the image.
+        title: above the image.
         vmax: top of the colour scale; by default the map's maximum.
     """
-    figure = new_figure((4.2, 3.6 * picture.height / max(picture.width, 1) + 0.6))
+    figure = new_figure((4.2, 3.6 * image.height / max(image.width, 1) + 0.6))
     axes = figure.subplots()
-    drawn = draw_map(axes, picture, attention, region_xyxy, vmax)
+    drawn = draw_map(axes, image, attention, region_xyxy, vmax)
     axes.set_title(literal(title), fontsize=10, color=TEXT)
     figure.colorbar(drawn, ax=axes, shrink=0.85, label="readout attention")
     return figure
 
 
+@renamed_parameters(picture="image")
 def before_after(
-    picture: Image,
+    image: Image,
     prompted: Image,
     before: _Map,
     after: _Map,
@@ -160,73 +163,75 @@ def before_after(
     prompted_region_xyxy: Sequence[float] | None = None,
     label: str = "prompted",
 ) -> Figure:
-    """What a strategy did: picture and region, picture as the model gets it, readout attention without and with it.
+    """What a strategy did: image and region, image as the model gets it, readout attention without and with it.
 
     Args:
-        picture: the original.
+        image: the original.
         prompted: what the strategy made of it.
-        before: `[h, w]` map over `picture`, without the prompt.
-        after: `[h, w]` map over `picture`, or over `prompted` if that has another size (crop).
-        region_xyxy: the region, pixels of `picture`.
+        before: `[h, w]` map over `image`, without the prompt.
+        after: `[h, w]` map over `image`, or over `prompted` if that has another size (crop).
+        region_xyxy: the region, pixels of `image`.
         prompted_region_xyxy: the region, pixels of `prompted`.
         label: the strategy.
     """
-    aspect = max(picture.height / max(picture.width, 1), prompted.height / max(prompted.width, 1))
+    aspect = max(image.height / max(image.width, 1), prompted.height / max(prompted.width, 1))
     figure = new_figure((12.0, 0.5 + 2.75 * min(aspect, 2.5)))
     panels = figure.subplots(1, 4)
-    show_picture(panels[0], picture, "picture and region")
+    show_image(panels[0], image, "image and region")
     outline(panels[0], region_xyxy)
-    show_picture(panels[1], prompted, f"what the model gets: {label}")
+    show_image(panels[1], prompted, f"what the model gets: {label}")
     vmax = float(max(before.max(), after.max()))
-    draw_map(panels[2], picture, before, region_xyxy, vmax)
-    panels[2].set_title(f"attention without{_share(before, picture, region_xyxy)}", fontsize=9, color=TEXT)
-    same = prompted.size == picture.size
-    below, box = (picture, region_xyxy) if same else (prompted, prompted_region_xyxy)
+    draw_map(panels[2], image, before, region_xyxy, vmax)
+    panels[2].set_title(f"attention without{_share(before, image, region_xyxy)}", fontsize=9, color=TEXT)
+    same = prompted.size == image.size
+    below, box = (image, region_xyxy) if same else (prompted, prompted_region_xyxy)
     drawn = draw_map(panels[3], below, after, box, vmax)
     panels[3].set_title(f"attention with {literal(label)}{_share(after, below, box)}", fontsize=9, color=TEXT)
     figure.colorbar(drawn, ax=list(panels[2:]), shrink=0.85, label="readout attention")
     return figure
 
 
-def picture_pair(
-    picture: Image, prompted: Image, region_xyxy: Sequence[float] | None = None, label: str = "prompted"
+@renamed_parameters(picture="image")
+def image_pair(
+    image: Image, prompted: Image, region_xyxy: Sequence[float] | None = None, label: str = "prompted"
 ) -> Figure:
-    """Picture with region, and what a strategy made of it: for models whose attention cannot be read."""
+    """Image with region, and what a strategy made of it: for models whose attention cannot be read."""
     figure = new_figure((6.4, 3.4))
     panels = figure.subplots(1, 2)
-    show_picture(panels[0], picture, "picture and region")
+    show_image(panels[0], image, "image and region")
     outline(panels[0], region_xyxy)
-    show_picture(panels[1], prompted, f"what the model gets: {label}")
+    show_image(panels[1], prompted, f"what the model gets: {label}")
     return figure
 
 
+@renamed_parameters(picture="image")
 def draw_map(
     axes: Axes,
-    picture: Image,
+    image: Image,
     attention: _Map,
     region_xyxy: Sequence[float] | None = None,
     vmax: float | None = None,
     extent_xyxy: Sequence[float] | None = None,
 ) -> Any:
-    """Draws a map over the grey picture, or over the part `extent_xyxy`; returns the mappable for a colour bar."""
-    extent = (0.0, float(picture.width), float(picture.height), 0.0)
-    axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
+    """Draws a map over the grey image, or over the part `extent_xyxy`; returns the mappable for a colour bar."""
+    extent = (0.0, float(image.width), float(image.height), 0.0)
+    axes.imshow(image.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
     top = float(vmax if vmax is not None else attention.max()) or 1.0
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm
 
     # Attention is peaked: on a linear scale all but the peak would be black. The colour bar has the same scale.
     norm = PowerNorm(0.6, 0.0, top)
-    # One opacity for all values: the picture stays visible, and the eye compares brightness only.
-    x0, y0, x1, y1 = (0.0, 0.0, picture.width, picture.height) if extent_xyxy is None else extent_xyxy
+    # One opacity for all values: the image stays visible, and the eye compares brightness only.
+    x0, y0, x1, y1 = (0.0, 0.0, image.width, image.height) if extent_xyxy is None else extent_xyxy
     over = (x0, x1, y1, y0)
     axes.imshow(np.maximum(attention, 0), cmap=MAP, extent=over, norm=norm, alpha=0.62, interpolation="nearest")
     outline(axes, region_xyxy)
-    axes.set_xlim(0, picture.width)
-    axes.set_ylim(picture.height, 0)
+    axes.set_xlim(0, image.width)
+    axes.set_ylim(image.height, 0)
     axes.set_xticks([])
     axes.set_yticks([])
-    # The colour bar is opaque: see-through, its colours would be mixed with white and not with a picture.
+    # The colour bar is opaque: see-through, its colours would be mixed with white and not with an image.
     return ScalarMappable(norm, MAP)
 
 
@@ -234,8 +239,8 @@ def share_in_box(attention: _Map, size_wh: tuple[int, int], region_xyxy: Sequenc
     """Which share of a map lies in a box, in [0, 1]; pixels on the border count by their area.
 
     Args:
-        attention: `[h, w]` over a whole picture.
-        size_wh: the picture's size in pixels.
+        attention: `[h, w]` over a whole image.
+        size_wh: the image's size in pixels.
         region_xyxy: the box, in its pixels.
     """
     height, width = attention.shape
@@ -268,9 +273,10 @@ def new_figure(size: tuple[float, float]) -> Figure:
     return NewFigure(figsize=size, layout="constrained")
 
 
-def show_picture(axes: Axes, picture: Image, title: str) -> None:
-    """Draws a picture without ticks; pixels stay pixels."""
-    axes.imshow(np.asarray(picture), extent=(0, picture.width, picture.height, 0), interpolation="nearest")
+@renamed_parameters(picture="image")
+def show_image(axes: Axes, image: Image, title: str) -> None:
+    """Draws an image without ticks; pixels stay pixels."""
+    axes.imshow(np.asarray(image), extent=(0, image.width, image.height, 0), interpolation="nearest")
     axes.set_title(literal(title), fontsize=9, color=TEXT)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -283,15 +289,15 @@ def outline(axes: Axes, region_xyxy: Sequence[float] | None) -> None:
     from matplotlib.patches import Rectangle
 
     x0, y0, x1, y1 = region_xyxy
-    # Black below white: visible on every picture and on both ends of the colour map.
+    # Black below white: visible on every image and on both ends of the colour map.
     for colour, width in (("black", 2.6), ("white", 1.3)):
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
 
 
-def _share(attention: _Map, picture: Image, region_xyxy: Sequence[float] | None) -> str:
+def _share(attention: _Map, image: Image, region_xyxy: Sequence[float] | None) -> str:
     if region_xyxy is None:
         return ""
-    return f": {share_in_box(attention, picture.size, region_xyxy):.0%} on the region"
+    return f": {share_in_box(attention, image.size, region_xyxy):.0%} on the region"
 
 
 def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -303,3 +309,7 @@ def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
 
 def _ordered(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
     return list(dict.fromkeys(str(row[key]) for row in rows))
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"picture_pair": "image_pair", "show_picture": "show_image"}, globals())

@@ -11,6 +11,7 @@ import numpy as np
 
 from visprompt.imaging.paste import SHAPES
 from visprompt.plots.base import GRID, OTHER, PALETTE, TEXT, literal, new_figure
+from visprompt.utils.renamed import renamed_attributes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +99,7 @@ def _curve(axes: Axes, row: _Row, style: tuple[str, Any, str], shift: float) -> 
     own = bool(row["own"])
     look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": symbol, "label": literal(row["row"])}
     look |= {"linewidth": 2.6 if own else 1.6, "markersize": 6 if own else 5, "zorder": 4 if own else 3}
-    if len(blocks) == 1:  # a model that reads the picture in one block only: no line, so whiskers
+    if len(blocks) == 1:  # a model that reads the image in one block only: no line, so whiskers
         bounds = np.abs(np.stack((low, high)) - gains)
         axes.errorbar(blocks + shift * 8, gains, yerr=bounds, capsize=3, elinewidth=1.2, **look)
         axes.set_xlim(blocks[0] - 2, blocks[0] + 2)
@@ -237,30 +238,31 @@ def _heat(axes: Axes, values: np.ndarray, sizes: Sequence[float], names: Sequenc
         spine.set_visible(False)
 
 
+@renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """One picture with one marker, as the report shows it.
+    """One image with one marker, as the report shows it.
 
     Args:
         label: the marker.
-        picture: with the marker.
-        attention: `[h, w]` over the whole picture, mean over heads of the last block.
+        image: with the marker.
+        attention: `[h, w]` over the whole image, mean over heads of the last block.
         box_xyxy: the marked square, pixels.
         share: of the attention on it.
     """
 
     label: str
-    picture: Image
+    image: Image
     attention: np.ndarray
     box_xyxy: tuple[float, float, float, float]
     share: float
 
 
 def marked_figure(lines: Sequence[Sequence[Marked]]) -> Figure:
-    """Pictures with every marker, and below each where the model looks; maps of one picture are on one scale.
+    """Images with every marker, and below each where the model looks; maps of one image are on one scale.
 
     Args:
-        lines: per picture, one for every marker.
+        lines: per image, one for every marker.
     """
     from visprompt.plots.base import draw_map
 
@@ -271,11 +273,11 @@ def marked_figure(lines: Sequence[Sequence[Marked]]) -> Figure:
         top = max(float(one.attention.max()) for one in line)
         for across, one in enumerate(line):
             above, below = panels[2 * number, across], panels[2 * number + 1, across]
-            wide, high = one.picture.size
-            above.imshow(np.asarray(one.picture.convert("RGB")), extent=(0, wide, high, 0), interpolation="nearest")
+            wide, high = one.image.size
+            above.imshow(np.asarray(one.image.convert("RGB")), extent=(0, wide, high, 0), interpolation="nearest")
             above.set_xticks([])
             above.set_yticks([])
-            draw_map(below, one.picture, one.attention, one.box_xyxy, top)
+            draw_map(below, one.image, one.attention, one.box_xyxy, top)
             below.set_xlabel(f"{one.share:.0%} on it", fontsize=8.5, color=TEXT, labelpad=3)
             if number == 0:
                 above.set_title(literal(_wrapped(one.label)), fontsize=9, color=TEXT)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.plots.base import draw_map, literal, new_figure, outline, show_picture
+from visprompt.plots.base import draw_map, literal, new_figure, outline, show_image
+from visprompt.utils.renamed import renamed_attributes, renamed_parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -26,7 +27,7 @@ TILES_IN_A_ROW = 6
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One map over the whole picture.
+    """One map over the whole image.
 
     Args:
         title: above it.
@@ -43,30 +44,31 @@ class TileMap:
 
     Args:
         values: `[h, w]`, attention per image token.
-        seen_xyxy: what it shows, pixels of the picture; it may reach beyond.
+        seen_xyxy: what it shows, pixels of the image; it may reach beyond.
     """
 
     values: np.ndarray
     seen_xyxy: Xyxy
 
 
+@renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Look:
     """One answer, and where the model looked while it wrote it.
 
     Args:
         label: what is different about this run.
-        picture: what the maps lie over: the prompted picture.
+        image: what the maps lie over: the prompted image.
         shown: the same with attention edits tinted.
         answer: what it wrote.
         panels: assembled maps.
         tiles: one by one, where there are several.
-        regions_xyxy: outlined, pixels of the picture.
+        regions_xyxy: outlined, pixels of the image.
         tiles_title: which block the tiles are of.
     """
 
     label: str
-    picture: Image
+    image: Image
     shown: Image
     answer: str
     panels: tuple[Panel, ...]
@@ -76,7 +78,7 @@ class Look:
 
 
 def answer_figure(question: str, looks: Sequence[Look]) -> Figure:
-    """The question; per run a row of maps over the picture with a colour bar each, its tiles, and the answer.
+    """The question; per run a row of maps over the image with a colour bar each, its tiles, and the answer.
 
     Runs are on one scale, panel by panel, so that they can be compared.
 
@@ -94,7 +96,7 @@ def answer_figure(question: str, looks: Sequence[Look]) -> Figure:
     heights = []
     for look in looks:
         answer_lines = _wrapped(_said(look), letters).count("\n") + 1
-        heights.append(0.75 + 0.2 * answer_lines + _height(look.picture, PANEL))
+        heights.append(0.75 + 0.2 * answer_lines + _height(look.image, PANEL))
         if look.tiles:
             heights.append(0.35 + _tile_grid(len(look.tiles))[0] * (TILE * _tile_aspect(look) + 0.25))
     figure = new_figure((width, sum(heights) + 0.3 + 0.22 * (title.count("\n") + 1)))
@@ -108,37 +110,38 @@ def answer_figure(question: str, looks: Sequence[Look]) -> Figure:
     return figure
 
 
+@renamed_parameters(picture="image")
 def question_figure(
     question: str,
-    picture: Image,
+    image: Image,
     dimmed: Image,
     values: np.ndarray,
     regions_xyxy: Sequence[Xyxy] = (),
     shares: Sequence[tuple[float, float]] = (),
 ) -> Figure:
-    """A question's heatmap over the picture, and the picture dimmed by it.
+    """A question's heatmap over the image, and the image dimmed by it.
 
     Args:
         question: the title.
-        picture: the picture.
+        image: the image.
         dimmed: what the strategy makes of it.
         values: `[H, W]` in [0, 1] over its pixels.
-        regions_xyxy: outlined, pixels of the picture.
-        shares: of every region: the share of the map in it, and of the picture's area.
+        regions_xyxy: outlined, pixels of the image.
+        shares: of every region: the share of the map in it, and of the image's area.
 
     Raises:
         UnsupportedError: without matplotlib, naming what to install.
     """
     title = _wrapped(question, 85)
-    figure = new_figure((3 * PANEL + 0.4, 0.95 + _height(picture, PANEL) + 0.22 * title.count("\n")))
+    figure = new_figure((3 * PANEL + 0.4, 0.95 + _height(image, PANEL) + 0.22 * title.count("\n")))
     figure.suptitle(literal(title), fontsize=12, fontweight="bold")
     panels = figure.subplots(1, 3)
-    show_picture(panels[0], picture, "picture")
-    drawn = draw_map(panels[1], picture, values, None, 1.0)
+    show_image(panels[0], image, "image")
+    drawn = draw_map(panels[1], image, values, None, 1.0)
     lines = ["where the model looks for it"]
     lines += [f"{inside:.0%} of it in the region (even: {area:.0%})" for inside, area in shares[:3]]
     panels[1].set_title("\n".join(lines), fontsize=9)
-    show_picture(panels[2], dimmed, "the picture dimmed elsewhere")
+    show_image(panels[2], dimmed, "the image dimmed elsewhere")
     for panel in panels[:2]:
         for box in regions_xyxy:
             outline(panel, box)
@@ -148,11 +151,11 @@ def question_figure(
 
 def _draw_look(figure: SubFigure, look: Look, tops: Sequence[float], letters: int, named: bool) -> None:
     panels = figure.subplots(1, 1 + len(look.panels))
-    show_picture(panels[0], look.shown, look.label if named else "what the model gets")
+    show_image(panels[0], look.shown, look.label if named else "what the model gets")
     for box in look.regions_xyxy:
         outline(panels[0], box)
     for axes, panel, top in zip(panels[1:], look.panels, tops, strict=True):
-        drawn = draw_map(axes, look.picture, panel.values, None, top)
+        drawn = draw_map(axes, look.image, panel.values, None, top)
         for box in look.regions_xyxy:
             outline(axes, box)
         axes.set_title(panel.title, fontsize=9)
@@ -172,7 +175,7 @@ def _draw_tiles(figure: SubFigure, look: Look) -> None:
             continue
         tile = look.tiles[number]
         x0, y0, x1, y1 = tile.seen_xyxy
-        drawn = draw_map(panel, look.picture, tile.values, None, top, extent_xyxy=tile.seen_xyxy)
+        drawn = draw_map(panel, look.image, tile.values, None, top, extent_xyxy=tile.seen_xyxy)
         panel.set_xlim(x0, x1)
         panel.set_ylim(y1, y0)
         panel.set_title(f"tile {number}: x {x0:.0f}–{x1:.0f}, y {y0:.0f}–{y1:.0f}", fontsize=7)
@@ -195,9 +198,9 @@ def _said(look: Look) -> str:
     return f"answer: {look.answer or '(nothing)'}"
 
 
-def _height(picture: Image, width: float) -> float:
-    """Of a panel in inches; very tall pictures are drawn smaller."""
-    return width * 0.68 * min(picture.height / max(picture.width, 1), 2.5)
+def _height(image: Image, width: float) -> float:
+    """Of a panel in inches; very tall images are drawn smaller."""
+    return width * 0.68 * min(image.height / max(image.width, 1), 2.5)
 
 
 def _tile_aspect(look: Look) -> float:

@@ -15,6 +15,7 @@ from visprompt.plots.base import MAP, PALETTE, TEXT, literal, new_figure, outlin
 from visprompt.plots.training_curve import Curve as Curve
 from visprompt.plots.training_curve import curve_figure as curve_figure
 from visprompt.plots.training_curve import curve_of as curve_of
+from visprompt.utils.renamed import renamed_parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,8 +171,8 @@ class Look:
     """Where some rows of attention look.
 
     Args:
-        values: `[h, w]` over the whole picture, at any resolution: multiples of what a patch would get if all patches
-            got the same of what falls on patches; NaN where the model did not see the picture.
+        values: `[h, w]` over the whole image, at any resolution: multiples of what a patch would get if all patches
+            got the same of what falls on patches; NaN where the model did not see the image.
         on_patches: share of the attention that falls on patches at all.
     """
 
@@ -181,7 +182,7 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class BlockLooks:
-    """One picture's attention in one block.
+    """One image's attention in one block.
 
     Args:
         block: its number.
@@ -198,8 +199,9 @@ class BlockLooks:
     on_tokens: float | None = None
 
 
+@renamed_parameters(picture="image")
 def attention_figure(
-    picture: Image,
+    image: Image,
     looks: Sequence[BlockLooks],
     name: str,
     title: str = "",
@@ -209,26 +211,28 @@ def attention_figure(
     """The readout's attention without and with the prompt, and the prompt tokens' own, block by block, on one scale.
 
     Args:
-        picture: the picture.
+        image: the image.
         looks: one per block.
         name: of the strategy.
         title: above all.
-        region_xyxy: outlined, pixels of the picture; how much of the attention falls into it is said.
-        prompted: the picture as the strategy changed it, which the maps with it lie over; None: it did not.
+        region_xyxy: outlined, pixels of the image; how much of the attention falls into it is said.
+        prompted: the image as the strategy changed it, which the maps with it lie over; None: it did not.
     """
-    below = [picture, *[prompted or picture] * 2]
+    below = [image, *[prompted or image] * 2]
     with_tokens = any(one.tokens is not None for one in looks)
     lines, columns = 3 if with_tokens else 2, len(looks) + 1
-    aspect = min(picture.height / max(picture.width, 1), 2.0)
+    aspect = min(image.height / max(image.width, 1), 2.0)
     side = (9.6 - 1.35) / columns
     figure = new_figure((9.6, 0.75 + lines * (side * aspect + 0.4)))
     panels = figure.subplots(lines, columns, squeeze=False)
     names = ("readout,\nwithout", f"readout,\nwith {name}", "prompt tokens,\ntheir mean")
     for line in range(lines):
-        axes, image = panels[line, 0], below[line]
-        axes.imshow(np.asarray(image), extent=(0, image.width, image.height, 0), interpolation="nearest")
+        axes, shown_below = panels[line, 0], below[line]
+        axes.imshow(
+            np.asarray(shown_below), extent=(0, shown_below.width, shown_below.height, 0), interpolation="nearest"
+        )
         _bare(axes)
-        outline(axes, region_xyxy if image.size == picture.size else None)
+        outline(axes, region_xyxy if shown_below.size == image.size else None)
         axes.set_title(literal(names[line]), fontsize=9.5, color=TEXT, fontweight="bold")
     shown = [look for one in looks for look in (one.before, one.after, one.tokens) if look is not None]
     top = max(float(np.nanmax(look.values)) for look in shown)
@@ -240,13 +244,13 @@ def attention_figure(
                 axes.set_visible(False)
                 continue
             drawn = _map(axes, below[line], look.values, top)
-            outline(axes, region_xyxy if below[line].size == picture.size else None)
+            outline(axes, region_xyxy if below[line].size == image.size else None)
             words = f"block {one.block}"
             if line == 1 and one.on_tokens is not None:
                 words = f"{one.on_tokens:.0%} on tokens"
             share = f"{look.on_patches:.0%} on patches"
-            if region_xyxy is not None and below[line].size == picture.size:
-                share = f"{_inside(look.values, region_xyxy, picture.size):.0%} in the box"
+            if region_xyxy is not None and below[line].size == image.size:
+                share = f"{_inside(look.values, region_xyxy, image.size):.0%} in the box"
             axes.set_title(f"{words}\n{share}", fontsize=8.5, color=TEXT)
     bar = figure.colorbar(drawn, ax=panels, shrink=0.6, aspect=30)
     bar.set_label("attention of a place, × the even share", fontsize=9, color=TEXT)
@@ -271,14 +275,14 @@ def _inside(values: np.ndarray, xyxy: Sequence[float], wh: tuple[int, int]) -> f
     return float(parts[0] @ known @ parts[1] / max(known.sum(), 1e-12))
 
 
-def _map(axes: Axes, picture: Image, values: np.ndarray, top: float) -> Any:
+def _map(axes: Axes, image: Image, values: np.ndarray, top: float) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm
 
     # Attention is peaked: on a linear scale all but the peak would be black. The colour bar has the same scale.
     norm = PowerNorm(0.5, 0.0, top or 1.0)
-    extent = (0.0, float(picture.width), float(picture.height), 0.0)
-    axes.imshow(picture.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
+    extent = (0.0, float(image.width), float(image.height), 0.0)
+    axes.imshow(image.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
     axes.imshow(values, cmap=MAP, extent=extent, norm=norm, alpha=0.68, interpolation="nearest")
     _bare(axes)
     return ScalarMappable(norm, MAP)

@@ -1,4 +1,4 @@
-"""Class maps as pictures: a PNG of class numbers with a palette that shows them, and a look with a legend."""
+"""Class maps as images: a PNG of class numbers with a palette that shows them, and a look with a legend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from visprompt.plots.base import PALETTE, TEXT, literal, new_figure, show_picture
+from visprompt.plots.base import PALETTE, TEXT, literal, new_figure, show_image
+from visprompt.utils.renamed import renamed_parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 #: of pixels that the model did not see
 UNSEEN_RGB = (255, 255, 255)
 _GROUND = ("background", "void", "unlabelled", "unlabeled", "other")
-#: so many classes are named beside a picture, the largest first
+#: so many classes are named beside an image, the largest first
 NAMED = 12
 
 
@@ -44,41 +45,42 @@ def mask_png(mask: np.ndarray, classes: Sequence[str]) -> bytes:
     from PIL import Image
 
     if mask.dtype == np.uint8:
-        picture = Image.fromarray(mask, mode="P")
+        image = Image.fromarray(mask, mode="P")
         colours = np.full((256, 3), 255, dtype=np.uint8)
         colours[: len(classes)] = class_colours(classes)
         colours[255] = UNSEEN_RGB
-        picture.putpalette(colours.tobytes())
+        image.putpalette(colours.tobytes())
     else:
-        picture = Image.fromarray(mask.astype(np.uint16))
+        image = Image.fromarray(mask.astype(np.uint16))
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def mask_figure(picture: Image, mask: np.ndarray, classes: Sequence[str], title: str = "") -> Figure:
-    """The picture, its classes laid over it, and a legend of those that occur with their shares.
+@renamed_parameters(picture="image")
+def mask_figure(image: Image, mask: np.ndarray, classes: Sequence[str], title: str = "") -> Figure:
+    """The image, its classes laid over it, and a legend of those that occur with their shares.
 
     Args:
-        picture: the picture.
+        image: the image.
         mask: `[h, w]` numbers of classes; the type's largest where the model did not look.
         classes: their names.
         title: above all.
     """
     from matplotlib.patches import Patch
 
-    aspect = min(picture.height / max(picture.width, 1), 2.0)
+    aspect = min(image.height / max(image.width, 1), 2.0)
     figure = new_figure((9.6, 0.7 + 3.6 * aspect))
     panels = figure.subplots(1, 2)
-    show_picture(panels[0], picture, "picture")
+    show_image(panels[0], image, "image")
     colours = class_colours(classes)
     seen = mask < len(classes)
-    shown = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float32)
+    shown = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
     # One opacity everywhere, so that a class has one colour wherever it lies on a plain ground.
     shown[seen] = 0.3 * shown[seen] + 0.7 * colours[mask[seen]]
     from PIL import Image
 
-    show_picture(panels[1], Image.fromarray(shown.clip(0, 255).astype(np.uint8)), "classes")
+    show_image(panels[1], Image.fromarray(shown.clip(0, 255).astype(np.uint8)), "classes")
     shares = np.bincount(mask[seen].ravel(), minlength=len(classes)) / max(int(seen.sum()), 1)
     order = [number for number in np.argsort(-shares, kind="stable") if shares[number] > 0]
     handles = [

@@ -58,7 +58,7 @@ def _metric_panel(axes: Axes, curve: Curve) -> None:
     points = [(place, value * (100 if share else 1)) for place, value in curve.metric]
     if curve.band:
         places, low, high = zip(*curve.band, strict=True)
-        axes.fill_between(places, low, high, color=PALETTE[2], alpha=0.15, linewidth=0, label="95 % over pictures")
+        axes.fill_between(places, low, high, color=PALETTE[2], alpha=0.15, linewidth=0, label="95 % over images")
     _line(axes, points, PALETTE[2], "-", f"validation {curve.metric_name}")
     _star(axes, points, curve, curve.metric_name, " %" if share else "")
     axes.set_ylabel(literal(curve.metric_name) + (", %" if share else ""), fontsize=9, color=TEXT)

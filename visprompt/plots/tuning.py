@@ -1,4 +1,4 @@
-"""Figures of a comparison of ways of tuning: methods side by side, insertion blocks, gates, temperatures, pictures."""
+"""Figures of a comparison of ways of tuning: methods side by side, insertion blocks, gates, temperatures, images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visprompt.plots.base import MAP, OTHER, PALETTE, RIGHT, TEXT, WRONG, literal, new_figure, tidy
+from visprompt.utils.renamed import renamed_attributes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ _Row = Mapping[str, Any]
 def methods_figure(rows: Sequence[_Row]) -> Figure:
     """One panel per set, one bar per method: means over seeds with the single seeds as dots.
 
-    Whiskers are standard deviations over seeds; with one seed, 95 % intervals over pictures.
+    Whiskers are standard deviations over seeds; with one seed, 95 % intervals over images.
 
     Args:
         rows: as in `results.jsonl`; those without a value, or not for the table, are left out.
@@ -203,19 +204,20 @@ def _measured(rows: Sequence[_Row], key: str) -> list[_Row]:
     return [row for row in rows if row["task"] == key and row["value"] is not None]
 
 
+@renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One test picture, as the report shows it.
+    """One test image, as the report shows it.
 
     Args:
-        picture: as the data have it.
+        image: as the data have it.
         truth: name of its class.
         guesses: per method, the class that it said and whether that is right.
         before, after: `[h, w]` where the readout looks without and with the prompt, shares.
         tokens: `[h, w]` where the prompt tokens look, their mean; None without tokens.
     """
 
-    picture: Image
+    image: Image
     truth: str
     guesses: dict[str, tuple[str, bool]]
     before: np.ndarray
@@ -223,38 +225,38 @@ class Shown:
     tokens: np.ndarray | None = None
 
 
-def pictures_figure(shown: Sequence[Shown], name: str) -> Figure:
-    """Test pictures with what each method said, and the attention before and after.
+def images_figure(shown: Sequence[Shown], name: str) -> Figure:
+    """Test images with what each method said, and the attention before and after.
 
     Maps are multiples of an even share, all on one scale.
 
     Args:
-        shown: the pictures.
+        shown: the images.
         name: of the method whose attention it is.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm
 
-    titles = ("test picture", "readout looks,\nwithout prompt", f"readout looks,\nwith {name}", "prompt tokens\nlook")
+    titles = ("test image", "readout looks,\nwithout prompt", f"readout looks,\nwith {name}", "prompt tokens\nlook")
     columns = 4 if any(one.tokens is not None for one in shown) else 3
     width, margin = 2.5 + 1.75 * columns, 1.45
     figure = new_figure((width, 0.7 + 1.75 * len(shown)))
     engine: Any = figure.get_layout_engine()
-    engine.set(rect=(margin / width, 0, 1 - margin / width, 1))  # what stands left of the pictures is not laid out
+    engine.set(rect=(margin / width, 0, 1 - margin / width, 1))  # what stands left of the images is not laid out
     panels = figure.subplots(len(shown), columns, squeeze=False)
     maps = [[_evenly(one.before), _evenly(one.after), _evenly(one.tokens)][: columns - 1] for one in shown]
     top = max(float(item.max()) for line in maps for item in line if item is not None)
     norm = PowerNorm(0.5, 0.0, top)
     for line, one in enumerate(shown):
-        extent = (0.0, float(one.picture.width), float(one.picture.height), 0.0)
-        panels[line, 0].imshow(np.asarray(one.picture.convert("RGB")), extent=extent, interpolation="nearest")
+        extent = (0.0, float(one.image.width), float(one.image.height), 0.0)
+        panels[line, 0].imshow(np.asarray(one.image.convert("RGB")), extent=extent, interpolation="nearest")
         _guesses(panels[line, 0], one)
         for place, values in enumerate(maps[line], 1):
             axes = panels[line, place]
             if values is None:
                 axes.set_visible(False)
                 continue
-            axes.imshow(one.picture.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
+            axes.imshow(one.image.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
             axes.imshow(values, cmap=MAP, extent=extent, norm=norm, alpha=0.68, interpolation="nearest")
         for axes in panels[line]:
             axes.set_xticks([])
@@ -270,7 +272,7 @@ def pictures_figure(shown: Sequence[Shown], name: str) -> Figure:
 
 
 def _guesses(axes: Axes, one: Shown) -> None:
-    """The right class and every method's answer, left of the picture."""
+    """The right class and every method's answer, left of the image."""
     lines = [(f"right: {one.truth}", TEXT)]
     lines += [
         (f"{label}{f': {said}' if said else ''} {'✓' if right else '✗'}", RIGHT if right else WRONG)

@@ -51,7 +51,7 @@ def fill_polygons(polygons: Sequence[Any], wh: tuple[int, int]) -> np.ndarray:
             raise InvalidInputError(f"a polygon is [x0, y0, x1, y1, …] with at least three corners; got {short(part)}.")
         _fill_polygon(inside, points.reshape(-1, 2))
     if not inside.any():
-        raise InvalidInputError(f"the polygon holds no pixel of a {width}×{height} picture; check its coordinates.")
+        raise InvalidInputError(f"the polygon holds no pixel of a {width}×{height} image; check its coordinates.")
     return inside
 
 

@@ -1,7 +1,7 @@
-"""Regions: where in a picture to look.
+"""Regions: where in an image to look.
 
-Coordinates are always pixels of the original picture, upright as viewers show it, with x to the right and y down; pixel
-i spans [i, i + 1], so a whole picture of width W is the box from 0 to W. Every region has `xyxy`, `rasterise`, `clip`
+Coordinates are always pixels of the original image, upright as viewers show it, with x to the right and y down; pixel
+i spans [i, i + 1], so a whole image of width W is the box from 0 to W. Every region has `xyxy`, `rasterise`, `clip`
 and `transform`. Regions must not know requests, models or strategies.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 from visprompt.errors import InvalidInputError, RegionNotVisibleError
 from visprompt.regions.coco import decode_rle, fill_polygons, short
 
-#: radius of a `Point` that has none, as a share of the picture's shorter side
+#: radius of a `Point` that has none, as a share of the image's shorter side
 POINT_RADIUS_SHARE = 0.05
 
 Xyxy: TypeAlias = tuple[float, float, float, float]
@@ -29,7 +29,7 @@ Size: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class Box:
-    """An axis-aligned box, `xyxy` in pixels of the original picture; fractions are fine.
+    """An axis-aligned box, `xyxy` in pixels of the original image; fractions are fine.
 
     >>> Box.from_xywh(40, 30, 160, 150)
     Box(x0=40.0, y0=30.0, x1=200.0, y1=180.0)
@@ -74,7 +74,7 @@ class Box:
 
     @classmethod
     def from_normalised(cls, x0: float, y0: float, x1: float, y1: float, wh: Size) -> Box:
-        """Corners as shares of the picture's width and height, 0 to 1; `wh` is the picture's size.
+        """Corners as shares of the image's width and height, 0 to 1; `wh` is the image's size.
 
         >>> Box.from_normalised(0.1, 0.2, 0.5, 0.6, wh=(200, 100))
         Box(x0=20.0, y0=20.0, x1=100.0, y1=60.0)
@@ -83,7 +83,7 @@ class Box:
 
     @classmethod
     def from_qwen(cls, x0: float, y0: float, x1: float, y1: float, wh: Size) -> Box:
-        """Corners on the 0 to 1000 grid of Qwen-VL and InternVL; `wh` is the picture's size.
+        """Corners on the 0 to 1000 grid of Qwen-VL and InternVL; `wh` is the image's size.
 
         Qwen2.5-VL writes pixels of its own resized input instead: scale those yourself.
         """
@@ -114,7 +114,7 @@ class Box:
         return np.outer(_overlap(self.y0, self.y1, height), _overlap(self.x0, self.x1, width)).astype(np.float32)
 
     def clip(self, wh: Size) -> Box:
-        """The part inside a picture of size `wh`.
+        """The part inside an image of size `wh`.
 
         Raises:
             RegionNotVisibleError: if nothing is left.
@@ -123,25 +123,25 @@ class Box:
         x0, y0, x1, y1 = max(self.x0, 0.0), max(self.y0, 0.0), min(self.x1, float(width)), min(self.y1, float(height))
         if x1 <= x0 or y1 <= y0:
             raise RegionNotVisibleError(
-                f"the box {short(self.xyxy)} lies outside the picture, which is {width}×{height} pixels; check "
-                "whether its coordinates are pixels of the original picture."
+                f"the box {short(self.xyxy)} lies outside the image, which is {width}×{height} pixels; check "
+                "whether its coordinates are pixels of the original image."
             )
         return self if (x0, y0, x1, y1) == self.xyxy else Box(x0, y0, x1, y1)
 
     def transform(self, scale_xy: Pair, offset_xy: Pair, wh: Size) -> Box:
-        """The box in another picture of size `wh`, where `xy_there = scale_xy · xy_here + offset_xy`, clipped to it."""
+        """The box in another image of size `wh`, where `xy_there = scale_xy · xy_here + offset_xy`, clipped to it."""
         (sx, sy), (ox, oy) = scale_xy, offset_xy
         return Box(sx * self.x0 + ox, sy * self.y0 + oy, sx * self.x1 + ox, sy * self.y1 + oy).clip(wh)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A disc around (x, y), in pixels of the original picture.
+    """A disc around (x, y), in pixels of the original image.
 
     Args:
         x: centre, pixels.
         y: centre, pixels.
-        radius: pixels; None: 5 % of the picture's shorter side, at least one pixel, filled in by `clip`.
+        radius: pixels; None: 5 % of the image's shorter side, at least one pixel, filled in by `clip`.
 
     >>> Point(10, 20, radius=5).xyxy
     (5.0, 15.0, 15.0, 25.0)
@@ -168,11 +168,9 @@ class Point:
 
     @property
     def xyxy(self) -> Xyxy:
-        """The square around the disc; it may reach beyond the picture."""
+        """The square around the disc; it may reach beyond the image."""
         if self.radius is None:
-            raise InvalidInputError(
-                f"{self!r} has no radius yet: give radius=, or take point.clip(picture.size) first."
-            )
+            raise InvalidInputError(f"{self!r} has no radius yet: give radius=, or take point.clip(image.size) first.")
         return (self.x - self.radius, self.y - self.radius, self.x + self.radius, self.y + self.radius)
 
     def rasterise(self, wh: Size) -> np.ndarray:
@@ -194,7 +192,7 @@ class Point:
         return result
 
     def clip(self, wh: Size) -> Point:
-        """The point with its radius filled in; a disc is not cut, only refused when it misses the picture."""
+        """The point with its radius filled in; a disc is not cut, only refused when it misses the image."""
         width, height = _size(wh)
         radius = max(POINT_RADIUS_SHARE * min(width, height), 1.0) if self.radius is None else self.radius
         dx = max(-self.x, self.x - width, 0.0)
@@ -202,13 +200,13 @@ class Point:
         touches = (dx == 0 and dy == 0 and 0 <= self.x < width and 0 <= self.y < height) or math.hypot(dx, dy) < radius
         if not touches or (self.radius is None and (dx > 0 or dy > 0)):
             raise RegionNotVisibleError(
-                f"the point ({self.x:g}, {self.y:g}) lies outside the picture, which is {width}×{height} pixels; "
-                "check whether its coordinates are pixels of the original picture."
+                f"the point ({self.x:g}, {self.y:g}) lies outside the image, which is {width}×{height} pixels; "
+                "check whether its coordinates are pixels of the original image."
             )
         return self if self.radius is not None else Point(self.x, self.y, radius)
 
     def transform(self, scale_xy: Pair, offset_xy: Pair, wh: Size) -> Point:
-        """The point in another picture of size `wh`; where x and y scale differently the disc keeps its area."""
+        """The point in another image of size `wh`; where x and y scale differently the disc keeps its area."""
         (sx, sy), (ox, oy) = scale_xy, offset_xy
         radius = None if self.radius is None else self.radius * math.sqrt(sx * sy)
         return Point(sx * self.x + ox, sy * self.y + oy, radius).clip(wh)
@@ -216,7 +214,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Any shape: a boolean array as large as the original picture, `[H, W]`.
+    """Any shape: a boolean array as large as the original image, `[H, W]`.
 
     Integers count as inside where they are not 0; floats must be 0 or 1, so that nobody's soft map is cut unnoticed.
 
@@ -234,7 +232,7 @@ class Mask:
         if array.ndim == 3 and array.shape[0] == 1:
             array = array[0]
         if array.ndim != 2:
-            raise InvalidInputError(f"a mask is an array [H, W] as large as the picture; got shape {array.shape}.")
+            raise InvalidInputError(f"a mask is an array [H, W] as large as the image; got shape {array.shape}.")
         if np.issubdtype(array.dtype, np.floating):
             if not np.isfinite(array).all():
                 raise InvalidInputError("the mask contains NaN or infinity; a mask is True inside and False outside.")
@@ -264,7 +262,7 @@ class Mask:
 
     @classmethod
     def from_polygon(cls, polygons: Sequence[Any], wh: Size) -> Mask:
-        """COCO's polygons `[[x0, y0, x1, y1, …], …]` in pixels; `wh` is the picture's size.
+        """COCO's polygons `[[x0, y0, x1, y1, …], …]` in pixels; `wh` is the image's size.
 
         A pixel is inside if its centre is; several polygons are joined, each filled by the even-odd rule.
         """
@@ -281,18 +279,18 @@ class Mask:
         return self.clip(wh).array.astype(np.float32)
 
     def clip(self, wh: Size) -> Mask:
-        """The mask itself, if it is as large as the picture; otherwise an error."""
+        """The mask itself, if it is as large as the image; otherwise an error."""
         width, height = _size(wh)
         if self.array.shape != (height, width):
             have = f"{self.array.shape[1]}×{self.array.shape[0]}"
             raise InvalidInputError(
-                f"the mask is {have} pixels and the picture {width}×{height}; "
-                "a mask must be as large as the original picture."
+                f"the mask is {have} pixels and the image {width}×{height}; "
+                "a mask must be as large as the original image."
             )
         return self
 
     def transform(self, scale_xy: Pair, offset_xy: Pair, wh: Size) -> Mask:
-        """The mask in another picture of size `wh` (nearest neighbour)."""
+        """The mask in another image of size `wh` (nearest neighbour)."""
         (sx, sy), (ox, oy) = scale_xy, offset_xy
         matrix = (1 / sx, 0.0, -ox / sx, 0.0, 1 / sy, -oy / sy)
         image = Image.fromarray(self.array.astype(np.uint8) * np.uint8(255))
@@ -336,10 +334,10 @@ def _size(wh: Any) -> Size:
         width, height = wh
         width, height = int(width), int(height)
     except (TypeError, ValueError):
-        raise InvalidInputError(f"wh is the picture's (width, height) in pixels; got {short(wh)}.") from None
+        raise InvalidInputError(f"wh is the image's (width, height) in pixels; got {short(wh)}.") from None
     if width <= 0 or height <= 0:
         raise InvalidInputError(
-            f"wh is the picture's (width, height) in pixels and must be positive; got ({width}, {height})."
+            f"wh is the image's (width, height) in pixels and must be positive; got ({width}, {height})."
         )
     return width, height
 

@@ -32,10 +32,10 @@ class Answer:
         text: the answer.
         tokens: the text of every token of it.
         index: (request, region) that it belongs to.
-        maps: one `AttentionMap` per picture (per group of frames of a video): the mean over the answer's tokens.
-        token_maps: for every picture `[T, B, H, P]`: the same, token by token; the step that ended the answer is the
+        maps: one `AttentionMap` per image (per group of frames of a video): the mean over the answer's tokens.
+        token_maps: for every image `[T, B, H, P]`: the same, token by token; the step that ended the answer is the
             last.
-        prompts: the prompted pictures.
+        prompts: the prompted images.
         finished: False if the answer was cut at `max_new_tokens`.
     """
 
@@ -49,7 +49,7 @@ class Answer:
 
 
 def chats_of(prompts: Iterable[tuple[VisualPrompt, Place]]) -> Iterator[tuple[Chat, Place]]:
-    """One chat per prompt, or per request with several pictures, lazily.
+    """One chat per prompt, or per request with several images, lazily.
 
     Raises:
         InvalidInputError: for a request without a query.
@@ -62,7 +62,7 @@ def chats_of(prompts: Iterable[tuple[VisualPrompt, Place]]) -> Iterator[tuple[Ch
 
 
 def batches_of(chats: Iterable[tuple[Chat, Place]], size: Callable[[], int]) -> Iterator[list[tuple[Chat, Place]]]:
-    """Batches of at most `size()` chats; videos and pictures do not mix, nor do videos of different lengths."""
+    """Batches of at most `size()` chats; videos and images do not mix, nor do videos of different lengths."""
 
     def kind(item: tuple[Chat, Place]) -> int:
         return len(item[0].prompts) if item[0].video else 0
@@ -168,8 +168,8 @@ def stream_one(model: Model, chat: Chat, **settings: Any) -> Iterator[str]:
         thread.join()
 
 
-def require_one_picture(prompts: Sequence[VisualPrompt], name: str) -> None:
-    """Says that an encoder takes one picture a request.
+def require_one_image(prompts: Sequence[VisualPrompt], name: str) -> None:
+    """Says that an encoder takes one image a request.
 
     Raises:
         InvalidInputError: naming the request.
@@ -177,5 +177,5 @@ def require_one_picture(prompts: Sequence[VisualPrompt], name: str) -> None:
     for prompt in prompts:
         if prompt.place[1] > 1:
             raise InvalidInputError(
-                f"{prompt.request!r} has {prompt.place[1]} pictures; {name} is an encoder and takes one a request."
+                f"{prompt.request!r} has {prompt.place[1]} images; {name} is an encoder and takes one a request."
             )

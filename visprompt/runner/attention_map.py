@@ -1,4 +1,4 @@
-"""Where a model looked: numbers per patch, with the geometry that puts them on the picture."""
+"""Where a model looked: numbers per patch, with the geometry that puts them on the image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch import Tensor
 from visprompt.errors import InvalidInputError
 from visprompt.geometry.geometry import Geometry
 from visprompt.regions.shapes import Region
+from visprompt.utils.renamed import renamed_attributes
 
 
+@renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """Where the readout of one prompted picture looks.
+    """Where the readout of one prompted image looks.
 
     Args:
         values: `[B, H, P]` float32: share of the readout's attention on every patch, per block and head, after the
@@ -23,10 +25,10 @@ class AttentionMap:
             too. An LVLM's patches are its image tokens, and its readout the positions that write the answer (their
             mean).
         blocks: `[B]` block numbers; models with a pooling head have the readout there only.
-        geometry: patches ↔ pixels of the picture that the model saw.
+        geometry: patches ↔ pixels of the image that the model saw.
         index: (request, region) that it belongs to.
-        regions: the prompt's regions in pixels of that picture (after a crop: of the crop).
-        picture: number of the picture in its request, or of the group of frames of a video.
+        regions: the prompt's regions in pixels of that image (after a crop: of the crop).
+        image: number of the image in its request, or of the group of frames of a video.
     """
 
     values: Tensor
@@ -34,11 +36,11 @@ class AttentionMap:
     geometry: Geometry
     index: tuple[int, int]
     regions: tuple[Region, ...] = ()
-    picture: int = 0
+    image: int = 0
 
     @property
     def maps(self) -> Tensor:
-        """`[B, H, h, w]`, of a model that sees the picture in one tile.
+        """`[B, H, h, w]`, of a model that sees the image in one tile.
 
         Raises:
             InvalidInputError: if there are several tiles; `tile(i)` gives one.
@@ -61,7 +63,7 @@ class AttentionMap:
         """`[B, H]` share of the attention that falls on a region; patches count by their coverage.
 
         Args:
-            region: in pixels of the picture that the model saw; None: the prompt's own regions.
+            region: in pixels of the image that the model saw; None: the prompt's own regions.
 
         Raises:
             InvalidInputError: without a region where the request had none either.
@@ -73,7 +75,7 @@ class AttentionMap:
         return (self.values * torch.from_numpy(cover).to(self.values)).sum(-1)
 
     def image_map(self, block: int = -1, head: int | None = None) -> np.ndarray:
-        """`[H, W]` over the pixels of the picture, mean over heads unless one is named; 0 where the model did
+        """`[H, W]` over the pixels of the image, mean over heads unless one is named; 0 where the model did
         not look. Pixels that several tiles show get the tiles' mean.
         """
         if not -len(self.blocks) <= block < 0 and block not in self.blocks:

@@ -76,7 +76,7 @@ def require_visible(prompts: Sequence[VisualPrompt], model: Model) -> None:
 def batches_by_image(prompts: Iterable[Numbered], size: Callable[[], int]) -> Iterator[list[Numbered]]:
     """Batches of at most `size()` that do not part the prompts of one image if they need not."""
     batch: list[Numbered] = []
-    for _, group in itertools.groupby(prompts, key=lambda item: (id(item[0].picture), item[0].fit)):
+    for _, group in itertools.groupby(prompts, key=lambda item: (id(item[0].image), item[0].fit)):
         members = list(group)
         if batch and len(batch) + len(members) > size():
             yield batch

@@ -1,4 +1,4 @@
-"""What a trained head says about pictures: a class each, or a class for every pixel."""
+"""What a trained head says about images: a class each, or a class for every pixel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a head says about one picture.
+    """What a head says about one image.
 
     Args:
         label: name of the most probable class; of a segmentation, of the class with the most pixels.
@@ -29,7 +29,7 @@ class Prediction:
         probability: its entry in `probabilities`.
         probabilities: `[C]` float32, of all classes; of a segmentation, their shares of the pixels that the model sees.
         classes: the names, by number.
-        mask: of a segmentation: the class of every pixel of the picture, `[h, w]` uint8 (uint16 above 255 classes);
+        mask: of a segmentation: the class of every pixel of the image, `[h, w]` uint8 (uint16 above 255 classes);
             pixels that the model's processor crops away have the type's largest number. None otherwise.
         index: (request, region) that it belongs to.
     """
@@ -99,7 +99,7 @@ def with_head(prompter: Prompter | None) -> Learned:
         reason = "it has not been trained" if learned[0].parameters is None else "it was trained without one"
     raise InvalidInputError(
         f"predict() reads a trained head, and {name!r} has none ({reason}): fit a learned strategy on labelled "
-        "pictures (prompter.fit(model, data), 'visprompt fit'), or load one with vp.Prompter.from_pretrained(folder). "
+        "images (prompter.fit(model, data), 'visprompt fit'), or load one with vp.Prompter.from_pretrained(folder). "
         "Texts are compared with score()."
     )
 
@@ -113,7 +113,7 @@ def _prediction(probabilities: np.ndarray, classes: tuple[str, ...], mask: np.nd
 def _segmented(
     head: Any, prompts: Sequence[VisualPrompt], encoding: Encoding, i: int, model: Any, classes: tuple[str, ...]
 ) -> Prediction:
-    """One picture at a time: its logits in full size are large."""
+    """One image at a time: its logits in full size are large."""
     from visprompt.training.dataset import labels_to_original
     from visprompt.training.objectives.segmentation import UNSEEN, pixel_logits
 
@@ -121,7 +121,7 @@ def _segmented(
     assert encoding.features is not None
     features = encoding.features[i : i + 1, : geometry.num_patches]
     logits = pixel_logits(head, features, geometry.tiles[0])[0]
-    found = labels_to_original(logits, geometry, prompts[i].picture.size, outside=UNSEEN)
+    found = labels_to_original(logits, geometry, prompts[i].image.size, outside=UNSEEN)
     seen = found[found != UNSEEN]
     shares = np.bincount(seen, minlength=len(classes)) / max(seen.size, 1)
     kind = np.uint8 if len(classes) <= 255 else np.uint16

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from visprompt.errors import InvalidInputError
 from visprompt.models.chat import FIRST_CHATS
-from visprompt.models.preprocessing import PicturePixels
+from visprompt.models.preprocessing import ImagePixels
 from visprompt.request import Request
 from visprompt.runner.answers import (
     Answer,
@@ -21,7 +21,7 @@ from visprompt.runner.answers import (
     batches_of,
     chats_of,
     raise_unanswered,
-    require_one_picture,
+    require_one_image,
     stream_one,
 )
 from visprompt.runner.attention_map import AttentionMap
@@ -50,8 +50,8 @@ class Runner:
         model: from `load_model` or `wrap`.
         prompter: from `Prompter.from_name`; None: the plain model, the baseline of everything.
         batch_size: prompts per forward; None: found automatically. Either way it is halved when memory runs out.
-        share_prefix: prompts on one picture share the blocks before their first edit; False runs each on its own.
-        fit: how pictures are brought into the model, unless the strategy says otherwise: "model", "pad" or "squash".
+        share_prefix: prompts on one image share the blocks before their first edit; False runs each on its own.
+        fit: how images are brought into the model, unless the strategy says otherwise: "model", "pad" or "squash".
         progress: True or False; None: a bar on standard error when a run takes longer than two seconds on a terminal.
 
     >>> import visprompt as vp
@@ -97,7 +97,7 @@ class Runner:
         self.batch_size: int = batch_size or int(getattr(model, "chats_at_once", first))
         #: (request, region) of every row of the last result
         self.index: list[tuple[int, int]] = []
-        self._pixels = PicturePixels()
+        self._pixels = ImagePixels()
         self._texts = TextEmbeddings(model)
 
     # -- results ------------------------------------------------------------------------------------------------------
@@ -159,12 +159,12 @@ class Runner:
         """The readout's attention over the patches after the edits, for every request and region.
 
         On an LVLM: where the decoder looks while it writes up to 20 tokens of its answer, their mean; a request with
-        several pictures gives a map for each. `answer` gives more.
+        several images gives a map for each. `answer` gives more.
 
         Args:
             requests: as in `encode`.
             blocks: block numbers, negative from the end; None: all that have the rows.
-            rows: "readout": what the picture is read through; "summary": of blocks in front of a pooling probe, which
+            rows: "readout": what the image is read through; "summary": of blocks in front of a pooling probe, which
                 have no row of it, what patches get from all patches.
 
         Raises:
@@ -198,7 +198,7 @@ class Runner:
     def predict(self, requests: Request | Iterable[Request]) -> list[Prediction]:
         """What the head of a trained strategy says about every request and region: its class, or a class per pixel.
 
-        Pictures are brought into the model as in training, unless the runner's `fit` says otherwise.
+        Images are brought into the model as in training, unless the runner's `fit` says otherwise.
 
         Args:
             requests: as in `encode`.
@@ -212,7 +212,7 @@ class Runner:
         return predict(self, requests)
 
     def render(self, requests: Request | Iterable[Request]) -> list[Image.Image]:
-        """What the strategy did, to look at: the prompted pictures, with attention edits tinted over them."""
+        """What the strategy did, to look at: the prompted images, with attention edits tinted over them."""
         from visprompt.imaging.tint import rendered
 
         prompts = list(self._prompts(requests))
@@ -332,7 +332,7 @@ class Runner:
         return other
 
     def _prompts(self, requests: Request | Iterable[Request]) -> Iterator[tuple[VisualPrompt, tuple[int, int]]]:
-        """Prompts with their place, lazily: requests may be an endless generator of pictures."""
+        """Prompts with their place, lazily: requests may be an endless generator of images."""
         return prompts_of(requests, self.model, self.prompter, self.fit, lambda: self.batch_size)
 
     def _run(
@@ -361,7 +361,7 @@ class Runner:
         options: dict[str, Any],
     ) -> list[T]:
         """One batch through an encoder; options are those of `Model.encode`."""
-        require_one_picture(prompts, self.model.name)
+        require_one_image(prompts, self.model.name)
 
         def run(part: list[VisualPrompt]) -> list[T]:
             encoding = self.model.encode(part, share_prefix=self.share_prefix, cache=self._pixels, **options)

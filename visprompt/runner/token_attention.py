@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TokenLook:
-    """The prompt tokens of one prompted picture in one block; means over heads.
+    """The prompt tokens of one prompted image in one block; means over heads.
 
     Args:
         block: its number.
@@ -61,7 +61,7 @@ def token_looks(model: Model, prompt: VisualPrompt, blocks: Sequence[int]) -> li
     rows = {site: _rows(tower, site, patches) for site in sites}
     for site in sites:
         programs[site] = _reading(programs.get(site), site, sorted({*rows[site][0], *rows[site][1]}))
-    inputs = model.parts.reader.inputs([(prompt.picture, prompt.fit)], model, None)
+    inputs = model.parts.reader.inputs([(prompt.image, prompt.fit)], model, None)
     with torch.no_grad(), open_scope(tower, programs, None, model.device, tokens=insertion) as scope:
         model.parts.embed(inputs)
     return [_look(scope.attention[site][0].float().mean(0), site, patches, *rows[site]) for site in sites]

@@ -6,12 +6,13 @@
 """
 
 from visprompt.tasks.base import Outcome, Task, evaluate
-from visprompt.tasks.condition import Pointing
+from visprompt.tasks.condition import Condition
 from visprompt.tasks.gain import GainMeter, attention_gain
 from visprompt.tasks.keypoints import Keypoints
 from visprompt.tasks.naming import Naming
 from visprompt.tasks.referring import Referring
 from visprompt.tasks.vqa import Vqa
+from visprompt.utils.renamed import renamed_names
 
 __all__ = [
     "TASKS",
@@ -19,7 +20,7 @@ __all__ = [
     "Keypoints",
     "Naming",
     "Outcome",
-    "Pointing",
+    "Condition",
     "Referring",
     "Task",
     "Vqa",
@@ -29,3 +30,6 @@ __all__ = [
 
 #: the tasks by the name that suites use
 TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming, "keypoints": Keypoints, "vqa": Vqa}
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Pointing": "Condition"}, globals())

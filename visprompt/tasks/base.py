@@ -1,7 +1,7 @@
-"""What a task is, and the loop all evaluations share: chunks of pictures in, rows out.
+"""What a task is, and the loop all evaluations share: chunks of images in, rows out.
 
-What is asked and what counts as right is a `Task`'s business; how the region is pointed out is a `Pointing`'s. A run
-resumes, and a bad picture costs itself only.
+What is asked and what counts as right is a `Task`'s business; how the region is pointed out is a `Condition`'s. A run
+resumes, and a bad image costs itself only.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, RemoteError
-from visprompt.tasks.condition import NotFiniteError, Pointing, RunnerFactory, Scores, default_runner
+from visprompt.tasks.condition import Condition, NotFiniteError, RunnerFactory, Scores, default_runner
 from visprompt.tasks.fingerprint import auxiliary_weights, library_versions, strategy_code
 from visprompt.utils.hashing import digest
 from visprompt.utils.jsonl import RowLog
 from visprompt.utils.provenance import source_digest
+from visprompt.utils.renamed import renamed_parameters
 from visprompt.utils.statistics import Interval, accuracy_interval
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model
 
 Row = dict[str, Any]
-#: errors that belong to one picture: it is missing, damaged, its boxes are not usable, or a server refuses it
+#: errors that belong to one image: it is missing, damaged, its boxes are not usable, or a server refuses it
 _ITEM_ERRORS = (InvalidInputError, OSError, RemoteError)
 
 
 class Asker(Protocol):
     """A task, a model and a way of pointing, joined: gives rows."""
 
-    def ask(self, pictures: Sequence[Any]) -> list[Row]:
-        """The rows of some pictures.
+    def ask(self, samples: Sequence[Any]) -> list[Row]:
+        """The rows of some images.
 
         Raises:
-            RegionNotVisibleError: if something cannot be pointed at; `ask_apart` then says what of one picture.
-            InvalidInputError: if a picture cannot be read.
+            RegionNotVisibleError: if something cannot be pointed at; `evaluate_per_region` then says what of one image.
+            InvalidInputError: if an image cannot be read.
         """
 
-    def ask_apart(self, picture: Any) -> tuple[list[Row], list[str]]:
-        """As `ask`, for one picture in which not all can be pointed at; and why, for items of which nothing can."""
+    def evaluate_per_region(self, sample: Any) -> tuple[list[Row], list[str]]:
+        """As `ask`, for one image in which not all can be pointed at; and why, for items of which nothing can."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked about pictures. Sub-classes are frozen dataclasses whose fields are the task's settings.
+    """What is asked about images. Sub-classes are frozen dataclasses whose fields are the task's settings.
 
-    The data are pictures of one type each: `ReferringPicture` for tasks that score regions, `Question` for those that
+    The data are images of one type each: `ReferringImage` for tasks that score regions, `Question` for those that
     ask a model in words. All have `id`, `image_name`, and `image` or `images`.
     """
 
@@ -60,7 +61,7 @@ class Task:
     #: True if it asks in words, so that the model must write; False if it scores texts, so that it must embed
     writes: ClassVar[bool] = False
 
-    def prepare(self, pictures: Sequence[Any]) -> Task:
+    def prepare(self, samples: Sequence[Any]) -> Task:
         """A copy that knows what it needs of the whole data set (label set, negatives)."""
         return self
 
@@ -74,15 +75,15 @@ class Task:
             return f"{getattr(model, 'name', model)} writes no text, and {self.name} asks in words."
         return None
 
-    def questions(self, picture: Any) -> list[str]:
-        """The ids of the items that a picture holds."""
+    def questions(self, sample: Any) -> list[str]:
+        """The ids of the items that an image holds."""
         raise TypeError(f"{type(self).__name__} does not define questions().")
 
-    def chance(self, picture: Any) -> list[float]:
+    def chance(self, sample: Any) -> list[float]:
         """For every item the probability that a random answer is right."""
         raise TypeError(f"{type(self).__name__} does not define chance().")
 
-    def asker(self, model: Any, pointing: Pointing, make_runner: RunnerFactory) -> Asker:
+    def asker(self, model: Any, condition: Condition, make_runner: RunnerFactory) -> Asker:
         """What asks a model, pointing in one way."""
         raise TypeError(f"{type(self).__name__} does not define asker().")
 
@@ -97,7 +98,7 @@ class Outcome:
         chance: expected accuracy of a random answer.
         seconds: time spent, without what was already there.
         reused: items taken from an earlier run.
-        run: hash of everything that decides the rows but the pictures' files, whose stamps are in the rows (`file`);
+        run: hash of everything that decides the rows but the images' files, whose stamps are in the rows (`file`);
             rows with the same hash and stamp are interchangeable.
     """
 
@@ -115,7 +116,7 @@ class Outcome:
 
     @property
     def unpointable(self) -> int:
-        """Items of which at least one candidate lies outside the picture, or is cropped away, and cannot be chosen."""
+        """Items of which at least one candidate lies outside the image, or is cropped away, and cannot be chosen."""
         return sum(bool(row.get("unpointable")) for row in self.rows)
 
     @property
@@ -126,14 +127,14 @@ class Outcome:
         return accuracy_interval([row["correct"] for row in self.rows], [row["image"] for row in self.rows])
 
 
-def run_hash(task: Task, identity: Any, pointing: Pointing, data: Any) -> str:
+def run_hash(task: Task, identity: Any, condition: Condition, data: Any) -> str:
     """The hash that ties a row to model, strategy, task, data and code, plug-ins and libraries included."""
-    identity = None if pointing.strategy == "random" else identity
-    members = pointing.members()
+    identity = None if condition.strategy == "random" else identity
+    members = condition.members()
     parts = {
         "task": task.settings(),
         "model": identity,
-        "pointing": pointing.describe(),
+        "pointing": condition.describe(),
         "data": data,
         "code": source_digest(),
         "strategies": strategy_code(members),
@@ -143,11 +144,12 @@ def run_hash(task: Task, identity: Any, pointing: Pointing, data: Any) -> str:
     return digest({**parts, "auxiliary": weights} if weights else parts)
 
 
+@renamed_parameters(pictures="samples", pointing="condition")
 def evaluate(
     task: Task,
     model: Model | Any,
-    pointing: Pointing,
-    pictures: Sequence[Any],
+    condition: Condition,
+    samples: Sequence[Any],
     *,
     data: Any = None,
     identity: Any = None,
@@ -163,30 +165,30 @@ def evaluate(
         task: what is asked.
         model: as `load_model` gives it.
         pointing: how the region is pointed out.
-        pictures: the data, of the type that the task takes.
+        images: the data, of the type that the task takes.
         data: identity of the data (hash, split, …), part of the run's hash.
         identity: what `model.describe()` says, for those who have it already (it hashes all weights).
         log: where rows are kept; rows of the same run are not made again. None: nothing is written.
-        limit: only the first so many pictures.
-        chunk: pictures that go to the runner in one call, and are lost at most when the process is killed.
-        progress: called with the number of pictures done since the last call.
-        make_runner: see `Pointer`.
+        limit: only the first so many images.
+        chunk: images that go to the runner in one call, and are lost at most when the process is killed.
+        progress: called with the number of images done since the last call.
+        make_runner: see `Scorer`.
 
     Raises:
         InvalidInputError: if two items have one id, or not one of the items of the first chunk could be asked.
         UnsupportedError: if the model cannot run the strategy.
     """
-    task = task.prepare(pictures)
-    pictures = list(pictures[:limit])
-    run = run_hash(task, model.describe() if identity is None and model is not None else identity, pointing, data)
-    wanted, stamps = _numbered(task, pictures), _stamps(task, pictures)
-    kept = kept_answers(task, pictures, log, run)
-    todo = [picture for picture in pictures if any(item not in kept for item in task.questions(picture))]
+    task = task.prepare(samples)
+    samples = list(samples[:limit])
+    run = run_hash(task, model.describe() if identity is None and model is not None else identity, condition, data)
+    wanted, stamps = _numbered(task, samples), _stamps(task, samples)
+    kept = kept_answers(task, samples, log, run)
+    todo = [sample for sample in samples if any(item not in kept for item in task.questions(sample))]
     tell = progress or (lambda _: None)
-    tell(len(pictures) - len(todo))
+    tell(len(samples) - len(todo))
     started = time.perf_counter()
     made: dict[str, Row] = {}
-    asker = task.asker(model, pointing, make_runner) if todo else None
+    asker = task.asker(model, condition, make_runner) if todo else None
     for count, rows in _asked(task, asker, todo, chunk, can_be_none=bool(kept)):
         new = [{"run": run, **row, **_file(stamps[row["id"]])} for row in rows]
         if log:
@@ -197,16 +199,16 @@ def evaluate(
     return Outcome(
         rows=[row for row in everything if "error" not in row],
         errors=[row for row in everything if "error" in row],
-        chance=_chance(task, pictures),
+        chance=_chance(task, samples),
         seconds=time.perf_counter() - started,
         reused=len(kept),
         run=run,
     )
 
 
-def kept_answers(task: Task, pictures: Sequence[Any], log: RowLog | None, run: str) -> dict[str, Row]:
+def kept_answers(task: Task, samples: Sequence[Any], log: RowLog | None, run: str) -> dict[str, Row]:
     """The answers of a run that need not be asked for again, by item: their images' files have not changed since."""
-    stamps = _stamps(task, pictures)
+    stamps = _stamps(task, samples)
     rows = log.rows(run) if log else []
     return {
         row["id"]: row
@@ -216,7 +218,7 @@ def kept_answers(task: Task, pictures: Sequence[Any], log: RowLog | None, run: s
 
 
 def _asked(
-    task: Task, asker: Any, pictures: list[Any], chunk: int, can_be_none: bool
+    task: Task, asker: Any, samples: list[Any], chunk: int, can_be_none: bool
 ) -> Iterator[tuple[int, list[Row]]]:
     """Rows of `chunk` images at a time, with the number of these images.
 
@@ -224,8 +226,8 @@ def _asked(
         InvalidInputError: if not one item of the first images could be asked, unless `can_be_none`: then the folder
             or the options are wrong, not an image.
     """
-    for start in range(0, len(pictures), chunk):
-        part = pictures[start : start + chunk]
+    for start in range(0, len(samples), chunk):
+        part = samples[start : start + chunk]
         rows, blame = _chunk(task, asker, part)
         if blame and len(blame) == len(rows) and not can_be_none:
             raise InvalidInputError(f"none of the first {len(rows)} items could be asked: {blame[0]}")
@@ -233,19 +235,19 @@ def _asked(
         yield len(part), rows
 
 
-def _chance(task: Task, pictures: Sequence[Any]) -> float:
+def _chance(task: Task, samples: Sequence[Any]) -> float:
     """Mean accuracy of guessing; NaN if the task says nothing of it."""
-    chances = [value for picture in pictures for value in task.chance(picture)]
+    chances = [value for sample in samples for value in task.chance(sample)]
     return float(np.mean(chances)) if chances else float("nan")
 
 
-def _stamps(task: Task, pictures: Sequence[Any]) -> dict[str, list[Any] | None]:
-    return {item: stamp for picture in pictures for stamp in [stamp_of(picture)] for item in task.questions(picture)}
+def _stamps(task: Task, samples: Sequence[Any]) -> dict[str, list[Any] | None]:
+    return {item: stamp for sample in samples for stamp in [stamp_of(sample)] for item in task.questions(sample)}
 
 
-def _numbered(task: Task, pictures: Sequence[Any]) -> dict[str, int]:
-    """For every item the number of its picture."""
-    items = [(item, number) for number, picture in enumerate(pictures) for item in task.questions(picture)]
+def _numbered(task: Task, samples: Sequence[Any]) -> dict[str, int]:
+    """For every item the number of its image."""
+    items = [(item, number) for number, sample in enumerate(samples) for item in task.questions(sample)]
     twice = [item for item, count in Counter(item for item, _ in items).items() if count > 1]
     if twice:
         raise InvalidInputError(
@@ -255,10 +257,10 @@ def _numbered(task: Task, pictures: Sequence[Any]) -> dict[str, int]:
     return dict(items)
 
 
-def stamp_of(picture: Any) -> list[Any] | None:
-    """Name, bytes and time of a picture's file (of several, in order); None without files, or if one is gone."""
+def stamp_of(sample: Any) -> list[Any] | None:
+    """Name, bytes and time of an image's file (of several, in order); None without files, or if one is gone."""
     found: list[Any] = []
-    for image in getattr(picture, "images", None) or (picture.image,):
+    for image in getattr(sample, "images", None) or (sample.image,):
         if not isinstance(image, Path):
             continue
         try:
@@ -273,27 +275,27 @@ def _file(stamp: list[Any] | None) -> Row:
     return {} if stamp is None else {"file": stamp}
 
 
-def _chunk(task: Task, asker: Asker, pictures: list[Any]) -> tuple[list[Row], list[str]]:
-    """The rows, and for every item that no place in its picture could be pointed at for why that is so."""
+def _chunk(task: Task, asker: Asker, samples: list[Any]) -> tuple[list[Row], list[str]]:
+    """The rows, and for every item that no place in its image could be pointed at for why that is so."""
     try:
-        return asker.ask(pictures), []
+        return asker.ask(samples), []
     except _ITEM_ERRORS as error:
         _require_going_on(error)
     # One of them is bad; asked one by one, the others still get their answer.
     rows: list[Row] = []
     blame: list[str] = []
-    for picture in pictures:
+    for sample in samples:
         try:
             try:
-                rows += asker.ask([picture])
+                rows += asker.ask([sample])
             except RegionNotVisibleError:
-                new, why = asker.ask_apart(picture)
+                new, why = asker.evaluate_per_region(sample)
                 rows += new
                 blame += why
         except _ITEM_ERRORS as error:
             _require_going_on(error)
-            failure = {"image": picture.image_name, "error": str(error)}
-            new = [{"id": item, **failure} for item in task.questions(picture)]
+            failure = {"image": sample.image_name, "error": str(error)}
+            new = [{"id": item, **failure} for item in task.questions(sample)]
             rows += new
             # That numbers overflow is a result of the row, not a mistake of who asked.
             blame += [] if isinstance(error, NotFiniteError) else [row["error"] for row in new]
@@ -301,7 +303,7 @@ def _chunk(task: Task, asker: Asker, pictures: list[Any]) -> tuple[list[Row], li
 
 
 def _require_going_on(error: Exception) -> None:
-    """A server that is gone, or a key that is wrong, is nobody's picture: what was answered before is kept."""
+    """A server that is gone, or a key that is wrong, is nobody's image: what was answered before is kept."""
     if isinstance(error, RemoteError) and error.stopped:
         raise error
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from visprompt.data.referring.image import Boxes, ReferringPicture, iou
-from visprompt.data.referring.keypoints import PointedPicture
+from visprompt.data.referring.image import Boxes, ReferringImage, iou
+from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError, unknown_name
 from visprompt.tasks.prototypes import copy_of, saved_files
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 Scores = NDArray[np.float64]
 #: what regions are pointed at in
-Pictured = ReferringPicture | PointedPicture
+Sample = ReferringImage | PointedImage
 Aggregate = Literal["sum", "max"]
 RegionChoice = Literal["own", "mask", "all", "random", "other", "everywhere"]
 #: choices of a region that no strategy should lose to
@@ -35,7 +36,7 @@ CONTROLS = ("random", "other", "everywhere")
 
 
 class NotFiniteError(InvalidInputError):
-    """A model's scores are NaN or infinite: the picture is not to blame, but nothing can be said about it."""
+    """A model's scores are NaN or infinite: the image is not to blame, but nothing can be said about it."""
 
 
 class RunnerLike(Protocol):
@@ -55,7 +56,7 @@ def default_runner(model: Any, prompter: Prompter | None, fit: Fit) -> RunnerLik
 
 
 @dataclass(frozen=True)
-class Pointing:
+class Condition:
     """How the region is pointed out to the model.
 
     Args:
@@ -68,10 +69,10 @@ class Pointing:
         aggregate: how the scores of an ensemble's members are joined.
         region: `"own"`: the region that is meant; `"mask"`: its outline, where the data have one (questions only);
             `"all"`: every object, without a hint which is meant (questions only). The controls: `"random"`: a box of
-            the same size somewhere else in the picture; `"other"`: another object's box; `"everywhere"`: no place, but
-            the whole picture as much darker or brighter as the strategy makes it on average.
+            the same size somewhere else in the image; `"other"`: another object's box; `"everywhere"`: no place, but
+            the whole image as much darker or brighter as the strategy makes it on average.
         seed: of the random places and choices.
-        fit: how pictures are brought into the model, unless the strategy says otherwise. `"model"` keeps the model's
+        fit: how images are brought into the model, unless the strategy says otherwise. `"model"` keeps the model's
             own centre crop, so candidates at the edge of a photograph can be cropped away; they are then never chosen.
         control: it stands in the table to be beaten, whatever its region is.
 
@@ -142,9 +143,9 @@ class Pointing:
         made = prompter_named(self.strategy, self.preset, **self.options)
         members = list(getattr(made, "members", None) or [made])
         if self.region == "everywhere":
-            from visprompt.tasks.even_dimming import Everywhere
+            from visprompt.tasks.even_dimming import UniformDimming
 
-            return [Everywhere(member) for member in members]
+            return [UniformDimming(member) for member in members]
         return members
 
     def describe(self) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class Pointing:
 _PLACES = {"random": "random region", "other": "other region", "all": "all objects"}
 
 
-class Pointer:
+class Scorer:
     """A way of pointing, joined to a model: scores regions against texts.
 
     Args:
@@ -185,58 +186,58 @@ class Pointer:
         make_runner: makes the runner of one member; a seam for tests and for runners with other settings.
     """
 
-    def __init__(self, model: Any, pointing: Pointing, make_runner: RunnerFactory = default_runner) -> None:
-        self.pointing, self.dtype = pointing, getattr(model, "dtype", None)
-        self.runners = [make_runner(model, member, pointing.fit) for member in pointing.members()]
+    def __init__(self, model: Any, condition: Condition, make_runner: RunnerFactory = default_runner) -> None:
+        self.condition, self.dtype = condition, getattr(model, "dtype", None)
+        self.runners = [make_runner(model, member, condition.fit) for member in condition.members()]
 
-    def score(self, pictures: Sequence[Pictured], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
-        """Logits of every region against every text, all pictures in one call so that the runner can batch them.
+    def score(self, samples: Sequence[Sample], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
+        """Logits of every region against every text, all images in one call so that the runner can batch them.
 
         Args:
-            pictures: the pictures.
-            boxes: for every picture `[k, 4]` regions.
+            images: the images.
+            boxes: for every image `[k, 4]` regions.
             texts: the texts, complete with their template.
 
         Returns:
-            for every picture `[k, len(texts)]`.
+            for every image `[k, len(texts)]`.
 
         Raises:
-            RegionNotVisibleError: if one of the regions cannot be pointed at; `score_apart` then tells which.
+            RegionNotVisibleError: if one of the regions cannot be pointed at; `score_per_region` then tells which.
             NotFiniteError: if a score is NaN or infinite.
-            InvalidInputError: if a picture cannot be read.
+            InvalidInputError: if an image cannot be read.
         """
         counts = [len(one) for one in boxes]
         used = [number for number, count in enumerate(counts) if count]
-        if self.pointing.strategy == "random":
+        if self.condition.strategy == "random":
             for number in used:
-                _require_readable(pictures[number])
+                _require_readable(samples[number])
             return [
-                self.pointing.rng(picture.id).random((count, len(texts)))
-                for picture, count in zip(pictures, counts, strict=True)
+                self.condition.rng(sample.id).random((count, len(texts)))
+                for sample, count in zip(samples, counts, strict=True)
             ]
         if not used:
-            return [np.zeros((0, len(texts))) for _ in pictures]
-        plain = self.pointing.strategy == "none"
-        requests = [self.request(pictures[number], None if plain else boxes[number]) for number in used]
+            return [np.zeros((0, len(texts))) for _ in samples]
+        plain = self.condition.strategy == "none"
+        requests = [self.request(samples[number], None if plain else boxes[number]) for number in used]
         joined = self._joined(requests, texts)
         if plain:
-            # One score per picture, the same for all of its regions: ties are then exact, and broken by chance.
+            # One score per image, the same for all of its regions: ties are then exact, and broken by chance.
             found = {
                 number: np.repeat(row[None], counts[number], axis=0) for number, row in zip(used, joined, strict=True)
             }
         else:
             pieces = np.split(joined, np.cumsum([counts[number] for number in used])[:-1])
             found = dict(zip(used, pieces, strict=True))
-        return [found.get(number, np.zeros((0, len(texts)))) for number in range(len(pictures))]
+        return [found.get(number, np.zeros((0, len(texts)))) for number in range(len(samples))]
 
-    def score_apart(self, picture: Pictured, boxes: Boxes, texts: Sequence[str]) -> tuple[Scores, str]:
-        """As `score` for one picture, every region on its own: −inf for those that cannot be pointed at.
+    def score_per_region(self, sample: Sample, boxes: Boxes, texts: Sequence[str]) -> tuple[Scores, str]:
+        """As `score` for one image, every region on its own: −inf for those that cannot be pointed at.
 
         Returns:
             `[k, len(texts)]`, and what is wrong with the first of those regions ("" if there is none).
         """
         scores, why = np.full((len(boxes), len(texts)), -np.inf), ""
-        request = self.request(picture, boxes)
+        request = self.request(sample, boxes)
         for number, region in enumerate(request.region):
             try:
                 scores[number] = self._joined([dataclasses.replace(request, region=[region])], texts)[0]
@@ -244,26 +245,27 @@ class Pointer:
                 why = why or str(error)
         return scores, why
 
-    def request(self, picture: Pictured, boxes: Boxes | None) -> Request:
-        """The request for the regions of one picture; `None`: for the picture alone."""
+    def request(self, sample: Sample, boxes: Boxes | None) -> Request:
+        """The request for the regions of one image; `None`: for the image alone."""
         from visprompt.request import Request
 
         if boxes is None:
-            return Request(_source(picture), id=picture.id)
-        if self.pointing.region in ("mask", "all"):
+            return Request(_source(sample), id=sample.id)
+        if self.condition.region in ("mask", "all"):
             raise UnsupportedError(
-                f"region: {self.pointing.region} is for questions; here every candidate is pointed at with its own box."
+                f"region: {self.condition.region} is for questions; here every candidate is pointed at with its own "
+                "box."
             )
-        request = Request(_source(picture), id=picture.id)
-        if self.pointing.region == "random":
-            boxes = elsewhere(boxes, request.picture.size, self.pointing.rng(picture.id))
-        elif self.pointing.region == "other":
-            boxes = swapped(boxes, picture.candidates_xyxy, self.pointing.rng(picture.id))
-        return Request(_source(picture), region=[picture.region(box) for box in boxes.tolist()], id=picture.id)
+        request = Request(_source(sample), id=sample.id)
+        if self.condition.region == "random":
+            boxes = elsewhere(boxes, request.pil_image.size, self.condition.rng(sample.id))
+        elif self.condition.region == "other":
+            boxes = swapped(boxes, sample.candidates_xyxy, self.condition.rng(sample.id))
+        return Request(_source(sample), region=[sample.region(box) for box in boxes.tolist()], id=sample.id)
 
     def _joined(self, requests: Sequence[Request], texts: Sequence[str]) -> Scores:
         members = [self._finite(runner.score(requests, texts), requests) for runner in self.runners]
-        return np.asarray(np.sum(members, axis=0) if self.pointing.aggregate == "sum" else np.max(members, axis=0))
+        return np.asarray(np.sum(members, axis=0) if self.condition.aggregate == "sum" else np.max(members, axis=0))
 
     def _finite(self, value: Any, requests: Sequence[Request]) -> Scores:
         array = _array(value)
@@ -275,7 +277,7 @@ class Pointer:
         bad = int((~np.isfinite(array)).sum())
         advice = "Load the model with dtype float32" if "16" in dtype else "Check the model's weights"
         raise NotFiniteError(
-            f"picture {names}: {self.pointing.label} gives {bad} of {array.size} scores that are not finite (NaN or "
+            f"image {names}: {self.condition.label} gives {bad} of {array.size} scores that are not finite (NaN or "
             f"infinite), computed as {dtype}. {advice}, or take weaker options."
         )
 
@@ -296,7 +298,7 @@ def elsewhere(boxes: Boxes, size_wh: tuple[int, int], rng: np.random.Generator) 
 
 
 def swapped(boxes: Boxes, candidates: Boxes, rng: np.random.Generator) -> Boxes:
-    """For every box another candidate of the picture; a picture with one candidate keeps it."""
+    """For every box another candidate of the image; an image with one candidate keeps it."""
     chosen = []
     for box in boxes:
         others = [one for one in candidates if not np.array_equal(one, box)]
@@ -304,19 +306,23 @@ def swapped(boxes: Boxes, candidates: Boxes, rng: np.random.Generator) -> Boxes:
     return np.stack(chosen)
 
 
-def _require_readable(picture: Pictured) -> None:
-    """Chance needs no picture, but should answer the same items as the rows it stands beside."""
-    if isinstance(picture.image, Path):
+def _require_readable(sample: Sample) -> None:
+    """Chance needs no image, but should answer the same items as the rows it stands beside."""
+    if isinstance(sample.image, Path):
         from visprompt.request import Request
 
-        _ = Request(picture.image, id=picture.id).picture
+        _ = Request(sample.image, id=sample.id).pil_image
 
 
-def _source(picture: Pictured) -> Any:
-    return picture.image
+def _source(sample: Sample) -> Any:
+    return sample.image
 
 
 def _array(value: Any) -> Scores:
     if hasattr(value, "detach"):
         value = value.detach().float().cpu().numpy()
     return np.asarray(value, dtype=np.float64)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Pointing": "Condition", "Pointer": "Scorer", "Pictured": "Sample"}, globals())

@@ -19,30 +19,32 @@ import numpy as np
 from visprompt.data.referring.cub import FILES as CUB_FILES
 from visprompt.data.referring.cub import read_cub
 from visprompt.data.referring.detections import read_detections
-from visprompt.data.referring.image import Expression, ReferringPicture
+from visprompt.data.referring.image import Expression, ReferringImage
 from visprompt.data.referring.reclip import read_reclip
 from visprompt.data.referring.refer import read_refer
 from visprompt.data.scenes.points import scene_points
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.scene_questions import content_hash, scene_vqa
 from visprompt.utils.hashing import digest, file_digest
+from visprompt.utils.renamed import renamed_attributes, renamed_names
 
 _HASHED_SCENES = 8
 _HASHED_QUESTIONS = 16
 
 
+@renamed_attributes(pictures="images")
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Pictures, and what they are.
+    """Images, and what they are.
 
     Attributes:
-        pictures: `ReferringPicture`s, `PointedPicture`s or `Question`s in a fixed order; a limit takes the first.
+        images: `ReferringImage`s, `PointedImage`s or `Question`s in a fixed order; a limit takes the first.
         identity: source, settings and hash; goes into every result row.
         boxes: "gold" or "detector".
         problems: sentences for people about what was left out or is missing.
     """
 
-    pictures: list[Any]
+    images: list[Any]
     identity: dict[str, Any]
     boxes: str
     problems: tuple[str, ...] = ()
@@ -53,7 +55,7 @@ def load_data(spec: Mapping[str, Any], images: str | Path | None = None, annotat
 
     Args:
         spec: the section.
-        images: folder of the pictures; only for sources that read files.
+        images: folder of the images; only for sources that read files.
         annotations: folder that the file names in the section are relative to.
 
     Raises:
@@ -77,21 +79,21 @@ def _scenes(spec: Mapping[str, Any], images: str | Path | None, annotations: str
         "seed": int(spec.get("seed", 0)),
         "size_wh": tuple(spec.get("size_wh", (64, 64))),
     }
-    pictures = list(scene_pictures(int(spec.get("n", 1000)), **settings))
+    samples = list(scene_images(int(spec.get("n", 1000)), **settings))
     total = hashlib.sha256()
-    for picture in scene_pictures(_HASHED_SCENES, **settings):
-        total.update(np.asarray(picture.image).tobytes())
-        total.update("\n".join(one.text for one in picture.expressions).encode())
-        total.update(picture.candidates_xyxy.tobytes())
+    for sample in scene_images(_HASHED_SCENES, **settings):
+        total.update(np.asarray(sample.image).tobytes())
+        total.update("\n".join(one.text for one in sample.expressions).encode())
+        total.update(sample.candidates_xyxy.tobytes())
     # The number of scenes is left out: a longer run may then reuse the rows of a shorter one.
     identity = {"source": "scenes", **settings, "size_wh": list(settings["size_wh"]), "hash": total.hexdigest()[:16]}
-    return Data(pictures, identity, "gold")
+    return Data(samples, identity, "gold")
 
 
 @lru_cache(maxsize=8)
-def scene_pictures(
+def scene_images(
     n: int, kind: str = "hard", split: str = "test", seed: int = 0, size_wh: tuple[int, int] = (64, 64)
-) -> tuple[ReferringPicture, ...]:
+) -> tuple[ReferringImage, ...]:
     """Generated scenes as referring data, one expression each, so that items are independent draws.
 
     Raises:
@@ -112,7 +114,7 @@ def scene_pictures(
         boxes = np.array([scene.objects[index].box_xyxy for index in said.candidates], dtype=np.float64)
         names = tuple(scene.objects[index].name for index in said.candidates)
         gold = np.array([said.box_xyxy], dtype=np.float64)
-        found.append(ReferringPicture(key, scene.pil, boxes, (Expression(key, said.text, gold),), names))
+        found.append(ReferringImage(key, scene.pil, boxes, (Expression(key, said.text, gold),), names))
     return tuple(found)
 
 
@@ -124,14 +126,14 @@ def _scenes_points(spec: Mapping[str, Any], images: str | Path | None, annotatio
         "size_wh": tuple(spec.get("size_wh", (64, 64))),
         "points": int(spec.get("points", 1)),
     }
-    pictures = list(scene_points(int(spec.get("n", 1000)), **settings))
+    samples = list(scene_points(int(spec.get("n", 1000)), **settings))
     total = hashlib.sha256()
-    for picture in scene_points(_HASHED_SCENES, **settings):
-        total.update(np.asarray(picture.image).tobytes())
-        total.update(repr((picture.points_xy.tolist(), picture.names)).encode())
+    for sample in scene_points(_HASHED_SCENES, **settings):
+        total.update(np.asarray(sample.image).tobytes())
+        total.update(repr((sample.points_xy.tolist(), sample.names)).encode())
     # As for scenes, their number is left out of the identity.
     identity = {"source": "scenes-points", **settings, "size_wh": list(settings["size_wh"])}
-    return Data(pictures, {**identity, "hash": total.hexdigest()[:16]}, "gold")
+    return Data(samples, {**identity, "hash": total.hexdigest()[:16]}, "gold")
 
 
 def _cub(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
@@ -214,7 +216,7 @@ _SOURCES: dict[Any, tuple[tuple[str, ...], _Loader]] = {
 }
 #: the keys of every source, for those who check a suite before anything is loaded
 SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SOURCES.items()}
-#: what a source takes for a key that decides which pictures these are, and is left out
+#: what a source takes for a key that decides which images these are, and is left out
 SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
     "scenes": {"kind": "hard", "split": "test", "size_wh": [64, 64]},
     "scenes-points": {"kind": "hard", "split": "test", "size_wh": [64, 64], "points": 1},
@@ -225,7 +227,7 @@ SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _identity(spec: Mapping[str, Any], folder: Path, *used: Path | None) -> dict[str, Any]:
-    """Settings, contents of the files, and where the pictures are; the pictures' own stamps are kept with the rows."""
+    """Settings, contents of the files, and where the images are; the images' own stamps are kept with the rows."""
     files = [file for file in used if file is not None]
     named = {key: value for key, value in spec.items() if key != "images"}
     return {
@@ -259,5 +261,9 @@ def _optional(spec: Mapping[str, Any], key: str, annotations: str | Path | None)
 def _folder(spec: Mapping[str, Any], images: str | Path | None) -> Path:
     folder = Path(images if images is not None else spec.get("images", "."))
     if not folder.is_dir():
-        raise InvalidInputError(f"there is no folder of pictures at {folder}: give it with --images DIR.")
+        raise InvalidInputError(f"there is no folder of images at {folder}: give it with --images DIR.")
     return folder
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"scene_pictures": "scene_images"}, globals())

@@ -10,11 +10,12 @@ from PIL import Image
 
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.prompter import Prompter
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import VisualPrompt
 
 
-class Everywhere(Prompter):
-    """Gives a picture the mean brightness that another strategy gives it, the same factor for every pixel.
+class UniformDimming(Prompter):
+    """Gives an image the mean brightness that another strategy gives it, the same factor for every pixel.
 
     If a strategy that darkens what a question is not about does no better than this, then where it darkens does not
     matter. Made by `Pointing(…, region="everywhere")`; it is no strategy of the registry.
@@ -37,7 +38,7 @@ class Everywhere(Prompter):
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Any) -> list[VisualPrompt]:
         edited = self.inner.edit_all(prompts, model)
         return [
-            self._labelled(before.with_(picture=scaled(before.picture, _factor(before.picture, after.picture))))
+            self._labelled(before.with_(image=scaled(before.image, _factor(before.image, after.image))))
             for before, after in zip(prompts, edited, strict=True)
         ]
 
@@ -52,7 +53,7 @@ class Everywhere(Prompter):
         return {"name": "everywhere", "of": self.inner.describe()}
 
 
-def scaled(picture: Image.Image, factor: float) -> Image.Image:
+def scaled(image: Image.Image, factor: float) -> Image.Image:
     """Every pixel times a factor, clipped at 255.
 
     >>> scaled(Image.new("RGB", (1, 1), (100, 200, 0)), 0.5).getpixel((0, 0))
@@ -63,11 +64,15 @@ def scaled(picture: Image.Image, factor: float) -> Image.Image:
     """
     if not np.isfinite(factor) or factor < 0:
         raise InvalidInputError(f"a factor is a finite number, 0 or more; got {factor}.")
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) * factor
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float64) * factor
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
 
 
 def _factor(before: Image.Image, after: Image.Image) -> float:
-    """How much brighter the mean pixel became; a black picture stays as it is."""
+    """How much brighter the mean pixel became; a black image stays as it is."""
     means = [float(np.asarray(one.convert("RGB"), dtype=np.float64).mean()) for one in (before, after)]
     return means[1] / means[0] if means[0] > 0 else 1.0
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Everywhere": "UniformDimming"}, globals())

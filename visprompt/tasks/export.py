@@ -1,7 +1,7 @@
-"""Prompted pictures as files, for evaluation tools that run models themselves (lmms-eval, VLMEvalKit).
+"""Prompted images as files, for evaluation tools that run models themselves (lmms-eval, VLMEvalKit).
 
-A folder holds `images/*.png`, `manifest.jsonl` (one line a question: its pictures, its text, what was done),
-`vlmevalkit.tsv`, and the benchmark's own question file with the new pictures. PNG: JPEG would change the prompt.
+A folder holds `images/*.png`, `manifest.jsonl` (one line a question: its images, its text, what was done),
+`vlmevalkit.tsv`, and the benchmark's own question file with the new images. PNG: JPEG would change the prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from visprompt.prompter import Prompter
     from visprompt.visual_prompt import VisualPrompt
 
-MANIFEST, TABLE, PICTURES = "manifest.jsonl", "vlmevalkit.tsv", "images"
+MANIFEST, TABLE, IMAGES = "manifest.jsonl", "vlmevalkit.tsv", "images"
 _VISIBLE = frozenset({"pixels", "text"})
 _CHUNK = 16
 
@@ -42,11 +42,11 @@ def export(
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Row], list[Row]]:
-    """Prompts the pictures of all questions and writes the folder; what is there already is not made again.
+    """Prompts the images of all questions and writes the folder; what is there already is not made again.
 
     Args:
         questions: of any benchmark.
-        prompter: a strategy that acts on pixels (and text); None: the pictures as they are, the baseline's folder.
+        prompter: a strategy that acts on pixels (and text); None: the images as they are, the baseline's folder.
         model: what the strategy may need to look through; unused by markers.
         out: the folder.
         benchmark: the benchmark's name, whose own question file is written too.
@@ -57,7 +57,7 @@ def export(
         the rows of the manifest, and of the questions that could not be prompted, with `error`.
 
     Raises:
-        UnsupportedError: for a strategy that acts on attention or tokens: no picture shows that.
+        UnsupportedError: for a strategy that acts on attention or tokens: no image shows that.
         InvalidInputError: if not one question could be prompted.
     """
     _require_visible(prompter)
@@ -84,7 +84,7 @@ def export(
 
 
 def exported(folder: str | Path) -> dict[str, Row]:
-    """The manifest of an export by question id, paths of pictures made absolute: what hooks into other tools read.
+    """The manifest of an export by question id, paths of images made absolute: what hooks into other tools read.
 
     Raises:
         InvalidInputError: if there is no manifest, or it is damaged.
@@ -100,13 +100,13 @@ def exported(folder: str | Path) -> dict[str, Row]:
 def _require_visible(prompter: Prompter | None) -> None:
     hidden = sorted(prompter.acts_on - _VISIBLE) if prompter is not None else []
     if prompter is not None and hasattr(prompter, "members"):
-        raise UnsupportedError(f"{prompter.name!r} is an ensemble of several pictures each: export its members.")
+        raise UnsupportedError(f"{prompter.name!r} is an ensemble of several images each: export its members.")
     if prompter is not None and hidden:
         from visprompt.registry import list_strategies
 
         works = ", ".join(info.name for info in list_strategies() if set(info.acts_on) <= _VISIBLE)
         raise UnsupportedError(
-            f"strategy {prompter.name!r} acts on {' and '.join(hidden)}, which no picture shows: run it here with "
+            f"strategy {prompter.name!r} acts on {' and '.join(hidden)}, which no image shows: run it here with "
             f"`visprompt answer`. Strategies that can be exported: {works}."
         )
 
@@ -145,7 +145,7 @@ def _chunk(
             rows += _made([question], prompter, model, out, names)
         except (InvalidInputError, OSError) as error:
             if isinstance(error, OSError) and error.filename and str(out) in str(error.filename):
-                raise  # a full disk is nobody's picture
+                raise  # a full disk is nobody's image
             errors.append({"id": question.id, "image": question.image_name, "error": str(error)})
     return rows, errors
 
@@ -158,10 +158,10 @@ def _made(
     prompts: list[VisualPrompt] = []
     counts = []
     for question in questions:
-        pictures: Any = question.pictures
+        images: Any = question.pil_images
         request = Request(
-            pictures if len(pictures) > 1 else pictures[0],
-            region=list(question.targets) or None if len(pictures) == 1 else None,
+            images if len(images) > 1 else images[0],
+            region=list(question.targets) or None if len(images) == 1 else None,
             query=question.text,
             regions_as="together",
             id=question.id,
@@ -181,20 +181,20 @@ def _made(
 def _written(question: Question, prompts: Sequence[VisualPrompt], out: Path, name: str) -> Row:
     images = []
     for number, prompt in enumerate(prompts, start=1):
-        relative = f"{PICTURES}/{name}.png" if len(prompts) == 1 else f"{PICTURES}/{name}_{number}.png"
+        relative = f"{IMAGES}/{name}.png" if len(prompts) == 1 else f"{IMAGES}/{name}_{number}.png"
         path = out / relative
         with replacing(path) as partial:
-            prompt.picture.save(partial, format="PNG")
+            prompt.image.save(partial, format="PNG")
         images.append(relative)
     first = prompts[0]
     stamp = stamp_of(question)
     return {
         "id": question.id,
         "images": images,
-        "text": question.text,  # a strategy's text edit is for captions that are compared with the picture
+        "text": question.text,  # a strategy's text edit is for captions that are compared with the image
         "prompter": first.label,
         "fit": first.fit,
-        "sizes_wh": [list(prompt.picture.size) for prompt in prompts],
+        "sizes_wh": [list(prompt.image.size) for prompt in prompts],
         "hashes": [file_digest(out / image) for image in images],
         **({} if stamp is None else {"file": stamp}),
     }

@@ -24,7 +24,7 @@ _THIS_PROCESS = uuid.uuid4().hex
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of visprompt and of the libraries that models and pictures go through; those that are installed."""
+    """Versions of visprompt and of the libraries that models and images go through; those that are installed."""
     versions = {}
     for name in _LIBRARIES:
         try:

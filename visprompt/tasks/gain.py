@@ -1,20 +1,19 @@
 """Attention gain: how much more the readout attends to what a marker lies on (arXiv 2406.03303, Fig. 4).
 
-Markers are compared as they are used: painted into the picture in 8 bits, through the model's own processor, at the
+Markers are compared as they are used: painted into the image in 8 bits, through the model's own processor, at the
 same places.
 
 >>> import visprompt as vp
 >>> from visprompt.data.scenes.unlabelled import generated
 >>> from visprompt.tasks.gain import GainMeter
 >>> scenes = generated((64, 64), sizes={"train": 1, "validation": 0, "test": 4}).test
->>> meter = GainMeter(vp.load_model("bundled:scenes-clip"), [scenes.picture(i) for i in range(4)])
+>>> meter = GainMeter(vp.load_model("bundled:scenes-clip"), [scenes.image(i) for i in range(4)])
 >>> [item.block for item in meter.measure(vp.Prompter.from_name("circle")).blocks]
 [0, 1, 2, 3, 4, 5]
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,8 @@ from visprompt.imaging.paste import random_colours
 from visprompt.learned.strategy import Learned
 from visprompt.prompter import Prompter
 from visprompt.request import Box, Request
+from visprompt.tasks.gain_statistics import BlockGain, GainRatio, Masses, compared, mass_on, summary
+from visprompt.utils.renamed import renamed_parameters
 from visprompt.visual_prompt import block_number, is_number
 
 if TYPE_CHECKING:
@@ -35,31 +36,23 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.visual_prompt import VisualPrompt
 
-Masses = NDArray[np.float64]
-_RESAMPLES, _SALT = 2000, 603304
-#: pictures that are in memory at once
+__all__ = [
+    "BlockGain",
+    "GainMeter",
+    "GainRatio",
+    "GainResult",
+    "Masses",
+    "attention_gain",
+    "compared",
+    "marked_square",
+    "mass_on",
+    "random_patch",
+    "summary",
+]
+
+_SALT = 603304
+#: images that are in memory at once
 _CHUNK = 64
-
-
-@dataclass(frozen=True)
-class BlockGain:
-    """Gain in one block.
-
-    Args:
-        block: its number.
-        gain: `(mass − mass_without) / mass_without`, of the means over the pictures.
-        low: lower end of its 95 % interval, a bootstrap over pictures.
-        high: upper end.
-        mass: mean share of the attention over the patches that the marked tokens get.
-        mass_without: the same without the marker.
-    """
-
-    block: int
-    gain: float
-    low: float
-    high: float
-    mass: float
-    mass_without: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +61,7 @@ class GainResult:
 
     Args:
         blocks: one for each block, in order.
-        masses: `[n, B]`, picture by picture, with the marker.
+        masses: `[n, B]`, image by image, with the marker.
         without: `[n, B]`, without.
     """
 
@@ -77,55 +70,35 @@ class GainResult:
     without: Masses
 
 
-@dataclass(frozen=True)
-class GainRatio:
-    """One marker's gain in a block against another's at the same places of the same pictures.
-
-    Args:
-        ratio: one gain over the other; None where the other is not above 0, so that a ratio means nothing.
-        ratio_low: lower end of its 95 % interval, a bootstrap that draws pictures with both markers' masses.
-        ratio_high: upper end; None: no upper bound, since the other's gain may be 0.
-        difference: one gain minus the other.
-        low: lower end of its 95 % interval.
-        high: upper end.
-    """
-
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
-    difference: float
-    low: float
-    high: float
-
-
 class GainMeter:
-    """Measures markers on one model and one set of pictures; places and plain attention are found once for all of them.
+    """Measures markers on one model and one set of images; places and plain attention are found once for all of them.
 
-    A place is a square of `size_tokens` tokens, wholly visible, drawn from the seed and the picture's number alone, so
+    A place is a square of `size_tokens` tokens, wholly visible, drawn from the seed and the image's number alone, so
     that all markers are measured at the same places. It is the region that a strategy gets; a patch of that size covers
     it, a circle is inscribed in it. What counts is the attention on tokens under the square, in proportion to how much
     of them it covers.
 
     Args:
         model: an encoder with attention, or a vision-language model, whose vision tower is looked at.
-        pictures: paths, PIL images or arrays; a sequence is read anew for every marker, so that it may be lazy and
+        images: paths, PIL images or arrays; a sequence is read anew for every marker, so that it may be lazy and
             large. Anything else that can be gone through is made a list.
         size_tokens: side of the square.
-        blocks: numbers, negative ones from the end; None: all. Of every block the row that sums the picture up is read
+        blocks: numbers, negative ones from the end; None: all. Of every block the row that sums the image up is read
             (CLS, a pooling probe, or the mean over all patches' rows).
         seed: of the places.
         without: `[n, B]`, plain masses that an earlier meter with the same arguments found; None: they are measured.
         **runner: of `Runner` (`batch_size`, `fit`, …).
 
     Raises:
-        UnsupportedError: for a model without attention of its own picture tokens.
-        InvalidInputError: without pictures, or for a square that does not fit into the model's input.
+        UnsupportedError: for a model without attention of its own image tokens.
+        InvalidInputError: without images, or for a square that does not fit into the model's input.
     """
 
+    @renamed_parameters(pictures="images")
     def __init__(
         self,
         model: Model,
-        pictures: Iterable[ImageSource],
+        images: Iterable[ImageSource],
         *,
         size_tokens: float = 3.0,
         blocks: Sequence[int] | None = None,
@@ -137,14 +110,14 @@ class GainMeter:
 
         self.model = encoder_of(model)
         self._tower = self.model.tower  # raises for a model without attention
-        if isinstance(pictures, str | bytes) or not isinstance(pictures, Iterable):
+        if isinstance(images, str | bytes) or not isinstance(images, Iterable):
             raise InvalidInputError(
-                f"pictures is a list of paths, PIL images or arrays; got {type(pictures).__name__}. A data set's are "
-                "[data.picture(i) for i in range(len(data))]."
+                f"images is a list of paths, PIL images or arrays; got {type(images).__name__}. A data set's are "
+                "[data.image(i) for i in range(len(data))]."
             )
-        self.pictures: Sequence[Any] = pictures if isinstance(pictures, Sequence) else list(pictures)
-        if not len(self.pictures):
-            raise InvalidInputError("gain is measured on pictures, and there are none.")
+        self.images: Sequence[Any] = images if isinstance(images, Sequence) else list(images)
+        if not len(self.images):
+            raise InvalidInputError("gain is measured on images, and there are none.")
         if not is_number(size_tokens) or size_tokens <= 0:
             raise InvalidInputError(f"size_tokens is a number above 0; got {size_tokens!r}.")
         if blocks is not None and not (isinstance(blocks, Sequence) and len(blocks)):
@@ -169,7 +142,7 @@ class GainMeter:
         return tuple(range(tower.num_blocks))
 
     def place(self, number: int, wh: tuple[int, int]) -> Box:
-        """The square in a picture of that width and height, pixels."""
+        """The square in an image of that width and height, pixels."""
         return self._place(number, wh)[0]
 
     def measure(
@@ -178,9 +151,9 @@ class GainMeter:
         """Gain of a marker.
 
         Args:
-            prompter: any strategy that takes a region. Of several, the first marks the first picture, the second the
+            prompter: any strategy that takes a region. Of several, the first marks the first image, the second the
                 second, and so on in turn: what varies from one to the next is then part of the interval.
-            on_done: is told how many pictures are through since the last call.
+            on_done: is told how many images are through since the last call.
         """
         masses = self.masses(prompter, on_done)
         return GainResult(summary(masses, self.without, self.read_blocks()), masses, self.without)
@@ -188,7 +161,7 @@ class GainMeter:
     def masses(
         self, prompter: Prompter | Sequence[Prompter] | None, on_done: Callable[[int], None] | None = None
     ) -> Masses:
-        """`[n, B]`: share of the attention over the patches on the marked tokens, picture by picture.
+        """`[n, B]`: share of the attention over the patches on the marked tokens, image by image.
 
         Args:
             prompter: as in `measure`; None: no marker.
@@ -204,10 +177,10 @@ class GainMeter:
         marker = _InTurn(prompter) if isinstance(prompter, Sequence) else prompter
         runner = vp.Runner(self.model, marker, **self._options)
         found: list[Masses] = []
-        for start in range(0, len(self.pictures), _CHUNK):
+        for start in range(0, len(self.images), _CHUNK):
             if isinstance(marker, _InTurn):
                 marker.next = start
-            numbers = range(start, min(start + _CHUNK, len(self.pictures)))
+            numbers = range(start, min(start + _CHUNK, len(self.images)))
             found += self._look(runner, numbers)
             if on_done is not None:
                 on_done(len(numbers))
@@ -216,9 +189,9 @@ class GainMeter:
     def _look(self, runner: Any, numbers: Sequence[int]) -> list[Masses]:
         requests, under = [], []
         for number in numbers:
-            request = Request(self.pictures[number])
-            box, covered = self._place(number, request.picture.size)
-            requests.append(Request(request.picture, region=box))
+            request = Request(self.images[number])
+            box, covered = self._place(number, request.pil_image.size)
+            requests.append(Request(request.pil_image, region=box))
             under.append(covered)
         # Of a model with a pooling probe the blocks before it too: attention received from all patches.
         maps = runner.attention(requests, self.read_blocks(), rows="summary")
@@ -233,7 +206,7 @@ class GainMeter:
 
 
 class _InTurn(Prompter):
-    """Several strategies, the first for the first picture, and so on in turn.
+    """Several strategies, the first for the first image, and so on in turn.
 
     Args:
         prompters: of one kind.
@@ -245,7 +218,7 @@ class _InTurn(Prompter):
         super().__init__()
         self.prompters = list(prompters)
         self.acts_on, self.needs = self.prompters[0].acts_on, self.prompters[0].needs  # type: ignore[misc]
-        #: number of the picture that comes next
+        #: number of the image that comes next
         self.next = 0
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
@@ -258,28 +231,29 @@ class _InTurn(Prompter):
         return [found[place] for place in range(len(prompts))]
 
 
+@renamed_parameters(pictures="images")
 def attention_gain(
     model: Model,
     prompter: Prompter,
-    pictures: Iterable[ImageSource],
+    images: Iterable[ImageSource],
     *,
     size_tokens: float = 3.0,
     blocks: Sequence[int] | None = None,
     seed: int = 0,
     **runner: Any,
 ) -> GainResult:
-    """Gain of one marker at one place in every picture; for several markers a `GainMeter` does not look at the plain
-    pictures again.
+    """Gain of one marker at one place in every image; for several markers a `GainMeter` does not look at the plain
+    images again.
 
     Args:
-        model, pictures, size_tokens, blocks, seed, **runner: as in `GainMeter`.
+        model, images, size_tokens, blocks, seed, **runner: as in `GainMeter`.
         prompter: any strategy that takes a region.
 
     Raises:
-        UnsupportedError: for a model without attention of its own picture tokens.
-        InvalidInputError: without pictures, or for a square that does not fit into the model's input.
+        UnsupportedError: for a model without attention of its own image tokens.
+        InvalidInputError: without images, or for a square that does not fit into the model's input.
     """
-    return GainMeter(model, pictures, size_tokens=size_tokens, blocks=blocks, seed=seed, **runner).measure(prompter)
+    return GainMeter(model, images, size_tokens=size_tokens, blocks=blocks, seed=seed, **runner).measure(prompter)
 
 
 def random_patch(patch: Any, seed: int) -> Any:
@@ -307,94 +281,21 @@ def random_patch(patch: Any, seed: int) -> Any:
 
 
 def marked_square(geometry: Geometry, size_tokens: float, seed: Sequence[int]) -> Box:
-    """A square of so many tokens somewhere in what the model sees of a picture, in pixels of the picture.
+    """A square of so many tokens somewhere in what the model sees of an image, in pixels of the image.
 
     Raises:
         InvalidInputError: if it is larger than that, or the model makes several tiles.
     """
     if len(geometry.tiles) != 1:
-        raise InvalidInputError("gain is measured on models that see a picture in one tile.")
+        raise InvalidInputError("gain is measured on models that see an image in one tile.")
     tile = geometry.tiles[0]
     x0, y0, x1, y1 = geometry.visible_xyxy()
     width, height = (size_tokens * tile.patch_hw[i] / tile.scale_xy[1 - i] for i in (1, 0))
     if width > x1 - x0 + 1e-6 or height > y1 - y0 + 1e-6:
         raise InvalidInputError(
-            f"a square of {size_tokens:g} tokens is {width:.0f}×{height:.0f} pixels of a picture of which the model "
+            f"a square of {size_tokens:g} tokens is {width:.0f}×{height:.0f} pixels of an image of which the model "
             f"sees {x1 - x0:.0f}×{y1 - y0:.0f}."
         )
     across, down = np.random.default_rng(list(seed)).random(2)
     left, top = x0 + across * max(x1 - x0 - width, 0), y0 + down * max(y1 - y0 - height, 0)
     return Box(left, top, min(left + width, x1), min(top + height, y1))
-
-
-# -- figures from masses ----------------------------------------------------------------------------------------------
-
-
-def summary(masses: Masses, without: Masses, blocks: Sequence[int]) -> tuple[BlockGain, ...]:
-    """Gain per block with its interval.
-
-    Args:
-        masses, without: `[n, B]`.
-        blocks: numbers of the B blocks.
-    """
-    drawn = _draws(len(masses))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gains = _gain(masses.mean(axis=0), without.mean(axis=0))
-        low, high = np.quantile(_gain(drawn @ masses, drawn @ without), [0.025, 0.975], axis=0)
-    return tuple(
-        BlockGain(
-            block,
-            float(gains[place]),
-            float(low[place]),
-            float(high[place]),
-            float(masses[:, place].mean()),
-            float(without[:, place].mean()),
-        )
-        for place, block in enumerate(blocks)
-    )
-
-
-def compared(these: Masses, others: Masses, without: Masses) -> GainRatio:
-    """Two markers' gains in one block, picture by picture on the same places.
-
-    Args:
-        these, others, without: `[n]`, masses with one marker, with the other, and without any.
-
-    >>> import numpy as np
-    >>> round(compared(np.full(9, 0.5), np.full(9, 0.3), np.full(9, 0.2)).ratio, 6)
-    3.0
-    """
-    drawn = _draws(len(these))
-    plain = drawn @ without
-    one, other = _gain(drawn @ these, plain), _gain(drawn @ others, plain)
-    mine, its = (float(_gain(item.mean(), without.mean())) for item in (these, others))
-    low, high = np.quantile(one - other, [0.025, 0.975])
-    if its <= 0:
-        return GainRatio(None, None, None, mine - its, float(low), float(high))
-    # Where the other gains nothing in a resample, the ratio is beyond any number, on the side of what is gained.
-    ratios = np.where(other > 0, one / np.where(other > 0, other, 1.0), np.where(one > 0, np.inf, -np.inf))
-    ends = [float(item) for item in np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")]
-    bounds = [item if np.isfinite(item) else None for item in ends]
-    return GainRatio(mine / its, bounds[0], bounds[1], mine - its, float(low), float(high))
-
-
-def _gain(mass: Any, plain: Any) -> Any:
-    return mass / plain - 1
-
-
-@functools.lru_cache(maxsize=1)
-def _draws(count: int) -> Masses:
-    """Bootstrap resamples of `count` pictures, as the weight of every picture in every resample, `[R, n]`."""
-    rng = np.random.default_rng(0)
-    return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
-
-
-def mass_on(values: NDArray[np.float32], under: NDArray[np.float32]) -> Masses:
-    """Share of the attention on what is covered, `[B]`: mean over heads, sum 1 over the patches.
-
-    Args:
-        values: `[B, H, P]`, attention over the patches.
-        under: `[P]`, how much of every patch is covered.
-    """
-    mean = values.astype(np.float64).mean(axis=1)
-    return np.asarray((mean / mean.sum(axis=1, keepdims=True)) @ under)

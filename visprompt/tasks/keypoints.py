@@ -1,42 +1,42 @@
 """Keypoint naming: a point is marked; which part, or which object, is it?
 
-Zero-shot, by texts such as "the beak of a bird": every point of a picture is pointed out on its own, and the name whose
+Zero-shot, by texts such as "the beak of a bird": every point of an image is pointed out on its own, and the name whose
 text scores highest is the answer (Rezaei et al., https://arxiv.org/abs/2406.03303, on CUB-200-2011).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from visprompt.data.referring.image import Boxes
-from visprompt.data.referring.keypoints import PointedPicture
+from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row
-from visprompt.tasks.condition import Pointing, Scores
+from visprompt.tasks.condition import Condition, Scores
 from visprompt.tasks.naming import Naming, named_row
+from visprompt.utils.renamed import renamed_value
 
 Among = Literal["all", "image"]
 
 
 @dataclass(frozen=True)
 class Keypoints(Naming):
-    """Names what is at every point of a picture.
+    """Names what is at every point of an image.
 
     Points are regions without a size of their own; whatever wants one (circles, crops, attention on patches) gets the
-    disc that `visprompt.Point` has by default, 5 % of the picture's shorter side around the point, and so is the same
+    disc that `visprompt.Point` has by default, 5 % of the image's shorter side around the point, and so is the same
     place for all strategies.
 
     Args:
         template: the prompt; `{}` stands for a name.
         labels: the names to choose from; by default all that occur in the data.
-        subtract: "unprompted" subtracts the score of the plain picture, as in `Naming`.
+        subtract: "unprompted" subtracts the score of the plain image, as in `Naming`.
         weight: how much of it.
         among: "all": the answer is one of the labels; "image": one of those that occur in the image, so that what is
-            asked is only which of them is at the point. ("picture", its old name, is read until the next release.)
+            asked is only which of them is at the point. ("image", its old name, is read until the next release.)
 
     Raises:
         InvalidInputError: for a template without `{}`, for data without points, or names that are no labels.
@@ -48,24 +48,22 @@ class Keypoints(Naming):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if str(self.among) == "picture":
-            warnings.warn("among='picture' is called among='image' now.", DeprecationWarning, stacklevel=3)
-            object.__setattr__(self, "among", "image")
+        object.__setattr__(self, "among", renamed_value(self.among, {"picture": "image"}, "keypoints: among"))
         if self.among not in get_args(Among):
             raise unknown_name("among", self.among, get_args(Among))
 
     def settings(self) -> dict[str, Any]:
         # Answers are found again by this, also those of 0.4.0: it keeps the name of that release.
-        return {**super().settings(), "among": "picture" if self.among == "image" else self.among}
+        return {**super().settings(), "among": self.among}
 
-    def prepare(self, pictures: Sequence[Any]) -> Keypoints:
-        other = next((picture for picture in pictures if not isinstance(picture, PointedPicture)), None)
+    def prepare(self, samples: Sequence[Any]) -> Keypoints:
+        other = next((sample for sample in samples if not isinstance(sample, PointedImage)), None)
         if other is not None:
             raise InvalidInputError(
-                f"keypoints needs pictures with points, and picture {other.id} has none: the data sources "
+                f"keypoints needs images with points, and image {other.id} has none: the data sources "
                 "scenes-points and cub have them; boxes are for the tasks naming and referring."
             )
-        named = {name for picture in pictures for name in (*picture.names, *picture.choices)}
+        named = {name for sample in samples for name in (*sample.names, *sample.choices)}
         if not self.labels:
             return dataclasses.replace(self, labels=tuple(sorted(named)))
         missing = sorted(named - set(self.labels))
@@ -73,30 +71,30 @@ class Keypoints(Naming):
             raise InvalidInputError(f"{missing[0]!r} occurs in the data and is none of the {len(self.labels)} labels.")
         return self
 
-    def questions(self, picture: Any) -> list[str]:
-        return list(picture.ids)
+    def questions(self, sample: Any) -> list[str]:
+        return list(sample.ids)
 
-    def regions(self, picture: Any) -> Boxes:
+    def regions(self, sample: Any) -> Boxes:
         """`[k, 4]` squares around the points' discs."""
-        found: Boxes = picture.candidates_xyxy
+        found: Boxes = sample.candidates_xyxy
         return found
 
-    def rows(self, picture: Any, scores: Scores, plain: Scores | None, pointing: Pointing) -> Iterable[Row]:
-        labels = self._labels(picture)
+    def rows(self, sample: Any, scores: Scores, plain: Scores | None, condition: Condition) -> Iterable[Row]:
+        labels = self._labels(sample)
         columns = [self.labels.index(label) for label in labels]
-        for number, item in enumerate(picture.ids):
+        for number, item in enumerate(sample.ids):
             values = scores[number] if plain is None else scores[number] - self.weight * plain[number]
-            row = named_row(picture, item, number, labels, values[columns], pointing.rng(item))
-            point = {"point_xy": [round(float(value), 2) for value in picture.points_xy[number]]}
-            kind = {"kind": picture.kinds[number]} if picture.kinds else {}
-            yield {**row, "in_picture": row["answer"] in (picture.choices or picture.names), **point, **kind}
+            row = named_row(sample, item, number, labels, values[columns], condition.rng(item))
+            point = {"point_xy": [round(float(value), 2) for value in sample.points_xy[number]]}
+            kind = {"kind": sample.kinds[number]} if sample.kinds else {}
+            yield {**row, "in_image": row["answer"] in (sample.choices or sample.names), **point, **kind}
 
-    def chance(self, picture: Any) -> list[float]:
-        labels = self._labels(picture)
-        return [1.0 / max(len(labels), 1)] * len(picture.ids)
+    def chance(self, sample: Any) -> list[float]:
+        labels = self._labels(sample)
+        return [1.0 / max(len(labels), 1)] * len(sample.ids)
 
-    def _labels(self, picture: PointedPicture) -> tuple[str, ...]:
-        """The names to choose from at this picture's points, in a fixed order."""
+    def _labels(self, sample: PointedImage) -> tuple[str, ...]:
+        """The names to choose from at this image's points, in a fixed order."""
         if self.among == "all":
             return self.labels
-        return tuple(sorted(set(picture.choices or picture.names)))
+        return tuple(sorted(set(sample.choices or sample.names)))

@@ -18,7 +18,7 @@ from visprompt.data.questions.question import Question
 from visprompt.data.questions.vlmevalkit import read_tsv, write_tsv
 from visprompt.errors import unknown_name
 from visprompt.tasks.base import Outcome, Row, evaluate
-from visprompt.tasks.condition import Pointing, RunnerFactory, default_runner
+from visprompt.tasks.condition import Condition, RunnerFactory, default_runner
 from visprompt.tasks.vqa import Vqa
 from visprompt.utils.jsonl import RowLog
 from visprompt.utils.statistics import accuracy_interval
@@ -101,7 +101,7 @@ class Answering(Vqa):
 
     max_new_tokens: int = 64
 
-    def prepare(self, pictures: Sequence[Question]) -> Answering:
+    def prepare(self, images: Sequence[Question]) -> Answering:
         return self
 
     def row(self, question: Question, answer: str, regions: Sequence[Any], pointed: bool) -> Row:
@@ -121,7 +121,7 @@ class Answering(Vqa):
 def answer_all(
     questions: Sequence[Question],
     model: Any,
-    pointing: Pointing,
+    condition: Condition,
     log: RowLog,
     *,
     data: Any = None,
@@ -150,7 +150,7 @@ def answer_all(
     return evaluate(
         Answering(max_new_tokens=max_new_tokens),
         model,
-        pointing,
+        condition,
         questions,
         data=data,
         log=log,
@@ -165,7 +165,7 @@ def scores(rows: Sequence[Row]) -> list[Row]:
     """Exact-match accuracy per kind and overall, for answers whose right answer is known; empty if none is.
 
     Returns:
-        rows with `kind` ("overall" last), `n`, `correct`, `accuracy` and `ci95` (Wilson's, or a bootstrap over pictures
+        rows with `kind` ("overall" last), `n`, `correct`, `accuracy` and `ci95` (Wilson's, or a bootstrap over images
         that several questions are about).
     """
     known = [row for row in rows if row.get("correct") is not None]

@@ -83,7 +83,7 @@ def _of_decoder(model: Any, questions: Sequence[Question], progress: Any) -> tup
     shares, uniform = [], []
     for start in range(0, len(questions), _CHUNK):
         part = questions[start : start + _CHUNK]
-        answers = runner.answer([Request(one.pictures[0], query=one.text, id=one.id) for one in part], blocks=blocks)
+        answers = runner.answer([Request(one.pil_images[0], query=one.text, id=one.id) for one in part], blocks=blocks)
         for question, answer in zip(part, answers, strict=True):
             (looked,) = answer.maps
             cover = looked.geometry.coverage(question.targets[0])
@@ -105,7 +105,7 @@ def _of_encoder(name: str, questions: Sequence[Question], progress: Any) -> dict
     encoder = load_model(name)
     strategy = first_strategy(lambda kind: "map" in kind.needs and hasattr(kind, "heatmaps"))
     short = name.rpartition(":")[2].rpartition("/")[2]
-    prompts = [Request(one.pictures[0], query=one.text, id=one.id).units()[0] for one in questions]
+    prompts = [Request(one.pil_images[0], query=one.text, id=one.id).units()[0] for one in questions]
     cls: list[_Shares] = []
     comp: list[_Shares] = []
     uniform = np.zeros(len(questions))

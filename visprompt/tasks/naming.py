@@ -1,6 +1,6 @@
 """Naming: one object is pointed out; which of all the names is it?
 
-Ranking the boxes of one picture is easy to get right for the wrong reason (any hint towards one of four boxes wins).
+Ranking the boxes of one image is easy to get right for the wrong reason (any hint towards one of four boxes wins).
 Picking one of 64 names, with other objects in view, needs the model to see the region and nothing else.
 """
 
@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from visprompt.data.referring.image import Boxes, ReferringPicture, iou
+from visprompt.data.referring.image import Boxes, ReferringImage, iou
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row, pick, rounded, softmax
-from visprompt.tasks.condition import Pointing, Scores
+from visprompt.tasks.condition import Condition, Scores
 from visprompt.tasks.scoring import ScoringTask
 
 Subtract = Literal["none", "unprompted"]
@@ -25,9 +25,9 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Naming(ScoringTask):
-    """Names the object that the first expression of a picture is about.
+    """Names the object that the first expression of an image is about.
 
-    With `subtract="unprompted"`, a name's score becomes `s(prompted, name) − w · s(plain picture, name)`: what counts
+    With `subtract="unprompted"`, a name's score becomes `s(prompted, name) − w · s(plain image, name)`: what counts
     is how much pointing raised it.
 
     Args:
@@ -56,50 +56,48 @@ class Naming(ScoringTask):
 
     @property
     def needs_plain(self) -> bool:  # type: ignore[override]
-        """The plain picture is scored too if it is subtracted."""
+        """The plain image is scored too if it is subtracted."""
         return self.subtract == "unprompted"
 
-    def prepare(self, pictures: Sequence[ReferringPicture]) -> Naming:
-        unnamed = next((picture for picture in pictures if len(picture.names) != len(picture.candidates_xyxy)), None)
+    def prepare(self, samples: Sequence[ReferringImage]) -> Naming:
+        unnamed = next((sample for sample in samples if len(sample.names) != len(sample.candidates_xyxy)), None)
         if unnamed is not None:
             raise InvalidInputError(
-                f"naming needs candidates with names, and those of picture {unnamed.id} have none: "
+                f"naming needs candidates with names, and those of image {unnamed.id} have none: "
                 "detector boxes and ReCLIP files do not name them; scenes and refer's instances.json do."
             )
         if self.labels:
             return self
-        return dataclasses.replace(self, labels=tuple(sorted({name for picture in pictures for name in picture.names})))
+        return dataclasses.replace(self, labels=tuple(sorted({name for sample in samples for name in sample.names})))
 
-    def questions(self, picture: ReferringPicture) -> list[str]:
-        return [picture.expressions[0].id]
+    def questions(self, sample: ReferringImage) -> list[str]:
+        return [sample.expressions[0].id]
 
-    def regions(self, picture: ReferringPicture) -> Boxes:
-        return picture.candidates_xyxy[[self._marked(picture)]]
+    def regions(self, sample: ReferringImage) -> Boxes:
+        return sample.candidates_xyxy[[self._marked(sample)]]
 
-    def texts(self, picture: ReferringPicture) -> list[str]:
+    def texts(self, sample: ReferringImage) -> list[str]:
         return [self.template.replace("{}", label) for label in self.labels]
 
-    def rows(
-        self, picture: ReferringPicture, scores: Scores, plain: Scores | None, pointing: Pointing
-    ) -> Iterable[Row]:
+    def rows(self, sample: ReferringImage, scores: Scores, plain: Scores | None, condition: Condition) -> Iterable[Row]:
         values = scores[0] if plain is None else scores[0] - self.weight * plain[0]
-        item, marked = picture.expressions[0].id, self._marked(picture)
-        yield named_row(picture, item, marked, self.labels, values, pointing.rng(item))
+        item, marked = sample.expressions[0].id, self._marked(sample)
+        yield named_row(sample, item, marked, self.labels, values, condition.rng(item))
 
-    def chance(self, picture: ReferringPicture) -> list[float]:
+    def chance(self, sample: ReferringImage) -> list[float]:
         return [1.0 / max(len(self.labels), 1)]
 
-    def _marked(self, picture: ReferringPicture) -> int:
-        return int(iou(picture.candidates_xyxy, picture.expressions[0].gold_xyxy).max(axis=1).argmax())
+    def _marked(self, sample: ReferringImage) -> int:
+        return int(iou(sample.candidates_xyxy, sample.expressions[0].gold_xyxy).max(axis=1).argmax())
 
 
 def named_row(
-    picture: Any, item: str, marked: int, labels: Sequence[str], values: Scores, rng: np.random.Generator
+    sample: Any, item: str, marked: int, labels: Sequence[str], values: Scores, rng: np.random.Generator
 ) -> Row:
     """The row of one thing that was to be named.
 
     Args:
-        picture: with `candidates_xyxy` and `names`.
+        image: with `candidates_xyxy` and `names`.
         item: its id.
         marked: which candidate it is.
         labels: the names to choose from.
@@ -111,14 +109,14 @@ def named_row(
     probs = softmax(values)
     return {
         "id": item,
-        "image": picture.image_name,
-        "text": picture.names[marked],
+        "image": sample.image_name,
+        "text": sample.names[marked],
         "answer": labels[answer],
-        "box": rounded(picture.candidates_xyxy[marked], 2),
-        "bboxes": [rounded(box, 2) for box in picture.candidates_xyxy],
+        "box": rounded(sample.candidates_xyxy[marked], 2),
+        "bboxes": [rounded(box, 2) for box in sample.candidates_xyxy],
         "pred": answer,
-        "correct": labels[answer] == picture.names[marked],
+        "correct": labels[answer] == sample.names[marked],
         "gold_index": marked,
-        "in_picture": labels[answer] in picture.names,
+        "in_image": labels[answer] in sample.names,
         "top": [[labels[i], round(float(probs[i]), 5)] for i in order[:_SHOWN]],
     }

@@ -1,6 +1,6 @@
 """Referring expression comprehension: which of the boxes is meant?
 
-Every candidate is pointed out in turn, and the expression is scored against each of the pictures that this gives; the
+Every candidate is pointed out in turn, and the expression is scored against each of the images that this gives; the
 candidate with the highest score is the answer. It is right if it overlaps a gold box with IoU > 0.5 (ReCLIP,
 https://arxiv.org/abs/2204.05991; FALIP, https://arxiv.org/abs/2407.05578).
 """
@@ -14,10 +14,10 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from visprompt.data.referring.image import Boxes, ReferringPicture, iou
+from visprompt.data.referring.image import Boxes, ReferringImage, iou
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row, pick, rounded, softmax
-from visprompt.tasks.condition import Pointing, Scores
+from visprompt.tasks.condition import Condition, Scores
 from visprompt.tasks.scoring import ScoringTask
 
 IOU_THRESHOLD = 0.5
@@ -31,7 +31,7 @@ class Referring(ScoringTask):
     With `subtract="negatives"`, a region's score becomes `s(region, text) − w · mean of s(region, t)` over a fixed
     sample t of the data's other expressions: a region that fits every text well no longer wins by that (Shtedritski et
     al., https://arxiv.org/abs/2304.06712, and FALIP's code do so). Subtracting the score of the unprompted
-    picture instead would change nothing here, because it is the same for all candidates.
+    image instead would change nothing here, because it is the same for all candidates.
 
     Args:
         template: the prompt; `{}` stands for the lower-cased expression.
@@ -66,10 +66,10 @@ class Referring(ScoringTask):
         if self.num_negatives < 1:
             raise InvalidInputError(f"num_negatives must be at least 1; got {self.num_negatives}.")
 
-    def prepare(self, pictures: Sequence[ReferringPicture]) -> Referring:
+    def prepare(self, samples: Sequence[ReferringImage]) -> Referring:
         if self.subtract == "none" or self.negatives:
             return self
-        texts = sorted({self.prompt(one.text) for picture in pictures for one in picture.expressions})
+        texts = sorted({self.prompt(one.text) for sample in samples for one in sample.expressions})
         order = np.random.default_rng(self.seed).permutation(len(texts))[: self.num_negatives]
         return dataclasses.replace(self, negatives=tuple(texts[number] for number in sorted(order)))
 
@@ -81,20 +81,18 @@ class Referring(ScoringTask):
         """
         return self.template.replace("{}", expression.lower().strip())
 
-    def questions(self, picture: ReferringPicture) -> list[str]:
-        return [one.id for one in picture.expressions]
+    def questions(self, sample: ReferringImage) -> list[str]:
+        return [one.id for one in sample.expressions]
 
-    def regions(self, picture: ReferringPicture) -> Boxes:
-        return picture.candidates_xyxy
+    def regions(self, sample: ReferringImage) -> Boxes:
+        return sample.candidates_xyxy
 
-    def texts(self, picture: ReferringPicture) -> list[str]:
-        return [*(self.prompt(one.text) for one in picture.expressions), *self.negatives]
+    def texts(self, sample: ReferringImage) -> list[str]:
+        return [*(self.prompt(one.text) for one in sample.expressions), *self.negatives]
 
-    def rows(
-        self, picture: ReferringPicture, scores: Scores, plain: Scores | None, pointing: Pointing
-    ) -> Iterable[Row]:
-        count = len(picture.expressions)
-        for number, expression in enumerate(picture.expressions):
+    def rows(self, sample: ReferringImage, scores: Scores, plain: Scores | None, condition: Condition) -> Iterable[Row]:
+        count = len(sample.expressions)
+        for number, expression in enumerate(sample.expressions):
             text = self.prompt(expression.text)
             column = scores[:, number]
             if self.negatives:
@@ -103,21 +101,21 @@ class Referring(ScoringTask):
                     # −inf (cannot be pointed at) stays what it is
                     usual = np.where(np.isneginf(column), 0.0, scores[:, others].mean(axis=1))
                     column = column - self.weight * usual
-            yield self._row(picture, number, text, column, pointing)
+            yield self._row(sample, number, text, column, condition)
 
-    def chance(self, picture: ReferringPicture) -> list[float]:
+    def chance(self, sample: ReferringImage) -> list[float]:
         return [
-            float(_hits(picture.candidates_xyxy, one.gold_xyxy).mean()) if len(picture.candidates_xyxy) else 0.0
-            for one in picture.expressions
+            float(_hits(sample.candidates_xyxy, one.gold_xyxy).mean()) if len(sample.candidates_xyxy) else 0.0
+            for one in sample.expressions
         ]
 
-    def _row(self, picture: ReferringPicture, number: int, text: str, scores: Scores, pointing: Pointing) -> Row:
-        expression = picture.expressions[number]
-        row: Row = {"id": expression.id, "image": picture.image_name, "text": expression.text, "prompt": text}
-        candidates = picture.candidates_xyxy
+    def _row(self, sample: ReferringImage, number: int, text: str, scores: Scores, condition: Condition) -> Row:
+        expression = sample.expressions[number]
+        row: Row = {"id": expression.id, "image": sample.image_name, "text": expression.text, "prompt": text}
+        candidates = sample.candidates_xyxy
         if not len(candidates):  # the detector found nothing: an answer that cannot be right
             return {**row, "probs": [], "pred": None, "box": None, "bboxes": [], "correct": False, "gold_index": None}
-        answer = pick(scores, pointing.rng(expression.id))
+        answer = pick(scores, condition.rng(expression.id))
         overlap = iou(candidates, expression.gold_xyxy).max(axis=1)
         best = int(overlap.argmax())
         return {

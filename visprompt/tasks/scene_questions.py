@@ -16,7 +16,7 @@ from visprompt.data.questions.question import Question
 def scene_vqa(
     n: int, difficulty: str = "easy", split: str = "test", seed: int = 0, kinds: tuple[str, ...] | None = None
 ) -> tuple[Question, ...]:
-    """Questions about generated scenes, one picture each, so that items are independent draws.
+    """Questions about generated scenes, one image each, so that items are independent draws.
 
     Raises:
         InvalidInputError: for a difficulty, split or kind that does not exist.
@@ -47,10 +47,10 @@ def scene_vqa(
 
 
 def content_hash(questions: Sequence[Question]) -> str:
-    """A hash over pictures, questions and places, which changes with whatever makes them."""
+    """A hash over images, questions and places, which changes with whatever makes them."""
     total = hashlib.sha256()
     for one in questions:
-        total.update(np.asarray(one.pictures[0]).tobytes())
+        total.update(np.asarray(one.images[0]).tobytes())
         places: list[Any] = [region.xyxy for region in (*one.targets, *one.wrong, *one.objects)]
         total.update(repr((one.text, one.answer, places)).encode())
     return total.hexdigest()[:16]

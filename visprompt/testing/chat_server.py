@@ -48,8 +48,8 @@ def question(body: Body) -> str:
     return str(body["messages"][-1]["content"][-1]["text"])
 
 
-def pictures(body: Body) -> list[Image.Image]:
-    """The pictures of a request, as files that Pillow has opened (`.format` says which kind)."""
+def images(body: Body) -> list[Image.Image]:
+    """The images of a request, as files that Pillow has opened (`.format` says which kind)."""
     parts = body["messages"][-1]["content"]
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]

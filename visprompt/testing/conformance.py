@@ -31,13 +31,13 @@ from torch import nn
 
 import visprompt as vp
 from visprompt.registry import get_class
-from visprompt.testing.material import PICTURES as PICTURES
+from visprompt.testing.material import IMAGES as IMAGES
 from visprompt.testing.material import FittedAs
 from visprompt.testing.material import crowded_requests as crowded_requests
 from visprompt.testing.material import encode as encode
+from visprompt.testing.material import image as image
 from visprompt.testing.material import input_pixels as input_pixels
 from visprompt.testing.material import neutral_options as neutral_options
-from visprompt.testing.material import picture as picture
 from visprompt.testing.material import prompter_of as prompter_of
 from visprompt.testing.material import readout_attention as readout_attention
 from visprompt.testing.material import ready as ready
@@ -52,6 +52,7 @@ from visprompt.testing.watching import library_embedding as library_embedding
 from visprompt.testing.watching import own_hooks as own_hooks
 from visprompt.testing.watching import shuffled as shuffled
 from visprompt.testing.watching import snapshot as snapshot
+from visprompt.utils.renamed import renamed_names
 
 #: rounding that other batch shapes bring, relative to the size of the embedding
 ROUNDING = 1e-5
@@ -120,12 +121,12 @@ def _runs(strategy: str, model: Any) -> bool:
 
 
 def check_effect(strategy: str, model_name: str) -> None:
-    """The strategy moves the embedding of every picture: a prompt that silently does nothing fails here."""
+    """The strategy moves the embedding of every image: a prompt that silently does nothing fails here."""
     _, model = wrapped(model_name)
     plain = encode(model, without(strategy), requests())
     prompted = encode(model, prompter_of(strategy), requests())
     for index, moved in enumerate((prompted - plain).abs().amax(dim=1).tolist()):
-        assert moved > 0, f"it changes nothing on picture {index}"
+        assert moved > 0, f"it changes nothing on image {index}"
 
 
 def check_neutral(strategy: str, model_name: str) -> None:
@@ -155,7 +156,7 @@ def check_leaves_no_trace(strategy: str, model_name: str) -> None:
                 runner.encode([*requests(), bad])
         except vp.InvalidInputError:
             return
-        raise AssertionError("a picture full of NaN was accepted")
+        raise AssertionError("an image full of NaN was accepted")
 
     def run_into_a_crash() -> None:
         with crashing(_middle_module(model_name)):
@@ -199,7 +200,7 @@ def check_threads(strategy: str, model_name: str, rounds: int = 4) -> None:
     _, model = wrapped(model_name)
     prompter = prompter_of(strategy)
     regions = [vp.Box(14, 20, 50, 62), vp.Box(44, 40, 84, 84)]
-    items = [vp.Request(picture((96, 96)), region=box, query="the red dog") for box in regions]
+    items = [vp.Request(image((96, 96)), region=box, query="the red dog") for box in regions]
     alone = [encode(model, prompter, [item]) for item in items]
     plain = encode(model, None, items[:1])
     mixed: list[str] = []
@@ -236,7 +237,7 @@ def check_mass_rises(strategy: str, model_name: str) -> None:
         for strength in strengths:
             # The last block alone: an edit further down changes what later blocks attend to by themselves.
             prompter = prompter_of(strategy, strength=strength, first_block=-1)
-            inside = model.geometry(item.picture.size).coverage(item.regions[0]) > 0
+            inside = model.geometry(item.pil_image.size).coverage(item.regions[0]) > 0
             masses.append(readout_attention(model, prompter, item)[:, inside].sum(axis=1))
         rises = np.diff(masses, axis=0)
         assert (rises > -1e-6).all(), f"on {item} a head attends less to the region at more strength: {masses}"
@@ -247,7 +248,7 @@ def check_target_mass(strategy: str, model_name: str, share: float = 0.9) -> Non
     """With `target_mass` the region gets the asked share of the readout's attention, in every head."""
     _, model = wrapped(model_name)
     for item in requests():
-        inside = model.geometry(item.picture.size).coverage(item.regions[0]) > 0
+        inside = model.geometry(item.pil_image.size).coverage(item.regions[0]) > 0
         prompter = prompter_of(strategy, target_mass=share)
         masses = readout_attention(model, prompter, item)[:, inside].sum(axis=1)
         assert np.abs(masses - share).max() < 1e-3, f"asked for {share} on {item}, got {masses}"
@@ -260,7 +261,7 @@ def check_geometry(model_name: str, fit: Any = "model") -> None:
     reach is smaller than half a patch.
     """
     _, model = wrapped(model_name)
-    for wh, box in PICTURES.items():
+    for wh, box in IMAGES.items():
         geometry = model.geometry(wh, fit=fit)
         change = _patch_change(model_name, wh, box, fit, geometry.num_patches)
         reach = max(2.0 * max(1.0, 1.0 / scale) + 1.0 for scale in geometry.tiles[0].scale_xy)
@@ -280,7 +281,7 @@ def _patch_change(model_name: str, wh: tuple[int, int], box: vp.Box, fit: Any, n
     handle = made.module.get_submodule(made.patch_embedding).register_forward_hook(lambda *call: seen.append(call[2]))
     try:
         for colour in (0, 255):
-            pixels = np.asarray(picture(wh)).copy()
+            pixels = np.asarray(image(wh)).copy()
             pixels[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = colour
             encode(model, FittedAs(fit), [vp.Request(Image.fromarray(pixels))])
     finally:
@@ -295,7 +296,7 @@ def check_gradients(strategy: str, model_name: str) -> None:
     """Gradients flow from the prompted embedding to the pixels, and the prompt shows in them."""
     made, model = wrapped(model_name)
     item = requests()[0]
-    pixels = input_pixels(made, item.picture)
+    pixels = input_pixels(made, item.pil_image)
     gradients = []
     prompter = prompter_of(strategy)
     ready(prompter, model)
@@ -380,3 +381,7 @@ def _middle_module(model_name: str) -> nn.Module:
         for handle in handles:
             handle.remove()
     return called[len(called) // 2]
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"picture": "image", "PICTURES": "IMAGES"}, globals())

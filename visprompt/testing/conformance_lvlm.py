@@ -20,7 +20,7 @@ import visprompt as vp
 from visprompt.models.chat import Chat
 from visprompt.models.lvlm.inputs import prepare
 from visprompt.registry import get_class
-from visprompt.testing.conformance import neutral_options, picture, prompter_of, ready, without
+from visprompt.testing.conformance import image, neutral_options, prompter_of, ready, without
 from visprompt.testing.tiny_lvlm import TinyLvlm, tiny_lvlm
 from visprompt.testing.watching import Crash, crashing, differences, snapshot
 
@@ -28,8 +28,8 @@ QUESTION = "what is the red star on the left of the dog"
 
 
 def request() -> vp.Request:
-    """One wide picture with a region and a question."""
-    return vp.Request(picture((96, 64)), region=vp.Box(20, 12, 60, 50), query=QUESTION)
+    """One wide image with a region and a question."""
+    return vp.Request(image((96, 64)), region=vp.Box(20, 12, 60, 50), query=QUESTION)
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def first_logits(model: Any, prompter: vp.Prompter | None) -> torch.Tensor:
 
 def expected_support(strategy: str, model_name: str) -> bool:
     """Everything runs, but what needs a vision tower that can be edited where there is none, and prompt tokens where
-    the tower packs its pictures into one sequence.
+    the tower packs its images into one sequence.
     """
     made, _ = wrapped(model_name)
     kind = get_class(strategy)

@@ -16,8 +16,8 @@ from visprompt.models.identity import difference
 from visprompt.registry import first_strategy, get_class
 from visprompt.testing.tiny import Tiny
 
-#: picture size → a region that every processor leaves in view, centre crops included
-PICTURES: dict[tuple[int, int], vp.Box] = {
+#: image size → a region that every processor leaves in view, centre crops included
+IMAGES: dict[tuple[int, int], vp.Box] = {
     (96, 96): vp.Box(14, 20, 50, 62),
     (144, 48): vp.Box(54, 8, 80, 40),
     (48, 144): vp.Box(10, 58, 34, 88),
@@ -25,8 +25,8 @@ PICTURES: dict[tuple[int, int], vp.Box] = {
 
 
 @functools.cache
-def picture(wh: tuple[int, int], seed: int = 0) -> Image.Image:
-    """A picture with structure at every scale, so that no two patches look alike."""
+def image(wh: tuple[int, int], seed: int = 0) -> Image.Image:
+    """An image with structure at every scale, so that no two patches look alike."""
     generator = np.random.default_rng([seed, *wh])
     coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(wh, Image.Resampling.BICUBIC)
     noise = generator.normal(0, 20, (wh[1], wh[0], 3))
@@ -35,15 +35,15 @@ def picture(wh: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def requests() -> list[vp.Request]:
     """One request per aspect ratio: square, 3:1 and 1:3."""
-    return [vp.Request(picture(wh), region=box, query="the red dog") for wh, box in PICTURES.items()]
+    return [vp.Request(image(wh), region=box, query="the red dog") for wh, box in IMAGES.items()]
 
 
 def crowded_requests() -> list[vp.Request]:
-    """Several regions on one picture, and two on another: what prefixes are shared for."""
+    """Several regions on one image, and two on another: what prefixes are shared for."""
     first = [vp.Box(14, 20, 50, 62), vp.Box(40, 44, 84, 84), vp.Box(30, 14, 64, 40)]
     return [
-        vp.Request(picture((96, 96)), region=first, query="the red dog"),
-        vp.Request(picture((144, 48)), region=[vp.Box(54, 8, 80, 40), vp.Box(64, 20, 90, 42)], query="a cat"),
+        vp.Request(image((96, 96)), region=first, query="the red dog"),
+        vp.Request(image((144, 48)), region=[vp.Box(54, 8, 80, 40), vp.Box(64, 20, 90, 42)], query="a cat"),
     ]
 
 
@@ -113,21 +113,21 @@ def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request
 
 
 class FittedAs(vp.Prompter):
-    """Only asks for another way of fitting the picture."""
+    """Only asks for another way of fitting the image."""
 
     needs = frozenset()
     name = "fitted"
 
     def __init__(self, fit: Any) -> None:
         super().__init__()
-        self.fit_picture = fit
+        self.fit_image = fit
 
     def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
-        return prompt.with_(fit=self.fit_picture)
+        return prompt.with_(fit=self.fit_image)
 
 
 def input_pixels(made: Tiny, image: Image.Image) -> torch.Tensor:
-    """The picture as the model's own processor hands it over, `[1, 3, h, w]`."""
+    """The image as the model's own processor hands it over, `[1, 3, h, w]`."""
     if made.backend == "transformers":
         return made.processor(images=image, return_tensors="pt")["pixel_values"]
     return made.processor(image)[None]

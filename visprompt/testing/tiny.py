@@ -1,6 +1,6 @@
 """Tiny random models of every family, built from configs: no downloads, a fraction of a second each.
 
-They have the family's real architecture, its real picture processor and a tokenizer that works offline; only the sizes
+They have the family's real architecture, its real image processor and a tokenizer that works offline; only the sizes
 are small. Every parameter is drawn anew: as their authors initialise them, LayerScales are 1e-5 and bias tables zero,
 and a model whose attention reaches nothing would pass any test of an attention edit that changes nothing.
 
@@ -47,17 +47,17 @@ class Tiny:
     Args:
         name: name in the registry of tiny models.
         module: the model, in eval mode, every parameter random.
-        processor: what turns a picture into its input: a transformers image processor or a torchvision transform.
+        processor: what turns an image into its input: a transformers image processor or a torchvision transform.
         tokenizer: its tokenizer, or None if it has no text tower.
         backend: the library it comes from.
         patch_size: side of a patch in pixels of the model's input; for a convolutional model, of a cell of
             its last map.
-        grid_hw: patch grid of its ordinary input; None if it depends on the picture (NaFlex).
+        grid_hw: patch grid of its ordinary input; None if it depends on the image (NaFlex).
         patch_embedding: path of the sub-module whose output holds one vector per patch.
         has_text: whether it can score texts.
-        readout: what the picture is read through: CLS token, attention-pooling probe, mean of the patches, CoCa's
+        readout: what the image is read through: CLS token, attention-pooling probe, mean of the patches, CoCa's
             attention pooler, or nothing with attention that can be edited.
-        processing: how the processor fits a picture: `"crop"` (shortest edge, then centre crop), `"squash"`,
+        processing: how the processor fits an image: `"crop"` (shortest edge, then centre crop), `"squash"`,
             `"squash-crop"` (DeiT: squashed a bit larger, then cropped) or `"naflex"` (ratio kept, grid varies).
         num_blocks: attention blocks, without a pooling head.
     """

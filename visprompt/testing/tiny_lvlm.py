@@ -48,7 +48,7 @@ class TinyLvlm:
         module: the model, in eval mode, every parameter random.
         processor: its processor, offline.
         token_px: side of an image token in pixels of the tower's input.
-        tiled: whether pictures are cut into tiles.
+        tiled: whether images are cut into tiles.
         video: whether it takes videos.
         vision_edits: whether its vision tower can be edited.
     """
@@ -112,9 +112,9 @@ def text_config(tokenizer: Any, **changes: Any) -> dict[str, Any]:
 def llava() -> TinyLvlm:
     tokenizer = chat_tokenizer(["<image>"])
     side = {"height": 64, "width": 64}
-    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=side)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=side)
     processor = transformers.LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",

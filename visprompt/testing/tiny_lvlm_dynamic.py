@@ -24,8 +24,8 @@ _QWEN_CHAT = CHAT.replace(
 )
 _QWEN_VISION = {"depth": 4, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 _PATCHES = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
-#: pixels of a picture, of a frame, and of a whole video (Qwen 3 counts those)
-_PICTURE = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
+#: pixels of an image, of a frame, and of a whole video (Qwen 3 counts those)
+_IMAGE = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
 _FRAME = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
 _VIDEO = {"shortest_edge": 2 * 16 * 16, "longest_edge": 4 * 64 * 64}
 
@@ -36,8 +36,8 @@ def _qwen_ids(tokenizer: Any) -> dict[str, int]:
 
 
 def _qwen_processor(kind: Any, videos: Any, tokenizer: Any) -> Any:
-    pictures = transformers.Qwen2VLImageProcessor(size=dict(_PICTURE), **_PATCHES)
-    return kind(image_processor=pictures, tokenizer=tokenizer, video_processor=videos, chat_template=_QWEN_CHAT)
+    images = transformers.Qwen2VLImageProcessor(size=dict(_IMAGE), **_PATCHES)
+    return kind(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=_QWEN_CHAT)
 
 
 def _old_videos() -> Any:
@@ -116,9 +116,9 @@ def qwen3_vl_moe() -> TinyLvlm:
 
 def _paligemma(text: Any, **changes: Any) -> TinyLvlm:
     tokenizer = chat_tokenizer(["<image>"])
-    pictures = transformers.SiglipImageProcessor(size={"height": 64, "width": 64})
-    pictures.image_seq_length = 64
-    processor = transformers.PaliGemmaProcessor(image_processor=pictures, tokenizer=tokenizer)
+    images = transformers.SiglipImageProcessor(size={"height": 64, "width": 64})
+    images.image_seq_length = 64
+    processor = transformers.PaliGemmaProcessor(image_processor=images, tokenizer=tokenizer)
     vision = transformers.SiglipVisionConfig(**VISION, image_size=64, patch_size=8, vision_use_head=False)
     config = transformers.PaliGemmaConfig(
         vision_config=vision,
@@ -150,18 +150,18 @@ def paligemma_2() -> TinyLvlm:
 _GEMMA_TOKENS = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
 
 
-def tiny_gemma3(sliding_window: int = 50, **pictures: Any) -> TinyLvlm:
+def tiny_gemma3(sliding_window: int = 50, **images: Any) -> TinyLvlm:
     """A Gemma 3 with a window of so many tokens in blocks 0 and 2.
 
     Args:
         sliding_window: tokens.
-        **pictures: settings of its picture processor (`do_pan_and_scan`, …).
+        **images: settings of its image processor (`do_pan_and_scan`, …).
     """
     tokenizer = chat_tokenizer(_GEMMA_TOKENS)
     names = ("boi_token", "eoi_token", "image_token")
     tokenizer._set_model_specific_special_tokens(dict(zip(names, _GEMMA_TOKENS, strict=True)))
     processor = transformers.Gemma3Processor(
-        image_processor=transformers.Gemma3ImageProcessor(size={"height": 64, "width": 64}, **pictures),
+        image_processor=transformers.Gemma3ImageProcessor(size={"height": 64, "width": 64}, **images),
         tokenizer=tokenizer,
         image_seq_length=16,
         chat_template=CHAT.replace("@IMAGE@", "<start_of_image>"),

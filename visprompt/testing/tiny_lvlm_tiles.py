@@ -1,4 +1,4 @@
-"""Tiny random models of families that tile pictures: LLaVA-NeXT, OneVision, Idefics3, SmolVLM, InternVL."""
+"""Tiny random models of families that tile images: LLaVA-NeXT, OneVision, Idefics3, SmolVLM, InternVL."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _square(side: int) -> dict[str, int]:
 def llava_next() -> TinyLvlm:
     sizes = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
     tokenizer = chat_tokenizer(["<image>"])
-    pictures = transformers.LlavaNextImageProcessor(
+    images = transformers.LlavaNextImageProcessor(
         size={"shortest_edge": 32}, crop_size=_square(32), image_grid_pinpoints=sizes
     )
     processor = transformers.LlavaNextProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -48,9 +48,9 @@ def llava_onevision() -> TinyLvlm:
     """As in the released models, the tower ignores a border of its input: 26 pixels are 4 patches of 6."""
     sizes = [[26 * rows, 26 * columns] for rows in range(1, 4) for columns in range(1, 4)]
     tokenizer = chat_tokenizer(["<image>", "<video>"])
-    pictures = transformers.LlavaOnevisionImageProcessor(size=_square(26), image_grid_pinpoints=sizes)
+    images = transformers.LlavaOnevisionImageProcessor(size=_square(26), image_grid_pinpoints=sizes)
     processor = transformers.LlavaOnevisionProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         video_processor=transformers.LlavaOnevisionVideoProcessor(size=_square(26)),
         num_image_tokens=16,
@@ -84,9 +84,9 @@ def _idefics3_tokenizer(*more: str) -> Any:
 @register_lvlm
 def idefics3() -> TinyLvlm:
     tokenizer = _idefics3_tokenizer()
-    pictures = transformers.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    images = transformers.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = transformers.Idefics3Processor(
-        image_processor=pictures, tokenizer=tokenizer, image_seq_len=16, chat_template=_CHAT
+        image_processor=images, tokenizer=tokenizer, image_seq_len=16, chat_template=_CHAT
     )
     config = transformers.Idefics3Config(
         vision_config={**VISION, "image_size": 32, "patch_size": 4},

@@ -218,7 +218,7 @@ def transformers_vit() -> Tiny:
 
 @register
 def transformers_vit_mae() -> Tiny:
-    """With its mask ratio of 0.75, as it is published: who embeds pictures with it must turn the masking off."""
+    """With its mask ratio of 0.75, as it is published: who embeds images with it must turn the masking off."""
     decoder = {
         "decoder_hidden_size": 32,
         "decoder_intermediate_size": 64,

@@ -6,17 +6,18 @@ import numpy as np
 from PIL import Image
 
 from visprompt.data.labelled.dataset import Labelled
+from visprompt.utils.renamed import renamed_names
 
 
-def blotches(n: int, seed: int = 0) -> Labelled:
-    """Pictures that are rather red, green or blue: a random encoder can tell them apart a little.
+def toy_dataset(n: int, seed: int = 0) -> Labelled:
+    """Images that are rather red, green or blue: a random encoder can tell them apart a little.
 
     >>> blotches(4).labels
     [0, 1, 2, 0]
 
     Args:
         n: how many, classes in turn.
-        seed: another one gives other pictures.
+        seed: another one gives other images.
     """
     generator = np.random.default_rng(seed)
     items = []
@@ -25,3 +26,7 @@ def blotches(n: int, seed: int = 0) -> Labelled:
         pixels[..., number % 3] += 55
         items.append((Image.fromarray(pixels).resize((48, 48), Image.Resampling.NEAREST), number % 3))
     return Labelled(items, ("red", "green", "blue"), name=f"blotches {seed}")
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"blotches": "toy_dataset"}, globals())

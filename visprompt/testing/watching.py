@@ -64,7 +64,7 @@ def crashing(module: nn.Module) -> Iterator[None]:
 
 
 def library_embedding(made: Tiny, image: Image.Image) -> torch.Tensor:
-    """What the library itself gives for a picture, without any visprompt code: for before-and-after comparisons."""
+    """What the library itself gives for an image, without any visprompt code: for before-and-after comparisons."""
     torch.manual_seed(0)  # ViTMAE shuffles its patches
     with torch.no_grad():
         if made.backend == "transformers":

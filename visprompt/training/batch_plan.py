@@ -1,6 +1,6 @@
-"""Which pictures a step sees: a function of seed, epoch and step, so that a run goes on where it was.
+"""Which images a step sees: a function of seed, epoch and step, so that a run goes on where it was.
 
-A step's pictures do not depend on how they are spread: one process with batches of 16 sees the same as two with 8.
+A step's images do not depend on how they are spread: one process with batches of 16 sees the same as two with 8.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of the training pictures.
+    """The order of the training images.
 
     Args:
-        pictures: how many there are.
-        batch_size: pictures per process and forward.
+        images: how many there are.
+        batch_size: images per process and forward.
         accumulate: forwards per step.
         processes: how many share a step.
-        epochs: passes over the pictures.
+        epochs: passes over the images.
         max_steps: ends the run earlier, or None.
         seed: of the order.
     """
 
-    pictures: int
+    images: int
     batch_size: int
     accumulate: int
     processes: int
@@ -38,12 +38,12 @@ class Plan:
 
     @property
     def per_step(self) -> int:
-        """Pictures of a full step."""
+        """Images of a full step."""
         return self.batch_size * self.accumulate * self.processes
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(self.pictures / self.per_step)
+        return math.ceil(self.images / self.per_step)
 
     @property
     def steps(self) -> int:
@@ -52,14 +52,14 @@ class Plan:
         return whole if self.max_steps is None else min(whole, self.max_steps)
 
     def step(self, number: int) -> list[int]:
-        """The pictures of step `number`, counted over all epochs; the last step of an epoch may have fewer.
+        """The images of step `number`, counted over all epochs; the last step of an epoch may have fewer.
 
         >>> plan = Plan(5, 2, 1, 1, epochs=2, max_steps=None, seed=0)
         >>> sorted(plan.step(0) + plan.step(1) + plan.step(2))
         [0, 1, 2, 3, 4]
         """
         epoch, place = divmod(number, self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.pictures)
+        order = _order(self.seed, epoch, self.images)
         return [int(index) for index in order[place * self.per_step : (place + 1) * self.per_step]]
 
     def batches(self, number: int, process: int) -> list[list[int]]:
@@ -68,14 +68,14 @@ class Plan:
         return [own[start : start + self.batch_size] for start in range(0, len(own), self.batch_size)]
 
     def draw(self, epoch: int, index: int) -> int:
-        """A seed for what is random about a picture in an epoch."""
+        """A seed for what is random about an image in an epoch."""
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
         return int(state[0]) << 31 ^ int(state[1])
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, pictures: int) -> NDArray[np.int64]:
-    return np.random.Generator(np.random.PCG64([seed, epoch, 7])).permutation(pictures)
+def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64([seed, epoch, 7])).permutation(images)
 
 
 class Keys:

@@ -1,4 +1,4 @@
-"""From labelled pictures to a model's inputs: what a training loop's `DataLoader` reads.
+"""From labelled images to a model's inputs: what a training loop's `DataLoader` reads.
 
 What is drawn at random depends on (seed, epoch, index) alone, so that a run is the same with any number of processes,
 and the same when it is resumed. It must not know strategies, losses or loops.
@@ -22,37 +22,38 @@ from visprompt.data.labelled.items import size_mismatch
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
 from visprompt.geometry.geometry import Geometry
 from visprompt.training.pixel_labels import Size, labels_to_input, labels_to_original, only_tile
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import FITS, Fit
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
-    from visprompt.models.preprocessing import PictureReader
+    from visprompt.models.preprocessing import ImageReader
 
-__all__ = ["AUGMENTS", "Augment", "Pictures", "UnreadableItem", "collate", "labels_to_input", "labels_to_original"]
+__all__ = ["AUGMENTS", "Augment", "ImageDataset", "UnreadableItem", "collate", "labels_to_input", "labels_to_original"]
 
 Augment: TypeAlias = Literal["none", "flip", "shift", "crop"]
 AUGMENTS: tuple[str, ...] = ("none", "flip", "shift", "crop")
 
-#: of the picture's area, and width over height, in a random resized crop
+#: of the image's area, and width over height, in a random resized crop
 CROP_SCALE = (0.2, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-#: side of the window that is shifted, as a share of the picture's: 224 of 256
+#: side of the window that is shifted, as a share of the image's: 224 of 256
 SHIFT_SHARE = 0.875
-#: in an item: what of the input shows the picture
+#: in an item: what of the input shows the image
 SEEN = "seen_xyxy"
-_SALT = 419871  # part of every draw: changing it changes every augmented picture
+_SALT = 419871  # part of every draw: changing it changes every augmented image
 
 
 class UnreadableItem(InvalidInputError):
-    """A picture or label that failed to open in training; the message names it."""
+    """An image or label that failed to open in training; the message names it."""
 
     def __init__(self, message: str) -> None:
         # A DataLoader hands on what a worker process raised as the text of its traceback, whose last line is ours.
         super().__init__(message.rpartition("UnreadableItem: ")[2].strip())
 
 
-class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Labelled pictures as a model's inputs, one at a time; the key of an item is (index, epoch).
+class ImageDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Labelled images as a model's inputs, one at a time; the key of an item is (index, epoch).
 
     An item is a dict: `"pixel_values"` float32 `[3, h, w]` (or what the model's own reader gives), other tensors of the
     reader, `"index"`, and `"label"`: the number of a class, with `dense` a LongTensor `[h, w]` in pixels of the input,
@@ -61,10 +62,10 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
     Can be sent to other processes, forked or spawned; the cache stays behind.
 
     Args:
-        data: the pictures.
+        data: the images.
         reader: the model's (`model.reader`).
         fit: as everywhere: `"model"`, `"pad"` or `"squash"`.
-        augment: `"none"`; `"flip"`: mirrored with probability ½; `"shift"`: also a window of 7/8 of the picture's
+        augment: `"none"`; `"flip"`: mirrored with probability ½; `"shift"`: also a window of 7/8 of the image's
             shorter side at a random place, which is a random crop of 224 out of 256; `"crop"`: also a random resized
             crop, 0.2 to 1 of the area, 3:4 to 4:3. Windows fill the input, whatever `fit`. Mirroring is wrong where
             left and right mean something.
@@ -73,7 +74,7 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
             the worker processes; exact.
         dense: labels are masks.
         where: items have `"seen_xyxy"`, too, float32 `[4]`: left, top, right and bottom of what of the input shows the
-            picture, the rest being padding; pixels of the input.
+            image, the rest being padding; pixels of the input.
 
     Raises:
         InvalidInputError: for options that do not go together.
@@ -84,7 +85,7 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
     def __init__(
         self,
         data: Labelled,
-        reader: PictureReader,
+        reader: ImageReader,
         *,
         fit: Fit = "model",
         augment: Augment = "none",
@@ -130,7 +131,7 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
             pickle.dumps(self.reader)
         except Exception as error:
             raise InvalidInputError(
-                f"this model's picture reader cannot be sent to a spawned process ({error}): load pictures with "
+                f"this model's image reader cannot be sent to a spawned process ({error}): load images with "
                 'num_workers=0, or with the start method "fork".'
             ) from None
         return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}
@@ -138,14 +139,14 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
     # -- one item ---------------------------------------------------------------------------------------------------
 
     def _read(self, index: int, epoch: int) -> dict[str, Any]:
-        picture = self.data.picture(index)
+        image = self.data.image(index)
         label = self.data.label(index)
         if self.dense:
             assert isinstance(label, np.ndarray)
-            if label.shape[::-1] != picture.size:
+            if label.shape[::-1] != image.size:
                 name = f"the mask of {self.data.item_name(index)}"
-                raise InvalidInputError(size_mismatch(label.shape, picture, None, name))
-        inputs, geometry, label = self._inputs(picture, label, (index, epoch))
+                raise InvalidInputError(size_mismatch(label.shape, image, None, name))
+        inputs, geometry, label = self._inputs(image, label, (index, epoch))
         sample: dict[str, Any] = {
             name: item.float() if item.is_floating_point() else item for name, item in inputs.items()
         }
@@ -156,24 +157,24 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
             sample[SEEN] = torch.tensor(shown(geometry), dtype=torch.float32)
         return {**sample, "label": label, "index": index}
 
-    def _inputs(self, picture: Image.Image, label: Any, key: Size) -> tuple[dict[str, Tensor], Geometry, Any]:
-        """The model's inputs, their geometry in the picture that the label belongs to, and that label."""
+    def _inputs(self, image: Image.Image, label: Any, key: Size) -> tuple[dict[str, Tensor], Geometry, Any]:
+        """The model's inputs, their geometry in the image that the label belongs to, and that label."""
         if self.augment == "none":
-            return self.reader.one(picture, self.fit), self.reader.geometry(picture.size, self.fit), label
+            return self.reader.one(image, self.fit), self.reader.geometry(image.size, self.fit), label
         draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_SALT, self.seed, key[1], key[0]])))
         if draws.random() < 0.5:
-            picture = ImageOps.mirror(picture)
+            image = ImageOps.mirror(image)
             label = np.ascontiguousarray(label[:, ::-1]) if self.dense else label
         if self.augment == "flip":
-            return self.reader.one(picture, self.fit), self.reader.geometry(picture.size, self.fit), label
-        input_hw = self.reader.geometry(picture.size, "model").tiles[0].input_hw
-        whole = picture.size
+            return self.reader.one(image, self.fit), self.reader.geometry(image.size, self.fit), label
+        input_hw = self.reader.geometry(image.size, "model").tiles[0].input_hw
+        whole = image.size
         left, top, right, bottom = (
             shift_window(whole, input_hw, draws) if self.augment == "shift" else crop_window(whole, draws)
         )
         # Resized here and not by the processor, every window has one size, whose geometry is known after the first.
         wh = (input_hw[1], input_hw[0])
-        ready = picture.resize(wh, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+        ready = image.resize(wh, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
         if self.dense:
             label = label[top:bottom, left:right]
         geometry = _before(self.reader.geometry(wh, "squash"), (right - left, bottom - top))
@@ -234,7 +235,7 @@ def _stacked(name: str, values: list[Tensor]) -> Tensor:
     if len(shapes) > 1:
         raise InvalidInputError(
             f"{name} of a batch have different sizes, {shapes[0]} and {shapes[-1]}: this model's input follows the "
-            'picture. Use fit="pad" or fit="squash" if it takes them, or batches of one picture.'
+            'image. Use fit="pad" or fit="squash" if it takes them, or batches of one image.'
         )
     return torch.stack(values)
 
@@ -245,7 +246,7 @@ def _stacked(name: str, values: list[Tensor]) -> Tensor:
 def crop_window(wh: Size, draws: np.random.Generator) -> tuple[int, int, int, int]:
     """The window of a random resized crop, in whole pixels (left, top, right, bottom).
 
-    Ten draws of area and ratio; if none fits into the picture, the largest window in its middle within the ratios.
+    Ten draws of area and ratio; if none fits into the image, the largest window in its middle within the ratios.
     """
     width, height = wh
     low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
@@ -272,7 +273,7 @@ def shift_window(wh: Size, input_hw: Size, draws: np.random.Generator) -> tuple[
 
 
 def _before(geometry: Geometry, wh: Size) -> Geometry:
-    """The geometry of a picture of size `wh` that was first resized to the geometry's own size."""
+    """The geometry of an image of size `wh` that was first resized to the geometry's own size."""
     fx, fy = geometry.image_wh[0] / wh[0], geometry.image_wh[1] / wh[1]
     tiles = tuple(
         dataclasses.replace(tile, scale_xy=(tile.scale_xy[0] * fx, tile.scale_xy[1] * fy)) for tile in geometry.tiles
@@ -281,21 +282,25 @@ def _before(geometry: Geometry, wh: Size) -> Geometry:
 
 
 def shown(geometry: Geometry) -> tuple[float, float, float, float]:
-    """What of a model's input shows the picture: left, top, right and bottom, pixels of the input.
+    """What of a model's input shows the image: left, top, right and bottom, pixels of the input.
 
     >>> padded = Geometry((4, 2), (Tile((0.5, 0.5), (0.0, 0.5), (2, 2), (2, 2)),))
     >>> shown(padded)
     (0.0, 0.5, 2.0, 1.5)
 
     Raises:
-        InvalidInputError: for a picture in several tiles.
+        InvalidInputError: for an image in several tiles.
     """
     tile = only_tile(geometry)
     borders = []
     for axis in (0, 1):
         scale, offset, end = tile.scale_xy[axis], tile.offset_xy[axis], tile.grid_hw[1 - axis] * tile.patch_hw[1 - axis]
         low, high = max(offset, 0.0), min(offset + scale * geometry.image_wh[axis], end)
-        # Nearer to the border than any picture's pixel: rounding.
+        # Nearer to the border than any image's pixel: rounding.
         borders.append((0.0 if low < 1e-3 else low, float(end) if high > end - 1e-3 else high))
     (x0, x1), (y0, y1) = borders
     return (x0, y0, x1, y1)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Pictures": "ImageDataset"}, globals())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from visprompt.models.base import Model
 
-#: pictures of a split that are measured without workers: about as many as `Pictures` keeps
+#: images of a split that are measured without workers: about as many as `ImageDataset` keeps
 FEW = 2000
 
 
@@ -33,7 +33,7 @@ def measured(objective: Objective, split: Split, batch_size: int, accelerator: A
     """Figures over a whole split, every process on its share of it.
 
     Raises:
-        InvalidInputError: if none of the pictures can be used.
+        InvalidInputError: if none of the images can be used.
     """
     own = range(len(objective.splits[split]))[accelerator.process_index :: accelerator.num_processes]
     keys = [[(index, 0) for index in part] for part in batches_of(own, batch_size)]
@@ -47,11 +47,11 @@ def measured(objective: Objective, split: Split, batch_size: int, accelerator: A
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
-        # As objects: with few pictures a process may have none, and nothing to say about shapes.
+        # As objects: with few images a process may have none, and nothing to say about shapes.
         parts = gather_object([{name: item.cpu() for name, item in sums.items()}])
         sums = {name: sum(part[name] for part in parts if part) for part in parts for name in part}
     if not sums or float(sums["count"]) == 0:
-        raise InvalidInputError(f"none of the {split} pictures can be used.")
+        raise InvalidInputError(f"none of the {split} images can be used.")
     return objective.figures(sums)
 
 
@@ -67,9 +67,9 @@ def loader(objective: Objective, split: Split, keys: Any, workers: int) -> Any:
     )
 
 
-def _workers(objective: Objective, pictures: int) -> int:
-    """Few pictures are read in the process itself, which keeps them; many take as long as those of training."""
-    return objective.settings.workers if pictures > FEW else 0
+def _workers(objective: Objective, images: int) -> int:
+    """Few images are read in the process itself, which keeps them; many take as long as those of training."""
+    return objective.settings.workers if images > FEW else 0
 
 
 def moved(batch: Batch, model: Model) -> Batch:

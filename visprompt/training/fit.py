@@ -80,7 +80,7 @@ def _splits(data: Any) -> Splits:
     if isinstance(data, Splits):
         return data
     if isinstance(data, Labelled):
-        return Splits(data, None, None, "pictures from Python, all to train on; no validation and no test part.")
+        return Splits(data, None, None, "images from Python, all to train on; no validation and no test part.")
     if isinstance(data, str | os.PathLike):
         return load_splits(os.fspath(data))
     raise InvalidInputError(

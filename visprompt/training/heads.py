@@ -41,7 +41,7 @@ class Head(nn.Module):
         width = self.describe()["width"]
         if features.shape[-1] != width:
             raise UnsupportedError(
-                f"this head reads {width} numbers per picture, and the model gives {features.shape[-1]}: one tower may "
+                f"this head reads {width} numbers per image, and the model gives {features.shape[-1]}: one tower may "
                 "be read in several ways (with a projection, or without). Load the model as it was for training."
             )
         return features.float()
@@ -53,7 +53,7 @@ class LinearHead(Head):
     Embeddings come as the model defines them, its own last norm included, and need nothing else as a rule. Models that
     average their patches behind that norm (MAE) give a mean whose spread is far below one: `norm="layer"` brings every
     embedding to mean 0 and variance 1, without weights. It is what VPT and gated prompt tuning do there (mean, then a
-    fresh LayerNorm, then the linear layer), and does to one picture what the BatchNorm without weights of MAE's own
+    fresh LayerNorm, then the linear layer), and does to one image what the BatchNorm without weights of MAE's own
     linear probing does to a batch.
 
     Args:

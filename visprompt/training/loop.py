@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from visprompt.errors import InvalidInputError, VispromptError
 from visprompt.training import distributed as processes
 from visprompt.training import evaluation
-from visprompt.training import progress_images as sketches
+from visprompt.training import progress_images as progress_images
 from visprompt.training import run_checkpoints as checkpoints
 from visprompt.training.accelerator import accelerator_of, frozen
 from visprompt.training.batch_plan import Keys, Plan, schedule
@@ -124,7 +124,7 @@ class _Run:
         folder = loop.folder if self.is_main else None
         self.metrics = Metrics(folder, tensorboard=self.settings.tensorboard and folder is not None)
         every = self.settings.checkpoint_every or self.plan.steps_per_epoch
-        self.sketches = None if folder is None else sketches.Sketches(folder, every)
+        self.progress_images = None if folder is None else progress_images.ProgressImages(folder, every)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -141,8 +141,8 @@ class _Run:
         if self.best and self.settings.keep == "best":
             self._put(self.best)
         self.loop.prompter.constrain()  # the last step came after the last forward
-        if self.sketches is not None and (image := sketches.sketch_of(self.loop.prompter)) is not None:
-            self.sketches.finish(image, f"kept (epoch {self._kept_epoch()})")
+        if self.progress_images is not None and (image := progress_images.sketch_of(self.loop.prompter)) is not None:
+            self.progress_images.finish(image, f"kept (epoch {self._kept_epoch()})")
         return Fitted(
             metric=self.objective.metric,
             validation=self._measured("validation") if "validation" in self.objective.splits else {},
@@ -191,9 +191,9 @@ class _Run:
             "step": self.state.step,
             "lr": rate,
             "seconds_per_step": round(seconds, 4),
-            "train": {"loss": self.state.loss / max(self.state.pictures, 1)},
+            "train": {"loss": self.state.loss / max(self.state.images, 1)},
         }
-        self.state.loss, self.state.pictures = 0.0, 0
+        self.state.loss, self.state.images = 0.0, 0
         due = epoch % self.settings.evaluate_every == 0 or epoch == epochs
         if due and "validation" in self.objective.splits:
             figures = self._measured("validation")
@@ -218,7 +218,7 @@ class _Run:
         return now > before if self.objective.higher_is_better else now < before
 
     def _step(self, batches: Iterator[Batch | None], epoch: int, rate: float) -> float:
-        """One optimiser step; returns the mean loss over its pictures."""
+        """One optimiser step; returns the mean loss over its images."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -227,7 +227,7 @@ class _Run:
         sums = torch.zeros(2, dtype=torch.float64)
         for _ in self.plan.batches(number, self.accelerator.process_index):
             batch = next(batches)
-            if batch is None:  # every picture of it was bad, and bad ones are to be skipped
+            if batch is None:  # every image of it was bad, and bad ones are to be skipped
                 continue
             draws = [self.plan.draw(epoch, int(index)) for index in batch["index"]]
             with ExitStack() as stack:
@@ -249,14 +249,14 @@ class _Run:
             self.accelerator.clip_grad_norm_(list(self.weights.values()), self.settings.max_grad_norm)
         self.optimizer.step()
         self.state.loss += total
-        self.state.pictures += count
+        self.state.images += count
         return total / count
 
     def _share_gradients(self, sums: Tensor, planned: int) -> Tensor:
-        """Adds gradients up over processes, and over the pictures that there really were.
+        """Adds gradients up over processes, and over the images that there really were.
 
         All of it is a few thousand numbers, so one call does; nothing has to be wrapped, and what a process without
-        pictures has to give is zero.
+        images has to give is zero.
         """
         shared = sums
         if self.accelerator.num_processes > 1:
@@ -313,12 +313,12 @@ class _Run:
 
     def _sketch(self) -> None:
         """What is learned so far, to look at: some strategies write nothing."""
-        if self.sketches is None:
+        if self.progress_images is None:
             return
-        self.loop.prompter.sketch(self.sketches.folder)
-        image = sketches.sketch_of(self.loop.prompter)
+        self.loop.prompter.sketch(self.progress_images.folder)
+        image = progress_images.sketch_of(self.loop.prompter)
         if image is not None:
-            self.sketches.keep(image, self.state.step)
+            self.progress_images.keep(image, self.state.step)
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:

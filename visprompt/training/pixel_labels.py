@@ -1,4 +1,4 @@
-"""Labels per pixel: from the original picture into a model's input, and what a model says back to the picture."""
+"""Labels per pixel: from the original image into a model's input, and what a model says back to the image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Size: TypeAlias = tuple[int, int]
 
 
 def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 255) -> np.ndarray:
-    """Labels of a picture's pixels → labels of the pixels of the model's input, by the nearest pixel.
+    """Labels of an image's pixels → labels of the pixels of the model's input, by the nearest pixel.
 
     >>> shrunk = Geometry((4, 2), (Tile((0.5, 0.5), (0.0, 0.5), (2, 2), (1, 1)),))
     >>> labels_to_input(np.array([[1, 1, 2, 2], [3, 3, 4, 4]]), shrunk)
@@ -23,9 +23,9 @@ def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 2
            [255, 255]])
 
     Args:
-        label: whole numbers `[h, w]`, in pixels of the original picture.
-        geometry: of that picture; one tile.
-        ignore_index: what pixels get that show no part of the picture.
+        label: whole numbers `[h, w]`, in pixels of the original image.
+        geometry: of that image; one tile.
+        ignore_index: what pixels get that show no part of the image.
 
     Returns:
         int64 `[input h, input w]`.
@@ -35,7 +35,7 @@ def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 2
     """
     tile = only_tile(geometry)
     if label.shape[::-1] != tuple(geometry.image_wh):
-        raise InvalidInputError(f"the labels are {label.shape[::-1]}, and the picture is {geometry.image_wh} (w, h).")
+        raise InvalidInputError(f"the labels are {label.shape[::-1]}, and the image is {geometry.image_wh} (w, h).")
     height, width = tile.input_hw
     columns, seen_x = _nearest(width, 1 / tile.scale_xy[0], -tile.offset_xy[0] / tile.scale_xy[0], label.shape[1])
     rows, seen_y = _nearest(height, 1 / tile.scale_xy[1], -tile.offset_xy[1] / tile.scale_xy[1], label.shape[0])
@@ -47,15 +47,15 @@ def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 2
 def labels_to_original(
     values: Tensor | np.ndarray, geometry: Geometry, original_wh: Size, outside: int = -1
 ) -> np.ndarray:
-    """What a model says about the pixels of its input → classes of the pixels of the original picture.
+    """What a model says about the pixels of its input → classes of the pixels of the original image.
 
     Logits are interpolated between the centres of their cells and the largest is taken, classes are those of the
     nearest cell.
 
     Args:
         values: logits `[classes, h, w]`, or classes `[h, w]`. h and w are those of the input or of its patch grid.
-        geometry: of the picture; one tile.
-        original_wh: the picture's size, that of the labels to compare with.
+        geometry: of the image; one tile.
+        original_wh: the image's size, that of the labels to compare with.
         outside: what pixels get that the model never saw: no class, so that they count as wrong.
 
     Returns:
@@ -66,7 +66,7 @@ def labels_to_original(
     """
     tile = only_tile(geometry)
     if tuple(original_wh) != tuple(geometry.image_wh):
-        raise InvalidInputError(f"the geometry is of a picture of {geometry.image_wh}, not of {original_wh} (w, h).")
+        raise InvalidInputError(f"the geometry is of an image of {geometry.image_wh}, not of {original_wh} (w, h).")
     given = torch.as_tensor(values).detach()
     cell_hw = _cell_hw(tile, tuple(given.shape))
     size_x, size_y = given.shape[-1], given.shape[-2]
@@ -94,7 +94,7 @@ def labels_to_original(
 
 
 def only_tile(geometry: Geometry) -> Tile:
-    """The tile of a picture that is one.
+    """The tile of an image that is one.
 
     Raises:
         InvalidInputError: if the model cuts it into several.

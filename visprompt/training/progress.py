@@ -61,7 +61,7 @@ class FitProgress:
         Args:
             done: optimiser steps, over all epochs.
             of: of the whole run.
-            loss: mean over the step's pictures.
+            loss: mean over the step's images.
             lr: the step's learning rate.
             watched: more figures of the step.
         """

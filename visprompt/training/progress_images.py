@@ -1,4 +1,4 @@
-"""What is learned, as a picture, while it is learned: small pictures of some steps, and all of them in one strip.
+"""What is learned, as an image, while it is learned: small images of some steps, and all of them in one strip.
 
 Without torch. It must not know strategies or the loop.
 """
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 #: what is learned, as it is now, or in the end
 IMAGE = "patch.png"
-#: the strip, for people, and the folder that its pictures lie in until the run has ended
+#: the strip, for people, and the folder that its images lie in until the run has ended
 STRIP, FOLDER = "patch-progress.png", "patch-progress"
-#: pictures that are kept, the latest among them; in the strip, a row has half of them
+#: images that are kept, the latest among them; in the strip, a row has half of them
 MOST = 16
-#: side of a picture in the strip, pixels, about
+#: side of an image in the strip, pixels, about
 SIDE = 120
 _GAP, _TEXT, _LIGHT, _DARK, _INK = 8, 16, 255, 225, (60, 60, 60)
 _NAME = re.compile(r"step-(\d+)\.png")
 
 
-class Sketches:
-    """The pictures of one run. They depend on the steps alone, so that a run that goes on has the same.
+class ProgressImages:
+    """The images of one run. They depend on the steps alone, so that a run that goes on has the same.
 
     Args:
         folder: of the run; it exists.
-        every: steps between two pictures, at least; it is doubled whenever there are too many.
+        every: steps between two images, at least; it is doubled whenever there are too many.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, max(every, 1)
 
     def keep(self, image: Image, step: int) -> None:
-        """Adds the picture of a step, which is the latest one; pictures of later steps are those of a run that was
+        """Adds the image of a step, which is the latest one; images of later steps are those of a run that was
         killed, and go."""
         inner = self.folder / FOLDER
         inner.mkdir(exist_ok=True)
@@ -77,7 +77,7 @@ class Sketches:
 
 
 def sketch_of(prompter: object) -> Image | None:
-    """The picture of what is learned, if it is one."""
+    """The image of what is learned, if it is one."""
     if not isinstance(prompter, HasImage):
         return None
     try:
@@ -87,12 +87,12 @@ def sketch_of(prompter: object) -> Image | None:
 
 
 def remove(folder: Path) -> None:
-    """Removes the single pictures; the strip stays."""
+    """Removes the single images; the strip stays."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def enlarged(image: Image, side: int = SIDE) -> Image:
-    """A small picture with each pixel a square, on a chequerboard where it is transparent.
+    """A small image with each pixel a square, on a chequerboard where it is transparent.
 
     >>> from PIL import Image
     >>> enlarged(Image.new("RGBA", (24, 24)), 120).size
@@ -116,25 +116,25 @@ def enlarged(image: Image, side: int = SIDE) -> Image:
 
 
 def strip(shown: Sequence[tuple[Image, str]]) -> Image:
-    """Small pictures beside each other, enlarged, each with words below it; in two rows from nine on.
+    """Small images beside each other, enlarged, each with words below it; in two rows from nine on.
 
     Args:
-        shown: pictures, RGBA, and their words; at least one.
+        shown: images, RGBA, and their words; at least one.
     """
     from PIL import Image as pil_image
     from PIL import ImageDraw, ImageFont
 
-    pictures = [enlarged(image) for image, _ in shown]
+    large = [enlarged(image) for image, _ in shown]
     rows = 1 if len(shown) <= MOST // 2 else 2
     columns = math.ceil(len(shown) / rows)
-    width, height = max(one.width for one in pictures), max(one.height for one in pictures)
+    width, height = max(one.width for one in large), max(one.height for one in large)
     wh = (columns * (width + _GAP) + _GAP, rows * (height + _TEXT + _GAP) + _GAP)
     made = pil_image.new("RGB", wh, "white")
     pen, font = ImageDraw.Draw(made), ImageFont.load_default()
-    for place, (picture, (_, words)) in enumerate(zip(pictures, shown, strict=True)):
+    for place, (one_large, (_, words)) in enumerate(zip(large, shown, strict=True)):
         x = _GAP + place % columns * (width + _GAP)
         y = _GAP + place // columns * (height + _TEXT + _GAP)
-        made.paste(picture, (x, y))
+        made.paste(one_large, (x, y))
         pen.text((x, y + height + 2), words, fill=_INK, font=font)
     return made
 

@@ -31,8 +31,8 @@ class Progress:
 
     Args:
         step: optimiser steps done, over all epochs.
-        loss: sum of the training loss over the pictures of the epoch so far.
-        pictures: how many these are.
+        loss: sum of the training loss over the images of the epoch so far.
+        images: how many these are.
         best: figures of the best evaluation so far, or None.
         best_epoch: its epoch, from 1.
         waiting: evaluations since then.
@@ -43,7 +43,7 @@ class Progress:
 
     step: int = 0
     loss: float = 0.0
-    pictures: int = 0
+    images: int = 0
     best: dict[str, float] | None = None
     best_epoch: int = 0
     waiting: int = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from visprompt.errors import InvalidInputError
 from visprompt.training import distributed as processes
-from visprompt.training import progress_images as sketches
+from visprompt.training import progress_images as progress_images
 from visprompt.training import run_checkpoints as checkpoints
 from visprompt.training.metrics_log import finite
 from visprompt.training.result import Fitted
@@ -22,7 +22,14 @@ from visprompt.utils.files import write_text
 #: what a run is, and in the end what it gave
 RUN = "run.json"
 #: what a run leaves beside it
-_WRITTEN = ("config.json", "prompt.safetensors", "README.md", "metrics.jsonl", sketches.IMAGE, sketches.STRIP)
+_WRITTEN = (
+    "config.json",
+    "prompt.safetensors",
+    "README.md",
+    "metrics.jsonl",
+    progress_images.IMAGE,
+    progress_images.STRIP,
+)
 
 
 @contextlib.contextmanager
@@ -139,7 +146,7 @@ def _has_run(folder: Path) -> bool:
 def clear(folder: Path) -> None:
     """Removes what only a run needs that has not ended."""
     checkpoints.remove(folder)
-    sketches.remove(folder)
+    progress_images.remove(folder)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:

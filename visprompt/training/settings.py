@@ -9,7 +9,7 @@ from typing import Any, Literal
 from visprompt.errors import InvalidInputError
 from visprompt.visual_prompt import FITS, Fit, is_number
 
-#: lr = base_lr · pictures per step / 256 (Goyal et al. 2017, as in VPT and gated prompt tuning)
+#: lr = base_lr · images per step / 256 (Goyal et al. 2017, as in VPT and gated prompt tuning)
 REFERENCE_BATCH = 256
 #: torch's generators take no larger ones
 MOST_SEED = 2**63
@@ -95,12 +95,12 @@ class FitSettings:
     A field's metadata say which values it takes (`rule`) and whether `visprompt fit` has a flag for it (`flag`).
 
     Args:
-        epochs: passes over the training pictures.
+        epochs: passes over the training images.
         max_steps: stop after so many optimiser steps, also within an epoch; the schedule ends there.
-        batch_size: pictures per process and forward; an optimiser step sees `batch_size · accumulate · processes`.
+        batch_size: images per process and forward; an optimiser step sees `batch_size · accumulate · processes`.
         accumulate: forwards per optimiser step.
         optimizer: "sgd" or "adamw".
-        base_lr: learning rate for 256 pictures a step, scaled to the pictures that a step has.
+        base_lr: learning rate for 256 images a step, scaled to the images that a step has.
         lr: the learning rate itself, instead of `base_lr`.
         momentum: of SGD; of AdamW its β₁.
         weight_decay: decoupled for AdamW, as torch's SGD has it otherwise; on every trained tensor with two or more
@@ -118,8 +118,8 @@ class FitSettings:
             the data.
         templates: texts for the zero-shot head, `{}` standing for the class name.
         augment: "none", "flip", "crop" (random resized crop and flip), "shift" (a window of 7/8 somewhere, and flip).
-        fit: how pictures are brought into the model's input, as in `VisualPrompt`.
-        workers: processes that prepare pictures; 0: the training process itself.
+        fit: how images are brought into the model's input, as in `VisualPrompt`.
+        workers: processes that prepare images; 0: the training process itself.
         seed: of the initialisation, the order, augmentation and dropout.
         tensorboard: write TensorBoard events too (extra `tensorboard`).
 
@@ -127,12 +127,12 @@ class FitSettings:
         InvalidInputError: for a value it cannot have.
     """
 
-    epochs: int = _whole(100, flag="Passes over the training pictures.")
+    epochs: int = _whole(100, flag="Passes over the training images.")
     max_steps: int | None = _whole(None, flag="End after so many optimiser steps.")
-    batch_size: int = _whole(64, flag="Pictures per forward and process.")
+    batch_size: int = _whole(64, flag="Images per forward and process.")
     accumulate: int = _whole(1, flag="Forwards per optimiser step.")
     optimizer: Literal["sgd", "adamw"] = _choice("sgd", ("sgd", "adamw"), flag="sgd or adamw.")
-    base_lr: float = _number(0.1, flag="Learning rate for 256 pictures a step.")
+    base_lr: float = _number(0.1, flag="Learning rate for 256 images a step.")
     lr: float | None = _number(None, flag="The learning rate itself.")
     momentum: float = _number(0.9)
     weight_decay: float = _number(0.0, flag="Weight decay.")
@@ -154,7 +154,7 @@ class FitSettings:
         "none", ("none", "flip", "crop", "shift"), flag="none, flip or crop."
     )
     fit: Fit = _choice("model", FITS)  # noqa: RUF009 - it is dataclasses.field
-    workers: int = _whole(0, least=0, flag="Processes that prepare pictures.")
+    workers: int = _whole(0, least=0, flag="Processes that prepare images.")
     seed: int = _whole(0, least=0, flag="Of splits, initialisation, order, dropout.")
     tensorboard: bool = False
 
@@ -175,9 +175,9 @@ class FitSettings:
             raise InvalidInputError(f"templates are texts with {{}} for the class name; got {self.templates!r}.")
         object.__setattr__(self, "templates", listed)
 
-    def learning_rate(self, pictures_per_step: int) -> float:
-        """The peak learning rate: `lr`, or `base_lr` scaled to the pictures that a step has."""
-        return self.lr if self.lr is not None else self.base_lr * pictures_per_step / REFERENCE_BATCH
+    def learning_rate(self, images_per_step: int) -> float:
+        """The peak learning rate: `lr`, or `base_lr` scaled to the images that a step has."""
+        return self.lr if self.lr is not None else self.base_lr * images_per_step / REFERENCE_BATCH
 
     def warmup_steps(self, steps: int, per_epoch: int) -> float:
         """Steps over which the rate rises, of a run of `steps` with `per_epoch` in an epoch."""

@@ -1,4 +1,4 @@
-"""Several settings, each trained, the best on validation kept: test pictures are looked at once, at the end."""
+"""Several settings, each trained, the best on validation kept: test images are looked at once, at the end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run_sweep(
         settings: those that the grid does not name.
         grid: values per setting or per option of the strategy.
         folder: for the runs (in `sweep/`) and the result, or None.
-        final: train the best one again, on training and validation pictures together; its last weights are kept.
+        final: train the best one again, on training and validation images together; its last weights are kept.
         restart: forget what lies there.
         progress: True, False or None: if someone is watching.
 
@@ -89,7 +89,7 @@ def run_sweep(
     values, prompter.options, chosen = combinations[winner]
     if final:
         chosen = dataclasses.replace(chosen, keep="last", patience=None)
-        how: dict[str, Any] = {"restart": restart, "progress": progress, "title": "all pictures"}
+        how: dict[str, Any] = {"restart": restart, "progress": progress, "title": "all images"}
         fitted = train(prompter, model, splits.final(), chosen, folder, **how)
     else:
         fitted = _restored(prompter, model, splits, chosen, results[winner])

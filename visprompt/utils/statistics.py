@@ -1,6 +1,6 @@
 """Intervals and paired comparisons for accuracies.
 
-Items of one picture are not independent draws, so where a picture has several items the resampling draws pictures.
+Items of one image are not independent draws, so where an image has several items the resampling draws images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Interval:
 
     Attributes:
         low, high: bounds, as shares in [0, 1] (differences: in [−1, 1]).
-        method: "wilson", "Bonett-Price" (differences), or "bootstrap over pictures".
+        method: "wilson", "Bonett-Price" (differences), or "bootstrap over images".
     """
 
     low: float
@@ -36,8 +36,8 @@ class Paired:
 
     Attributes:
         difference: mean of correct(this) − correct(other), in [−1, 1].
-        interval: 95 % interval of it: Bonett and Price's, or a bootstrap where pictures have several items.
-        p_value: exact McNemar test, two-sided; None where pictures have several items (its assumption fails).
+        interval: 95 % interval of it: Bonett and Price's, or a bootstrap where images have several items.
+        p_value: exact McNemar test, two-sided; None where images have several items (its assumption fails).
         wins, losses: items that only this row, or only the other, got right.
         n: items that both rows answered.
     """
@@ -95,17 +95,17 @@ def ratio_interval(
 
 
 def accuracy_interval(correct: Sequence[bool], groups: Sequence[str]) -> Interval:
-    """95 % interval of an accuracy: Wilson's, or a bootstrap over pictures where a picture has several items.
+    """95 % interval of an accuracy: Wilson's, or a bootstrap over images where an image has several items.
 
     Args:
         correct: one answer per item.
-        groups: the picture of every item.
+        groups: the image of every item.
     """
     values = np.asarray(correct, dtype=np.float64)
     # An accuracy of 0 or 1 resamples to itself, whatever n is: Wilson's interval is honest there.
     if len(set(groups)) == len(values) or values.min() == values.max():
         return Interval(*wilson(float(values.sum()), len(values)), "wilson")
-    return Interval(*_bootstrap(values, groups), "bootstrap over pictures")
+    return Interval(*_bootstrap(values, groups), "bootstrap over images")
 
 
 def paired(this: Sequence[bool], other: Sequence[bool], groups: Sequence[str]) -> Paired:
@@ -117,14 +117,14 @@ def paired(this: Sequence[bool], other: Sequence[bool], groups: Sequence[str]) -
     """
     delta = np.asarray(this, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     wins, losses = int((delta > 0).sum()), int((delta < 0).sum())
-    pictures = len(set(groups))
-    clustered = pictures < len(delta)
+    images = len(set(groups))
+    clustered = images < len(delta)
     # Where no answer differs, or all do, resampling always gives the same: that would claim certainty.
     if clustered and delta.min() < delta.max():
-        interval = Interval(*_bootstrap(delta, groups), "bootstrap over pictures")
+        interval = Interval(*_bootstrap(delta, groups), "bootstrap over images")
     else:
-        share = pictures / len(delta)
-        interval = Interval(*bonett_price(wins * share, losses * share, pictures), "Bonett-Price")
+        share = images / len(delta)
+        interval = Interval(*bonett_price(wins * share, losses * share, images), "Bonett-Price")
     return Paired(float(delta.mean()), interval, None if clustered else mcnemar(wins, losses), wins, losses, len(delta))
 
 
@@ -158,7 +158,7 @@ def _bootstrap(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[floa
     counts = np.bincount(index).astype(np.float64)
     rng = np.random.default_rng(0)
     means = np.empty(_RESAMPLES)
-    # In slices: 4000 resamples of 5000 pictures at once would take 160 MB.
+    # In slices: 4000 resamples of 5000 images at once would take 160 MB.
     for start in range(0, _RESAMPLES, 200):
         drawn = rng.integers(len(sums), size=(min(200, _RESAMPLES - start), len(sums)))
         means[start : start + len(drawn)] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)

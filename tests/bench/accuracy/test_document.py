@@ -14,7 +14,7 @@ from rich.console import Console
 
 from visprompt.bench.accuracy.document import document
 from visprompt.bench.accuracy.document_tables import kind_table, protocol, published_table, summary_table
-from visprompt.bench.accuracy.examples import Card, Exhibits
+from visprompt.bench.accuracy.examples import Card, ReportExamples
 from visprompt.bench.accuracy.findings import best_way, chart, findings
 from visprompt.bench.report import html, markdown, terminal, write_report
 from visprompt.bench.report.document import Gallery, Table
@@ -88,9 +88,9 @@ ROWS = [
 ]
 
 
-def result(rows: list[dict[str, Any]] = ROWS, examples: Exhibits | None = None, suite: Any = SUITE) -> Any:
+def result(rows: list[dict[str, Any]] = ROWS, examples: ReportExamples | None = None, suite: Any = SUITE) -> Any:
     return SimpleNamespace(
-        suite=suite, rows=rows, problems=["one <problem>"], out=Path(), examples=examples or Exhibits(), files={}
+        suite=suite, rows=rows, problems=["one <problem>"], out=Path(), examples=examples or ReportExamples(), files={}
     )
 
 
@@ -145,7 +145,7 @@ class TestExamples:
     def test_it_opens_with_right_and_wrong_answers(self) -> None:
         image = data_uri(Image.new("RGB", (8, 8)))
         right, wrong = (Card(image, None, "an image", "“the <star>”", "box 1", correct) for correct in (True, False))
-        shown = Exhibits({("m", "boxes"): {"none": [wrong], "falip": [right, right]}}, {"m": (image, "maps")})
+        shown = ReportExamples({("m", "boxes"): {"none": [wrong], "falip": [right, right]}}, {"m": (image, "maps")})
         made = document(result(examples=shown))
         galleries = [block for block in made.examples if isinstance(block, Gallery)]
         assert [(one.title, [card.correct for card in one.cards]) for one in galleries] == [

@@ -64,7 +64,7 @@ class TestInASuite:
         assert [row["unpointable"] for row in result.rows] == [0, 1, 0]
         said = "\n".join(result.problems)
         assert "dets.json: 1 candidate box has no area" in said
-        assert "1 of 4 pictures have no detections" in said
+        assert "1 of 4 images have no detections" in said
         assert "fake, a: in 1 of 4 items a candidate lies outside" in said
 
     def test_a_row_without_a_finite_score_does_not_stop_the_others(self, tmp_path: Path) -> None:

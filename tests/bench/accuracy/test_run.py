@@ -51,10 +51,10 @@ class Fake:
         rng = np.random.default_rng(int(self.strength * 10))
         rows = []
         for request in requests:
-            picture = np.asarray(request.picture, dtype=float)
+            image = np.asarray(request.pil_image, dtype=float)
             for region in request.regions or [None]:
                 x0, y0, x1, y1 = (int(v) for v in (region.xyxy if region else (0, 0, 64, 64)))
-                colour = np.median(picture[y0:y1, x0:x1].reshape(-1, 3), axis=0)
+                colour = np.median(image[y0:y1, x0:x1].reshape(-1, 3), axis=0)
                 rows.append([self.strength * _closeness(colour, text) + rng.normal() for text in texts])
         return np.array(rows)
 
@@ -83,7 +83,7 @@ class TestBench:
         assert row["data"]["hash"]
         assert row["provenance"]["code"] == source_digest()
         assert row["settings"]["template"] == "{}"
-        assert (row["boxes"], row["n"], row["pictures"]) == ("gold", 12, 12)
+        assert (row["boxes"], row["n"], row["images"]) == ("gold", 12, 12)
         assert row["low"] <= row["value"] <= row["high"]
         assert row["pointing"]["members"][0]["options"]["strength"] == row["tuned"]["options"]["strength"]
         assert set(row["comparisons"]) == {"none"}
@@ -293,16 +293,16 @@ class TestBench:
         assert listener.seen == listener.total == 12 * 3 + 6 * 3
 
     def test_files_from_outside(self, tmp_path: Path) -> None:
-        from visprompt.tasks.data_sources import scene_pictures
+        from visprompt.tasks.data_sources import scene_images
 
         lines = []
-        for number, picture in enumerate(scene_pictures(4)):
-            picture.image.save(tmp_path / f"p{number}.png")  # type: ignore[union-attr]
-            boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in picture.candidates_xyxy.tolist()]
-            gold = picture.expressions[0].gold_xyxy[0].tolist()
-            index = picture.candidates_xyxy.tolist().index(gold)
+        for number, image in enumerate(scene_images(4)):
+            image.image.save(tmp_path / f"p{number}.png")  # type: ignore[union-attr]
+            boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in image.candidates_xyxy.tolist()]
+            gold = image.expressions[0].gold_xyxy[0].tolist()
+            index = image.candidates_xyxy.tolist().index(gold)
             anns = [{"id": i, "bbox": box} for i, box in enumerate(boxes)]
-            said = [{"raw": picture.expressions[0].text}, {"raw": "that one"}]
+            said = [{"raw": image.expressions[0].text}, {"raw": "that one"}]
             lines.append(
                 {
                     "file_name": f"p{number}_{index}.png",
@@ -329,6 +329,6 @@ class TestBench:
             make_runner=Fake,
         )
         falip = result.rows[1]
-        assert (falip["n"], falip["errors"], falip["pictures"]) == (6, 2, 3)
-        assert falip["ci_method"] == "bootstrap over pictures"
+        assert (falip["n"], falip["errors"], falip["images"]) == (6, 2, 3)
+        assert falip["ci_method"] == "bootstrap over images"
         assert any("p3.png" in problem for problem in result.problems)

@@ -123,7 +123,7 @@ class TestSuites:
             "strategies": ["none", "falip"],
             "controls": ["random", {"strategy": "box", "label": "b"}],
         }
-        found = {row.pointing.label: row.pointing.is_control for row in parse_suite(content, "test").rows}
+        found = {row.condition.label: row.condition.is_control for row in parse_suite(content, "test").rows}
         assert found == {"none": True, "falip": False, "random": True, "b": True}
 
     def test_one_row_to_compare_with_needs_no_list(self) -> None:

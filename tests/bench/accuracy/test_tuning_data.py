@@ -1,4 +1,4 @@
-"""A suite must not choose options on the pictures that its figures are measured on."""
+"""A suite must not choose options on the images that its figures are measured on."""
 
 from typing import Any
 

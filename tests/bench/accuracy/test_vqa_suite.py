@@ -17,7 +17,7 @@ from visprompt.bench.report import terminal, write_report
 from visprompt.bench.suite import parse_suite
 from visprompt.errors import InvalidInputError, UnknownNameError
 from visprompt.models import load_model
-from visprompt.tasks import Pointing
+from visprompt.tasks import Condition
 from visprompt.tasks import map_quality as maps
 from visprompt.tasks.condition import default_runner
 from visprompt.tasks.scene_questions import scene_vqa
@@ -221,7 +221,7 @@ class TestMaps:
 
 
 def test_labels_of_regions() -> None:
-    labels = [Pointing("circle", region=region).label for region in ("own", "mask", "all", "random", "other")]  # type: ignore[arg-type]
+    labels = [Condition("circle", region=region).label for region in ("own", "mask", "all", "random", "other")]  # type: ignore[arg-type]
     assert labels == [
         "circle",
         "circle @ mask",

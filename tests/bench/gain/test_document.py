@@ -20,7 +20,7 @@ def row(label: str, value: float, model: str = "bundled:m", task: str = "gain", 
         "task": task, "row": label, "model": model, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 9,
         "control": label == "noise", "own": label == "patch", "size_tokens": 3.0, "block": 3, "compared_with": None,
         "ratio": None, "ratio_ci95": None, "difference": None, "difference_ci95": None, "blocks": [block],
-        "model_identity": {"name": model}, "identity": {"name": "circle"}, "pictures": {"source": "scenes"},
+        "model_identity": {"name": model}, "identity": {"name": "circle"}, "images": {"source": "scenes"},
         "provenance": {"versions": {}, "git_commit": None, "code": "abc", "machine": "here", "date": "2026"},
     }  # fmt: skip
     return {**made, **changes}
@@ -39,7 +39,7 @@ MOVED = [row("a", 1.5, task="transfer", own=True), row("a", 0.75, "n", "transfer
 def result(rows: list[dict[str, Any]]) -> Any:
     suite = SimpleNamespace(
         title="Gain", description="About it.", compare_with="circle", name="s", hash="0", seed=5,
-        pictures={"source": "scenes"},
+        images={"source": "scenes"},
     )  # fmt: skip
     return SimpleNamespace(suite=suite, rows=rows, problems=[], out=Path(), examples={}, files={})
 

@@ -1,4 +1,4 @@
-"""Suites that measure attention gain, on tiny models and a handful of pictures."""
+"""Suites that measure attention gain, on tiny models and a handful of images."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Counting(ProgressCallback):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few pictures to learn from."""
+    """A few images to learn from."""
     folder, generator = tmp_path_factory.mktemp("photos"), np.random.default_rng(1)
     for number in range(4):
         Image.fromarray(generator.integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(folder / f"{number}.png")
@@ -131,10 +131,10 @@ class TestFigures:
 
         data = generated((64, 64), seed=3, sizes={"train": 1, "validation": 0, "test": N}).test
         assert data is not None
-        pictures = [data.picture(number) for number in range(N)]
+        images = [data.image(number) for number in range(N)]
         row = rows_of(finished)["tiny-clip", "circle"]
         circle = vp.Prompter.from_name("circle", width=4)
-        alone = attention_gain(model, circle, pictures, size_tokens=row["size_tokens"], seed=5)
+        alone = attention_gain(model, circle, images, size_tokens=row["size_tokens"], seed=5)
         assert row["n"] == N
         assert [one["block"] for one in row["blocks"]] == [0, 1, 2, 3]
         for told, found in zip(row["blocks"], alone.blocks, strict=True):
@@ -185,13 +185,13 @@ class TestFigures:
         assert moved["tiny-clip", "other"]["value"] == rows["tiny-clip", "other"]["value"]
 
     def test_the_control_has_random_colours_in_turn(self, finished: Any, model: vp.Model, patch: Path) -> None:
-        from visprompt.bench.gain.markers import centred, load_pictures
+        from visprompt.bench.gain.markers import centred, load_images
 
-        pictures = load_pictures({"source": "scenes", "n": N, "seed": 3, "size_wh": [64, 64]}, N)
+        images = load_images({"source": "scenes", "n": N, "seed": 3, "size_wh": [64, 64]}, N)
         saved: Any = centred(vp.Prompter.from_pretrained(patch), {})
         means = []
         for draw in range(2):
-            found = attention_gain(model, random_patch(saved, draw), list(pictures), size_tokens=2.0, seed=5)
+            found = attention_gain(model, random_patch(saved, draw), list(images), size_tokens=2.0, seed=5)
             means.append(found.masses[draw::2, -1])
         row = rows_of(finished)["tiny-clip", "noise"]
         assert row["control"]
@@ -209,10 +209,10 @@ class TestFigures:
             row = json.loads(line)
             for key in ("code", "versions", "git_commit", "machine", "date"):
                 assert key in row["provenance"], key
-            for key in ("pictures", "seed", "model_identity", "identity", "suite_hash"):
+            for key in ("images", "seed", "model_identity", "identity", "suite_hash"):
                 assert key in row, key
             assert (row["kind"], row["metric"]) == ("gain", "attention_gain")
-            assert row["pictures"]["seed"] == 3
+            assert row["images"]["seed"] == 3
         assert not finished.problems
 
 
@@ -244,7 +244,7 @@ class TestRunning:
         assert json.dumps(again.rows) == json.dumps(first.rows)
         assert 0 < listener.through <= listener.total
 
-    def test_masses_are_not_taken_for_other_pictures_places_or_options(self, model: vp.Model, tmp_path: Path) -> None:
+    def test_masses_are_not_taken_for_other_images_places_or_options(self, model: vp.Model, tmp_path: Path) -> None:
         run_suite(small(), models=[model], out=tmp_path)
         (file,) = tmp_path.glob("runs-*.jsonl")
         before = len(read_jsonl(file))
@@ -273,7 +273,7 @@ class TestRunning:
         assert result.rows[1]["difference"] is not None
         told = run_suite(suite, models=[model], out=tmp_path, strategies=["nothing"], limit=3)
         assert any("circle on tiny-clip" in problem for problem in told.problems)
-        assert not stale(result.rows, result.rows, ("suite_hash", "limit", "pictures"))
+        assert not stale(result.rows, result.rows, ("suite_hash", "limit", "images"))
 
     def test_a_model_without_attention_is_left_out(self, model: vp.Model, tmp_path: Path) -> None:
         resnet = wrapped("open-clip-resnet", "resnet")
@@ -294,7 +294,7 @@ class TestRunning:
         assert "no-such-folder" in told
         assert "'circle' is no learned patch" in told
 
-    def test_a_folder_of_pictures(self, model: vp.Model, tmp_path: Path) -> None:
+    def test_a_folder_of_images(self, model: vp.Model, tmp_path: Path) -> None:
         generator = np.random.default_rng(0)
         for part, count in (("train", 3), ("test", 4)):
             (tmp_path / "photos" / part).mkdir(parents=True)
@@ -304,20 +304,20 @@ class TestRunning:
         out = tmp_path / "out"
         result = run_suite(small(), models=[model], images=tmp_path / "photos", out=out)
         assert {row["n"] for row in result.rows} == {4}  # its part test
-        pictures = [tmp_path / "photos" / "test" / f"{number}.png" for number in range(4)]
-        alone = attention_gain(model, vp.Prompter.from_name("circle", width=4), pictures, seed=5)
+        images = [tmp_path / "photos" / "test" / f"{number}.png" for number in range(4)]
+        alone = attention_gain(model, vp.Prompter.from_name("circle", width=4), images, seed=5)
         assert result.rows[0]["value"] == pytest.approx(alone.blocks[-1].gain, abs=1e-5)
         (file,) = out.glob("runs-*.jsonl")
         before = len(read_jsonl(file))
-        Image.new("RGB", (80, 80)).save(pictures[0])
+        Image.new("RGB", (80, 80)).save(images[0])
         changed = run_suite(small(), models=[model], images=tmp_path / "photos", out=out)
         assert len(read_jsonl(file)) == 2 * before
         assert changed.rows[0]["value"] != result.rows[0]["value"]
 
-    def test_a_picture_that_cannot_be_read_ends_the_run(self, model: vp.Model, tmp_path: Path) -> None:
+    def test_a_image_that_cannot_be_read_ends_the_run(self, model: vp.Model, tmp_path: Path) -> None:
         (tmp_path / "photos").mkdir()
         Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
-        (tmp_path / "photos" / "b.png").write_text("no picture", encoding="utf-8")
+        (tmp_path / "photos" / "b.png").write_text("no image", encoding="utf-8")
         with pytest.raises(InvalidInputError, match=r"b\.png"):
             run_suite(small(), models=[model], images=tmp_path / "photos", out=tmp_path / "out")
         assert not (tmp_path / "out" / "results.jsonl").exists()
@@ -364,12 +364,12 @@ class TestReports:
         for words in ("tiny-clip", "From model to model", "n = 6 images", "÷ gain of circle", f"{row['value']:.2f}"):
             assert words in text
 
-    def test_pages_and_pictures(self, finished: Any) -> None:
+    def test_pages_and_images(self, finished: Any) -> None:
         report = document(finished)
         written = {path.name for path in write_report(report, finished.out)}
         assert written == {"report.html", "report.md", "gain-blocks.png", "gain-transfer.png"}
         page = (finished.out / "report.html").read_text(encoding="utf-8")
-        assert page.count("data:image/png;base64,") == 2 + 2 + 2  # figures, patches, pictures with markers
+        assert page.count("data:image/png;base64,") == 2 + 2 + 2  # figures, patches, images with markers
         assert "<script" not in page
         assert "http" not in re.sub(r"base64,[^\"]+", "", page)
         assert "seeds of their own" in page
@@ -385,9 +385,9 @@ class TestReports:
         for _, row in rows_of(finished).items():
             assert f"{row['value']:.2f}" in told
 
-    def test_nothing_is_claimed_of_somebody_s_own_pictures(self, finished: Any) -> None:
+    def test_nothing_is_claimed_of_somebody_s_own_images(self, finished: Any) -> None:
         suite = dataclasses.replace(
-            finished.suite, pictures={"source": "folder", "folder": "far/away/photos", "n": 4, "seed": 0}
+            finished.suite, images={"source": "folder", "folder": "far/away/photos", "n": 4, "seed": 0}
         )
         told = markdown(document(dataclasses.replace(finished, suite=suite)))
         assert HELD_OUT not in told

@@ -24,7 +24,7 @@ class TestSuiteFiles:
             assert set(suite.models) == {
                 "bundled:scenes-clip", "bundled:scenes-clip-annotated", "bundled:scenes-mae", "bundled:scenes-llava"
             }  # fmt: skip
-            assert suite.pictures["n"] >= 500
+            assert suite.images["n"] >= 500
             assert {one.strategy for one in suite.markers} >= {"patch", "circle", "box"}
             assert [one.label for one in suite.markers if one.control] == ["random patch"]
             assert suite.compare_with == "circle"
@@ -63,7 +63,7 @@ class TestSuiteFiles:
             ({"markers": [{"strategy": "circle", "learn": {}}]}, "learn goes with strategy: patch"),
             ({"markers": [{"strategy": "patch", "learn": {"epoch": 1}}]}, "did you mean 'epochs'"),
             ({"markers": [{"strategy": "patch", "learn": {"epochs": 0}}]}, "epochs"),
-            ({"markers": [{"strategy": "patch", "learn": {"data": 3}}]}, "folder of pictures"),
+            ({"markers": [{"strategy": "patch", "learn": {"data": 3}}]}, "folder of images"),
             ({"markers": ["circle"], "controls": [{"random": "patsh"}]}, "marker in random"),
             ({"compare_with": "cirle"}, "did you mean 'circle'"),
             ({"images": {"source": "scene"}}, "did you mean 'scenes'"),

@@ -53,7 +53,7 @@ class TestSweep:
         assert [(row["options"]["size"], row["options"]["shape"]) for row in rows] == [
             (2.0, "circle"), (2.0, "full"), (3.0, "circle"), (3.0, "full")
         ]  # fmt: skip
-        assert all(row["pictures"]["split"] == "validation" and row["n"] == 5 for row in rows)
+        assert all(row["images"]["split"] == "validation" and row["n"] == 5 for row in rows)
         assert len(list(result.out.glob("patches/sweep-*"))) == 4
         for row in rows:
             assert row["ratio"] == pytest.approx(row["value"] / row["circle"])
@@ -69,8 +69,8 @@ class TestSweep:
         data = generated((64, 64), seed=3, sizes={"train": 1, "validation": 5, "test": 0}).validation
         assert data is not None
         saved = vp.Prompter.from_pretrained(result.out / "patches" / run["patch"])
-        pictures = [data.picture(number) for number in range(5)]
-        found = attention_gain(suite.sweep.model, saved, pictures, size_tokens=3.0, seed=5)
+        images = [data.image(number) for number in range(5)]
+        found = attention_gain(suite.sweep.model, saved, images, size_tokens=3.0, seed=5)
         assert run["gain"] == pytest.approx(found.blocks[-1].gain)
 
     def test_it_is_not_learned_again(self, swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Suites that compare ways of tuning, on a tiny model and a handful of pictures."""
+"""Suites that compare ways of tuning, on a tiny model and a handful of images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METHODS: list[dict[str, Any]] = [
 
 
 def content(folder: Path | str = "blots", **change: Any) -> dict[str, Any]:
-    """A suite on the pictures in a folder."""
+    """A suite on the images in a folder."""
     return {
         "kind": "tuning",
         "title": "Blots",
@@ -56,7 +56,7 @@ def parsed(**change: Any) -> TuningSuite:
 
 @pytest.fixture(scope="module")
 def blots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dark and bright pictures in folders of classes, with train, val and test parts."""
+    """Dark and bright images in folders of classes, with train, val and test parts."""
     root = tmp_path_factory.mktemp("blots")
     generator = np.random.default_rng(0)
     for part, count in (("train", 4), ("val", 2), ("test", 3)):
@@ -265,7 +265,7 @@ class TestReports:
         assert "±" in text
         assert "temperatures" in text
 
-    def test_pages_and_pictures(self, finished: Any) -> None:
+    def test_pages_and_images(self, finished: Any) -> None:
         report = document(finished)
         written = {path.name for path in write_report(report, finished.out)}
         assert {"report.html", "report.md", "methods.png", "gates.png", "insertion.png"} <= written

@@ -14,7 +14,7 @@ from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 18)).save(path, "PNG")
     return path
@@ -30,7 +30,7 @@ class TestAde20k:
     def made(self, root: Path, count: int = 4) -> Path:
         for part in ("training", "validation"):
             for n in range(count):
-                picture(root / "images" / part / f"{part}_{n}.jpg")
+                image(root / "images" / part / f"{part}_{n}.jpg")
                 mask = np.full((18, 20), n, np.uint8)
                 mask[0, 0] = 150
                 folder = root / "annotations" / part
@@ -95,7 +95,7 @@ class TestAde20k:
             assert len(load_splits(root, "ade20k", on_bad="skip", validation=0).train) == 3
         for n in range(1, 4):
             (root / f"annotations/training/training_{n}.png").unlink()
-        with pytest.raises(InvalidInputError, match="no mask for any picture"):
+        with pytest.raises(InvalidInputError, match="no mask for any image"):
             load_splits(root, "ade20k")
 
     def test_a_mask_with_more_classes(self, tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from visprompt.errors import InvalidInputError, UnknownNameError
 def table(tmp_path: Path) -> Path:
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (20, 18)).save(tmp_path / name)
-    rows = ["picture,species,part", "a.png,cat,train", "b.png,dog,train", "c.png,dog,test"]
+    rows = ["image,species,part", "a.png,cat,train", "b.png,dog,train", "c.png,dog,test"]
     (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "t.csv"
 
 
-SPEC = ColumnSpec(image="picture", label="species", split="part")
-OLD: dict[str, Any] = {"image": "picture", "label": "species", "split": "part"}
+SPEC = ColumnSpec(image="image", label="species", split="part")
+OLD: dict[str, Any] = {"image": "image", "label": "species", "split": "part"}
 
 
 def test_a_spec_and_the_old_keywords_read_the_same(table: Path) -> None:

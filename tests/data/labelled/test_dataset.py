@@ -17,7 +17,7 @@ from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 
-def picture(path: Path, wh: tuple[int, int] = (24, 20), mode: str = "RGB", **more: object) -> Path:
+def image(path: Path, wh: tuple[int, int] = (24, 20), mode: str = "RGB", **more: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, wh).save(path, **more)  # type: ignore[arg-type]
     return path
@@ -35,36 +35,36 @@ def numbered(count: int, classes: int = 3) -> Labelled:
     return Labelled([(f"{n}.jpg", n % classes) for n in range(count)], [f"c{n}" for n in range(classes)], name="n")
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16", "LA"])
     def test_every_mode_becomes_rgb(self, tmp_path: Path, mode: str) -> None:
-        path = picture(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode=mode)
-        found = Labelled([(path, 0)], ["c"]).picture(0)
+        path = image(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode=mode)
+        found = Labelled([(path, 0)], ["c"]).image(0)
         assert (found.mode, found.size) == ("RGB", (24, 20))
 
     def test_exif_rotation_is_applied(self, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
-        path = picture(tmp_path / "a.jpg", exif=exif)
-        assert Labelled([(path, 0)], ["c"]).picture(0).size == (20, 24)
+        path = image(tmp_path / "a.jpg", exif=exif)
+        assert Labelled([(path, 0)], ["c"]).image(0).size == (20, 24)
 
     def test_paths_images_arrays_and_functions(self, tmp_path: Path) -> None:
-        path = picture(tmp_path / "日本 é.JPG", format="JPEG")
+        path = image(tmp_path / "日本 é.JPG", format="JPEG")
         sources = [path, str(path), made((24, 20)), np.zeros((20, 24), np.uint8), partial(made, (24, 20))]
         data = Labelled([(source, 0) for source in sources], ["c"])
-        assert {data.picture(n).size for n in range(len(data))} == {(24, 20)}
+        assert {data.image(n).size for n in range(len(data))} == {(24, 20)}
 
     def test_nothing_is_opened_for_labels(self) -> None:
         data = Labelled([("missing.jpg", 1), (broken, np.int64(0))], ["a", "b"])
         assert data.labels == [1, 0]
         assert (data.label(0), type(data.label(1))) == (1, int)
 
-    def test_failures_name_the_picture(self, tmp_path: Path) -> None:
+    def test_failures_name_the_image(self, tmp_path: Path) -> None:
         data = Labelled([(tmp_path / "no.jpg", 0), (broken, 0)], ["c"], name="set")
         with pytest.raises(InvalidInputError, match=r"there is no file .*no\.jpg"):
-            data.picture(0)
-        with pytest.raises(InvalidInputError, match=r"picture 1 of set: .*OSError: no such tape"):
-            data.picture(1)
+            data.image(0)
+        with pytest.raises(InvalidInputError, match=r"image 1 of set: .*OSError: no such tape"):
+            data.image(1)
 
 
 class TestLabels:
@@ -96,7 +96,7 @@ class TestLabels:
         data = Labelled([("a.jpg", ["what?", "a cat"])], (), kind="answers")
         assert data.label(0) == ("what?", "a cat")
         assert data.ignore_index is None
-        with pytest.raises(InvalidInputError, match="no class per picture"):
+        with pytest.raises(InvalidInputError, match="no class per image"):
             _ = data.labels
         with pytest.raises(InvalidInputError, match="a question and its answer"):
             Labelled([("a.jpg", "a cat")], (), kind="answers")
@@ -171,7 +171,7 @@ class TestMasks:
             self.data(mask).label(0)
 
     def test_a_jpeg_is_no_mask(self, tmp_path: Path) -> None:
-        path = picture(tmp_path / "m.jpg", mode="L")
+        path = image(tmp_path / "m.jpg", mode="L")
         with pytest.raises(InvalidInputError, match="compression changes class numbers"):
             self.data(path).label(0)
         (tmp_path / "m.png").write_bytes(b"\x89PNG and nothing")
@@ -263,20 +263,20 @@ class TestParts:
 FROZEN_SPLIT = ["4.jpg", "9.jpg", "11.jpg"]
 
 
-def test_an_item_is_its_picture_and_its_label() -> None:
-    items = [(picture.size, label) for picture, label in Labelled([(made((24, 20)), 1)], "ab")]
+def test_an_item_is_its_image_and_its_label() -> None:
+    items = [(image.size, label) for image, label in Labelled([(made((24, 20)), 1)], "ab")]
     assert items == [((24, 20), 1)]
 
 
 class TestCheck:
     def items(self, folder: Path) -> list[tuple[object, int]]:
-        good = picture(folder / "good.jpg")
+        good = image(folder / "good.jpg")
         cut = folder / "cut.jpg"
-        whole = picture(folder / "whole.jpg", (200, 200)).read_bytes()
+        whole = image(folder / "whole.jpg", (200, 200)).read_bytes()
         cut.write_bytes(whole[: len(whole) // 2])
-        (folder / "text.png").write_text("no picture")
-        dot = picture(folder / "dot.png", (1, 1))
-        long = picture(folder / "long.png", (2000, 20))
+        (folder / "text.png").write_text("no image")
+        dot = image(folder / "dot.png", (1, 1))
+        long = image(folder / "long.png", (2000, 20))
         paths = [good, cut, folder / "text.png", folder / "none.jpg", dot, long, folder]
         return [(path, 0) for path in paths]
 
@@ -285,7 +285,7 @@ class TestCheck:
             Labelled(self.items(tmp_path), ["c"], name="set").check(workers=2)
         said = str(caught.value)
         assert said.startswith("set: 6 items cannot be used")
-        for expected in ("cut.jpg' is damaged", "text.png' is not a picture", "none.jpg", "1×1", "50 to 1", "folder"):
+        for expected in ("cut.jpg' is damaged", "text.png' is not an image", "none.jpg", "1×1", "50 to 1", "folder"):
             assert expected in said
         assert "good.jpg" not in said
 
@@ -313,7 +313,7 @@ class TestCheck:
         assert len(opened) < 300
 
     def test_a_good_set_is_handed_back(self, tmp_path: Path) -> None:
-        data = Labelled([(picture(tmp_path / "a.png"), 0)], ["c"])
+        data = Labelled([(image(tmp_path / "a.png"), 0)], ["c"])
         assert data.check() is data
 
     def test_masks_of_another_size(self, tmp_path: Path) -> None:
@@ -324,9 +324,7 @@ class TestCheck:
         )
         with pytest.raises(InvalidInputError) as caught:
             data.check()
-        assert "30×20 pixels, and its picture is 20×30. It may have been drawn on the picture before" in str(
-            caught.value
-        )
+        assert "30×20 pixels, and its image is 20×30. It may have been drawn on the image before" in str(caught.value)
         assert "9×9 pixels" in str(caught.value)
 
     def test_nothing_left(self, tmp_path: Path) -> None:
@@ -343,7 +341,7 @@ class TestDescribe:
 
         assert described(tmp_path / "here") == described(tmp_path / "there") != described(tmp_path / "here", 0)
 
-    def test_pictures_in_memory_by_content(self) -> None:
+    def test_images_in_memory_by_content(self) -> None:
         def described(value: int) -> dict:
             items = [(partial(made, (value, 20)), 0), (Image.new("L", (4, 4), value), 0), (np.full((2, 2), value), 0)]
             return Labelled(items, ["a"], name="m").describe()
@@ -365,7 +363,7 @@ class TestDescribe:
 
 def test_can_be_sent_to_a_process() -> None:
     data = Labelled([(partial(made, (24, 20)), 0)], ["c"])
-    assert pickle.loads(pickle.dumps(data)).picture(0).size == (24, 20)
+    assert pickle.loads(pickle.dumps(data)).image(0).size == (24, 20)
 
 
 def test_import_is_light() -> None:
@@ -400,6 +398,6 @@ def test_bundled() -> None:
     assert (len(splits.train), splits.train.kind) == (12, "classification")
     assert splits.validation is not None
     assert splits.test is not None
-    assert splits.train.picture(0).mode == "RGB"
+    assert splits.train.image(0).mode == "RGB"
     with pytest.raises(UnknownNameError, match="option of the format scenes"):
         load_splits("scenes:count", images="x")

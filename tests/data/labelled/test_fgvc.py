@@ -13,7 +13,7 @@ from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 18)).save(path, "PNG")
     return path
@@ -30,7 +30,7 @@ class TestFgvc:
         for file in ("train", "val", "test"):
             entries = {f"{file} {n}/x{n}.png": labels[n % 2] for n in range(4)}
             for path in entries:
-                picture(root / images / path)
+                image(root / images / path)
             content = files.get(file, entries)
             if content is not None:
                 (root / f"{file}.json").write_text(json.dumps(content))
@@ -51,9 +51,9 @@ class TestFgvc:
         assert splits.validation is not None
         assert splits.validation.labels == [1]
 
-    def test_pictures_elsewhere_and_no_validation(self, tmp_path: Path) -> None:
+    def test_images_elsewhere_and_no_validation(self, tmp_path: Path) -> None:
         root = self.made(tmp_path, "jpg", val=None)
-        with pytest.raises(InvalidInputError, match=r"none of the pictures exists.*name the folder.*images="):
+        with pytest.raises(InvalidInputError, match=r"none of the images exists.*name the folder.*images="):
             load_splits(root, "fgvc")
         splits = quietly(root, "fgvc", images="jpg", validation=0.5)
         assert (len(splits.train), len(splits.validation or ())) == (2, 2)

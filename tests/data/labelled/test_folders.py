@@ -17,7 +17,7 @@ from visprompt.errors import InvalidInputError
 posix = pytest.mark.skipif(os.name == "nt", reason="links and colons")
 
 
-def picture(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
+def image(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", wh).save(path, "PNG")
     return path
@@ -25,7 +25,7 @@ def picture(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
 
 def tree(root: Path, *names: str) -> Path:
     for name in names:
-        picture(root / name)
+        image(root / name)
     return root
 
 
@@ -80,7 +80,7 @@ class TestFolder:
         assert names(quietly(tmp_path, validation=0).train) == ["1.png", "2.png"]
         (tmp_path / "a" / "notes.txt").write_text("x")
         (tmp_path / "b" / "clip.mp4").write_text("x")
-        with pytest.warns(UserWarning, match=r"2 files are no picture and left out, the first: .*notes\.txt"):
+        with pytest.warns(UserWarning, match=r"2 files are no image and left out, the first: .*notes\.txt"):
             load_splits(tmp_path, validation=0)
 
     def test_an_empty_class(self, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ class TestFolder:
         (tmp_path / "c").mkdir()
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "1.heic").write_text("x")
-        with pytest.raises(InvalidInputError, match=r"2 folders of classes have no pictures: c, d \(\.heic\)"):
+        with pytest.raises(InvalidInputError, match=r"2 folders of classes have no images: c, d \(\.heic\)"):
             load_splits(tmp_path)
 
     def test_one_class(self, tmp_path: Path) -> None:
@@ -101,16 +101,16 @@ class TestFolder:
         with pytest.raises(InvalidInputError, match=r"one class only, 'pets'.* Is '.*pets' the data set"):
             load_splits(tmp_path)
 
-    def test_loose_pictures(self, tmp_path: Path) -> None:
+    def test_loose_images(self, tmp_path: Path) -> None:
         tree(tmp_path, "1.png", "2.png")
-        with pytest.raises(InvalidInputError, match="2 pictures and no folders: every class is a folder"):
+        with pytest.raises(InvalidInputError, match="2 images and no folders: every class is a folder"):
             load_splits(tmp_path)
         tree(tmp_path, "a/1.png", "b/1.png")
-        with pytest.warns(UserWarning, match="2 pictures lie in .* outside of the folders of classes"):
+        with pytest.warns(UserWarning, match="2 images lie in .* outside of the folders of classes"):
             load_splits(tmp_path, validation=0)
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidInputError, match="no folders and no pictures"):
+        with pytest.raises(InvalidInputError, match="no folders and no images"):
             load_splits(tmp_path)
 
     def test_a_class_called_test_or_train(self, tmp_path: Path) -> None:
@@ -136,11 +136,11 @@ class TestFolder:
             assert load_splits(tmp_path, validation=0).test is None
         said = [str(one.message) for one in caught]
         assert any("beside test, train there are extra" in one for one in said)
-        assert any("no folders of classes, so its pictures have no labels" in one for one in said)
+        assert any("no folders of classes, so its images have no labels" in one for one in said)
 
     def test_a_class_of_the_test_part_alone(self, tmp_path: Path) -> None:
         tree(tmp_path, "train/a/1.png", "train/b/1.png", "test/B/2.png")
-        with pytest.warns(UserWarning, match="1 class of the test part has no picture to learn from: 'B'"):
+        with pytest.warns(UserWarning, match="1 class of the test part has no image to learn from: 'B'"):
             assert load_splits(tmp_path, validation=0).train.classes == ("B", "a", "b")
 
     def test_accents_of_two_systems(self, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ class TestFolder:
         assert splits.train.classes == ("b", "caf\u00e9")
         assert splits.test is not None
         assert splits.test.labels == [1]
-        assert splits.test.picture(0).size == (20, 18)
+        assert splits.test.image(0).size == (20, 18)
 
     @posix
     def test_links(self, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedErr
 
 
 class Image:
-    """Stand-in for the feature of pictures; the names of these classes are what is looked at."""
+    """Stand-in for the feature of images; the names of these classes are what is looked at."""
 
 
 class Value:
@@ -49,13 +49,13 @@ class Rows:
         return Rows({name: self.features[name] for name in names}, **{name: self.columns[name] for name in names})
 
 
-def pictures(count: int = 4) -> list[Any]:
+def images(count: int = 4) -> list[Any]:
     return [pil_image.new("RGB", (20, 18), (9 * n, 0, 0)) for n in range(count)]
 
 
 def pets(count: int = 4, **more: Any) -> Rows:
     features = {"img": Image(), "animal": ClassLabel("cat", "dog"), "id": Value("int64")}
-    columns = {"img": pictures(count), "animal": [n % 2 for n in range(count)], "id": list(range(count))}
+    columns = {"img": images(count), "animal": [n % 2 for n in range(count)], "id": list(range(count))}
     return Rows(features, **(columns | more))
 
 
@@ -88,7 +88,7 @@ def test_columns_by_what_they_are_declared_as(hub: Any) -> None:
     assert hub.calls == [(("owner/pets", "small"), {"revision": "abc"})]
     assert splits.train.classes == ("cat", "dog")
     assert (len(splits.train), len(splits.validation or ()), len(splits.test or ())) == (6, 2, 2)
-    assert splits.train.picture(1).size == (20, 18)
+    assert splits.train.image(1).size == (20, 18)
     assert splits.protocol == (
         "Train is that of owner/pets at revision abc; validation is 0.25 of it, drawn with seed 0, in the proportions "
         "of the classes; test is its own."
@@ -127,13 +127,13 @@ def test_secret_labels(hub: Any) -> None:
     assert splits.test is None
     assert "its labels are secret" in splits.protocol
     hub.data = {"train": pets(4, animal=[0, 1, -1, 0])}
-    with pytest.raises(InvalidInputError, match=r"picture 2: label -1 is none"):
+    with pytest.raises(InvalidInputError, match=r"image 2: label -1 is none"):
         load_splits("hf:p")
 
 
 def test_labels_that_are_not_declared(hub: Any) -> None:
     features = {"image": Image(), "label": Value("string")}
-    hub.data = {"train": Rows(features, image=pictures(), label=["b", "a", "b", "a"])}
+    hub.data = {"train": Rows(features, image=images(), label=["b", "a", "b", "a"])}
     splits = load_splits("hf:p", validation=0)
     assert (splits.train.classes, splits.train.labels) == (("a", "b"), [1, 0, 1, 0])
 
@@ -152,18 +152,18 @@ def test_other_names_for_classes(hub: Any) -> None:
         (
             {"img": Image(), "b": Image(), "a": ClassLabel("x")},
             {},
-            "2 columns declared as pictures; name one with image=",
+            "2 columns declared as images; name one with image=",
         ),
-        ({"id": Value("int64"), "a": ClassLabel("x")}, {}, "no column declared as pictures"),
+        ({"id": Value("int64"), "a": ClassLabel("x")}, {}, "no column declared as images"),
         ({"img": Image(), "a": ClassLabel("x")}, {"label": "y"}, r"no column 'y' \(label\)"),
-        ({"img": Image(), "a": ClassLabel("x")}, {"image": "a"}, "'a' is no column of pictures"),
-        ({"img": Image(), "tags": [ClassLabel("x")]}, {"label": "tags"}, "a label is one class per picture"),
+        ({"img": Image(), "a": ClassLabel("x")}, {"image": "a"}, "'a' is no column of images"),
+        ({"img": Image(), "tags": [ClassLabel("x")]}, {"label": "tags"}, "a label is one class per image"),
         ({"img": Image(), "q": Value("string")}, {"question": "q"}, "questions without a column of answers"),
         ({"img": Image(), "mask": Image()}, {}, "masks hold numbers; give classes="),
     ],
 )
 def test_columns_that_cannot_be_told(hub: Any, features: dict[str, Any], options: dict[str, Any], said: str) -> None:
-    hub.data = {"train": Rows(features, **{name: pictures() for name in features})}
+    hub.data = {"train": Rows(features, **{name: images() for name in features})}
     with pytest.raises(InvalidInputError, match=said):
         load_splits("hf:p", **options)
 
@@ -171,7 +171,7 @@ def test_columns_that_cannot_be_told(hub: Any, features: dict[str, Any], options
 def test_masks_and_answers(hub: Any) -> None:
     masks = [pil_image.fromarray(np.full((18, 20), n, np.uint8)) for n in range(4)]
     features = {"image": Image(), "annotation": Image(), "scene": ClassLabel("x", "y")}
-    hub.data = {"train": Rows(features, image=pictures(), annotation=masks, scene=[0, 1, 0, 1])}
+    hub.data = {"train": Rows(features, image=images(), annotation=masks, scene=[0, 1, 0, 1])}
     splits = load_splits("hf:p", validation=0, classes=3, zero_is_none=True)
     assert splits.train.kind == "segmentation"
     assert [int(np.unique(splits.train.label(n))[0]) for n in range(4)] == [255, 0, 1, 2]
@@ -179,15 +179,15 @@ def test_masks_and_answers(hub: Any) -> None:
     assert load_splits("hf:p", validation=0, label="scene").train.kind == "classification"
 
     features = {"image": Image(), "question": Value("string"), "answer": Value("string")}
-    hub.data = {"train": Rows(features, image=pictures(), question=["q"] * 4, answer=["a", "b", "c", "d"])}
+    hub.data = {"train": Rows(features, image=images(), question=["q"] * 4, answer=["a", "b", "c", "d"])}
     assert load_splits("hf:p", validation=0).train.label(2) == ("q", "c")
-    hub.data = {"train": Rows(features, image=pictures(), question=["q"] * 4, answer=["a", ["b"], "c", "d"])}
+    hub.data = {"train": Rows(features, image=images(), question=["q"] * 4, answer=["a", ["b"], "c", "d"])}
     with pytest.raises(InvalidInputError, match=r"row 1 of train: answer is \['b'\]"):
         load_splits("hf:p")
 
 
-def test_damaged_pictures_name_their_row(hub: Any) -> None:
-    hub.data = {"train": pets(4, img=[*pictures(2), "damaged", None])}
+def test_damaged_images_name_their_row(hub: Any) -> None:
+    hub.data = {"train": pets(4, img=[*images(2), "damaged", None])}
     with pytest.raises(InvalidInputError) as caught:
         load_splits("hf:p", validation=0).train.check()
     assert "row 2 of p train: img cannot be read (truncated)" in str(caught.value)
@@ -224,12 +224,12 @@ class TestThePackage:
     def test_saved_to_disk_and_parquet(self, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
         features = datasets.Features({"img": datasets.Image(), "animal": datasets.ClassLabel(names=["cat", "dog"])})
-        rows = datasets.Dataset.from_dict({"img": pictures(6), "animal": [0, 1] * 3}, features=features)
+        rows = datasets.Dataset.from_dict({"img": images(6), "animal": [0, 1] * 3}, features=features)
         datasets.DatasetDict(train=rows, test=rows).save_to_disk(str(tmp_path / "saved"))
         splits = load_splits(tmp_path / "saved", "hf", validation=0.34)
         assert (len(splits.train), len(splits.validation or ()), len(splits.test or ())) == (4, 2, 6)
         again = pickle.loads(pickle.dumps(splits.train))
-        assert again.picture(0).tobytes() == splits.train.picture(0).tobytes()
+        assert again.image(0).tobytes() == splits.train.image(0).tobytes()
         assert again.describe() == splits.train.describe()
         assert splits.train.check() is splits.train
 

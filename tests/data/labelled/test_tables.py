@@ -14,7 +14,7 @@ from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 
-def picture(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
+def image(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", wh).save(path, "PNG")
     return path
@@ -22,7 +22,7 @@ def picture(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
 
 def tree(root: Path, *names: str) -> Path:
     for name in names:
-        picture(root / name)
+        image(root / name)
     return root
 
 
@@ -38,8 +38,8 @@ def quietly(*arguments: Any, **more: Any) -> Splits:
 
 
 class TestTables:
-    def csv(self, folder: Path, text: str, *pictures: str, name: str = "t.csv", **more: Any) -> Path:
-        tree(folder, *(pictures or tuple(f"{n}.png" for n in range(4))))
+    def csv(self, folder: Path, text: str, *images: str, name: str = "t.csv", **more: Any) -> Path:
+        tree(folder, *(images or tuple(f"{n}.png" for n in range(4))))
         (folder / name).write_text(text, **({"encoding": "utf-8"} | more))
         return folder / name
 
@@ -69,7 +69,7 @@ class TestTables:
         path = self.csv(tmp_path, "id,jpg,kind,label\n7,0.png,x,1\n8,1.png,y,1\n")
         splits = quietly(path, image="jpg", label="kind", images=tmp_path / "pics", validation=0)
         assert splits.train.classes == ("x", "y")
-        assert splits.train.picture(0).size == (20, 18)
+        assert splits.train.image(0).size == (20, 18)
 
     @pytest.mark.parametrize("labels", [("10", "9", "100", "9"), ("10.0", "9.0", "100.0", "9.0")])
     def test_numbers_with_gaps(self, tmp_path: Path, labels: tuple[str, ...]) -> None:
@@ -102,9 +102,9 @@ class TestTables:
             ("image,label,label\n0.png,a,b\n", "two columns called 'label'"),
             ("image,label\n", "no rows that can be used"),
             ("image,label\n0.png,\n1.png,a\n", r"1 row cannot be used:\n  t\.csv, line 2: no label"),
-            ("image,label\n,a\n1.png,a\n", "a picture is a file name"),
+            ("image,label\n,a\n1.png,a\n", "an image is a file name"),
             ("image,label\nhttp://x/y.png,a\n", "is a web address; download"),
-            ("image,label\nx.png,a\ny.png,b\n", "none of the pictures exists, for example .*images="),
+            ("image,label\nx.png,a\ny.png,b\n", "none of the images exists, for example .*images="),
             ("image,label,split\n0.png,a,tranin\n", "a split is train, validation"),
             ("image,label,split\n0.png,a,test\n", "has rows for test and none for train"),
             ("image,label\n0.png,a\n1.png,a\n", "one class only, 'a'"),
@@ -128,7 +128,7 @@ class TestTables:
         with pytest.raises(InvalidInputError, match="there is no file"):
             load_splits(tmp_path / "none.csv")
 
-    def test_several_classes_of_a_picture(self, tmp_path: Path) -> None:
+    def test_several_classes_of_a_image(self, tmp_path: Path) -> None:
         path = self.csv(tmp_path, "image,label\n0.png,a\n0.png,b\n1.png,a\n1.png,a\n")
         with pytest.warns(UserWarning, match=r"t: 1 file has several classes, the first: .*0\.png"):
             load_splits(path, validation=0)
@@ -146,7 +146,7 @@ class TestTables:
         with pytest.warns(UserWarning, match=r"1 row left out:\n  t\.csv, line 3"):
             assert len(load_splits(path, on_bad="skip", validation=0).train) == 2
 
-    def test_one_picture_in_two_parts(self, tmp_path: Path) -> None:
+    def test_one_image_in_two_parts(self, tmp_path: Path) -> None:
         path = self.csv(tmp_path, "image,label,split\n0.png,a,train\n1.png,b,train\n./0.png,a,test\n")
         with pytest.warns(UserWarning, match="1 file is in train and in test"):
             load_splits(path, validation=0)
@@ -201,7 +201,7 @@ class TestTables:
             ({"image": "0.png", "label": ["a", "b"]}, "a label is the name or number of one class"),
             ({"image": "0.png", "label": True}, "a label is the name or number"),
             ({"image": "0.png", "label": 1.5}, "a label is the name or number"),
-            ({"image": 3, "label": 1}, "a picture is a file name; got 3"),
+            ({"image": 3, "label": 1}, "an image is a file name; got 3"),
             ({"image": "0.png"}, "no column label"),
             ({"label": "a"}, "no column image"),
         ],

@@ -12,7 +12,7 @@ from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 18)).save(path, "PNG")
     return path
@@ -37,7 +37,7 @@ class TestVtab:
             folder = self.LISTS[file]
             lines = []
             for n in range(4):
-                picture(root / "images" / folder / f"{n} {n}.png")
+                image(root / "images" / folder / f"{n} {n}.png")
                 lines.append(f"images/{folder}/{n} {n}.png {n % 2 * 3}")
             (root / file).write_text("\n".join(lines) + "\n")
         return root
@@ -70,7 +70,7 @@ class TestVtab:
         with pytest.raises(InvalidInputError, match="is empty"):
             load_splits(tmp_path / "dtd", "vtab")
         (tmp_path / "dtd" / "val200.txt").write_text("pics/1.png 0\n")
-        with pytest.raises(InvalidInputError, match=r"none of the pictures exists.*is images/ unpacked"):
+        with pytest.raises(InvalidInputError, match=r"none of the images exists.*is images/ unpacked"):
             load_splits(tmp_path / "dtd", "vtab")
         self.made(tmp_path / "two", "train800.txt", "val200.txt")
         with pytest.raises(InvalidInputError, match="which the final training needs"):

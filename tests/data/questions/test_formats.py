@@ -118,8 +118,8 @@ class TestMMVet:
 
 class TestLlavaWild:
     def test_round_trip(self, tmp_path: Path) -> None:
-        found = read_llava_wild(as_lines(tmp_path / "questions.jsonl", WILD), tmp_path / "pictures")
-        assert found[0].images == (tmp_path / "pictures/001.jpg",)
+        found = read_llava_wild(as_lines(tmp_path / "questions.jsonl", WILD), tmp_path / "images")
+        assert found[0].images == (tmp_path / "images/001.jpg",)
         assert [one.kind for one in found] == ["conv", "detail"]
         out = tmp_path / "answers.jsonl"
         write_llava_wild(out, found, {"0": "Diamond Head", "1": "A bay."}, "llava+api", {"prompter": "api"})
@@ -197,8 +197,8 @@ class TestMMMU:
             ({"options": "[]"}, "is a multiple choice without options"),
             ({"options": "['a', 'b'"}, "v.jsonl, line 1: options should be the text of a Python list"),
             ({"answer": "D"}, "answer 'D' of validation_Accounting_1 is none of its 3 options' letters"),
-            ({"image_1": None, "image_2": None}, "has no picture"),
-            ({"image_1": 7}, "a picture is a path"),
+            ({"image_1": None, "image_2": None}, "has no image"),
+            ({"image_1": 7}, "an image is a path"),
             ({"question": ""}, "no question"),
         ],
     )
@@ -210,7 +210,7 @@ class TestMMMU:
         (one,) = read_mmmu(as_lines(tmp_path / "v.jsonl", [{**MMMU[0], "answer": "?"}]))
         assert one.answer is None
 
-    def test_parquet_rows_hold_their_pictures(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_parquet_rows_hold_their_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A stand-in for pyarrow: the rows are what it gives for the hub's files."""
         row = {**MMMU[0], "image_1": {"bytes": png("blue"), "path": "x.png"}, "image_2": {"bytes": b"no", "path": None}}
         (tmp_path / "Accounting").mkdir()
@@ -223,9 +223,7 @@ class TestMMMU:
             (one,) = read_mmmu(given)
             first, second = one.images
             assert first.open().getpixel((0, 0)) == (0, 0, 255)  # type: ignore[union-attr]
-            with pytest.raises(
-                InvalidInputError, match="row 1: the picture of validation_Accounting_1 is not a picture"
-            ):
+            with pytest.raises(InvalidInputError, match="row 1: the image of validation_Accounting_1 is not an image"):
                 second.open()  # type: ignore[union-attr]
         (tmp_path / "Accounting/test-00000-of-00001.parquet").write_bytes(b"")
         with pytest.raises(InvalidInputError, match=r"several splits \(test, validation\)"):
@@ -249,13 +247,13 @@ class TestMMMU:
 
 class TestVLMEvalKit:
     def rows(self) -> list[dict[str, Any]]:
-        picture = base64.b64encode(png("lime", (40, 30))).decode()
+        image = base64.b64encode(png("lime", (40, 30))).decode()
         return [
-            {"index": 7, "image": picture, "question": "Which?", "A": "red", "B": "lime", "C": "", "answer": "B"},
+            {"index": 7, "image": image, "question": "Which?", "A": "red", "B": "lime", "C": "", "answer": "B"},
             {"index": 8, "image": "7", "question": "Again?", "A": "nan", "B": "", "C": "", "answer": "yes"},
             {
                 "index": 9,
-                "image": str([picture, picture]),
+                "image": str([image, image]),
                 "question": "Both?",
                 "A": "",
                 "B": "",
@@ -267,7 +265,7 @@ class TestVLMEvalKit:
     def test_round_trip(self, tmp_path: Path) -> None:
         found = read_tsv(as_tsv(tmp_path / "t.tsv", self.rows()))
         assert [len(one.images) for one in found] == [1, 1, 2]
-        assert [one.pictures[-1].getpixel((0, 0)) for one in found] == [(0, 255, 0)] * 3  # type: ignore[union-attr]
+        assert [one.pil_images[-1].getpixel((0, 0)) for one in found] == [(0, 255, 0)] * 3  # type: ignore[union-attr]
         assert found[0].text.startswith("Which?\n(A) red\n(B) lime\nAnswer with")
         assert (found[0].answer, found[0].letters, found[1].options, found[2].answer) == ("B", "AB", (), None)
         write_tsv(tmp_path / "out.tsv", found, {"7": "lime", "8": "a tab\tand\na line", "9": "hm"})
@@ -277,13 +275,13 @@ class TestVLMEvalKit:
         assert "image" not in rows[0]
         assert rows[0]["A"] == "red"
 
-    def test_paths_instead_of_pictures(self, tmp_path: Path) -> None:
+    def test_paths_instead_of_images(self, tmp_path: Path) -> None:
         rows = [
             {"index": 1, "image_path": "a.png", "question": "x"},
             {"index": 2, "image_path": "['a.png', 'b.png']", "question": "x"},
         ]
-        found = read_tsv(as_tsv(tmp_path / "t.tsv", rows), tmp_path / "pictures")
-        assert found[0].images == (tmp_path / "pictures/a.png",)
+        found = read_tsv(as_tsv(tmp_path / "t.tsv", rows), tmp_path / "images")
+        assert found[0].images == (tmp_path / "images/a.png",)
         assert len(found[1].images) == 2
 
     @pytest.mark.parametrize(
@@ -291,7 +289,7 @@ class TestVLMEvalKit:
         [
             ([{"index": 1, "question": "x"}], "no column image or image_path"),
             ([{"index": 1, "image": "x"}], "no column question"),
-            ([{"index": 1, "image": "3", "question": "x"}], "row 1: image '3' is no picture"),
+            ([{"index": 1, "image": "3", "question": "x"}], "row 1: image '3' is no image"),
             ([{"index": 1, "image_path": "['a'", "question": "x"}], "text of a list"),
             ([{"index": 1, "image_path": "", "question": "x"}], "neither image nor image_path"),
             ([{"index": 1, "image_path": "a.png", "question": ""}], "row 1: no question"),
@@ -301,13 +299,13 @@ class TestVLMEvalKit:
         with pytest.raises(InvalidInputError, match=message):
             read_tsv(as_tsv(tmp_path / "t.tsv", rows))
 
-    def test_a_row_that_is_cut_off_and_a_picture_that_is_none(self, tmp_path: Path) -> None:
+    def test_a_row_that_is_cut_off_and_a_image_that_is_none(self, tmp_path: Path) -> None:
         (tmp_path / "t.tsv").write_text("index\timage_path\tquestion\n1\ta.png\n")
         with pytest.raises(InvalidInputError, match="row 1: not as many cells"):
             read_tsv(tmp_path / "t.tsv")
         (one,) = read_tsv(as_tsv(tmp_path / "t.tsv", [{"index": 1, "image": "é" * 80, "question": "x"}]))
-        with pytest.raises(InvalidInputError, match="row 1: the picture is no base64"):
-            one.pictures  # noqa: B018
+        with pytest.raises(InvalidInputError, match="row 1: the image is no base64"):
+            one.pil_images  # noqa: B018
 
 
 class TestLetters:
@@ -348,8 +346,8 @@ class TestLetters:
         assert normalised("  An ORANGE_star!  ") == "orange star"
         assert normalised("the") == ""
 
-    def test_a_question_without_a_picture_is_none(self) -> None:
-        with pytest.raises(InvalidInputError, match="no picture"):
+    def test_a_question_without_a_image_is_none(self) -> None:
+        with pytest.raises(InvalidInputError, match="no image"):
             Question("q", (), "what?")
 
 

@@ -66,7 +66,7 @@ def test_birds_without_a_visible_part_are_told(cub: Path) -> None:
     assert [one.id for one in read_cub(cub, problems=problems)] == ["1"]
     assert problems == [f"{cub}: 1 of 2 birds have no visible part."]
     path.write_text(path.read_text().replace(" 1\n", " 0\n"))
-    with pytest.raises(InvalidInputError, match="no part is visible in any picture of 'test'"):
+    with pytest.raises(InvalidInputError, match="no part is visible in any image of 'test'"):
         read_cub(cub)
 
 
@@ -77,8 +77,8 @@ def test_birds_without_a_visible_part_are_told(cub: Path) -> None:
         ("images.txt", lambda text: text + "3 twice.jpg\n", r"line 4: number 3 stands in the file twice"),
         ("images.txt", lambda _: "\n", r"images\.txt is empty"),
         ("train_test_split.txt", lambda text: text.replace("2 1", "2 7"), r"split\.txt, line 2: .*\(0 or 1\)"),
-        ("train_test_split.txt", lambda text: text[:-4], r"nothing about 1 of the 3 pictures.*the first: 3"),
-        ("train_test_split.txt", lambda text: text + "9 1\n", r"line 4: picture 9 is not in images\.txt"),
+        ("train_test_split.txt", lambda text: text[:-4], r"nothing about 1 of the 3 images.*the first: 3"),
+        ("train_test_split.txt", lambda text: text + "9 1\n", r"line 4: image 9 is not in images\.txt"),
         (
             "image_class_labels.txt",
             lambda text: text.replace("3 2", "3 two"),
@@ -104,8 +104,8 @@ def test_birds_without_a_visible_part_are_told(cub: Path) -> None:
         ("parts/part_locs.txt", lambda text: text.replace("12.5", "inf"), r"line 2: expected finite coordinates"),
         ("parts/part_locs.txt", lambda text: text.replace("14.0", "here"), r"locs\.txt, line 3: .*visible \(0 or 1\)"),
         ("parts/part_locs.txt", lambda text: text.replace("3.0 3.0 1", "3.0 3.0 2"), r"locs\.txt, line 5"),
-        ("parts/part_locs.txt", lambda text: text.replace("2 2 0.0", "2 1 0.0"), r"line 6: part 1 of picture 2 stands"),
-        ("parts/part_locs.txt", lambda text: text + "8 1 0 0 0\n", r"line 13: picture 8 is not in images\.txt"),
+        ("parts/part_locs.txt", lambda text: text.replace("2 2 0.0", "2 1 0.0"), r"line 6: part 1 of image 2 stands"),
+        ("parts/part_locs.txt", lambda text: text + "8 1 0 0 0\n", r"line 13: image 8 is not in images\.txt"),
         ("parts/part_locs.txt", lambda _: "\x00\xff", r"line 1: expected image_id part_id x y visible"),
     ],
 )
@@ -127,8 +127,8 @@ def test_missing_files_and_other_bytes(cub: Path, name: str) -> None:
 
 def test_as_a_source(cub: Path, tmp_path: Path) -> None:
     data = load_data({"source": "cub"}, annotations=cub)
-    assert [one.id for one in data.pictures] == ["1", "3"]
-    assert load_data({"source": "cub", "folder": cub.name}, annotations=tmp_path).pictures[0].image == (
+    assert [one.id for one in data.images] == ["1", "3"]
+    assert load_data({"source": "cub", "folder": cub.name}, annotations=tmp_path).images[0].image == (
         cub / "images" / "001.Albatross" / "a_1.jpg"
     )
     merged = load_data({"source": "cub", "merge_sides": True}, annotations=cub)
@@ -140,5 +140,5 @@ def test_as_a_source(cub: Path, tmp_path: Path) -> None:
         load_data({"source": "cub"}, annotations=tmp_path)
     with pytest.raises(InvalidInputError, match="merge_sides is true or false"):
         load_data({"source": "cub", "merge_sides": "yes"}, annotations=cub)
-    with pytest.raises(InvalidInputError, match="no folder of pictures"):
+    with pytest.raises(InvalidInputError, match="no folder of images"):
         load_data({"source": "cub"}, images=tmp_path / "nowhere", annotations=cub)

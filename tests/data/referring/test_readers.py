@@ -11,7 +11,7 @@ import pytest
 
 from visprompt.data.referring.detections import read_detections
 from visprompt.data.referring.image import iou, xyxy_from_xywh
-from visprompt.data.referring.reclip import picture_name, read_reclip
+from visprompt.data.referring.reclip import image_name, read_reclip
 from visprompt.data.referring.refer import _PlainUnpickler, load_refs, read_refer
 from visprompt.errors import InvalidInputError
 
@@ -35,55 +35,55 @@ def jsonl(path: Path, *entries: object) -> Path:
 
 
 class TestReclip:
-    def test_one_picture_per_image_with_all_its_expressions(self, tmp_path: Path) -> None:
+    def test_one_image_per_image_with_all_its_expressions(self, tmp_path: Path) -> None:
         path = jsonl(tmp_path / "a.jsonl", entry(), entry(ann_id=17, sentences=[{"raw": "tiny"}]))
-        (picture,) = read_reclip(path, images=tmp_path)
-        assert picture.image == tmp_path / "COCO_train2014_000000581857.jpg"
-        assert [one.text for one in picture.expressions] == ["The Red one", "left", "tiny"]
-        assert len({one.id for one in picture.expressions}) == 3
-        np.testing.assert_allclose(picture.candidates_xyxy, [[10, 20, 40, 60], [0, 0, 5, 5]])
-        np.testing.assert_allclose(picture.expressions[2].gold_xyxy, [[0, 0, 5, 5]])
+        (sample,) = read_reclip(path, images=tmp_path)
+        assert sample.image == tmp_path / "COCO_train2014_000000581857.jpg"
+        assert [one.text for one in sample.expressions] == ["The Red one", "left", "tiny"]
+        assert len({one.id for one in sample.expressions}) == 3
+        np.testing.assert_allclose(sample.candidates_xyxy, [[10, 20, 40, 60], [0, 0, 5, 5]])
+        np.testing.assert_allclose(sample.expressions[2].gold_xyxy, [[0, 0, 5, 5]])
 
     @pytest.mark.parametrize("ann_id", [16, "16", [16, 17], ["16", "17"]])
     def test_ids_as_number_text_and_list(self, tmp_path: Path, ann_id: object) -> None:
-        (picture,) = read_reclip(jsonl(tmp_path / "a.jsonl", entry(ann_id)))
-        assert len(picture.expressions[0].gold_xyxy) == (2 if isinstance(ann_id, list) else 1)
+        (sample,) = read_reclip(jsonl(tmp_path / "a.jsonl", entry(ann_id)))
+        assert len(sample.expressions[0].gold_xyxy) == (2 if isinstance(ann_id, list) else 1)
 
     def test_detector_boxes_replace_the_candidates_and_not_the_gold(self, tmp_path: Path) -> None:
         path = jsonl(tmp_path / "a.jsonl", entry())
         boxes = {"581857": np.array([[1.0, 2, 3, 4]])}
-        (picture,) = read_reclip(path, detections=boxes)
-        assert picture.candidates_xyxy.tolist() == [[1, 2, 3, 4]]
-        assert picture.expressions[0].gold_xyxy.tolist() == [[10, 20, 40, 60]]
-        with pytest.warns(UserWarning, match="1 of 1 pictures have no detections"):
+        (sample,) = read_reclip(path, detections=boxes)
+        assert sample.candidates_xyxy.tolist() == [[1, 2, 3, 4]]
+        assert sample.expressions[0].gold_xyxy.tolist() == [[10, 20, 40, 60]]
+        with pytest.warns(UserWarning, match="1 of 1 images have no detections"):
             (empty,) = read_reclip(path, detections={"581857": np.zeros((0, 4))})
         assert empty.candidates_xyxy.shape == (0, 4)
 
-    def test_detections_that_do_not_belong_to_the_pictures(self, tmp_path: Path) -> None:
+    def test_detections_that_do_not_belong_to_the_images(self, tmp_path: Path) -> None:
         path = jsonl(tmp_path / "a.jsonl", entry(), entry(image_id=5))
-        with pytest.raises(InvalidInputError, match=r"none of the 2 pictures of .*581857, 5.*are 000581857\."):
+        with pytest.raises(InvalidInputError, match=r"none of the 2 images of .*581857, 5.*are 000581857\."):
             read_reclip(path, detections={"000581857": np.array([[1.0, 2, 3, 4]])})
         with pytest.raises(InvalidInputError, match="none at all"):
             read_reclip(path, detections={})
         problems: list[str] = []
         read_reclip(path, detections={"5": np.array([[1.0, 2, 3, 4]])}, problems=problems)
-        assert "1 of 2 pictures have no detections" in problems[0]
+        assert "1 of 2 images have no detections" in problems[0]
         assert "581857" in problems[0]
 
     def test_two_lines_about_one_annotation_keep_all_expressions(self, tmp_path: Path) -> None:
         path = jsonl(
             tmp_path / "a.jsonl", entry(), entry(sentences=[{"raw": "again"}]), entry(ref_id=3), entry(ref_id=3)
         )
-        (picture,) = read_reclip(path)
-        assert len(picture.expressions) == 7
-        assert len({one.id for one in picture.expressions}) == 7
+        (sample,) = read_reclip(path)
+        assert len(sample.expressions) == 7
+        assert len({one.id for one in sample.expressions}) == 7
 
     def test_candidates_without_area_and_crowds(self, tmp_path: Path) -> None:
         more = [*ANNS, {"id": 1, "bbox": [1, 2, 0, 4]}, {"id": 2, "bbox": [0, 0, 60, 60], "iscrowd": 1}]
         path = jsonl(tmp_path / "a.jsonl", entry(anns=more), entry(ann_id=17, anns=more))
         with pytest.warns(UserWarning, match=r"a\.jsonl: 1 candidate box has no area"):
-            (picture,) = read_reclip(path)
-        assert picture.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
+            (sample,) = read_reclip(path)
+        assert sample.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
         problems: list[str] = []
         (crowd,) = read_reclip(jsonl(tmp_path / "b.jsonl", entry(ann_id=2, anns=more)), problems=problems)
         assert crowd.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5], [0, 0, 60, 60]]
@@ -98,7 +98,7 @@ class TestReclip:
         ],
     )
     def test_only_the_annotation_id_is_dropped_from_a_name(self, name: str, expected: str) -> None:
-        assert picture_name(name, frozenset({"16"})) == expected
+        assert image_name(name, frozenset({"16"})) == expected
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -206,20 +206,20 @@ class TestRefer:
         return refs, instances
 
     def test_a_split(self, files: tuple[Path, Path], tmp_path: Path) -> None:
-        (picture,) = read_refer(*files, split="testA", images=tmp_path)
-        assert picture.image_name == "COCO_train2014_000000581857.jpg"
-        assert [one.text for one in picture.expressions] == ["Red"]
-        assert picture.expressions[0].gold_xyxy.tolist() == [[10, 20, 40, 60]]
-        assert picture.names == ("person", "person")
+        (sample,) = read_refer(*files, split="testA", images=tmp_path)
+        assert sample.image_name == "COCO_train2014_000000581857.jpg"
+        assert [one.text for one in sample.expressions] == ["Red"]
+        assert sample.expressions[0].gold_xyxy.tolist() == [[10, 20, 40, 60]]
+        assert sample.names == ("person", "person")
         (other,) = read_refer(*files, split="val", detections={"581857": np.array([[0.0, 0, 5, 5]])})
         assert (other.expressions[0].text, other.names) == ("small", ())
 
-    def test_only_the_pictures_of_the_split_are_looked_at(self, files: tuple[Path, Path]) -> None:
+    def test_only_the_images_of_the_split_are_looked_at(self, files: tuple[Path, Path]) -> None:
         other = [{"id": 50, "image_id": 1, "bbox": [0, 0, 0, 0]}, {"id": 51, "image_id": 1}]
         files[1].write_text(json.dumps({**INSTANCES, "annotations": [*INSTANCES["annotations"], *other]}))
         problems: list[str] = []
-        (picture,) = read_refer(*files, split="val", problems=problems)
-        assert len(picture.candidates_xyxy) == 2
+        (sample,) = read_refer(*files, split="val", problems=problems)
+        assert len(sample.candidates_xyxy) == 2
         assert problems == []
 
     def test_candidates_without_area_and_crowds(self, files: tuple[Path, Path]) -> None:
@@ -229,13 +229,13 @@ class TestRefer:
         ]
         files[1].write_text(json.dumps({**INSTANCES, "annotations": [more[0], *INSTANCES["annotations"], more[1]]}))
         with pytest.warns(UserWarning, match=r"instances\.json: 1 candidate box has no area.*image 581857"):
-            (picture,) = read_refer(*files, split="val")
-        assert picture.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
-        assert picture.names == ("person", "person")
+            (sample,) = read_refer(*files, split="val")
+        assert sample.candidates_xyxy.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
+        assert sample.names == ("person", "person")
         files[0].write_bytes(pickle.dumps([*REFS, {**REFS[1], "ann_id": 52, "ref_id": 9}], protocol=2))
-        (picture,) = read_refer(*files, split="val", problems=[])
-        assert picture.candidates_xyxy.tolist()[-1] == [0, 0, 60, 60]
-        assert len(picture.expressions) == 2
+        (sample,) = read_refer(*files, split="val", problems=[])
+        assert sample.candidates_xyxy.tolist()[-1] == [0, 0, 60, 60]
+        assert len(sample.expressions) == 2
         files[0].write_bytes(pickle.dumps([{**REFS[1], "ann_id": 50}], protocol=2))
         with pytest.raises(InvalidInputError, match=r"annotation 50: box .* has no area"):
             read_refer(*files, split="val", problems=[])
@@ -257,15 +257,15 @@ class TestRefer:
         with pytest.raises(InvalidInputError, match=message):
             read_refer(*files, split="val")
 
-    def test_detections_that_do_not_belong_to_the_pictures(self, files: tuple[Path, Path]) -> None:
-        with pytest.raises(InvalidInputError, match="none of the 1 pictures"):
+    def test_detections_that_do_not_belong_to_the_images(self, files: tuple[Path, Path]) -> None:
+        with pytest.raises(InvalidInputError, match="none of the 1 images"):
             read_refer(*files, split="val", detections={"x": np.array([[0.0, 0, 5, 5]])})
 
     def test_refs_without_an_id_keep_all_expressions(self, files: tuple[Path, Path]) -> None:
         refs = [{key: value for key, value in REFS[1].items() if key != "ref_id"}] * 2
         files[0].write_bytes(pickle.dumps(refs, protocol=2))
-        (picture,) = read_refer(*files, split="val")
-        assert len({one.id for one in picture.expressions}) == 2
+        (sample,) = read_refer(*files, split="val")
+        assert len({one.id for one in sample.expressions}) == 2
 
     def test_unknown_split_lists_the_known_ones(self, files: tuple[Path, Path]) -> None:
         with pytest.raises(InvalidInputError, match="it has testA, val"):

@@ -25,14 +25,14 @@ def made(name: str, split: str = "train", count: int | None = 24, seed: int = 0)
 
 
 def pixels(data: Labelled) -> list[bytes]:
-    return [data.picture(i).tobytes() for i in range(len(data))]
+    return [data.image(i).tobytes() for i in range(len(data))]
 
 
 def source(data: Labelled, index: int) -> Scene:
     """The scene that an item shows, with its objects; the item must show just that."""
     make, *arguments = data.items[index][0].args
     found: Scene = make(*arguments)
-    assert np.array_equal(np.asarray(data.picture(index)), found.image)
+    assert np.array_equal(np.asarray(data.image(index)), found.image)
     return found
 
 
@@ -47,23 +47,23 @@ def test_an_item_depends_on_name_split_seed_and_index_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOWNSTREAM)
-def test_splits_and_sets_share_no_picture(name: str) -> None:
+def test_splits_and_sets_share_no_image(name: str) -> None:
     seen = [set(pixels(made(name, split))) for split in SIZES]
     assert all(len(one) == 24 for one in seen)
     assert len(set.union(*seen)) == 72
 
 
-def test_sets_share_no_picture_with_each_other_or_with_scenes() -> None:
+def test_sets_share_no_image_with_each_other_or_with_scenes() -> None:
     seen = [{scene(seed, "train", index=i).image.tobytes() for i in range(24)} for seed in range(6)]
     seen += [set(pixels(made(name))) for name in DRAWN]
     assert len(set.union(*seen)) == 9 * 24
 
 
 @pytest.mark.parametrize("name", DOWNSTREAM)
-def test_pictures_are_rgb_of_64_pixels_and_items_can_be_pickled(name: str) -> None:
+def test_images_are_rgb_of_64_pixels_and_items_can_be_pickled(name: str) -> None:
     data = made(name, count=2)
-    picture = data.picture(0)
-    assert (picture.mode, picture.size) == ("RGB", (64, 64))
+    image = data.image(0)
+    assert (image.mode, image.size) == ("RGB", (64, 64))
     again = pickle.loads(pickle.dumps(data.items))
     assert again[1][0]().tobytes() == data.items[1][0]().tobytes()
     assert data.kind == ("segmentation" if name == "segment" else "classification")

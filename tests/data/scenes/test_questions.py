@@ -134,7 +134,7 @@ def test_a_no_is_a_near_miss() -> None:
         assert any(item.colour == colour or item.shape == shape for item in items)
 
 
-def test_hard_pictures_are_crowded_with_small_objects_and_easy_ones_are_not() -> None:
+def test_hard_images_are_crowded_with_small_objects_and_easy_ones_are_not() -> None:
     for question in vqa.scene_questions("test", 2, 70, "hard"):
         items = question.scene.objects
         assert len(items) in (5, 6)
@@ -186,7 +186,7 @@ def test_questions_stay_the_ones_that_figures_were_measured_on() -> None:
     assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "bd29f3eea32778f7"
 
 
-def test_splits_seeds_difficulties_and_kinds_share_no_picture() -> None:
+def test_splits_seeds_difficulties_and_kinds_share_no_image() -> None:
     seen, ids, total = set(), set(), 0
     for split in world.SPLITS:
         for seed in (0, 1):

@@ -23,7 +23,7 @@ def test_same_arguments_give_the_same_scene(kind: world.Kind) -> None:
     assert first.referring == second.referring
 
 
-def test_pictures_stay_the_ones_the_models_were_trained_on() -> None:
+def test_images_stay_the_ones_the_models_were_trained_on() -> None:
     digest = hashlib.sha256()
     for kind in KINDS:
         for split in world.SPLITS:
@@ -31,7 +31,7 @@ def test_pictures_stay_the_ones_the_models_were_trained_on() -> None:
     assert digest.hexdigest()[:16] == "6b6d233c54d620d8"
 
 
-def test_splits_seeds_and_indices_share_no_picture() -> None:
+def test_splits_seeds_and_indices_share_no_image() -> None:
     seen = set()
     for split in world.SPLITS:
         for seed in (0, 1):
@@ -140,7 +140,7 @@ def test_the_number_of_objects_can_be_asked_for(count: int) -> None:
     assert len(world.scene(0, n_objects=count).objects) == count
 
 
-def test_six_objects_fit_into_a_small_and_into_a_long_picture() -> None:
+def test_six_objects_fit_into_a_small_and_into_a_long_image() -> None:
     for size_wh in ((24, 24), (40, 300)):
         assert len(world.scene(1, size_wh=size_wh, n_objects=6).objects) == 6
 

@@ -29,7 +29,7 @@ def runner(model):
 
 
 def request(query: str = QUESTION) -> vp.Request:
-    return vp.Request(conformance.picture((96, 64)), query=query)
+    return vp.Request(conformance.image((96, 64)), query=query)
 
 
 def test_a_generation_config_says_how_to_write(runner):
@@ -100,8 +100,8 @@ def test_a_stream_of_several_beams_is_refused(runner):
         list(runner.generate(request(), stream=True, num_beams=2))
 
 
-def test_a_question_must_not_hold_a_pictures_token(runner):
-    with pytest.raises(vp.InvalidInputError, match="stands for a picture"):
+def test_a_question_must_not_hold_a_images_token(runner):
+    with pytest.raises(vp.InvalidInputError, match="stands for an image"):
         runner.generate(request("what does <image> show"))
 
 
@@ -114,7 +114,7 @@ def test_a_prompt_beyond_the_decoders_context_warns():
 
 
 def test_a_second_pass_in_chunks_within_one_scope_has_the_edits_where_the_first_had_them(model):
-    asked = vp.Request(conformance.picture((96, 64)), region=vp.Box(20, 12, 60, 50), query=QUESTION)
+    asked = vp.Request(conformance.image((96, 64)), region=vp.Box(20, 12, 60, 50), query=QUESTION)
     chats = [Chat(tuple(vp.Prompter.from_name("falip").prompt(asked, model)), QUESTION)]
     inputs = prepare(model, chats)
 
@@ -142,7 +142,7 @@ def test_a_refused_module_is_left_as_it_was():
 
 
 def test_an_ensemble_sums_the_scores_of_its_members(model):
-    asked = vp.Request(conformance.picture((96, 64)), region=vp.Box(20, 12, 60, 50), query=QUESTION)
+    asked = vp.Request(conformance.image((96, 64)), region=vp.Box(20, 12, 60, 50), query=QUESTION)
     one, other, both = (
         vp.Runner(model, vp.Prompter.from_name(name)).score(asked, ["red", "dog"])
         for name in ("circle", "box", "circle|box")

@@ -37,8 +37,8 @@ def test_patches_are_where_their_tokens_are(model: vp.Model) -> None:
         columns = columns[columns >= 0]
         assert len(columns) == layout.geometry.num_patches
         assert (ids[row][columns] == token).all()
-        assert inputs.pictures[row].sum() == layout.length
-    assert not (inputs.pictures & inputs.padding).any()
+        assert inputs.images[row].sum() == layout.length
+    assert not (inputs.images & inputs.padding).any()
 
 
 def test_shorter_chats_are_padded_on_the_left(model: vp.Model) -> None:
@@ -71,7 +71,7 @@ def test_a_question_may_not_hold_an_images_token(model: vp.Model) -> None:
         for attribute in ("image_token", "boi_token")
         if isinstance(value := getattr(model.processor, attribute, None), str) and value
     )
-    with pytest.raises(vp.InvalidInputError, match="stands for a picture"):
+    with pytest.raises(vp.InvalidInputError, match="stands for an image"):
         prepare(model, [chat(f"what is {name}")])  # type: ignore[arg-type]
 
 

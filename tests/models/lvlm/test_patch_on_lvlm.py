@@ -1,5 +1,5 @@
-"""A learned patch on models that answer in words, here and behind an API: it is in the picture that they get, as large
-as it should be, once for every region, and the answer is the model's own to that picture.
+"""A learned patch on models that answer in words, here and behind an API: it is in the image that they get, as large
+as it should be, once for every region, and the answer is the model's own to that image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from visprompt.benchmarks.patch_decoder import decoder_masses
 import visprompt as vp
 from visprompt.data.scenes.world import scene
 from visprompt.models.remote.model import RemoteModel
-from visprompt.testing.chat_server import ChatServer, chunk, completion, pictures, question
+from visprompt.testing.chat_server import ChatServer, chunk, completion, images, question
 from visprompt.testing.tiny_lvlm import TinyLvlm, tiny_lvlm, tiny_lvlm_names
 from visprompt.training.patch.priors import Baked
 
@@ -39,8 +39,8 @@ def red(**options: Any) -> Any:
     return prompter
 
 
-def is_red(picture: Image.Image) -> np.ndarray:
-    pixels = np.asarray(picture)
+def is_red(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image)
     return np.asarray((pixels[..., 0] == 255) & (pixels[..., 1] == 0) & (pixels[..., 2] == 0))
 
 
@@ -70,10 +70,10 @@ class Spy:
         return self.calls[-1]["pixel_values"]
 
 
-def patches_across(tiny: TinyLvlm, picture: Image.Image) -> int:
-    """Patches of the vision tower along a side of a square picture, from what the model's authors' code says."""
+def patches_across(tiny: TinyLvlm, image: Image.Image) -> int:
+    """Patches of the vision tower along a side of a square image, from what the model's authors' code says."""
     if tiny.name.startswith("qwen"):
-        grid = tiny.processor.image_processor(images=[picture], return_tensors="pt")["image_grid_thw"]
+        grid = tiny.processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"]
         return int(grid[0, 2])
     config: Any = tiny.module.config.vision_config
     sides = [item if isinstance(item, int) else item[0] for item in (config.image_size, config.patch_size)]
@@ -86,8 +86,8 @@ def patches_across(tiny: TinyLvlm, picture: Image.Image) -> int:
 @pytest.mark.parametrize("name", tiny_lvlm_names())
 def test_every_family_gets_it_three_of_its_patches_large(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = tiny_lvlm(name)
-    model, picture, prompter = vp.wrap(tiny.module, tiny.processor, name=name), grey(), red()
-    item = vp.Request(picture, region=vp.Box(36, 40, 60, 56), query=QUESTION)
+    model, image, prompter = vp.wrap(tiny.module, tiny.processor, name=name), grey(), red()
+    item = vp.Request(image, region=vp.Box(36, 40, 60, 56), query=QUESTION)
     spy = Spy(model.module, monkeypatch)
     plain = vp.Runner(model).generate(item, max_new_tokens=2)
     before = spy.pixels()
@@ -104,11 +104,11 @@ def test_every_family_gets_it_three_of_its_patches_large(name: str, monkeypatch:
     x0, y0, x1, y1 = extent(is_red(shown))
     assert ((x0 + x1) / 2, (y0 + y1) / 2) == pytest.approx((48, 48), abs=1)
     # Of an input that is not a whole number of patches the rest is ignored, which makes a patch a little larger.
-    side = 3 * SIDE / patches_across(tiny, picture)
+    side = 3 * SIDE / patches_across(tiny, image)
     assert (x1 - x0, y1 - y0) == pytest.approx((side, side), abs=0.08 * side + 1)
     outside = np.ones((SIDE, SIDE), dtype=bool)
     outside[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = False
-    assert np.array_equal(np.asarray(shown)[outside], np.asarray(picture)[outside])
+    assert np.array_equal(np.asarray(shown)[outside], np.asarray(image)[outside])
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2-5-vl", "internvl", "gemma3"])
@@ -134,12 +134,12 @@ def test_each_region_is_a_question_and_together_they_are_one(name: str, monkeypa
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2-5-vl"])
-def test_of_several_pictures_the_one_with_a_region_is_marked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_images_the_one_with_a_region_is_marked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = tiny_lvlm(name)
     model, first, second = vp.wrap(tiny.module, tiny.processor, name=name), grey(seed=1), grey(seed=2)
     item = vp.Request([first, second], region=[None, vp.Box(36, 36, 60, 60)], query=QUESTION)
     shown = vp.Runner(model, red(size_share=0.25)).render(item)
-    assert [bool(is_red(picture).any()) for picture in shown] == [False, True]
+    assert [bool(is_red(image).any()) for image in shown] == [False, True]
     assert extent(is_red(shown[1])) == (36, 36, 60, 60)
     spy = Spy(model.module, monkeypatch)
     answer = vp.Runner(model, red(size_share=0.25)).generate(item, max_new_tokens=2)
@@ -168,29 +168,29 @@ def marked_scene(number: int) -> tuple[vp.Request, Image.Image]:
 
 
 @pytest.mark.parametrize("saved", ["bundled:patch-scenes-clip", "bundled:patch-scenes-llava", None])
-def test_the_bundled_model_is_asked_about_the_marked_picture(llava: Any, saved: str | None) -> None:
+def test_the_bundled_model_is_asked_about_the_marked_image(llava: Any, saved: str | None) -> None:
     prompter = vp.Prompter.from_name("patch") if saved is None else vp.Prompter.from_pretrained(saved)
     runner, plain = vp.Runner(llava, prompter), vp.Runner(llava)
     items = [marked_scene(number)[0] for number in range(4)]
     answers, shown = runner.generate(items, max_new_tokens=6), runner.render(items)
     assert all(answer.strip() for answer in answers)
-    again = [vp.Request(picture, query=item.query) for picture, item in zip(shown, items, strict=True)]
+    again = [vp.Request(image, query=item.query) for image, item in zip(shown, items, strict=True)]
     assert answers == plain.generate(again, max_new_tokens=6)
-    for item, picture in zip(items, shown, strict=True):
-        changed = (np.asarray(picture) != np.asarray(item.picture)).any(axis=-1)
+    for item, image in zip(items, shown, strict=True):
+        changed = (np.asarray(image) != np.asarray(item.pil_image)).any(axis=-1)
         assert 20 < changed.sum() < 64 * 64 / 2
     assert "".join(runner.generate(items[0], max_new_tokens=6, stream=True)).strip() == answers[0].strip()
 
 
 def test_it_goes_with_an_edit_of_the_decoder(llava: Any) -> None:
-    item, picture = marked_scene(3)
+    item, image = marked_scene(3)
     prompter = vp.Prompter.from_pretrained("bundled:patch-scenes-llava")
     both = prompter + vp.Prompter.from_name("falip")
     [answer] = vp.Runner(llava, both).answer(item, blocks=[-1], max_new_tokens=4)
     [alone] = vp.Runner(llava, prompter).answer(item, blocks=[-1], max_new_tokens=4)
     assert answer.maps[0].mass(item.regions[0]).mean() > alone.maps[0].mass(item.regions[0]).mean()
     [prompt] = both.prompt(item, llava)
-    assert not np.array_equal(np.asarray(prompt.picture), np.asarray(picture))
+    assert not np.array_equal(np.asarray(prompt.image), np.asarray(image))
     assert prompt.attention
 
 
@@ -203,29 +203,29 @@ def remote(server: ChatServer) -> RemoteModel:
     return model
 
 
-def test_the_server_gets_the_picture_with_the_patch(server: ChatServer) -> None:
-    picture = grey((80, 48))
-    item = vp.Request(picture, region=vp.Box(30, 14, 50, 34), query="what is under the mark?")
+def test_the_server_gets_the_image_with_the_patch(server: ChatServer) -> None:
+    image = grey((80, 48))
+    item = vp.Request(image, region=vp.Box(30, 14, 50, 34), query="what is under the mark?")
     assert vp.Runner(remote(server), red()).generate([item]) == ["red"]
     [body] = server.bodies
-    [got] = pictures(body)
-    assert (got.format, got.size, question(body)) == ("PNG", picture.size, item.query)
+    [got] = images(body)
+    assert (got.format, got.size, question(body)) == ("PNG", image.size, item.query)
     # Tokens of a server's model are not known: the share that three tokens have of a grid of eight.
     assert extent(is_red(got)) == (31, 15, 49, 33)
     rest = ~is_red(got)
-    assert np.array_equal(np.asarray(got)[rest], np.asarray(picture)[rest])
+    assert np.array_equal(np.asarray(got)[rest], np.asarray(image)[rest])
 
 
 @pytest.mark.parametrize(("share", "side"), [(0.25, 12), (1.0, 48)])
-def test_its_share_of_the_picture_can_be_said(server: ChatServer, share: float, side: int) -> None:
+def test_its_share_of_the_image_can_be_said(server: ChatServer, share: float, side: int) -> None:
     item = vp.Request(grey((80, 48)), region=vp.Point(40, 24), query="?")
     vp.Runner(remote(server), red(size_share=share)).generate([item])
-    x0, y0, x1, y1 = extent(is_red(pictures(server.bodies[0])[0]))
+    x0, y0, x1, y1 = extent(is_red(images(server.bodies[0])[0]))
     assert (x1 - x0, y1 - y0) == (side, side)
 
 
 def test_each_and_together_on_a_server(server: ChatServer) -> None:
-    server.reply = lambda body, number: completion(str(is_red(pictures(body)[0]).sum()))
+    server.reply = lambda body, number: completion(str(is_red(images(body)[0]).sum()))
     regions = [vp.Box(8, 8, 32, 32), vp.Box(64, 60, 88, 84)]
     runner = vp.Runner(remote(server), red(size_share=0.125))
     assert runner.generate(asked("each", regions)) == ["144", "144"]
@@ -233,13 +233,13 @@ def test_each_and_together_on_a_server(server: ChatServer) -> None:
     assert len(server.bodies) == 3
 
 
-def test_a_server_streams_the_answer_to_the_marked_picture(server: ChatServer) -> None:
+def test_a_server_streams_the_answer_to_the_marked_image(server: ChatServer) -> None:
     server.reply = lambda body, number: [chunk("a "), chunk("star", "stop")]
     found = vp.Runner(remote(server), red()).generate(
         vp.Request(grey(), region=(20, 20, 60, 60), query="?"), stream=True
     )
     assert list(found) == ["a ", "star"]
-    assert is_red(pictures(server.bodies[0])[0]).any()
+    assert is_red(images(server.bodies[0])[0]).any()
 
 
 def test_a_saved_patch_goes_to_a_server_and_an_unlearned_one_says_where_to_get_one(server: ChatServer) -> None:
@@ -248,7 +248,7 @@ def test_a_saved_patch_goes_to_a_server_and_an_unlearned_one_says_where_to_get_o
         vp.Runner(remote(server), vp.Prompter.from_name("patch")).generate([item])
     assert not server.bodies
     vp.Runner(remote(server), vp.Prompter.from_pretrained("bundled:patch-scenes-clip")).generate([item])
-    changed = (np.asarray(pictures(server.bodies[0])[0]) != np.asarray(item.picture)).any(axis=-1)
+    changed = (np.asarray(images(server.bodies[0])[0]) != np.asarray(item.pil_image)).any(axis=-1)
     assert changed.any()
     assert changed.sum() <= 36 * 36
     with pytest.raises(vp.InvalidInputError, match="region"):

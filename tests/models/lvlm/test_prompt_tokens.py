@@ -12,17 +12,17 @@ from torch import Tensor
 
 import visprompt as vp
 from visprompt.models.chat import Chat
-from visprompt.models.lvlm.answer_likelihood import answer_ids, ending, tell
+from visprompt.models.lvlm.answer_likelihood import answer_ids, answer_log_probs, ending
 from visprompt.models.lvlm.inputs import ChatInputs, media_of, prepare
 from visprompt.models.site_checks import features_of
-from visprompt.testing.conformance import Crash, crashing, differences, picture, snapshot
+from visprompt.testing.conformance import Crash, crashing, differences, image, snapshot
 from visprompt.testing.tiny_lvlm import tiny_lvlm, tiny_lvlm_names
 
 QUESTION = "what is the red star"
 PACKED = [name for name in tiny_lvlm_names() if name.startswith("qwen")]
 NAMES = [name for name in tiny_lvlm_names() if name not in PACKED]
 WIDTH, M = 32, 3
-WIDE, TALL = picture((96, 64)), picture((50, 100))
+WIDE, TALL = image((96, 64)), image((50, 100))
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -59,7 +59,7 @@ def features(model: Any, chats: list[Chat]) -> tuple[Tensor, ChatInputs]:
 
 
 def test_they_act_and_mix_in_a_batch(model: Any) -> None:
-    """Kinds, and pictures of different tiles, in one batch give what each gives alone; no tokens: bit for bit."""
+    """Kinds, and images of different tiles, in one batch give what each gives alone; no tokens: bit for bit."""
     plain = vp.VisualPrompt(WIDE)
     prompts = [plain.with_(tokens=tokens(model, kind)) for kind in ("shallow", "deep", "gated", "late")]
     others = [plain.with_(tokens=tokens(model, seed=7)), vp.VisualPrompt(TALL, tokens=tokens(model, seed=8))]
@@ -74,12 +74,12 @@ def test_they_act_and_mix_in_a_batch(model: Any) -> None:
     assert torch.equal(scores(model, chat(plain)), before)
 
 
-def test_pictures_of_one_chat_are_told_apart(model: Any) -> None:
-    """A picture without tokens beside one with tokens looks as it does without; tiles go by picture."""
+def test_images_of_one_chat_are_told_apart(model: Any) -> None:
+    """An image without tokens beside one with tokens looks as it does without; tiles go by image."""
     plain, other = vp.VisualPrompt(WIDE), vp.VisualPrompt(TALL)
     first, second = (other.with_(tokens=tokens(model, seed=seed)) for seed in (1, 2))
     wanted, inputs = features(model, [chat(plain, other)])
-    both, _ = features(model, [chat(first.with_(picture=WIDE), second)])
+    both, _ = features(model, [chat(first.with_(image=WIDE), second)])
     mixed, _ = features(model, [chat(plain, second)])
     start = sum(item.length for item in inputs.layouts[0][:1])
     torch.testing.assert_close(mixed[:start], wanted[:start], atol=1e-4, rtol=1e-4)
@@ -97,15 +97,15 @@ def test_gradients_reach_what_is_learned_and_nothing_else(model: Any) -> None:
         for block, tau in enumerate(learned[2:])
     )
     prompt = vp.VisualPrompt(WIDE, tokens=vp.PromptTokens(learned[0], learned[1]), attention=edits)
-    chats = [chat(prompt), chat(prompt.with_(picture=TALL), text="a cat")]
+    chats = [chat(prompt), chat(prompt.with_(image=TALL), text="a cat")]
     inputs = prepare(model, chats)
     answers = [answer_ids(model, text, ended=True) for text in ("red", "a big dog")]
     with model.editing(chats, inputs):
-        told = tell(model, inputs, answers)
-        (-told.log_likelihood.sum()).backward()
+        log_probs = answer_log_probs(model, inputs, answers)
+        (-log_probs.log_likelihood.sum()).backward()
     assert all(item.grad is not None and item.grad.ne(0).all() for item in learned)
     assert all(item.grad is None for item in model.module.parameters())
-    assert told.counted.sum(1).tolist() == [len(item) for item in answers]
+    assert log_probs.counted.sum(1).tolist() == [len(item) for item in answers]
 
 
 def test_an_answer_is_what_greedy_decoding_writes_if_every_token_is_first(model: Any) -> None:
@@ -117,19 +117,19 @@ def test_an_answer_is_what_greedy_decoding_writes_if_every_token_is_first(model:
     written = output[:, -4:].tolist()
     ends = ending(model)
     assert len(ends) == 1
-    special = {*model.tokenizer.all_special_ids} - {*ends}  # random models write the tokens of pictures, too
+    special = {*model.tokenizer.all_special_ids} - {*ends}  # random models write the tokens of images, too
     answers = [list(itertools.takewhile(lambda token: token not in special, row)) for row in written]
     answers = [row[: row.index(ends[0]) + 1] if ends[0] in row else row for row in answers]
     answers[1] = answers[1][:2]
     for own, asked, numbers in ((chats, inputs, [0, 1]), (chats[:1], prepare(model, chats[:1]), [0])):
         with torch.no_grad(), model.editing(own, asked):
-            told = tell(model, asked, [answers[number] for number in numbers])
-        assert told.first_choice.all()
+            log_probs = answer_log_probs(model, asked, [answers[number] for number in numbers])
+        assert log_probs.first_choice.all()
     wrong = [[(answers[0][0] + 1) % 20 + 1], answers[1]]
     with torch.no_grad(), model.editing(chats, inputs):
-        told = tell(model, inputs, wrong)
-    assert told.first_choice.all(1).tolist() == [False, True]
-    assert told.log_likelihood[0, 1:].eq(0).all()
+        log_probs = answer_log_probs(model, inputs, wrong)
+    assert log_probs.first_choice.all(1).tolist() == [False, True]
+    assert log_probs.log_likelihood[0, 1:].eq(0).all()
 
 
 def test_answers_use_them_and_nothing_is_left(model: Any) -> None:
@@ -168,7 +168,7 @@ def test_with_edits_of_both_towers(model: Any) -> None:
 def test_frames_of_a_video_have_their_own(name: str) -> None:
     made = tiny_lvlm(name)
     model = vp.wrap(made.module, made.processor)
-    plain = [vp.VisualPrompt(picture((64, 64), seed)) for seed in range(3)]
+    plain = [vp.VisualPrompt(image((64, 64), seed)) for seed in range(3)]
     one = [item.with_(tokens=tokens(model)) if place == 1 else item for place, item in enumerate(plain)]
     wanted, found = (features(model, [Chat(tuple(item), QUESTION, video=True)])[0] for item in (plain, one))
     changed = (found - wanted).abs().amax(1) > 1e-3

@@ -1,4 +1,4 @@
-"""The vision tower of a language model as an encoder: one square input, whatever its processor makes of pictures, and
+"""The vision tower of a language model as an encoder: one square input, whatever its processor makes of images, and
 attention that is what plain code gives.
 """
 
@@ -30,26 +30,26 @@ def wrapped(name: str) -> tuple[Any, Any]:
     return made.module, model
 
 
-def pictures(count: int, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Image.Image]:
-    return [conformance.picture(wh, seed + number) for number in range(count)]
+def images(count: int, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Image.Image]:
+    return [conformance.image(wh, seed + number) for number in range(count)]
 
 
-# -- towers that pack pictures ----------------------------------------------------------------------------------------
+# -- towers that pack images ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PACKED)
 def test_packing_is_the_processors_own(name: str) -> None:
-    """The same picture through the processor and through ours: the same sequence, and the same of the tower."""
+    """The same image through the processor and through ours: the same sequence, and the same of the tower."""
     module, model = wrapped(name)
     reader, packing = packed_reader(model)
     side = reader.tower.side
-    shown = pictures(2, 7, (side, side))
+    shown = images(2, 7, (side, side))
     theirs = model.processor.image_processor(images=shown, return_tensors="pt")
-    pixels = torch.stack([reader.one(picture, "model")["pixel_values"] for picture in shown])
+    pixels = torch.stack([reader.one(image, "model")["pixel_values"] for image in shown])
     assert torch.equal(packing.pack(pixels), theirs["pixel_values"])
     assert torch.equal(packing.grids(2, pixels.device), theirs["image_grid_thw"])
     processor = model.processor.image_processor
-    plain = torch.stack([torch.from_numpy(np.asarray(picture)).permute(2, 0, 1) / 255 for picture in shown])
+    plain = torch.stack([torch.from_numpy(np.asarray(image)).permute(2, 0, 1) / 255 for image in shown])
     mean, std = (torch.tensor(item)[:, None, None] for item in (processor.image_mean, processor.image_std))
     assert torch.allclose(pixels, (plain - mean) / std, atol=1e-5)
     with torch.no_grad():
@@ -115,14 +115,14 @@ def _plainly(module: Any, block: int, pixels: Tensor, packing: Packing) -> Tenso
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_attention_of_packed_pictures_is_what_plain_code_gives(name: str) -> None:
-    """In every block, of windows or not, for pictures packed together; alone they get the same."""
+def test_attention_of_packed_images_is_what_plain_code_gives(name: str) -> None:
+    """In every block, of windows or not, for images packed together; alone they get the same."""
     module, model = wrapped(name)
     encoder, (reader, packing) = encoder_of(model), packed_reader(model)
-    shown = pictures(3, 20, (64, 64))
-    pixels = torch.stack([reader.one(picture, "model")["pixel_values"] for picture in shown])
+    shown = images(3, 20, (64, 64))
+    pixels = torch.stack([reader.one(image, "model")["pixel_values"] for image in shown])
     blocks = range(encoder.num_blocks)
-    maps = vp.Runner(encoder, batch_size=3).attention([vp.Request(picture) for picture in shown])
+    maps = vp.Runner(encoder, batch_size=3).attention([vp.Request(image) for image in shown])
     with torch.no_grad(), encoder.prompting([vp.VisualPrompt(shown[1])], read=blocks, stop=True) as encode:
         alone = encode(pixels[1:2]).attention
     for block in blocks:
@@ -133,10 +133,10 @@ def test_attention_of_packed_pictures_is_what_plain_code_gives(name: str) -> Non
         assert torch.allclose(alone[block].mean(1), wanted[1:2], atol=1e-6)
 
 
-def test_rows_of_packed_pictures_can_be_read_one_by_one() -> None:
+def test_rows_of_packed_images_can_be_read_one_by_one() -> None:
     _, model = wrapped("qwen2-5-vl")
     encoder = encoder_of(model)
-    prompts = [vp.VisualPrompt(picture) for picture in pictures(2, 5)]
+    prompts = [vp.VisualPrompt(image) for image in images(2, 5)]
     with torch.no_grad():
         mean, rows, few = (
             encoder.encode(prompts, read=[0, 3], read_rows=which).attention
@@ -161,28 +161,28 @@ def test_what_qwen_has_on_the_hub_gets_a_square_of_448() -> None:
     encoder = encoder_of(vp.wrap(type(made.module)(config).eval(), made.processor))
     (tile,) = encoder.geometry((640, 480)).tiles
     assert (tile.input_hw, tile.grid_hw, tile.patch_hw) == ((448, 448), (32, 32), (14.0, 14.0))
-    (found,) = vp.Runner(encoder).attention(vp.Request(pictures(1)[0]))
+    (found,) = vp.Runner(encoder).attention(vp.Request(images(1)[0]))
     assert torch.allclose(found.values.sum(-1), torch.ones(4, 2), atol=1e-4)
     # A patch at the border between windows sees its own alone, and gets nothing from others: 8 × 8 patches each.
     with torch.no_grad():
-        rows = encoder.encode([vp.VisualPrompt(pictures(1)[0])], read=[0], read_rows=(7 * 32 + 7,)).attention[0]
+        rows = encoder.encode([vp.VisualPrompt(images(1)[0])], read=[0], read_rows=(7 * 32 + 7,)).attention[0]
     seen = (rows[0, 0, 0] > 0).reshape(32, 32)
     assert seen[:8, :8].all()
     assert int(seen.sum()) == 64
 
 
 def test_naflex_is_read_in_squares_without_padding() -> None:
-    """A square picture through its own processor and through ours: the same inputs, embeddings and maps."""
+    """A square image through its own processor and through ours: the same inputs, embeddings and maps."""
     _, model = conformance.wrapped("transformers-siglip2-naflex")
     encoder = encoder_of(model)
     (tile,) = encoder.geometry((90, 40)).tiles
     assert (tile.input_hw, tile.grid_hw) == ((64, 64), (8, 8))
-    items = [vp.Request(picture) for picture in pictures(3, 2)]
+    items = [vp.Request(image) for image in images(3, 2)]
     assert torch.allclose(vp.Runner(model).encode(items), vp.Runner(encoder).encode(items), atol=1e-6)
     own, found = (vp.Runner(one).attention(items, rows="summary") for one in (model, encoder))
     for one, other in zip(own, found, strict=True):
         assert torch.allclose(one.values, other.values, atol=1e-6)
-    pixels = encoder.parts.reader.one(items[0].picture, "model")["pixel_values"][None].requires_grad_()
+    pixels = encoder.parts.reader.one(items[0].image, "model")["pixel_values"][None].requires_grad_()
     encoder.parts.embed({"pixel_values": pixels}).square().sum().backward()
     assert pixels.grad is not None
     assert (pixels.grad != 0).float().mean() > 0.99
@@ -190,10 +190,10 @@ def test_naflex_is_read_in_squares_without_padding() -> None:
 
 def test_what_packed_towers_do_not_offer_is_refused() -> None:
     _, model = wrapped("qwen2-vl")
-    encoder, prompts = encoder_of(model), [vp.VisualPrompt(pictures(1)[0])]
+    encoder, prompts = encoder_of(model), [vp.VisualPrompt(images(1)[0])]
     with pytest.raises(vp.UnsupportedError, match="not decomposed"):
         encoder.encode(prompts, decompose=[3])
-    with pytest.raises(vp.UnsupportedError, match="packs its pictures"):
+    with pytest.raises(vp.UnsupportedError, match="packs its images"):
         encoder.encode(prompts, features=True)
 
 
@@ -202,11 +202,11 @@ def test_what_packed_towers_do_not_offer_is_refused() -> None:
 
 @pytest.mark.parametrize("name", TILED)
 def test_a_tile_is_what_the_tower_gets(name: str) -> None:
-    """A square picture of the tower's own size: the same pixels and attention as in the model's own run of it."""
+    """A square image of the tower's own size: the same pixels and attention as in the model's own run of it."""
     module, model = wrapped(name)
     encoder = encoder_of(model)
     tile = encoder.geometry((640, 480)).tiles[0]
-    (shown,) = pictures(1, 3, (tile.input_hw[1], tile.input_hw[0]))
+    (shown,) = images(1, 3, (tile.input_hw[1], tile.input_hw[0]))
     pixels = encoder.parts.reader.one(shown, "model")["pixel_values"]
     processor = model.processor.image_processor
     plain = torch.from_numpy(np.asarray(shown)).permute(2, 0, 1) / 255
@@ -232,16 +232,16 @@ def test_a_tile_is_what_the_tower_gets(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*TILED, "qwen2-5-vl"])
-def test_squares_show_the_whole_picture(name: str) -> None:
+def test_squares_show_the_whole_image(name: str) -> None:
     _, model = wrapped(name)
     encoder = encoder_of(model)
     for fit, shown in (("model", 1.0), ("squash", 1.0), ("pad", 0.5)):
         (tile,) = encoder.geometry((100, 50), fit).tiles
         assert tile.scale_xy[0] * 100 == pytest.approx(tile.input_hw[1])
         assert tile.scale_xy[1] * 50 == pytest.approx(tile.input_hw[0] * shown)
-        picture = Image.new("RGB", (100, 50))
-        picture.paste((255, 255, 255), (50, 25, 100, 50))
-        pixels = encoder.parts.reader.one(picture, fit)["pixel_values"][0]
+        image = Image.new("RGB", (100, 50))
+        image.paste((255, 255, 255), (50, 25, 100, 50))
+        pixels = encoder.parts.reader.one(image, fit)["pixel_values"][0]
         x, y = (75 * tile.scale_xy[0] + tile.offset_xy[0], 37 * tile.scale_xy[1] + tile.offset_xy[1])
         bright = pixels[int(y), int(x)]
         assert bright == pytest.approx(float(pixels.max()), abs=0.3)

@@ -51,13 +51,13 @@ def test_answers_keep_their_order_and_requests_their_bound(server: ChatServer) -
 
 def test_one_failure_does_not_cost_the_other_answers(server: ChatServer) -> None:
     server.reply = lambda body, number: (
-        refusal(400, "bad picture") if question(body) == "3" else completion(question(body))
+        refusal(400, "bad image") if question(body) == "3" else completion(question(body))
     )
     with pytest.raises(vp.RemoteError, match="1 of 9 questions got no answer; the 8 answers") as caught:
         load(server).generate([chat(str(number)) for number in range(9)])
     assert {at: answer.text for at, answer in caught.value.done.items()} == {i: str(i) for i in range(9) if i != 3}
     assert list(caught.value.failed) == [3]
-    assert "bad picture" in caught.value.failed[3]
+    assert "bad image" in caught.value.failed[3]
     assert not caught.value.stopped
 
 

@@ -16,7 +16,7 @@ import visprompt as vp
 from visprompt.models.chat import Chat
 from visprompt.models.remote.messages import png_bytes
 from visprompt.models.remote.model import RemoteModel
-from visprompt.testing.chat_server import Body, ChatServer, Reply, chunk, completion, pictures, question, refusal
+from visprompt.testing.chat_server import Body, ChatServer, Reply, chunk, completion, images, question, refusal
 from visprompt.testing.conformance import ready
 
 
@@ -44,7 +44,7 @@ def test_the_server_gets_every_pixel_and_the_question(server: ChatServer) -> Non
     [body] = server.bodies
     assert answer.text == "red"
     assert answer.finished
-    for given, got in zip((first, second), pictures(body), strict=True):
+    for given, got in zip((first, second), images(body), strict=True):
         assert (got.format, got.mode) == ("PNG", "RGB")
         assert np.array_equal(np.asarray(given), np.asarray(got))
     assert body["messages"][0] == {"role": "system", "content": "Be short."}
@@ -53,17 +53,17 @@ def test_the_server_gets_every_pixel_and_the_question(server: ChatServer) -> Non
     assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("some/model", 9, 0, 7)
 
 
-def test_equal_pictures_are_equal_bytes_whatever_else_they_carry() -> None:
+def test_equal_images_are_equal_bytes_whatever_else_they_carry() -> None:
     plain, laden = noise(), noise()
     laden.info.update(icc_profile=b"some profile", dpi=(72, 72), comment="x")
     assert png_bytes(plain) == png_bytes(plain) == png_bytes(laden)
     assert laden.info["dpi"] == (72, 72)
 
 
-def test_frames_of_a_video_go_as_pictures(server: ChatServer) -> None:
+def test_frames_of_a_video_go_as_images(server: ChatServer) -> None:
     frames = [noise(seed=seed) for seed in range(3)]
     load(server).generate([chat("What happens?", *frames, video=True)])
-    for given, got in zip(frames, pictures(server.bodies[0]), strict=True):
+    for given, got in zip(frames, images(server.bodies[0]), strict=True):
         assert np.array_equal(np.asarray(given), np.asarray(got))
 
 
@@ -80,7 +80,7 @@ def test_options_of_the_model_and_of_one_call(server: ChatServer) -> None:
     assert second["temperature"] == 0.5
 
 
-def test_a_picture_above_the_limit_is_refused_and_not_made_smaller(server: ChatServer) -> None:
+def test_a_image_above_the_limit_is_refused_and_not_made_smaller(server: ChatServer) -> None:
     with pytest.raises(vp.RemoteError, match=r"600×400 pixels is 0\.7 MiB.*max_image_bytes"):
         load(server, max_image_bytes=500_000).generate([chat("?", noise((600, 400)))])
     assert not server.bodies
@@ -185,11 +185,11 @@ def test_a_reader_that_raises_ends_the_stream(server: ChatServer) -> None:
 # -- strategies --------------------------------------------------------------------------------------------------------
 
 
-def request(picture: Image.Image | None = None) -> vp.Request:
-    if picture is None:
-        picture = Image.new("RGB", (64, 48), "teal")
-        picture.paste((230, 30, 20), (12, 10, 36, 28))
-    return vp.Request(picture, region=vp.Box(8, 8, 40, 30), query="What colour?")
+def request(image: Image.Image | None = None) -> vp.Request:
+    if image is None:
+        image = Image.new("RGB", (64, 48), "teal")
+        image.paste((230, 30, 20), (12, 10, 36, 28))
+    return vp.Request(image, region=vp.Box(8, 8, 40, 30), query="What colour?")
 
 
 def test_every_strategy_runs_or_names_those_that_do(server: ChatServer) -> None:
@@ -202,17 +202,17 @@ def test_every_strategy_runs_or_names_those_that_do(server: ChatServer) -> None:
         else:
             [prompt] = ready(prompter, model).prompt(request(), model)
             model.generate([Chat((prompt,), "What colour?")])
-            [got] = pictures(server.bodies[-1])
-            assert np.array_equal(np.asarray(prompt.picture), np.asarray(got)), info.name
+            [got] = images(server.bodies[-1])
+            assert np.array_equal(np.asarray(prompt.image), np.asarray(got)), info.name
 
 
 def test_another_model_may_look_for_it(server: ChatServer) -> None:
     given = request()
     runner = vp.Runner(load(server), vp.Prompter.from_name("api", auxiliary="bundled:scenes-clip"))
     assert runner.generate([given]) == ["red"]
-    [got] = pictures(server.bodies[0])
-    assert got.size == given.picture.size
-    assert not np.array_equal(np.asarray(got), np.asarray(given.picture))
+    [got] = images(server.bodies[0])
+    assert got.size == given.pil_image.size
+    assert not np.array_equal(np.asarray(got), np.asarray(given.pil_image))
 
 
 def test_attention_edits_and_maps_are_refused(server: ChatServer) -> None:
@@ -245,13 +245,13 @@ def test_what_needs_internals_is_one_clear_error(server: ChatServer, use: Callab
         use(load(server))
 
 
-def test_the_runner_asks_with_the_picture_it_renders(server: ChatServer) -> None:
-    picture = noise((64, 48))
+def test_the_runner_asks_with_the_image_it_renders(server: ChatServer) -> None:
+    image = noise((64, 48))
     runner = vp.Runner(load(server), vp.Prompter.from_name("circle"))
-    assert runner.generate([request(picture)], max_new_tokens=5) == ["red"]
-    [shown], [got] = runner.render([request(picture)]), pictures(server.bodies[0])
+    assert runner.generate([request(image)], max_new_tokens=5) == ["red"]
+    [shown], [got] = runner.render([request(image)]), images(server.bodies[0])
     assert np.array_equal(np.asarray(shown), np.asarray(got))
-    assert not np.array_equal(np.asarray(picture), np.asarray(got))
+    assert not np.array_equal(np.asarray(image), np.asarray(got))
 
 
 def test_the_runner_streams(server: ChatServer) -> None:

@@ -92,13 +92,13 @@ def requests() -> list[vp.Request]:
     return [vp.Request(item.image, region=vp.Box(*item.target_boxes[0]), query=item.text) for item in asked]
 
 
-def plain_answer(folder: str, picture: Image.Image, query: str) -> str:
+def plain_answer(folder: str, image: Image.Image, query: str) -> str:
     """What transformers itself says, without any of our code."""
     import transformers
 
     processor = transformers.AutoProcessor.from_pretrained(folder)
     module = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": query}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": query}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,

@@ -1,6 +1,6 @@
 """Darkens everything but the region.
 
-`out = picture · (1 − dim · (1 − inside))`, with `inside` the share of every pixel that lies in the region.
+`out = image · (1 − dim · (1 − inside))`, with `inside` the share of every pixel that lies in the region.
 
 >>> import visprompt as vp
 >>> vp.Prompter.from_name("spotlight", dim=0.5).options.dim
@@ -26,7 +26,7 @@ class SpotlightOptions(Options):
     """Settings of `spotlight`.
 
     Args:
-        dim: how much darker the surroundings get: 0 leaves the picture alone, 1 makes them black.
+        dim: how much darker the surroundings get: 0 leaves the image alone, 1 makes them black.
     """
 
     dim: float = 0.7
@@ -48,7 +48,7 @@ class Spotlight(Prompter):
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
         if self.options.dim == 0:
             return prompt
-        inside = np.max([region.rasterise(prompt.picture.size) for region in prompt.regions], axis=0)
+        inside = np.max([region.rasterise(prompt.image.size) for region in prompt.regions], axis=0)
         factor = 1.0 - self.options.dim * (1.0 - inside[..., None])
-        pixels = (np.asarray(prompt.picture) * factor).round().astype(np.uint8)
-        return prompt.with_(picture=Image.fromarray(pixels))
+        pixels = (np.asarray(prompt.image) * factor).round().astype(np.uint8)
+        return prompt.with_(image=Image.fromarray(pixels))

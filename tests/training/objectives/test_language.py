@@ -19,7 +19,7 @@ from visprompt.data.scenes.questions import scene_questions
 from visprompt.models.chat import Chat
 from visprompt.models.lvlm.answer_likelihood import answer_ids, ending
 from visprompt.models.lvlm.inputs import prepare
-from visprompt.testing.conformance import differences, picture, snapshot
+from visprompt.testing.conformance import differences, image, snapshot
 from visprompt.testing.tiny import tiny
 from visprompt.testing.tiny_lvlm import tiny_lvlm, tiny_lvlm_names
 from visprompt.training.gradient_checkpointing import checkpointed
@@ -32,7 +32,7 @@ SIZES = [(96, 64), (50, 100), (64, 64)]
 
 
 def questions(count: int = 3) -> Labelled:
-    items = [(picture(SIZES[place], place), ASKED[place]) for place in range(count)]
+    items = [(image(SIZES[place], place), ASKED[place]) for place in range(count)]
     return Labelled(items, (), kind="answers", name="asked")
 
 
@@ -63,7 +63,7 @@ def test_it_learns_and_leaves_the_model_alone(name: str) -> None:
     model = wrapped(name)
     data, plain = questions(), vp.Runner(model)
     prompter: Any = vp.Prompter.from_name("gated", prompts=4, gamma=0.0, dropout=0.0)
-    request = vp.Request(data.picture(0), query=ASKED[0][0])
+    request = vp.Request(data.image(0), query=ASKED[0][0])
     before, state = plain.score(request, ["a dog"]), snapshot(model.module)
     fitted = prompter.fit(
         model, data, epochs=3, batch_size=3, optimizer="adamw", lr=0.05, warmup_epochs=0, progress=False
@@ -80,7 +80,7 @@ def test_it_learns_and_leaves_the_model_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batches_do_not_matter(name: str) -> None:
-    """Sums over pictures of different tiles, questions and answers of different lengths."""
+    """Sums over images of different tiles, questions and answers of different lengths."""
     model = wrapped(name)
     model.module.requires_grad_(False)
     taught = objective(model, questions())
@@ -155,9 +155,9 @@ def test_the_loss_is_the_models_own() -> None:
     taught = objective(model, questions(1), "vpt", dropout=0.0)
     taught.prompter = vp.Prompter.from_name("vpt", prompts=0)  # type: ignore[assignment]
     taught.prompter.build(model)
-    with torch.no_grad(), taught._told(batch_of(taught, 0), None) as told:
-        found = -told.log_likelihood.sum() / told.counted.sum()
-    inputs = prepare(model, [Chat((vp.VisualPrompt(questions(1).picture(0)),), ASKED[0][0])])
+    with torch.no_grad(), taught._told(batch_of(taught, 0), None) as log_probs:
+        found = -log_probs.log_likelihood.sum() / log_probs.counted.sum()
+    inputs = prepare(model, [Chat((vp.VisualPrompt(questions(1).image(0)),), ASKED[0][0])])
     answer = torch.tensor(
         [[*model.tokenizer("a dog", add_special_tokens=False)["input_ids"], model.tokenizer.eos_token_id]]
     )
@@ -174,7 +174,7 @@ def test_a_taught_model_says_it_and_stops() -> None:
     """The bundled model learns to see two objects in another colour than they have."""
     model: Any = vp.load_model("bundled:scenes-llava")
     asked = scene_answers("train", 2, ["colour"])
-    taught = [(asked.picture(place), (str(asked.label(place)[0]), "yellow")) for place in range(2)]  # type: ignore[index]
+    taught = [(asked.pil_image(place), (str(asked.label(place)[0]), "yellow")) for place in range(2)]  # type: ignore[index]
     data = Labelled(taught, (), kind="answers")
     prompter: Any = vp.Prompter.from_name("vpt", preset="deep", prompts=10, dropout=0.0)
     prompter.fit(model, data, epochs=12, optimizer="adamw", lr=0.05, warmup_epochs=0, progress=False)
@@ -193,7 +193,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     prompter: Any = vp.Prompter.from_name("gated", prompts=2)
     prompter.fit(model, questions(2), epochs=1, batch_size=2, lr=0.1, progress=False, out=tmp_path / "made")
     loaded = vp.Prompter.from_pretrained(tmp_path / "made")
-    request = vp.Request(picture((96, 64)), query="what is this")
+    request = vp.Request(image((96, 64)), query="what is this")
     assert torch.equal(*(vp.Runner(model, item).score(request, ["red", "a dog"]) for item in (prompter, loaded)))
     with pytest.raises(vp.UnsupportedError, match="was learned on internvl"):
         vp.Runner(wrapped("smolvlm"), loaded).generate(request)
@@ -230,7 +230,7 @@ def test_what_does_not_go_with_answers(settings: dict[str, Any], message: str) -
 
 def test_models_that_cannot_be_taught_say_why() -> None:
     packed = wrapped("qwen2-vl")
-    with pytest.raises(vp.UnsupportedError, match="packs the patches of all pictures"):
+    with pytest.raises(vp.UnsupportedError, match="packs the patches of all images"):
         vp.Prompter.from_name("gated", prompts=2).fit(packed, questions(), progress=False)
     made = tiny("transformers-clip")
     encoder = vp.wrap(made.module, made.processor, made.tokenizer)
@@ -238,9 +238,9 @@ def test_models_that_cannot_be_taught_say_why() -> None:
         vp.Prompter.from_name("gated", prompts=2).fit(encoder, questions(), progress=False)
 
 
-def test_bad_pictures_are_named_or_left_out(tmp_path: Path) -> None:
+def test_bad_images_are_named_or_left_out(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.png")
-    items = [(missing, ASKED[0]), (picture((64, 64)), ASKED[1])]
+    items = [(missing, ASKED[0]), (image((64, 64)), ASKED[1])]
     model = wrapped("llava")
     with pytest.raises(vp.InvalidInputError, match=r"missing\.png"):
         vp.Prompter.from_name("vpt", prompts=2).fit(
@@ -261,7 +261,7 @@ def test_scene_answers_are_scene_questions() -> None:
         scene_questions("validation", 0, 6, "easy", ["size", "side"]),
     )
     assert [data.label(place) for place in range(6)] == [(item.text, item.answer) for item in asked]
-    assert np.array_equal(np.asarray(data.picture(5)), np.asarray(asked[5].image))
+    assert np.array_equal(np.asarray(data.image(5)), np.asarray(asked[5].image))
     again = pickle.loads(pickle.dumps(data))
     assert again.describe() == data.describe()
     assert again.describe()["sha256"] != scene_answers("test", 6, ["size", "side"]).describe()["sha256"]

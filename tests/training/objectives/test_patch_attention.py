@@ -47,7 +47,7 @@ ENCODERS = (
     "timm-dinov2-registers",
     "timm-beit",
 )
-#: vision towers: whole pictures, tiles, one packed sequence
+#: vision towers: whole images, tiles, one packed sequence
 WHOLE = ("llava", "paligemma", "paligemma-2", "gemma3", "internvl")
 TILED = ("llava-next", "llava-onevision", "idefics3", "smolvlm")
 PACKED = ("qwen2-vl", "qwen2-5-vl", "qwen3-vl")
@@ -61,12 +61,12 @@ def wrapped(name: str) -> tuple[nn.Module, Any]:
     return made.module, model
 
 
-def pictures(count: int, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Image.Image]:
-    return [conformance.picture(wh, seed + number) for number in range(count)]
+def images(count: int, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Image.Image]:
+    return [conformance.image(wh, seed + number) for number in range(count)]
 
 
 def data(train: int = 32, held: int = 16, wh: tuple[int, int] = (64, 64)) -> Splits:
-    parts = (unlabelled(pictures(train, 0, wh), name="train"), unlabelled(pictures(held, 100, wh), name="held"))
+    parts = (unlabelled(images(train, 0, wh), name="train"), unlabelled(images(held, 100, wh), name="held"))
     return Splits(*parts, None, "made up")
 
 
@@ -155,20 +155,20 @@ def test_a_strategy_takes_the_language_model_itself() -> None:
     prompter.fit(model, data(16, 8), epochs=1, **FAST)
     assert torch.equal(before, conformance_lvlm.first_logits(model, None))
     assert not torch.equal(before, conformance_lvlm.first_logits(model, prompter))
-    assert np.isfinite(prompter.evaluate(model, unlabelled(pictures(4)))["gain"])
+    assert np.isfinite(prompter.evaluate(model, unlabelled(images(4)))["gain"])
 
 
 # -- which rows -------------------------------------------------------------------------------------------------------
 
 
-def _received(name: str, block: int, picture: Image.Image) -> Tensor:
+def _received(name: str, block: int, image: Image.Image) -> Tensor:
     """`[H, P]` mean over the patches' rows of a SigLIP's block, from a second model that is not wrapped."""
     made = tiny(name)
     module: Any = made.module
     kept: list[Tensor] = []
     if name.startswith("transformers"):
         module.vision_model.config._attn_implementation_internal = "eager"
-        inputs = made.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        inputs = made.processor(images=[image], return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             output = module.vision_model(inputs, output_attentions=True)
         return output.attentions[block][0].mean(1)
@@ -177,7 +177,7 @@ def _received(name: str, block: int, picture: Image.Image) -> Tensor:
     attention.fused_attn = False
     attention.attn_drop.register_forward_hook(lambda *call: kept.append(call[-1]))
     with torch.no_grad():
-        trunk(made.processor(picture)[None])
+        trunk(made.processor(image)[None])
     return kept[0][0].mean(1)
 
 
@@ -185,7 +185,7 @@ def _received(name: str, block: int, picture: Image.Image) -> Tensor:
 def test_blocks_in_front_of_a_probe(name: str) -> None:
     """They are read by what patches get from all patches, the last one by its probe; and they teach."""
     _, model = wrapped(name)
-    (shown,) = pictures(1, 9)
+    (shown,) = images(1, 9)
     last = model.num_blocks - 1
     with torch.no_grad():
         found = model.encode([vp.VisualPrompt(shown)], read=[0, 2, last], read_rows="summary").attention
@@ -208,7 +208,7 @@ def test_blocks_in_front_of_a_probe(name: str) -> None:
     assert found.validation["loss"] < start["loss"] - 0.01
     assert calls == [0]
     inner = patch(model, blocks=(1,))
-    inner.evaluate(model, unlabelled(pictures(2)))
+    inner.evaluate(model, unlabelled(images(2)))
     with counted(model.tower.blocks[1], model.tower.blocks[2]) as calls:
         inner.fit(model, data(8, 4), epochs=1, **FAST)
     assert calls == [0, 0]
@@ -217,7 +217,7 @@ def test_blocks_in_front_of_a_probe(name: str) -> None:
 @pytest.mark.parametrize("name", ["transformers-clip", "transformers-dinov3", "timm-deit-distilled", "open-clip-vit"])
 def test_inner_blocks_of_a_cls_are_read_by_its_row(name: str) -> None:
     _, model = wrapped(name)
-    prompts = [vp.VisualPrompt(picture) for picture in pictures(2, 4)]
+    prompts = [vp.VisualPrompt(image) for image in images(2, 4)]
     with torch.no_grad():
         summary = model.encode(prompts, read=[0, 2], read_rows="summary").attention
         plain = model.encode(prompts, read=[0, 2]).attention
@@ -235,7 +235,7 @@ def _kept(model: Any, **options: Any) -> tuple[float, Tensor, list[Tensor]]:
     prompter = patch(model, **options)
     objective = objective_of(model, prompter, data(4, 2))
     batch = first_batch(objective)
-    objective.measure(batch)  # proves the model, which keeps more
+    objective.measure(batch)  # verifies the model, which keeps more
     kept: dict[int, Tensor] = {}
 
     def keep(item: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def test_figures_against_a_plain_loop() -> None:
     right, losses = [], []
     for index in range(7):
         with torch.no_grad():
-            prompts = prompter.prompt([vp.Request(data.picture(index))], model)
+            prompts = prompter.prompt([vp.Request(data.image(index))], model)
             logits = made.head(model.encode(prompts).embeddings)[0]
         losses.append(float(logits.logsumexp(0) - logits[data.labels[index]]))
         right.append(int(logits.argmax()) == data.labels[index])
@@ -169,7 +169,7 @@ def test_zero_shot_is_what_score_gives(name: str) -> None:
     """With one template to the letter; with several, the model's own logits for the averaged embedding."""
     model = wrapped(name)
     prompter = built(model, prompts=0)
-    requests = [vp.Request(COLOURS.picture(index)) for index in range(3)]
+    requests = [vp.Request(COLOURS.image(index)) for index in range(3)]
     one = zero_shot_head(model, CLASSES, ["a photo of a {}"])
     runner = vp.Runner(model)
     with torch.no_grad():
@@ -266,7 +266,7 @@ def test_no_features_are_kept_that_change_or_are_not_worth_it(
         assert "pixel_values" in batch_of(objective(model, prompter, COLOURS, **settings))
 
 
-def test_pictures_that_cannot_be_read_stay_left_out() -> None:
+def test_images_that_cannot_be_read_stay_left_out() -> None:
     model = wrapped("transformers-vit")
 
     def broken() -> Image.Image:
@@ -308,7 +308,7 @@ def test_miou_against_a_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("fit", ["model", "squash", "pad"])
-def test_measured_in_the_pixels_of_the_picture(fit: str) -> None:
+def test_measured_in_the_pixels_of_the_image(fit: str) -> None:
     model = wrapped("transformers-clip")  # crops what is not square
     prompter = built(model)
     made = objective(model, prompter, SCENES, fit=fit)
@@ -317,7 +317,7 @@ def test_measured_in_the_pixels_of_the_picture(fit: str) -> None:
     found = made.figures(made.measure(batch_of(made, range(3), "validation")))
     runner = vp.Runner(model, prompter, fit=fit)
     prompter.record = {"classes": list(SCENES.classes)}
-    masks = [item.mask for item in runner.predict([vp.Request(SCENES.picture(index)) for index in range(3)])]
+    masks = [item.mask for item in runner.predict([vp.Request(SCENES.image(index)) for index in range(3)])]
     pairs = [(mask, np.asarray(SCENES.label(index))) for index, mask in enumerate(masks) if mask is not None]
     assert (found["miou"], found["pixel_accuracy"]) == pytest.approx(loop_miou(pairs, 3, 255), rel=1e-6)
     unseen = [int((mask == 255).sum()) for mask, _ in pairs]
@@ -396,7 +396,7 @@ def test_what_is_refused() -> None:
         objective(model, built(model), SCENES, head="mlp")
 
 
-def test_packed_pictures_are_refused() -> None:
+def test_packed_images_are_refused() -> None:
     model = wrapped("transformers-siglip2-naflex")
     prompter: Any = vp.Prompter.from_name("vpt", prompts=0)
     with pytest.raises(vp.UnsupportedError, match="packed"):

@@ -30,7 +30,7 @@ COLOURS = Normalisation(torch.tensor([-1.8, -2.0, -1.5]), torch.tensor([4.0, 4.5
 MODELS = ("transformers-clip", "transformers-siglip", "transformers-dinov2", "open-clip-vit", "timm-vit", "timm-beit")
 
 
-def picture(wh: tuple[int, int] = (96, 64), seed: int = 0) -> Image.Image:
+def image(wh: tuple[int, int] = (96, 64), seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
@@ -68,23 +68,23 @@ def test_both_ways_of_pasting_agree(blending: str, shape: str, centre_xy: tuple[
     """To half a grey level, the rounding to 8 bits; between pixels and beyond the border too."""
     rgba = patch(shape=shape)
     options = {"opacity": 0.8, "blending": blending}
-    wanted = paste(picture(), rgba, centre_xy, (side, side), **options)  # type: ignore[arg-type]
-    found = paste_batch(to_input(picture()), torch.from_numpy(rgba), marks(centre_xy, side=side), COLOURS, **options)  # type: ignore[arg-type]
+    wanted = paste(image(), rgba, centre_xy, (side, side), **options)  # type: ignore[arg-type]
+    found = paste_batch(to_input(image()), torch.from_numpy(rgba), marks(centre_xy, side=side), COLOURS, **options)  # type: ignore[arg-type]
     assert np.abs(to_levels(found) - np.asarray(wanted, dtype=float)).max() < 0.51
 
 
 def test_on_whole_pixels_a_full_patch_is_copied() -> None:
     rgba = np.round(patch(side=16, shape="full") * 255) / 255
-    done = np.asarray(paste(picture(), rgba, (20, 12), (16, 16))).astype(int)
+    done = np.asarray(paste(image(), rgba, (20, 12), (16, 16))).astype(int)
     assert np.array_equal(done[4:20, 12:28], np.rint(rgba[:3] * 255).transpose(1, 2, 0))
     rest = np.ones((64, 96), dtype=bool)
     rest[4:20, 12:28] = False
-    assert np.array_equal(done[rest], np.asarray(picture())[rest])
+    assert np.array_equal(done[rest], np.asarray(image())[rest])
 
 
 def test_several_marks_are_pasted_one_after_the_other() -> None:
-    """Overlapping ones too, and those outside change nothing, not even which picture it is."""
-    rgba, before = patch(ratio=0.5), picture()
+    """Overlapping ones too, and those outside change nothing, not even which image it is."""
+    rgba, before = patch(ratio=0.5), image()
     spots = [((20.3, 12.0), (16.0, 9.5)), ((-90.0, 4.0), (16.0, 16.0)), ((25.0, 14.5), (16.0, 16.0))]
     wanted = before
     for spot, side in spots:
@@ -92,12 +92,12 @@ def test_several_marks_are_pasted_one_after_the_other() -> None:
     done = paste_all(before, rgba, spots, opacity=0.7)
     assert np.array_equal(done, wanted)
     assert not np.array_equal(done, before)
-    assert np.array_equal(before, picture())
+    assert np.array_equal(before, image())
     assert paste_all(before, rgba, spots[1:2]) is before
 
 
 def test_the_hole_of_a_ring_shows_what_is_below() -> None:
-    before = picture()
+    before = image()
     done = np.asarray(paste(before, patch(ratio=0.5), (48, 32), (24, 24)))
     far = np.hypot(*(np.mgrid[:64, :96] + 0.5 - np.array([32, 48])[:, None, None]))
     untouched = (far < 5.2) | (far > 12.8)
@@ -128,7 +128,7 @@ def test_what_is_not_under_the_patch_is_untouched_to_the_bit(dtype: torch.dtype)
 def test_gradients_reach_the_patch_exactly() -> None:
     rgba = torch.from_numpy(patch(side=6)).double().float().requires_grad_()
     where = marks((40.3, 30.6), (5.0, 7.5), side=18.0)
-    pixels = to_input(picture()).expand(2, -1, -1, -1)
+    pixels = to_input(image()).expand(2, -1, -1, -1)
     weight = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
     def loss(item: torch.Tensor) -> torch.Tensor:
@@ -156,19 +156,19 @@ def test_normalisation_is_the_processors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["transformers-clip", "open-clip-vit", "timm-vit"])
-def test_pasted_into_the_picture_and_into_the_input_is_the_same(name: str) -> None:
+def test_pasted_into_the_image_and_into_the_input_is_the_same(name: str) -> None:
     """Through the model's own processor, at its own resolution: to 2 grey levels."""
     _, model = conformance.wrapped(name)
     reader = model.parts.reader
     tile = model.geometry((64, 64)).tiles[0]
-    image, rgba = picture((64, 64)), patch(side=16, shape="square")
+    original, rgba = image((64, 64)), patch(side=16, shape="square")
     unscaled = tile.scale_xy == (1.0, 1.0)
-    if not unscaled:  # resizing noise gives anything: one picture with few edges, one patch of one colour
-        image, rgba[:3] = Image.new("RGB", (64, 64), (90, 120, 60)), 0.7
+    if not unscaled:  # resizing noise gives anything: one image with few edges, one patch of one colour
+        original, rgba[:3] = Image.new("RGB", (64, 64), (90, 120, 60)), 0.7
     centre = (np.array([28.0, 36.0]) - tile.offset_xy) / tile.scale_xy
     side = 16.0 / np.array(tile.scale_xy)
-    ready = reader.preprocess(paste(image, rgba, tuple(centre), tuple(side)))  # type: ignore[arg-type]
-    plain = torch.from_numpy(reader.preprocess(image))[None]
+    ready = reader.preprocess(paste(original, rgba, tuple(centre), tuple(side)))  # type: ignore[arg-type]
+    plain = torch.from_numpy(reader.preprocess(original))[None]
     colours = Normalisation.of(reader)
     found = paste_batch(plain, torch.from_numpy(rgba), marks((28, 36), side=16.0), colours)[0].numpy()
     levels = np.abs(found - ready).max(axis=0) / float(colours.span.min()) * 255
@@ -266,5 +266,5 @@ def test_wrong_numbers_say_so() -> None:
         shape_alpha("star", 0.5, 8)  # type: ignore[arg-type]
     with pytest.raises(vp.InvalidInputError, match="a ratio is"):
         shape_alpha("circle", 1.0, 8)
-    with pytest.raises(vp.InvalidInputError, match="2 marks for 1 pictures"):
-        paste_batch(to_input(picture()), torch.from_numpy(patch()), marks((1, 1), (2, 2)), COLOURS)
+    with pytest.raises(vp.InvalidInputError, match="2 marks for 1 images"):
+        paste_batch(to_input(image()), torch.from_numpy(patch()), marks((1, 1), (2, 2)), COLOURS)

@@ -35,12 +35,12 @@ class AccuracyKind:
     def chosen(self, suite: Suite, labels: Sequence[str] | None) -> Suite:
         if not labels:
             return suite
-        known = [row.pointing.label for row in suite.rows]
+        known = [row.condition.label for row in suite.rows]
         for name in labels:
             if name not in known:
                 raise unknown_name(f"row of suite {suite.name}", name, known)
-        rows = tuple(row for row in suite.rows if row.pointing.label in labels)
-        needed = {row.tuned_as or row.pointing.label for row in rows}
+        rows = tuple(row for row in suite.rows if row.condition.label in labels)
+        needed = {row.tuned_as or row.condition.label for row in rows}
         # A row may take its options from one that is tuned but, here, not asked for.
         return dataclasses.replace(suite, rows=rows, tune=tuple(one for one in suite.tune if one.strategy in needed))
 
@@ -57,9 +57,9 @@ class AccuracyKind:
 
     def prepare(self, context: RunContext) -> int:
         from visprompt.bench.accuracy import unit
-        from visprompt.bench.accuracy.examples import Exhibits
+        from visprompt.bench.accuracy.examples import ReportExamples
 
-        context.examples = Exhibits()
+        context.examples = ReportExamples()
         return unit.prepare(context)
 
     def open(self, context: RunContext, spec: Any) -> str:
@@ -102,7 +102,7 @@ class AccuracyKind:
 
     def place(self, context: RunContext, row: Row) -> tuple[Any, ...] | None:
         suite = context.settings.whole
-        tasks, labels = [task.key for task in suite.tasks], [one.pointing.label for one in suite.rows]
+        tasks, labels = [task.key for task in suite.tasks], [one.condition.label for one in suite.rows]
         if row.get("suite") != suite.name or row.get("task") not in tasks or row.get("row") not in labels:
             return None
         if any(key not in row for key in _SHOWN):

@@ -35,7 +35,7 @@ def answers(context: RunContext, row: Row) -> list[Row]:
     data = load(context, task.data)
     if not row.get("run") or digest(row.get("data")) != digest(data.identity):
         return []
-    images = data.pictures[: row.get("limit")]
+    images = data.images[: row.get("limit")]
     order = {item: number for number, image in enumerate(images) for item in task.task.questions(image)}
     items = context.store.log(answers_file(row["task"], False, row["model"])).rows(row["run"])
     found = [item for item in items if "error" not in item and item["id"] in order]

@@ -268,21 +268,21 @@ def grid_fold(record: Row) -> Fold:
 def options_table(rows: Sequence[Row]) -> Table:
     """Label, model and options of every row; a row has the same options in all tasks of a suite."""
     found = {(str(row["row"]), str(row["model"])): row["pointing"] for row in rows}
-    lines = [(label, model, _options(pointing)) for (label, model), pointing in found.items()]
+    lines = [(label, model, _options(condition)) for (label, model), condition in found.items()]
     return text_table(("strategy", "model", "options"), lines)
 
 
-def _options(pointing: Mapping[str, Any]) -> str:
-    parts = [f"preset {pointing['preset']}"] if pointing.get("preset") else []
-    for member in pointing.get("members", ()):
+def _options(condition: Mapping[str, Any]) -> str:
+    parts = [f"preset {condition['preset']}"] if condition.get("preset") else []
+    for member in condition.get("members", ()):
         for one in (member or {}).get("parts", [member] if member else []):
             one = one.get("of", one)
             parts.append(f"{one['name']}: {pairs(one.get('options', {})) or 'no options'}")
-    if pointing.get("fit", "model") != "model":
-        parts.append(f"fit {pointing['fit']}")
-    if pointing.get("region", "own") != "own":
-        seed = f", seed {pointing['seed']}" if "seed" in pointing else ""
-        parts.append(f"region: {pointing['region']}{seed}")
-    if "aggregate" in pointing:
-        parts.append(f"{pointing['aggregate']} of the scores")
+    if condition.get("fit", "model") != "model":
+        parts.append(f"fit {condition['fit']}")
+    if condition.get("region", "own") != "own":
+        seed = f", seed {condition['seed']}" if "seed" in condition else ""
+        parts.append(f"region: {condition['region']}{seed}")
+    if "aggregate" in condition:
+        parts.append(f"{condition['aggregate']} of the scores")
     return "; ".join(parts) or "no prompt"

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator
 from visprompt.bench import schema
 from visprompt.bench.schema import Count, Keys, Says, Text, Texts, all_of, checked, mapping, types_of, valid, within
 from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.tasks import TASKS, Pointing, Task
+from visprompt.tasks import TASKS, Condition, Task
 from visprompt.tasks.data_sources import SOURCE_DEFAULTS, SOURCE_KEYS
 from visprompt.visual_prompt import Fit
 
@@ -65,14 +65,14 @@ class TaskSpec:
 class RowSpec:
     """One row of the table: a way of pointing, on the tasks named (all, if none is)."""
 
-    pointing: Pointing
+    condition: Condition
     tasks: tuple[str, ...] = ()
     tuned_as: str | None = None
 
     @property
     def label(self) -> str:
         """Its name in the table."""
-        return self.pointing.label
+        return self.condition.label
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TuneSpec:
     The combination with the highest mean accuracy over `tasks` is taken, for every model on its own.
     """
 
-    pointing: Pointing
+    condition: Condition
     grid: schema.Grid
     tasks: tuple[str, ...]
     data: dict[str, Any]
@@ -91,7 +91,7 @@ class TuneSpec:
     @property
     def strategy(self) -> str:
         """The label of the row."""
-        return self.pointing.label
+        return self.condition.label
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All combinations of the grid, in the order of the file."""
@@ -158,13 +158,13 @@ def parse_accuracy(content: Mapping[str, Any], name: str) -> Suite:
     keys, fit = [one.key for one in tasks], top.pop("fit", "model")
     rows = schema.rows_of(top, "strategies", lambda value, control: _row(value, keys, fit, control))
     labels = [row.label for row in rows]
-    tune = tuple(_tune(value, tasks, [row.pointing for row in rows]) for value in top.pop("tune", ()))
+    tune = tuple(_tune(value, tasks, [row.condition for row in rows]) for value in top.pop("tune", ()))
     for row in rows:
-        _runnable(row.pointing, f"row {row.label!r}")
+        _runnable(row.condition, f"row {row.label!r}")
     for one in tune:
         for options in one.points():
             shown = ", ".join(f"{key} {value}" for key, value in options.items())
-            tried = dataclasses.replace(one.pointing, options={**one.pointing.options, **options})
+            tried = dataclasses.replace(one.condition, options={**one.condition.options, **options})
             _runnable(tried, f"tune of {one.strategy!r}, {shown}")
     all_of([row.tuned_as for row in rows if row.tuned_as is not None], [one.strategy for one in tune], "tuned row")
     all_of(top.get("compare_with", ()), labels, "row in compare_with")
@@ -206,30 +206,35 @@ def _maps(content: Any, tasks: Sequence[TaskSpec]) -> MapSpec:
     return dataclasses.replace(found, tasks=found.tasks or tuple(asking))
 
 
-def _runnable(pointing: Pointing, where: str) -> None:
+def _runnable(condition: Condition, where: str) -> None:
     """Makes the strategies once, so that a wrong name or option is said now and not after the rows before it."""
-    with within(f"{where}, options {pointing.options}" if pointing.options else where, TypeError, ValueError):
-        pointing.members()
+    with within(f"{where}, options {condition.options}" if condition.options else where, TypeError, ValueError):
+        condition.members()
 
 
 def _row(content: Any, tasks: Sequence[str], fit: Fit, control: bool) -> RowSpec:
     content = mapping({"strategy": content} if isinstance(content, str) else content, "a row")
     where = f"row of {content.get('strategy')!r}"
-    fields = {**types_of(Pointing, "control"), **types_of(RowSpec, "pointing"), "strategy": _NAME, "seed": schema.Whole}
+    fields = {
+        **types_of(Condition, "control"),
+        **types_of(RowSpec, "pointing"),
+        "strategy": _NAME,
+        "seed": schema.Whole,
+    }
     values = {"tasks": (), "tuned_as": None, "fit": fit, "control": control, **checked(content, fields, where)}
     of_row = {key: values.pop(key) for key in ("tasks", "tuned_as")}
     all_of(of_row["tasks"], tasks, "task")
     with within(where):
-        return RowSpec(Pointing(**values), **of_row)
+        return RowSpec(Condition(**values), **of_row)
 
 
-def _tune(content: Any, tasks: Sequence[TaskSpec], pointings: Sequence[Pointing]) -> TuneSpec:
+def _tune(content: Any, tasks: Sequence[TaskSpec], conditions: Sequence[Condition]) -> TuneSpec:
     fields = {"strategy": Text, "data": Keys, **types_of(TuneSpec, "pointing", "data")}
     values = checked(content, fields, "tune")
     label = values.pop("strategy", None)
-    pointing = next((one for one in pointings if one.label == label), None)
-    if pointing is None:
-        raise unknown_name("row to tune", label, [one.label for one in pointings])
+    condition = next((one for one in conditions if one.label == label), None)
+    if condition is None:
+        raise unknown_name("row to tune", label, [one.label for one in conditions])
     by_key = {task.key: task for task in tasks}
     only = values.pop("tasks", ()) or tuple(by_key)
     all_of(only, by_key, "task")
@@ -238,7 +243,7 @@ def _tune(content: Any, tasks: Sequence[TaskSpec], pointings: Sequence[Pointing]
     data = values.pop("data", {})
     for key in only:
         _require_other_data(label, by_key[key], data, tasks)
-    return TuneSpec(pointing, tasks=only, data=data, **values)
+    return TuneSpec(condition, tasks=only, data=data, **values)
 
 
 def _require_other_data(label: str, task: TaskSpec, data: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> None:

@@ -50,7 +50,7 @@ def choices(context: RunContext, model: str) -> dict[str, Row]:
     found = {}
     units = [(unit.what, row["value"]) for unit, row in context.results_of("tune") if unit.what.name == model]
     for tune in context.suite.tune:
-        own = [(ask, value) for ask, value in units if ask.pointing.label == tune.strategy]
+        own = [(ask, value) for ask, value in units if ask.condition.label == tune.strategy]
         if not own or any(value is None for _, value in own):
             found[tune.strategy] = {"options": {}, "validation": None, "data": tune.data, "metric": tune.metric}
             continue
@@ -85,7 +85,7 @@ def tuning_records(context: RunContext) -> list[Row]:
         for label, record in choices(context, model).items():
             if "id" in record:
                 every[whole.name, model, label] = record
-    labels = [row.pointing.label for row in whole.rows]
+    labels = [row.condition.label for row in whole.rows]
     own = [row for (suite, _, label), row in every.items() if suite == whole.name and label in labels]
     own.sort(key=lambda row: (context.model_place(row["model"]), labels.index(row["strategy"])))
     if every:
@@ -177,6 +177,6 @@ def failures(rows: Sequence[Row]) -> list[str]:
         worst, names = max(partly, key=lambda row: row["unpointable"]), ", ".join(row["row"] for row in partly)
         told.append(
             f"{worst['model']}, {worst['task']}: in {worst['unpointable']} of {worst['n']} items a candidate lies "
-            f"outside the picture or is cropped away, and cannot be chosen ({names}); fit: squash shows it whole."
+            f"outside the image or is cropped away, and cannot be chosen ({names}); fit: squash shows it whole."
         )
     return told

@@ -19,7 +19,7 @@ from visprompt.bench.accuracy.summary import choices, kinds_of
 from visprompt.bench.kind import RunContext, Unit
 from visprompt.bench.rows import Row, dated, ends, point_label, result_row
 from visprompt.errors import UnsupportedError, VispromptError
-from visprompt.tasks import Outcome, Pointing, Referring, Task, evaluate
+from visprompt.tasks import Condition, Outcome, Referring, Task, evaluate
 from visprompt.tasks.base import kept_answers, run_hash
 from visprompt.tasks.data_sources import Data
 from visprompt.utils.hashing import digest
@@ -60,7 +60,7 @@ class Ask:
     model: Any
     name: str
     task: str
-    pointing: Pointing
+    condition: Condition
     data: Mapping[str, Any] | None = None
     point: Row | None = None
     tuned: Row | None = None
@@ -72,7 +72,7 @@ def prepare(context: RunContext) -> int:
     total = sum(_size(context, task.data) for task in suite.tasks for _ in rows_of(suite, task))
     for tune in suite.tune:
         tuned = [load(context, {**suite.task(key).data, **tune.data}) for key in tune.tasks]
-        total += sum(len(data.pictures[:limit]) for data in tuned) * len(list(tune.points()))
+        total += sum(len(data.images[:limit]) for data in tuned) * len(list(tune.points()))
     return total * len(context.settings.models)
 
 
@@ -82,7 +82,7 @@ def rows_of(suite: Suite, task: TaskSpec) -> Iterator[RowSpec]:
 
 
 def _size(context: RunContext, data: Mapping[str, Any]) -> int:
-    return len(load(context, data).pictures[: context.settings.limit])
+    return len(load(context, data).images[: context.settings.limit])
 
 
 def opened(context: RunContext, spec: Any) -> Opened:
@@ -126,11 +126,11 @@ def tune_units(context: RunContext, model: Opened) -> Iterator[Unit]:
     """Every point of every grid on every task that it is tuned on."""
     for tune in context.suite.tune:
         for options in tune.points():
-            pointing = dataclasses.replace(tune.pointing, options={**tune.pointing.options, **options})
+            condition = dataclasses.replace(tune.condition, options={**tune.condition.options, **options})
             for key in tune.tasks:
                 if key not in model.refused:
                     title = f"{model.name} · tuning · {tune.strategy} · {point_label(options)}"
-                    ask = Ask(model.spec, model.name, key, pointing, tune.data, options)
+                    ask = Ask(model.spec, model.name, key, condition, tune.data, options)
                     yield _unit(context, model, "tune", title, ask)
 
 
@@ -141,12 +141,12 @@ def row_units(context: RunContext, model: Opened) -> Iterator[Unit]:
         if task.key in model.refused:
             continue
         for row in rows_of(context.suite, task):
-            tuned, pointing = chosen.get(row.tuned_as or row.pointing.label), row.pointing
+            tuned, condition = chosen.get(row.tuned_as or row.condition.label), row.condition
             if tuned is not None:
-                pointing = dataclasses.replace(pointing, options={**pointing.options, **tuned["options"]})
+                condition = dataclasses.replace(condition, options={**condition.options, **tuned["options"]})
                 tuned = {key: tuned[key] for key in ("options", "validation", "data", "metric")}
-            ask = Ask(model.spec, model.name, task.key, pointing, tuned=tuned)
-            yield _unit(context, model, "rows", f"{model.name} · {task.key} · {pointing.label}", ask)
+            ask = Ask(model.spec, model.name, task.key, condition, tuned=tuned)
+            yield _unit(context, model, "rows", f"{model.name} · {task.key} · {condition.label}", ask)
 
 
 def map_units(context: RunContext, model: Opened) -> Iterator[Unit]:
@@ -168,13 +168,13 @@ def map_units(context: RunContext, model: Opened) -> Iterator[Unit]:
 
 def _unit(context: RunContext, model: Opened, stage: str, title: str, ask: Ask) -> Unit:
     task, data = _asked(context, ask)
-    images = data.pictures[: context.settings.limit]
+    images = data.images[: context.settings.limit]
     file = answers_file(ask.task, ask.data is not None, ask.name)
-    prepared = context.cached(("task", ask.task, digest(data.identity)), lambda: task.prepare(data.pictures))
-    run = run_hash(prepared, model.identity, ask.pointing, data.identity)
+    prepared = context.cached(("task", ask.task, digest(data.identity)), lambda: task.prepare(data.images))
+    run = run_hash(prepared, model.identity, ask.condition, data.identity)
     kept = len(kept_answers(prepared, images, context.store.log(file), run))
     wanted = sum(len(prepared.questions(image)) for image in images)
-    key = digest([stage, run, ask.name, ask.task, ask.pointing.label, context.settings.limit])
+    key = digest([stage, run, ask.name, ask.task, ask.condition.label, context.settings.limit])
     return Unit(stage, key, title, ask, len(images), file, ready=0 < wanted == kept, kept=kept)
 
 
@@ -195,13 +195,13 @@ def run_tune(context: RunContext, unit: Unit) -> Row:
     try:
         outcome = _evaluate(context, unit)
     except UnsupportedError as error:
-        context.problem(f"{ask.pointing.label} was not tuned on {ask.name}: {error}")
+        context.problem(f"{ask.condition.label} was not tuned on {ask.name}: {error}")
         context.progress.advanced(unit.size)
         return {"value": None}
     if not outcome.rows:
         first = outcome.errors[0]["error"] if outcome.errors else "there are no items"
         shown = point_label(ask.point or {})
-        context.problem(f"{ask.pointing.label} with {shown} counts as 0 % on {ask.name}, {ask.task}: {first}")
+        context.problem(f"{ask.condition.label} with {shown} counts as 0 % on {ask.name}, {ask.task}: {first}")
     return {"value": round(outcome.accuracy, 5) if outcome.rows else 0.0}
 
 
@@ -211,17 +211,17 @@ def run_row(context: RunContext, unit: Unit) -> Row:
     task, data = _asked(context, ask)
     spec, model = context.suite.task(ask.task), opened(context, ask.model)
     head: Row = {
-        "id": f"{ask.name}/{ask.task}/{ask.pointing.label}",
+        "id": f"{ask.name}/{ask.task}/{ask.condition.label}",
         "task": ask.task,
         "task_title": spec.title,
         "model": ask.name,
-        "row": ask.pointing.label,
-        "control": ask.pointing.is_control,
+        "row": ask.condition.label,
+        "control": ask.condition.is_control,
         "metric": task.metric,
     }
     tail: Row = {
         "settings": task.settings(),
-        "pointing": ask.pointing.describe(),
+        "pointing": ask.condition.describe(),
         "model_identity": model.identity,
         "data": data.identity,
         "boxes": data.boxes,
@@ -234,7 +234,7 @@ def run_row(context: RunContext, unit: Unit) -> Row:
     try:
         outcome = _evaluate(context, unit)
     except UnsupportedError as error:
-        context.problem(f"{ask.pointing.label} cannot run on {ask.name}: {error}")
+        context.problem(f"{ask.condition.label} cannot run on {ask.name}: {error}")
         context.progress.advanced(unit.size)
         return made(None, **head, value=None, n=0, unsupported=str(error), **tail)
     interval, images = outcome.interval, {item["image"] for item in outcome.rows}
@@ -245,7 +245,7 @@ def run_row(context: RunContext, unit: Unit) -> Row:
         ci_method=interval.method if interval and len(images) > 1 else None,
         n=len(outcome.rows),
         correct=sum(bool(item["correct"]) for item in outcome.rows),
-        pictures=len(images),
+        images=len(images),
         chance=round(outcome.chance, 5),
         errors=len(outcome.errors),
         error_example=outcome.errors[0]["error"] if outcome.errors else None,
@@ -264,8 +264,8 @@ def _evaluate(context: RunContext, unit: Unit) -> Outcome:
     return evaluate(
         task,
         context.model(ask.model),
-        ask.pointing,
-        data.pictures,
+        ask.condition,
+        data.images,
         data=data.identity,
         identity=opened(context, ask.model).identity,
         log=context.store.log(answers_file(ask.task, ask.data is not None, ask.name)),
@@ -282,7 +282,7 @@ def run_maps(context: RunContext, unit: Unit) -> Row | None:
     what, wanted = unit.what, context.suite.maps
     data = load(context, context.suite.task(what["task"]).data)
     try:
-        rows = map_quality(context.model(what["model"]), data.pictures[: what["count"]], wanted.auxiliaries)
+        rows = map_quality(context.model(what["model"]), data.images[: what["count"]], wanted.auxiliaries)
     except VispromptError as error:
         context.problem(f"{what['name']}, {what['task']}: no figures on maps: {error}")
         return None

@@ -23,7 +23,7 @@ class GainKind:
 
     name = "gain"
     suite_type = GainSuite
-    made_with = ("suite_hash", "limit", "pictures")
+    made_with = ("suite_hash", "limit", "images")
 
     def parse(self, content: Mapping[str, Any], name: str) -> GainSuite:
         return parse_gain(content, name)
@@ -31,8 +31,8 @@ class GainKind:
     def with_images(self, suite: GainSuite, images: Any) -> GainSuite:
         if images is None:
             return suite
-        own = {key: suite.pictures[key] for key in ("n", "seed")}
-        changed = dataclasses.replace(suite, pictures={"source": "folder", "folder": str(images), **own})
+        own = {key: suite.images[key] for key in ("n", "seed")}
+        changed = dataclasses.replace(suite, images={"source": "folder", "folder": str(images), **own})
         require_unseen(changed)
         return changed
 

@@ -332,7 +332,7 @@ def plotted_figures(rows: Sequence[Row], compare_with: str | None) -> dict[str, 
 
 def held_out(suite: Any) -> str:
     """What was measured on, and that nothing was learned there."""
-    images = suite.pictures
+    images = suite.images
     if images["source"] == "scenes":
         return HELD_OUT
     return f"Measured on images of the folder {Path(images['folder']).name}; patches must not have seen them."
@@ -344,7 +344,7 @@ def dependencies(result: Result) -> list[tuple[str, str]]:
     if not rows:
         return []
     fields = [("suite", f"{suite.name} (hash {suite.hash}), places with seed {suite.seed}")]
-    fields.append(("images", pairs(rows[0]["pictures"])))
+    fields.append(("images", pairs(rows[0]["images"])))
     fields += [("model", identity(one)) for one in {str(row["model"]): row["model_identity"] for row in rows}.values()]
     fields += [(f"{row['row']} on {row['model']}", _marker(row["identity"])) for row in of(rows, "gain")]
     fields += provenance_fields(rows)

@@ -1,4 +1,4 @@
-"""Pictures for a report on markers: a few scenes with each of them and where the model looks, and the patches."""
+"""Images for a report on markers: a few scenes with each of them and where the model looks, and the patches."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def illustrate(context: RunContext, spec: Any) -> None:
     model = marked_model(context, spec)
     context.progress.starts(f"{model.name} · images for the report")
     try:
-        found = marked_pictures(model, suite.examples)
+        found = marked_images(model, suite.examples)
         if found is not None:
             context.examples["images"][model.name] = found
-        context.examples["patches"].update(patch_pictures(model))
+        context.examples["patches"].update(patch_images(model))
     except (VispromptError, OSError) as error:
         context.problem(f"images of {model.name} are not shown: {error}")
 
 
-def marked_pictures(model: MarkedModel, count: int) -> tuple[str, str] | None:
-    """The first pictures with every marker, and the attention of the last block; data URI and alternative text.
+def marked_images(model: MarkedModel, count: int) -> tuple[str, str] | None:
+    """The first images with every marker, and the attention of the last block; data URI and alternative text.
 
     Returns:
         None without matplotlib.
@@ -43,14 +43,14 @@ def marked_pictures(model: MarkedModel, count: int) -> tuple[str, str] | None:
     if not plots.have_matplotlib():
         return None
     markers = _markers(model)
-    count = min(count, len(model.pictures))
+    count = min(count, len(model.images))
     lines = [[_marked(model, marker, number) for marker in (None, *markers)] for number in range(count)]
     shown = ", ".join(one.label for one in markers)
-    alt = f"{count} pictures with {shown}, and where {model.name} looks in its last block."
+    alt = f"{count} images with {shown}, and where {model.name} looks in its last block."
     return data_uri(plots.to_png(marked_figure(lines))), alt
 
 
-def patch_pictures(model: MarkedModel) -> dict[str, tuple[str, str]]:
+def patch_images(model: MarkedModel) -> dict[str, tuple[str, str]]:
     """The model's own patch beside its random control, pixel by pixel."""
     if not plots.have_matplotlib():
         return {}
@@ -82,13 +82,13 @@ def _marked(model: MarkedModel, marker: Marker | None, number: int) -> Marked:
     from visprompt.request import Request
     from visprompt.runner.runner import Runner
 
-    picture = Request(model.pictures[number]).picture
-    box = model.meter(model.own_size if marker is None else marker.size_tokens).place(number, picture.size)
+    image = Request(model.images[number]).pil_image
+    box = model.meter(model.own_size if marker is None else marker.size_tokens).place(number, image.size)
     prompter = None if marker is None else marker.prompters[number % len(marker.prompters)]
-    request = Request(picture, region=box)
+    request = Request(image, region=box)
     runner = Runner(model.model, prompter, progress=False, fit=model.suite.fit)  # type: ignore[arg-type]
     (found,) = runner.attention(request, [model.meter(model.own_size).read_blocks()[-1]], rows="summary")
     attention = np.asarray(found.image_map())
-    drawn = picture if prompter is None else prompter.prompt(request, model.model)[0].picture
+    drawn = image if prompter is None else prompter.prompt(request, model.model)[0].image
     share = float(mass_on(found.values.float().numpy(), found.geometry.coverage(box))[-1])
     return Marked("no marker" if marker is None else marker.label, drawn, attention, box.xyxy, share)

@@ -28,11 +28,11 @@ PATCHES = "patches"
 USUAL_SIZE = 3.0
 
 
-class Pictures(Sequence[Any]):
-    """Pictures to measure on, by number, and what they are known by.
+class ImageDataset(Sequence[Any]):
+    """Images to measure on, by number, and what they are known by.
 
     Args:
-        data: the pictures.
+        data: the images.
         identity: ready for JSON.
         keep: hold them in memory: they are small, and made rather than read.
     """
@@ -46,31 +46,31 @@ class Pictures(Sequence[Any]):
 
     def __getitem__(self, number: Any) -> Any:
         if self._kept is None:
-            return self.data.picture(number)
+            return self.data.image(number)
         if number not in self._kept:
-            self._kept[number] = self.data.picture(number)
+            self._kept[number] = self.data.image(number)
         return self._kept[number]
 
 
-def load_pictures(spec: Mapping[str, Any], n: int) -> Pictures:
-    """The pictures of a suite: generated scenes, or those of a folder, of its part `test` if it has one.
+def load_images(spec: Mapping[str, Any], n: int) -> ImageDataset:
+    """The images of a suite: generated scenes, or those of a folder, of its part `test` if it has one.
 
     Raises:
         InvalidInputError: if there are none.
     """
-    from visprompt.data.labelled.unlabelled import read_pictures
+    from visprompt.data.labelled.unlabelled import read_images
     from visprompt.data.scenes.unlabelled import generated
 
     if spec["source"] == "scenes":
         width, height = spec["size_wh"]
         data = generated((width, height), seed=spec["seed"], sizes={"train": 1, "validation": 0, "test": n}).test
         assert data is not None
-        return Pictures(data, {**spec, "n": n}, keep=width * height <= 256 * 256)
-    splits = read_pictures(spec["folder"], validation=0)
+        return ImageDataset(data, {**spec, "n": n}, keep=width * height <= 256 * 256)
+    splits = read_images(spec["folder"], validation=0)
     data = (splits.test or splits.train).limited(n, spec["seed"])
     files = [Path(str(item)) for item, _ in data.items]
     known = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return Pictures(data, {**spec, "n": len(data), "files": digest(known)}, keep=False)
+    return ImageDataset(data, {**spec, "n": len(data), "files": digest(known)}, keep=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Marker:
 
     Attributes:
         label, control: as in the suite.
-        prompters: what marks the first picture, the second, …, in turn.
+        prompters: what marks the first image, the second, …, in turn.
         size_tokens: side of the square that it is measured on.
         identity: what it is known by, ready for JSON.
         patch: the learned patch in it, if it is one.
@@ -120,11 +120,11 @@ def marked_model(context: RunContext, spec: Any) -> MarkedModel:
     return made
 
 
-def images_of(context: RunContext) -> Pictures:
+def images_of(context: RunContext) -> ImageDataset:
     """The images of the suite."""
     suite = context.suite
-    n = limited(context, suite.pictures["n"])
-    made: Pictures = context.cached("images", lambda: load_pictures(suite.pictures, n))
+    n = limited(context, suite.images["n"])
+    made: ImageDataset = context.cached("images", lambda: load_images(suite.images, n))
     return made
 
 
@@ -152,7 +152,7 @@ class MarkedModel:
         self.spec, self.model = spec, encoder_of(made)
         self.identity = self.model.describe()
         self.name = context.name(made.name, str(self.identity["weights"]))
-        self.pictures = images_of(context)
+        self.images = images_of(context)
         self._meters: dict[float, GainMeter] = {}
         self._markers: dict[str, Marker] = {}
         self.meter(USUAL_SIZE).read_blocks()
@@ -273,6 +273,6 @@ class MarkedModel:
         if size not in self._meters:
             suite = self.suite
             self._meters[size] = GainMeter(
-                self.model, self.pictures, size_tokens=size, blocks=suite.blocks, seed=suite.seed, fit=suite.fit
+                self.model, self.images, size_tokens=size, blocks=suite.blocks, seed=suite.seed, fit=suite.fit
             )
         return self._meters[size]

@@ -132,7 +132,7 @@ class GainSuite:
     Attributes:
         name: file name without `.yaml`.
         models: for `load_model`.
-        pictures: `source` scenes (`n`, `seed`, `size_wh`) or folder (`folder`, `n`, `seed`).
+        images: `source` scenes (`n`, `seed`, `size_wh`) or folder (`folder`, `n`, `seed`).
         size_tokens: side of the marked square; None: that of the patch that is measured, for drawn markers of the
             model's own.
         blocks: whose attention; None: all.
@@ -147,7 +147,7 @@ class GainSuite:
     title: str
     description: str
     models: tuple[str, ...]
-    pictures: dict[str, Any]
+    images: dict[str, Any]
     markers: tuple[MarkerSpec, ...]
     size_tokens: _TOKENS | None = None
     blocks: _BLOCKS | None = None
@@ -198,7 +198,7 @@ def parse_gain(content: Mapping[str, Any], name: str) -> GainSuite:
     if "sweep" in top:
         top["sweep"] = _sweep(top["sweep"], markers)
     images = _images(top.pop("images", {}))
-    suite = GainSuite(**{"models": (), **top}, pictures=images, markers=markers)
+    suite = GainSuite(**{"models": (), **top}, images=images, markers=markers)
     require_unseen(suite)
     return suite
 
@@ -232,7 +232,7 @@ def _marker(content: Any, control: bool) -> MarkerSpec:
 
 def _check_learn(content: Mapping[str, Any], where: str) -> None:
     if not isinstance(content.get("data", ""), str):
-        raise InvalidInputError(f"{where}: data is a folder of pictures; got {content['data']!r:.60}.")
+        raise InvalidInputError(f"{where}: data is a folder of images; got {content['data']!r:.60}.")
     _settings({key: value for key, value in content.items() if key != "data"}, where)
 
 
@@ -272,9 +272,9 @@ def require_unseen(suite: GainSuite) -> None:
     Raises:
         InvalidInputError: if that would happen.
     """
-    if suite.pictures["source"] != "folder":
+    if suite.images["source"] != "folder":
         return
-    measured = Path(suite.pictures["folder"]).expanduser().resolve()
+    measured = Path(suite.images["folder"]).expanduser().resolve()
     for marker in suite.markers:
         data = (marker.learn or {}).get("data")
         if data is None:
@@ -283,7 +283,7 @@ def require_unseen(suite: GainSuite) -> None:
         overlap = learned == measured or learned in measured.parents or measured in learned.parents
         if overlap and not (learned == measured and _has_test(measured)):
             raise InvalidInputError(
-                f"marker {marker.label!r} would be learned on {data} and measured on {suite.pictures['folder']}: give "
+                f"marker {marker.label!r} would be learned on {data} and measured on {suite.images['folder']}: give "
                 "images of their own to measure on, or a folder with the parts train and test."
             )
 
@@ -295,6 +295,6 @@ def _has_test(folder: Path) -> bool:
 
 
 _TOP: dict[str, Any] = {
-    **types_of(GainSuite, "name", "pictures", "hash"),
+    **types_of(GainSuite, "name", "images", "hash"),
     **{"images": Keys, "markers": schema.Listed, "controls": schema.Listed, "sweep": Keys},
 }

@@ -116,7 +116,7 @@ def sweep_rows(suite: GainSuite, runs: Sequence[Row]) -> list[Row]:
                 **{name: first[name] for name in ("mass_without", "circle", "circle_ci95")},
                 ratio=fmean(ratios) if len(ratios) == len(own) else None,
                 ratios=[run["ratio"] for run in own],
-                **{name: first[name] for name in ("settings", "pictures", "limit", "model_identity")},
+                **{name: first[name] for name in ("settings", "images", "limit", "model_identity")},
                 cpu_seconds=round(fmean(run["cpu_seconds"] for run in own), 1),
                 provenance={
                     **{name: first.get(name) for name in _PROVENANCE},

@@ -1,7 +1,7 @@
 """Patches learned anew at every point of a grid: size × shape × λ, as Fig. 3 of arXiv 2406.03303.
 
 Every point is learned on generated scenes and measured on validation scenes: what is chosen by it has to be measured on
-pictures of its own.
+images of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import time
 from typing import Any
 
-from visprompt.bench.gain.markers import PATCHES, Pictures, Row, limited
+from visprompt.bench.gain.markers import PATCHES, ImageDataset, Row, limited
 from visprompt.bench.gain.spec import SweepSpec
 from visprompt.bench.kind import RunContext, Unit, loaded
 from visprompt.bench.rows import point_label
@@ -54,15 +54,15 @@ class Sweep:
         return width, height
 
     @functools.cached_property
-    def pictures(self) -> Pictures:
+    def images(self) -> ImageDataset:
         """Validation scenes as large as the model's input."""
         from visprompt.data.scenes.unlabelled import generated
 
         n = limited(self.context, self.spec.n)
-        seed = self.context.suite.pictures["seed"]
+        seed = self.context.suite.images["seed"]
         data = generated(self._wh, seed=seed, sizes={"train": 1, "validation": n, "test": 0}).validation
         assert data is not None
-        return Pictures(data, {"source": "scenes", "split": "validation", "n": n, "seed": seed}, keep=True)
+        return ImageDataset(data, {"source": "scenes", "split": "validation", "n": n, "seed": seed}, keep=True)
 
     def units(self) -> list[Unit]:
         """Every point with every seed."""
@@ -72,7 +72,7 @@ class Sweep:
                 n = limited(self.context, self.spec.n)
                 what = [self.identity["weights"], point, self.spec.settings, seed, n]
                 suite = self.context.suite
-                key = digest([_VERSION, what, suite.pictures["seed"], suite.seed])
+                key = digest([_VERSION, what, suite.images["seed"], suite.seed])
                 title = f"sweep · {point_label(point)} · seed {seed}"
                 found.append(Unit("sweep", key, title, (point, seed, key), size=1, file="runs-sweep-0"))
         return found
@@ -112,8 +112,8 @@ class Sweep:
             "options": {name: getattr(patch.options, name) for name in ("size", "shape", "ratio")},
             "seed": seed,
             "settings": self.spec.settings,
-            "n": len(self.pictures),
-            "pictures": self.pictures.identity,
+            "n": len(self.images),
+            "images": self.images.identity,
             "block": last.block,
             "gain": last.gain,
             "ci95": [last.low, last.high],
@@ -135,6 +135,6 @@ class Sweep:
         from visprompt.prompter import Prompter
 
         if size not in self._circles:
-            meter = GainMeter(self.model, self.pictures, size_tokens=size, seed=self.context.suite.seed)
+            meter = GainMeter(self.model, self.images, size_tokens=size, seed=self.context.suite.seed)
             self._circles[size] = meter, meter.measure(Prompter.from_name("circle"))
         return self._circles[size]

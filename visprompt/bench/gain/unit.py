@@ -122,13 +122,13 @@ def measure_units(context: RunContext, spec: Any) -> list[Unit]:
             identity = digest([marker.identity, marker.size_tokens])
             # A patch "of another model" on that model is the model's own, which is there already.
             if task == "gain" and identity in seen:
-                context.progress.advanced(len(model.pictures))
+                context.progress.advanced(len(model.images))
                 continue
             seen.add(identity)
             _plan(context, model, task, marker, found)
         except VispromptError as error:
             context.problem(f"{model.name}, {label}: left out, because {error}")
-            context.progress.advanced(len(model.pictures))
+            context.progress.advanced(len(model.images))
     return list(found.values())
 
 
@@ -153,7 +153,7 @@ def _add(
     told = provenance()
     known = {key: value for key, value in model.identity.items() if key != "name"}
     key = digest([known, depends, told["code"], told["versions"]])
-    images = len(model.pictures) if count else 0
+    images = len(model.images) if count else 0
     if key in found and count:
         if found[key].size:
             model.context.progress.advanced(images)  # measured for another row
@@ -173,7 +173,7 @@ def _depends(model: MarkedModel, marker: Marker | None, size: float) -> Row:
     return {
         "identity": None if marker is None else marker.identity,
         "size_tokens": size,
-        "pictures": model.pictures.identity,
+        "images": model.images.identity,
         "blocks": model.meter(size).read_blocks(),
         "seed": suite.seed,
         "fit": suite.fit,

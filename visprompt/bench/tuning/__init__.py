@@ -56,7 +56,7 @@ class TuningKind:
         return unit.opened(context, spec).name
 
     def files(self, model: str | None, context: RunContext) -> list[str]:
-        return ["runs.jsonl", "prompts", "pictures"] if model is None else []
+        return ["runs.jsonl", "prompts", "images"] if model is None else []
 
     def stages(self, context: RunContext) -> Sequence[str]:
         return ("choose", "report")
@@ -108,11 +108,11 @@ class TuningKind:
         return {"runs": present(context)}
 
     def illustrate(self, context: RunContext, models: Sequence[Any]) -> None:
-        from visprompt.bench.tuning.examples import tuned_pictures
+        from visprompt.bench.tuning.examples import tuned_images
         from visprompt.bench.tuning.unit import present
 
         if context.settings.whole.examples:
-            context.examples = tuned_pictures(context, present(context))
+            context.examples = tuned_images(context, present(context))
 
     def document(self, result: SuiteResult) -> Document:
         from visprompt.bench.tuning.document import document

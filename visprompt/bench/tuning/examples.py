@@ -1,4 +1,4 @@
-"""Test pictures for a report on tuned prompts: what each method said, and where the model looks with and without."""
+"""Test images for a report on tuned prompts: what each method said, and where the model looks with and without."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from visprompt.bench.tuning.spec import SetSpec
 from visprompt.bench.tuning.unit import Row, prompt_folder, splits_of
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
-from visprompt.plots.tuning import Shown, pictures_figure
+from visprompt.plots.tuning import Shown, images_figure
 
 if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.prompter import Prompter
 
 #: kept beside the runs, so that a report can be made again without the model
-FOLDER = "pictures"
+FOLDER = "images"
 
 
-def tuned_pictures(context: RunContext, runs: Sequence[Row]) -> dict[str, tuple[str, str]]:
-    """A figure per set of classes: the first test pictures on which two methods differ, then the first ones.
+def tuned_images(context: RunContext, runs: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """A figure per set of classes: the first test images on which two methods differ, then the first ones.
 
     Args:
         context: the run; a problem is added where something cannot be shown.
@@ -42,7 +42,7 @@ def tuned_pictures(context: RunContext, runs: Sequence[Row]) -> dict[str, tuple[
             continue
         file = context.store.out / FOLDER / f"{one.key}-{drawn['key']}.png"
         alt = (
-            f"Test pictures of {one.key} with the right answer and what each method said; where the readout looks "
+            f"Test images of {one.key} with the right answer and what each method said; where the readout looks "
             f"without and with {drawn['method']}, and where its tokens look."
         )
         try:
@@ -50,7 +50,7 @@ def tuned_pictures(context: RunContext, runs: Sequence[Row]) -> dict[str, tuple[
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(_figure(context, one, drawn, _first_seed(runs, one)))
         except (VispromptError, OSError) as error:
-            context.problem(f"pictures of {one.key} are not shown: {error}")
+            context.problem(f"images of {one.key} are not shown: {error}")
             continue
         found[one.key] = data_uri(file.read_bytes()), alt
     return found
@@ -88,26 +88,26 @@ def _figure(context: RunContext, one: SetSpec, drawn: Row, beside: Sequence[Row]
     methods = [method.label for method in context.settings.whole.methods if method.table and not method.control]
     said = {row["method"]: row for row in beside if row["method"] in methods}
     places = _places([row["right"] for row in said.values()], count)
-    pictures = [data.picture(place) for place in places]
+    images = [data.image(place) for place in places]
     guesses: list[dict[str, tuple[str, bool]]] = [{} for _ in places]
     for label, row in said.items():
         folder = prompt_folder(context.store.out, row)
         names = [""] * len(places)
         if row.get("blocks") is not None and folder.exists():
             runner = Runner(model, Prompter.from_pretrained(folder), progress=False)
-            names = [found.label for found in runner.predict([Request(picture) for picture in pictures])]
+            names = [found.label for found in runner.predict([Request(image) for image in images])]
         for place, (number, name) in enumerate(zip(places, names, strict=True)):
             guesses[place][label] = name, row["right"][number] == "1"
     prompter = Prompter.from_pretrained(prompt_folder(context.store.out, drawn))
     shown = []
-    for number, picture, told in zip(places, pictures, guesses, strict=True):
+    for number, image, told in zip(places, images, guesses, strict=True):
         label = data.label(number)
         assert isinstance(label, int)
-        shown.append(Shown(picture, data.classes[label], told, *_looks(model, prompter, picture)))
-    return plots.to_png(pictures_figure(shown, str(drawn["method"])))
+        shown.append(Shown(image, data.classes[label], told, *_looks(model, prompter, image)))
+    return plots.to_png(images_figure(shown, str(drawn["method"])))
 
 
-def _looks(model: Model, prompter: Prompter, picture: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _looks(model: Model, prompter: Prompter, image: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Where the readout looks without and with the prompt, and its tokens: the last block, mean over heads."""
     from visprompt.request import Request
     from visprompt.runner.runner import Runner
@@ -116,13 +116,13 @@ def _looks(model: Model, prompter: Prompter, picture: Any) -> tuple[np.ndarray, 
 
     before, after = (
         Runner(model, one, progress=False)
-        .attention(Request(picture), blocks=[-1])[0]
+        .attention(Request(image), blocks=[-1])[0]
         .maps.float()
         .mean(dim=(0, 1))
         .numpy()
         for one in (None, prompter)
     )
-    (prompt,) = prompter.edit_all([VisualPrompt(picture)], model)
+    (prompt,) = prompter.edit_all([VisualPrompt(image)], model)
     found = token_looks(model, prompt, [-1])
     if not found:
         return before, after, None
@@ -131,7 +131,7 @@ def _looks(model: Model, prompter: Prompter, picture: Any) -> tuple[np.ndarray, 
 
 
 def _places(right: Sequence[str], count: int) -> list[int]:
-    """Pictures on which methods differ, and in between those on which they agree: the first of each, not the nicest."""
+    """Images on which methods differ, and in between those on which they agree: the first of each, not the nicest."""
     every = range(len(right[0]))
     differ = [place for place in every if len({marks[place] for marks in right}) > 1]
     agree = [place for place in every if place not in set(differ)]

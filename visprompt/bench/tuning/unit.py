@@ -276,7 +276,7 @@ def _trained(context: RunContext, what: Training) -> Row:
 def _in_memory(data: Labelled) -> Labelled:
     from visprompt.data.labelled.dataset import Labelled
 
-    items = [(data.picture(i), data.label(i)) for i in range(len(data))]
+    items = [(data.image(i), data.label(i)) for i in range(len(data))]
     return Labelled(items, data.classes, kind=data.kind, name=data.name, ignore_index=data.ignore_index)
 
 
@@ -333,7 +333,7 @@ def tested(
     for part in batches_of(range(len(data)), settings.batch_size):
         batch = objective.collate([samples[index, 0] for index in part])
         if batch is None or len(batch["index"]) != len(part):
-            raise InvalidInputError(f"{data.name}: a picture cannot be read.")
+            raise InvalidInputError(f"{data.name}: an image cannot be read.")
         moved: Any = {name: item.to(model.device) if hasattr(item, "to") else item for name, item in batch.items()}
         half = torch.autocast(model.device.type, torch.bfloat16, settings.precision == "bf16")
         with torch.no_grad(), half, objective.encoded(moved, None) as encoding:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from visprompt.data.labelled.dataset import IGNORE, Labelled, OnBad, report
 from visprompt.data.labelled.items import ShiftedMask
-from visprompt.data.labelled.label_names import Names, class_names, is_ignored, is_picture, require_directory
+from visprompt.data.labelled.label_names import Names, class_names, is_ignored, is_image, require_directory
 from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.questions.question import read_text
 from visprompt.errors import InvalidInputError
@@ -39,7 +39,7 @@ def read_ade20k(
         where: the folder with `images` and `annotations`.
         validation: share of the training part that becomes validation.
         seed: of that draw.
-        on_bad: see `Labelled`; pictures without an annotation count.
+        on_bad: see `Labelled`; images without an annotation count.
         classes: names, a file of them, or how many; None: those of `objectInfo150.txt`, or "class 1" to "class 150".
         name: of the data set; None: the folder's.
 
@@ -62,25 +62,25 @@ def read_ade20k(
 
 
 def _part(root: Path, part: str, names: tuple[str, ...], called: str, on_bad: OnBad) -> Labelled:
-    images, masks = root / "images" / part, root / "annotations" / part
+    folder, masks = root / "images" / part, root / "annotations" / part
     by_stem = {path.stem: path for path in _files(masks) if path.suffix.lower() == ".png"}
-    pictures = _files(images)
-    if not pictures:
-        raise InvalidInputError(f"{str(images)!r} has no pictures; {_LAYOUT}.")
-    missing = [f"{path}: no {path.stem}.png in {masks}" for path in pictures if path.stem not in by_stem]
-    if len(missing) == len(pictures):
+    images = _files(folder)
+    if not images:
+        raise InvalidInputError(f"{str(folder)!r} has no images; {_LAYOUT}.")
+    missing = [f"{path}: no {path.stem}.png in {masks}" for path in images if path.stem not in by_stem]
+    if len(missing) == len(images):
         raise InvalidInputError(
-            f"{str(masks)!r} has no mask for any picture of {str(images)!r}, for example: {missing[0]}."
+            f"{str(masks)!r} has no mask for any image of {str(folder)!r}, for example: {missing[0]}."
         )
     if missing:
         report(missing, f"{called} {part}", on_bad)
-    items = [(path, ShiftedMask(str(by_stem[path.stem]), IGNORE)) for path in pictures if path.stem in by_stem]
+    items = [(path, ShiftedMask(str(by_stem[path.stem]), IGNORE)) for path in images if path.stem in by_stem]
     return Labelled(items, names, kind="segmentation", ignore_index=IGNORE, name=f"{called} {part}", on_bad=on_bad)
 
 
 def _files(folder: Path) -> list[Path]:
-    # one benchmark's folders are flat; others in its layout sort pictures into folders of places
-    found = (path for path in folder.rglob("*") if is_picture(path.name) and not is_ignored(path.name))
+    # one benchmark's folders are flat; others in its layout sort images into folders of places
+    found = (path for path in folder.rglob("*") if is_image(path.name) and not is_ignored(path.name))
     return sorted(path for path in found if path.is_file() or path.is_symlink())
 
 

@@ -1,7 +1,7 @@
 """Labelled data sets, the one form that every reader of training data gives and every training loop takes.
 
-A set is pictures with their labels: a class each, a class per pixel, a question with its answer, or none at all.
-Pictures are opened when they are asked for. Without torch; it must not know models, augmentation or batches.
+A set is images with their labels: a class each, a class per pixel, a question with its answer, or none at all.
+Images are opened when they are asked for. Without torch; it must not know models, augmentation or batches.
 """
 
 from __future__ import annotations
@@ -18,44 +18,46 @@ from visprompt.data.labelled.drawing import drawn_by_group
 from visprompt.data.labelled.items import (
     common_folder,
     identity,
+    open_image,
     open_mask,
-    open_picture,
     path_of,
     require_classes,
     size_mismatch,
 )
 from visprompt.data.labelled.parts import Splits
 from visprompt.errors import InvalidInputError, VispromptError, unknown_name
+from visprompt.utils.renamed import renamed_attributes, renamed_value
 
 __all__ = ["IGNORE", "KINDS", "Kind", "Label", "Labelled", "OnBad", "Splits", "report"]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Kind = Literal["classification", "segmentation", "answers", "pictures"]
+Kind = Literal["classification", "segmentation", "answers", "images"]
 OnBad = Literal["refuse", "skip"]
 Label: TypeAlias = "int | np.ndarray | tuple[str, str] | None"
-KINDS: tuple[str, ...] = ("classification", "segmentation", "answers", "pictures")
+KINDS: tuple[str, ...] = ("classification", "segmentation", "answers", "images")
 #: what pixels of a mask have that do not count, if nothing else is said
 IGNORE = 255
 #: so many bad items are named
 NAMED = 10
 
 
+@renamed_attributes(picture="image")
 class Labelled:
-    """Pictures with their labels.
+    """Images with their labels.
 
     >>> data = Labelled([("a.jpg", 0), ("b.jpg", 1), ("c.jpg", 1)], ("cat", "dog"), name="pets")
     >>> len(data), data.labels, data.subset([2]).labels
     (3, [0, 1, 1], [1])
 
     Args:
-        items: (picture, label) pairs. A picture is a path, a PIL image, an array, or a function without arguments that
+        items: (image, label) pairs. An image is a path, a PIL image, an array, or a function without arguments that
             gives one (for processes that are spawned, one that can be pickled). A label is, by `kind`, the number of a
             class; a mask as path of a PNG, PIL image in mode L or P, `[h, w]` array of whole numbers, or function; the
-            texts (question, answer); or None for pictures without labels (`visprompt.data.labelled.unlabelled`).
-        classes: names of the classes, in the order of their numbers; empty for answers and for pictures.
-        kind: `"classification"`, `"segmentation"`, `"answers"` or `"pictures"`: these without labels.
+            texts (question, answer); or None for images without labels (`visprompt.data.labelled.unlabelled`).
+        classes: names of the classes, in the order of their numbers; empty for answers and for images.
+        kind: `"classification"`, `"segmentation"`, `"answers"` or `"images"`: these without labels.
         name: of the data set, for messages and results.
         ignore_index: what pixels have that do not count; 255 for segmentation if nothing is said.
         on_bad: what becomes of items that cannot be used: `"refuse"` is an error that names them, `"skip"` leaves them
@@ -79,7 +81,8 @@ class Labelled:
             raise unknown_name("kind of data set", kind, KINDS)
         if on_bad not in ("refuse", "skip"):
             raise InvalidInputError(f'on_bad is "refuse" or "skip"; got {on_bad!r}.')
-        self.kind, self.name, self.on_bad = kind, name, on_bad
+        self.kind: Kind = renamed_value(kind, {"pictures": "images"}, "Labelled: kind")
+        self.name, self.on_bad = name, on_bad
         self.classes = tuple(str(one) for one in classes)
         self.ignore_index = IGNORE if ignore_index is None and kind == "segmentation" else ignore_index
         self._require_names()
@@ -91,21 +94,21 @@ class Labelled:
         return len(self._items)
 
     def __getitem__(self, index: int) -> tuple[Image, Label]:
-        return self.picture(index), self.label(index)
+        return self.image(index), self.label(index)
 
     def __repr__(self) -> str:
-        if self.kind == "pictures":
-            return f"Labelled({self._called}: {len(self)} pictures without labels)"
+        if self.kind == "images":
+            return f"Labelled({self._called}: {len(self)} images without labels)"
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"Labelled({self._called}: {len(self)} items{classes}, {self.kind})"
 
-    def picture(self, index: int) -> Image:
-        """The picture of an item, upright RGB.
+    def image(self, index: int) -> Image:
+        """The image of an item, upright RGB.
 
         Raises:
             InvalidInputError: naming the file, if it is missing, damaged or none.
         """
-        return open_picture(self._items[index][0], self.item_name(index))
+        return open_image(self._items[index][0], self.item_name(index))
 
     def label(self, index: int) -> Label:
         """The label of an item: class number, `[h, w]` mask of whole numbers, (question, answer), or None.
@@ -122,25 +125,25 @@ class Labelled:
 
     @property
     def labels(self) -> list[int]:
-        """Class numbers of all items; no picture is opened.
+        """Class numbers of all items; no image is opened.
 
         Raises:
-            InvalidInputError: for masks, answers, and pictures without labels.
+            InvalidInputError: for masks, answers, and images without labels.
         """
-        if self.kind == "pictures":
-            raise InvalidInputError(f"{self._called} has pictures without labels.")
+        if self.kind == "images":
+            raise InvalidInputError(f"{self._called} has images without labels.")
         if self.kind != "classification":
-            raise InvalidInputError(f"{self._called} has no class per picture: it is a data set of {self.kind}.")
+            raise InvalidInputError(f"{self._called} has no class per image: it is a data set of {self.kind}.")
         return [label for _, label in self._items]
 
     def item_name(self, index: int) -> str:
-        """The file of an item's picture, or its place in the data set."""
+        """The file of an item's image, or its place in the data set."""
         path = path_of(self._items[index][0])
-        return str(path) if path is not None else f"picture {index} of {self._called}"
+        return str(path) if path is not None else f"image {index} of {self._called}"
 
     @property
     def items(self) -> tuple[tuple[Any, Any], ...]:
-        """The (picture, label) pairs as they were given; nothing is opened."""
+        """The (image, label) pairs as they were given; nothing is opened."""
         return self._items
 
     # -- parts ------------------------------------------------------------------------------------------------------
@@ -205,10 +208,10 @@ class Labelled:
     # -- health -----------------------------------------------------------------------------------------------------
 
     def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Labelled:
-        """Opens every picture and mask once, and names those that cannot be used.
+        """Opens every image and mask once, and names those that cannot be used.
 
-        Bad are files that are missing, cut off or no pictures, pictures that no encoder takes (below 16 pixels a side,
-        or longer than 50 to 1), masks with numbers that are no classes, and masks of another size than their picture.
+        Bad are files that are missing, cut off or no images, images that no encoder takes (below 16 pixels a side,
+        or longer than 50 to 1), masks with numbers that are no classes, and masks of another size than their image.
 
         Args:
             workers: threads; None: one per processor, at most 8.
@@ -243,7 +246,7 @@ class Labelled:
         from visprompt.utils.hashing import digest
 
         folder = common_folder(source for item in self._items for source in item)
-        items = [[identity(picture, folder), identity(label, folder)] for picture, label in self._items]
+        items = [[identity(image, folder), identity(label, folder)] for image, label in self._items]
         return {
             "name": self.name,
             "kind": self.kind,
@@ -253,8 +256,8 @@ class Labelled:
         }
 
     def files(self) -> list[str]:
-        """Paths of the pictures that are files."""
-        return [path for picture, _ in self._items if (path := path_of(picture)) is not None]
+        """Paths of the images that are files."""
+        return [path for image, _ in self._items if (path := path_of(image)) is not None]
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
@@ -272,9 +275,9 @@ class Labelled:
         return made
 
     def _require_names(self) -> None:
-        if self.kind == "pictures" and self.classes:
-            raise InvalidInputError(f"{self._called}: pictures without labels have no classes.")
-        if self.kind not in ("answers", "pictures") and not self.classes:
+        if self.kind == "images" and self.classes:
+            raise InvalidInputError(f"{self._called}: images without labels have no classes.")
+        if self.kind not in ("answers", "images") and not self.classes:
             raise InvalidInputError(f"{self._called}: {self.kind} needs the names of its classes.")
         twice = sorted({one for one in self.classes if self.classes.count(one) > 1}) if self._repeats() else []
         if twice:
@@ -290,12 +293,12 @@ class Labelled:
 
     def _valid(self, items: list[tuple[Any, Any]]) -> tuple[tuple[Any, Any], ...]:
         kept, problems = [], []
-        for number, (picture, label) in enumerate(items):
+        for number, (image, label) in enumerate(items):
             problem, label = self._label_problem(label)
             if problem:
-                problems.append(f"{path_of(picture) or f'picture {number}'}: {problem}")
+                problems.append(f"{path_of(image) or f'image {number}'}: {problem}")
             else:
-                kept.append((picture, label))
+                kept.append((image, label))
         if problems:
             report(problems, self._called, self.on_bad)
         if not kept:
@@ -309,8 +312,8 @@ class Labelled:
             if not 0 <= label < len(self.classes):
                 return f"label {label} is none of the {len(self.classes)} classes, 0 to {len(self.classes) - 1}", label
             return "", int(label)
-        if self.kind == "pictures":
-            return ("" if label is None else f"a picture without labels has None for one; got {label!r:.60}"), None
+        if self.kind == "images":
+            return ("" if label is None else f"an image without labels has None for one; got {label!r:.60}"), None
         if self.kind == "answers":
             if not (isinstance(label, tuple | list) and len(label) == 2 and all(isinstance(one, str) for one in label)):
                 return f"a label is a question and its answer, two texts; got {label!r:.60}", label
@@ -324,8 +327,8 @@ class Labelled:
 
         name = self.item_name(index)
         try:
-            picture = self.picture(index)
-            check_processable(picture.size)
+            image = self.image(index)
+            check_processable(image.size)
         except VispromptError as error:
             return str(error) if name in str(error) else f"{name}: {error}"
         if self.kind != "segmentation":
@@ -335,8 +338,8 @@ class Labelled:
         except VispromptError as error:
             return str(error)
         assert isinstance(mask, np.ndarray)
-        if mask.shape[::-1] != picture.size:
-            return size_mismatch(mask.shape, picture, self._items[index][1], f"the mask of {name}")
+        if mask.shape[::-1] != image.size:
+            return size_mismatch(mask.shape, image, self._items[index][1], f"the mask of {name}")
         return None
 
     def _drawn(self, count: int, seed: int, least: int = 0, left: int = 0) -> list[int]:
@@ -365,7 +368,7 @@ def report(problems: Sequence[str], where: str, on_bad: OnBad, one: str = "item"
 
 def _pair(item: Any, number: int, name: str) -> tuple[Any, Any]:
     try:
-        picture, label = item
+        image, label = item
     except (TypeError, ValueError):
-        raise InvalidInputError(f"{name}: an item is a picture and its label; item {number} is {item!r:.60}.") from None
-    return picture, label
+        raise InvalidInputError(f"{name}: an item is an image and its label; item {number} is {item!r:.60}.") from None
+    return image, label

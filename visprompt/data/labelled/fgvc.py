@@ -1,7 +1,7 @@
 """FGVC as the authors of visual prompt tuning publish it (https://arxiv.org/abs/2203.12119).
 
 CUB, NABirds, Flowers, Dogs and Cars, each with `train.json`, `val.json` and `test.json`: objects of path → label,
-beside the pictures of the data set.
+beside the images of the data set.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from visprompt.data.labelled.dataset import Labelled, OnBad
-from visprompt.data.labelled.label_names import Names, numbered, picture_path, require_directory, require_some
+from visprompt.data.labelled.label_names import Names, image_path, numbered, require_directory, require_some
 from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.questions.question import read_json
 from visprompt.errors import InvalidInputError
 
 _FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 _LAYOUT = "expected train.json, val.json and test.json, objects of path → label"
-#: where the five data sets keep their pictures: CUB and NABirds, Dogs, Flowers and Cars
+#: where the five data sets keep their images: CUB and NABirds, Dogs, Flowers and Cars
 _IMAGES = ("images", "Images", ".")
 
 
@@ -56,7 +56,7 @@ def read_fgvc(
     numbers, names = numbered((label for part in entries.values() for label in part.values()), classes, str(root))
     made = {
         part: Labelled(
-            [(picture_path(path, folder, _FILES[part]), numbers[label]) for path, label in found.items()],
+            [(image_path(path, folder, _FILES[part]), numbers[label]) for path, label in found.items()],
             names,
             name=f"{called} {part}",
             on_bad=on_bad,
@@ -76,9 +76,9 @@ def _entries(path: Path) -> dict[str, str | int]:
         raise InvalidInputError(f"{path}: expected an object of path → label, got {type(content).__name__}.")
     if not content:
         raise InvalidInputError(f"{path} is empty.")
-    for picture, label in content.items():
+    for image, label in content.items():
         if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
-            raise InvalidInputError(f"{path}, {picture}: a label is the name or number of a class; got {label!r:.60}.")
+            raise InvalidInputError(f"{path}, {image}: a label is the name or number of a class; got {label!r:.60}.")
     return content
 
 
@@ -86,12 +86,12 @@ def _folder(root: Path, paths: list[str], images: str | Path | None) -> Path:
     first = paths[:20]
     folders = [root / images] if images is not None else [root / name for name in _IMAGES]
     for folder in folders:
-        if any(picture_path(path, folder, "train.json").exists() for path in first):
+        if any(image_path(path, folder, "train.json").exists() for path in first):
             return folder
     tried = " or ".join(repr(str(folder)) for folder in folders)
     require_some(
         [folders[0] / path for path in paths],
         str(root / "train.json"),
-        f"Looked in {tried}; name the folder of the pictures with images=.",
+        f"Looked in {tried}; name the folder of the images with images=.",
     )
     return folders[0]

@@ -1,7 +1,7 @@
-"""Image folders: `root/class/picture.jpg`, or `root/{train,val,test}/class/picture.jpg`.
+"""Image folders: `root/class/image.jpg`, or `root/{train,val,test}/class/image.jpg`.
 
 Everything below a class's folder belongs to it, however deep. Hidden files and what file managers leave behind are
-passed over in silence, other files that are no pictures are named once.
+passed over in silence, other files that are no images are named once.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from visprompt.data.labelled.dataset import Labelled, OnBad
-from visprompt.data.labelled.label_names import PARTS, is_ignored, is_picture, require_directory, walk
+from visprompt.data.labelled.label_names import PARTS, is_ignored, is_image, require_directory, walk
 from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.errors import InvalidInputError
 
-_LAYOUT = "expected root/class/picture.jpg, or root/train/class/picture.jpg with val and test beside train"
+_LAYOUT = "expected root/class/image.jpg, or root/train/class/image.jpg with val and test beside train"
 
 
 def read_folder(
@@ -33,7 +33,7 @@ def read_folder(
         name: of the data set; None: the folder's.
 
     Raises:
-        InvalidInputError: for another layout, naming what is there; for folders of classes without pictures.
+        InvalidInputError: for another layout, naming what is there; for folders of classes without images.
     """
     root = require_directory(where, _LAYOUT)
     called = name or root.resolve().name
@@ -93,34 +93,34 @@ def _classes(parts: Mapping[str, Path]) -> tuple[list[str], dict[str, list[tuple
         names = _folders(folder)
         if not names and part != "train":
             warnings.warn(
-                f"{folder} has no folders of classes, so its pictures have no labels: it is left out.",
+                f"{folder} has no folders of classes, so its images have no labels: it is left out.",
                 UserWarning,
                 stacklevel=4,
             )
             continue
-        found[part] = _pictures(folder, names, others)
+        found[part] = _images(folder, names, others)
     if others:
         count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
-        warnings.warn(f"{count} no picture and left out, the first: {others[0]}.", UserWarning, stacklevel=4)
-    classes = sorted({name for pictures in found.values() for name in pictures})
+        warnings.warn(f"{count} no image and left out, the first: {others[0]}.", UserWarning, stacklevel=4)
+    classes = sorted({name for images in found.values() for name in images})
     places = {name: place for place, name in enumerate(classes)}
     items = {
-        part: [(path, places[name]) for name in sorted(pictures) for path in pictures[name]]
-        for part, pictures in found.items()
+        part: [(path, places[name]) for name in sorted(images) for path in images[name]]
+        for part, images in found.items()
     }
     return classes, items
 
 
-def _pictures(folder: Path, names: list[str], others: list[str]) -> dict[str, list[str]]:
-    """Paths by class; files that are no pictures are added to `others`."""
-    loose = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not is_ignored(entry.name))
+def _images(folder: Path, names: list[str], others: list[str]) -> dict[str, list[str]]:
+    """Paths by class; files that are no images are added to `others`."""
+    loose = sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name) and not is_ignored(entry.name))
     if not names:
-        what = f"{len(loose)} pictures and no folders" if loose else "no folders and no pictures"
+        what = f"{len(loose)} images and no folders" if loose else "no folders and no images"
         raise InvalidInputError(
-            f"{str(folder)!r} has {what}: every class is a folder with its pictures, or labels stand in a .csv file."
+            f"{str(folder)!r} has {what}: every class is a folder with its images, or labels stand in a .csv file."
         )
     if loose:
-        count = "1 picture lies" if len(loose) == 1 else f"{len(loose)} pictures lie"
+        count = "1 image lies" if len(loose) == 1 else f"{len(loose)} images lie"
         warnings.warn(
             f"{count} in {folder} outside of the folders of classes and left out, the first: {loose[0]}.",
             UserWarning,
@@ -129,23 +129,23 @@ def _pictures(folder: Path, names: list[str], others: list[str]) -> dict[str, li
     found: dict[str, list[str]] = {}
     empty: list[str] = []
     for name in names:
-        pictures: list[str] = []
+        images: list[str] = []
         rest: list[str] = []
 
-        def sort(path: str, picture: bool, pictures: list[str] = pictures, rest: list[str] = rest) -> None:
-            (pictures if picture else rest).append(path)
+        def sort(path: str, image: bool, images: list[str] = images, rest: list[str] = rest) -> None:
+            (images if image else rest).append(path)
 
         walk(folder / name, sort)
         others.extend(rest)
-        if not pictures:
+        if not images:
             endings = sorted({os.path.splitext(path)[1].lower() or "no ending" for path in rest})
             empty.append(f"{name} ({', '.join(endings)})" if rest else name)
         # macOS writes é as two letters, others as one
-        found.setdefault(unicodedata.normalize("NFC", name), []).extend(pictures)
+        found.setdefault(unicodedata.normalize("NFC", name), []).extend(images)
     if empty:
         classes = "1 folder of a class has" if len(empty) == 1 else f"{len(empty)} folders of classes have"
         raise InvalidInputError(
-            f"{str(folder)!r}: {classes} no pictures: {_some(empty)}. Fill or remove them; {_LAYOUT}."
+            f"{str(folder)!r}: {classes} no images: {_some(empty)}. Fill or remove them; {_LAYOUT}."
         )
     return found
 

@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, and what its `datasets` package wrote to a folder.
 
-Columns are found by what the data set declares: a column of pictures, and one of class labels (or of masks, or of
+Columns are found by what the data set declares: a column of images, and one of class labels (or of masks, or of
 questions and answers). Nothing that a data set brings along is run unless the user says so.
 """
 
@@ -24,7 +24,7 @@ _NO_CODE = 4
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One picture of a data set, decoded when it is called for.
+    """One image of a data set, decoded when it is called for.
 
     Args:
         rows: the data set.
@@ -40,11 +40,11 @@ class Cell:
 
     @property
     def identity(self) -> Any:
-        """What the picture is known by."""
+        """What the image is known by."""
         return [self.name, self.row, self.column]
 
     def __call__(self) -> Any:
-        """The picture, PIL.
+        """The image, PIL.
 
         Raises:
             InvalidInputError: naming the row, if it is empty or damaged.
@@ -90,7 +90,7 @@ def read_hub(
         parts: which split is which part, for example `{"train": "train", "test": "validation"}`; None: by their names.
         version: configuration and revision; None: the only configuration, as it is now.
         name: of the data set; None: the hub's or the folder's.
-        labels: False: only the column of pictures is read.
+        labels: False: only the column of images is read.
 
     Raises:
         UnsupportedError: without the package.
@@ -213,18 +213,18 @@ class _Columns:
         for what, wish in wished.named().items():
             if wish not in features:
                 raise InvalidInputError(f"{called} has no column {wish!r} ({what}); it has {self._listing()}.")
-        pictures = self._of("Image")
-        usual_mask = self._usual("mask", pictures)
+        images = self._of("Image")
+        usual_mask = self._usual("mask", images)
         self.mask = wished.mask or (None if wished.label else usual_mask)
         self.question = wished.question or self._usual("question", list(features))
         self.answer = wished.answer or self._usual("answer", list(features))
-        others = [name for name in pictures if name not in (self.mask, usual_mask)]
-        self.image = wished.image or self._only(others, "image", "pictures")
+        others = [name for name in images if name not in (self.mask, usual_mask)]
+        self.image = wished.image or self._only(others, "image", "images")
         for column in (self.image, wished.mask):
-            if column is not None and column not in pictures:
-                raise InvalidInputError(f"{called}: {column!r} is no column of pictures; it has {self._listing()}.")
+            if column is not None and column not in images:
+                raise InvalidInputError(f"{called}: {column!r} is no column of images; it has {self._listing()}.")
         if not labels:
-            self.kind: Kind = "pictures"
+            self.kind: Kind = "images"
         elif wished.mask or (self.mask and not wished.question):
             self.kind = "segmentation"
         elif wished.question or (self.question and self.answer and not wished.label):
@@ -242,7 +242,7 @@ class _Columns:
             )
             if type(features[self.label]).__name__ not in ("ClassLabel", "Value"):
                 raise InvalidInputError(
-                    f"{called}: the column {self.label!r} is {features[self.label]}; a label is one class per picture."
+                    f"{called}: the column {self.label!r} is {features[self.label]}; a label is one class per image."
                 )
 
     @property
@@ -283,7 +283,7 @@ def _items(
     names: tuple[str, ...] = ()
     secret = False
     for part, rows in splits.items():
-        if columns.kind == "pictures":
+        if columns.kind == "images":
             labels[part] = [None] * len(rows)
         elif columns.kind == "segmentation":
             assert columns.mask is not None
@@ -347,7 +347,7 @@ def _first(names: Sequence[str] | None) -> str:
 
 
 def _cells(rows: Any, column: str, name: str) -> list[Cell]:
-    # A view of one column: opening a picture should not decode its mask, too.
+    # A view of one column: opening an image should not decode its mask, too.
     alone = rows.select_columns([column])
     return [Cell(alone, row, column, name) for row in range(len(rows))]
 

@@ -1,4 +1,4 @@
-"""Items of a labelled data set: pictures and labels in the forms that people have them, opened one at a time.
+"""Items of a labelled data set: images and labels in the forms that people have them, opened one at a time.
 
 numpy and Pillow only. It must not know formats, models or training.
 """
@@ -14,26 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visprompt.errors import InvalidInputError, VispromptError
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from PIL import Image
 
 #: endings of files that a folder is searched for; letters of any case
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 )
 #: what file managers leave behind, besides hidden files; lower case
 IGNORED_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
-#: modes in which a picture holds one whole number per pixel
+#: modes in which an image holds one whole number per pixel
 _INDEX_MODES = ("L", "P", "1", "I")
 
 
-def open_picture(source: Any, name: str) -> Image.Image:
-    """One picture as upright RGB.
+def open_image(source: Any, name: str) -> Image.Image:
+    """One image as upright RGB.
 
     Args:
         source: path, PIL image, array, or a function that gives one of these.
-        name: the picture in messages, for sources that are no files.
+        name: the image in messages, for sources that are no files.
 
     Raises:
         InvalidInputError: naming the file, or `name`.
@@ -51,7 +52,7 @@ def open_picture(source: Any, name: str) -> Image.Image:
 def open_mask(source: Any, name: str) -> np.ndarray:
     """One label map: a whole number per pixel, as it is stored, `[h, w]` uint8, uint16 or int32.
 
-    A palette picture gives its indices: in the masks of most data sets they are the classes, and the colours are for
+    A palette image gives its indices: in the masks of most data sets they are the classes, and the colours are for
     people.
 
     Args:
@@ -94,7 +95,7 @@ def open_mask(source: Any, name: str) -> np.ndarray:
         raise InvalidInputError(f"the mask {path!r} may not be read; check its permissions.") from None
     except Exception as error:  # Pillow's decoders raise whatever they like
         raise InvalidInputError(
-            f"the mask {path!r} cannot be read as a picture ({error}); get or export it again."
+            f"the mask {path!r} cannot be read as an image ({error}); get or export it again."
         ) from None
 
 
@@ -152,20 +153,20 @@ def require_classes(mask: np.ndarray, count: int, ignore_index: int | None, name
     return mask
 
 
-def size_mismatch(mask_hw: tuple[int, int], picture: Image.Image, source: Any, name: str) -> str:
-    """What is said of a mask of another size than its picture."""
+def size_mismatch(mask_hw: tuple[int, int], image: Image.Image, source: Any, name: str) -> str:
+    """What is said of a mask of another size than its image."""
     wh = (mask_hw[1], mask_hw[0])
-    turned = wh != picture.size and wh == picture.size[::-1]
+    turned = wh != image.size and wh == image.size[::-1]
     hint = (
-        " It may have been drawn on the picture before its EXIF rotation was applied: rotate the one or the other."
+        " It may have been drawn on the image before its EXIF rotation was applied: rotate the one or the other."
         if turned
-        else " A mask has one number for every pixel of its picture."
+        else " A mask has one number for every pixel of its image."
     )
-    return f"{name} is {wh[0]}×{wh[1]} pixels, and its picture is {picture.width}×{picture.height}.{hint}"
+    return f"{name} is {wh[0]}×{wh[1]} pixels, and its image is {image.width}×{image.height}.{hint}"
 
 
 def path_of(source: Any) -> str | None:
-    """The file behind a picture or label, if it says so: a path, or an object with an attribute `path`."""
+    """The file behind an image or label, if it says so: a path, or an object with an attribute `path`."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source) if isinstance(source, os.PathLike) else source
     inner = getattr(source, "path", None)
@@ -185,7 +186,7 @@ def common_folder(sources: Iterable[Any]) -> str:
 def identity(source: Any, folder: str) -> Any:
     """What tells one item from another, the same on every machine: JSON-able.
 
-    Files are known by their path below `folder`, pictures and arrays in memory by their content, functions by their
+    Files are known by their path below `folder`, images and arrays in memory by their content, functions by their
     name and arguments, other objects by what they call `identity`.
     """
     path = path_of(source)
@@ -261,3 +262,7 @@ def _checked_array(array: np.ndarray, name: str) -> np.ndarray:
 
 def _kind(value: Any) -> str:
     return type(value).__name__
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"open_picture": "open_image"}, globals())

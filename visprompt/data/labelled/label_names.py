@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from visprompt.data.labelled.items import IGNORED_FILES, PICTURE_SUFFIXES
+from visprompt.data.labelled.items import IGNORED_FILES, IMAGE_SUFFIXES
 from visprompt.data.questions.question import read_json, read_text
 from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.utils.renamed import renamed_names
 
 #: names of classes: a list, or a text file with one a line, or a JSON list
 Names: TypeAlias = "str | os.PathLike[str] | Sequence[str] | int | None"
@@ -128,7 +129,7 @@ def _whole(value: Any) -> int | None:
     return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None
 
 
-def picture_path(text: Any, folder: Path, where: str) -> Path:
+def image_path(text: Any, folder: Path, where: str) -> Path:
     """The path that a line of a file names, below `folder` unless it is absolute. It is not opened.
 
     Backslashes of Windows become slashes where a file of that very name does not exist.
@@ -137,10 +138,10 @@ def picture_path(text: Any, folder: Path, where: str) -> Path:
         InvalidInputError: if it is empty, no text, or a web address.
     """
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InvalidInputError(f"{where}: a picture is a file name; got {text!r:.60}.")
+        raise InvalidInputError(f"{where}: an image is a file name; got {text!r:.60}.")
     name = text.strip()
     if re.match(r"(https?|s3|gs)://", name, re.IGNORECASE):
-        raise InvalidInputError(f"{where}: {name!r} is a web address; download the pictures and give their paths.")
+        raise InvalidInputError(f"{where}: {name!r} is a web address; download the images and give their paths.")
     path = folder / name
     if "\\" in name and os.sep == "/" and not path.exists():
         path = folder / name.replace("\\", "/")
@@ -148,14 +149,14 @@ def picture_path(text: Any, folder: Path, where: str) -> Path:
 
 
 def require_some(paths: Sequence[str | Path], where: str, advice: str) -> None:
-    """Makes sure that not all of the first pictures are missing: then it is the folder that is wrong.
+    """Makes sure that not all of the first images are missing: then it is the folder that is wrong.
 
     Raises:
         InvalidInputError: naming the first path, and `advice`.
     """
     first = paths[:20]
     if first and not any(os.path.exists(path) for path in first):
-        count = "none of the pictures" if len(first) == len(paths) else f"none of the first {len(first)} pictures"
+        count = "none of the images" if len(first) == len(paths) else f"none of the first {len(first)} images"
         raise InvalidInputError(f"{where}: {count} exists, for example {str(first[0])!r}. {advice}")
 
 
@@ -190,13 +191,13 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in IGNORED_FILES
 
 
-def is_picture(name: str) -> bool:
-    """True if a file's ending is that of a picture, in letters of any case."""
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+def is_image(name: str) -> bool:
+    """True if a file's ending is that of an image, in letters of any case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def walk(folder: str | Path, seen: Callable[[str, bool], None]) -> None:
-    """Calls `seen(path, is_picture)` for every file below a folder, sorted; links are followed, once each."""
+    """Calls `seen(path, is_image)` for every file below a folder, sorted; links are followed, once each."""
     _walk(os.fspath(folder), seen, frozenset())
 
 
@@ -214,4 +215,8 @@ def _walk(folder: str, seen: Callable[[str, bool], None], above: frozenset[str])
         if entry.is_dir():
             _walk(entry.path, seen, above | {real})
         else:
-            seen(entry.path, is_picture(entry.name))
+            seen(entry.path, is_image(entry.name))
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"is_picture": "is_image", "picture_path": "image_path"}, globals())

@@ -87,7 +87,7 @@ def without_validation(
     """
     tested = test_from or ("a test part of its own" if test is not None else "no test part")
     source = source[:1].upper() + source[1:]
-    if train.kind == "pictures" and len(train) == 1:
+    if train.kind == "images" and len(train) == 1:
         share = 0  # it is learned from
     if share == 0:
         return Splits(train, None, test, f"{source}; no validation part; {tested}.")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from visprompt.data.labelled.columns import COLUMNS, folded, groups_of, option_names
-from visprompt.data.labelled.items import PICTURE_SUFFIXES, path_of, real_path
+from visprompt.data.labelled.items import IMAGE_SUFFIXES, path_of, real_path
 from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.labelled.unlabelled import splits_without_labels
 from visprompt.errors import InvalidInputError, unknown_name
+from visprompt.utils.renamed import renamed_value
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
@@ -31,7 +32,7 @@ FORMATS: dict[str, str] = {
     "ade20k": "visprompt.data.labelled.ade20k:read_ade20k",
     "hf": "visprompt.data.labelled.hub:read_hub",
     "scenes": "visprompt.data.scenes.named_sets:read_bundled",
-    "pictures": "visprompt.data.labelled.unlabelled:read_pictures",
+    "images": "visprompt.data.labelled.unlabelled:read_images",
 }
 #: options of readers that say something of labels
 _OF_LABELS = ("label", "mask", "question", "answer", "classes", "zero_is_none", "ignore_index")
@@ -62,16 +63,16 @@ def load_splits(
 
     Args:
         where: a folder, a `.csv` or `.jsonl` file, `scenes:NAME` for a bundled set, `hf:NAME` for one of the hub.
-        format: `"folder"`, `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"`, `"scenes"`, or `"pictures"`: all
-            pictures below a folder, without labels. None: by `where`: a folder is a folder of classes, files and
+        format: `"folder"`, `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"`, `"scenes"`, or `"images"`: all
+            images below a folder, without labels. None: by `where`: a folder is a folder of classes, files and
             prefixes say what they are.
         validation: share of the training part that is split off where the data set has no validation part, in the
             proportions of the classes; 0: none.
         on_bad: see `Labelled`.
         seed: of the split and the limit.
         limit: at most so many items of every part.
-        labels: False: the pictures alone, for what learns without labels. Data need have none, a folder is taken with
-            all that lies below it, and a column of pictures is enough.
+        labels: False: the images alone, for what learns without labels. Data need have none, a folder is taken with
+            all that lies below it, and a column of images is enough.
         **reader_options: of the format's reader.
 
     Raises:
@@ -83,11 +84,11 @@ def load_splits(
     if seed < 0:
         raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
     where = os.path.expanduser(os.fspath(where))
-    chosen = format or _format_of(where, labels)
+    chosen = renamed_value(format, {"pictures": "images"}, "format of data") or _format_of(where, labels)
     if chosen not in FORMATS:
         raise unknown_name("format of data", chosen, FORMATS)
     if not labels:
-        chosen = "pictures" if chosen == "folder" else chosen
+        chosen = "images" if chosen == "folder" else chosen
         told = next((name for name in _OF_LABELS if name in reader_options), None)
         if told is not None:
             raise InvalidInputError(f"{told}={reader_options[told]!r}: labels are not read here; leave it out.")
@@ -122,7 +123,7 @@ def _read(where: str, format: str, common: dict[str, Any], labels: bool, given: 
 
 
 def warn_of_duplicates(splits: Splits) -> None:
-    """Says which files are in two parts: figures measured on pictures that were trained on mean nothing."""
+    """Says which files are in two parts: figures measured on images that were trained on mean nothing."""
     folders: dict[str, str] = {}
     seen: dict[str, str] = {}
     twice: dict[tuple[str, str], list[str]] = {}
@@ -142,7 +143,7 @@ def warn_of_duplicates(splits: Splits) -> None:
 
 
 def _warn_of_several_labels(splits: Splits) -> None:
-    """Says which files have two classes: often a data set with several labels per picture, which this is not for."""
+    """Says which files have two classes: often a data set with several labels per image, which this is not for."""
     for part in (splits.train, splits.validation, splits.test):
         if part is None or part.kind != "classification":
             continue
@@ -150,28 +151,28 @@ def _warn_of_several_labels(splits: Splits) -> None:
         several = list(
             dict.fromkeys(
                 path
-                for (picture, label) in part.items
-                if (path := path_of(picture)) is not None and first.setdefault(path, label) != label
+                for (image, label) in part.items
+                if (path := path_of(image)) is not None and first.setdefault(path, label) != label
             )
         )
         if several:
             files = "1 file has" if len(several) == 1 else f"{len(several)} files have"
             warnings.warn(
-                f"{part.name}: {files} several classes, the first: {several[0]}. One picture has one class here.",
+                f"{part.name}: {files} several classes, the first: {several[0]}. One image has one class here.",
                 UserWarning,
                 stacklevel=3,
             )
 
 
 def _require_several_classes(train: Labelled, where: str) -> None:
-    if train.kind in ("answers", "pictures") or len(train.classes) > 1:
+    if train.kind in ("answers", "images") or len(train.classes) > 1:
         return
     inner = os.path.join(where, train.classes[0])
     wrapped = os.path.isdir(inner) and any(entry.is_dir() for entry in os.scandir(inner))
     hint = f" Is {inner!r} the data set?" if wrapped else ""
     raise InvalidInputError(
         f"{where!r} has one class only, {train.classes[0]!r}: there is nothing to tell apart. Every class needs "
-        f"pictures in a folder, or with a label, of its own.{hint}"
+        f"images in a folder, or with a label, of its own.{hint}"
     )
 
 
@@ -186,7 +187,7 @@ def _warn_of_unseen(splits: Splits) -> None:
         listed = ", ".join(repr(one) for one in unseen[:5]) + (", …" if len(unseen) > 5 else "")
         classes = "1 class of the test part has" if len(unseen) == 1 else f"{len(unseen)} classes of the test part have"
         warnings.warn(
-            f"{classes} no picture to learn from: {listed}. Are they spelt alike everywhere?", UserWarning, stacklevel=3
+            f"{classes} no image to learn from: {listed}. Are they spelt alike everywhere?", UserWarning, stacklevel=3
         )
 
 
@@ -197,9 +198,9 @@ def _format_of(where: str, labels: bool = True) -> str:
     ending = Path(where).suffix.lower()
     if ending in (".csv", ".tsv", ".jsonl"):
         return "jsonl" if ending == ".jsonl" else "csv"
-    if not labels and (os.path.isdir(where) or (os.path.isfile(where) and ending in PICTURE_SUFFIXES)):
+    if not labels and (os.path.isdir(where) or (os.path.isfile(where) and ending in IMAGE_SUFFIXES)):
         saved = any(os.path.exists(os.path.join(where, file)) for file, name in _MARKS.items() if name == "hf")
-        return "hf" if saved else "pictures"
+        return "hf" if saved else "images"
     if os.path.isdir(where):
         for file, name in _MARKS.items():
             if os.path.exists(os.path.join(where, file)):
@@ -209,7 +210,7 @@ def _format_of(where: str, labels: bool = True) -> str:
                 )
         return "folder"
     what = "is a file of another kind" if os.path.exists(where) else "does not exist"
-    folder = "a folder of class folders" if labels else "a picture, a folder with pictures"
+    folder = "a folder of class folders" if labels else "an image, a folder with images"
     raise InvalidInputError(
         f"{where!r} {what}. Data is {folder}, a .csv or .jsonl file, scenes:NAME, hf:NAME, or a "
         f"folder with its format named. Formats: {', '.join(FORMATS)}."

@@ -1,6 +1,6 @@
-"""Tables of pictures and labels: CSV files with a header, and JSON lines.
+"""Tables of images and labels: CSV files with a header, and JSON lines.
 
-Columns: a picture's path (`image`, `file`, `file_name`, `filename`, `filepath`, `path`), relative to the file; and
+Columns: an image's path (`image`, `file`, `file_name`, `filename`, `filepath`, `path`), relative to the file; and
 `label` (or `class`, `category`, `class_name`), or `mask` (a path of a PNG), or `question` and `answer`. A column
 `split` (`train`, `val`, `test`) is optional.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from visprompt.data.labelled.columns import COLUMNS, ColumnSpec, takes_groups
 from visprompt.data.labelled.dataset import IGNORE, Kind, Labelled, OnBad, report
 from visprompt.data.labelled.items import ShiftedMask
-from visprompt.data.labelled.label_names import Names, class_names, numbered, part_of, picture_path, require_some
+from visprompt.data.labelled.label_names import Names, class_names, image_path, numbered, part_of, require_some
 from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.questions.question import read_lines, read_text
 from visprompt.errors import InvalidInputError
@@ -30,7 +30,7 @@ _PARTS = ("train", "validation", "test")
 class _Row:
     where: str
     part: str
-    picture: Path
+    image: Path
     label: Any
 
 
@@ -63,7 +63,7 @@ def read_csv(
         zero_is_none: in masks, 0 is no class and classes begin at 1.
         ignore_index: in masks, what does not count.
         name: of the data set; None: the file's.
-        labels: False: only the columns of pictures and parts are read.
+        labels: False: only the columns of images and parts are read.
 
     Raises:
         InvalidInputError: naming file and line.
@@ -125,11 +125,11 @@ class _Table:
         self.zero_is_none, self.ignore_index = masks
         self.name = name or path.stem
         self.columns = {what: self._column(what, getattr(wished, what)) for what in COLUMNS}
-        self.kind: Kind = self._kind(set(wished.named())) if labels else "pictures"
+        self.kind: Kind = self._kind(set(wished.named())) if labels else "images"
         if self.columns["image"] is None:
             raise self._no_column("image")
         listed = path.parent / "classes.txt"
-        without = self.kind in ("answers", "pictures")
+        without = self.kind in ("answers", "images")
         self.classes = classes if classes is not None or without or not listed.exists() else listed
 
     def splits(self, entries: Iterator[tuple[str, dict[str, Any]]], validation: float, seed: int) -> Splits:
@@ -143,8 +143,8 @@ class _Table:
         self._tell(problems)
         if not rows:
             raise InvalidInputError(f"{self.path} has no rows that can be used.")
-        advice = f"Paths are relative to {str(self.folder)!r}; give the folder of the pictures with images=."
-        require_some([row.picture for row in rows], str(self.path), advice)
+        advice = f"Paths are relative to {str(self.folder)!r}; give the folder of the images with images=."
+        require_some([row.image for row in rows], str(self.path), advice)
         parts = self._made(rows)
         if "train" not in parts:
             raise InvalidInputError(f"{self.path} has rows for {', '.join(parts)} and none for train.")
@@ -157,10 +157,10 @@ class _Table:
 
     def _made(self, rows: list[_Row]) -> dict[str, Labelled]:
         names: tuple[str, ...] = ()
-        items: list[tuple[Any, Any]] = [(row.picture, row.label) for row in rows]
+        items: list[tuple[Any, Any]] = [(row.image, row.label) for row in rows]
         if self.kind == "classification":
             numbers, names = numbered((row.label for row in rows), self.classes, str(self.path))
-            items = [(row.picture, numbers[row.label]) for row in rows]
+            items = [(row.image, numbers[row.label]) for row in rows]
         elif self.kind == "segmentation":
             names = class_names(self.classes, str(self.path)) or ()
             if not names:
@@ -172,7 +172,7 @@ class _Table:
         ignore = self.ignore_index if self.kind == "segmentation" else None
         for part in _PARTS:
             chosen = [item for row, item in zip(rows, items, strict=True) if row.part == part]
-            if self.kind == "pictures":
+            if self.kind == "images":
                 chosen = list(dict.fromkeys(chosen))  # several rows may speak of one
             if chosen:
                 called = f"{self.name} {part}" if self.columns["split"] else self.name
@@ -184,14 +184,14 @@ class _Table:
     def _row(self, where: str, entry: dict[str, Any]) -> _Row:
         columns = self.columns
         part = part_of(entry.get(columns["split"], ""), where) if columns["split"] else "train"
-        picture = picture_path(entry.get(str(columns["image"])), self.folder, where)
-        return _Row(where, part, picture, self._label(where, entry))
+        image = image_path(entry.get(str(columns["image"])), self.folder, where)
+        return _Row(where, part, image, self._label(where, entry))
 
     def _label(self, where: str, entry: dict[str, Any]) -> Any:
-        if self.kind == "pictures":
+        if self.kind == "images":
             return None
         if self.kind == "segmentation":
-            mask = picture_path(entry.get(str(self.columns["mask"])), self.folder, f"{where}, mask")
+            mask = image_path(entry.get(str(self.columns["mask"])), self.folder, f"{where}, mask")
             return ShiftedMask(str(mask), self.ignore_index) if self.zero_is_none else mask
         if self.kind == "answers":
             return tuple(self._text(where, entry, what) for what in ("question", "answer"))

@@ -1,6 +1,6 @@
-"""Pictures without labels, in the form that the training loop takes: what self-supervised prompts learn from.
+"""Images without labels, in the form that the training loop takes: what self-supervised prompts learn from.
 
-They are a `Labelled` of the kind "pictures". Without torch; it must not know models or training.
+They are a `Labelled` of the kind "images". Without torch; it must not know models or training.
 """
 
 from __future__ import annotations
@@ -13,34 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from visprompt.data.labelled.dataset import Labelled, OnBad
-from visprompt.data.labelled.items import PICTURE_SUFFIXES, path_of
-from visprompt.data.labelled.label_names import PARTS, is_ignored, is_picture, require_directory, walk
+from visprompt.data.labelled.items import IMAGE_SUFFIXES, path_of
+from visprompt.data.labelled.label_names import PARTS, is_ignored, is_image, require_directory, walk
 from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.errors import InvalidInputError
+from visprompt.utils.renamed import renamed_parameters, warn_renamed
 
 
-def unlabelled(pictures: Iterable[Any], *, name: str = "", on_bad: OnBad = "refuse") -> Labelled:
-    """Pictures from Python as a data set.
+@renamed_parameters(pictures="images")
+def unlabelled(images: Iterable[Any], *, name: str = "", on_bad: OnBad = "refuse") -> Labelled:
+    """Images from Python as a data set.
 
     >>> unlabelled(["a.jpg", "b.jpg"], name="photos")
-    Labelled(photos: 2 pictures without labels)
+    Labelled(photos: 2 images without labels)
 
     Args:
-        pictures: paths, PIL images, arrays, or functions that give one of these.
+        images: paths, PIL images, arrays, or functions that give one of these.
         name: of the data set.
         on_bad: see `Labelled`.
 
     Raises:
         InvalidInputError: if there are none.
     """
-    return Labelled([(picture, None) for picture in pictures], kind="pictures", name=name, on_bad=on_bad)
+    return Labelled([(image, None) for image in images], kind="images", name=name, on_bad=on_bad)
 
 
 def without_labels(data: Labelled) -> Labelled:
-    """The pictures of a labelled set, whatever their labels are; one with several labels is there once."""
-    if data.kind == "pictures":
+    """The images of a labelled set, whatever their labels are; one with several labels is there once."""
+    if data.kind == "images":
         return data
-    once = {path_of(picture) or id(picture): picture for picture, _ in data.items}
+    once = {path_of(image) or id(image): image for image, _ in data.items}
     return unlabelled(once.values(), name=data.name, on_bad=data.on_bad)
 
 
@@ -53,7 +55,7 @@ def splits_without_labels(splits: Splits) -> Splits:
     return Splits(train, validation, test, f"{splits.protocol} Labels are not used.")
 
 
-def read_pictures(
+def read_images(
     where: str | os.PathLike[str],
     *,
     validation: float = 0.2,
@@ -61,25 +63,25 @@ def read_pictures(
     on_bad: OnBad = "refuse",
     name: str | None = None,
 ) -> Splits:
-    """All pictures below a folder, however deep; folders `train`, `val` and `test` in it are its parts.
+    """All images below a folder, however deep; folders `train`, `val` and `test` in it are its parts.
 
     Other folders in it mean nothing: those of classes are read as well, and their names are not looked at.
 
     Args:
-        where: the folder, or one picture.
+        where: the folder, or one image.
         validation: share of the training part that becomes validation if there is no such folder; 0: none.
         seed: of that draw.
         on_bad: see `Labelled`.
         name: of the data set; None: the folder's.
 
     Raises:
-        InvalidInputError: if there is no such folder, or no picture in it.
+        InvalidInputError: if there is no such folder, or no image in it.
     """
     root = Path(where)
     called = name or root.resolve().name
-    if root.is_file() and is_picture(root.name):
-        return without_validation(unlabelled([str(root)], name=called, on_bad=on_bad), None, 0, seed, "one picture")
-    root = require_directory(root, "expected a folder with pictures, or one picture")
+    if root.is_file() and is_image(root.name):
+        return without_validation(unlabelled([str(root)], name=called, on_bad=on_bad), None, 0, seed, "one image")
+    root = require_directory(root, "expected a folder with images, or one image")
     parts: dict[str, Path] = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         part = PARTS.get(entry.name.casefold())
@@ -95,7 +97,7 @@ def read_pictures(
         for part, paths in found.items()
     }
     folder = parts["train"].resolve().name
-    source = f"All pictures below the folder {folder}"
+    source = f"All images below the folder {folder}"
     inner = {os.path.dirname(path) for path in found["train"]} - {os.fspath(parts["train"])}
     if inner:
         folders = "1 folder" if len(inner) == 1 else f"{len(inner)} folders"
@@ -106,15 +108,15 @@ def read_pictures(
 
 
 def _below(folder: Path) -> list[str]:
-    """Paths of all pictures below a folder, sorted."""
+    """Paths of all images below a folder, sorted."""
     found: dict[bool, list[str]] = {True: [], False: []}
-    walk(folder, lambda path, picture: found[picture].append(path))
+    walk(folder, lambda path, image: found[image].append(path))
     if not found[True]:
         endings = sorted({os.path.splitext(path)[1].lower() or "no ending" for path in found[False]})
         there = f"files of other kinds ({', '.join(endings[:6])})" if endings else "no files"
         raise InvalidInputError(
-            f"{str(folder)!r} has no pictures in it or in the folders below, but {there}. Pictures end in "
-            f"{', '.join(sorted(PICTURE_SUFFIXES))}."
+            f"{str(folder)!r} has no images in it or in the folders below, but {there}. Images end in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return sorted(found[True])
 
@@ -124,7 +126,7 @@ def _warn_of_others(root: Path, parts: set[Path]) -> None:
     others = sorted(
         entry.name
         for entry in os.scandir(root)
-        if not is_ignored(entry.name) and Path(entry.path) not in parts and (entry.is_dir() or is_picture(entry.name))
+        if not is_ignored(entry.name) and Path(entry.path) not in parts and (entry.is_dir() or is_image(entry.name))
     )
     if others:
         listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
@@ -134,6 +136,9 @@ def _warn_of_others(root: Path, parts: set[Path]) -> None:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "read_pictures":  # 0.4.0
+        warn_renamed(__name__, name, "read_images")
+        return read_images
     if name not in ("generated", "SIZES"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new = "visprompt.data.scenes.unlabelled"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from visprompt.data.labelled.dataset import Labelled, OnBad
-from visprompt.data.labelled.label_names import Names, numbered, picture_path, require_directory, require_some
+from visprompt.data.labelled.label_names import Names, image_path, numbered, require_directory, require_some
 from visprompt.data.labelled.parts import Splits, without_validation
 from visprompt.data.questions.question import read_text
 from visprompt.errors import InvalidInputError
@@ -80,7 +80,7 @@ def _rows(root: Path, file: str) -> list[tuple[Path, int]]:
             raise InvalidInputError(
                 f"{where}: expected `path label` with the number of a class; got {line.strip()!r:.80}."
             )
-        rows.append((picture_path(path, root, where), int(label)))
+        rows.append((image_path(path, root, where), int(label)))
     if not rows:
         raise InvalidInputError(f"{root / file} is empty.")
     require_some(

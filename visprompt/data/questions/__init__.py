@@ -3,7 +3,7 @@
 from visprompt.data.questions.question import (
     LETTERS,
     Box,
-    EncodedPicture,
+    EncodedImage,
     Question,
     image_path,
     letter_of,
@@ -15,10 +15,11 @@ from visprompt.data.questions.question import (
     unique,
     with_options,
 )
+from visprompt.utils.renamed import renamed_names
 
 __all__ = [
     "Box",
-    "EncodedPicture",
+    "EncodedImage",
     "LETTERS",
     "Question",
     "image_path",
@@ -31,3 +32,6 @@ __all__ = [
     "unique",
     "with_options",
 ]
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"EncodedPicture": "EncodedImage"}, globals())

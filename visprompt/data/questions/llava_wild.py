@@ -1,6 +1,6 @@
 """LLaVA-Bench (in the wild) (https://arxiv.org/abs/2304.08485): open questions, judged by a language model.
 
-In: `questions.jsonl`, one `{"question_id", "image", "text", "category"}` a line, and a folder of pictures.
+In: `questions.jsonl`, one `{"question_id", "image", "text", "category"}` a line, and a folder of images.
 Out: one `{"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}` a line, as its judge takes it.
 The judge drifts from version to version: always let the same one judge the baseline too.
 """
@@ -21,7 +21,7 @@ def read_llava_wild(path: str | Path, images: str | Path | None = None) -> list[
 
     Args:
         path: the file.
-        images: folder of the pictures; by default `images` beside the file. They are not opened here.
+        images: folder of the images; by default `images` beside the file. They are not opened here.
 
     Raises:
         InvalidInputError: naming file and line, for anything that is not as described above.

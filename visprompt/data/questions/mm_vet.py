@@ -1,6 +1,6 @@
 """MM-Vet (https://arxiv.org/abs/2308.02490): open questions, judged by its online evaluator.
 
-In: `mm-vet.json`, `{"v1_0": {"imagename": …, "question": …, "answer": …, "capability": […]}}`, and pictures.
+In: `mm-vet.json`, `{"v1_0": {"imagename": …, "question": …, "answer": …, "capability": […]}}`, and images.
 Out: `{"v1_0": "answer", …}`, the file that the evaluator takes.
 """
 
@@ -20,7 +20,7 @@ def read_mm_vet(path: str | Path, images: str | Path | None = None) -> list[Ques
 
     Args:
         path: the file.
-        images: folder of the pictures; by default `images` beside the file. They are not opened here.
+        images: folder of the images; by default `images` beside the file. They are not opened here.
 
     Raises:
         InvalidInputError: naming file and entry, for anything that is not as described above.

@@ -1,7 +1,7 @@
-"""MMMU (https://arxiv.org/abs/2311.16502): college questions with one to seven pictures, most of them multiple choice.
+"""MMMU (https://arxiv.org/abs/2311.16502): college questions with one to seven images, most of them multiple choice.
 
 In: the data set's parquet files (one, or a folder of them, as on the hub), a folder written by `datasets.save_to_disk`,
-or JSON / JSONL with the paths of the pictures. Fields: `id` (`validation_Accounting_1`), `question` (with `<image 1>`),
+or JSON / JSONL with the paths of the images. Fields: `id` (`validation_Accounting_1`), `question` (with `<image 1>`),
 `options` (the *text* of a Python list), `answer`, `question_type` (`multiple-choice` or `open`), `image_1` … `image_7`;
 JSON may have `images: [path, …]` instead. Out: `{"validation_Accounting_1": "D", …}`.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from visprompt.data.questions.question import (
     LETTERS,
-    EncodedPicture,
+    EncodedImage,
     Question,
     image_path,
     letter_of,
@@ -30,7 +30,7 @@ from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.utils.files import write_text
 
 MULTIPLE_CHOICE = "multiple-choice"
-PICTURES = tuple(f"image_{number}" for number in range(1, 8))
+IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 LETTER_PLEASE = "Answer with the option's letter from the given choices directly."
 SHORT_PLEASE = "Answer the question using a single word or phrase."
 
@@ -38,12 +38,12 @@ SHORT_PLEASE = "Answer the question using a single word or phrase."
 def read_mmmu(path: str | Path, images: str | Path | None = None) -> list[Question]:
     """Reads MMMU.
 
-    The text that is asked keeps the markers `<image 1>`; the pictures come in their order.
+    The text that is asked keeps the markers `<image 1>`; the images come in their order.
 
     Args:
         path: a `.parquet`, `.json` or `.jsonl` file, a folder of parquet files of one split, or what
             `datasets.save_to_disk` wrote.
-        images: folder that pictures' paths in JSON are relative to; by default the file's.
+        images: folder that images' paths in JSON are relative to; by default the file's.
 
     Raises:
         InvalidInputError: naming file and line or row.
@@ -113,16 +113,16 @@ def _question(where: str, entry: dict[str, Any], folder: Path) -> Question:
         raise InvalidInputError(f"{where}: {name} is a multiple choice without options.")
     if kind != MULTIPLE_CHOICE:
         options = ()
-    pictures = tuple(_picture(one, folder, where, name) for one in _pictures(entry))
-    if not pictures:
-        raise InvalidInputError(f"{where}: {name} has no picture (image_1 … image_7, or images).")
+    images = tuple(_image(one, folder, where, name) for one in _images(entry))
+    if not images:
+        raise InvalidInputError(f"{where}: {name} has no image (image_1 … image_7, or images).")
     answer = None if entry.get("answer") in (None, "", "?") else str(entry["answer"])  # "?": the test split
     if options and answer is not None and answer not in LETTERS[: len(options)]:
         raise InvalidInputError(f"{where}: answer {answer!r} of {name} is none of its {len(options)} options' letters.")
     asked = with_options(str(entry["question"]), options, LETTER_PLEASE if options else SHORT_PLEASE)
     return Question(
         name,
-        pictures,
+        images,
         asked,
         answer=answer if options else None,
         kind=subject_of(name),
@@ -131,32 +131,32 @@ def _question(where: str, entry: dict[str, Any], folder: Path) -> Question:
         extra={
             "question_type": kind,
             "reference": answer,
-            # as it came, but for the pictures: an export writes it again with others
-            "entry": {key: value for key, value in entry.items() if key not in (*PICTURES, "images")},
+            # as it came, but for the images: an export writes it again with others
+            "entry": {key: value for key, value in entry.items() if key not in (*IMAGES, "images")},
         },
     )
 
 
-def _pictures(entry: Mapping[str, Any]) -> Iterator[Any]:
+def _images(entry: Mapping[str, Any]) -> Iterator[Any]:
     if isinstance(entry.get("images"), list):
         yield from entry["images"]
         return
-    for key in PICTURES:
+    for key in IMAGES:
         if entry.get(key) is not None:
             yield entry[key]
 
 
-def _picture(value: Any, folder: Path, where: str, name: str) -> Any:
+def _image(value: Any, folder: Path, where: str, name: str) -> Any:
     if isinstance(value, str):
         return image_path(value, folder, where)
     if isinstance(value, dict) and value.get("bytes"):
-        return EncodedPicture(bytes(value["bytes"]), f"{where}: the picture of {name}")
+        return EncodedImage(bytes(value["bytes"]), f"{where}: the image of {name}")
     if isinstance(value, dict) and value.get("path"):
         return image_path(value["path"], folder, where)
     if hasattr(value, "convert"):  # datasets decodes to PIL
         return value
     raise InvalidInputError(
-        f"{where}: a picture is a path, or what the data set's files hold; got {type(value).__name__}."
+        f"{where}: an image is a path, or what the data set's files hold; got {type(value).__name__}."
     )
 
 
@@ -219,5 +219,5 @@ def _from_arrow(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _missing(what: str) -> UnsupportedError:
     return UnsupportedError(
         f'{what} files need the datasets package: pip install "visprompt-toolkit[mmmu]". JSON and JSONL files with the '
-        "pictures' paths are read without it."
+        "images' paths are read without it."
     )

@@ -1,7 +1,7 @@
-"""Questions about pictures, the one form that every LVLM benchmark's reader gives and every asking task takes.
+"""Questions about images, the one form that every LVLM benchmark's reader gives and every asking task takes.
 
-Coordinates are pixels of the original picture. Nothing here knows about models or strategies. A path stays a
-path, and bytes stay bytes, until a task asks for the picture.
+Coordinates are pixels of the original image. Nothing here knows about models or strategies. A path stays a
+path, and bytes stay bytes, until a task asks for the image.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visprompt.errors import InvalidInputError
+from visprompt.utils.renamed import renamed_attributes, renamed_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,11 +30,11 @@ LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPicture:
-    """A picture inside of another file (a parquet file's cell, a TSV's base64), decoded when it is needed.
+class EncodedImage:
+    """An image inside of another file (a parquet file's cell, a TSV's base64), decoded when it is needed.
 
     Attributes:
-        content: the bytes of a picture file, or a function that gives them.
+        content: the bytes of an image file, or a function that gives them.
         name: for messages.
     """
 
@@ -41,10 +42,10 @@ class EncodedPicture:
     name: str
 
     def open(self) -> Image:
-        """The picture, upright RGB.
+        """The image, upright RGB.
 
         Raises:
-            InvalidInputError: naming the picture, if the bytes are none.
+            InvalidInputError: naming the image, if the bytes are none.
         """
         from PIL import Image as pil_image
 
@@ -56,16 +57,17 @@ class EncodedPicture:
                 image.load()
                 return load_image(image)
         except Exception as error:  # Pillow's decoders raise whatever they like
-            raise InvalidInputError(f"{self.name} is not a picture that Pillow reads: {error}") from None
+            raise InvalidInputError(f"{self.name} is not an image that Pillow reads: {error}") from None
 
 
+@renamed_attributes(pictures="pil_images")
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A question about one or several pictures.
+    """A question about one or several images.
 
     Attributes:
         id: unique within the data set.
-        images: paths, PIL images, or pictures inside of another file; at least one, in the order the text names them.
+        images: paths, PIL images, or images inside of another file; at least one, in the order the text names them.
         text: what is asked, complete with options and instructions.
         answer: the right answer (for multiple choice its letter), or None where the data set does not say.
         kind: what figures are grouped by: type of question, capability, subject.
@@ -73,13 +75,13 @@ class Question:
         targets: where the answer is to be seen: boxes or masks; empty if unknown, or if there is nothing to point at.
         outlines: `targets` as masks, where the data set has them.
         wrong: regions of something else: a control points there.
-        objects: everything in the picture that can be pointed at, without a hint which is meant.
+        objects: everything in the image that can be pointed at, without a hint which is meant.
         chance: probability that a random answer is right, or None if that is not known.
         extra: what the data set says besides; goes into the rows of answers.
     """
 
     id: str
-    images: tuple[Path | Image | EncodedPicture, ...]
+    images: tuple[Path | Image | EncodedImage, ...]
     text: str
     answer: str | None = None
     kind: str = ""
@@ -93,18 +95,18 @@ class Question:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise InvalidInputError(f"question {self.id} has no picture.")
+            raise InvalidInputError(f"question {self.id} has no image.")
 
     @cached_property
     def image_name(self) -> str:
-        """The first picture's file name, or the id of a question whose pictures have none; one picture is one draw."""
+        """The first image's file name, or the id of a question whose images have none; one image is one draw."""
         first = self.images[0]
         return first.name if isinstance(first, Path) else self.id
 
     @property
-    def pictures(self) -> list[Path | Image]:
-        """The pictures in a form that `visprompt.Request` takes."""
-        return [one.open() if isinstance(one, EncodedPicture) else one for one in self.images]
+    def pil_images(self) -> list[Path | Image]:
+        """The images in a form that `visprompt.Request` takes."""
+        return [one.open() if isinstance(one, EncodedImage) else one for one in self.images]
 
     @property
     def letters(self) -> str:
@@ -190,7 +192,7 @@ def require_keys(entry: Any, keys: Iterable[str], where: str) -> None:
 
 
 def image_path(name: Any, images: str | Path | None, where: str) -> Path:
-    """The path of a picture that a file names; it is not opened, so a missing one only costs its own question.
+    """The path of an image that a file names; it is not opened, so a missing one only costs its own question.
 
     Raises:
         InvalidInputError: if the name is no text, or leads out of the folder.
@@ -199,9 +201,9 @@ def image_path(name: Any, images: str | Path | None, where: str) -> Path:
         raise InvalidInputError(f"{where}: an image is a file name; got {name!r:.60}.")
     if images is None:
         return Path(name)
-    # Files of others should not be able to name /etc/passwd as their picture.
+    # Files of others should not be able to name /etc/passwd as their image.
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InvalidInputError(f"{where}: image {name!r} leads out of the folder of pictures.")
+        raise InvalidInputError(f"{where}: image {name!r} leads out of the folder of images.")
     return Path(images) / name
 
 
@@ -282,3 +284,7 @@ def _by_text(answer: str, options: Sequence[str]) -> str | None:
         if not any(other != number and f" {options[number]} " in f" {options[other]} " for other in held)
     ]
     return LETTERS[held[0]] if len(held) == 1 else None
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"EncodedPicture": "EncodedImage"}, globals())

@@ -1,7 +1,7 @@
-"""VLMEvalKit's tables (https://github.com/open-compass/VLMEvalKit): one TSV a benchmark, pictures inside as base64.
+"""VLMEvalKit's tables (https://github.com/open-compass/VLMEvalKit): one TSV a benchmark, images inside as base64.
 
-Columns: `index`, `image` (base64, a list of them, or the index of the row that holds the picture) or `image_path`,
-`question`, `A`, `B`, … for multiple choice, `answer`, `category`, `hint`. Out: the same without pictures and with
+Columns: `index`, `image` (base64, a list of them, or the index of the row that holds the image) or `image_path`,
+`question`, `A`, `B`, … for multiple choice, `answer`, `category`, `hint`. Out: the same without images and with
 `prediction`, which its `evaluate` takes.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from visprompt.data.questions.question import (
     LETTERS,
-    EncodedPicture,
+    EncodedImage,
     Question,
     image_path,
     letter_of,
@@ -31,7 +31,7 @@ from visprompt.errors import InvalidInputError
 from visprompt.utils.files import write_text
 
 LETTER_PLEASE = "Answer with the option's letter from the given choices directly."
-#: shorter cells name the row whose picture is meant
+#: shorter cells name the row whose image is meant
 _REFERENCE = 64
 _EMPTY = ("", "nan", "NaN", "None")
 
@@ -63,7 +63,7 @@ def read_tsv(path: str | Path, images: str | Path | None = None) -> list[Questio
         found.append(
             Question(
                 row["index"],
-                tuple(_pictures(row, cells, folder, where)),
+                tuple(_images(row, cells, folder, where)),
                 with_options(text, options, LETTER_PLEASE) if options else text,
                 answer=answer,
                 kind=_cell(row, "category") or "",
@@ -87,7 +87,7 @@ def write_tsv(path: str | Path, questions: Sequence[Question], answers: Mapping[
 
 
 def table_row(question: Question) -> dict[str, Any]:
-    """A question as a row of such a table, without its pictures.
+    """A question as a row of such a table, without its images.
 
     A question of another benchmark has its instructions in the text; its options are then not repeated as columns,
     since VLMEvalKit would list them again.
@@ -115,7 +115,7 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    csv.field_size_limit(sys.maxsize)  # a picture in one cell is larger than the default of 128 KiB
+    csv.field_size_limit(sys.maxsize)  # an image in one cell is larger than the default of 128 KiB
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [{str(key): value for key, value in row.items()} for row in csv.DictReader(file, delimiter="\t")]
@@ -150,14 +150,14 @@ def _letters(row: Mapping[str, str]) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def _pictures(row: Mapping[str, str], cells: Mapping[str, str], folder: Path, where: str) -> list[Any]:
+def _images(row: Mapping[str, str], cells: Mapping[str, str], folder: Path, where: str) -> list[Any]:
     cell = _cell(row, "image")
     if cell and len(cell) <= _REFERENCE:
         if len(cells.get(cell, "")) <= _REFERENCE:
-            raise InvalidInputError(f"{where}: image {cell!r} is no picture, and no index of a row that has one.")
+            raise InvalidInputError(f"{where}: image {cell!r} is no image, and no index of a row that has one.")
         cell = cells[cell]
     if cell:
-        return [EncodedPicture(_decoder(one, where), f"{where}: the picture") for one in _listed(cell, where)]
+        return [EncodedImage(_decoder(one, where), f"{where}: the image") for one in _listed(cell, where)]
     paths = _cell(row, "image_path")
     if not paths:
         raise InvalidInputError(f"{where}: neither image nor image_path.")
@@ -185,7 +185,7 @@ def _decoded(text: str, where: str) -> bytes:
     try:
         return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInputError(f"{where}: the picture is no base64: {error}.") from error
+        raise InvalidInputError(f"{where}: the image is no base64: {error}.") from error
 
 
 def _prediction(question: Question, answer: str) -> str:

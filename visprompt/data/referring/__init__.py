@@ -3,7 +3,7 @@
 from visprompt.data.referring.image import (
     Boxes,
     Expression,
-    ReferringPicture,
+    ReferringImage,
     grouped,
     iou,
     report_dropped,
@@ -12,11 +12,12 @@ from visprompt.data.referring.image import (
     usable_xyxy,
     xyxy_from_xywh,
 )
+from visprompt.utils.renamed import renamed_names
 
 __all__ = [
     "Boxes",
     "Expression",
-    "ReferringPicture",
+    "ReferringImage",
     "grouped",
     "iou",
     "report_dropped",
@@ -25,3 +26,6 @@ __all__ = [
     "usable_xyxy",
     "xyxy_from_xywh",
 ]
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage"}, globals())

@@ -1,7 +1,7 @@
 """The parts of birds in CUB-200-2011 (Wah et al., http://www.vision.caltech.edu/datasets/cub_200_2011/).
 
 A folder with `images.txt`, `train_test_split.txt`, `image_class_labels.txt`, `bounding_boxes.txt`, `parts/parts.txt`,
-`parts/part_locs.txt` (`image_id part_id x y visible`) and the pictures in `images/`.
+`parts/part_locs.txt` (`image_id part_id x y visible`) and the images in `images/`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from visprompt.data.referring.image import tell
-from visprompt.data.referring.keypoints import PointedPicture
+from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError, unknown_name
 
 SPLITS: dict[str, int | None] = {"train": 1, "test": 0, "all": None}
@@ -37,19 +37,19 @@ def read_cub(
     *,
     merge_sides: bool = False,
     problems: list[str] | None = None,
-) -> list[PointedPicture]:
+) -> list[PointedImage]:
     """Reads the visible parts of every bird.
 
     Args:
         where: the folder `CUB_200_2011`.
         split: "train", "test" (the authors' own, from `train_test_split.txt`) or "all".
-        images: folder of the pictures; None: `images` in it. They are not opened, so a missing one only costs its own
+        images: folder of the images; None: `images` in it. They are not opened, so a missing one only costs its own
             items.
         merge_sides: "left eye" and "right eye" are both called "eye", likewise legs and wings: 12 names for 15.
         problems: what was left out is told here; None: as warnings.
 
     Returns:
-        one picture for every bird of which a part is visible, in the order of `images.txt`; in `extra` its `class`
+        one image for every bird of which a part is visible, in the order of `images.txt`; in `extra` its `class`
         (from 1) and `bird_xyxy`.
 
     Raises:
@@ -72,9 +72,9 @@ def read_cub(
     wanted = SPLITS[split]
     chosen = [number for number in paths if wanted is None or training[number] == wanted]
     if not chosen:
-        raise InvalidInputError(f"{root / 'train_test_split.txt'}: not one picture is of split {split!r}.")
+        raise InvalidInputError(f"{root / 'train_test_split.txt'}: not one image is of split {split!r}.")
     found = [
-        PointedPicture(
+        PointedImage(
             str(number),
             folder / paths[number],
             np.array([xy for _, xy in seen], dtype=np.float64),
@@ -86,35 +86,35 @@ def read_cub(
         if (seen := visible.get(number))
     ]
     if not found:
-        raise InvalidInputError(f"{root / 'parts' / 'part_locs.txt'}: no part is visible in any picture of {split!r}.")
+        raise InvalidInputError(f"{root / 'parts' / 'part_locs.txt'}: no part is visible in any image of {split!r}.")
     if len(found) < len(chosen):
         tell(problems, f"{root}: {len(chosen) - len(found)} of {len(chosen)} birds have no visible part.")
     return found
 
 
 def _visible(
-    path: Path, pictures: dict[int, str], parts: dict[int, str]
+    path: Path, samples: dict[int, str], parts: dict[int, str]
 ) -> dict[int, list[tuple[int, tuple[float, float]]]]:
-    """For every picture its visible parts and where they are."""
+    """For every image its visible parts and where they are."""
     found: dict[int, list[tuple[int, tuple[float, float]]]] = {}
     seen: set[tuple[int, int]] = set()
     for line, fields in _lines(path, 5):
         where = f"{path}, line {line}"
         try:
-            picture, part, x, y, shown = int(fields[0]), int(fields[1]), *map(float, fields[2:4]), _flag(fields[4])
+            sample, part, x, y, shown = int(fields[0]), int(fields[1]), *map(float, fields[2:4]), _flag(fields[4])
         except ValueError:
             raise _wrong(where, "image_id part_id x y visible (0 or 1)", fields) from None
-        if picture not in pictures:
-            raise InvalidInputError(f"{where}: picture {picture} is not in images.txt.")
+        if sample not in samples:
+            raise InvalidInputError(f"{where}: image {sample} is not in images.txt.")
         if part not in parts:
             raise InvalidInputError(f"{where}: part {part} is not in parts.txt, which has {_few(parts)}.")
-        if (picture, part) in seen:
-            raise InvalidInputError(f"{where}: part {part} of picture {picture} stands in the file twice.")
-        seen.add((picture, part))
+        if (sample, part) in seen:
+            raise InvalidInputError(f"{where}: part {part} of image {sample} stands in the file twice.")
+        seen.add((sample, part))
         if shown:
             if not (math.isfinite(x) and math.isfinite(y)):
                 raise _wrong(where, "finite coordinates in pixels", fields)
-            found.setdefault(picture, []).append((part, (x, y)))
+            found.setdefault(sample, []).append((part, (x, y)))
     return found
 
 
@@ -139,12 +139,12 @@ def _by_number(
         if number in found:
             raise InvalidInputError(f"{where}: number {number} stands in the file twice.")
         if known is not None and number not in known:
-            raise InvalidInputError(f"{where}: picture {number} is not in images.txt.")
+            raise InvalidInputError(f"{where}: image {number} is not in images.txt.")
         found[number] = value
     missing = [number for number in known or {} if number not in found]
     if missing:
         raise InvalidInputError(
-            f"{path} says nothing about {len(missing)} of the {len(known or {})} pictures of images.txt, the first: "
+            f"{path} says nothing about {len(missing)} of the {len(known or {})} images of images.txt, the first: "
             f"{missing[0]}. Is the file cut off?"
         )
     return found

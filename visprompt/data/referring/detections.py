@@ -25,7 +25,7 @@ def read_detections(
         problems: what was left out is told here, in one sentence; None: as a warning.
 
     Returns:
-        for every image id (as text, because JSON keys are) its boxes `[n, 4]`, xyxy pixels of the original picture.
+        for every image id (as text, because JSON keys are) its boxes `[n, 4]`, xyxy pixels of the original image.
 
     Raises:
         InvalidInputError: for a file that is missing, not JSON, or in neither layout.

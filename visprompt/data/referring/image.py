@@ -1,7 +1,7 @@
-"""Pictures with referring expressions, the one form that every reader gives and every task takes.
+"""Images with referring expressions, the one form that every reader gives and every task takes.
 
-Coordinates are pixels of the original picture, boxes are xyxy. Nothing here knows about models or strategies, and no
-picture is opened: a path stays a path until a task asks for it.
+Coordinates are pixels of the original image, boxes are xyxy. Nothing here knows about models or strategies, and no
+image is opened: a path stays a path until a task asks for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
 from visprompt.regions.shapes import Box, Xyxy
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +27,7 @@ Boxes = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """What somebody said about one thing in a picture.
+    """What somebody said about one thing in an image.
 
     Attributes:
         id: unique within the data set.
@@ -40,12 +41,12 @@ class Expression:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferringPicture:
-    """A picture, the boxes to choose from, and the expressions that were said about it.
+class ReferringImage:
+    """An image, the boxes to choose from, and the expressions that were said about it.
 
     Attributes:
-        id: unique within the data set; statistics treat one picture as one draw.
-        image: path, or the picture itself (PIL, or RGB array).
+        id: unique within the data set; statistics treat one image as one draw.
+        image: path, or the image itself (PIL, or RGB array).
         candidates_xyxy: `[k, 4]` boxes to choose from, gold or from a detector.
         expressions: at least one.
         names: the category of every candidate, or empty where they have none (detector boxes).
@@ -64,7 +65,7 @@ class ReferringPicture:
 
     @property
     def image_name(self) -> str:
-        """The file name, or the id of a picture that has none."""
+        """The file name, or the id of an image that has none."""
         return self.image.name if isinstance(self.image, Path) else self.id
 
 
@@ -119,23 +120,23 @@ def report_dropped(problems: list[str] | None, path: str | Path, dropped: int, f
 def report_undetected(
     problems: list[str] | None, path: str | Path, images: Iterable[str], detections: Mapping[str, Boxes]
 ) -> None:
-    """Compares the pictures of a data set with those of a detector's file.
+    """Compares the images of a data set with those of a detector's file.
 
     Raises:
-        InvalidInputError: if the detector's file knows none of the pictures, so that every answer would be wrong.
+        InvalidInputError: if the detector's file knows none of the images, so that every answer would be wrong.
     """
     wanted = list(dict.fromkeys(images))
     if not any(image in detections for image in wanted):
         theirs = ", ".join(list(detections)[:3]) or "none at all"
         raise InvalidInputError(
-            f"the detector's file has boxes for none of the {len(wanted)} pictures of {path}: image ids there are "
+            f"the detector's file has boxes for none of the {len(wanted)} images of {path}: image ids there are "
             f"{', '.join(wanted[:3])}, …, and the detector's are {theirs}. Do the two belong together?"
         )
     without = [image for image in wanted if not len(detections.get(image, ()))]
     if without:
         tell(
             problems,
-            f"{path}: {len(without)} of {len(wanted)} pictures have no detections, so every answer on them counts as "
+            f"{path}: {len(without)} of {len(wanted)} images have no detections, so every answer on them counts as "
             f"wrong; the first: {without[0]}.",
         )
 
@@ -161,22 +162,20 @@ def iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
     return np.asarray(shared / (area_first[:, None] + area_second[None, :] - shared))
 
 
-def grouped(pictures: Iterable[ReferringPicture]) -> list[ReferringPicture]:
-    """Puts the expressions on one picture with the same candidates together, first seen first.
+def grouped(samples: Iterable[ReferringImage]) -> list[ReferringImage]:
+    """Puts the expressions on one image with the same candidates together, first seen first.
 
-    Annotation files have one entry per object; together, a picture is opened once and its regions share their prefix.
+    Annotation files have one entry per object; together, an image is opened once and its regions share their prefix.
     """
-    groups: dict[tuple[str, bytes], ReferringPicture] = {}
-    for picture in pictures:
-        key = (picture.id, picture.candidates_xyxy.tobytes())
+    groups: dict[tuple[str, bytes], ReferringImage] = {}
+    for sample in samples:
+        key = (sample.id, sample.candidates_xyxy.tobytes())
         seen = groups.get(key)
         if seen is None:
-            groups[key] = picture
+            groups[key] = sample
         else:
-            expressions = seen.expressions + picture.expressions
-            groups[key] = ReferringPicture(
-                seen.id, seen.image, seen.candidates_xyxy, expressions, seen.names, seen.extra
-            )
+            expressions = seen.expressions + sample.expressions
+            groups[key] = ReferringImage(seen.id, seen.image, seen.candidates_xyxy, expressions, seen.names, seen.extra)
     return list(groups.values())
 
 
@@ -204,3 +203,7 @@ def _corners(xywh: Boxes) -> Boxes:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage"}, globals())

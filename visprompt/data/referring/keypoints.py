@@ -1,6 +1,6 @@
-"""Pictures with named points: which part, or which object, is it at this place?
+"""Images with named points: which part, or which object, is it at this place?
 
-Coordinates are pixels of the original picture. Nothing here knows about models or strategies, and no picture is opened
+Coordinates are pixels of the original image. Nothing here knows about models or strategies, and no image is opened
 before a task asks about it.
 """
 
@@ -18,6 +18,7 @@ from visprompt.data.referring.image import Boxes, Expression
 from visprompt.errors import InvalidInputError
 from visprompt.imaging.shared import shared_image
 from visprompt.regions.shapes import Point
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,20 +29,20 @@ Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class PointedPicture:
-    """A picture and the points in it that are asked about.
+class PointedImage:
+    """An image and the points in it that are asked about.
 
     A strategy is given a `visprompt.Point` without a radius of its own, so every strategy, markers and attention alike,
-    works on the same disc: 5 % of the picture's shorter side around the point.
+    works on the same disc: 5 % of the image's shorter side around the point.
 
     Attributes:
-        id: unique within the data set; statistics treat one picture as one draw.
-        image: path, or the picture itself (PIL, or RGB array).
+        id: unique within the data set; statistics treat one image as one draw.
+        image: path, or the image itself (PIL, or RGB array).
         points_xy: `[k, 2]`, pixels.
         names: what is at every point.
         ids: of the points, unique within the data set.
         kinds: what sort of point each is; empty where there is nothing to say.
-        choices: names that occur in the picture; empty: those of its points.
+        choices: names that occur in the image; empty: those of its points.
 
     Raises:
         InvalidInputError: if these do not belong together.
@@ -60,22 +61,22 @@ class PointedPicture:
         count = len(self.names)
         if self.points_xy.shape != (count, 2) or len(self.ids) != count or len(self.kinds) not in (0, count):
             raise InvalidInputError(
-                f"picture {self.id}: {count} names go with {count} points [k, 2] and {count} ids; got points of shape "
+                f"image {self.id}: {count} names go with {count} points [k, 2] and {count} ids; got points of shape "
                 f"{self.points_xy.shape} and {len(self.ids)} ids."
             )
 
     @property
     def image_name(self) -> str:
-        """The file name, or the id of a picture that has none."""
+        """The file name, or the id of an image that has none."""
         return self.image.name if isinstance(self.image, Path) else self.id
 
     @cached_property
     def candidates_xyxy(self) -> Boxes:
-        """`[k, 4]` squares around the points' discs; they may reach beyond the picture, which is opened for its size.
+        """`[k, 4]` squares around the points' discs; they may reach beyond the image, which is opened for its size.
 
         Raises:
             InvalidInputError: if it cannot be read.
-            RegionNotVisibleError: for a point outside the picture.
+            RegionNotVisibleError: for a point outside the image.
         """
         wh = self._size_wh()
         return np.array([Point(x, y).clip(wh).xyxy for x, y in self.points_xy]).reshape(-1, 4)
@@ -98,5 +99,9 @@ class PointedPicture:
         try:
             width, height = shared_image(self.image).size
         except InvalidInputError as error:
-            raise InvalidInputError(f"picture {self.id}: {error}") from None
+            raise InvalidInputError(f"image {self.id}: {error}") from None
         return (width, height)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"PointedPicture": "PointedImage"}, globals())

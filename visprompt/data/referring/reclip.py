@@ -17,7 +17,7 @@ import numpy as np
 from visprompt.data.referring.image import (
     Boxes,
     Expression,
-    ReferringPicture,
+    ReferringImage,
     grouped,
     report_dropped,
     report_undetected,
@@ -26,7 +26,7 @@ from visprompt.data.referring.image import (
 )
 from visprompt.errors import InvalidInputError
 
-# COCO_train2014_000000581857_16.jpg: refer glued the annotation's id to the name of the picture.
+# COCO_train2014_000000581857_16.jpg: refer glued the annotation's id to the name of the image.
 _GLUED = re.compile(r"^(COCO_[A-Za-z]+\d{4}_\d{12})_\d+$")
 
 
@@ -36,23 +36,23 @@ def read_reclip(
     detections: Mapping[str, Boxes] | None = None,
     *,
     problems: list[str] | None = None,
-) -> list[ReferringPicture]:
+) -> list[ReferringImage]:
     """Reads a ReCLIP `.jsonl` file.
 
     Annotated boxes without an area, and crowds (`iscrowd`), are no candidates unless an expression is about them.
 
     Args:
         path: the file.
-        images: folder of the pictures; they are not opened here, so a missing one only costs its own items.
+        images: folder of the images; they are not opened here, so a missing one only costs its own items.
         detections: candidate boxes by image id (`read_detections`); None: the annotated boxes are the candidates.
         problems: what was left out or is missing is told here; None: as warnings.
 
     Returns:
-        one `ReferringPicture` per picture, in the order of the file.
+        one `ReferringImage` per image, in the order of the file.
 
     Raises:
         InvalidInputError: naming file and line, for anything that is not as described above; and if the detector's
-            file knows none of the pictures.
+            file knows none of the images.
     """
     path = Path(path)
     try:
@@ -67,22 +67,22 @@ def read_reclip(
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path.name}, line {number}"
-            picture, left_out = _picture(where, number, line, folder, detections)
-            found.append(picture)
+            sample, left_out = _image(where, number, line, folder, detections)
+            found.append(sample)
             if left_out:
-                dropped[picture.id] = left_out
+                dropped[sample.id] = left_out
     if not found:
         raise InvalidInputError(f"{path} has no entries.")
-    report_dropped(problems, path, sum(dropped.values()), f"on picture {next(iter(dropped), '')}")
+    report_dropped(problems, path, sum(dropped.values()), f"on image {next(iter(dropped), '')}")
     if detections is not None:
-        report_undetected(problems, path, (picture.id for picture in found), detections)
+        report_undetected(problems, path, (sample.id for sample in found), detections)
     return grouped(found)
 
 
-def _picture(
+def _image(
     where: str, line_number: int, line: str, folder: Path, detections: Mapping[str, Boxes] | None
-) -> tuple[ReferringPicture, int]:
-    """The picture with what one line says about it, and how many of its annotated boxes have no area."""
+) -> tuple[ReferringImage, int]:
+    """The image with what one line says about it, and how many of its annotated boxes have no area."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
@@ -103,7 +103,7 @@ def _picture(
     if not len(gold):
         raise InvalidInputError(f"{where}: ann_id {entry['ann_id']!r} is not among the anns ({', '.join(ids[:8])}).")
     image_id = str(entry.get("image_id", ""))
-    name = picture_name(str(entry["file_name"]), wanted)
+    name = image_name(str(entry["file_name"]), wanted)
     dropped = 0
     if detections is None:
         candidates, kept = usable_xyxy((box for box, is_gold, crowd in boxes if is_gold or not crowd), where)
@@ -115,7 +115,7 @@ def _picture(
     expressions = tuple(
         Expression(f"{image_id or name}/{ref}/{number}", text, gold) for number, text in enumerate(texts) if text
     )
-    return ReferringPicture(image_id or name, folder / name, candidates, expressions), dropped
+    return ReferringImage(image_id or name, folder / name, candidates, expressions), dropped
 
 
 def gold_ids(ann_id: Any) -> frozenset[str]:
@@ -127,12 +127,12 @@ def gold_ids(ann_id: Any) -> frozenset[str]:
     return frozenset(str(one) for one in ann_id) if isinstance(ann_id, list | tuple) else frozenset({str(ann_id)})
 
 
-def picture_name(file_name: str, ann_ids: frozenset[str] = frozenset()) -> str:
-    """The picture's own file name, without the annotation id that refer glued on.
+def image_name(file_name: str, ann_ids: frozenset[str] = frozenset()) -> str:
+    """The image's own file name, without the annotation id that refer glued on.
 
-    >>> picture_name("COCO_train2014_000000581857_16.jpg")
+    >>> image_name("COCO_train2014_000000581857_16.jpg")
     'COCO_train2014_000000581857.jpg'
-    >>> picture_name("COCO_train2014_000000581857.jpg")
+    >>> image_name("COCO_train2014_000000581857.jpg")
     'COCO_train2014_000000581857.jpg'
     """
     stem, dot, suffix = file_name.rpartition(".")

@@ -20,14 +20,14 @@ from visprompt.data.referring.detections import load_json
 from visprompt.data.referring.image import (
     Boxes,
     Expression,
-    ReferringPicture,
+    ReferringImage,
     grouped,
     report_dropped,
     report_undetected,
     usable_xyxy,
     xyxy_from_xywh,
 )
-from visprompt.data.referring.reclip import gold_ids, picture_name
+from visprompt.data.referring.reclip import gold_ids, image_name
 from visprompt.errors import InvalidInputError
 
 
@@ -39,22 +39,22 @@ def read_refer(
     detections: Mapping[str, Boxes] | None = None,
     *,
     problems: list[str] | None = None,
-) -> list[ReferringPicture]:
+) -> list[ReferringImage]:
     """Reads one split of a refer data set.
 
     Annotated boxes without an area, and crowds (`iscrowd`), are no candidates unless an expression is about them.
 
     Args:
         refs: the pickle, e.g. `refcoco/refs(unc).p`.
-        instances: COCO annotations of the same pictures.
+        instances: COCO annotations of the same images.
         split: as written in the file: "val", "testA", "testB", "test", "train".
-        images: folder of the pictures (not opened here).
-        detections: candidate boxes by image id; None: every annotated box of the picture is a candidate.
+        images: folder of the images (not opened here).
+        detections: candidate boxes by image id; None: every annotated box of the image is a candidate.
         problems: what was left out or is missing is told here; None: as warnings.
 
     Raises:
         InvalidInputError: if a file is missing, is not what it should be, or tries to load code; and if the detector's
-            file knows none of the pictures.
+            file knows none of the images.
     """
     entries = load_refs(refs)
     splits = sorted({str(entry.get("split")) for entry in entries})
@@ -78,10 +78,10 @@ def read_refer(
             candidates, labels = coco.candidates(image_id)
         else:
             candidates, labels = detections.get(image_id, np.zeros((0, 4))), ()
-        found.append(ReferringPicture(image_id, folder / name, candidates, expressions, labels))
+        found.append(ReferringImage(image_id, folder / name, candidates, expressions, labels))
     report_dropped(problems, instances, sum(coco.dropped.values()), f"on image {next(iter(coco.dropped), '')}")
     if detections is not None:
-        report_undetected(problems, refs, (picture.id for picture in found), detections)
+        report_undetected(problems, refs, (sample.id for sample in found), detections)
     return grouped(found)
 
 
@@ -106,11 +106,11 @@ def _referred(coco: _Coco, entry: dict[str, Any], number: int, where: str) -> tu
         for i, text in enumerate(_texts(entry, where))
         if text.strip()
     )
-    return expressions, coco.names.get(image_id) or picture_name(str(entry.get("file_name", "")), wanted)
+    return expressions, coco.names.get(image_id) or image_name(str(entry.get("file_name", "")), wanted)
 
 
 class _Coco:
-    """What COCO's file says about the pictures of one split; the others are not looked at."""
+    """What COCO's file says about the images of one split; the others are not looked at."""
 
     def __init__(self, content: dict[str, Any], path: str | Path, wanted_on: Mapping[str, set[str]]) -> None:
         self.path, self.wanted_on = path, wanted_on

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from visprompt.data.scenes.questions import KINDS, SceneQuestion, scene_questions
 from visprompt.errors import unknown_name
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
     from visprompt.data.labelled.parts import Splits
 
-__all__ = ["COUNTS", "SETS", "ScenePicture", "answer_splits", "scene_answers"]
+__all__ = ["COUNTS", "SETS", "SceneImage", "answer_splits", "scene_answers"]
 
 #: questions of every part of a bundled set
 COUNTS: dict[str, int] = {"train": 1024, "validation": 200, "test": 1000}
@@ -36,11 +37,11 @@ def scene_answers(
     >>> data = scene_answers("test", 4, ["size"])
     >>> data.label(0)
     ('is the yellow heart small or large?', 'small')
-    >>> data.picture(0).size
+    >>> data.image(0).size
     (64, 64)
 
     Args:
-        split: "train", "validation" or "test"; their pictures are disjoint.
+        split: "train", "validation" or "test"; their images are disjoint.
         count: how many, over all kinds together, kinds in turn.
         kinds: which kinds; None: all of the difficulty.
         difficulty: "easy" or "hard".
@@ -53,7 +54,7 @@ def scene_answers(
     from visprompt.data.labelled.dataset import Labelled
 
     questions = scene_questions(split, seed, count, difficulty, kinds)
-    items = [(ScenePicture(question), (question.text, question.answer)) for question in questions]
+    items = [(SceneImage(question), (question.text, question.answer)) for question in questions]
     which = "all kinds" if kinds is None or set(kinds) == set(KINDS[difficulty]) else ", ".join(kinds)
     return Labelled(items, (), kind="answers", name=f"scenes-vqa ({which}, {difficulty}, {split})")
 
@@ -76,11 +77,11 @@ def answer_splits(name: str) -> Splits:
     return Splits(train, held, test, f"scenes:{name} as bundled: train, validation and test are drawn apart.")
 
 
-class ScenePicture:
-    """Draws a question's picture when it is called; half a millisecond, so none is kept.
+class SceneImage:
+    """Draws a question's image when it is called; half a millisecond, so none is kept.
 
     Args:
-        question: whose picture.
+        question: whose image.
     """
 
     def __init__(self, question: SceneQuestion) -> None:
@@ -91,5 +92,9 @@ class ScenePicture:
 
     @property
     def identity(self) -> str:
-        """Which picture it is, the same everywhere."""
+        """Which image it is, the same everywhere."""
         return self.question.id
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"ScenePicture": "SceneImage"}, globals())

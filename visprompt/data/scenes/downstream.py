@@ -1,15 +1,15 @@
 """Small labelled sets to train prompts on: three drawn from the generated scenes, one of handwritten digits.
 
-| name | picture | label | classes |
+| name | image | label | classes |
 |---|---|---|---|
 | leftmost | 2 or 3 objects | the leftmost object's shape | 8 |
 | count | 1 to 6 objects | how many | 6 |
 | digits | a handwritten digit | which | 10 |
 | segment | 1 to 6 objects | for every pixel: background, or the shape it shows | 9 |
 
-The sizes are those of VTAB-1k (Zhai et al. 2019, https://arxiv.org/abs/1910.04867): 800 pictures to train on, 200 to
+The sizes are those of VTAB-1k (Zhai et al. 2019, https://arxiv.org/abs/1910.04867): 800 images to train on, 200 to
 choose settings with, 1,000 to test (digits: the 797 that are left). Every item is a function of (name, split, seed,
-index) and of nothing else, so that a longer set begins with the shorter one; the splits share no picture, and none
+index) and of nothing else, so that a longer set begins with the shorter one; the splits share no image, and none
 occurs in what the bundled models were trained on, other seeds being used there.
 
     >>> from visprompt.data.scenes.downstream import downstream
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DOWNSTREAM", "LEAD", "SIZES", "count", "digits", "downstream", "leftmost", "segment"]
 
-#: Pictures per split, unless another number is asked for; digits have 797 to test on.
+#: Images per split, unless another number is asked for; digits have 797 to test on.
 SIZES: dict[str, int] = {"train": 800, "validation": 200, "test": 1000}
-#: The leftmost object's centre leads the next one's by this share of the picture's width, or more.
+#: The leftmost object's centre leads the next one's by this share of the image's width, or more.
 LEAD = 0.08
 IMAGE_PX = 64
-# Part of every seed, one stream of scenes per set; changing one changes every picture of that set.
+# Part of every seed, one stream of scenes per set; changing one changes every image of that set.
 _STREAMS = {"leftmost": 1 * 10**12, "count": 2 * 10**12, "segment": 3 * 10**12}
 _FEWEST, _MOST = 2, 3
 
@@ -55,8 +55,8 @@ def downstream(name: str, split: str = "train", *, count: int | None = None, see
     Args:
         name: One of `DOWNSTREAM`.
         split: "train", "validation" or "test".
-        count: How many pictures, from the first on; by default what `SIZES` says.
-        seed: Another seed gives other pictures, for digits another division into splits.
+        count: How many images, from the first on; by default what `SIZES` says.
+        seed: Another seed gives other images, for digits another division into splits.
 
     Raises:
         UnknownNameError: There is no such set or split.

@@ -1,7 +1,7 @@
 """Paints scenes: backgrounds, antialiased shapes, and which pixels of each shape stay visible.
 
 Knows nothing of captions or splits. Every random number comes from the generator that the caller hands in, and only
-through plain draws (``random``, ``integers``, ``permutation``), so a seed gives the same picture everywhere.
+through plain draws (``random``, ``integers``, ``permutation``), so a seed gives the same image everywhere.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def background(rng: np.random.Generator, size_wh: tuple[int, int]) -> NDArray[np
                 wave = wave + np.floor(across * 2 * frequency)
             # Stripes and checks stay faint, so that their edges are not mistaken for objects.
             amount = 0.45 * np.mod(wave, 2.0)
-    picture = first + amount[..., None].astype(np.float32) * (second - first)
+    image = first + amount[..., None].astype(np.float32) * (second - first)
     grain = float(rng.random()) * 16.0
     noise = rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8).astype(np.float32)
-    return np.asarray(picture + (noise - 127.5) * np.float32(grain / 127.5), dtype=np.float32)
+    return np.asarray(image + (noise - 127.5) * np.float32(grain / 127.5), dtype=np.float32)
 
 
 def _muted(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -160,17 +160,17 @@ def shape_alpha(shape: str, radius_px: float, offset_xy: tuple[float, float], ti
 
 def paint(
     rng: np.random.Generator,
-    picture: NDArray[np.float32],
+    image: NDArray[np.float32],
     shape: str,
     colour: str,
     centre_xy: tuple[float, float],
     radius_px: float,
 ) -> NDArray[np.bool_]:
-    """Paint one object over ``picture``, in place, and say which pixels it takes.
+    """Paint one object over ``image``, in place, and say which pixels it takes.
 
     Args:
         rng: Source of the tilt, the shade and the shading.
-        picture: float32 array ``(height, width, 3)``, changed in place.
+        image: float32 array ``(height, width, 3)``, changed in place.
         shape: A name in ``SHAPE_CONTOURS``.
         colour: A name in ``COLOUR_RGB``.
         centre_xy: Centre in pixels; the pixel (0, 0) covers 0 to 1.
@@ -179,7 +179,7 @@ def paint(
     Returns:
         Boolean array ``(height, width)``: pixels that the object covers by half or more.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     tilt, slope_x, slope_y = ((rng.random(3) - 0.5) * 2.0).tolist()
     shade = (rng.random(3, dtype=np.float32) - 0.5) * 24.0
     column, row = int(np.floor(centre_xy[0])), int(np.floor(centre_xy[1]))
@@ -196,8 +196,8 @@ def paint(
     x = (np.arange(x0, x1, dtype=np.float32) - column)[None, :, None] / radius_px
     y = (np.arange(y0, y1, dtype=np.float32) - row)[:, None, None] / radius_px
     paint_rgb = np.array(COLOUR_RGB[colour], dtype=np.float32) + shade + 12.0 * (slope_x * x + slope_y * y)
-    under = picture[y0:y1, x0:x1]
-    picture[y0:y1, x0:x1] = under + alpha[..., None] * (paint_rgb - under)
+    under = image[y0:y1, x0:x1]
+    image[y0:y1, x0:x1] = under + alpha[..., None] * (paint_rgb - under)
     mask = np.zeros((height, width), dtype=np.bool_)
     mask[y0:y1, x0:x1] = alpha >= 0.5
     return mask

@@ -14,7 +14,7 @@ from visprompt.data.scenes.draw import COLOUR_RGB, SHAPE_CONTOURS
 
 COLOURS: tuple[str, ...] = tuple(COLOUR_RGB)
 SHAPES: tuple[str, ...] = tuple(SHAPE_CONTOURS)
-# Radius of the circle around the shape, as a share of the picture's shorter side.
+# Radius of the circle around the shape, as a share of the image's shorter side.
 SIZES: dict[str, float] = {"small": 0.115, "medium": 0.145, "large": 0.18}
 MAX_OBJECTS = 6
 # Centres stay this share of the summed radii apart: objects overlap, but only at the rims.
@@ -64,7 +64,7 @@ def place(
     Args:
         rng: Source of everything random.
         pairs: (colour, shape) per object.
-        size_wh: Width and height of the picture in pixels.
+        size_wh: Width and height of the image in pixels.
         twin_axis: With 0 or 1, the first two pairs are twins: equal size, on opposite sides along x or y.
 
     Returns:
@@ -85,7 +85,7 @@ def place(
         if centres is not None:
             rows = zip(pairs, sizes, radii, centres, strict=True)
             return [Placement(c, s, size, r, xy) for (c, s), size, r, xy in rows]
-    raise RuntimeError(f"no room for {len(pairs)} objects in a picture of {size_wh[0]} x {size_wh[1]} px")
+    raise RuntimeError(f"no room for {len(pairs)} objects in an image of {size_wh[0]} x {size_wh[1]} px")
 
 
 def _centres(

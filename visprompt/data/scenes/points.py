@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from visprompt.data.referring.keypoints import PointedPicture
+from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError
 
 _SALT = 603305
@@ -23,7 +23,7 @@ def scene_points(
     seed: int = 0,
     size_wh: tuple[int, int] = (64, 64),
     points: int = 1,
-) -> tuple[PointedPicture, ...]:
+) -> tuple[PointedImage, ...]:
     """Generated scenes with points on different objects, drawn from the scene's number alone.
 
     By turns, from scene to scene and from point to point, a point is "inside", where its object is deepest, or at the
@@ -35,7 +35,7 @@ def scene_points(
         kind: of scene, as `visprompt.data.scenes.world.scene` has them.
         split: "train", "validation" or "test".
         seed: any.
-        size_wh: of the pictures.
+        size_wh: of the images.
         points: in every scene, at most as many as it has objects.
 
     >>> first = scene_points(1, points=2)[0]
@@ -63,7 +63,7 @@ def scene_points(
         spots = [_inside(mask) if sort == "inside" else _edge(mask, rng) for mask, sort in both]
         key = f"{kind}-{split}-{seed}-{number:05d}"
         found.append(
-            PointedPicture(
+            PointedImage(
                 key,
                 scene.pil,
                 np.array(spots, dtype=np.float64),

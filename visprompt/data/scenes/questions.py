@@ -10,17 +10,17 @@
 What is asked (`KINDS`), always answered in one word:
 
 - **colour**, **shape**: "what colour is the star?", where there is one star. Target: the star.
-- **presence**: "is there a red star?" Half of the answers are no, and then the picture has that colour or that shape.
+- **presence**: "is there a red star?" Half of the answers are no, and then the image has that colour or that shape.
   Targets: all red stars, none if the answer is no.
 - **count**: "how many stars are there?", "how many red objects are there?" Targets: all that count.
 - **side**: "is the red star on the left or on the right?", "… at the top or at the bottom?" Target: the star.
-- **size** (easy pictures only): "is the red star small or large?" Target: the star.
+- **size** (easy images only): "is the red star small or large?" Target: the star.
 - **leftmost**: "what colour is the leftmost object?", also rightmost, topmost, bottommost, and shapes. Target: that
   object.
 - **relation**: "what colour is the first object left of the red star?", also right of, above, below, and shapes: the
   first that one meets going left, whatever its height. Target: the object that is *asked about*, not the red star.
 
-Two difficulties: *easy* pictures are `scenes.scene`'s with 2 to 4 objects (3 or 4 for leftmost and relation), *hard*
+Two difficulties: *easy* images are `scenes.scene`'s with 2 to 4 objects (3 or 4 for leftmost and relation), *hard*
 ones are `scenes_small.small_scene`'s with 5 or 6 small objects, and a leftmost one (rightmost, …) leads by two to five
 pixels only. A question is a function of (split, seed, difficulty, kind, number), and the splits are as disjoint
 as scenes are. Nothing here knows about models.
@@ -75,7 +75,7 @@ _SIDES: dict[str, tuple[str, str]] = {"left or right": ("left", "right"), "top o
 _ATTRIBUTES = ("colour", "shape")
 # Counts beyond three are too rare among four objects to be asked for as often as the others.
 _COUNTS = {"easy": ("1", "2", "3"), "hard": ("1", "2", "3", "4")}
-# Pictures that one question may look at; part of every seed. A question takes a handful as a rule.
+# Images that one question may look at; part of every seed. A question takes a handful as a rule.
 _TRIES = 4096
 
 
@@ -117,7 +117,7 @@ class SceneQuestion:
         wrong_box: Box of another object, drawn at random, or None if there is none. For colour, shape, leftmost and
             relation there always is one, and the answer would not be true of its object.
         source: What `scene` is made from: seed, index, whether colours and shapes are few, and the number of objects
-            (0: the scene's own, for hard pictures).
+            (0: the scene's own, for hard images).
     """
 
     id: str
@@ -133,12 +133,12 @@ class SceneQuestion:
 
     @property
     def scene(self) -> Scene:
-        """The scene, made anew every time (half a millisecond): a list of questions keeps no pictures."""
-        return _picture(self.split, self.source)
+        """The scene, made anew every time (half a millisecond): a list of questions keeps no images."""
+        return _image(self.split, self.source)
 
     @property
     def image(self) -> Image:
-        """The picture as a PIL image, 64 × 64 px."""
+        """The image as a PIL image, 64 × 64 px."""
         return self.scene.pil
 
     @property
@@ -154,10 +154,10 @@ def scene_questions(
     difficulty: str = "easy",
     kinds: Sequence[str] | None = None,
 ) -> list[SceneQuestion]:
-    """Make questions, one picture each, kinds in turn and answers balanced.
+    """Make questions, one image each, kinds in turn and answers balanced.
 
     Yes and no, numbers, sides and sizes take turns; colours and shapes are drawn evenly. So a model that does not see
-    the picture is right as often as chance has it. The n-th question of a kind depends on neither ``count`` nor
+    the image is right as often as chance has it. The n-th question of a kind depends on neither ``count`` nor
     ``kinds``.
 
     Args:
@@ -192,7 +192,7 @@ def _question(split: str, seed: int, difficulty: str, kind: str, number: int) ->
     detail, answer = _wish(kind, difficulty, number)
     for attempt in range(_TRIES):
         source = (seed, place * _TRIES + attempt, *_draw_layout(rng, difficulty, kind))
-        made = _picture(split, source)
+        made = _image(split, source)
         narrow = difficulty == "hard" and kind == "leftmost"
         fitting = [
             one
@@ -215,7 +215,7 @@ def _question(split: str, seed: int, difficulty: str, kind: str, number: int) ->
             wrong_box=boxes[chosen.wrong[int(rng.integers(len(chosen.wrong)))]] if chosen.wrong else None,
             source=source,
         )
-    raise RuntimeError(f"no {difficulty} picture allows the question {kind} {detail} {answer}")
+    raise RuntimeError(f"no {difficulty} image allows the question {kind} {detail} {answer}")
 
 
 def _wish(kind: str, difficulty: str, number: int) -> tuple[str | None, str | None]:
@@ -242,22 +242,22 @@ def _draw_layout(rng: np.random.Generator, difficulty: str, kind: str) -> tuple[
     return few, int(rng.integers(3 if few or kind in ("leftmost", "relation") else 2, 5))
 
 
-def _picture(split: str, source: tuple[int, int, bool, int]) -> Scene:
+def _image(split: str, source: tuple[int, int, bool, int]) -> Scene:
     seed, index, few, n_objects = source
     if n_objects == 0:
         return small_scene(seed, split, few, index)
     return scene(seed, split, hard=few, index=index, n_objects=n_objects)
 
 
-def questions_about(picture: Scene, kinds: Sequence[str] | None = None) -> list[Candidate]:
+def questions_about(image: Scene, kinds: Sequence[str] | None = None) -> list[Candidate]:
     """List every question that has exactly one right answer in a scene.
 
     Args:
-        picture: A scene of any kind and size.
+        image: A scene of any kind and size.
         kinds: Which kinds of questions; all of them by default.
     """
     asked = KINDS["easy"] if kinds is None else kinds
-    return [one for kind in asked for one in _MAKERS[kind](picture)]
+    return [one for kind in asked for one in _MAKERS[kind](image)]
 
 
 def _attribute(item: SceneObject, name: str) -> str:
@@ -270,17 +270,17 @@ def _others(items: Sequence[SceneObject], target: int, attribute: str) -> tuple[
     return tuple(i for i, item in enumerate(items) if _attribute(item, attribute) != value)
 
 
-def _colours(picture: Scene) -> Iterator[Candidate]:
-    yield from _attributes(picture, "colour", "what colour is the {}?")
+def _colours(image: Scene) -> Iterator[Candidate]:
+    yield from _attributes(image, "colour", "what colour is the {}?")
 
 
-def _shapes(picture: Scene) -> Iterator[Candidate]:
-    yield from _attributes(picture, "shape", "what shape is the {} object?")
+def _shapes(image: Scene) -> Iterator[Candidate]:
+    yield from _attributes(image, "shape", "what shape is the {} object?")
 
 
-def _attributes(picture: Scene, attribute: str, text: str) -> Iterator[Candidate]:
+def _attributes(image: Scene, attribute: str, text: str) -> Iterator[Candidate]:
     """Ask for one attribute of an object that the other attribute singles out."""
-    items = picture.objects
+    items = image.objects
     known = ["shape" if attribute == "colour" else "colour"] * len(items)
     values = [_attribute(item, name) for item, name in zip(items, known, strict=True)]
     for index, item in enumerate(items):
@@ -290,13 +290,13 @@ def _attributes(picture: Scene, attribute: str, text: str) -> Iterator[Candidate
             yield Candidate(attribute, attribute, text.format(values[index]), answer, (index,), wrong)
 
 
-def _presences(picture: Scene) -> Iterator[Candidate]:
-    names = [item.name for item in picture.objects]
+def _presences(image: Scene) -> Iterator[Candidate]:
+    names = [item.name for item in image.objects]
     for name in dict.fromkeys(names):
         targets = tuple(i for i, other in enumerate(names) if other == name)
         wrong = tuple(i for i, other in enumerate(names) if other != name)
         yield Candidate("presence", "present", f"is there a {name}?", "yes", targets, wrong)
-    colours, shapes = ({_attribute(item, name) for item in picture.objects} for name in _ATTRIBUTES)
+    colours, shapes = ({_attribute(item, name) for item in image.objects} for name in _ATTRIBUTES)
     for colour in COLOURS:
         for shape in SHAPES:
             # A near miss: with neither the colour nor the shape in sight, "no" would be given away.
@@ -305,9 +305,9 @@ def _presences(picture: Scene) -> Iterator[Candidate]:
                 yield Candidate("presence", "absent", f"is there a {colour} {shape}?", "no", (), wrong)
 
 
-def _counts(picture: Scene) -> Iterator[Candidate]:
+def _counts(image: Scene) -> Iterator[Candidate]:
     for attribute in _ATTRIBUTES:
-        values = [_attribute(item, attribute) for item in picture.objects]
+        values = [_attribute(item, attribute) for item in image.objects]
         for value in dict.fromkeys(values):
             targets = tuple(i for i, other in enumerate(values) if other == value)
             wrong = tuple(i for i, other in enumerate(values) if other != value)
@@ -317,15 +317,15 @@ def _counts(picture: Scene) -> Iterator[Candidate]:
                 yield Candidate("count", attribute, text, str(len(targets)), targets, wrong)
 
 
-def _unique(picture: Scene) -> Iterator[tuple[int, SceneObject]]:
+def _unique(image: Scene) -> Iterator[tuple[int, SceneObject]]:
     """Objects that colour and shape single out."""
-    names = [item.name for item in picture.objects]
-    return ((i, item) for i, item in enumerate(picture.objects) if names.count(item.name) == 1)
+    names = [item.name for item in image.objects]
+    return ((i, item) for i, item in enumerate(image.objects) if names.count(item.name) == 1)
 
 
-def _sides(picture: Scene) -> Iterator[Candidate]:
-    stands = [picture.sides(item) for item in picture.objects]
-    for index, item in _unique(picture):
+def _sides(image: Scene) -> Iterator[Candidate]:
+    stands = [image.sides(item) for item in image.objects]
+    for index, item in _unique(image):
         for detail, pair in _SIDES.items():
             for answer, opposite in (pair, pair[::-1]):
                 if answer in stands[index]:
@@ -335,47 +335,47 @@ def _sides(picture: Scene) -> Iterator[Candidate]:
                     yield Candidate("side", detail, text, answer, (index,), wrong)
 
 
-def _sizes(picture: Scene) -> Iterator[Candidate]:
-    for index, item in _unique(picture):
+def _sizes(image: Scene) -> Iterator[Candidate]:
+    for index, item in _unique(image):
         if item.size in ANSWERS["size"]:
-            wrong = tuple(i for i, other in enumerate(picture.objects) if other.size != item.size)
+            wrong = tuple(i for i, other in enumerate(image.objects) if other.size != item.size)
             text = f"is the {item.name} small or large?"
             yield Candidate("size", "size", text, item.size, (index,), wrong)
 
 
-def _along(picture: Scene, axis: int, sign: int) -> list[float]:
-    return [sign * item.centre_xy[axis] / picture.size_wh[axis] for item in picture.objects]
+def _along(image: Scene, axis: int, sign: int) -> list[float]:
+    return [sign * item.centre_xy[axis] / image.size_wh[axis] for item in image.objects]
 
 
-def _extremes(picture: Scene, fewest: float = MARGIN, most: float = 1.0) -> Iterator[Candidate]:
-    items = picture.objects
+def _extremes(image: Scene, fewest: float = MARGIN, most: float = 1.0) -> Iterator[Candidate]:
+    items = image.objects
     if len(items) < 3:  # of two, every object is at an end of both axes
         return
     for word, (axis, sign) in EXTREMES.items():
-        along = _along(picture, axis, sign)
+        along = _along(image, axis, sign)
         order = sorted(range(len(items)), key=lambda i: along[i])
         if fewest <= along[order[-1]] - along[order[-2]] <= most:
-            yield from _asking("leftmost", picture, order[-1], word, f"the {word} object")
+            yield from _asking("leftmost", image, order[-1], word, f"the {word} object")
 
 
-def _relations(picture: Scene) -> Iterator[Candidate]:
-    if len(picture.objects) < 3:
+def _relations(image: Scene) -> Iterator[Candidate]:
+    if len(image.objects) < 3:
         return
     for word, (axis, sign) in RELATIONS.items():
-        along = _along(picture, axis, sign)
-        for reference, item in _unique(picture):
+        along = _along(image, axis, sign)
+        for reference, item in _unique(image):
             gaps = [value - along[reference] for value in along]
             clear = all(abs(gap) >= MARGIN for i, gap in enumerate(gaps) if i != reference)
             beyond = sorted((gap, i) for i, gap in enumerate(gaps) if gap > 0)
             if clear and beyond and (len(beyond) == 1 or beyond[1][0] - beyond[0][0] >= MARGIN):
-                yield from _asking("relation", picture, beyond[0][1], word, f"the first object {word} the {item.name}")
+                yield from _asking("relation", image, beyond[0][1], word, f"the first object {word} the {item.name}")
 
 
-def _asking(kind: str, picture: Scene, target: int, word: str, phrase: str) -> Iterator[Candidate]:
+def _asking(kind: str, image: Scene, target: int, word: str, phrase: str) -> Iterator[Candidate]:
     for attribute in _ATTRIBUTES:
-        wrong = _others(picture.objects, target, attribute)
+        wrong = _others(image.objects, target, attribute)
         if wrong:
-            answer = _attribute(picture.objects[target], attribute)
+            answer = _attribute(image.objects[target], attribute)
             yield Candidate(kind, f"{attribute} {word}", f"what {attribute} is {phrase}?", answer, (target,), wrong)
 
 

@@ -3,8 +3,8 @@
 `scenes.scene` shrinks objects only when there is no room; here all of them are small, so that there is something left
 to get wrong.
 
-    >>> picture = small_scene(0, "test", few=True)
-    >>> len(picture.objects) in (5, 6), {item.size for item in picture.objects}
+    >>> image = small_scene(0, "test", few=True)
+    >>> len(image.objects) in (5, 6), {item.size for item in image.objects}
     (True, {'small'})
 """
 
@@ -20,7 +20,7 @@ from visprompt.errors import InvalidInputError, unknown_name
 
 __all__ = ["FEWEST_SMALL", "SMALL_RADIUS", "small_scene"]
 
-#: Radius of the circle around the shape, as a share of the picture's side; scenes' own "small" is 0.115 ± 6 %.
+#: Radius of the circle around the shape, as a share of the image's side; scenes' own "small" is 0.115 ± 6 %.
 SMALL_RADIUS = (0.09, 0.115)
 FEWEST_SMALL = 5
 SIDE_PX = 64
@@ -53,12 +53,12 @@ def small_scene(seed: int, split: str = "test", few: bool = False, index: int = 
     radii = SIDE_PX * (low + (high - low) * rng.random(len(pairs)))
     centres = _spread(rng, radii)
     order = [int(i) for i in rng.permutation(len(pairs))]
-    picture = background(rng, (SIDE_PX, SIDE_PX))
+    canvas = background(rng, (SIDE_PX, SIDE_PX))
     masks: list[NDArray[np.bool_]] = []
     for number in order:
         x, y = centres[number].tolist()
         colour, shape = COLOURS[pairs[number][0]], SHAPES[pairs[number][1]]
-        masks.append(paint(rng, picture, shape, colour, (x, y), float(radii[number])))
+        masks.append(paint(rng, canvas, shape, colour, (x, y), float(radii[number])))
     objects: list[SceneObject] = []
     hidden = np.zeros((SIDE_PX, SIDE_PX), dtype=np.bool_)
     for depth in range(len(order) - 1, -1, -1):
@@ -78,7 +78,7 @@ def small_scene(seed: int, split: str = "test", few: bool = False, index: int = 
                 depth=depth,
             )
         )
-    image = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
     return Scene(image, tuple(reversed(objects)), kind="hard" if few else "any", target=order.index(0))
 
 

@@ -12,9 +12,9 @@ from visprompt.data.scenes.world import scene
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: pictures of the generated world per split: as many as the other sets that are drawn from it
+#: images of the generated world per split: as many as the other sets that are drawn from it
 SIZES: dict[str, int] = {"train": 800, "validation": 200, "test": 500}
-# Part of every seed, apart from the streams in `visprompt.data.scenes.downstream`: changing it changes every picture.
+# Part of every seed, apart from the streams in `visprompt.data.scenes.downstream`: changing it changes every image.
 _STREAM = 4 * 10**12
 
 
@@ -24,8 +24,8 @@ def generated(wh: tuple[int, int] = (64, 64), *, seed: int = 0, sizes: dict[str,
 
     Args:
         wh: width and height, pixels; at least 24 each.
-        seed: another one gives other pictures.
-        sizes: pictures per split; None: `SIZES`.
+        seed: another one gives other images.
+        sizes: images per split; None: `SIZES`.
     """
     wanted = {**SIZES, **(sizes or {})}
     parts = {

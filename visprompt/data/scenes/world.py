@@ -1,14 +1,14 @@
-"""Generated pictures in which everything is known: objects, visible masks, captions and referring expressions.
+"""Generated images in which everything is known: objects, visible masks, captions and referring expressions.
 
 The world is small on purpose (8 colours x 8 shapes x 3 sizes on muted backgrounds), so that a model trained on it fits
 into the package and every way of pointing at a region can be measured offline. Nothing here knows about models.
 
     >>> from visprompt.data import scenes
-    >>> picture = scenes.scene(7, split="test", hard=True)
-    >>> picture.size_wh
+    >>> image = scenes.scene(7, split="test", hard=True)
+    >>> image.size_wh
     (64, 64)
-    >>> expression = picture.referring[0]
-    >>> picture.objects[expression.target].name in expression.text
+    >>> expression = image.referring[0]
+    >>> image.objects[expression.target].name in expression.text
     True
 
 A scene is a function of (split, seed, index, kind, size) and of nothing else: numpy's PCG64 seeded through
@@ -59,7 +59,7 @@ __all__ = [
     "scenes",
 ]
 
-# The numbers are part of every seed: changing one changes every picture of that split.
+# The numbers are part of every seed: changing one changes every image of that split.
 SPLITS: dict[str, int] = {"train": 11, "validation": 22, "test": 33}
 MIN_VISIBLE_FRACTION = 0.7
 _WORLD = 20240705
@@ -83,7 +83,7 @@ class SceneObject:
     Attributes:
         colour: One of ``COLOURS``.
         shape: One of ``SHAPES``.
-        size: "small", "medium" or "large", relative to the picture's shorter side.
+        size: "small", "medium" or "large", relative to the image's shorter side.
         radius_px: Radius of the circle around the whole shape, hidden parts included.
         centre_xy: Centre of that circle in pixels; the pixel (0, 0) covers 0 to 1.
         box_xyxy: Extent of the visible pixels; right and bottom edges are exclusive.
@@ -129,7 +129,7 @@ class Referring:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture, what is in it, and what can be said about it.
+    """An image, what is in it, and what can be said about it.
 
     Attributes:
         image: uint8 array ``(height, width, 3)``, RGB.
@@ -150,7 +150,7 @@ class Scene:
 
     @property
     def pil(self) -> Image:
-        """The picture as a PIL image."""
+        """The image as a PIL image."""
         from PIL import Image as pil_image
 
         return pil_image.fromarray(self.image)
@@ -187,7 +187,7 @@ class Scene:
         return tuple(sorted(found, key=lambda one: one.target != self.target))
 
     def sides(self, item: SceneObject) -> tuple[str, ...]:
-        """Name the sides of the picture on which an object clearly stands: "left", "right", "top", "bottom".
+        """Name the sides of the image on which an object clearly stands: "left", "right", "top", "bottom".
 
         Clearly means that its centre is at least 8 % of the width (or height) away from the middle.
         """
@@ -228,7 +228,7 @@ def scene(
         n_objects: How many objects; by default drawn at random within what ``kind`` allows.
 
     Raises:
-        ValueError: Unknown split or kind, picture too small, negative seed, or a number of objects that the kind of
+        ValueError: Unknown split or kind, image too small, negative seed, or a number of objects that the kind of
             scene rules out.
     """
     kind = _checked_kind(kind, hard)
@@ -258,11 +258,11 @@ def _attempt(rng: np.random.Generator, kind: Kind, count: int, size_wh: tuple[in
         pairs = draw_pairs(rng, count, hard=kind == "hard")
     placements = place(rng, pairs, size_wh, twin_axis)
     order = [int(i) for i in rng.permutation(count)]
-    picture = background(rng, size_wh)
+    canvas = background(rng, size_wh)
     whole: list[NDArray[np.bool_]] = []
     for number in order:
         item = placements[number]
-        whole.append(paint(rng, picture, SHAPES[item.shape], COLOURS[item.colour], item.centre_xy, item.radius_px))
+        whole.append(paint(rng, canvas, SHAPES[item.shape], COLOURS[item.colour], item.centre_xy, item.radius_px))
     objects: list[SceneObject] = []
     hidden = np.zeros(whole[0].shape, dtype=np.bool_)
     for depth in range(count - 1, -1, -1):
@@ -286,14 +286,14 @@ def _attempt(rng: np.random.Generator, kind: Kind, count: int, size_wh: tuple[in
                 depth=depth,
             )
         )
-    image = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
     return Scene(image=image, objects=tuple(reversed(objects)), kind=kind, target=order.index(0))
 
 
 class SceneSequence(Sequence[Scene]):
     """A sequence of scenes that are made when asked for: indexing is random access, nothing is kept.
 
-    Slices are sequences again. Two passes give equal pictures.
+    Slices are sequences again. Two passes give equal images.
     """
 
     def __init__(self, indices: range, split: str, seed: int, kind: Kind, size_wh: tuple[int, int]) -> None:
@@ -380,4 +380,4 @@ def _check(split: str, seed: int, size_wh: tuple[int, int]) -> None:
     if seed < 0:
         raise ValueError(f"expected a seed >= 0, got {seed}")
     if min(size_wh) < _MIN_SIDE_PX:
-        raise ValueError(f"expected a picture of at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX} px, got size_wh={size_wh}")
+        raise ValueError(f"expected an image of at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX} px, got size_wh={size_wh}")

@@ -100,7 +100,7 @@ def _tower(visual: Any) -> Tower | None:
         shareable=all(block.attn.batch_first for block in blocks),
         foldable=cls and all(block.attn.batch_first for block in blocks),
         norms=tuple(block.ln_1 for block in blocks) if cls and all(block.attn.batch_first for block in blocks) else (),
-        no_tokens="" if all(block.attn.batch_first for block in blocks) else "its blocks take tokens before pictures",
+        no_tokens="" if all(block.attn.batch_first for block in blocks) else "its blocks take tokens before images",
         head=None if readout == "mean" else Head(norm, () if visual.proj is None else (visual.proj,)),
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from visprompt.attention.sites import Head, Readout, Site, Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.base import Parts
-from visprompt.models.preprocessing import PictureReader, Transformed, pixels_of
+from visprompt.models.preprocessing import ImageReader, Transformed, pixels_of
 
 
 def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
@@ -31,13 +31,13 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
     return Parts(embed, reader_of(processor, patch_of(trunk)), tower_of(trunk), None, None, "timm")
 
 
-def reader_of(transform: Any, patch: tuple[int, int] | None) -> PictureReader:
-    """Reads pictures with a torchvision transform (timm's and open_clip's)."""
+def reader_of(transform: Any, patch: tuple[int, int] | None) -> ImageReader:
+    """Reads images with a torchvision transform (timm's and open_clip's)."""
     if not callable(transform):
         raise InvalidInputError(
-            f"the processor must be a transform from a PIL picture to a tensor; got {type(transform).__name__}."
+            f"the processor must be a transform from a PIL image to a tensor; got {type(transform).__name__}."
         )
-    return PictureReader(transform, Transformed(transform), pixels_of, patch)
+    return ImageReader(transform, Transformed(transform), pixels_of, patch)
 
 
 def patch_of(trunk: Any) -> tuple[int, int] | None:

@@ -18,7 +18,7 @@ from visprompt.attention.sites import Head, Readout, Site, Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.base import Parts
 from visprompt.models.clip_logits import contrastive_logits
-from visprompt.models.preprocessing import PictureReader, Processed, pixels_of
+from visprompt.models.preprocessing import ImageReader, Processed, pixels_of
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def tower_of(tower: Any, config: Any, kind: str, family: Family) -> Tower:
         norms=() if any(norm is None for norm in norms) else norms,  # type: ignore[arg-type]
         padded=family.packed,
         outlets=(tower,),
-        shareable=not family.packed,  # the masks of packed pictures are built for the batch they come in
+        shareable=not family.packed,  # the masks of packed images are built for the batch they come in
     )
 
 
@@ -179,17 +179,17 @@ def _head(module: Any, tower: Any, kind: str) -> Head | None:
     return None if head is None else Head(head.layernorm, mlp=(head.mlp.fc1, head.mlp.activation_fn, head.mlp.fc2))
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
+# -- images ---------------------------------------------------------------------------------------------------------
 
 
-def _reader(processor: Any, patch: tuple[int, int]) -> PictureReader:
-    return PictureReader(processor, Processed(processor), pixels_of, patch)
+def _reader(processor: Any, patch: tuple[int, int]) -> ImageReader:
+    return ImageReader(processor, Processed(processor), pixels_of, patch)
 
 
-def _packed_reader(processor: Any, patch: int) -> PictureReader:
+def _packed_reader(processor: Any, patch: int) -> ImageReader:
     """NaFlex: patches in a row, padded to a common length, the grid's shape beside them."""
     names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-    return PictureReader(processor, Processed(processor, names), functools.partial(_unpacked, patch), (patch, patch))
+    return ImageReader(processor, Processed(processor, names), functools.partial(_unpacked, patch), (patch, patch))
 
 
 def _unpacked(patch: int, inputs: dict[str, Tensor]) -> Tensor:
@@ -207,7 +207,7 @@ def _pooled(output: Any) -> Tensor:
 
 def _embedder(module: Any, tower: Any, kind: str, config: Any) -> Callable[[dict[str, Tensor]], Tensor]:
     def resized(inputs: dict[str, Tensor]) -> dict[str, Any]:
-        """Pictures of another size than the positions were trained for get interpolated ones."""
+        """Images of another size than the positions were trained for get interpolated ones."""
         size = getattr(config, "image_size", None)
         if size is None or kind in ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2"):
             return dict(inputs)

@@ -1,4 +1,4 @@
-"""Where a model that writes looks while it answers: its own decoder attention over the image tokens, per picture.
+"""Where a model that writes looks while it answers: its own decoder attention over the image tokens, per image.
 
 Knows models, not strategies.
 """
@@ -25,7 +25,7 @@ MIDDLE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Reflection:
-    """Where a model looked in one picture: `values` `[P]`, shares of the attention on that picture's tokens."""
+    """Where a model looked in one image: `values` `[P]`, shares of the attention on that image's tokens."""
 
     values: np.ndarray
     geometry: Geometry
@@ -47,20 +47,20 @@ def reflect(
     """Self-reflection of API (Yu et al., ECCV 2024, https://arxiv.org/abs/2409.17143): where it looks as it answers.
 
     While up to `max_new_tokens` tokens are written greedily, the attention of the position that writes each of them,
-    softmax over the picture's tokens only, mean over heads, steps and blocks:
+    softmax over the image's tokens only, mean over heads, steps and blocks:
 
-        Ψ[m] = mean_t mean_ℓ mean_h softmax_m(s_ℓht[m])        m over the picture's image tokens
+        Ψ[m] = mean_t mean_ℓ mean_h softmax_m(s_ℓht[m])        m over the image's image tokens
 
     A softmax over fewer keys is the same row divided by its share on them, so nothing is computed twice.
 
     Args:
         model: an LVLM.
-        chats: pictures and a question each.
+        chats: images and a question each.
         blocks: decoder blocks that are read; a float is a fraction of the depth.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
-        For every chat one map per picture; per group of frames, for a video.
+        For every chat one map per image; per group of frames, for a video.
 
     Raises:
         InvalidInputError: for a block that does not exist, or a chat without a question.
@@ -68,9 +68,9 @@ def reflect(
     read = [block_number(block, model.num_blocks) for block in blocks]
     result: list[list[Reflection]] = [[] for _ in chats]
     for video in (False, True):  # they do not share a batch
-        places = [number for number, chat in enumerate(chats) if chat.video == video]
+        patch_token_index = [number for number, chat in enumerate(chats) if chat.video == video]
         for part, answers in in_parts(
-            places,
+            patch_token_index,
             FIRST_CHATS.get(model.device.type, 16),
             lambda part: model.generate([chats[i] for i in part], max_new_tokens=max_new_tokens, read=read),
         ):

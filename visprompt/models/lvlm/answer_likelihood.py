@@ -15,6 +15,7 @@ from torch import Tensor
 
 from visprompt.errors import InvalidInputError
 from visprompt.models.lvlm.generation import end_ids
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from visprompt.models.lvlm.inputs import ChatInputs
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class AnswerLogProbs:
     """What a model says to given answers, for the tokens of n answers of at most T tokens.
 
     Args:
@@ -79,7 +80,7 @@ def _behind_an_answer(model: LVLM) -> str:
     return str(model.processor.apply_chat_template(turns, tokenize=False)).rpartition(marker)[2]
 
 
-def tell(model: LVLM, inputs: ChatInputs, answers: Sequence[Sequence[int]]) -> Told:
+def answer_log_probs(model: LVLM, inputs: ChatInputs, answers: Sequence[Sequence[int]]) -> AnswerLogProbs:
     """Runs the model once over prompts and answers; call it inside `model.editing(chats, inputs)`.
 
     Args:
@@ -93,7 +94,7 @@ def tell(model: LVLM, inputs: ChatInputs, answers: Sequence[Sequence[int]]) -> T
     if len(answers) != len(inputs.layouts) or not all(answers):
         raise InvalidInputError(f"{len(answers)} answers to {len(inputs.layouts)} questions: give one each.")
     longest = max(map(len, answers))
-    # Padding is written with a token of the answer: every vocabulary has it, and it is no picture's.
+    # Padding is written with a token of the answer: every vocabulary has it, and it is no image's.
     rows = [[*answer, *answer[:1] * (longest - len(answer))] for answer in map(list, answers)]
     tail = torch.tensor(rows, device=model.device)
     lengths = torch.tensor([len(answer) for answer in answers], device=model.device)
@@ -108,4 +109,8 @@ def tell(model: LVLM, inputs: ChatInputs, answers: Sequence[Sequence[int]]) -> T
     output = model.module(**tensors, logits_to_keep=longest + 1, use_cache=False)
     logits = output.logits[:, :-1].float()
     likelihood = logits.log_softmax(-1).gather(-1, tail[..., None])[..., 0]
-    return Told(likelihood.masked_fill(~counted, 0.0), (logits.argmax(-1) == tail) | ~counted, counted)
+    return AnswerLogProbs(likelihood.masked_fill(~counted, 0.0), (logits.argmax(-1) == tail) | ~counted, counted)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"tell": "answer_log_probs", "Told": "AnswerLogProbs"}, globals())

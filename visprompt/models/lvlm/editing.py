@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from visprompt.attention.compiled import refuse_compiled
-from visprompt.attention.decoder_positions import Timeline
+from visprompt.attention.decoder_positions import TokenPositions
 from visprompt.attention.engine import open_scope
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.program_builder import compile_programs
@@ -52,7 +52,7 @@ def editing(
         counts = [sum(item.geometry.num_patches for item in layouts) for layouts in inputs.layouts]
         programs = compile_programs(model.tower, edits, counts, read, None, read_rows)
         prove_decoder_once(model)
-        timeline = Timeline(inputs.columns, inputs.pictures, inputs.padding).to(model.device)
+        timeline = TokenPositions(inputs.columns, inputs.images, inputs.padding).to(model.device)
         yield stack.enter_context(open_scope(model.tower, programs, None, model.device, timeline))
 
 
@@ -63,7 +63,7 @@ def _editing_vision(
     edits: Sequence[Sequence[AttentionEdit]],
     tokens: TileInsertion | None,
 ) -> Scope:
-    """The scope of the vision tower's edits, proved and ready to be entered."""
+    """The scope of the vision tower's edits, verified and ready to be entered."""
     assert model.vision_tower is not None
     if tokens is not None and model.is_compiled():
         raise refuse_compiled(model.name)
@@ -78,7 +78,7 @@ def _editing_vision(
 def _with_plain_runs(
     model: LVLM, chats: Sequence[Chat], programs: dict[Site, SiteProgram], tower: Tower
 ) -> dict[Site, SiteProgram]:
-    """Runs the vision tower on the pictures without the prompt (but for its tokens: they are part of the tower that
+    """Runs the vision tower on the images without the prompt (but for its tokens: they are part of the tower that
     is edited) and hands its row outputs to the gain edits.
     """
     gains = {site: item for site, item in programs.items() if item.needs_reference}
@@ -87,7 +87,7 @@ def _with_plain_runs(
     plain = [
         replace(
             chat,
-            prompts=tuple(item.with_(picture=item.reference or item.picture, attention=()) for item in chat.prompts),
+            prompts=tuple(item.with_(image=item.reference or item.image, attention=()) for item in chat.prompts),
         )
         for chat in chats
     ]
@@ -101,7 +101,7 @@ def _with_plain_runs(
         features_of(model.module, media_of(inputs))
     for site, item in gains.items():
         if scope.outputs[site].shape[:2] != item.edited.shape[:2] or len(item.rows) != scope.outputs[site].shape[2]:
-            raise InvalidInputError("the picture without the prompt has another size: unleash cannot compare them.")
+            raise InvalidInputError("the image without the prompt has another size: unleash cannot compare them.")
     return {site: replace(item, reference=scope.outputs[site]) for site, item in gains.items()}
 
 
@@ -111,7 +111,7 @@ def prove_decoder_once(model: LVLM) -> None:
 
 
 def _prove_vision_once(model: LVLM, chat: Chat, tokens: TileInsertion | None) -> None:
-    """Proves the vision tower's sites, and that prompt tokens in it have an effect, on the pictures of one chat."""
+    """Verifies the vision tower's sites, and that prompt tokens in it have an effect, on the images of one chat."""
     tower = model.vision_tower
     assert tower is not None
 

@@ -1,4 +1,4 @@
-"""Attention edits of a chat's pictures: laid over all its image tokens, or cut into the vision tower's tiles."""
+"""Attention edits of a chat's images: laid over all its image tokens, or cut into the vision tower's tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[AttentionEdit]:
-    """Edits of several pictures, each over its own patches, widened to the patches of all.
+    """Edits of several images, each over its own patches, widened to the patches of all.
 
     Frames that share tokens, edited alike, count once: a pair of frames with one region is that region, not twice it.
     """
@@ -64,7 +64,7 @@ def vision_edits(model: LVLM, chats: Sequence[Chat], inputs: ChatInputs) -> list
 
 
 def prompts_with_layouts(chat: Chat, layouts: Sequence[Layout]) -> list[tuple[int, VisualPrompt]]:
-    """Every prompt with the number of its picture's layout; frames that share tokens share a layout."""
+    """Every prompt with the number of its image's layout; frames that share tokens share a layout."""
     shared = -(-len(chat.prompts) // len(layouts))
     return [(number // shared, prompt) for number, prompt in enumerate(chat.prompts)]
 
@@ -79,8 +79,8 @@ def _check_length(edit: AttentionEdit, expected: int) -> None:
     columns = edit.columns
     if columns is not None and len(columns) != expected:
         raise InvalidInputError(
-            f"an attention edit has {len(columns)} patch columns, but the picture has {expected} image tokens in the "
-            f"{edit.tower}: make it from model.geometry() of the same picture, fit and tower."
+            f"an attention edit has {len(columns)} patch columns, but the image has {expected} image tokens in the "
+            f"{edit.tower}: make it from model.geometry() of the same image, fit and tower."
         )
 
 
@@ -98,17 +98,17 @@ def _with_columns(edit: AttentionEdit, change: Callable[[np.ndarray], np.ndarray
 
 
 def _merged(edits: list[tuple[int, AttentionEdit]]) -> list[AttentionEdit]:
-    """Edits of several pictures that say the same are one, over the regions of all: one share of attention, one
-    temperature, the stronger bias. Edits of one picture add up, but for shares.
+    """Edits of several images that say the same are one, over the regions of all: one share of attention, one
+    temperature, the stronger bias. Edits of one image add up, but for shares.
     """
     result: list[tuple[set[int], AttentionEdit]] = []
-    for picture, edit in edits:
+    for image, edit in edits:
         for place, (owners, other) in enumerate(result):
-            if _alike(edit, other) and (edit.weights is not None or picture not in owners):
-                result[place] = ({*owners, picture}, _both(edit, other))
+            if _alike(edit, other) and (edit.weights is not None or image not in owners):
+                result[place] = ({*owners, image}, _both(edit, other))
                 break
         else:
-            result.append(({picture}, edit))
+            result.append(({image}, edit))
     return [edit for _, edit in result]
 
 

@@ -1,7 +1,7 @@
-"""Which image token of an LVLM shows which part of the picture, family by family.
+"""Which image token of an LVLM shows which part of the image, family by family.
 
-A family's `layout` says for a picture of some size: the geometry of its tiles as the language model sees them, and
-which of the picture's image tokens shows each patch (newline and separator tokens show none). What it says is checked
+A family's `layout` says for an image of some size: the geometry of its tiles as the language model sees them, and
+which of the image's image tokens shows each patch (newline and separator tokens show none). What it says is checked
 against the tokens that the processor makes: a different count is an error, never a shifted map.
 """
 
@@ -16,30 +16,32 @@ import numpy as np
 
 from visprompt.geometry.analytic import Size
 from visprompt.geometry.geometry import Geometry, Tile
+from visprompt.utils.renamed import renamed_attributes
 
 if TYPE_CHECKING:
     from visprompt.models.lvlm.model import LVLM
 
 
+@renamed_attributes(places="patch_token_index")
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where one picture's patches stand among its image tokens.
+    """Where one image's patches stand among its image tokens.
 
     Args:
         geometry: the patches that the language model sees.
-        places: `[P]` number of the image token of every patch, counted within the picture.
-        length: number of the picture's image tokens.
+        places: `[P]` number of the image token of every patch, counted within the image.
+        length: number of the image's image tokens.
         vision: the patches of the vision tower, tile after tile in the order in which the tower gets them; None where
             edits of the tower are not offered.
     """
 
     geometry: Geometry
-    places: np.ndarray
+    patch_token_index: np.ndarray
     length: int
     vision: Geometry | None = None
 
     def moved(self, image_wh: Size, scale_xy: tuple[float, float], offset_xy: tuple[float, float]) -> Layout:
-        """The layout of a picture that was first placed on a canvas: `canvas = scale · picture + offset`."""
+        """The layout of an image that was first placed on a canvas: `canvas = scale · image + offset`."""
 
         def place(geometry: Geometry) -> Geometry:
             tiles = [
@@ -56,7 +58,7 @@ class Layout:
             return Geometry(image_wh, tuple(tiles))
 
         vision = None if self.vision is None else place(self.vision)
-        return Layout(place(self.geometry), self.places, self.length, vision)
+        return Layout(place(self.geometry), self.patch_token_index, self.length, vision)
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ class LvlmFamily:
     """What differs between LVLM families.
 
     Args:
-        layout: (model, picture's width and height, number of pictures in the chat) → `Layout`.
-        prompt: (model, number of pictures, question, system) → text for the processor, for families without a chat
+        layout: (model, image's width and height, number of images in the chat) → `Layout`.
+        prompt: (model, number of images, question, system) → text for the processor, for families without a chat
             template; None: the processor's chat template.
         video_layout: (model, frame's width and height, number of frames) → one `Layout` per group of frames that share
-            image tokens, or None if frames are handed over as pictures.
+            image tokens, or None if frames are handed over as images.
         frames_per_group: frames that share one map.
-        packing: for vision towers that pack all pictures into one sequence: (model, tiles of all pictures) → for every
+        packing: for vision towers that pack all images into one sequence: (model, tiles of all images) → for every
             position of the sequence the tile, and the patch of that tile.
         answer_type: the `token_type_ids` of an answer: 0 is text; for PaliGemma it is what is read in both directions.
     """
@@ -90,7 +92,7 @@ def one_tile(geometry: Geometry, before: int = 0, after: int = 0, vision: Geomet
 
 
 def scaled_tile(image_wh: Size, input_hw: Size, grid_hw: Size) -> Tile:
-    """A tile that shows the whole picture, its aspect ratio given up."""
+    """A tile that shows the whole image, its aspect ratio given up."""
     scale = (input_hw[1] / image_wh[0], input_hw[0] / image_wh[1])
     return Tile(scale, (0.0, 0.0), input_hw, grid_hw)
 
@@ -98,7 +100,7 @@ def scaled_tile(image_wh: Size, input_hw: Size, grid_hw: Size) -> Tile:
 # -- LLaVA 1.5 --------------------------------------------------------------------------------------------------------
 
 
-def llava(model: LVLM, image_wh: Size, pictures: int) -> Layout:
+def llava(model: LVLM, image_wh: Size, images: int) -> Layout:
     """One tile of the vision tower's patches; `vision_feature_select_strategy="full"` keeps CLS in front."""
     geometry = model.reader.geometry(image_wh, "model")
     keeps_cls = model.config.vision_feature_select_strategy == "full" and model.vision_prefix > 0

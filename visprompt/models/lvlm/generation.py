@@ -47,7 +47,7 @@ def settings_of(
         if name in settings:
             raise InvalidInputError(f"{name} is set by visprompt; maps come with read=[block, …].")
     if settings.get("max_length") is not None:
-        raise InvalidInputError("max_length counts the prompt with its pictures: give max_new_tokens instead.")
+        raise InvalidInputError("max_length counts the prompt with its images: give max_new_tokens instead.")
 
     def effective(name: str) -> Any:
         return settings.get(name, getattr(module.generation_config, name, None))
@@ -57,7 +57,7 @@ def settings_of(
             raise UnsupportedError(f"{name}: answers are written token by token here, without a draft; leave it out.")
     if effective("guidance_scale") not in (None, 1):
         raise UnsupportedError(
-            "guidance_scale runs the decoder a second time without the pictures, where edits and maps have no place; "
+            "guidance_scale runs the decoder a second time without the images, where edits and maps have no place; "
             "leave it out."
         )
     if (effective("num_return_sequences") or 1) > 1:

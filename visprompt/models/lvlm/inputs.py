@@ -1,4 +1,4 @@
-"""From chats to a batch of an LVLM's inputs, with every picture's tokens found in it."""
+"""From chats to a batch of an LVLM's inputs, with every image's tokens found in it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class ChatInputs:
 
     Args:
         tensors: what the model's forward takes, on its device.
-        layouts: for every chat one layout per picture (per group of frames, for a video).
+        layouts: for every chat one layout per image (per group of frames, for a video).
         columns: `[n, P]` position of every patch's token in the padded prompt, −1 for none.
-        pictures: bool `[n, T]`: tokens of pictures.
+        images: bool `[n, T]`: tokens of images.
         padding: bool `[n, T]`.
-        vision_patches: for every picture with a layout of the vision tower, the patches of its tiles.
+        vision_patches: for every image with a layout of the vision tower, the patches of its tiles.
     """
 
     tensors: dict[str, Tensor]
     layouts: list[list[Layout]]
     columns: Tensor
-    pictures: Tensor
+    images: Tensor
     padding: Tensor
     vision_patches: list[list[int]]
 
     @property
     def length(self) -> int:
         """Tokens of the padded prompts."""
-        return self.pictures.shape[1]
+        return self.images.shape[1]
 
 
 def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
@@ -49,7 +49,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
 
     Raises:
         UnsupportedError: for prompt tokens, on a model that takes none.
-        InvalidInputError: for a question that holds a picture's token, or videos that make no batch.
+        InvalidInputError: for a question that holds an image's token, or videos that make no batch.
         SiteNotReachedError: if the processor makes another number of image tokens than the layout says.
     """
     for chat in chats:
@@ -58,23 +58,23 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
                 model.require(frozenset({"tokens"}), prompt.label)
         _require_plain(model, chat)
     texts = [chat_text(model, chat) for chat in chats]
-    pictures = [[model.on_canvas(prompt.picture, prompt.fit)[0] for prompt in chat.prompts] for chat in chats]
+    images = [[model.on_canvas(prompt.image, prompt.fit)[0] for prompt in chat.prompts] for chat in chats]
     as_video = [chat.video and model.family.video_layout is not None for chat in chats]
     if any(as_video) and not all(as_video):
-        raise InvalidInputError("videos and pictures cannot be asked about in one batch: run them one after the other.")
+        raise InvalidInputError("videos and images cannot be asked about in one batch: run them one after the other.")
     if all(as_video) and len({len(chat.prompts) for chat in chats}) > 1:
         # Some processors cannot stack them, others tell a short video that it has as many frames as the longest.
         raise InvalidInputError("the videos of one batch all have the same number of frames: run others by themselves.")
     layouts = [_layouts(model, chat, video) for chat, video in zip(chats, as_video, strict=True)]
-    inputs = _processed(model, texts, pictures, bool(as_video[0]))
+    inputs = _processed(model, texts, images, bool(as_video[0]))
     ids = inputs["input_ids"]
     _warn_if_long(model, ids.shape[1])
     token = image_token(model, bool(as_video[0]))
     most = max(sum(item.geometry.num_patches for item in group) for group in layouts)
     columns = torch.full((len(chats), most), -1, dtype=torch.long)
-    is_picture = ids == token
+    is_image = ids == token
     for row, group in enumerate(layouts):
-        found = is_picture[row].nonzero().flatten()
+        found = is_image[row].nonzero().flatten()
         expected = sum(item.length for item in group)
         if len(found) != expected:
             raise SiteNotReachedError(
@@ -83,7 +83,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
             )
         first = start = 0
         for item in group:
-            at = found[torch.as_tensor(item.places) + first]
+            at = found[torch.as_tensor(item.patch_token_index) + first]
             columns[row, start : start + len(at)] = at
             first, start = first + item.length, start + len(at)
     mask = inputs.get("attention_mask", torch.ones_like(ids))
@@ -98,7 +98,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
         for name, item in inputs.items()
         if isinstance(item, Tensor) and name != "labels"  # PaliGemma's processor makes labels for training
     }
-    return ChatInputs(tensors, layouts, columns, is_picture, mask == 0, vision)
+    return ChatInputs(tensors, layouts, columns, is_image, mask == 0, vision)
 
 
 def media_of(inputs: ChatInputs) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ def media_of(inputs: ChatInputs) -> dict[str, Tensor]:
 
 
 def chat_text(model: LVLM, chat: Chat) -> str:
-    """The whole prompt as the processor takes it: the model's chat template around pictures and question."""
+    """The whole prompt as the processor takes it: the model's chat template around images and question."""
     if model.family.prompt is not None:
         return model.family.prompt(model, len(chat.prompts), chat.text, chat.system)
     template = getattr(model.processor, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)
@@ -118,18 +118,18 @@ def chat_text(model: LVLM, chat: Chat) -> str:
             "questions are put to it the way it was trained."
         )
     video = chat.video and model.family.video_layout is not None
-    pictures = [{"type": "video"}] if video else [{"type": "image"} for _ in chat.prompts]
+    images = [{"type": "video"}] if video else [{"type": "image"} for _ in chat.prompts]
     turns: list[dict[str, Any]] = []
     if chat.system:
         turns.append({"role": "system", "content": [{"type": "text", "text": chat.system}]})
-    turns.append({"role": "user", "content": [*pictures, {"type": "text", "text": chat.text}]})
+    turns.append({"role": "user", "content": [*images, {"type": "text", "text": chat.text}]})
     return str(model.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
 
 
 def image_token(model: LVLM, video: bool = False) -> int:
-    """Id of the token that stands for a part of a picture, or of a video."""
+    """Id of the token that stands for a part of an image, or of a video."""
     config, kind = model.config, "video" if video else "image"
-    # Some families write the frames of a video with the token of pictures.
+    # Some families write the frames of a video with the token of images.
     for name in (f"{kind}_token_id", f"{kind}_token_index", "image_token_id"):
         if getattr(config, name, None) is not None:
             return int(getattr(config, name))
@@ -138,20 +138,20 @@ def image_token(model: LVLM, video: bool = False) -> int:
 
 def _layouts(model: LVLM, chat: Chat, video: bool) -> list[Layout]:
     if video:
-        sizes = {(prompt.picture.size, prompt.fit) for prompt in chat.prompts}
+        sizes = {(prompt.image.size, prompt.fit) for prompt in chat.prompts}
         if len(sizes) != 1 or chat.prompts[0].fit != "model":
             raise InvalidInputError("the frames of a video all have one size, and no fit of their own.")
         assert model.family.video_layout is not None
-        return model.family.video_layout(model, chat.prompts[0].picture.size, len(chat.prompts))
+        return model.family.video_layout(model, chat.prompts[0].image.size, len(chat.prompts))
     count = len(chat.prompts)
-    return [model.layout(prompt.picture.size, prompt.fit, count) for prompt in chat.prompts]
+    return [model.layout(prompt.image.size, prompt.fit, count) for prompt in chat.prompts]
 
 
-def _processed(model: LVLM, texts: list[str], pictures: list[list[Any]], video: bool) -> dict[str, Any]:
-    media: dict[str, Any] = {"images": pictures}
+def _processed(model: LVLM, texts: list[str], images: list[list[Any]], video: bool) -> dict[str, Any]:
+    media: dict[str, Any] = {"images": images}
     if video:
-        media = {"videos": [_frames(frames) for frames in pictures], "do_sample_frames": False}
-        media["video_metadata"] = [_timing(model, len(frames)) for frames in pictures]
+        media = {"videos": [_frames(frames) for frames in images], "do_sample_frames": False}
+        media["video_metadata"] = [_timing(model, len(frames)) for frames in images]
     padded: dict[str, Any] = {}
     if len(texts) > 1:
         if getattr(model.tokenizer, "pad_token_id", None) is None:
@@ -167,12 +167,12 @@ def _processed(model: LVLM, texts: list[str], pictures: list[list[Any]], video: 
 
 
 def _require_plain(model: LVLM, chat: Chat) -> None:
-    """Texts must not hold the token that stands for a picture: pictures are put in front of the question."""
+    """Texts must not hold the token that stands for an image: images are put in front of the question."""
     names = (getattr(model.processor, name, None) for name in ("image_token", "video_token", "boi_token"))
     for token in (name for name in names if isinstance(name, str) and name):
         if token in chat.text or token in (chat.system or ""):
             raise InvalidInputError(
-                f"{chat.text!r:.80} holds {token!r}, which stands for a picture: leave it out, the pictures are put in "
+                f"{chat.text!r:.80} holds {token!r}, which stands for an image: leave it out, the images are put in "
                 "front of the question."
             )
 
@@ -182,7 +182,7 @@ def _warn_if_long(model: LVLM, length: int) -> None:
     if isinstance(longest, int) and length > longest:
         warnings.warn(
             f"{model.name}: the prompt has {length} tokens, more than the {longest} that its decoder was made for: do "
-            "not trust the answer. Ask with fewer or smaller pictures, or a shorter question.",
+            "not trust the answer. Ask with fewer or smaller images, or a shorter question.",
             UserWarning,
             stacklevel=3,
         )

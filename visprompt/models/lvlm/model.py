@@ -20,11 +20,11 @@ from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Tower
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.geometry.analytic import mean_rgb
-from visprompt.geometry.fit import check_processable, fit_picture
+from visprompt.geometry.fit import check_processable, fit_image
 from visprompt.geometry.geometry import Geometry
 from visprompt.models.base import Model, Parts
 from visprompt.models.chat import Chat, Generation
-from visprompt.models.lvlm.answer_likelihood import answer_ids, tell
+from visprompt.models.lvlm.answer_likelihood import answer_ids, answer_log_probs
 from visprompt.models.lvlm.decoder_tower import decoder_tower
 from visprompt.models.lvlm.editing import editing, prove_decoder_once
 from visprompt.models.lvlm.families import FAMILIES, Layout, LvlmFamily
@@ -33,7 +33,7 @@ from visprompt.models.lvlm.inputs import ChatInputs, prepare
 from visprompt.models.lvlm.prompt_tokens import alike
 from visprompt.models.lvlm.text import Pieces
 from visprompt.models.lvlm.vision_tower import vision_tower
-from visprompt.models.preprocessing import PictureReader, Processed, pixels_of
+from visprompt.models.preprocessing import ImageReader, Processed, pixels_of
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
 
 Size = tuple[int, int]
@@ -42,7 +42,7 @@ Size = tuple[int, int]
 class LVLM(Model):
     """A vision-language model that visual prompts can be run on. Made by `load_model` and `wrap`.
 
-    Its towers are `"decoder"`, through which it reads, and `"vision"` where that can be edited. Pictures are counted in
+    Its towers are `"decoder"`, through which it reads, and `"vision"` where that can be edited. Images are counted in
     the image tokens that the decoder gets; `geometry(wh, tower="vision")` counts the vision tower's own patches.
     """
 
@@ -54,7 +54,7 @@ class LVLM(Model):
         image_processor = getattr(processor, "image_processor", None)
         if image_processor is None or self.tokenizer is None:
             raise InvalidInputError(
-                f"{type(module).__name__} needs its processor, which holds the picture processor and the tokenizer: "
+                f"{type(module).__name__} needs its processor, which holds the image processor and the tokenizer: "
                 "vp.wrap(module, transformers.AutoProcessor.from_pretrained(…))."
             )
         inner: Any = getattr(module, "_orig_mod", module)
@@ -66,7 +66,7 @@ class LVLM(Model):
         for owner, implementation in install_shim(module):
             restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
 
-        reader = PictureReader(image_processor, Processed(image_processor), pixels_of, patch)
+        reader = ImageReader(image_processor, Processed(image_processor), pixels_of, patch)
         parts = Parts(self._no_embeddings, reader, decoder, None, None, "transformers", restore)
         super().__init__(module, parts, name)
         self._layouts: LRUCache[tuple[Size, Fit, int], Layout] = LRUCache(maxsize=4096)
@@ -75,8 +75,8 @@ class LVLM(Model):
     # -- what it is ---------------------------------------------------------------------------------------------------
 
     @property
-    def reader(self) -> PictureReader:
-        """Its picture processor."""
+    def reader(self) -> ImageReader:
+        """Its image processor."""
         return self.parts.reader
 
     @property
@@ -106,25 +106,25 @@ class LVLM(Model):
         raise UnsupportedError(f"{self.name} has no tower {name!r} that can be edited{hint}.", model=self)
 
     def geometry(self, image_wh: Size, fit: Fit = "model", tower: str = "decoder") -> Geometry:
-        """Where the pixels of a picture of this size go: original pixels ↔ tiles ↔ image tokens.
+        """Where the pixels of an image of this size go: original pixels ↔ tiles ↔ image tokens.
 
         Args:
             image_wh: width and height in pixels.
-            fit: `"model"` as its processor does it; `"pad"` and `"squash"` make the picture square first.
+            fit: `"model"` as its processor does it; `"pad"` and `"squash"` make the image square first.
             tower: `"decoder"`: the tokens that the language model gets; `"vision"`: the vision tower's patches.
         """
         return self._seen_by(tower, self.layout(image_wh, fit))
 
     def geometry_of(self, prompt: VisualPrompt, tower: str | None = None) -> Geometry:
-        """`geometry` of a prompt's picture in its chat: several pictures, or the frames of a video, may be tiled and
+        """`geometry` of a prompt's image in its chat: several images, or the frames of a video, may be tiled and
         pooled in another way than a lone one.
 
         Args:
-            prompt: with its picture, fit and place in a request.
+            prompt: with its image, fit and place in a request.
             tower: `"decoder"` (None) or `"vision"`.
         """
         number, count = prompt.place
-        size, video = prompt.picture.size, self.family.video_layout
+        size, video = prompt.image.size, self.family.video_layout
         if video is not None and prompt.request is not None and prompt.request.video:
             found = video(self, size, count)[number // self.family.frames_per_group]
         else:
@@ -136,32 +136,32 @@ class LVLM(Model):
             return layout.geometry
         self.tower_named(tower)
         if layout.vision is None:
-            raise UnsupportedError(f"{self.name}: its vision tower cannot be edited for such a picture.")
+            raise UnsupportedError(f"{self.name}: its vision tower cannot be edited for such an image.")
         return layout.vision
 
-    def layout(self, image_wh: Size, fit: Fit = "model", pictures: int = 1) -> Layout:
-        """Which image token shows which part of a picture, in a chat with so many pictures."""
+    def layout(self, image_wh: Size, fit: Fit = "model", images: int = 1) -> Layout:
+        """Which image token shows which part of an image, in a chat with so many images."""
         image_wh = (int(image_wh[0]), int(image_wh[1]))
-        key = (image_wh, fit, min(pictures, 2))
+        key = (image_wh, fit, min(images, 2))
         with self._lock:
             found = self._layouts.get(key)
         if found is None:
             check_processable(image_wh)
             if fit == "model":
-                found = self.family.layout(self, image_wh, pictures)
+                found = self.family.layout(self, image_wh, images)
             else:
                 canvas, scale, offset = self.on_canvas(Image.new("RGB", image_wh), fit)
-                found = self.family.layout(self, canvas.size, pictures).moved(image_wh, scale, offset)
+                found = self.family.layout(self, canvas.size, images).moved(image_wh, scale, offset)
             with self._lock:
                 self._layouts[key] = found
         return found
 
-    def on_canvas(self, picture: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
-        """The picture made square, padded or squashed, and the map from the picture onto it."""
+    def on_canvas(self, image: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
+        """The image made square, padded or squashed, and the map from the image onto it."""
         if fit == "model":
-            return picture, (1.0, 1.0), (0.0, 0.0)
-        side = max(picture.size)
-        return fit_picture(picture, fit, (side, side), mean_rgb(self.reader.processor))
+            return image, (1.0, 1.0), (0.0, 0.0)
+        side = max(image.size)
+        return fit_image(image, fit, (side, side), mean_rgb(self.reader.processor))
 
     # -- running it ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class LVLM(Model):
         """Answers several chats in one batch, greedily unless the options say otherwise.
 
         Args:
-            chats: pictures with their edits, and a question each.
+            chats: images with their edits, and a question each.
             max_new_tokens: longest answer, in tokens.
             read: decoder blocks whose attention over the image tokens is kept, for every token of the answer.
             read_rows: whose attention: `"answer"`, the position that writes each token; or `"readout"`, the mean over
@@ -187,9 +187,9 @@ class LVLM(Model):
             **options: for the model's own `generate` (`do_sample`, `temperature`, `num_beams`, …).
 
         Raises:
-            InvalidInputError: for edits that do not fit the pictures or the model, or options that visprompt sets.
+            InvalidInputError: for edits that do not fit the images or the model, or options that visprompt sets.
             UnsupportedError: for towers that cannot be edited, or take no prompt tokens.
-            SiteNotReachedError: if a block with an edit never ran, or pictures' tokens are not where they should be.
+            SiteNotReachedError: if a block with an edit never ran, or images' tokens are not where they should be.
         """
         self._check_open()
         chats = list(chats)
@@ -238,7 +238,7 @@ class LVLM(Model):
 
     def _score_one(self, chats: Sequence[Chat], inputs: ChatInputs, answer: list[int]) -> Tensor:
         with self._evaluating(), self.editing(chats, inputs):
-            return tell(self, inputs, [answer] * len(chats)).log_likelihood.sum(-1)
+            return answer_log_probs(self, inputs, [answer] * len(chats)).log_likelihood.sum(-1)
 
     @contextmanager
     def editing(
@@ -259,21 +259,21 @@ class LVLM(Model):
 
     # -- proof --------------------------------------------------------------------------------------------------------
 
-    def prove(self, prompt: VisualPrompt | None = None) -> None:
-        """Proves the decoder's sites, see `Model.prove`: a few words without a picture do, whatever its size."""
+    def verify_sites(self, prompt: VisualPrompt | None = None) -> None:
+        """Verifies the decoder's sites, see `Model.verify`: a few words without an image do, whatever its size."""
         prove_decoder_once(self)
 
-    def once(self, what: str, proof: Callable[[], None]) -> None:
+    def once(self, what: str, check: Callable[[], None]) -> None:
         """Runs a proof if it has not succeeded yet.
 
         Args:
-            what: what it proves; proofs are told apart by it.
+            what: what it verifies; proofs are told apart by it.
             proof: raises if there is no effect.
         """
         with self._lock:
             if what not in self._proved_towers:
                 with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
-                    proof()
+                    check()
                 self._proved_towers.add(what)
 
     # -- what it does not do ------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class LVLM(Model):
         )
 
     def encode(self, prompts: Sequence[VisualPrompt], **options: Any) -> Any:
-        """An LVLM has no embedding of a picture.
+        """An LVLM has no embedding of an image.
 
         Raises:
             UnsupportedError: always.

@@ -1,4 +1,4 @@
-"""Prompt tokens in an LVLM's vision tower, whose batch holds the tiles of many pictures, prompted ones and others."""
+"""Prompt tokens in an LVLM's vision tower, whose batch holds the tiles of many images, prompted ones and others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def alike(chats: Sequence[Chat]) -> list[list[int]]:
-    """Positions of the chats that can be asked in one batch: their pictures' tokens go into the same places.
+    """Positions of the chats that can be asked in one batch: their images' tokens go into the same places.
 
     Chats without tokens stand by themselves, so that they run exactly as without those that have some.
 
     Raises:
-        InvalidInputError: for a chat whose own pictures have tokens of two kinds.
+        InvalidInputError: for a chat whose own images have tokens of two kinds.
     """
     found: dict[Any, list[int]] = {}
     for place, chat in enumerate(chats):
@@ -38,7 +38,7 @@ def alike(chats: Sequence[Chat]) -> list[list[int]]:
 
 
 def tile_tokens(tower: Tower | None, chats: Sequence[Chat], inputs: ChatInputs) -> TileInsertion | None:
-    """The tokens of a batch's pictures, tile by tile in the order in which the tower gets them; None without any.
+    """The tokens of a batch's images, tile by tile in the order in which the tower gets them; None without any.
 
     Raises:
         InvalidInputError: for tokens of two kinds, or of shapes that do not fit the tower.
@@ -93,7 +93,7 @@ class TileInsertion(Insertion):
             raise InvalidInputError(f"prompt tokens for {len(self.hidden)} tiles in a batch of {len(states)}.")
         if "flash" in str(getattr(getattr(module, "config", None), "_attn_implementation", "")):
             raise UnsupportedError(
-                "pictures with and without prompt tokens in one forward need a mask that flash attention does not "
+                "images with and without prompt tokens in one forward need a mask that flash attention does not "
                 'take: load the model with attn_implementation="sdpa", or ask about them one after the other.'
             )
         stand_ins = torch.zeros(len(states), 1, 1, states.shape[1], dtype=torch.bool, device=states.device)
@@ -108,5 +108,5 @@ class TileInsertion(Insertion):
 def _two_kinds(where: str) -> str:
     return (
         f"prompt tokens of {where} differ in number, depth or place: those of one kind run together. Ask about the "
-        "pictures one after the other."
+        "images one after the other."
     )

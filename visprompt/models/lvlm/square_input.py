@@ -1,6 +1,6 @@
-"""One square input for towers whose processors cut pictures into tiles, or make as many patches as a picture has.
+"""One square input for towers whose processors cut images into tiles, or make as many patches as an image has.
 
-To learn on such a tower, every picture is brought into one square: pixels `[n, 3, s, s]`, to which gradients flow.
+To learn on such a tower, every image is brought into one square: pixels `[n, 3, s, s]`, to which gradients flow.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from visprompt.errors import UnsupportedError
 from visprompt.geometry.analytic import mean_rgb
-from visprompt.geometry.fit import MIN_SIDE_PX, check_processable, fit_picture
+from visprompt.geometry.fit import MIN_SIDE_PX, check_processable, fit_image
 from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.models.lvlm.layouts.tiled import TowerInput
-from visprompt.models.preprocessing import PicturePixels, PictureReader, pixels_of
+from visprompt.models.preprocessing import ImagePixels, ImageReader, pixels_of
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ Size = tuple[int, int]
 USUAL_SIDE = 448
 
 
-class SquareReader(PictureReader):
-    """Every picture in one square: squashed, or with `fit="pad"` a border around it.
+class SquareInput(ImageReader):
+    """Every image in one square: squashed, or with `fit="pad"` a border around it.
 
     Args:
         processor: the model's own.
-        read: a square picture of the right size → its inputs.
+        read: a square image of the right size → its inputs.
         tower: what the vision tower makes of the square.
     """
 
@@ -49,63 +50,63 @@ class SquareReader(PictureReader):
         square = self.tower.whole(image_wh)
         return Geometry(image_wh, (Tile(scale, offset, square.input_hw, square.grid_hw, square.patch_hw),))
 
-    def one(self, picture: Image.Image, fit: Fit, cache: PicturePixels | None = None) -> dict[str, Tensor]:
-        """The inputs of one picture, prepared once if there is a cache."""
-        cached = cache.get(picture, fit) if cache is not None else None
+    def one(self, image: Image.Image, fit: Fit, cache: ImagePixels | None = None) -> dict[str, Tensor]:
+        """The inputs of one image, prepared once if there is a cache."""
+        cached = cache.get(image, fit) if cache is not None else None
         if cached is not None:
             return cached
-        check_processable(picture.size)
-        inputs = self._read(self._fitted(picture, fit)[0])
+        check_processable(image.size)
+        inputs = self._read(self._fitted(image, fit)[0])
         if cache is not None:
-            cache.put(picture, fit, inputs)
+            cache.put(image, fit, inputs)
         return inputs
 
-    def preprocess(self, picture: Image.Image) -> Any:
+    def preprocess(self, image: Image.Image) -> Any:
         """`[3, s, s]` float32 as the tower sees it."""
-        return self.one(picture, "model")["pixel_values"].float().numpy()
+        return self.one(image, "model")["pixel_values"].float().numpy()
 
-    def _fitted(self, picture: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
+    def _fitted(self, image: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
         side = self.tower.side
         kind = "squash" if fit == "model" else fit
         chosen = getattr(self.processor, "resample", None)
         resample = Image.Resampling.BICUBIC if chosen is None else Image.Resampling(int(chosen))
-        return fit_picture(picture.convert("RGB"), kind, (side, side), mean_rgb(self.processor), resample)
+        return fit_image(image.convert("RGB"), kind, (side, side), mean_rgb(self.processor), resample)
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
 
 
 class WholeTile:
-    """Reads a square picture of the tower's own input size as one tile, with the language model's processor.
+    """Reads a square image of the tower's own input size as one tile, with the language model's processor.
 
     Args:
-        processor: its picture processor.
+        processor: its image processor.
         side: of the tower's input, pixels.
-        options: what keeps the processor from cutting the picture up.
+        options: what keeps the processor from cutting the image up.
     """
 
     def __init__(self, processor: Any, side: int, options: dict[str, Any]) -> None:
         self.processor, self.side, self.options = processor, side, options
 
-    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """`pixel_values` `[3, s, s]`.
 
         Raises:
             UnsupportedError: if the processor makes something else of it.
         """
-        batch = self.processor(images=[picture], return_tensors="pt", **self.options)
+        batch = self.processor(images=[image], return_tensors="pt", **self.options)
         tiles = torch.as_tensor(batch["pixel_values"])
-        # Of several the first shows the whole picture (LLaVA-NeXT, OneVision).
+        # Of several the first shows the whole image (LLaVA-NeXT, OneVision).
         pixels = tiles.reshape(-1, *tiles.shape[-3:])[0]
         if tuple(pixels.shape) != (3, self.side, self.side):
             raise UnsupportedError(
-                f"{type(self.processor).__name__} makes inputs of {tuple(pixels.shape)} of a picture of {self.side}×"
+                f"{type(self.processor).__name__} makes inputs of {tuple(pixels.shape)} of an image of {self.side}×"
                 f"{self.side} pixels, which the vision tower takes as it is."
             )
         return {"pixel_values": pixels}
 
 
-#: model type → what keeps its picture processor from cutting a picture up, or from scaling it on the way
+#: model type → what keeps its image processor from cutting an image up, or from scaling it on the way
 WHOLE: dict[str, dict[str, Any]] = {
     "llava_next": {},
     "llava_onevision": {},
@@ -115,19 +116,19 @@ WHOLE: dict[str, dict[str, Any]] = {
 }
 
 
-def tile_reader(model: LVLM) -> SquareReader:
-    """One tile of the tower's own input size, in which the whole picture is seen.
+def tile_reader(model: LVLM) -> SquareInput:
+    """One tile of the tower's own input size, in which the whole image is seen.
 
     Raises:
         UnsupportedError: for a processor whose tiles are not squares of that size.
     """
     layout = model.layout((256, 256))
     if layout.vision is None:
-        raise UnsupportedError(f"{model.name}: what its vision tower sees of a picture is not known.")
+        raise UnsupportedError(f"{model.name}: what its vision tower sees of an image is not known.")
     tile = layout.vision.tiles[0]
     tower = TowerInput(tile.input_hw[0], round(tile.patch_hw[0]))
     processor = model.reader.processor
-    return SquareReader(processor, WholeTile(processor, tower.side, WHOLE[str(model.config.model_type)]), tower)
+    return SquareInput(processor, WholeTile(processor, tower.side, WHOLE[str(model.config.model_type)]), tower)
 
 
 # -- patches in a row -------------------------------------------------------------------------------------------------
@@ -135,10 +136,10 @@ def tile_reader(model: LVLM) -> SquareReader:
 
 @dataclass(frozen=True)
 class Padding:
-    """How SigLIP 2's NaFlex lays a square picture into a row of patches, none of which is padding.
+    """How SigLIP 2's NaFlex lays a square image into a row of patches, none of which is padding.
 
     Args:
-        side: of the picture, pixels.
+        side: of the image, pixels.
         patch: side of a patch, pixels.
     """
 
@@ -157,18 +158,18 @@ class Padding:
 
 
 class PaddedSquare:
-    """Reads a square picture with a model's own reader, and lays its patches out as a picture again."""
+    """Reads a square image with a model's own reader, and lays its patches out as an image again."""
 
-    def __init__(self, reader: PictureReader) -> None:
+    def __init__(self, reader: ImageReader) -> None:
         self.reader = reader
 
-    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """`pixel_values` `[3, s, s]`."""
-        return {"pixel_values": torch.from_numpy(self.reader.preprocess(picture))}
+        return {"pixel_values": torch.from_numpy(self.reader.preprocess(image))}
 
 
-def padded_reader(reader: PictureReader, name: str) -> tuple[SquareReader, Padding]:
-    """A square that the processor leaves as it is, with as many patches as it gives a picture.
+def padded_reader(reader: ImageReader, name: str) -> tuple[SquareInput, Padding]:
+    """A square that the processor leaves as it is, with as many patches as it gives an image.
 
     Raises:
         UnsupportedError: if there is no such square.
@@ -179,8 +180,8 @@ def padded_reader(reader: PictureReader, name: str) -> tuple[SquareReader, Paddi
     side = found.input_hw[0]
     again = reader.geometry((side, side), "model").tiles[0]
     if found.input_hw != (side, side) or again != Tile((1.0, 1.0), (0.0, 0.0), (side, side), found.grid_hw):
-        raise UnsupportedError(f"{name}: its processor leaves no square picture as it is.")
-    return SquareReader(reader.processor, PaddedSquare(reader), TowerInput(side, patch)), Padding(side, patch)
+        raise UnsupportedError(f"{name}: its processor leaves no square image as it is.")
+    return SquareInput(reader.processor, PaddedSquare(reader), TowerInput(side, patch)), Padding(side, patch)
 
 
 # -- packed -----------------------------------------------------------------------------------------------------------
@@ -188,11 +189,11 @@ def padded_reader(reader: PictureReader, name: str) -> tuple[SquareReader, Paddi
 
 @dataclass(frozen=True)
 class Packing:
-    """How Qwen's picture processor lays a square picture into a sequence of patches: the patches of one token stand
-    together, and every patch holds the picture as often as frames of a video share one.
+    """How Qwen's image processor lays a square image into a sequence of patches: the patches of one token stand
+    together, and every patch holds the image as often as frames of a video share one.
 
     Args:
-        side: of the picture, pixels.
+        side: of the image, pixels.
         patch: side of a patch, pixels.
         merge: patches along a side of a token.
         frames: frames that share a patch.
@@ -209,7 +210,7 @@ class Packing:
         return self.side // self.patch
 
     def tile(self) -> Tile:
-        """Its geometry in a picture of its own size."""
+        """Its geometry in an image of its own size."""
         return TowerInput(self.side, self.patch).whole((self.side, self.side))
 
     def pack(self, pixels: Tensor) -> Tensor:
@@ -220,29 +221,29 @@ class Packing:
         return frames.reshape(n * self.grid**2, -1)
 
     def unpack(self, patches: Tensor) -> Tensor:
-        """The other way round, of one picture: `[patches, …]` → `[3, s, s]`."""
+        """The other way round, of one image: `[patches, …]` → `[3, s, s]`."""
         patch, merge, tokens = self.patch, self.merge, self.grid // self.merge
         parts = patches.reshape(tokens, tokens, merge, merge, 3, self.frames, patch, patch)[:, :, :, :, :, 0]
         return parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, self.side, self.side)
 
     def grids(self, n: int, device: torch.device) -> Tensor:
-        """`[n, 3]`: frames, rows and columns of every picture, as the tower takes them."""
+        """`[n, 3]`: frames, rows and columns of every image, as the tower takes them."""
         return torch.tensor([[1, self.grid, self.grid]], device=device).expand(n, -1).contiguous()
 
 
 class PackedSquare:
-    """Reads a square picture with Qwen's processor, and lays its patches out as a picture again."""
+    """Reads a square image with Qwen's processor, and lays its patches out as an image again."""
 
     def __init__(self, processor: Any, packing: Packing) -> None:
         self.processor, self.packing = processor, packing
 
-    def __call__(self, picture: Image.Image) -> dict[str, Tensor]:
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """`pixel_values` `[3, s, s]`."""
-        patches = self.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        patches = self.processor(images=[image], return_tensors="pt")["pixel_values"]
         return {"pixel_values": self.packing.unpack(torch.as_tensor(patches))}
 
 
-def packed_reader(model: LVLM) -> tuple[SquareReader, Packing]:
+def packed_reader(model: LVLM) -> tuple[SquareInput, Packing]:
     """A square that the processor leaves as it is: whole tokens, as near to `USUAL_SIDE` as its limits allow.
 
     Raises:
@@ -260,7 +261,11 @@ def packed_reader(model: LVLM) -> tuple[SquareReader, Packing]:
     found = model.layout((side, side)).vision if side >= MIN_SIDE_PX else None
     if found is None or found.tiles[0].grid_hw != (packing.grid, packing.grid):
         raise UnsupportedError(
-            f"{model.name}: no square of whole tokens of {token} pixels is left as it is by its picture processor "
+            f"{model.name}: no square of whole tokens of {token} pixels is left as it is by its image processor "
             f"(size {getattr(processor, 'size', None)})."
         )
-    return SquareReader(processor, PackedSquare(processor, packing), TowerInput(side, patch)), packing
+    return SquareInput(processor, PackedSquare(processor, packing), TowerInput(side, patch)), packing
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"SquareReader": "SquareInput"}, globals())

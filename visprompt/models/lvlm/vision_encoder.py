@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from visprompt.attention.packed_positions import Packed
+from visprompt.attention.packed_positions import PackedPositions
 from visprompt.errors import UnsupportedError
 from visprompt.models.base import Model
 from visprompt.models.lvlm.square_input import WHOLE, Packing, packed_reader, padded_reader, tile_reader
@@ -27,12 +27,12 @@ VISION = " (vision)"
 
 
 def encoder_of(model: Model) -> Model:
-    """A model that encodes pictures: an encoder itself, or the vision tower of a vision-language model.
+    """A model that encodes images: an encoder itself, or the vision tower of a vision-language model.
 
     The tower's model shares the module, whose `unwrap` stays with the language model. It is read through its patches,
     since these are what the decoder gets; its embeddings `[n, d]` are the mean of what it gives, and mean nothing to
-    texts. Its input is one square: where the processor tiles pictures, a tile that shows the whole picture; where it
-    makes as many patches as a picture has (Qwen-VL, and SigLIP 2's NaFlex among encoders), a square that it leaves as
+    texts. Its input is one square: where the processor tiles images, a tile that shows the whole image; where it
+    makes as many patches as an image has (Qwen-VL, and SigLIP 2's NaFlex among encoders), a square that it leaves as
     it is.
 
     Args:
@@ -57,7 +57,7 @@ def encoder_of(model: Model) -> Model:
         return Model(lvlm.module, parts, name)
     if tower.padded:
         raise UnsupportedError(
-            f"{model.name}: its vision tower takes padded pictures, and no pixels of one size. Take an encoder, or a "
+            f"{model.name}: its vision tower takes padded images, and no pixels of one size. Take an encoder, or a "
             "language model with a tower of CLIP's kind (LLaVA-1.5)."
         )
     if str(lvlm.config.model_type) in WHOLE:
@@ -113,12 +113,12 @@ def _packed(model: LVLM, packing: Packing) -> Embed:
     return embed
 
 
-def _order(model: LVLM, packing: Packing) -> Callable[[int], Packed]:
+def _order(model: LVLM, packing: Packing) -> Callable[[int], PackedPositions]:
     tile = packing.tile()
     assert model.family.packing is not None
     one = torch.from_numpy(model.family.packing(model, [tile])[1])
 
-    def order(pictures: int) -> Packed:
-        return Packed(torch.arange(pictures).repeat_interleave(len(one)), one.repeat(pictures))
+    def order(images: int) -> PackedPositions:
+        return PackedPositions(torch.arange(images).repeat_interleave(len(one)), one.repeat(images))
 
     return order

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visprompt.attention.packed_positions import Packed
+from visprompt.attention.packed_positions import PackedPositions
 from visprompt.attention.sites import Site, Tower
 from visprompt.models.lvlm.families import LvlmFamily
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 #: why the packed towers take no prompt tokens
-_PACKED = "its vision tower packs the patches of all pictures into one sequence, cut by lengths that know of no others"
+_PACKED = "its vision tower packs the patches of all images into one sequence, cut by lengths that know of no others"
 _NO_BLOCKS = "its projector takes what goes into the vision tower's first block"
 
 
@@ -65,14 +65,14 @@ def tower_module(module: Any) -> Any:
     return None if found is None else vision_module(found)
 
 
-def packing_of(model: LVLM, inputs: ChatInputs) -> Packed | None:
-    """Where the patches of a batch's pictures stand in the tower's sequence; None for towers with a batch axis."""
+def packing_of(model: LVLM, inputs: ChatInputs) -> PackedPositions | None:
+    """Where the patches of a batch's images stand in the tower's sequence; None for towers with a batch axis."""
     if model.family.packing is None:
         return None
     layouts = [item for group in inputs.layouts for item in group]
     tiles = [tile for item in layouts if item.vision is not None for tile in item.vision.tiles]
     streams, patches = model.family.packing(model, tiles)
-    return Packed(torch.from_numpy(streams), torch.from_numpy(patches)).to(model.device)
+    return PackedPositions(torch.from_numpy(streams), torch.from_numpy(patches)).to(model.device)
 
 
 def _packed_tower(tower: Any) -> Tower:

@@ -224,14 +224,14 @@ class Endpoint:
             advice += " Set requests_per_minute=… to what your account allows, lower concurrency=…, or try later."
             return Failure(f"{self.host} still limits requests after {tried}{said}{advice}", hopeless=True)
         if status == 413:
-            return Failure(f"{self.host} finds the request too large{said} Make the pictures smaller or fewer.")
+            return Failure(f"{self.host} finds the request too large{said} Make the images smaller or fewer.")
         if status >= 500:
             return Failure(f"{self.host} failed on its side, {tried}{said}")
         advice = ""
         if "temperature" in words:
             advice = " temperature=None leaves it out."
         elif any(word in words.lower() for word in ("too large", "too long", "context", "exceed", "maximum")):
-            advice = " Make the pictures smaller or fewer, or the question shorter."
+            advice = " Make the images smaller or fewer, or the question shorter."
         return Failure(f"{self.host} does not take the request{said}{advice}")
 
 

@@ -1,4 +1,4 @@
-"""From a `Chat` to the messages of a chat completion. Pictures travel as PNG: a lossy format would change the prompt.
+"""From a `Chat` to the messages of a chat completion. Images travel as PNG: a lossy format would change the prompt.
 
 It knows no server and no client.
 """
@@ -14,17 +14,17 @@ from PIL import Image
 from visprompt.errors import InvalidInputError
 from visprompt.models.chat import Chat
 
-#: sizes a server may be asked to look a picture at; None leaves the choice to it
+#: sizes a server may be asked to look an image at; None leaves the choice to it
 DETAILS = ("auto", "low", "high")
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """The picture as a PNG file: 8-bit RGB, every pixel exact, nothing else inside; equal pictures give equal bytes.
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file: 8-bit RGB, every pixel exact, nothing else inside; equal images give equal bytes.
 
     >>> Image.open(io.BytesIO(png_bytes(Image.new("RGB", (2, 1), (7, 8, 9))))).getpixel((1, 0))
     (7, 8, 9)
     """
-    plain = picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
+    plain = image.convert("RGB") if image.mode != "RGB" else image.copy()
     # A colour profile would be written into the file, and some servers convert by it: pixels are what was asked for.
     plain.info = {}
     buffer = io.BytesIO()
@@ -32,20 +32,20 @@ def png_bytes(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def data_url(picture: Image.Image, max_bytes: int | None = None) -> str:
-    """The picture as a `data:` address.
+def data_url(image: Image.Image, max_bytes: int | None = None) -> str:
+    """The image as a `data:` address.
 
     Args:
-        picture: any size; it is never made smaller here.
+        image: any size; it is never made smaller here.
         max_bytes: size of the PNG file that the server takes; None: no limit.
 
     Raises:
-        InvalidInputError: for a picture above the limit.
+        InvalidInputError: for an image above the limit.
     """
-    content = png_bytes(picture)
+    content = png_bytes(image)
     if max_bytes is not None and len(content) > max_bytes:
         raise InvalidInputError(
-            f"the picture of {picture.width}×{picture.height} pixels is {len(content) / 2**20:.1f} MiB as PNG, above "
+            f"the image of {image.width}×{image.height} pixels is {len(content) / 2**20:.1f} MiB as PNG, above "
             f"max_image_bytes ({max_bytes / 2**20:.1f} MiB): make it smaller first (its regions with it), or raise "
             "max_image_bytes=… if the server takes more."
         )
@@ -53,25 +53,25 @@ def data_url(picture: Image.Image, max_bytes: int | None = None) -> str:
 
 
 def messages_of(chat: Chat, detail: str | None = None, max_bytes: int | None = None) -> list[dict[str, Any]]:
-    """The system message if there is one, then one user message: the pictures in order, then the question.
+    """The system message if there is one, then one user message: the images in order, then the question.
 
     Args:
-        chat: attention edits and tokens must have been refused before. Frames of a video go as pictures.
+        chat: attention edits and tokens must have been refused before. Frames of a video go as images.
         detail: `"auto"`, `"low"`, `"high"`; None leaves it out.
         max_bytes: as in `data_url`.
 
     Raises:
-        InvalidInputError: for a picture above the limit; the message says which.
+        InvalidInputError: for an image above the limit; the message says which.
     """
     urls: dict[int, str] = {}
     content: list[dict[str, Any]] = []
     for number, prompt in enumerate(chat.prompts):
-        key = id(prompt.picture)
-        if key not in urls:  # still frames of a video, and one picture asked about twice, are encoded once
+        key = id(prompt.image)
+        if key not in urls:  # still frames of a video, and one image asked about twice, are encoded once
             try:
-                urls[key] = data_url(prompt.picture, max_bytes)
+                urls[key] = data_url(prompt.image, max_bytes)
             except InvalidInputError as error:
-                name = repr(prompt.request) if prompt.request is not None else f"picture {number}"
+                name = repr(prompt.request) if prompt.request is not None else f"image {number}"
                 raise InvalidInputError(f"{name}: {error}") from None
         image: dict[str, str] = {"url": urls[key]}
         if detail is not None:

@@ -1,4 +1,4 @@
-"""A model behind a chat API: it takes prompted pictures and questions, and gives text. There is nothing inside to edit.
+"""A model behind a chat API: it takes prompted images and questions, and gives text. There is nothing inside to edit.
 
 `load_model("remote:NAME", base_url=…)` makes one. Pixel strategies run on it as on every model; what needs tokens or
 attention is refused with the names of the strategies that do work.
@@ -84,9 +84,9 @@ class RemoteModel(Model):
         return max(16, 4 * self.concurrency)
 
     def geometry(self, image_wh: tuple[int, int], fit: Fit = "model", tower: str = "vision") -> Geometry:
-        """The whole picture as one patch: where a server's processor puts pixels is not known.
+        """The whole image as one patch: where a server's processor puts pixels is not known.
 
-        So no region can be found cut off here, and `fit` changes nothing: the server gets the picture as it is.
+        So no region can be found cut off here, and `fit` changes nothing: the server gets the image as it is.
         """
         width, height = image_wh
         return Geometry((width, height), (Tile((1.0, 1.0), (0.0, 0.0), (height, width), (1, 1)),))
@@ -124,8 +124,8 @@ class RemoteModel(Model):
         """Answers, in the order of the questions.
 
         Args:
-            chats: questions with their prompted pictures, several per question if you like; frames of a video are sent
-                as pictures.
+            chats: questions with their prompted images, several per question if you like; frames of a video are sent
+                as images.
             max_new_tokens: where answers are cut; those have `finished=False`.
             read: must be empty: a server shows no attention.
             stream: gets the number of a question and the next piece of its answer, in the calling thread. Pieces of
@@ -235,8 +235,8 @@ class RemoteModel(Model):
         """As `module`."""
         self._refuse("no gradients come back from it")
 
-    def prove(self, prompt: VisualPrompt) -> None:
-        """Nothing to prove: nothing inside it is ever edited."""
+    def verify_sites(self, prompt: VisualPrompt) -> None:
+        """Nothing to verify: nothing inside it is ever edited."""
 
     def is_compiled(self) -> bool:
         """False: nothing of it runs here."""

@@ -30,9 +30,9 @@ class RemoteSettings:
         requests_per_minute: attempts a minute, evenly spaced, retries included; None: no limit.
         temperature: 0 for the likeliest answer; None leaves it to the server.
         seed: for servers that take one.
-        detail: `"auto"`, `"low"` or `"high"`, for servers that look at pictures in several sizes; None leaves it out.
+        detail: `"auto"`, `"low"` or `"high"`, for servers that look at images in several sizes; None leaves it out.
         extra_body: further fields of the request, as the server's documentation names them.
-        max_image_bytes: largest PNG that is sent, in bytes; None: no limit. Pictures are never made smaller here.
+        max_image_bytes: largest PNG that is sent, in bytes; None: no limit. Images are never made smaller here.
 
     Raises:
         InvalidInputError: for a setting that cannot be used.

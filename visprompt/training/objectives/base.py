@@ -1,7 +1,7 @@
 """What is learned from one kind of data: samples, a loss, and figures that add up.
 
-The loop (`visprompt.training.loop`) knows nothing else about a task. Sums go over pictures, so that the same numbers
-come out however the pictures are spread over batches, accumulation steps and processes.
+The loop (`visprompt.training.loop`) knows nothing else about a task. Sums go over images, so that the same numbers
+come out however the images are spread over batches, accumulation steps and processes.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ class Objective:
         raise self._missing()
 
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> AbstractContextManager[Tensor]:
-        """Opens the prompts' scope and gives the loss, *summed over the pictures* of the batch, ready for `backward()`
+        """Opens the prompts' scope and gives the loss, *summed over the images* of the batch, ready for `backward()`
         inside the scope.
 
         Args:
             batch: from `collate`, on the model's device.
-            draws: one seed per picture for what is random in training (prompt dropout); None: nothing is random.
+            draws: one seed per image for what is random in training (prompt dropout); None: nothing is random.
         """
         raise self._missing()
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Sums over a batch from which `figures` are made, without gradients; they are added up over batches and
-        processes. `"count"`, the number of pictures, is always among them. Tensors of one dtype per name and of a fixed
+        processes. `"count"`, the number of images, is always among them. Tensors of one dtype per name and of a fixed
         shape.
         """
         raise self._missing()

@@ -1,4 +1,4 @@
-"""One class per picture: a head on the tuned tower's embedding."""
+"""One class per image: a head on the tuned tower's embedding."""
 
 from __future__ import annotations
 

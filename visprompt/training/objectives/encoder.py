@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from visprompt.errors import UnsupportedError
 from visprompt.models.encoding import Encoding
-from visprompt.training.dataset import Pictures, collate
+from visprompt.training.dataset import ImageDataset, collate
 from visprompt.training.objectives.base import Batch, Objective, Split, batches_of
 from visprompt.visual_prompt import VisualPrompt
 
@@ -34,7 +34,7 @@ class EncoderObjective(Objective):
     """Base of the objectives on encoders; see `Objective` for the arguments.
 
     Raises:
-        UnsupportedError: for a model that takes packed pictures.
+        UnsupportedError: for a model that takes packed images.
     """
 
     #: labels are masks, and the head reads the patches' features
@@ -44,11 +44,11 @@ class EncoderObjective(Objective):
         super().__init__(model, prompter, splits, settings)
         if model.parts.tower is not None and model.parts.tower.padded:
             raise UnsupportedError(
-                f"{model.name} takes packed pictures, whose batches have a layout of their own: nothing can be trained "
+                f"{model.name} takes packed images, whose batches have a layout of their own: nothing can be trained "
                 "on it. Take a checkpoint with inputs of one size."
             )
         self._blanks: dict[tuple[int, int], Image.Image] = {}
-        self._pictures: dict[Split, Pictures] = {}
+        self._images: dict[Split, ImageDataset] = {}
         self._embedded: dict[Split, Embedded] = {}
 
     @property
@@ -58,10 +58,10 @@ class EncoderObjective(Objective):
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
-    def pictures(self, split: Split, **options: bool) -> Pictures:
-        """A part's pictures as the model's inputs, made once; `options` are of `Pictures`."""
-        if split not in self._pictures:
-            self._pictures[split] = Pictures(
+    def images(self, split: Split, **options: bool) -> ImageDataset:
+        """A part's images as the model's inputs, made once; `options` are of `ImageDataset`."""
+        if split not in self._images:
+            self._images[split] = ImageDataset(
                 self.splits[split],
                 self.model.parts.reader,
                 fit=self.settings.fit,
@@ -69,15 +69,15 @@ class EncoderObjective(Objective):
                 seed=self.settings.seed,
                 **options,
             )
-        return self._pictures[split]
+        return self._images[split]
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
-        pictures = self.pictures(split, dense=self.dense)
+        images = self.images(split, dense=self.dense)
         if self.dense or not self._is_worth_keeping(split) or not self._leaves_the_tower_alone():
-            return pictures
+            return images
         if split not in self._embedded:
-            pictures.cache_bytes = 0  # each is read once
-            self._embedded[split] = Embedded(pictures.data, self._once(pictures))
+            images.cache_bytes = 0  # each is read once
+            self._embedded[split] = Embedded(images.data, self._once(images))
         return self._embedded[split]
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
@@ -100,7 +100,7 @@ class EncoderObjective(Objective):
             yield encode(pixels.to(self.model.dtype))
 
     def _prompts(self, pixels: Tensor) -> list[VisualPrompt]:
-        """One for every picture: pixels come from elsewhere, and only the size of the prompt's picture is looked at."""
+        """One for every image: pixels come from elsewhere, and only the size of the prompt's image is looked at."""
         wh = (int(pixels.shape[-1]), int(pixels.shape[-2]))
         if wh not in self._blanks:
             self._blanks[wh] = Image.new("RGB", wh)
@@ -109,7 +109,7 @@ class EncoderObjective(Objective):
     # -- nothing learned in the tower ---------------------------------------------------------------------------------
 
     def _is_worth_keeping(self, split: Split) -> bool:
-        """True if a split's pictures are looked at more than once, and are the same every time."""
+        """True if a split's images are looked at more than once, and are the same every time."""
         if split != "train":
             return True
         settings, count = self.settings, len(self.splits["train"])
@@ -125,30 +125,30 @@ class EncoderObjective(Objective):
         plain = self._prompts(torch.zeros(1, 3, 64, 64))
         (prompt,) = self.prompter.training_edit(plain, self.model, None)
         has_tokens = prompt.tokens is not None and prompt.tokens.count > 0
-        return not has_tokens and not prompt.attention and prompt.picture is plain[0].picture
+        return not has_tokens and not prompt.attention and prompt.image is plain[0].image
 
-    def _once(self, pictures: Pictures) -> dict[int, Tensor]:
-        """`_embeddings`, computed again only if the weights or the way pictures are fitted have changed."""
+    def _once(self, images: ImageDataset) -> dict[int, Tensor]:
+        """`_embeddings`, computed again only if the weights or the way images are fitted have changed."""
         module = self.model.module
         # In-place changes count a version; parameters made in inference mode cannot change and have none.
         versions = [0 if item.is_inference() else item._version for item in module.parameters()]
         state = (versions, self.model.dtype, self.model.device, self.settings.fit)
         by_data = _known.setdefault(module, weakref.WeakKeyDictionary())
-        held = by_data.get(pictures.data)
+        held = by_data.get(images.data)
         if held is None or held[0] != state:
-            held = (state, self._embeddings(pictures))
-            by_data[pictures.data] = held
+            held = (state, self._embeddings(images))
+            by_data[images.data] = held
         return held[1]
 
     @torch.no_grad()
-    def _embeddings(self, pictures: Pictures) -> dict[int, Tensor]:
-        """`[d]` float32 for every picture that can be read.
+    def _embeddings(self, images: ImageDataset) -> dict[int, Tensor]:
+        """`[d]` float32 for every image that can be read.
 
         In the order of the data and without autocast, so that they are the same whenever they are computed.
         """
-        keys = [[(index, 0) for index in part] for part in batches_of(range(len(pictures)), self.settings.batch_size)]
+        keys = [[(index, 0) for index in part] for part in batches_of(range(len(images)), self.settings.batch_size)]
         loader = torch.utils.data.DataLoader(
-            pictures,
+            images,
             batch_sampler=keys,  # type: ignore[arg-type]
             num_workers=self.settings.workers,
             collate_fn=self.collate,
@@ -167,7 +167,7 @@ class EncoderObjective(Objective):
 
 
 class Embedded(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Pictures of which the embeddings are known; those that could not be read are None.
+    """Images of which the embeddings are known; those that could not be read are None.
 
     Args:
         data: for the labels.
@@ -188,7 +188,7 @@ class Embedded(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 
 def embedding_width(model: Model) -> int:
-    """d of a model's image embeddings, from one forward of a blank picture."""
+    """d of a model's image embeddings, from one forward of a blank image."""
     with torch.no_grad():
         return int(model.encode([VisualPrompt(Image.new("RGB", (224, 224)))]).embeddings.shape[-1])
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
-    from visprompt.models.lvlm.answer_likelihood import Told
+    from visprompt.models.lvlm.answer_likelihood import AnswerLogProbs
     from visprompt.models.lvlm.model import LVLM
     from visprompt.training.settings import FitSettings
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class LanguageModelling(Objective):
     """How unlikely the right answers are, with the prompt in the model's vision tower.
 
-    The loss of a picture is the mean over its answer's tokens of −log p(token | picture, question, tokens before it),
-    the token that ends the answer among them, so that the model learns to stop. Questions and pictures are what it
+    The loss of an image is the mean over its answer's tokens of −log p(token | image, question, tokens before it),
+    the token that ends the answer among them, so that the model learns to stop. Questions and images are what it
     reads, not what it is taught; decoder and projector stay frozen, and nothing is cached.
 
     Figures: `loss`; `answer_accuracy`, the share of answers all of whose tokens, the end among them, are the model's
@@ -42,7 +42,7 @@ class LanguageModelling(Objective):
         model: a vision-language model whose vision tower takes the prompt.
         prompter: the strategy.
         splits: data of kind "answers".
-        settings: how it is trained; there is no head, and pictures are not augmented: mirrored, their left would be
+        settings: how it is trained; there is no head, and images are not augmented: mirrored, their left would be
             right, and cropped, they may lack what the question is about.
 
     Raises:
@@ -74,11 +74,11 @@ class LanguageModelling(Objective):
         return Questions(self.splits[split])
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
-        """`"index"`, and lists: `"picture"`, `"question"`, `"answer"`; None if every sample was left out."""
+        """`"index"`, and lists: `"image"`, `"question"`, `"answer"`; None if every sample was left out."""
         there = [sample for sample in samples if sample is not None]
         if not there:
             return None
-        batch: Batch = {name: [sample[name] for sample in there] for name in ("picture", "question", "answer")}
+        batch: Batch = {name: [sample[name] for sample in there] for name in ("image", "question", "answer")}
         return {"index": torch.tensor([sample["index"] for sample in there]), **batch}
 
     # -- the forward --------------------------------------------------------------------------------------------------
@@ -89,17 +89,17 @@ class LanguageModelling(Objective):
 
         # The loop has the vision tower's blocks checkpointed; most of what is kept for the gradient is the decoder's.
         again = checkpointed(self.model, "decoder") if self.settings.checkpointing else nullcontext()
-        with again, self._told(batch, draws) as told:
-            check_gradient(told.log_likelihood)
-            yield _per_picture(told).sum()
+        with again, self._told(batch, draws) as log_probs:
+            check_gradient(log_probs.log_likelihood)
+            yield _per_image(log_probs).sum()
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        with self._told(batch, None) as told:
-            right, counted = told.first_choice, told.counted
+        with self._told(batch, None) as log_probs:
+            right, counted = log_probs.first_choice, log_probs.counted
             return {
                 "count": torch.tensor(len(right), device=right.device),
-                "loss": _per_picture(told).sum().to(adding_type(right.device)),
+                "loss": _per_image(log_probs).sum().to(adding_type(right.device)),
                 "answers_right": right.all(dim=1).sum(),
                 "tokens_right": (right & counted).sum(),
                 "tokens": counted.sum(),
@@ -117,29 +117,29 @@ class LanguageModelling(Objective):
         return {"task": "answers"}
 
     @contextmanager
-    def _told(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Told]:
-        from visprompt.models.lvlm.answer_likelihood import answer_ids, tell
+    def _told(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[AnswerLogProbs]:
+        from visprompt.models.lvlm.answer_likelihood import answer_ids, answer_log_probs
         from visprompt.models.lvlm.inputs import prepare
 
         self.prompter.constrain()
         asked = [
-            VisualPrompt(picture, query=question, fit=self.settings.fit)
-            for picture, question in zip(batch["picture"], batch["question"], strict=True)
+            VisualPrompt(image, query=question, fit=self.settings.fit)
+            for image, question in zip(batch["image"], batch["question"], strict=True)
         ]
         prompts = self.prompter.training_edit(asked, self.model, draws)
         chats = [Chat((prompt,), prompt.query or "") for prompt in prompts]
         answers = [answer_ids(self.lvlm, text, ended=True) for text in batch["answer"]]
         inputs = prepare(self.lvlm, chats)
         with self.lvlm.editing(chats, inputs):
-            yield tell(self.lvlm, inputs, answers)
+            yield answer_log_probs(self.lvlm, inputs, answers)
 
 
 class Questions(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Pictures as they are, with question and answer; the key is (index, epoch), as in `loading.Pictures`.
+    """Images as they are, with question and answer; the key is (index, epoch), as in `loading.Images`.
 
     Raises:
-        UnreadableItem: when a picture fails to open, unless the data says `on_bad="skip"`: then the item is None, and
-            the picture is named once in a warning.
+        UnreadableItem: when an image fails to open, unless the data says `on_bad="skip"`: then the item is None, and
+            the image is named once in a warning.
     """
 
     def __init__(self, data: Labelled) -> None:
@@ -153,7 +153,7 @@ class Questions(torch.utils.data.Dataset):  # type: ignore[type-arg]
         index = key[0]
         question, answer = self.data.label(index)  # type: ignore[misc]
         try:
-            picture = self.data.picture(index)
+            image = self.data.image(index)
         except VispromptError as error:
             if self.data.on_bad == "refuse":
                 raise UnreadableItem(str(error)) from None
@@ -162,9 +162,9 @@ class Questions(torch.utils.data.Dataset):  # type: ignore[type-arg]
                 self._named.add(name)
                 warnings.warn(f"left out of training: {error}", UserWarning, stacklevel=2)
             return None
-        return {"index": index, "picture": picture, "question": question, "answer": answer}
+        return {"index": index, "image": image, "question": question, "answer": answer}
 
 
-def _per_picture(told: Told) -> Tensor:
+def _per_image(log_probs: AnswerLogProbs) -> Tensor:
     """`[n]`: mean over each answer's tokens of their negative log-likelihood."""
-    return -told.log_likelihood.sum(dim=1) / told.counted.sum(dim=1)
+    return -log_probs.log_likelihood.sum(dim=1) / log_probs.counted.sum(dim=1)

@@ -1,4 +1,4 @@
-"""Attention where a patch is: the objective of learned patch prompts, which needs pictures and no labels."""
+"""Attention where a patch is: the objective of learned patch prompts, which needs images and no labels."""
 
 from __future__ import annotations
 
@@ -76,25 +76,25 @@ class PatchStrategy(Protocol):
 class AttentionTarget(EncoderObjective):
     """A patch that draws the readout's attention (arXiv 2406.03303).
 
-    For every picture a place is drawn in what of it the model sees, padding left out, and the patch pasted there. With
+    For every image a place is drawn in what of it the model sees, padding left out, and the patch pasted there. With
     a the readout's attention over the patches (the CLS row, the pooling probe, or the mean over all patches' rows,
-    whatever the model reads the picture through, and the last in blocks in front of a probe; mean over heads, sum 1)
+    whatever the model reads the image through, and the last in blocks in front of a probe; mean over heads, sum 1)
     and t a Gaussian over the token grid around the place, the loss is `KL(t ‖ a) = Σ t log(t / a)`, its mean over the
     blocks that are looked at.
 
-    Figures, each from all pictures of a split at one place per picture, without what is random in training:
+    Figures, each from all images of a split at one place per image, without what is random in training:
 
     - `loss`;
     - `mass`: share of the attention on the tokens under the patch, weighted by how much of them it covers;
-    - `mass_without`: the same on the same tokens of the picture as it is;
-    - `gain`: `(mass − mass_without) / mass_without`, of the means over all pictures (their Fig. 4), and `gain_low` and
-      `gain_high`, its 95 % interval over the pictures (delta method);
-    - `picture_gain`: the mean of the pictures' own gains, which pictures with next to nothing at the place dominate.
+    - `mass_without`: the same on the same tokens of the image as it is;
+    - `gain`: `(mass − mass_without) / mass_without`, of the means over all images (their Fig. 4), and `gain_low` and
+      `gain_high`, its 95 % interval over the images (delta method);
+    - `image_gain`: the mean of the images' own gains, which images with next to nothing at the place dominate.
 
     See `Objective` for the arguments. The strategy is a `PatchStrategy`, with options that are `PatchLearning`.
 
     Raises:
-        UnsupportedError: for models without attention, with padded pictures, or with several tiles per picture.
+        UnsupportedError: for models without attention, with padded images, or with several tiles per image.
         InvalidInputError: for a block that the model does not have, a patch larger than what the model sees, or a head.
     """
 
@@ -119,14 +119,14 @@ class AttentionTarget(EncoderObjective):
         rows, columns = model.geometry((256, 256), settings.fit).tiles[0].grid_hw
         if options.size > min(rows, columns):
             raise InvalidInputError(
-                f"size={options.size:g}: {model.name} sees a picture as {rows} × {columns} tokens, so a patch of that "
+                f"size={options.size:g}: {model.name} sees an image as {rows} × {columns} tokens, so a patch of that "
                 f"side would hide all of it. Take {min(rows, columns) / 2:g} or less."
             )
         self.colours = Normalisation.of(model.parts.reader)
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
-        """Pictures as the model's inputs; labels are not looked at."""
-        return self.pictures(split, where=True)
+        """Images as the model's inputs; labels are not looked at."""
+        return self.images(split, where=True)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class AttentionTarget(EncoderObjective):
             "loss": float(sums["loss"]) / count,
             "gain": gain,
             **interval,
-            "picture_gain": float(sums["gains"]) / count,
+            "image_gain": float(sums["gains"]) / count,
             "mass": mass,
             "mass_without": before,
         }
@@ -220,13 +220,13 @@ class AttentionTarget(EncoderObjective):
         """The model's input, with its grid of tokens, of a batch of pixels.
 
         Raises:
-            UnsupportedError: for a model that cuts pictures into several tiles.
+            UnsupportedError: for a model that cuts images into several tiles.
         """
         wh = (int(pixels.shape[-1]), int(pixels.shape[-2]))
         tiles = self.model.geometry(wh, self.settings.fit).tiles
         if len(tiles) != 1 or tiles[0].input_hw != (wh[1], wh[0]):
             raise UnsupportedError(
-                f"{self.model.name} makes several tiles, or inputs of many sizes, of a picture: a patch is learned on "
+                f"{self.model.name} makes several tiles, or inputs of many sizes, of an image: a patch is learned on "
                 "models with one input."
             )
         return tiles[0]

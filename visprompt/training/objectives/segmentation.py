@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.training.settings import FitSettings
 
-#: what a pixel of the picture has that the model never saw
+#: what a pixel of the image has that the model never saw
 UNSEEN = -1
 
 
 class Segmentation(EncoderObjective):
-    """Cross-entropy averaged over the labelled pixels of a picture; figures: `loss`, `miou` (the mean intersection over
-    union of the classes that occur or were predicted, from one confusion matrix over all pictures), `pixel_accuracy`.
+    """Cross-entropy averaged over the labelled pixels of an image; figures: `loss`, `miou` (the mean intersection over
+    union of the classes that occur or were predicted, from one confusion matrix over all images), `pixel_accuracy`.
 
-    Trained in pixels of the model's input, measured in pixels of the original picture; those that the processor crops
+    Trained in pixels of the model's input, measured in pixels of the original image; those that the processor crops
     away count as wrong. `settings.head`: None for progressive upsampling (`PupHead`), `"linear"` for a linear
     classifier on every patch.
 
     Raises:
-        InvalidInputError: for a head that gives one class per picture.
+        InvalidInputError: for a head that gives one class per image.
         UnsupportedError: for a model without blocks that visprompt knows.
     """
 
@@ -50,7 +50,7 @@ class Segmentation(EncoderObjective):
         super().__init__(model, prompter, splits, settings)
         if settings.head not in (None, "linear"):
             raise InvalidInputError(
-                f"head={settings.head!r} gives one class per picture, and these data have one per pixel: leave it out "
+                f"head={settings.head!r} gives one class per image, and these data have one per pixel: leave it out "
                 '(progressive upsampling), or take "linear".'
             )
         if model.parts.tower is None:
@@ -61,8 +61,8 @@ class Segmentation(EncoderObjective):
         self.ignore = -100 if self.data.ignore_index is None else self.data.ignore_index
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
-        pictures = super().samples(split)
-        return pictures if split == "train" else WithOriginals(pictures, self.splits[split])
+        images = super().samples(split)
+        return images if split == "train" else WithOriginals(images, self.splits[split])
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
         there = [item for item in samples if item is not None]
@@ -84,7 +84,7 @@ class Segmentation(EncoderObjective):
         classes = len(self.data.classes)
         loss = torch.zeros((), device=label.device, dtype=adding_type(label.device))
         counted = np.zeros((classes, classes + 1), dtype=np.int64)
-        for i in range(len(label)):  # one at a time: 150 classes in full size are 30 MB a picture
+        for i in range(len(label)):  # one at a time: 150 classes in full size are 30 MB an image
             logits = self._logits(batch, features[i : i + 1])
             loss += self._cross_entropy(logits, label[i : i + 1])
             if "original" in batch:
@@ -112,7 +112,7 @@ class Segmentation(EncoderObjective):
         return pixel_logits(self.head, features, self.model.geometry_of(prompt).tiles[0])
 
     def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Averaged over a picture's labelled pixels, summed over pictures; one without any counts 0."""
+        """Averaged over an image's labelled pixels, summed over images; one without any counts 0."""
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").sum(dim=(1, 2))
         return (losses / (label != self.ignore).sum(dim=(1, 2)).clamp(min=1)).sum()
 
@@ -122,16 +122,16 @@ class Segmentation(EncoderObjective):
 
 
 class WithOriginals(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Samples with their mask in pixels of the original picture, `"original"`, beside."""
+    """Samples with their mask in pixels of the original image, `"original"`, beside."""
 
-    def __init__(self, pictures: torch.utils.data.Dataset[Any], data: Labelled) -> None:
-        self.pictures, self.data = pictures, data
+    def __init__(self, images: torch.utils.data.Dataset[Any], data: Labelled) -> None:
+        self.images, self.data = images, data
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | None:
-        sample = self.pictures[key]
+        sample = self.images[key]
         return None if sample is None else {**sample, "original": self.data.label(key[0])}
 
 

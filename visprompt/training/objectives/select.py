@@ -18,9 +18,9 @@ def objective_for(model: Model, data: Labelled) -> type[Objective]:
     Raises:
         UnsupportedError: if the model cannot learn from them.
     """
-    if data.kind == "pictures":
+    if data.kind == "images":
         raise UnsupportedError(
-            f"{data.name or 'the data set'} has pictures without labels, and there is nothing to teach {model.name} "
+            f"{data.name or 'the data set'} has images without labels, and there is nothing to teach {model.name} "
             "with them: give classes, masks, or questions with their answers. (A patch is learned without labels.)"
         )
     if data.kind == "answers":

@@ -20,7 +20,7 @@ from visprompt.imaging.paste import Blending
 
 if TYPE_CHECKING:
     from visprompt.geometry.geometry import Tile
-    from visprompt.models.preprocessing import PictureReader
+    from visprompt.models.preprocessing import ImageReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class Normalisation:
     span: Tensor
 
     @staticmethod
-    def of(reader: PictureReader) -> Normalisation:
-        """Asked of the processor itself, with a black and a white picture: no name of a setting to get wrong.
+    def of(reader: ImageReader) -> Normalisation:
+        """Asked of the processor itself, with a black and a white image: no name of a setting to get wrong.
 
         Raises:
             InvalidInputError: if it makes the same of black and of white, or something else of every place.
@@ -47,7 +47,7 @@ class Normalisation:
             pixels = reader.preprocess(Image.new("RGB", (64, 64), (level, level, level)))
             value = pixels.reshape(3, -1)
             if np.ptp(value, axis=1).max() > 1e-3:
-                raise InvalidInputError("this model's processor does not make one colour of a picture of one colour.")
+                raise InvalidInputError("this model's processor does not make one colour of an image of one colour.")
             ends.append(torch.from_numpy(value.mean(axis=1).astype(np.float32)))
         span = ends[1] - ends[0]
         if float(span.abs().min()) < 1e-6:
@@ -61,7 +61,7 @@ class Normalisation:
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """Where one patch goes in each of n pictures, in pixels of the model's input.
+    """Where one patch goes in each of n images, in pixels of the model's input.
 
     Args:
         centre_yx: `[n, 2]` float64, at pixel edges.
@@ -95,19 +95,19 @@ def draw_marks(
     brightness: float = 0.0,
     seen: Tensor | None = None,
 ) -> Marks:
-    """A place in every picture, and how the patch looks there; each depends on its seed alone.
+    """A place in every image, and how the patch looks there; each depends on its seed alone.
 
     A token is drawn, all of them alike, and a place within `shift / 2` tokens of its centre along both axes: with 1
     every place is alike, with 0 it is always a token's centre.
 
     Args:
-        seeds: one for each picture.
+        seeds: one for each image.
         tile: the model's input.
         size_tokens: side of the patch, tokens.
         shift: in tokens, 0 to 1.
         scale: s: its side is multiplied by a factor from 1/(1 + s) to 1 + s, its logarithm uniform.
         brightness: b: its colours are multiplied by a factor from 1 − b to 1 + b.
-        seen: `[n, 4]` what of each input shows the picture and is no padding, left, top, right and bottom in pixels;
+        seen: `[n, 4]` what of each input shows the image and is no padding, left, top, right and bottom in pixels;
             places lie in there. None: all of it.
     """
     whole = (0.0, 0.0, tile.grid_hw[1] * tile.patch_hw[1], tile.grid_hw[0] * tile.patch_hw[0])
@@ -143,16 +143,16 @@ def paste_batch(
         marks: where.
         colours: how the pixels are normalised.
         opacity: in [0, 1].
-        blending: "over" or "add"; the latter is cut to what a picture can show.
+        blending: "over" or "add"; the latter is cut to what an image can show.
 
     Returns:
         `[n, 3, h, w]`, in the type of the pixels.
 
     Raises:
-        InvalidInputError: if there is not one mark for each picture.
+        InvalidInputError: if there is not one mark for each image.
     """
     if len(marks) != len(pixels):
-        raise InvalidInputError(f"{len(marks)} marks for {len(pixels)} pictures: give one each.")
+        raise InvalidInputError(f"{len(marks)} marks for {len(pixels)} images: give one each.")
     marks, colours = marks.to(pixels.device), colours.to(pixels)
     side = patch.shape[-1]
     down = _overlaps(marks.centre_yx[:, 0], marks.side_hw[:, 0], side, pixels.shape[-2])

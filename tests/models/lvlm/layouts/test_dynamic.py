@@ -12,7 +12,7 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.attention.masks import mask_rows
-from visprompt.attention.packed_positions import Packed
+from visprompt.attention.packed_positions import PackedPositions
 from visprompt.attention.program import SiteProgram
 from visprompt.models.chat import Chat
 from visprompt.models.lvlm.inputs import prepare
@@ -25,7 +25,7 @@ ALL = [*QWEN, "paligemma", "paligemma-2", "gemma3"]
 QUESTION = "what is the red star on the left of the dog"
 
 
-def picture(wh: tuple[int, int], seed: int = 0) -> Image.Image:
+def image(wh: tuple[int, int], seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 255, (wh[1], wh[0], 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
@@ -49,9 +49,9 @@ def silenced(model):
     return model
 
 
-def token_features(model, pictures: list[Image.Image], video: bool = False) -> torch.Tensor:
-    """`[P, d]`: what the decoder gets for every patch of all pictures."""
-    request = vp.Request(pictures, query=QUESTION, video=video)
+def token_features(model, images: list[Image.Image], video: bool = False) -> torch.Tensor:
+    """`[P, d]`: what the decoder gets for every patch of all images."""
+    request = vp.Request(images, query=QUESTION, video=video)
     inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=video)])
     kept = {}
 
@@ -74,9 +74,9 @@ def changed(before: torch.Tensor, after: torch.Tensor) -> set[int]:
 
 @pytest.mark.parametrize("wh", [(64, 40), (40, 64), (48, 48)])
 @pytest.mark.parametrize("name", QWEN)
-def test_a_picture_that_needs_no_resize_is_seen_pixel_by_pixel(name, wh):
+def test_a_image_that_needs_no_resize_is_seen_pixel_by_pixel(name, wh):
     model = silenced(wrapped(name))
-    plain = picture(wh)
+    plain = image(wh)
     geometry = model.geometry(wh)
     assert geometry.tiles[0].scale_xy == (1.0, 1.0)
     assert geometry.grid_hw == (wh[1] // 8, wh[0] // 8)
@@ -100,7 +100,7 @@ def test_the_grid_is_the_processors(backend):
         model = vp.wrap(made.module, made.processor)
         for wh in map(tuple, sizes):
             tile = model.geometry(wh).tiles[0]
-            _, rows, columns = made.processor.image_processor([picture(wh)], return_tensors="pt")["image_grid_thw"][0]
+            _, rows, columns = made.processor.image_processor([image(wh)], return_tensors="pt")["image_grid_thw"][0]
             assert tile.grid_hw == (rows // 2, columns // 2)
             assert tile.input_hw == (rows * 4, columns * 4)
             assert model.geometry(wh).visible_xyxy() == (0.0, 0.0, *map(float, wh))
@@ -129,7 +129,7 @@ def test_settings_that_are_not_understood_are_refused():
 
 def test_gemma_pools_squares_of_patches():
     model = silenced(wrapped("gemma3"))
-    plain = picture((64, 64))
+    plain = image((64, 64))
     geometry, vision = model.geometry((64, 64)), model.geometry((64, 64), tower="vision")
     assert (geometry.grid_hw, vision.grid_hw) == ((4, 4), (16, 16))
     before = token_features(model, [plain])
@@ -148,7 +148,7 @@ def test_gemmas_crops_have_tiles_of_their_own(backend, wh):
     made.processor.image_processor = getattr(transformers, backend)(size={"height": 64, "width": 64})
     made.processor.images_kwargs = {**made.processor.images_kwargs, **scan}
     model = vp.wrap(made.module, made.processor)
-    request = vp.Request(picture(wh), region=(5, 5, wh[0] / 2, wh[1] / 2), query=QUESTION)
+    request = vp.Request(image(wh), region=(5, 5, wh[0] / 2, wh[1] / 2), query=QUESTION)
     plain, prompted, in_tower = (
         runner(model, name, **options).answer(request, blocks=[1], max_new_tokens=2)[0].maps[0]
         for name, options in ((None, {}), ("falip", {"strength": 4.0}), ("falip", {"strength": 4.0, "tower": "vision"}))
@@ -159,7 +159,7 @@ def test_gemmas_crops_have_tiles_of_their_own(backend, wh):
     geometry = model.geometry(wh)
     assert len(geometry.tiles) == {300: 4, 90: 3, 64: 1}[wh[0]]
     assert model.geometry(wh, tower="vision").num_patches == 16 * geometry.num_patches
-    plain = picture(wh)
+    plain = image(wh)
     before = token_features(model, [plain])
     assert len(before) == geometry.num_patches
     for patch in range(0, geometry.num_patches, 5):
@@ -182,7 +182,7 @@ def test_gemmas_crops_have_tiles_of_their_own(backend, wh):
 @pytest.mark.parametrize("name", QWEN)
 def test_a_frame_shows_in_the_tokens_of_its_pair(name, frames):
     model = silenced(wrapped(name))
-    plain = [picture((48, 32), seed) for seed in range(frames)]
+    plain = [image((48, 32), seed) for seed in range(frames)]
     if frames == 1 and name.startswith("qwen3"):
         with pytest.raises(vp.UnsupportedError, match="temporal_factor"):
             token_features(model, plain, video=True)
@@ -206,7 +206,7 @@ def test_a_frame_shows_in_the_tokens_of_its_pair(name, frames):
 @pytest.mark.parametrize("name", QWEN)
 def test_a_frames_region_raises_its_pairs_map(name):
     model = wrapped(name)
-    frames = [picture((150, 100), seed) for seed in range(5)]  # frames have other pixel limits than pictures
+    frames = [image((150, 100), seed) for seed in range(5)]  # frames have other pixel limits than images
     region = vp.Box(20, 20, 90, 70)
     plain = runner(model).answer(vp.Request(frames, query=QUESTION, video=True), blocks=[0], max_new_tokens=2)[0]
     request = vp.Request(frames, region=[None, None, None, region, None], query=QUESTION, video=True)
@@ -223,7 +223,7 @@ def test_a_frames_region_raises_its_pairs_map(name):
 
 def test_a_region_on_both_frames_of_a_pair_counts_once():
     model = wrapped("qwen2-vl")
-    frames = [picture((64, 64), seed) for seed in range(2)]
+    frames = [image((64, 64), seed) for seed in range(2)]
     region = vp.Box(10, 10, 50, 50)
     answers = []
     for regions in ([region, None], [region, region]):
@@ -238,7 +238,7 @@ def test_timestamps_stand_between_the_frames_of_qwen3(rate):
     model = wrapped("qwen3-vl")
     if rate is not None:
         model.processor.video_processor.fps = rate
-    request = vp.Request([picture((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
+    request = vp.Request([image((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
     inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=True)])
     assert (inputs.columns[0].diff() > 1).sum() == 1
     text = model.tokenizer.decode(inputs.tensors["input_ids"][0], skip_special_tokens=True).replace(" ", "")
@@ -248,7 +248,7 @@ def test_timestamps_stand_between_the_frames_of_qwen3(rate):
 
 def test_seconds_between_the_frames_of_qwen2_5():
     model = wrapped("qwen2-5-vl")
-    request = vp.Request([picture((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
+    request = vp.Request([image((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
     inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=True)])
     assert inputs.tensors["second_per_grid_ts"].tolist() == [1.0]
 
@@ -258,13 +258,13 @@ def test_seconds_between_the_frames_of_qwen2_5():
 
 def eager_reference(module, inputs, bias: torch.Tensor, steps: int, **options):
     """Greedy answer and attention of every block and step, with `bias` `[n, columns]` added to the logits of the text
-    behind the picture by the model's own eager function.
+    behind the image by the model's own eager function.
     """
     module.set_attn_implementation("eager")
     decoder = module.get_decoder()
     source = sys.modules[type(decoder.layers[0].self_attn).__module__]
     own, seen = source.eager_attention_forward, {}
-    behind = (inputs.pictures.cumsum(1) > 0) & ~inputs.pictures & ~inputs.padding
+    behind = (inputs.images.cumsum(1) > 0) & ~inputs.images & ~inputs.padding
     ours = {id(layer.self_attn) for layer in decoder.layers}
 
     def forward(layer, query, key, value, attention_mask, **kwargs):
@@ -302,8 +302,8 @@ def eager_reference(module, inputs, bias: torch.Tensor, steps: int, **options):
 def check_against_eager(model, fresh, steps: int = 6, strength: float = 2.0, **options) -> list[torch.Tensor]:
     """A batch of two, left-padded, FALIP in every block: answers and the maps of every block and step."""
     requests = [
-        vp.Request(picture((96, 64)), region=(10, 10, 60, 50), query=QUESTION),
-        vp.Request(picture((60, 90), 1), region=(20, 30, 60, 80), query="a cat"),
+        vp.Request(image((96, 64)), region=(10, 10, 60, 50), query=QUESTION),
+        vp.Request(image((60, 90), 1), region=(20, 30, 60, 80), query="a cat"),
     ]
     ran = runner(model, "falip", strength=strength)
     found = ran.answer(requests, blocks=range(4), max_new_tokens=steps, min_new_tokens=steps, **options)
@@ -335,7 +335,7 @@ def test_edits_in_every_block_equal_a_mask_in_eager_attention(name):
 
 @pytest.mark.parametrize("window", [8, 20, 33, 47])
 def test_a_window_shorter_than_the_prompt(window):
-    """Prefill sees the window through the mask; while writing, the picture moves out of the cache."""
+    """Prefill sees the window through the mask; while writing, the image moves out of the cache."""
     model, fresh = (tiny_gemma3(sliding_window=window) for _ in range(2))
     randomise(model.module), randomise(fresh.module)
     maps = check_against_eager(vp.wrap(model.module.eval(), model.processor), fresh.module.eval(), steps=8)
@@ -359,8 +359,8 @@ def test_static_caches_of_other_families(name):
 
 def check_static(model) -> None:
     for requests in (
-        [vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)],  # no padding: no mask either
-        [vp.Request(picture((64, 64), seed), region=(9, 9, 50, 50), query=q) for seed, q in enumerate((QUESTION, "a"))],
+        [vp.Request(image((64, 64)), region=(9, 9, 50, 50), query=QUESTION)],  # no padding: no mask either
+        [vp.Request(image((64, 64), seed), region=(9, 9, 50, 50), query=q) for seed, q in enumerate((QUESTION, "a"))],
     ):
         maps = []
         for options in ({}, {"cache_implementation": "static"}):
@@ -374,11 +374,11 @@ def check_static(model) -> None:
 
 @pytest.mark.parametrize("options", [{"use_cache": False}, {"prefill_chunk_size": 25}])
 def test_other_ways_through_the_prompt(options):
-    """Without a cache every call brings the whole text; in chunks (the first one with the whole picture, which
+    """Without a cache every call brings the whole text; in chunks (the first one with the whole image, which
     is read in both directions) the prompt takes two."""
     made = tiny_gemma3(sliding_window=20)
     model = vp.wrap(randomise(made.module).eval(), made.processor)
-    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
+    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
     plain, other = (
         runner(model, "falip", strength=2.0).answer(request, blocks=range(4), max_new_tokens=4, **more)[0]
         for more in ({}, options)
@@ -388,7 +388,7 @@ def test_other_ways_through_the_prompt(options):
 
 
 def test_drafts_are_refused():
-    request = vp.Request(picture((64, 64)), query=QUESTION)
+    request = vp.Request(image((64, 64)), query=QUESTION)
     with pytest.raises(vp.UnsupportedError, match="prompt_lookup"):
         runner(wrapped("gemma3")).generate(request, prompt_lookup_num_tokens=3)
 
@@ -398,7 +398,7 @@ def test_target_mass_leaves_what_a_window_hides(name):
     """A region that a block's window has left behind gets nothing there, and its share elsewhere."""
     made = tiny_gemma3(sliding_window=20) if name == "gemma3" else tiny_paligemma2(sliding_window=20)
     model = vp.wrap(randomise(made.module).eval(), made.processor)
-    request = vp.Request(picture((64, 64)), region=(0, 0, 40, 30), query=QUESTION)
+    request = vp.Request(image((64, 64)), region=(0, 0, 40, 30), query=QUESTION)
     ran = runner(model, "falip", target_mass=0.8, rounding="touched")
     found = ran.answer(request, blocks=range(4), max_new_tokens=3, min_new_tokens=3)[0]
     inside = torch.from_numpy(found.maps[0].geometry.coverage(request.regions[0]) > 0)
@@ -415,7 +415,7 @@ def test_target_mass_leaves_what_a_window_hides(name):
 
 
 def vision_reference(module, inputs, grids: list[torch.Tensor], blocks: range, row: int | None = None) -> torch.Tensor:
-    """What the decoder gets for pictures whose patches have `grids` `[h, w]` added to their logits as keys, in some
+    """What the decoder gets for images whose patches have `grids` `[h, w]` added to their logits as keys, in some
     blocks of the tower and for all rows or one patch's, by the model's own eager function.
 
     Where a patch stands is asked of transformers' own functions, which share nothing with the code under test.
@@ -427,10 +427,10 @@ def vision_reference(module, inputs, grids: list[torch.Tensor], blocks: range, r
     video = "video_grid_thw" in inputs.tensors
     thw = inputs.tensors["video_grid_thw" if video else "image_grid_thw"]
     each = torch.tensor([[1, h, w] for t, h, w in thw.tolist() for _ in range(t)])
-    places = known.get_vision_position_ids(each, config.spatial_merge_size)
+    patch_token_index = known.get_vision_position_ids(each, config.spatial_merge_size)
     owner = torch.repeat_interleave(torch.arange(len(each)), each.prod(1))
-    bias = torch.stack([grids[n][h, w] for n, (h, w) in zip(owner.tolist(), places.tolist(), strict=True)])
-    number = places[:, 0] * each[owner, 2] + places[:, 1]
+    bias = torch.stack([grids[n][h, w] for n, (h, w) in zip(owner.tolist(), patch_token_index.tolist(), strict=True)])
+    number = patch_token_index[:, 0] * each[owner, 2] + patch_token_index[:, 1]
     if hasattr(config, "window_size"):
         units = config.spatial_merge_size**2
         index = known.get_vision_window_index(thw, config.spatial_merge_size, config.window_size, config.patch_size)[0]
@@ -481,7 +481,7 @@ def test_edits_in_the_packed_tower_equal_a_mask_in_eager_attention(name, row):
         bias = rng.normal(size=geometry.num_patches).astype(np.float32) * (number != 1)  # the second has no edit
         grids.append(torch.from_numpy(bias).view(geometry.grid_hw))
         edit = vp.AttentionEdit(first_block=1, last_block=2, bias=bias, rows="readout" if row is None else (row,))
-        unit = vp.Request(picture(wh, number), query="a").units()[0]
+        unit = vp.Request(image(wh, number), query="a").units()[0]
         made.append(unit.with_(attention=(edit,) if number != 1 else ()))
     chats = [Chat((made[0], made[1]), "a"), Chat((made[2],), "the red star")]
     inputs = prepare(model, chats)
@@ -500,7 +500,7 @@ def test_frames_are_edited_in_the_packed_tower_pair_by_pair(name):
     rng = np.random.default_rng(1)
     bias = rng.normal(size=vision.num_patches).astype(np.float32)
     edit = vp.AttentionEdit(first_block=0, last_block=1, bias=bias)
-    units = vp.Request([picture((48, 32), seed) for seed in range(5)], query="a", video=True).units()
+    units = vp.Request([image((48, 32), seed) for seed in range(5)], query="a", video=True).units()
     edited = [unit.with_(attention=(edit,) if place in (2, 3) else ()) for place, unit in enumerate(units)]
     chats = [Chat(tuple(edited), "a", video=True)]
     inputs = prepare(model, chats)
@@ -513,15 +513,15 @@ def test_frames_are_edited_in_the_packed_tower_pair_by_pair(name):
 
 @pytest.mark.parametrize("name", QWEN)
 def test_unleash_compares_the_packed_tower_with_a_plain_run(name):
-    """Nothing is amplified where nothing changed: the plain run's rows are put back together picture by picture."""
+    """Nothing is amplified where nothing changed: the plain run's rows are put back together image by image."""
     model = wrapped(name)
-    images = [picture((72, 40)), picture((40, 56), 1)]
+    images = [image((72, 40)), image((40, 56), 1)]
     features = {}
     for what in ("plain", "same", "circle"):
         request = vp.Request(images, region=[(10, 10, 50, 30), (5, 5, 30, 40)], query=QUESTION)
         units = request.units() if what != "circle" else vp.Prompter.from_name("circle").prompt(request, model)
         edit = vp.AttentionEdit(first_block=0, gain=5.0)
-        made = [unit.with_(reference=image, attention=(edit,)) for unit, image in zip(units, images, strict=True)]
+        made = [unit.with_(reference=shown, attention=(edit,)) for unit, shown in zip(units, images, strict=True)]
         chats = [Chat(tuple(request.units() if what == "plain" else made), QUESTION)]
         inputs = prepare(model, chats)
         with model.editing(chats, inputs):
@@ -535,7 +535,7 @@ def test_unleash_compares_the_packed_tower_with_a_plain_run(name):
 
 def test_paligemma_reads_its_prompt_both_ways_under_edits():
     model = wrapped("paligemma")
-    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query="the red star")
+    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query="the red star")
     made = vp.Prompter.from_name("falip", strength=2.0).prompt(request, model)[0]
     logits = []
     for text in ("the red star", "the red dog"):
@@ -547,9 +547,9 @@ def test_paligemma_reads_its_prompt_both_ways_under_edits():
 
 
 @pytest.mark.parametrize("name", ["paligemma", "paligemma-2"])
-def test_paligemma_takes_several_pictures(name):
+def test_paligemma_takes_several_images(name):
     model = wrapped(name)
-    request = vp.Request([picture((90, 60)), picture((64, 64), 1)], region=[None, (9, 9, 50, 50)], query=QUESTION)
+    request = vp.Request([image((90, 60)), image((64, 64), 1)], region=[None, (9, 9, 50, 50)], query=QUESTION)
     low, high = (
         runner(model, "falip", strength=strength).answer(request, blocks=[1], max_new_tokens=2)[0]
         for strength in (0, 4)
@@ -562,7 +562,7 @@ def test_paligemma_takes_several_pictures(name):
 def test_a_scored_answer_is_read_forwards_only():
     """In PaliGemma's prompt every word sees every other; an answer's words must not see those that come later."""
     model = wrapped("paligemma")
-    request = vp.Request(picture((64, 64)), query=QUESTION)
+    request = vp.Request(image((64, 64)), query=QUESTION)
     short, longer = runner(model).score([request], ["red", "red star"])[0]
     chat = Chat(tuple(request.units()), QUESTION)
     inputs = prepare(model, [chat])
@@ -579,7 +579,7 @@ def test_training_a_padded_batch_has_finite_gradients(name):
     model = wrapped(name)
     chats = []
     for query in (QUESTION, "a"):
-        request = vp.Request(picture((64, 64)), region=(9, 9, 40, 40), query=query)
+        request = vp.Request(image((64, 64)), region=(9, 9, 40, 40), query=query)
         made = vp.Prompter.from_name("falip", rows="all", target_mass=0.7).prompt(request, model)[0]
         chats.append(Chat((made,), query))
     inputs = prepare(model, chats)
@@ -590,7 +590,7 @@ def test_training_a_padded_batch_has_finite_gradients(name):
 
 def test_many_rows_are_taken_in_parts(monkeypatch):
     model = wrapped("gemma3")
-    request = vp.Request(picture((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
+    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
     made = vp.Prompter.from_name("falip", strength=3.0, tower="vision", first_block=0).prompt(request, model)[0]
     chats, features = [Chat((made,), QUESTION)], []
     for most in (2**26, 5000):
@@ -633,8 +633,8 @@ def test_a_kernel_that_knows_what_is_causal_itself(name):
             child.config._attn_implementation_internal = "tiny_flash"
     model = vp.wrap(made.module, made.processor)
     requests = [
-        vp.Request(picture((96, 64)), query=QUESTION),
-        vp.Request(picture((60, 90), 1), query="a cat"),
+        vp.Request(image((96, 64)), query=QUESTION),
+        vp.Request(image((60, 90), 1), query="a cat"),
     ]
     found = runner(model).answer(requests, blocks=range(4), max_new_tokens=4, min_new_tokens=4)
     inputs = prepare(model, [Chat(item.prompts, r.query) for item, r in zip(found, requests, strict=True)])
@@ -688,15 +688,15 @@ def test_kernels_with_flash_attentions_padding():
 
 
 def test_a_tower_that_packs_otherwise_is_refused():
-    """Pictures seen in one call, or more patches than the pictures have."""
+    """Images seen in one call, or more patches than the images have."""
     model = wrapped("qwen2-vl")
     site = model.vision_tower.sites[0]
-    packed = Packed(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0]))
+    packed = PackedPositions(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0]))
     program = SiteProgram(rows=torch.arange(2), edited=torch.ones(2, 2, 2, dtype=torch.bool))
     assert packed.lay_out(site, program, 1, 2, 2).columns.tolist() == [[0, 1]]
     second = packed.lay_out(site, program, 1, 2, 2)
     assert (second.rows.tolist(), second.columns.tolist()) == ([1, 0], [[1, 0]])
-    with pytest.raises(vp.UnsupportedError, match="several pictures"):
+    with pytest.raises(vp.UnsupportedError, match="several images"):
         packed.lay_out(site, program, 1, 4, 4)
     with pytest.raises(vp.SiteNotReachedError, match="6 patches"):
-        Packed(packed.streams, packed.patches).lay_out(site, program, 1, 6, 6)
+        PackedPositions(packed.streams, packed.patches).lay_out(site, program, 1, 6, 6)

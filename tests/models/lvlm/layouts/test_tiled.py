@@ -1,4 +1,4 @@
-"""Families that cut pictures into tiles: where every token looks, at odd sizes, in several pictures, in videos."""
+"""Families that cut images into tiles: where every token looks, at odd sizes, in several images, in videos."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def video_model(request):
 
 
 def embeddings(model, chats) -> list[torch.Tensor]:
-    """For every chat `[P, d]`: what the decoder gets for the patches of all its pictures."""
+    """For every chat `[P, d]`: what the decoder gets for the patches of all its images."""
     inputs = prepare(model, chats)
     kept = {}
     hook = model.module.get_decoder().register_forward_pre_hook(
@@ -68,21 +68,21 @@ def see_brightness_only(module) -> None:
                 child.weight.copy_(per_channel[:, None, None, None].expand_as(child.weight))
 
 
-def features(model, pictures: list[Image.Image]) -> torch.Tensor:
-    """`[n, image tokens, d]` of one-picture chats, in the order in which the decoder gets them."""
+def features(model, images: list[Image.Image]) -> torch.Tensor:
+    """`[n, image tokens, d]` of one-image chats, in the order in which the decoder gets them."""
     crop = {"crop_to_patches": True} if model.config.model_type == "internvl" else {}
-    made = model.reader.processor(images=[[item] for item in pictures], return_tensors="pt", **crop)
+    made = model.reader.processor(images=[[item] for item in images], return_tensors="pt", **crop)
     names = ["pixel_values", "pixel_attention_mask", "image_sizes"]
     names += ["batch_num_images"] * (model.config.model_type == "llava_onevision")
     with torch.no_grad():
         found = model.module.get_image_features(**{name: made[name] for name in names if name in made}).pooler_output
-    return torch.cat([item.reshape(-1, item.shape[-1]) for item in found]).unflatten(0, (len(pictures), -1))
+    return torch.cat([item.reshape(-1, item.shape[-1]) for item in found]).unflatten(0, (len(images), -1))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("wh", SIZES, ids=str)
 def test_a_bright_line_moves_the_tokens_that_it_crosses(name, wh):
-    """A line sweeps over the picture: the place where it moves a token most is the middle of the token's patch."""
+    """A line sweeps over the image: the place where it moves a token most is the middle of the token's patch."""
     small = tiny_lvlm(name)
     see_brightness_only(small.module)
     model = vp.wrap(small.module, small.processor)
@@ -90,15 +90,15 @@ def test_a_bright_line_moves_the_tokens_that_it_crosses(name, wh):
     step = 2
     for axis in (0, 1):
         dark = np.full((wh[1], wh[0], 3), 60, np.uint8)
-        pictures, middles = [Image.fromarray(dark)], []
+        images, middles = [Image.fromarray(dark)], []
         for start in range(0, wh[axis], step):
             line = dark.copy()
             (line[:, start : start + step] if axis == 0 else line[start : start + step])[:] = 255
-            pictures.append(Image.fromarray(line))
+            images.append(Image.fromarray(line))
             middles.append(min(start + step / 2, (start + wh[axis]) / 2))
-        found = features(model, pictures)
+        found = features(model, images)
         assert found.shape[1] == layout.length
-        moved = (found[1:] - found[:1]).norm(dim=-1).double()[:, layout.places]
+        moved = (found[1:] - found[:1]).norm(dim=-1).double()[:, layout.patch_token_index]
         middle = (moved * torch.tensor(middles)[:, None]).sum(0) / moved.sum(0)
         for patch in range(layout.geometry.num_patches):
             try:
@@ -116,13 +116,13 @@ def test_a_bright_line_moves_the_tokens_that_it_crosses(name, wh):
 
 
 def test_tokens_without_a_place_show_nothing():
-    """Newline tokens are the same vector in every picture."""
+    """Newline tokens are the same vector in every image."""
     for name in ("llava-next", "llava-onevision"):
         small = tiny_lvlm(name)
         model = vp.wrap(small.module, small.processor)
         for wh in SIZES:
             layout = model.layout(wh)
-            rest = np.setdiff1d(np.arange(layout.length), layout.places)
+            rest = np.setdiff1d(np.arange(layout.length), layout.patch_token_index)
             assert len(rest) == layout.geometry.tiles[1].grid_hw[0]
             found = features(model, [noise(wh)])[0, rest]
             assert torch.equal(found, small.module.model.image_newline.expand_as(found))
@@ -169,7 +169,7 @@ def test_a_lit_patch_moves_most_in_its_tile_on_a_canvas_too(name, fit):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_processors_on_pil_put_pictures_where_the_others_do(name):
+def test_processors_on_pil_put_images_where_the_others_do(name):
     small = tiny_lvlm(name)
     model = vp.wrap(small.module, small.processor)
     with_torch = [embeddings(model, [Chat((unit(noise(wh)),), "a")])[0] for wh in SIZES]
@@ -183,23 +183,23 @@ def test_processors_on_pil_put_pictures_where_the_others_do(name):
         assert torch.nn.functional.cosine_similarity(found, wanted).min() > 0.95
 
 
-# -- several pictures, videos, batches --------------------------------------------------------------------------------
+# -- several images, videos, batches --------------------------------------------------------------------------------
 
 
 def unit(image: Image.Image) -> vp.VisualPrompt:
     return vp.Request(image, query="a").units()[0]
 
 
-def test_every_picture_of_a_chat_has_its_own_tokens(model):
+def test_every_image_of_a_chat_has_its_own_tokens(model):
     first, second = noise((97, 53)), noise((31, 89), 1)
     alone = embeddings(model, [Chat((unit(first), unit(second)), "a")])[0]
     changed = embeddings(model, [Chat((unit(first), unit(noise((31, 89), 2))), "a")])[0]
-    count = model.layout(first.size, pictures=2).geometry.num_patches
+    count = model.layout(first.size, images=2).geometry.num_patches
     assert torch.equal(alone[:count], changed[:count])
     assert (alone[count:] != changed[count:]).any(-1).all()
 
 
-def test_chats_with_different_numbers_of_pictures_share_a_batch(model):
+def test_chats_with_different_numbers_of_images_share_a_batch(model):
     chats = [
         Chat((unit(noise((97, 53))),), "what is the red star"),
         Chat((unit(noise((31, 89), 1)), unit(noise((96, 96), 2))), "a"),
@@ -215,10 +215,10 @@ def test_chats_with_different_numbers_of_pictures_share_a_batch(model):
             assert torch.allclose(one, other, atol=1e-4)
 
 
-def test_several_pictures_switch_the_tiles_of_onevision_off():
+def test_several_images_switch_the_tiles_of_onevision_off():
     small = tiny_lvlm("llava-onevision")
     model = vp.wrap(small.module, small.processor)
-    layout = model.layout((97, 53), pictures=2)
+    layout = model.layout((97, 53), images=2)
     assert (layout.geometry.grid_hw, layout.length) == ((4, 4), 17)
     scale = 26 / 97
     assert layout.geometry.tiles[0].scale_xy == (scale, scale)
@@ -271,7 +271,7 @@ def test_frames_are_squashed_into_one_input(name):
 
 
 def test_vision_edits_stay_in_the_tiles_that_show_the_region(model):
-    """In a batch: the edited picture is the second one, and only what shows the region's tile changes."""
+    """In a batch: the edited image is the second one, and only what shows the region's tile changes."""
     wh = (96, 96)
     vision = model.layout(wh).vision
     counts = [tile.grid_hw[0] * tile.grid_hw[1] for tile in vision.tiles]
@@ -288,7 +288,7 @@ def test_vision_edits_stay_in_the_tiles_that_show_the_region(model):
     geometry = model.layout(wh).geometry
     if len(geometry.tiles) == len(vision.tiles):
         tile_of = np.repeat(np.arange(len(geometry.tiles)), [np.prod(tile.grid_hw) for tile in geometry.tiles])
-    else:  # the whole picture, then the tiles put together
+    else:  # the whole image, then the tiles put together
         row, column = np.indices(geometry.tiles[1].grid_hw) // (geometry.tiles[1].grid_hw[0] / 2)
         tile_of = np.concatenate((np.zeros(16), (1 + row * 2 + column).reshape(-1))).astype(int)
     if model.config.model_type != "llava_onevision":  # whose 3 × 3 tiles are mixed into 8 × 8 tokens

@@ -1,4 +1,4 @@
-"""Families that cut pictures into tiles: the released settings, and settings that contradict each other."""
+"""Families that cut images into tiles: the released settings, and settings that contradict each other."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def stand_in(processor, config, prefix: int = 0):
 
 def released_next():
     config = transformers.LlavaNextConfig()
-    pictures = transformers.LlavaNextImageProcessor(size={"shortest_edge": 336}, crop_size=SIDE_336)
+    images = transformers.LlavaNextImageProcessor(size={"shortest_edge": 336}, crop_size=SIDE_336)
     processor = transformers.LlavaNextProcessor(
-        pictures, chat_tokenizer(["<image>"]), 14, "default", num_additional_image_tokens=1
+        images, chat_tokenizer(["<image>"]), 14, "default", num_additional_image_tokens=1
     )
     return stand_in(processor, config, prefix=1), lvlm_layout_tiles.llava_next
 
@@ -49,15 +49,15 @@ def released_onevision():
 
 def released_idefics3():
     config = transformers.Idefics3Config(vision_config={"image_size": 364, "patch_size": 14}, scale_factor=2)
-    pictures = transformers.Idefics3ImageProcessor()
-    processor = transformers.Idefics3Processor(pictures, chat_tokenizer([]), image_seq_len=169)
+    images = transformers.Idefics3ImageProcessor()
+    processor = transformers.Idefics3Processor(images, chat_tokenizer([]), image_seq_len=169)
     return stand_in(processor, config), lvlm_layout_shuffled.idefics3
 
 
 def released_internvl():
     config = transformers.InternVLConfig()
-    pictures = transformers.GotOcr2ImageProcessor(size={"height": 448, "width": 448}, crop_to_patches=True)
-    return stand_in(SimpleNamespace(image_processor=pictures), config, prefix=1), lvlm_layout_shuffled.internvl
+    images = transformers.GotOcr2ImageProcessor(size={"height": 448, "width": 448}, crop_to_patches=True)
+    return stand_in(SimpleNamespace(image_processor=images), config, prefix=1), lvlm_layout_shuffled.internvl
 
 
 RELEASED = {
@@ -132,12 +132,12 @@ def test_idefics3_cuts_as_many_rows_and_columns_as_the_processor():
     """Rounding at every resize: what its own count of tiles forgets is what the processor does."""
     config = transformers.Idefics3Config(vision_config={"image_size": 32, "patch_size": 4}, scale_factor=2)
     for longest in (96, 97, 60, 20):
-        pictures = transformers.Idefics3ImageProcessor(
+        images = transformers.Idefics3ImageProcessor(
             size={"longest_edge": longest}, max_image_size={"longest_edge": 32}
         )
-        model = stand_in(SimpleNamespace(image_processor=pictures), config)
+        model = stand_in(SimpleNamespace(image_processor=images), config)
         for wh in random_sizes(40):
-            made = pictures(images=[[Image.new("RGB", wh)]], return_row_col_info=True)
+            made = images(images=[[Image.new("RGB", wh)]], return_row_col_info=True)
             layout = lvlm_layout_shuffled.idefics3(model, wh, 1)
             rows, columns = made["rows"][0][0], made["cols"][0][0]
             assert len(layout.geometry.tiles) == rows * columns + 1
@@ -145,15 +145,15 @@ def test_idefics3_cuts_as_many_rows_and_columns_as_the_processor():
             assert first.scale_xy == (max(columns, 1) * 32 / wh[0], max(rows, 1) * 32 / wh[1])
         for option in ({"do_image_splitting": False}, {"do_resize": False}):
             for key, value in option.items():
-                setattr(pictures, key, value)
-            made = pictures(images=[[Image.new("RGB", (150, 64))]], return_row_col_info=True)
+                setattr(images, key, value)
+            made = images(images=[[Image.new("RGB", (150, 64))]], return_row_col_info=True)
             found = lvlm_layout_shuffled.idefics3(model, (150, 64), 1).geometry.tiles
             assert len(found) == made["rows"][0][0] * made["cols"][0][0] + 1
-            pictures.do_image_splitting = True
+            images.do_image_splitting = True
 
 
 def test_unpadding_rounds_to_whole_tokens():
-    """565 of 672 rows of pixels are 40.4 of 48 rows of tokens: 4 go at each end, with 3 pixels of the picture."""
+    """565 of 672 rows of pixels are 40.4 of 48 rows of tokens: 4 go at each end, with 3 pixels of the image."""
     canvas = Canvas.best((672, 565), [[672, 672]], 336)
     assert canvas.kept(24) == (range(4, 44), range(0, 48))
     tile = canvas.assembled(TowerInput(336, 14))

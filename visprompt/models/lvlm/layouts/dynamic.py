@@ -1,6 +1,6 @@
-"""Layouts of the families whose pictures keep their own resolution (Qwen-VL), and of PaliGemma and Gemma 3.
+"""Layouts of the families whose images keep their own resolution (Qwen-VL), and of PaliGemma and Gemma 3.
 
-Sizes are never computed here by a copy of the processor's rule: the processor itself is run on a picture of the right
+Sizes are never computed here by a copy of the processor's rule: the processor itself is run on an image of the right
 size that has no pixels (a tensor on torch's `meta` device), and says what it makes of it.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Pixels = tuple[int, int, int, int]
 
-#: settings of Gemma 3's picture processor
+#: settings of Gemma 3's image processor
 _PAN_AND_SCAN = (
     "pan_and_scan_min_crop_size",
     "pan_and_scan_max_num_crops",
@@ -31,7 +31,7 @@ _PAN_AND_SCAN = (
 
 
 def _asked(model: LVLM, processor: Any, kind: str, shape: tuple[int, ...]) -> Any:
-    """What a processor makes of a picture, or of a video, whose pixels have this shape.
+    """What a processor makes of an image, or of a video, whose pixels have this shape.
 
     Raises:
         UnsupportedError: if it cannot take it.
@@ -60,11 +60,11 @@ def _asked(model: LVLM, processor: Any, kind: str, shape: tuple[int, ...]) -> An
 QWEN_FRAMES = 2
 
 
-def qwen_vl(model: LVLM, image_wh: Size, pictures: int) -> Layout:
-    """One tile of the picture's own shape; every image token shows a square of merged patches.
+def qwen_vl(model: LVLM, image_wh: Size, images: int) -> Layout:
+    """One tile of the image's own shape; every image token shows a square of merged patches.
 
     Raises:
-        UnsupportedError: for picture processors that are not Qwen's, and settings that make no whole number of tokens.
+        UnsupportedError: for image processors that are not Qwen's, and settings that make no whole number of tokens.
     """
     processor = _qwen_processor(model, "image_processor")
     thw = _asked(model, processor, "image", (3, image_wh[1], image_wh[0]))["image_grid_thw"][0].tolist()
@@ -142,30 +142,30 @@ def _merged(model: LVLM, processor: Any, image_wh: Size, thw: list[int]) -> Layo
 # -- PaliGemma --------------------------------------------------------------------------------------------------------
 
 
-def paligemma(model: LVLM, image_wh: Size, pictures: int) -> Layout:
+def paligemma(model: LVLM, image_wh: Size, images: int) -> Layout:
     """One tile of the vision tower's patches, in front of the text.
 
     Raises:
-        UnsupportedError: if the processor makes pictures of another size than the tower was built for.
+        UnsupportedError: if the processor makes images of another size than the tower was built for.
     """
     geometry = _fixed_size(model, model.reader.geometry(image_wh, "model"))
     return one_tile(geometry, vision=geometry)
 
 
-def paligemma_prompt(model: LVLM, pictures: int, text: str, system: str | None) -> str:
-    """PaliGemma has no chat template: pictures, then the text as it stands (its checkpoints know prefixes such as
+def paligemma_prompt(model: LVLM, images: int, text: str, system: str | None) -> str:
+    """PaliGemma has no chat template: images, then the text as it stands (its checkpoints know prefixes such as
     `"answer en …"` and `"caption en"`; the processor adds the start token and the line break behind).
     """
     if system is not None:
-        raise UnsupportedError(f"{model.name} takes a picture and a text, no system instruction.")
-    return model.processor.image_token * pictures + text
+        raise UnsupportedError(f"{model.name} takes an image and a text, no system instruction.")
+    return model.processor.image_token * images + text
 
 
 def _fixed_size(model: LVLM, geometry: Geometry) -> Geometry:
     side = int(model.config.vision_config.image_size)
     if geometry.tiles[0].input_hw != (side, side):
         raise UnsupportedError(
-            f"{model.name}: its processor makes pictures of {geometry.tiles[0].input_hw} pixels (h, w), and its vision "
+            f"{model.name}: its processor makes images of {geometry.tiles[0].input_hw} pixels (h, w), and its vision "
             f"tower takes {side}×{side} only."
         )
     return geometry
@@ -174,8 +174,8 @@ def _fixed_size(model: LVLM, geometry: Geometry) -> Geometry:
 # -- Gemma 3 ----------------------------------------------------------------------------------------------------------
 
 
-def gemma3(model: LVLM, image_wh: Size, pictures: int) -> Layout:
-    """The whole picture, squashed to a square, and with pan and scan its crops behind it; every image token is the
+def gemma3(model: LVLM, image_wh: Size, images: int) -> Layout:
+    """The whole image, squashed to a square, and with pan and scan its crops behind it; every image token is the
     mean of a square of patches.
 
     Raises:
@@ -206,15 +206,15 @@ def _crop(xyxy: Pixels, side: int, patches: int) -> Tile:
 
 
 def _pan_and_scan(model: LVLM, processor: Any, image_wh: Size) -> list[Pixels]:
-    """The crops that the processor takes besides the whole picture, as boxes of the picture's pixels."""
-    # What the whole processor says goes before what its picture processor says.
+    """The crops that the processor takes besides the whole image, as boxes of the image's pixels."""
+    # What the whole processor says goes before what its image processor says.
     own = {name: getattr(processor, name, None) for name in ("do_pan_and_scan", *_PAN_AND_SCAN)}
     settings = {**own, **getattr(model.processor, "images_kwargs", {})}
     if not settings["do_pan_and_scan"]:
         return []
     chosen = {name: settings[name] for name in _PAN_AND_SCAN}
     width, height = image_wh
-    # It cuts a picture without pixels; where the pieces were cut out is read off their addresses.
+    # It cuts an image without pixels; where the pieces were cut out is read off their addresses.
     if hasattr(processor, "pan_and_scan_batched"):
         crops = processor.pan_and_scan_batched(torch.empty((1, 1, height, width), device="meta"), **chosen)
         starts = [int(crop.storage_offset()) for crop in crops]

@@ -1,7 +1,7 @@
 """LVLMs whose tiles stay apart and whose tokens are squares of patches (pixel shuffle): Idefics3, SmolVLM, InternVL.
 
-The picture is scaled to whole tiles, its aspect ratio given up a little, and cut; behind the tiles stands the whole
-picture, squashed into one. Every tile's tokens are a run of their own, with text between them.
+The image is scaled to whole tiles, its aspect ratio given up a little, and cut; behind the tiles stands the whole
+image, squashed into one. Every tile's tokens are a run of their own, with text between them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from visprompt.models.lvlm.layouts.tiled import TowerInput, refuse, setting, squ
 if TYPE_CHECKING:
     from visprompt.models.lvlm.model import LVLM
 
-#: no picture of Idefics3 gets larger; a constant of its processor, not one of its settings
+#: no image of Idefics3 gets larger; a constant of its processor, not one of its settings
 LARGEST_PX = 4096
 
 
 def _layout(image_wh: Size, tower: TowerInput, merged: int, tiles_hw: Size, whole: bool) -> Layout:
-    """Tiles that cover the picture exactly, and the whole picture behind them if it is asked for."""
+    """Tiles that cover the image exactly, and the whole image behind them if it is asked for."""
     rows, columns = tiles_hw
     scale: Pair = (columns * tower.side / image_wh[0], rows * tower.side / image_wh[1])
 
@@ -49,8 +49,8 @@ def _tower_input(model: LVLM, side: int, merged: float) -> TowerInput:
 # -- Idefics3, SmolVLM ------------------------------------------------------------------------------------------------
 
 
-def idefics3(model: LVLM, image_wh: Size, pictures: int) -> Layout:
-    """Tiles row by row, then the whole picture; a picture that fits into one tile is one tile only.
+def idefics3(model: LVLM, image_wh: Size, images: int) -> Layout:
+    """Tiles row by row, then the whole image; an image that fits into one tile is one tile only.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -113,8 +113,8 @@ def _resized(model: LVLM, processor: Any, image_wh: Size) -> Size:
 # -- InternVL ---------------------------------------------------------------------------------------------------------
 
 
-def internvl(model: LVLM, image_wh: Size, pictures: int) -> Layout:
-    """Tiles row by row, then a thumbnail; a picture that takes one tile has no thumbnail.
+def internvl(model: LVLM, image_wh: Size, images: int) -> Layout:
+    """Tiles row by row, then a thumbnail; an image that takes one tile has no thumbnail.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -152,7 +152,7 @@ def _internvl_tower(model: LVLM, processor: Any) -> tuple[TowerInput, int]:
 
 
 def _closest_grid(image_wh: Size, side: int, fewest: int, most: int) -> Size:
-    """Rows and columns of tiles: of all grids of so many tiles the one whose aspect ratio is closest to the picture's.
+    """Rows and columns of tiles: of all grids of so many tiles the one whose aspect ratio is closest to the image's.
 
     Among equally close ones a larger grid is taken as long as less than half of its pixels are made up.
     """

@@ -1,7 +1,7 @@
-"""LVLMs that cut a picture into tiles and lay what the vision tower saw of them together again: LLaVA-NeXT, OneVision.
+"""LVLMs that cut an image into tiles and lay what the vision tower saw of them together again: LLaVA-NeXT, OneVision.
 
-The picture is scaled into the best of some canvases, a padding around it; the canvas is cut into tiles of the tower's
-input size. In front of the tiles stands the whole picture, squashed into one. For the decoder the tiles' tokens are
+The image is scaled into the best of some canvases, a padding around it; the canvas is cut into tiles of the tower's
+input size. In front of the tiles stands the whole image, squashed into one. For the decoder the tiles' tokens are
 one grid again, without the rows or columns of padding, and with a newline token behind every row.
 """
 
@@ -31,7 +31,7 @@ def setting(size: Any, name: str) -> int | None:
 
 def refuse(model: LVLM, reason: str) -> UnsupportedError:
     """The error for settings under which the place of a token is not known."""
-    return UnsupportedError(f"{model.name}: where the tokens of a picture lie is not known if {reason}.")
+    return UnsupportedError(f"{model.name}: where the tokens of an image lie is not known if {reason}.")
 
 
 def square(model: LVLM, value: Any, what: str) -> int:
@@ -72,7 +72,7 @@ class TowerInput:
         return self.side - self.grid * self.patch
 
     def whole(self, image_wh: Size, merged: int = 1) -> Tile:
-        """The whole picture squashed into one input; `merged` patches each way make a token."""
+        """The whole image squashed into one input; `merged` patches each way make a token."""
         return self.tile((self.side / image_wh[0], self.side / image_wh[1]), (0.0, 0.0), 0, 0, merged)
 
     def tile(self, scale_xy: Pair, offset_xy: Pair, row: int, column: int, merged: int = 1) -> Tile:
@@ -120,10 +120,10 @@ class UnevenTile(Tile):
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture on the canvas that fits it best.
+    """An image on the canvas that fits it best.
 
     Args:
-        image_wh: size of the picture.
+        image_wh: size of the image.
         tiles_hw: rows and columns of tiles.
         scale_xy: with `offset_xy`: `canvas_xy = scale_xy · image_xy + offset_xy`.
         offset_xy: pixels of the canvas.
@@ -136,7 +136,7 @@ class Canvas:
 
     @classmethod
     def best(cls, image_wh: Size, sizes_hw: list[list[int]], side: int) -> Canvas:
-        """The canvas that keeps most of the picture's pixels, and of those the one with the least padding."""
+        """The canvas that keeps most of the image's pixels, and of those the one with the least padding."""
         from transformers.image_processing_utils import select_best_resolution
 
         width, height = image_wh
@@ -192,7 +192,7 @@ class Canvas:
 
 
 def _tiled(canvas: Canvas, tower: TowerInput, most: float = math.inf) -> Layout:
-    """The whole picture, then the canvas with a newline token behind every row."""
+    """The whole image, then the canvas with a newline token behind every row."""
     first, base = tower.whole(canvas.image_wh), tower.grid**2
     vision = Geometry(canvas.image_wh, (first, *tower.tiles(canvas.scale_xy, canvas.offset_xy, canvas.tiles_hw)))
     kept = canvas.kept(tower.grid)
@@ -200,10 +200,10 @@ def _tiled(canvas: Canvas, tower: TowerInput, most: float = math.inf) -> Layout:
         return one_tile(Geometry(canvas.image_wh, (first,)), after=len(kept[0]), vision=vision)
     grid = canvas.assembled(tower, most)
     rows, columns = grid.grid_hw
-    places = base + np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)
+    patch_token_index = base + np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)
     return Layout(
         Geometry(canvas.image_wh, (first, grid)),
-        np.concatenate((np.arange(base), places.reshape(-1))),
+        np.concatenate((np.arange(base), patch_token_index.reshape(-1))),
         base + rows * (columns + 1),
         vision,
     )
@@ -248,8 +248,8 @@ def _check_prefix(model: LVLM) -> None:
 # -- the families -----------------------------------------------------------------------------------------------------
 
 
-def llava_next(model: LVLM, image_wh: Size, pictures: int) -> Layout:
-    """Base picture, then the unpadded canvas, whatever the number of pictures.
+def llava_next(model: LVLM, image_wh: Size, images: int) -> Layout:
+    """Base image, then the unpadded canvas, whatever the number of images.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -259,8 +259,8 @@ def llava_next(model: LVLM, image_wh: Size, pictures: int) -> Layout:
     return _tiled(Canvas.best(image_wh, _canvas_sizes(model, tower.side), tower.side), tower)
 
 
-def llava_onevision(model: LVLM, image_wh: Size, pictures: int) -> Layout:
-    """As LLaVA-NeXT, made coarser if there are too many tokens; several pictures are not tiled but made square.
+def llava_onevision(model: LVLM, image_wh: Size, images: int) -> Layout:
+    """As LLaVA-NeXT, made coarser if there are too many tokens; several images are not tiled but made square.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -268,7 +268,7 @@ def llava_onevision(model: LVLM, image_wh: Size, pictures: int) -> Layout:
     _check_prefix(model)
     processor: Any = model.reader.processor
     tower = _tower_input(model, processor)
-    if pictures == 1:
+    if images == 1:
         found = re.fullmatch(r"anyres_max_(\d+)", str(model.config.vision_aspect_ratio))
         if found is None:
             raise refuse(model, f"vision_aspect_ratio is {model.config.vision_aspect_ratio!r}")
@@ -312,5 +312,5 @@ def video_processor(model: LVLM) -> Any:
     """
     found = getattr(model.processor, "video_processor", None)
     if found is None:
-        raise UnsupportedError(f"{model.name}: its processor takes no videos; ask about the frames as pictures.")
+        raise UnsupportedError(f"{model.name}: its processor takes no videos; ask about the frames as images.")
     return found
