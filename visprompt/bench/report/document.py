@@ -1,35 +1,19 @@
 """A report as data: what is said, without how it is shown.
 
-Every kind of suite makes a `Document` of its result; `visprompt.bench.report` shows any of them in a terminal, as
-Markdown and as one HTML page. All values here are text that is ready to be shown, except in `Chart`, which is drawn.
-Nothing here is escaped: renderers do that.
+Every kind of suite makes a `Document`, which `visprompt.bench.report` shows in a terminal, as Markdown and as HTML.
+Values are text that is ready to be shown, except in `Chart`. Nothing is escaped here: renderers do that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Row: TypeAlias = Mapping[str, Any]
 
 #: "page": HTML and Markdown; "everywhere": these and the terminal
 Where: TypeAlias = Literal["page", "terminal", "everywhere"]
-
-
-class Result(Protocol):
-    """The result of a suite, as `visprompt.bench.run_suite` gives it; `examples` is of a type that the kind knows."""
-
-    @property
-    def suite(self) -> Any: ...
-    @property
-    def rows(self) -> Sequence[Row]: ...
-    @property
-    def problems(self) -> Sequence[str]: ...
-    @property
-    def examples(self) -> Any: ...
-    @property
-    def files(self) -> Mapping[str, Sequence[Row]]: ...
 
 
 @dataclass(frozen=True)
@@ -156,10 +140,10 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def sections(*found: tuple[str, Sequence[Block]]) -> tuple[Section, ...]:
-    """Sections from titles and blocks, without those that have no blocks or whose tables have no rows."""
-    kept = [(title, [one for one in blocks if not isinstance(one, Table) or one.rows]) for title, blocks in found]
-    return tuple(Section(title, tuple(blocks)) for title, blocks in kept if blocks)
+def sections(found: Mapping[str, Sequence[Block]]) -> tuple[Section, ...]:
+    """Sections from blocks by title, without tables that have no rows and without sections that have no blocks."""
+    kept = {title: [one for one in own if not isinstance(one, Table) or one.rows] for title, own in found.items()}
+    return tuple(Section(title, tuple(blocks)) for title, blocks in kept.items() if blocks)
 
 
 @dataclass(frozen=True)
@@ -208,13 +192,10 @@ class Document:
     """A report.
 
     Attributes:
-        title: of the suite.
         findings: at most three sentences on what was found; every number in them is one of this run's rows.
         chart: the findings as bars; None if nothing was measured.
         examples: images that are shown first.
         description: what the suite does, paragraph by paragraph.
-        sections: all else, in order.
-        problems: sentences on what went wrong.
         notes: sentences on what is not shown, and why.
         footer: which files lie beside the report.
     """
