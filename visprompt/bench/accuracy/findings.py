@@ -100,13 +100,11 @@ def chart(rows: Sequence[Row]) -> Chart | None:
     )
     shown = [*ways[:_SHOWN_WAYS], *controls[:_SHOWN_CONTROLS]]
     caption = ["Dotted: chance."] if tables.chance_of(measured) is not None else []
-    over = (
-        ""
-        if shared == set(map(_case, measured))
-        else f" over the {counted(len(shared), 'case')} (a task with a model) that all have"
-    )
+    over = ""
     if not shared:
         over = "; those that lack a case (a task with a model) come after those that have more of them"
+    elif shared != set(map(_case, measured)):
+        over = f" over the {counted(len(shared), 'case')} (a task with a model) that all have"
     if len(shown) < len(ways) + len(controls):
         caption.append(
             f"Shown: the {len(ways[:_SHOWN_WAYS])} best of {counted(len(ways), 'way')} of pointing and the "
