@@ -32,12 +32,10 @@ def bar_chart(
     """Bars of rows that have a value; None without one.
 
     Args:
-        title: above the chart.
+        title, caption: above and below the chart.
         rows: result rows.
         labels: the labels that are shown, from above to below.
-        panel: the key of a row whose values are the panels.
-        heading: title of a panel, of its first row.
-        caption: below the chart.
+        panel, heading: the key of a row whose values are the panels; title of a panel, of its first row.
         bar: makes the bar of a row and the number of its series.
         intervals: what the thin lines are, said in the caption if there are any.
         series: the key of a row whose values are the colours.

@@ -18,36 +18,24 @@ Where: TypeAlias = Literal["page", "terminal", "everywhere"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table.
-
-    Attributes:
-        text: the value, "–" where there is none.
-        interval: its interval or spread, "91.4–94.5" or "± 0.8"; empty if there is none.
-        more: a second statement with its own interval: a difference "+3.0 (+0.5 to +5.5)".
-        best: `text` is emphasised, as the best of its column.
-        clear: `more` is emphasised: its interval excludes "no difference".
-        note: a sentence with the details, shown where the pointer rests on the cell.
-    """
+    """One cell of a table."""
 
     text: str = "–"
-    interval: str = ""
-    more: str = ""
-    best: bool = False
-    clear: bool = False
-    note: str = ""
+    interval: str = ""  # interval or spread: "91.4–94.5", "± 0.8"
+    more: str = ""  # a second statement with its own interval: a difference "+3.0 (+0.5 to +5.5)"
+    best: bool = False  # `text` is emphasised, as the best of its column
+    clear: bool = False  # `more` is emphasised: its interval excludes "no difference"
+    note: str = ""  # a sentence with the details, shown where the pointer rests on the cell
 
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column: its name, the group it belongs to (as a model), a short addition (as "n 200").
-
-    Cells of a column with `text` are words: they are set left, and their lines may break.
-    """
+    """The head of a column."""
 
     label: str
-    group: str = ""
-    note: str = ""
-    text: bool = False
+    group: str = ""  # what it belongs to, as a model
+    note: str = ""  # a short addition, as "n 200"
+    text: bool = False  # its cells are words: they are set left, and their lines may break
 
 
 @dataclass(frozen=True)
@@ -87,19 +75,14 @@ class Fields:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image as a data URI, what it shows in words (`alt`), its title and its caption.
-
-    Attributes:
-        name: the stem of the PNG file that is written beside the report; empty: none is written.
-        pixelated: pixels stay square when it is enlarged.
-    """
+    """An image as a data URI, what it shows in words (`alt`), its title and its caption."""
 
     uri: str
     alt: str
     title: str = ""
     caption: str = ""
-    name: str = ""
-    pixelated: bool = False
+    name: str = ""  # the stem of the PNG file that is written beside the report; empty: none is written
+    pixelated: bool = False  # pixels stay square when it is enlarged
 
 
 @dataclass(frozen=True)
@@ -189,26 +172,17 @@ class Chart:
 
 @dataclass(frozen=True)
 class Document:
-    """A report.
-
-    Attributes:
-        findings: at most three sentences on what was found; every number in them is one of this run's rows.
-        chart: the findings as bars; None if nothing was measured.
-        examples: images that are shown first.
-        description: what the suite does, paragraph by paragraph.
-        notes: sentences on what is not shown, and why.
-        footer: which files lie beside the report.
-    """
+    """A report."""
 
     title: str
-    findings: tuple[str, ...] = ()
-    chart: Chart | None = None
-    examples: tuple[Block, ...] = ()
-    description: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()  # at most three sentences; every number in them is one of this run's rows
+    chart: Chart | None = None  # the findings as bars; None if nothing was measured
+    examples: tuple[Block, ...] = ()  # images that are shown first
+    description: tuple[str, ...] = ()  # what the suite does, paragraph by paragraph
     sections: tuple[Section, ...] = ()
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    footer: str = ""
+    problems: tuple[str, ...] = ()  # sentences on what went wrong
+    notes: tuple[str, ...] = ()  # sentences on what is not shown, and why
+    footer: str = ""  # which files lie beside the report
 
     def tables(self) -> Iterator[tuple[str, Table]]:
         """All tables, each with the title of its section."""

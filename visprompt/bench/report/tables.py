@@ -134,25 +134,16 @@ def controls_last(rows: Iterable[Row]) -> list[Row]:
 def listing(
     head: str, rows: Iterable[Row], columns: Sequence[ColumnOf], label: str = "row", below: Any = (), **rest: Any
 ) -> Table:
-    """A table with a line per row.
-
-    Args:
-        head: what the labels are.
-        rows: result rows, or other mappings.
-        columns: one entry per column.
-        label: the key of a row that holds its label.
-        below: further lines.
-        rest: what else `Table` takes.
-    """
+    """A table with a line per row, whose label stands under a key of the row; `rest` is what else `Table` takes."""
     lines = [
         TableRow(str(row[label]), tuple(_cell(show(row)) for _, show in columns), bool(row.get("control")))
         for row in rows
     ]
-    return Table(head, tuple(_head(one) for one, _ in columns), (*lines, *below), **rest)
+    return Table(head, tuple(_column(one) for one, _ in columns), (*lines, *below), **rest)
 
 
-def _head(shown: Column | str) -> Column:
-    return Column(shown) if isinstance(shown, str) else shown
+def _column(head: Column | str) -> Column:
+    return Column(head) if isinstance(head, str) else head
 
 
 def _cell(shown: Cell | str) -> Cell:
@@ -170,18 +161,15 @@ def grid(
     before: Sequence[ColumnOf] = (),
     **rest: Any,
 ) -> Table:
-    """A table of result rows: their labels down, controls last, and what `keys` tell apart across.
+    """A table of result rows: their labels down, controls last, and what `keys` (as "model", "task") tell apart across.
 
     Args:
-        head: what the labels are.
-        rows: result rows.
-        keys: keys of a row whose values make a column, as "model" and "task".
-        column: the head of a column, of its rows.
-        cell: a cell, of its row (None where there is none) and all rows of its column.
+        head, rest: as of `Table`.
+        rows, keys: result rows, and the keys whose values make a column.
+        column, cell: the head of a column, of its rows; a cell, of its row (or None) and all rows of its column.
         labels: the labels in order; by default as in `rows`.
         below: label and cells of a last row, as for chance.
-        before: further columns before the others, whose cells are made of all rows of a label.
-        rest: what else `Table` takes.
+        before: columns before the others, whose cells are made of all rows of a label.
     """
     across: dict[tuple[Any, ...], dict[str, Row]] = {}
     by_label: dict[str, list[Row]] = {}
@@ -197,7 +185,7 @@ def grid(
     own = [list(found.values()) for found in across.values()]
     if below is not None:
         lines.append(TableRow(below[0], (*(Cell("") for _ in before), *map(below[1], own)), True))
-    return Table(head, (*(_head(one) for one, _ in before), *map(column, own)), tuple(lines), **rest)
+    return Table(head, (*(_column(one) for one, _ in before), *map(column, own)), tuple(lines), **rest)
 
 
 def best_of(rows: Iterable[Row]) -> float | None:
