@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from visprompt.bench.accuracy.published import load_published
@@ -89,24 +90,25 @@ def kind_table(rows: Sequence[Row], compared: str) -> Table:
         compared: label of the row that differences are to; empty without any.
     """
 
-    def cell(one: Row | None, other: Row | None) -> Cell:
-        if not one:
+    def cell(one: Row | None, column: Sequence[Row]) -> Cell:
+        if one is None:
             return Cell()
-        more, clear = tables.difference_text(other), tables.is_clear(other)
+        more, clear = tables.difference_text(one["other"]), tables.is_clear(one["other"])
         return Cell(percent(one["value"]), tables.nested_interval(one), more, clear=clear)
 
-    return tables.listing("strategy", tables.controls_last(rows), _of_kinds(rows, compared, cell))
+    return tables.grid("strategy", _by_kind(rows, compared), ("kind",), _kind_column, cell)
 
 
 def kind_terminal_table(rows: Sequence[Row], compared: str, title: str) -> Table:
     """The same for a terminal: the row compared with first, in percent, all others in points against it."""
 
-    def cell(one: Row | None, other: Row | None) -> Cell:
-        if other:
-            return Cell(tables.points(other["difference"]), best=tables.is_clear(other))
+    def cell(one: Row | None, column: Sequence[Row]) -> Cell:
+        if one and one["other"]:
+            return Cell(tables.points(one["other"]["difference"]), best=tables.is_clear(one["other"]))
         return Cell(percent(one["value"] if one else None))
 
-    bounds = [one["ci95"] for row in rows for one in row["kinds"].values() if tables.nested_interval(one)]
+    by_kind = _by_kind(sorted(tables.controls_last(rows), key=lambda row: bool(row["row"] != compared)), compared)
+    bounds = [one["ci95"] for one in by_kind if tables.nested_interval(one)]
     widest = f", 95 % intervals within ± {max(50 * (high - low) for low, high in bounds):.1f}" if bounds else ""
     caption = f"Accuracy in %{widest}."
     if compared:
@@ -114,26 +116,23 @@ def kind_terminal_table(rows: Sequence[Row], compared: str, title: str) -> Table
             f"{compared}: accuracy in %; others: points against it, bold if the 95 % interval excludes 0 (the "
             "intervals are in the report)."
         )
-    ordered = sorted(tables.controls_last(rows), key=lambda row: bool(row["row"] != compared))
-    columns = _of_kinds(rows, compared, cell)
-    return tables.listing("strategy", ordered, columns, title=title, caption=caption, where="terminal")
+    labels = list(dict.fromkeys(one["row"] for one in by_kind))
+    made = tables.grid("strategy", by_kind, ("kind",), _kind_column, cell, labels)
+    return dataclasses.replace(made, title=title, caption=caption, where="terminal")
 
 
-def _of_kinds(rows: Sequence[Row], compared: str, cell: Callable[[Row | None, Row | None], Cell]) -> list[ColumnOf]:
-    """A column per kind of question; `cell` gets what a row has of the kind, and its difference there."""
-    sizes: dict[str, int] = {}
+def _by_kind(rows: Sequence[Row], compared: str) -> list[Row]:
+    """A row per strategy and kind of question; `other` is its difference to the row compared with, or None."""
+    found: list[Row] = []
     for row in rows:
-        for kind, one in row["kinds"].items():
-            sizes[kind] = max(sizes.get(kind, 0), one["n"])
+        others = row.get("comparisons", {}).get(compared, {}).get("kinds", {})
+        head = {"row": row["row"], "control": row["control"]}
+        found += [{**one, **head, "kind": kind, "other": others.get(kind)} for kind, one in row["kinds"].items()]
+    return found
 
-    def column(kind: str) -> ColumnOf:
-        def show(row: Row) -> Cell:
-            comparison = row.get("comparisons", {}).get(compared, {})
-            return cell(row["kinds"].get(kind), comparison.get("kinds", {}).get(kind))
 
-        return Column(kind, note=f"n {sizes[kind]}"), show
-
-    return list(map(column, sizes))
+def _kind_column(rows: Sequence[Row]) -> Column:
+    return Column(rows[0]["kind"], note=f"n {max(one['n'] for one in rows)}")
 
 
 def difference_tables(rows: Sequence[Row], compare_with: Sequence[str]) -> list[Block]:

@@ -6,22 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visprompt.bench.report import document as doc
 from visprompt.bench.report import images, tables
 from visprompt.bench.report.charts import bar_chart, value_bar
-from visprompt.bench.report.document import (
-    Cell,
-    Chart,
-    Column,
-    Document,
-    Fields,
-    Figure,
-    Fold,
-    Prose,
-    Row,
-    Table,
-    TableRow,
-    sections,
-)
+from visprompt.bench.report.document import Row
 from visprompt.bench.report.provenance import model_fields, provenance_fields
 from visprompt.bench.report.tables import ColumnOf, number_interval, pairs, span
 from visprompt.plots import gain as plots_gain
@@ -46,7 +34,7 @@ _SWEPT = (
 _two = "{:.2f}".format
 
 
-def document(result: SuiteResult) -> Document:
+def document(result: SuiteResult) -> doc.Document:
     """The report on attention gain.
 
     Args:
@@ -54,22 +42,22 @@ def document(result: SuiteResult) -> Document:
     """
     suite, rows, shown = result.suite, result.rows, result.examples or {}
     gains, swept, figures = of(rows, "gain"), of(rows, "sweep"), plotted_figures(rows, suite.compare_with)
-    by_model = (Fold(model, (block_table(gains, model),)) for model in dict.fromkeys(row["model"] for row in gains))
-    learned = [Prose(_swept(one)) for one in swept[:1]]
-    patches = (Figure(uri, alt, f"The patch of {name}") for name, (uri, alt) in shown.get("patches", {}).items())
-    return Document(
+    by_model = (doc.Fold(model, (block_table(gains, model),)) for model in dict.fromkeys(row["model"] for row in gains))
+    learned = [doc.Prose(_swept(one)) for one in swept[:1]]
+    patches = (doc.Figure(uri, alt, f"The patch of {name}") for name, (uri, alt) in shown.get("patches", {}).items())
+    return doc.Document(
         suite.title,
         tuple(findings(rows)),
         chart(rows),
         (*patches, *images.looks(shown.get("images", {}), _MARKED)),
         (" ".join(suite.description.split()), held_out(suite)),
-        sections(
+        doc.sections(
             {
                 "Gain in the last block": [summary_table(rows), *ratio_tables(rows)] if gains else [],
                 "From model to model": [*figures["gain-transfer"], transfer_table(rows)],
                 "Learned anew: size, shape and λ": [*learned, *figures["gain-sweep"], sweep_table(rows)],
                 "Block by block": [*figures["gain-blocks"], *by_model],
-                "What the results depend on": [Fields(tuple(dependencies(result)))],
+                "What the results depend on": [doc.Fields(tuple(dependencies(result)))],
             }
         ),
         tuple(result.problems),
@@ -135,7 +123,7 @@ def _transfer_finding(rows: Sequence[Row]) -> Iterator[str]:
         yield f"The controls gain {span(controls, _two)}."
 
 
-def chart(rows: Sequence[Row]) -> Chart | None:
+def chart(rows: Sequence[Row]) -> doc.Chart | None:
     """The gains in the last block as bars, a panel per model, controls last."""
     gains = of(rows, "gain")
     return bar_chart(
@@ -156,16 +144,16 @@ def _short(model: Any) -> str:
     return str(model).removeprefix("bundled:")
 
 
-def _column(rows: Sequence[Row]) -> Column:
+def _column(rows: Sequence[Row]) -> doc.Column:
     row = rows[0]
-    return Column(_short(row["model"]), note=f"block {row['block']}, {row['size_tokens']:g} tokens, n {row['n']:,}")
+    return doc.Column(_short(row["model"]), note=f"block {row['block']}, {row['size_tokens']:g} tokens, n {row['n']:,}")
 
 
-def _gain(row: Row, **rest: Any) -> Cell:
-    return Cell(_two(row["value"]), number_interval(row["low"], row["high"], row["n"]), **rest)
+def _gain(row: Row, **rest: Any) -> doc.Cell:
+    return doc.Cell(_two(row["value"]), number_interval(row["low"], row["high"], row["n"]), **rest)
 
 
-def summary_table(rows: Sequence[Row]) -> Table:
+def summary_table(rows: Sequence[Row]) -> doc.Table:
     """Gains in the last block: markers down, controls last, models across; below, the mass without a marker."""
     gains = of(rows, "gain")
     sure = any(number_interval(row["low"], row["high"], row["n"]) for row in gains)
@@ -178,16 +166,16 @@ def summary_table(rows: Sequence[Row]) -> Table:
         _column,
         _summary_cell,
         plots_gain.markers_of(gains),
-        ("mass without a marker", lambda own: Cell(f"{own[0]['blocks'][-1]['mass_without']:.3f}")),
+        ("mass without a marker", lambda own: doc.Cell(f"{own[0]['blocks'][-1]['mass_without']:.3f}")),
         caption=f"Attention gain in the last block, n = {n} images{intervals} Emphasised: highest of a column. "
         "Controls come last. A gain of 0 is what no marker has; 1: twice the attention.",
         where="everywhere",
     )
 
 
-def _summary_cell(row: Row | None, column: Sequence[Row]) -> Cell:
+def _summary_cell(row: Row | None, column: Sequence[Row]) -> doc.Cell:
     if row is None:
-        return Cell(note="not measured, or the same as the model's own patch")
+        return doc.Cell(note="not measured, or the same as the model's own patch")
     last = row["blocks"][-1]
     note = f"mass {last['mass']:.3f}, without a marker {last['mass_without']:.3f}, n = {row['n']}"
     note += f"; minus {row['compared_with']}: {difference(row)}" if row["compared_with"] else ""
@@ -201,7 +189,7 @@ def difference(row: Row) -> str:
     return f"{row['difference']:+.2f}{sure}"
 
 
-def ratio_tables(rows: Sequence[Row]) -> list[Table]:
+def ratio_tables(rows: Sequence[Row]) -> list[doc.Table]:
     """Gains over the gain of the marker that the suite compares with; or nothing."""
     gains = of(rows, "gain")
     compared = [row for row in gains if row["compared_with"]]
@@ -223,18 +211,18 @@ def ratio_tables(rows: Sequence[Row]) -> list[Table]:
     ]
 
 
-def _ratio_cell(row: Row | None, column: Sequence[Row]) -> Cell:
+def _ratio_cell(row: Row | None, column: Sequence[Row]) -> doc.Cell:
     if row is None or not row["compared_with"]:
-        return Cell()
+        return doc.Cell()
     if row["ratio"] is None:
-        return Cell("no ratio")
+        return doc.Cell("no ratio")
     low, high = row["ratio_ci95"] or (None, None)
     interval = number_interval(low, high, row["n"])
     clear = bool(interval) and ((low is not None and low > 1) or (high is not None and high < 1))
-    return Cell(f"{row['ratio']:.2f} ×", interval, best=clear, note=f"difference {difference(row)}")
+    return doc.Cell(f"{row['ratio']:.2f} ×", interval, best=clear, note=f"difference {difference(row)}")
 
 
-def transfer_table(rows: Sequence[Row]) -> Table:
+def transfer_table(rows: Sequence[Row]) -> doc.Table:
     """Gains of patches on models: patches down, models across; what they are compared with comes last."""
     moved = of(rows, "transfer")
     models = {row["model"] for row in moved}
@@ -245,14 +233,14 @@ def transfer_table(rows: Sequence[Row]) -> Table:
         [*moved, *beside],
         ("model",),
         _column,
-        lambda row, _: _gain(row, best=bool(row["own"])) if row else Cell(),
+        lambda row, _: _gain(row, best=bool(row["own"])) if row else doc.Cell(),
         caption="Gain in the last block of the model that a patch is used on; emphasised: on the model it was learned "
         "on.",
         where="everywhere",
     )
 
 
-def sweep_table(rows: Sequence[Row]) -> Table:
+def sweep_table(rows: Sequence[Row]) -> doc.Table:
     """Per point of a sweep: shape and λ, size, mean gain, each seed's, the circle's of that size, and the ratio."""
     columns: list[ColumnOf] = [
         ("size", lambda row: f"{row['options']['size']:g}"),
@@ -279,23 +267,21 @@ def _swept(first: Row) -> str:
     return _SWEPT.format(first["model"], settings, seeds, first["n"])
 
 
-def block_table(gains: Sequence[Row], model: str) -> Table:
+def block_table(gains: Sequence[Row], model: str) -> doc.Table:
     """Gains of a model in every block: markers down, blocks across; below, the mass without a marker."""
     own = [row for row in gains if row["model"] == model]
-
-    def column(place: int) -> ColumnOf:
-        def cell(row: Row) -> Cell:
-            one = row["blocks"][place]
-            return Cell(_two(one["gain"]), number_interval(one["low"], one["high"], row["n"]))
-
-        return f"block {own[0]['blocks'][place]['block']}", cell
-
-    masses = tuple(Cell(f"{one['mass_without']:.3f}") for one in own[0]["blocks"])
-    columns = list(map(column, range(len(masses))))
-    return tables.listing("marker", own, columns, below=[TableRow("mass without", masses, True)])
+    return tables.grid(
+        "marker",
+        [{**row, **one, "value": one["gain"]} for row in own for one in row["blocks"]],
+        ("block",),
+        lambda rows: doc.Column(f"block {rows[0]['block']}"),
+        lambda row, _: _gain(row) if row else doc.Cell(),
+        [row["row"] for row in own],
+        ("mass without", lambda rows: doc.Cell(f"{rows[0]['mass_without']:.3f}")),
+    )
 
 
-def plotted_figures(rows: Sequence[Row], compare_with: str | None) -> dict[str, tuple[Figure, ...]]:
+def plotted_figures(rows: Sequence[Row], compare_with: str | None) -> dict[str, tuple[doc.Figure, ...]]:
     """The figures by name."""
     gains, moved = of(rows, "gain"), of(rows, "transfer")
     return images.plotted(

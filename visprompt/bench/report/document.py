@@ -124,9 +124,16 @@ class Section:
 
 
 def sections(found: Mapping[str, Sequence[Block]]) -> tuple[Section, ...]:
-    """Sections from blocks by title, without tables that have no rows and without sections that have no blocks."""
-    kept = {title: [one for one in own if not isinstance(one, Table) or one.rows] for title, own in found.items()}
-    return tuple(Section(title, tuple(blocks)) for title, blocks in kept.items() if blocks)
+    """Sections from blocks by title, without blocks that hold nothing and without sections that have no blocks."""
+    kept = {title: tuple(filter(_holds_something, blocks)) for title, blocks in found.items()}
+    return tuple(Section(title, blocks) for title, blocks in kept.items() if blocks)
+
+
+def _holds_something(block: Block) -> bool:
+    """False for tables without rows, names without any, and folds of such blocks."""
+    if isinstance(block, Fold):
+        return any(map(_holds_something, block.blocks))
+    return bool(block.rows) if isinstance(block, Table) else not isinstance(block, Fields) or bool(block.items)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def grid(
         head, rest: as of `Table`.
         rows, keys: result rows, and the keys whose values make a column.
         column, cell: the head of a column, of its rows; a cell, of its row (or None) and all rows of its column.
-        labels: the labels in order; by default as in `rows`.
+        labels: the labels in order; by default as in `rows`, controls last.
         below: label and cells of a last row, as for chance.
         before: columns before the others, whose cells are made of all rows of a label.
     """
@@ -178,7 +178,7 @@ def grid(
         by_label.setdefault(str(row["row"]), []).append(row)
     controls = {str(row["row"]) for row in rows if row["control"]}
     lines = []
-    for label in sorted(labels or by_label, key=lambda label: label in controls):
+    for label in labels or sorted(by_label, key=controls.__contains__):
         cells = [cell(found.get(label), list(found.values())) for found in across.values()]
         first = (_cell(show(by_label.get(label, []))) for _, show in before)
         lines.append(TableRow(label, (*first, *cells), label in controls))

@@ -6,23 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from visprompt.bench.report import document as doc
 from visprompt.bench.report import images, tables
 from visprompt.bench.report.charts import bar_chart, value_bar
-from visprompt.bench.report.document import (
-    Bar,
-    Block,
-    Cell,
-    Chart,
-    Column,
-    Document,
-    Fields,
-    Figure,
-    Fold,
-    Prose,
-    Row,
-    Table,
-    sections,
-)
+from visprompt.bench.report.document import Row
 from visprompt.bench.report.provenance import provenance_fields
 from visprompt.bench.report.tables import ColumnOf, listed, pairs, percent, span
 from visprompt.plots import tuning as plots_tuning
@@ -38,10 +25,10 @@ _DIFFERENCES = (
     "Percentage points on the same test images with the same seeds. The 95 % interval is over images and does not "
     "cover other seeds, whose differences stand beside it."
 )
-_SET: ColumnOf = (Column("set", text=True), lambda row: str(row["task"]))
+_SET: ColumnOf = (doc.Column("set", text=True), lambda row: str(row["task"]))
 
 
-def document(result: SuiteResult) -> Document:
+def document(result: SuiteResult) -> doc.Document:
     """The report of a comparison of ways of tuning.
 
     Args:
@@ -49,25 +36,26 @@ def document(result: SuiteResult) -> Document:
     """
     suite, rows = result.suite, result.rows
     figures = plotted_figures(rows)
-    sets = Fields(tuple((one.key, one.title) for one in suite.sets))
-    inserted, learned = insertion_texts(rows), learned_table(rows)
+    sets = doc.Fields(tuple((one.key, one.title) for one in suite.sets))
     differences = f"Differences to {suite.compare_with} on the same test images, percentage points"
-    numbers = [Fold("The numbers", (learned,))] if learned.rows else []
-    examples: list[Block] = [Figure(uri, alt, key) for key, (uri, alt) in (result.examples or {}).items()]
-    return Document(
+    examples: list[doc.Block] = [doc.Figure(uri, alt, key) for key, (uri, alt) in (result.examples or {}).items()]
+    return doc.Document(
         suite.title,
         tuple(findings(rows, suite.compare_with)),
         chart(rows),
-        (*examples, Prose(_IMAGES)) if examples else (),
+        (*examples, doc.Prose(_IMAGES)) if examples else (),
         (" ".join(suite.description.split()),),
-        sections(
+        doc.sections(
             {
                 "Test results": [summary_table(rows), sets, *figures["methods"]],
                 differences: [difference_table(rows)],
-                "Plain tokens, put in at another block": [*figures["insertion"], Fields(inserted)] if inserted else [],
-                "What was learned, block by block": [*figures["gates"], *numbers],
+                "Plain tokens, put in at another block": [*figures["insertion"], doc.Fields(insertion_texts(rows))],
+                "What was learned, block by block": [
+                    *figures["gates"],
+                    doc.Fold("The numbers", (learned_table(rows),)),
+                ],
                 "Chosen on validation": [choice_table(rows)],
-                "What the results depend on": [Fields(tuple(dependencies(result)))],
+                "What the results depend on": [doc.Fields(tuple(dependencies(result)))],
             }
         ),
         tuple(result.problems),
@@ -113,7 +101,7 @@ def _of_table(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["table"]]
 
 
-def chart(rows: Sequence[Row]) -> Chart | None:
+def chart(rows: Sequence[Row]) -> doc.Chart | None:
     """The test figures as bars, a panel per set, controls last."""
     rows = _of_table(rows)
     several = any(row["sd"] is not None for row in rows)
@@ -129,15 +117,14 @@ def chart(rows: Sequence[Row]) -> Chart | None:
     )
 
 
-def _bar(row: Row, series: int) -> Bar:
+def _bar(row: Row, series: int) -> doc.Bar:
     """A bar with the spread over seeds, or the interval of a single seed."""
     if row["sd"] is None:
         return value_bar(row)
-    value, sd = 100 * row["value"], 100 * row["sd"]
-    return Bar(value, value - sd, value + sd, percent(row["value"]))
+    return value_bar({**row, "low": row["value"] - row["sd"], "high": row["value"] + row["sd"], "n": None})
 
 
-def summary_table(rows: Sequence[Row]) -> Table:
+def summary_table(rows: Sequence[Row]) -> doc.Table:
     """Methods down, controls last, sets across; below, the level of chance."""
     rows = _of_table(rows)
     models = [f"{model}. " for model in dict.fromkeys(row.get("model") for row in rows) if model]
@@ -155,14 +142,14 @@ def summary_table(rows: Sequence[Row]) -> Table:
     )
 
 
-def _column(rows: Sequence[Row]) -> Column:
+def _column(rows: Sequence[Row]) -> doc.Column:
     notes = (f"{metric_name(row['metric'])}, n {row['n']:,}" for row in rows if row["value"] is not None)
-    return Column(str(rows[0]["task"]), note=next(notes, ""))
+    return doc.Column(str(rows[0]["task"]), note=next(notes, ""))
 
 
-def _cell(row: Row | None, column: Sequence[Row]) -> Cell:
+def _cell(row: Row | None, column: Sequence[Row]) -> doc.Cell:
     if row is None or row["value"] is None:
-        return Cell(note="not part of this suite" if row is None else "not run")
+        return doc.Cell(note="not part of this suite" if row is None else "not run")
     interval = tables.row_interval(row)
     words = [f"seeds {', '.join(map(str, row['seeds']))}: {', '.join(map(percent, row['values']))}"]
     if interval:
@@ -170,7 +157,7 @@ def _cell(row: Row | None, column: Sequence[Row]) -> Cell:
     if row["diverged"]:
         words.append(f"{row['diverged']} runs diverged")
     spread = f"± {percent(row['sd'])}" if row["sd"] is not None else interval
-    return Cell(percent(row["value"]), spread, best=tables.is_best(row, column), note="; ".join(words))
+    return doc.Cell(percent(row["value"]), spread, best=tables.is_best(row, column), note="; ".join(words))
 
 
 def trained_numbers(rows: Sequence[Row]) -> str:
@@ -201,12 +188,12 @@ def protocol(rows: Sequence[Row]) -> str:
     )
 
 
-def difference_table(rows: Sequence[Row]) -> Table:
+def difference_table(rows: Sequence[Row]) -> doc.Table:
     """Differences to the method that the suite compares with, with the single seeds' differences."""
     compared = [{**row, **row["comparison"]} for row in _of_table(rows) if row.get("comparison")]
     columns: list[ColumnOf] = [
         _SET,
-        ("difference", lambda row: Cell(tables.points(row["difference"]), best=tables.is_clear(row))),
+        ("difference", lambda row: doc.Cell(tables.points(row["difference"]), best=tables.is_clear(row))),
         ("95 % interval", tables.difference_interval),
         ("each seed", lambda row: ", ".join(map(tables.points, row["each"]))),
     ]
@@ -214,7 +201,7 @@ def difference_table(rows: Sequence[Row]) -> Table:
     return tables.listing("method", ordered, columns, caption=_DIFFERENCES, where="everywhere")
 
 
-def learned_table(rows: Sequence[Row]) -> Table:
+def learned_table(rows: Sequence[Row]) -> doc.Table:
     """Gates and temperatures from block 0 on; means over seeds."""
 
     def values(name: str, digits: int, row: Row) -> str:
@@ -224,14 +211,14 @@ def learned_table(rows: Sequence[Row]) -> Table:
     gates, temperatures = partial(values, "gate", 3), partial(values, "temperature", 2)
     columns: list[ColumnOf] = [
         _SET,
-        (Column("gates, block 0 first", text=True), gates),
-        (Column("temperatures", text=True), temperatures),
+        (doc.Column("gates, block 0 first", text=True), gates),
+        (doc.Column("temperatures", text=True), temperatures),
     ]
     shown = [row for row in rows if gates(row) or temperatures(row)]
     return tables.listing("method", shown, columns, where="everywhere")
 
 
-def choice_table(rows: Sequence[Row]) -> Table:
+def choice_table(rows: Sequence[Row]) -> doc.Table:
     """What was chosen on validation, and the validation figures of all that was tried."""
 
     def tried(row: Row) -> str:
@@ -240,8 +227,8 @@ def choice_table(rows: Sequence[Row]) -> Table:
 
     columns: list[ColumnOf] = [
         _SET,
-        (Column("chosen", text=True), lambda row: pairs(row.get("point") or {})),
-        (Column("validation figures of what was tried, %", text=True), tried),
+        (doc.Column("chosen", text=True), lambda row: pairs(row.get("point") or {})),
+        (doc.Column("validation figures of what was tried, %", text=True), tried),
     ]
     return tables.listing("method", [row for row in _of_table(rows) if row["grid"]], columns)
 
@@ -256,7 +243,7 @@ def insertion_texts(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
     return tuple((key, ", ".join(figure(*point) for point in points)) for key, points in found.items())
 
 
-def plotted_figures(rows: Sequence[Row]) -> dict[str, tuple[Figure, ...]]:
+def plotted_figures(rows: Sequence[Row]) -> dict[str, tuple[doc.Figure, ...]]:
     """The figures by name."""
     measured = any(row["value"] is not None for row in rows)
     return images.plotted(
