@@ -81,7 +81,7 @@ def sentence(title: str) -> str:
 
 
 def _bars(rows: Sequence[Row]) -> Sequence[Block]:
-    measured = [row for row in rows if row["value"] is not None]
+    measured = tables.measured(rows)
     alt = "Bar chart of the accuracies in the table, one panel per task, one colour per model, with chance dotted."
     drawn = (functools.partial(plots.bar_chart, measured), alt, "Thin lines: 95 % intervals. Dotted: chance.")
     return images.plotted({"": drawn})[""] if measured else ()

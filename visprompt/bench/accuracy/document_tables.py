@@ -31,9 +31,7 @@ _TASK: ColumnOf = (Column("task", text=True), lambda row: str(row["task"]))
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Accuracies: strategies down, controls last, tasks across and grouped by model; below, the level of chance."""
-    intervals = (
-        " with 95 % intervals" if any(row["value"] is not None and tables.row_interval(row) for row in rows) else ""
-    )
+    intervals = " with 95 % intervals" if any(map(tables.row_interval, tables.measured(rows))) else ""
     return tables.grid(
         "strategy",
         rows,
@@ -71,9 +69,8 @@ def _accuracy(row: Row | None, column: Sequence[Row]) -> Cell:
 
 def kind_blocks(rows: Sequence[Row], compare_with: Sequence[str]) -> Iterator[Block]:
     """For every model and task whose questions are of several kinds, a table for a page and one for a terminal."""
-    rows, first = [row for row in rows if row.get("kinds")], True
-    for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
-        own = [row for row in rows if (row["model"], row["task"]) == (model, task)]
+    first = True
+    for (model, task), own in tables.grouped((row for row in rows if row.get("kinds")), "model", "task").items():
         compared = next((one for one in compare_with if any(one in row.get("comparisons", {}) for row in own)), "")
         if first:
             yield Prose(_KINDS + (_KINDS_COMPARED.format(compared) if compared else ""))
@@ -146,8 +143,7 @@ def difference_tables(rows: Sequence[Row], compare_with: Sequence[str]) -> list[
         ("seconds", lambda row: str(row["seconds"])),
     ]
     folds = [
-        Fold(model, (tables.listing("strategy", [row for row in rows if row["model"] == model], columns),))
-        for model in dict.fromkeys(row["model"] for row in rows)
+        Fold(model, (tables.listing("strategy", own, columns),)) for model, own in tables.grouped(rows, "model").items()
     ]
     return [Prose(_DIFFERENCES), *folds] if others else []
 
@@ -170,10 +166,7 @@ def _against(other: str) -> tuple[ColumnOf, ColumnOf]:
 
 def map_blocks(records: Sequence[Row]) -> list[Block]:
     """Where maps lie, from `maps.jsonl`: a table per model."""
-    folds = [
-        Fold(model, (map_table([one for one in records if one["model"] == model]),), opened=True)
-        for model in dict.fromkeys(str(record["model"]) for record in records)
-    ]
+    folds = [Fold(model, (map_table(own),), opened=True) for model, own in tables.grouped(records, "model").items()]
     return [Prose(_MAPS), *folds] if folds else []
 
 

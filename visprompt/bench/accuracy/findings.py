@@ -13,6 +13,7 @@ from visprompt.bench.report.charts import bar_chart
 from visprompt.bench.report.document import Chart, Row
 from visprompt.bench.report.tables import counted, percent, span
 
+_CASE = ("model", "task")
 _SHOWN_WAYS, _SHOWN_CONTROLS = 6, 2
 
 
@@ -21,10 +22,9 @@ def best_way(rows: Sequence[Row]) -> str | None:
 
     Of several, the first by `_ranked`; controls are left out.
     """
-    ways = [row for row in rows if row["value"] is not None and not row["control"]]
-    top = _top(ways)
-    won = [row["row"] for row in ways if row["value"] == top[_case(row)]]
-    return max(_ranked(ways, _shared(ways)), key=won.count, default=None)
+    ways = [row for row in tables.measured(rows) if not row["control"]]
+    won = tables.wins(ways, *_CASE)
+    return max(_ranked(ways, _shared(ways)), key=won.__getitem__, default=None)
 
 
 def findings(rows: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
@@ -35,7 +35,7 @@ def findings(rows: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
         compare_with: labels of the rows that differences are to; the first that the best has one to is taken.
     """
     best = best_way(rows)
-    measured = [row for row in rows if row["value"] is not None]
+    measured = tables.measured(rows)
     own = [row for row in measured if row["row"] == best]
     if best is None:
         return []
@@ -45,16 +45,16 @@ def findings(rows: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
 def _best(best: str, own: Sequence[Row], measured: Sequence[Row]) -> str:
     chances = [row["chance"] for row in own if row.get("chance") is not None]
     chance = f"; chance is {span(chances)} %" if chances else ""
-    if len(set(map(_case, measured))) == 1:
+    if len(_cases(measured)) == 1:
         interval = tables.row_interval(own[0])
         sure = f"95 % interval {interval}, " if interval else ""
         value, n = percent(own[0]["value"]), f"{own[0]['n']:,}"
         return f"The best way of pointing is {best}: {value} % are right ({sure}n = {n}){chance}."
-    top = _top(row for row in measured if not row["control"])
-    wins = sum(row["value"] == top[_case(row)] for row in own)
+    ways = [row for row in measured if not row["control"]]
+    wins, cases = tables.wins(ways, *_CASE)[best], len(tables.grouped(ways, *_CASE))
     return (
         f"The best way of pointing is {best}: it is first, or level with the first, in {wins} of "
-        f"{counted(len(top), 'case')} (a task with a model), and right in {span(row['value'] for row in own)} % of "
+        f"{counted(cases, 'case')} (a task with a model), and right in {span(row['value'] for row in own)} % of "
         f"the items{chance}."
     )
 
@@ -75,10 +75,12 @@ def _difference(own: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
 
 
 def _controls(measured: Sequence[Row]) -> list[str]:
-    bar = _top(row for row in measured if row["control"])
-    ways = [row for row in measured if not row["control"] and _case(row) in bar]
-    above = {row["row"] for row in ways if row["value"] > bar[_case(row)]}
-    labels = dict.fromkeys(row["row"] for row in ways)
+    controls = tables.grouped((row for row in measured if row["control"]), *_CASE)
+    bar = {case: max(row["value"] for row in own) for case, own in controls.items()}
+    ways = [(row, bar.get((row["model"], row["task"]))) for row in measured if not row["control"]]
+    ways = [(row, control) for row, control in ways if control is not None]
+    above = {row["row"] for row, control in ways if row["value"] > control}
+    labels = dict.fromkeys(row["row"] for row, _ in ways)
     below = [f"“{label}”" for label in labels if label not in above]
     if not bar:
         return []
@@ -93,7 +95,7 @@ def _controls(measured: Sequence[Row]) -> list[str]:
 
 def chart(rows: Sequence[Row]) -> Chart | None:
     """The best ways of pointing and the best controls as bars, a panel per task, a colour per model."""
-    measured = [row for row in rows if row["value"] is not None]
+    measured = tables.measured(rows)
     shared = _shared(measured)
     ways, controls = (
         _ranked([row for row in measured if bool(row["control"]) is here], shared) for here in (False, True)
@@ -103,7 +105,7 @@ def chart(rows: Sequence[Row]) -> Chart | None:
     over = ""
     if not shared:
         over = "; those that lack a case (a task with a model) come after those that have more of them"
-    elif shared != set(map(_case, measured)):
+    elif shared != _cases(measured):
         over = f" over the {counted(len(shared), 'case')} (a task with a model) that all have"
     if len(shown) < len(ways) + len(controls):
         caption.append(
@@ -122,24 +124,14 @@ def chart(rows: Sequence[Row]) -> Chart | None:
     )
 
 
-def _case(row: Row) -> tuple[str, str]:
-    return str(row["model"]), str(row["task"])
-
-
-def _top(rows: Iterable[Row]) -> dict[tuple[str, str], float]:
-    """The highest value of every case."""
-    found: dict[tuple[str, str], float] = {}
-    for row in rows:
-        found[_case(row)] = max(row["value"], found.get(_case(row), row["value"]))
-    return found
+def _cases(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    return set(tables.grouped(rows, *_CASE))
 
 
 def _shared(rows: Iterable[Row]) -> set[tuple[str, str]]:
     """The cases that all labels of the rows have."""
-    cases: dict[str, set[tuple[str, str]]] = {}
-    for row in rows:
-        cases.setdefault(row["row"], set()).add(_case(row))
-    return set.intersection(*cases.values()) if cases else set()
+    cases = [_cases(own) for own in tables.grouped(rows, "row").values()]
+    return set.intersection(*cases) if cases else set()
 
 
 def _ranked(rows: Sequence[Row], shared: set[tuple[str, str]]) -> list[str]:
@@ -147,8 +139,5 @@ def _ranked(rows: Sequence[Row], shared: set[tuple[str, str]]) -> list[str]:
 
     Without a shared case, those that lack cases come after those that have more of them.
     """
-    values: dict[str, list[float]] = {row["row"]: [] for row in rows}
-    for row in rows:
-        if not shared or _case(row) in shared:
-            values[row["row"]].append(row["value"])
-    return sorted(values, key=lambda label: (-len(values[label]), -fmean(values[label])))
+    counting = tables.grouped((row for row in rows if not shared or (row["model"], row["task"]) in shared), "row")
+    return sorted(counting, key=lambda label: (-len(counting[label]), -fmean(row["value"] for row in counting[label])))

@@ -42,7 +42,7 @@ def document(result: SuiteResult) -> doc.Document:
     """
     suite, rows, shown = result.suite, result.rows, result.examples or {}
     gains, swept, figures = of(rows, "gain"), of(rows, "sweep"), plotted_figures(rows, suite.compare_with)
-    by_model = (doc.Fold(model, (block_table(gains, model),)) for model in dict.fromkeys(row["model"] for row in gains))
+    by_model = (doc.Fold(model, (block_table(own),)) for model, own in tables.grouped(gains, "model").items())
     learned = [doc.Prose(_swept(one)) for one in swept[:1]]
     patches = (doc.Figure(uri, alt, f"The patch of {name}") for name, (uri, alt) in shown.get("patches", {}).items())
     return doc.Document(
@@ -74,20 +74,13 @@ def of(rows: Sequence[Row], task: str) -> list[Row]:
 def findings(rows: Sequence[Row]) -> list[str]:
     """Up to three sentences: what gains most, how that compares, and how patches do on other models."""
     gains = of(rows, "gain")
-    by_model = [
-        [row for row in gains if row["model"] == model] for model in dict.fromkeys(row["model"] for row in gains)
-    ]
-    wins = {row["row"]: 0 for row in gains if not row["control"]}
-    for here in by_model:
-        top = max(row["value"] for row in here)
-        for row in here:
-            wins[row["row"]] = wins.get(row["row"], 0) + (row["value"] == top and not row["control"])
-    best = max(wins, key=lambda label: wins[label], default=None)
-    own = [row for row in gains if row["row"] == best and not row["control"]]
-    if not own:
+    won, models = tables.wins(gains, "model"), tables.grouped(gains, "model")
+    best = max(won, key=won.__getitem__, default=None)
+    own = [row for row in gains if row["row"] == best]
+    if best is None:
         return []
-    where, sure = f" on {wins[own[0]['row']]} of {tables.counted(len(by_model), 'model')}", ""
-    if len(by_model) == 1:
+    where, sure = f" on {won[best]} of {tables.counted(len(models), 'model')}", ""
+    if len(models) == 1:
         interval = number_interval(own[0]["low"], own[0]["high"], own[0]["n"])
         where, sure = "", f" ({f'95 % interval {interval}, ' if interval else ''}n = {own[0]['n']:,})"
     told = (
@@ -267,9 +260,8 @@ def _swept(first: Row) -> str:
     return _SWEPT.format(first["model"], settings, seeds, first["n"])
 
 
-def block_table(gains: Sequence[Row], model: str) -> doc.Table:
-    """Gains of a model in every block: markers down, blocks across; below, the mass without a marker."""
-    own = [row for row in gains if row["model"] == model]
+def block_table(own: Sequence[Row]) -> doc.Table:
+    """Gains of one model in every block: markers down, blocks across; below, the mass without a marker."""
     return tables.grid(
         "marker",
         [{**row, **one, "value": one["gain"]} for row in own for one in row["blocks"]],

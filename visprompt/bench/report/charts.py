@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from visprompt.bench.report.document import Bar, BarGroup, Chart, Panel, Row
-from visprompt.bench.report.tables import chance_of, has_interval, percent
+from visprompt.bench.report.tables import chance_of, grouped, has_interval, measured, percent
 
 
 def value_bar(row: Row, series: int = 0, *, scale: float = 100.0, text: Callable[[float], str] = percent) -> Bar:
@@ -41,16 +41,14 @@ def bar_chart(
         series: the key of a row whose values are the colours.
         shares: values are shares, shown from 0 to 100 % with the level of chance; else every panel has its own scale.
     """
-    rows = [row for row in rows if row["value"] is not None and row["row"] in labels]
-    names = list(dict.fromkeys(str(row[series]) for row in rows)) if series else [""]
+    rows = [row for row in measured(rows) if row["row"] in labels]
+    names = [str(name) for name in grouped(rows, series)] if series else [""]
     panels, every = [], []
-    for key in dict.fromkeys(row[panel] for row in rows):
-        own = [row for row in rows if row[panel] == key]
+    for own in grouped(rows, panel).values():
         groups = []
-        for label in labels:
-            here = [row for row in own if row["row"] == label]
+        for label, here in sorted(grouped(own, "row").items(), key=lambda found: labels.index(found[0])):
             bars = tuple(bar(row, names.index(str(row[series])) if series else 0) for row in here)
-            groups += [BarGroup(label, bars, bool(here[0]["control"]))] if bars else []
+            groups.append(BarGroup(label, bars, bool(here[0]["control"])))
         drawn = [one for group in groups for one in group.bars]
         chance = chance_of(own)
         scale = (0.0, 100.0, None if chance is None else 100 * chance) if shares else (*_ends(drawn), 0.0)

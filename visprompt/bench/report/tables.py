@@ -126,6 +126,29 @@ def pairs(content: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in content.items())
 
 
+def grouped(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
+    """Rows by the value of a key, or by a tuple of several; in the order of their first rows."""
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]], []).append(row)
+    return found
+
+
+def measured(rows: Iterable[Row]) -> list[Row]:
+    """The rows that have a value."""
+    return [row for row in rows if row["value"] is not None]
+
+
+def wins(rows: Iterable[Row], *keys: str) -> dict[str, int]:
+    """In how many groups (see `grouped`) a label has the highest value, or is level with it; controls are left out."""
+    groups = grouped(rows, *keys).values()
+    tops = [(row, max(one["value"] for one in group)) for group in groups for row in group if not row["control"]]
+    found = {row["row"]: 0 for row, _ in tops}
+    for row, top in tops:
+        found[row["row"]] += row["value"] == top
+    return found
+
+
 def controls_last(rows: Iterable[Row]) -> list[Row]:
     """The rows in their order, controls after all others."""
     return sorted(rows, key=lambda row: bool(row["control"]))
@@ -171,26 +194,21 @@ def grid(
         below: label and cells of a last row, as for chance.
         before: columns before the others, whose cells are made of all rows of a label.
     """
-    across: dict[tuple[Any, ...], dict[str, Row]] = {}
-    by_label: dict[str, list[Row]] = {}
-    for row in rows:
-        across.setdefault(tuple(row[key] for key in keys), {})[str(row["row"])] = row
-        by_label.setdefault(str(row["row"]), []).append(row)
-    controls = {str(row["row"]) for row in rows if row["control"]}
+    across, by_label = list(grouped(rows, *keys).values()), grouped(rows, "row")
+    controls = {row["row"] for row in rows if row["control"]}
     lines = []
     for label in labels or sorted(by_label, key=controls.__contains__):
-        cells = [cell(found.get(label), list(found.values())) for found in across.values()]
-        first = (_cell(show(by_label.get(label, []))) for _, show in before)
+        cells = [cell(next((row for row in own if row["row"] == label), None), own) for own in across]
+        first = (_cell(show(by_label[label])) for _, show in before)
         lines.append(TableRow(label, (*first, *cells), label in controls))
-    own = [list(found.values()) for found in across.values()]
     if below is not None:
-        lines.append(TableRow(below[0], (*(Cell("") for _ in before), *map(below[1], own)), True))
-    return Table(head, (*(_column(one) for one, _ in before), *map(column, own)), tuple(lines), **rest)
+        lines.append(TableRow(below[0], (*(Cell("") for _ in before), *map(below[1], across)), True))
+    return Table(head, (*(_column(one) for one, _ in before), *map(column, across)), tuple(lines), **rest)
 
 
 def best_of(rows: Iterable[Row]) -> float | None:
     """The highest value, controls left out; None without one."""
-    return max((row["value"] for row in rows if not row["control"] and row["value"] is not None), default=None)
+    return max((row["value"] for row in measured(rows) if not row["control"]), default=None)
 
 
 def is_best(row: Row, rows: Iterable[Row]) -> bool:

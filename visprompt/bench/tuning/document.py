@@ -66,18 +66,15 @@ def document(result: SuiteResult) -> doc.Document:
 
 def findings(rows: Sequence[Row], compare_with: str | None) -> list[str]:
     """Up to three sentences: the best method of every set, what it adds, and how much it trains."""
-    rows = [row for row in _of_table(rows) if row["value"] is not None]
-    sets = dict.fromkeys(row["task"] for row in rows if not row["control"])
-    best = [
-        next(row for row in own if tables.is_best(row, own))
-        for own in ([row for row in rows if row["task"] == key] for key in sets)
-    ]
+    rows = tables.measured(_of_table(rows))
+    ways = tables.grouped((row for row in rows if not row["control"]), "task").values()
+    best = [max(own, key=lambda row: float(row["value"])) for own in ways]
     told = [f"{row['row']} on {row['task']} ({percent(row['value'])} %{_sure(row)})" for row in best]
     compared = [
         f"{tables.difference_text(row['comparison'])} on {row['task']}" for row in best if row.get("comparison")
     ]
-    labels = dict.fromkeys(row["row"] for row in best)
-    numbers = {label: trained_numbers([row for row in rows if row["row"] == label]) for label in labels}
+    by_label = tables.grouped(rows, "row")
+    numbers = {row["row"]: trained_numbers(by_label[row["row"]]) for row in best}
     trained = [f"{label} {text}" for label, text in numbers.items() if text != "–"]
     sentences = []
     if told:
@@ -176,7 +173,7 @@ def trained_numbers(rows: Sequence[Row]) -> str:
 
 def protocol(rows: Sequence[Row]) -> str:
     """What stands behind a figure: seeds, images, spread."""
-    known = [row for row in rows if row["value"] is not None]
+    known = tables.measured(rows)
     if not known:
         return "nothing was run"
     seeds = [len(row["seeds"]) for row in known]
