@@ -75,20 +75,22 @@ def _difference(own: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
 
 
 def _controls(measured: Sequence[Row]) -> list[str]:
-    controls = tables.grouped((row for row in measured if row["control"]), *_CASE)
-    bar = {case: max(row["value"] for row in own) for case, own in controls.items()}
-    ways = [(row, bar.get((row["model"], row["task"]))) for row in measured if not row["control"]]
-    ways = [(row, control) for row, control in ways if control is not None]
-    above = {row["row"] for row, control in ways if row["value"] > control}
-    labels = dict.fromkeys(row["row"] for row, _ in ways)
-    below = [f"“{label}”" for label in labels if label not in above]
-    if not bar:
+    bars: list[float] = []
+    above: dict[str, bool] = {}
+    for own in tables.grouped(measured, *_CASE).values():
+        controls = [row["value"] for row in own if row["control"]]
+        bars += [max(controls)] if controls else []
+        for row in own if controls else ():
+            if not row["control"]:
+                above[row["row"]] = above.get(row["row"], False) or row["value"] > max(controls)
+    below = [f"“{label}”" for label, exceeds in above.items() if not exceeds]
+    if not bars:
         return []
-    told = f"The best control reaches {span(bar.values())} %"
+    told = f"The best control reaches {span(bars)} %"
     if below:
         never = "never exceeds" if len(below) == 1 else "never exceed"
-        told += f"; {counted(len(below), 'way')} of {len(labels)} {never} it: {tables.listed(below)}"
-    elif labels:
+        told += f"; {counted(len(below), 'way')} of {len(above)} {never} it: {tables.listed(below)}"
+    elif above:
         told += "; every way of pointing exceeds it in at least one case"
     return [f"{told}."]
 

@@ -137,9 +137,14 @@ def _short(model: Any) -> str:
     return str(model).removeprefix("bundled:")
 
 
-def _column(rows: Sequence[Row]) -> doc.Column:
-    row = rows[0]
-    return doc.Column(_short(row["model"]), note=f"block {row['block']}, {row['size_tokens']:g} tokens, n {row['n']:,}")
+def _by_model(head: str, rows: Sequence[Row], *cell_and_labels: Any, **rest: Any) -> doc.Table:
+    """A table with a column per model."""
+
+    def column(own: Sequence[Row]) -> doc.Column:
+        block, tokens, n = own[0]["block"], own[0]["size_tokens"], own[0]["n"]
+        return doc.Column(_short(own[0]["model"]), note=f"block {block}, {tokens:g} tokens, n {n:,}")
+
+    return tables.grid(head, rows, ("model",), column, *cell_and_labels, where="everywhere", **rest)
 
 
 def _gain(row: Row, **rest: Any) -> doc.Cell:
@@ -152,17 +157,14 @@ def summary_table(rows: Sequence[Row]) -> doc.Table:
     sure = any(number_interval(row["low"], row["high"], row["n"]) for row in gains)
     n = span((row["n"] for row in gains), "{:,}".format) if gains else 0
     intervals = "; 95 % intervals, a bootstrap over images." if sure else "."
-    return tables.grid(
+    return _by_model(
         "marker",
         gains,
-        ("model",),
-        _column,
         _summary_cell,
         plots_gain.markers_of(gains),
-        ("mass without a marker", lambda own: doc.Cell(f"{own[0]['blocks'][-1]['mass_without']:.3f}")),
+        below=("mass without a marker", lambda own: doc.Cell(f"{own[0]['blocks'][-1]['mass_without']:.3f}")),
         caption=f"Attention gain in the last block, n = {n} images{intervals} Emphasised: highest of a column. "
         "Controls come last. A gain of 0 is what no marker has; 1: twice the attention.",
-        where="everywhere",
     )
 
 
@@ -186,22 +188,11 @@ def ratio_tables(rows: Sequence[Row]) -> list[doc.Table]:
     """Gains over the gain of the marker that the suite compares with; or nothing."""
     gains = of(rows, "gain")
     compared = [row for row in gains if row["compared_with"]]
-    others = dict.fromkeys(row["compared_with"] for row in compared)
-    return [
-        tables.grid(
-            "marker",
-            gains,
-            ("model",),
-            _column,
-            _ratio_cell,
-            plots_gain.markers_of(compared),
-            title=f"Gain ÷ gain of {other}",
-            caption=f"At the same places. no ratio: {other} gains nothing there. Emphasised: the 95 % interval "
-            "excludes 1.",
-            where="everywhere",
-        )
-        for other in list(others)[:1]
-    ]
+    if not compared:
+        return []
+    other, labels = compared[0]["compared_with"], plots_gain.markers_of(compared)
+    caption = f"At the same places. no ratio: {other} gains nothing there. Emphasised: the 95 % interval excludes 1."
+    return [_by_model("marker", gains, _ratio_cell, labels, title=f"Gain ÷ gain of {other}", caption=caption)]
 
 
 def _ratio_cell(row: Row | None, column: Sequence[Row]) -> doc.Cell:
@@ -221,15 +212,12 @@ def transfer_table(rows: Sequence[Row]) -> doc.Table:
     models = {row["model"] for row in moved}
     other = next((row["compared_with"] for row in moved if row["compared_with"]), None)
     beside = [{**row, "own": False} for row in of(rows, "gain") if row["row"] == other and row["model"] in models]
-    return tables.grid(
+    caption = "Gain in the last block of the model that a patch is used on; emphasised: on the model it was learned on."
+    return _by_model(
         "learned on \\ used on",
         [*moved, *beside],
-        ("model",),
-        _column,
         lambda row, _: _gain(row, best=bool(row["own"])) if row else doc.Cell(),
-        caption="Gain in the last block of the model that a patch is used on; emphasised: on the model it was learned "
-        "on.",
-        where="everywhere",
+        caption=caption,
     )
 
 
