@@ -60,18 +60,21 @@ def _best(best: str, own: Sequence[Row], measured: Sequence[Row]) -> str:
 
 
 def _difference(own: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
-    compared = {other: [one for row in own if (one := row.get("comparisons", {}).get(other))] for other in compare_with}
-    other, found = next(((other, found) for other, found in compared.items() if found), ("", []))
-    points, sure = "", ""
+    for other in compare_with:
+        found = [row["comparisons"][other] for row in own if row.get("comparisons", {}).get(other)]
+        if found:
+            return [f"Its difference to {other} on the same items is {_points(found)}."]
+    return []
+
+
+def _points(found: Sequence[Row]) -> str:
     if len(found) == 1:
-        points = tables.difference_text(found[0])
-    elif found:
-        points = span((one["difference"] for one in found), tables.points)
-        if any(tables.has_interval(one.get("n")) for one in found):
-            clear, cases = sum(map(tables.is_clear, found)), counted(len(found), "case")
-            sure = f"; the 95 % interval excludes 0 in {clear} of {cases}"
-    sentence = f"Its difference to {other} on the same items is {points} percentage points{sure}."
-    return [sentence] if found else []
+        return f"{tables.difference_text(found[0])} percentage points"
+    text = f"{span((one['difference'] for one in found), tables.points)} percentage points"
+    if any(tables.has_interval(one.get("n")) for one in found):
+        clear, cases = sum(map(tables.is_clear, found)), counted(len(found), "case")
+        text += f"; the 95 % interval excludes 0 in {clear} of {cases}"
+    return text
 
 
 def _controls(measured: Sequence[Row]) -> list[str]:
