@@ -61,7 +61,12 @@ def build(backend: str) -> vp.Model:
 
 
 def prompts(model: vp.Model, regions: int) -> list[vp.VisualPrompt]:
-    """FALIP prompts (the authors' settings: blocks 8 to 11) for random boxes of one image."""
+    """FALIP prompts (the authors' settings: blocks 8 to 11) for random boxes of one image.
+
+    Args:
+        model: gives the geometry.
+        regions: number of boxes.
+    """
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8))
     corners = random.integers(0, 140, (regions, 2))
@@ -70,7 +75,13 @@ def prompts(model: vp.Model, regions: int) -> list[vp.VisualPrompt]:
 
 
 def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: ImagePixels) -> Callable[[], Any]:
-    """A function that encodes with shared blocks and without folding, for comparison."""
+    """A function that encodes with shared blocks and without folding, for comparison.
+
+    Args:
+        model: the model.
+        items: prompts on one image.
+        cache: preprocessed pixels.
+    """
     from dataclasses import replace
 
     plain = vp.Model(
@@ -80,7 +91,16 @@ def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: ImagePixels) 
 
 
 def own_peak(backend: str, regions: int, batch: int) -> float:
-    """Peak memory of this process in GiB after one shared forward; with fewer than one region, after a plain one."""
+    """Peak memory of this process after one shared forward.
+
+    Args:
+        backend: the library.
+        regions: number of regions; fewer than one: a plain forward.
+        batch: regions per forward.
+
+    Returns:
+        GiB.
+    """
     model = build(backend)
     items = prompts(model, max(regions, 1))
     if regions < 1:
@@ -92,7 +112,16 @@ def own_peak(backend: str, regions: int, batch: int) -> float:
 
 
 def peak_gib(backend: str, regions: int, batch: int) -> float:
-    """`own_peak` in a separate process, so that other measurements do not count."""
+    """`own_peak` in a separate process, so that other measurements do not count.
+
+    Args:
+        backend: the library.
+        regions: number of regions; 0: a plain forward.
+        batch: regions per forward.
+
+    Returns:
+        GiB.
+    """
     command = [sys.executable, __file__, "--backend", backend, "--peak-of", str(regions or -1), "--batch", str(batch)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 

@@ -139,13 +139,24 @@ class Step:
 
 
 def own_peak(name: str, depth: int, at: str, batch: int, size: float) -> int:
-    """Peak memory of this process during a step, bytes above its memory before the first step."""
+    """Peak memory of this process during a step, above its memory before the first step.
+
+    Args:
+        name: of the model, one of `MODELS`.
+        depth: number of blocks.
+        at: as in `Step`.
+        batch: number of images.
+        size: side of the patch, tokens.
+
+    Returns:
+        Bytes.
+    """
     step = Step(BUILD[name](depth), at, batch, size)
     return peak_above(step, Step(step.subject, at, 1, size))  # one-time allocations, on one image
 
 
 def peak_mib(name: str, depth: int, at: str, batch: int, size: float) -> float:
-    """`own_peak` in a separate process, in MiB."""
+    """`own_peak` in a separate process, in MiB; the same arguments."""
     speed = Path(__file__).with_name("speed.py")
     command = [sys.executable, str(speed), "patch", "--models", name, f"--peak-of={at}", "--blocks", str(depth)]
     command += ["--batch", str(batch), "--size", str(size), "--threads", str(torch.get_num_threads())]

@@ -233,13 +233,25 @@ class Step:
 
 
 def own_peak(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> int:
-    """Peak memory of this process during a step, bytes above its memory before the first step."""
+    """Peak memory of this process during a step, above its memory before the first step.
+
+    Args:
+        name: of the model, one of `MODELS`.
+        depth: number of blocks.
+        way: `"plain"` or `"ours"`.
+        batch: number of images.
+        count: number of prompt tokens.
+        half: whether to use bfloat16 autocast.
+
+    Returns:
+        Bytes.
+    """
     step = Step(BUILD[name](depth), way, batch, count, half)
     return peak_above(step, Step(step.subject, way, 1, count, half))  # one-time allocations, on one image
 
 
 def peak_mib(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> float:
-    """`own_peak` in a separate process, in MiB."""
+    """`own_peak` in a separate process, in MiB; the same arguments."""
     speed = Path(__file__).with_name("speed.py")
     command = [sys.executable, str(speed), "tuning", "--models", name, "--peak-of", way]
     command += [

@@ -111,7 +111,7 @@ def mask_of(
 
 
 def minmax(values: np.ndarray, flat: float = 0.0) -> np.ndarray:
-    """Scales values linearly to [0, 1]; all become `flat` if they are equal."""
+    """Scales values linearly to [0, 1], float64; all become `flat` if they are equal."""
     values = values.astype(np.float64)
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.full(values.shape, flat)
@@ -149,7 +149,15 @@ def smoothed(values: np.ndarray, geometry: Geometry, kernel_size: int) -> np.nda
 
 
 def grids(values: np.ndarray, geometry: Geometry) -> list[np.ndarray]:
-    """Splits values `[P]` into the grids `[rows, columns]` of the tiles."""
+    """Splits values per patch into the patch grids of the tiles.
+
+    Args:
+        values: `[P]`.
+        geometry: gives the grids.
+
+    Returns:
+        `[rows, columns]` per tile.
+    """
     sizes = [tile.grid_hw[0] * tile.grid_hw[1] for tile in geometry.tiles]
     parts = np.split(values, np.cumsum(sizes)[:-1])
     return [part.reshape(tile.grid_hw) for part, tile in zip(parts, geometry.tiles, strict=True)]
@@ -207,7 +215,15 @@ def overlay(image: Image.Image, mask: np.ndarray, grey: float, floor: float = 0.
 
 
 def patch_means(values: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Means over the part of every patch that lies in the image: `[H, W]` → `[P]`."""
+    """Means over the part of every patch that lies in the image.
+
+    Args:
+        values: `[H, W]` over the image.
+        geometry: from pixels of the image to patches.
+
+    Returns:
+        `[P]`, float32.
+    """
     result = []
     for tile in geometry.tiles:
         x, y = tile.edges()

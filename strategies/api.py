@@ -200,6 +200,7 @@ class Api(Prompter):
         return looking
 
     def check(self, prompts: Sequence[VisualPrompt], model: Any) -> None:
+        """As `Prompter.check`, and checks that the model that computes the heatmap can do so."""
         super().check(prompts, model)
         self.looking(model)
 

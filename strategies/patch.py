@@ -194,11 +194,17 @@ class Patch(ImagePrompter):
         return found.to(device)
 
     def objective(self, model: Model, data: Labelled) -> type[Objective]:
+        """Always `AttentionTarget`; labels are not used."""
         from visprompt.training.objectives.patch_attention import AttentionTarget
 
         return AttentionTarget
 
     def require_learnable(self, sweep: Mapping[str, Sequence[Any]]) -> None:
+        """As `LearnedFromImages.require_learnable`, and checks the options.
+
+        Raises:
+            InvalidInputError: also for options with which the patch has no pixels or no gradients.
+        """
         options: PatchOptions = self.options
         if options.opacity == 0:
             raise InvalidInputError("with opacity=0 nothing is pasted, so nothing can be learned: leave it out.")

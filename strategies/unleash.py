@@ -61,7 +61,11 @@ class Unleash(Prompter):
     follows: ClassVar[str] = "circle"
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """Adds the gain edit, with the request's own image as the reference."""
+        """Adds the gain edit, with the request's own image as the reference.
+
+        Raises:
+            InvalidInputError: if there is no prompt before it.
+        """
         options: UnleashOptions = self.options
         if prompt.label == "none" and options.gain:
             raise InvalidInputError(

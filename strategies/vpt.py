@@ -110,7 +110,13 @@ class TokenPrompter(Learned):
     def training_edit(
         self, prompts: Sequence[VisualPrompt], model: Model, draws: Sequence[int] | None
     ) -> list[VisualPrompt]:
-        """As `edit_all`, with gradients, and with dropout if there are seeds."""
+        """As `edit_all`, with gradients, and with dropout if there are seeds.
+
+        Args:
+            prompts: one per image.
+            model: the model.
+            draws: one seed per prompt for dropout; None: no dropout.
+        """
         import torch
 
         live = self.tensors()
@@ -217,6 +223,7 @@ class Vpt(TokenPrompter):
     head_preset: ClassVar[str | None] = "linear"
 
     def depth(self, blocks: int) -> int:
+        """The number of blocks from `first_block` on if `deep`, else 1."""
         return blocks - self.first_of(blocks) if self.options.deep else 1
 
 

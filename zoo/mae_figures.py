@@ -115,7 +115,15 @@ def fit(features: Tensor, decay: float, score: Callable[[Tensor], Tensor], class
 
 
 def apply(weights: Tensor, features: Tensor) -> Tensor:
-    """Logits ``(…, classes)`` of features ``(…, width)``, with the weights from `fit`."""
+    """Applies a linear classifier.
+
+    Args:
+        weights: weights and bias `(width + 1, classes)`, from `fit`.
+        features: `(…, width)`.
+
+    Returns:
+        Logits `(…, classes)`.
+    """
     return features @ weights[:-1] + weights[-1]
 
 
@@ -126,7 +134,15 @@ def enlarged(logits: Tensor) -> Tensor:
 
 
 def shares(labels: Tensor, classes: int) -> Tensor:
-    """The fraction of every class in every patch, float ``(n, 64, classes)``, from labels ``(n, 64, 64)``."""
+    """The fraction of every class in every patch.
+
+    Args:
+        labels: `(n, 64, 64)`.
+        classes: number of classes.
+
+    Returns:
+        float `(n, 64, classes)`.
+    """
     tiles = labels.long().unflatten(1, (GRID, -1)).unflatten(3, (GRID, -1)).transpose(2, 3).flatten(3).flatten(1, 2)
     return F.one_hot(tiles, classes).float().mean(2)
 

@@ -18,7 +18,15 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normalises images as the processor does: uint8 ``(n, h, w, 3)`` to ``(n, 3, h, w)``."""
+    """Normalises images as the processor does.
+
+    Args:
+        images: uint8 `(n, h, w, 3)`.
+        dtype: of the result.
+
+    Returns:
+        `(n, 3, h, w)`.
+    """
     x = images.permute(0, 3, 1, 2).float() / 255
     return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).to(dtype)
 

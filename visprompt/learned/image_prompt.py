@@ -69,6 +69,7 @@ class ImagePrompter(LearnedFromImages):
     fit.__doc__ = LearnedFromImages.fit.__doc__
 
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        """As `Learned.check`; a switched-off prompt needs no parameters."""
         if self.parameters is None and self.switched_off:
             Prompter.check(self, prompts, model)  # a switched-off prompt needs no parameters
         else:

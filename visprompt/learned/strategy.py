@@ -67,6 +67,9 @@ class Learned(Prompter):
 
         Returns:
             A module in float32 on the CPU.
+
+        Raises:
+            TypeError: if a sub-class does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not define make().")
 
@@ -238,10 +241,17 @@ class Learned(Prompter):
         )
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        """As `Prompter.edit_all`, with the strategy or bundled prompt that `on(model)` gives."""
         used = self.on(model)
         return super().edit_all(prompts, model) if used is self else used.edit_all(prompts, model)
 
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        """As `Prompter.check`, and checks that there are parameters for the model.
+
+        Raises:
+            InvalidInputError: if the strategy is untrained and there is no bundled prompt for the model.
+            UnsupportedError: if the prompt was learned on another model and is not `transferable`.
+        """
         used = self.on(model)
         if used is not self:
             used.check(prompts, model)
@@ -313,6 +323,7 @@ class Learned(Prompter):
         return SavedPart(self.name, dataclasses.asdict(self.options), entry, self.state())
 
     def learned_parts(self) -> list[Any]:
+        """The strategy itself, in a list."""
         return [self]
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

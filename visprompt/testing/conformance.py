@@ -147,6 +147,9 @@ def check_neutral(strategy: str, model_name: str) -> None:
 def check_leaves_no_trace(strategy: str, model_name: str) -> None:
     """The model is bit-identical before and after a normal run, a run on bad input, and an error in the middle of a
     forward.
+
+    Raises:
+        AssertionError: naming the run and what it changed.
     """
     made, model = wrapped(model_name)
     before, state = encode(model, None, requests()), snapshot(made.module)

@@ -110,7 +110,11 @@ def check_neutral(strategy: str, model_name: str) -> None:
 
 
 def check_leaves_no_trace(strategy: str, model_name: str) -> None:
-    """The model is bit-identical before and after a normal run and an error in the middle of a forward."""
+    """The model is bit-identical before and after a normal run and an error in the middle of a forward.
+
+    Raises:
+        AssertionError: naming the run and what it changed.
+    """
     made, model = wrapped(model_name)
     before, state = first_logits(model, None), snapshot(made.module)
     runner = vp.Runner(model, ready(prompter_of(strategy), model))

@@ -58,7 +58,14 @@ class Crash(RuntimeError):
 
 @contextmanager
 def crashing(module: nn.Module) -> Iterator[None]:
-    """Inside `with`, a sub-module raises `Crash` when it is called."""
+    """Inside `with`, a sub-module raises an error when it is called.
+
+    Args:
+        module: the sub-module.
+
+    Raises:
+        Crash: in a forward of the model.
+    """
 
     def crash(*_: Any) -> None:
         raise Crash("crashed on purpose")

@@ -33,7 +33,11 @@ class Head(nn.Module):
     kind: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """The arguments of the head for `head_from`, with its `kind`; ready for JSON."""
+        """The arguments of the head for `head_from`, with its `kind`; ready for JSON.
+
+        Raises:
+            TypeError: if a sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define describe().")
 
     def _float(self, features: Tensor) -> Tensor:

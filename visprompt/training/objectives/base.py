@@ -26,6 +26,9 @@ Batch = dict[str, Any]
 class Objective:
     """Base class of objectives: the loss and metrics of a learned strategy on one kind of data.
 
+    Sub-classes define `samples`, `collate`, `loss`, `measure` and `figures`; a missing one raises a TypeError when
+    called.
+
     Args:
         model: the frozen model.
         prompter: the strategy, with its parameters built (`Learned.build`).

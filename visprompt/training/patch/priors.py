@@ -61,6 +61,7 @@ class PixelPrior(_Learning):
         self.logits = nn.Parameter(torch.randn((3, *alpha.shape), generator=generator) / _REACH)
 
     def colours(self) -> Tensor:
+        """The colours, `[3, r, r]` in [0, 1]."""
         return (_REACH * self.logits).sigmoid()
 
 
@@ -91,6 +92,7 @@ class ConvPrior(_Learning):
             self.out.bias.zero_()  # type: ignore[union-attr]
 
     def colours(self) -> Tensor:
+        """The colours, `[3, r, r]` in [0, 1]."""
         x = self.into(self.noise)
         passed = []
         for layer in self.down:
