@@ -49,10 +49,10 @@ def refuse(model: Any, strategy: str) -> UnsupportedError:
     """
     from visprompt.registry import strategies_on
 
-    lacks = "its attention is out of reach" if model.generates else "it has no text tower to be asked with"
+    lacks = "its attention cannot be read" if model.generates else "it has no text tower"
     return UnsupportedError(
-        f"strategy {strategy!r} asks a model where it looks for the query, and {model.name} cannot say: {lacks}. Name "
-        f'another to look: vp.Prompter.from_name({strategy!r}, auxiliary="openai/clip-vit-base-patch16"), or a model '
+        f"strategy {strategy!r} needs a heatmap of the query, and {model.name} cannot compute one: {lacks}. Name an "
+        f'auxiliary model: vp.Prompter.from_name({strategy!r}, auxiliary="openai/clip-vit-base-patch16"), or a model '
         f"from vp.load_model. Strategies that work on it as it is: {', '.join(strategies_on(model))}."
     )
 
