@@ -146,7 +146,7 @@ def _read_folder(folder: Path) -> SavedPrompt:
         parts = [(str(part["name"]), dict(part["options"]), dict(part)) for part in content["parts"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         unfinished = (folder / "run.json").is_file()
-        hint = " The folder holds an unfinished training run: the same fit command goes on with it." if unfinished else ""
+        hint = " An unfinished training run lies there: the same fit command goes on with it." if unfinished else ""
         raise InvalidInputError(
             f"{file} is not a saved strategy ({type(error).__name__}): expected what save_pretrained wrote.{hint}"
         ) from None
