@@ -51,7 +51,7 @@ def answer(
     max_new_tokens: TokensArg = 64,
     limit: _Limit = None,
     resume: _Resume = True,
-    place: InputFlags,
+    loading: InputFlags,
 ) -> None:
     """Answer a benchmark's questions into the file that its evaluator takes; a run that was stopped continues."""
     from visprompt.utils.files import require_file
@@ -65,8 +65,8 @@ def answer(
     if out.suffix != known.suffix:
         raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
     prompter_of(prompter, options.preset, options.option, saved=True)  # a wrong option should not wait for the model
-    chosen_fit = checked_fit(place.fit)
-    loaded = model_of(model, place.device, place.dtype, base_url)
+    chosen_fit = checked_fit(loading.fit)
+    loaded = model_of(model, loading.device, loading.dtype, base_url)
     if not loaded.generates:
         raise UnsupportedError(f"{loaded.name} is an encoder and writes no answers: name a model that does.")
 
@@ -89,12 +89,13 @@ def answer(
             limit=limit,
             progress=step,
         )
-    told = {row["id"]: str(row["answer"]) for row in outcome.rows}
+    answers = {row["id"]: str(row["answer"]) for row in outcome.rows}
     label = loaded.name if condition.strategy == "none" else f"{loaded.name} + {condition.label}"
-    known.write(out, asked, told, label, {"run": outcome.run, "prompter": condition.describe()})
+    known.write(out, asked, answers, label, {"run": outcome.run, "prompter": condition.describe()})
     _warn_about(outcome.errors, len(outcome.rows) + len(outcome.errors), "asked")
     again = f", {outcome.reused} of them from before" if outcome.reused else ""
-    typer.echo(f"wrote {len(told)} answers{again} to {out} (for {known.evaluator}); every answer: {log.path}", err=True)
+    written = f"wrote {len(answers)} answers{again} to {out} (for {known.evaluator}); every answer: {log.path}"
+    typer.echo(written, err=True)
     _show_scores(scores(outcome.rows), len(outcome.rows))
 
 
@@ -109,7 +110,7 @@ def export(
     model: ModelArg = DEFAULT_MODEL,
     limit: _Limit = None,
     resume: _Resume = True,
-    place: DeviceFlags,
+    loading: DeviceFlags,
 ) -> None:
     """Write prompted images of a benchmark as PNG, for lmms-eval and VLMEvalKit (docs/export.md says how)."""
     from visprompt.utils.files import require_folder
@@ -122,7 +123,7 @@ def export(
     from visprompt.tasks import export as exporting
 
     # Markers need no model, but composition does not know which parts do.
-    loaded = None if made is None else model_of(model, place.device, place.dtype)
+    loaded = None if made is None else model_of(model, loading.device, loading.dtype)
     if not resume:
         (out / exporting.MANIFEST).unlink(missing_ok=True)
     with progress_bar(f"exporting · {prompter}", len(asked[:limit])) as step:

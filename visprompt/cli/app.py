@@ -175,8 +175,8 @@ def main() -> None:
 
 
 def _warn(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    told = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
-    if is_first_process() and not issubclass(category, told):
+    hidden = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
+    if is_first_process() and not issubclass(category, hidden):
         _say("yellow", "warning", message)
 
 

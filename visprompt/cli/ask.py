@@ -54,7 +54,7 @@ def ask(
     ] = None,
     video: Annotated[bool, typer.Option("--video", help="The images are frames of one video, in order.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    place: InputFlags,
+    loading: InputFlags,
 ) -> None:
     """Ask a model that writes about an image, with or without a strategy; the answer goes to standard output."""
     from visprompt.runner.runner import Runner
@@ -71,8 +71,8 @@ def ask(
     made = prompter_of(prompter, options.preset, options.option, saved=True)
     if made is None and _has_regions(request):
         raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
-    chosen = checked_fit(place.fit)
-    loaded = model_of(model, place.device, place.dtype, base_url)
+    chosen = checked_fit(loading.fit)
+    loaded = model_of(model, loading.device, loading.dtype, base_url)
     runner = Runner(loaded, made, fit=chosen, progress=False)
     live = sys.stdout.isatty() and not as_json if stream is None else stream
     answer = _asked(runner, request, max_new_tokens, live)

@@ -149,7 +149,7 @@ def fit(
     options: StrategyFlags,
     given: Annotated[dict[str, Any], SettingsOf(FitSettings, {TRAINING: _TRAINING, CHOOSING: _CHOOSING})],
     choosing: ChoosingFlags,
-    place: DeviceFlags,
+    loading: DeviceFlags,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -176,7 +176,7 @@ def fit(
     seed = _checked(made, settings, grid)
     require_folder(out)
     source.require(made, out)
-    loaded, splits = _loaded(made, model, source, place, seed)
+    loaded, splits = _loaded(made, model, source, loading, seed)
     first = is_first_process()
     if first and not quiet and _learns_without_labels(made):
         announce(splits, out, bool(grid))
@@ -198,10 +198,10 @@ def fit(
     show(made, fitted, out, model, as_json, None if ended else seconds)
 
 
-def _loaded(made: Learned, model: str, source: DataFlags, place: DeviceFlags, seed: int) -> tuple[Model, Splits]:
+def _loaded(made: Learned, model: str, source: DataFlags, loading: DeviceFlags, seed: int) -> tuple[Model, Splits]:
     """The model and the data. The data come first: what is wrong with them should not wait for a model."""
     splits = source.read(seed, labels=not _learns_without_labels(made))
-    loaded = model_of(model, own_device(place.device), place.dtype)
+    loaded = model_of(model, own_device(loading.device), loading.dtype)
     if splits is None:
         # A strategy that learns without labels needs no data: scenes are drawn to the model's measure.
         splits = made.splits(loaded, None, seed=seed).limited(source.limit, seed)  # type: ignore[attr-defined]

@@ -97,15 +97,15 @@ def beats_chance(made: Learned, results: dict[str, GainResult]) -> bool:
     """True if the patch's gain is above that of random colours, by the interval of their difference."""
     from visprompt.tasks.gain import compared
 
-    place = block_of(made, results)
-    patch, chance = (results[name].masses[:, place] for name in (PATCH, RANDOM))
-    return compared(patch, chance, results[PATCH].without[:, place]).low > 0
+    index = block_of(made, results)
+    patch, chance = (results[name].masses[:, index] for name in (PATCH, RANDOM))
+    return compared(patch, chance, results[PATCH].without[:, index]).low > 0
 
 
 def told(made: Learned, results: dict[str, GainResult], model: str, images: str) -> tuple[dict[str, BlockGain], str]:
     """What goes into a card: gain in the block that it was taught in, and how it was measured."""
-    place = block_of(made, results)
-    gains = {name: result.blocks[place] for name, result in results.items()}
+    index = block_of(made, results)
+    gains = {name: result.blocks[index] for name, result in results.items()}
     block, last = gains[PATCH].block, results[PATCH].blocks[-1].block
     how = (
         f"{model}, block {block}{'' if block < last else ', the last'}; {images}, one place each: a square of "
@@ -142,8 +142,8 @@ def gains_table(found: dict[str, Any]) -> Any:
     table = Table(title=title, title_justify="left", caption=how, caption_justify="left")
     for name, side in (("marker", "left"), ("gain", "right"), ("95 %", "right"), ("mass without → with", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
-    for place, row in enumerate(found["rows"]):
+    for index, row in enumerate(found["rows"]):
         gain = Metric("", "gain", row["gain"], interval=(row["low"], row["high"]))
         mass = f"{shown('mass', row['mass_without'])} → {shown('mass', row['mass'])}"
-        table.add_row(escape(row["marker"]), gain.text(), gain.interval_text(), mass, style="" if place else "bold")
+        table.add_row(escape(row["marker"]), gain.text(), gain.interval_text(), mass, style="" if index else "bold")
     return table

@@ -194,7 +194,7 @@ def looks_of(
     tower = model.tower
     if blocks is None and tower.readout != "probe":
         count = min(tower.num_blocks, BLOCKS)
-        blocks = sorted({round((place + 1) * tower.num_blocks / count) - 1 for place in range(count)})
+        blocks = sorted({round((index + 1) * tower.num_blocks / count) - 1 for index in range(count)})
     # Images come into the model as they did in training.
     settings = [_mapping(part.record.get("settings")) for part in learned_parts(made)]
     fit = checked_fit(next((str(one["fit"]) for one in settings if one.get("fit")), "model"))
@@ -205,12 +205,12 @@ def looks_of(
     looks = [
         BlockLooks(
             number,
-            _look(before.values[place].mean(0).cpu().numpy(), before.geometry),
-            _look(after.values[place].mean(0).cpu().numpy(), after.geometry),
+            _look(before.values[index].mean(0).cpu().numpy(), before.geometry),
+            _look(after.values[index].mean(0).cpu().numpy(), after.geometry),
             _look(tokens[number].patches.mean(0), after.geometry) if number in tokens else None,
             tokens[number].readout if number in tokens else None,
         )
-        for place, number in enumerate(before.blocks)
+        for index, number in enumerate(before.blocks)
     ]
     return looks, prompt.image
 

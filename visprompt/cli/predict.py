@@ -73,13 +73,13 @@ def predict(
     if not rows:
         raise InvalidInputError("none of the images can be used.")
     if as_json:
-        order = {str(path): place for place, path in enumerate(paths)}
+        order = {str(path): index for index, path in enumerate(paths)}
         rows.sort(key=lambda row: order[row["id"]])
         typer.echo(json.dumps([_shown(row) for row in rows], indent=2, ensure_ascii=False))
     if out is not None:
         again = sum(1 for row in rows if row.get("again"))
-        said = f", {again} of them from before" if again else ""
-        typer.echo(f"wrote {len(rows)} predictions{said} to {out}", err=True)
+        reused = f", {again} of them from before" if again else ""
+        typer.echo(f"wrote {len(rows)} predictions{reused} to {out}", err=True)
 
 
 def images_of(paths: Sequence[Path]) -> list[Path]:

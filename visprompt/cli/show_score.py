@@ -56,7 +56,7 @@ def show(
     ] = None,
     max_new_tokens: TokensArg = 20,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("visprompt.png"),
-    place: InputFlags,
+    loading: InputFlags,
 ) -> None:
     """Save where a model looks: for a question, or at a region without and with a strategy."""
     from visprompt.cli import show_heatmap as cli_heat
@@ -73,8 +73,8 @@ def show(
     request = request_of(image, regions.of(image), text, together=True)
     name = prompter or ("falip" if text is None else "none")
     made = prompter_of(name, options.preset, options.option, saved=True)
-    chosen = checked_fit(place.fit)
-    loaded = model_of(model, place.device, place.dtype)
+    chosen = checked_fit(loading.fit)
+    loaded = model_of(model, loading.device, loading.dtype)
     if loaded.generates:
         figure = cli_heat.answers(loaded, request, made, name, chosen, block, max_new_tokens)
     elif text is not None and (made is None or hasattr(made, "heatmaps")):

@@ -31,5 +31,5 @@ __all__ = [
 #: the tasks by the name that suites use
 TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming, "keypoints": Keypoints, "vqa": Vqa}
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"Pointing": "Condition"}, globals())

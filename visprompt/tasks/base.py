@@ -169,9 +169,9 @@ def evaluate(
         data: identity of the data (hash, split, …), part of the run's hash.
         identity: what `model.describe()` says, for those who have it already (it hashes all weights).
         log: where rows are kept; rows of the same run are not made again. None: nothing is written.
-        limit: only the first so many images.
+        limit: number of images to use, from the first; None: all.
         chunk: images that go to the runner in one call, and are lost at most when the process is killed.
-        progress: called with the number of images done since the last call.
+        progress: called with the number of images finished since its last call.
         make_runner: see `Scorer`.
 
     Raises:

@@ -324,5 +324,5 @@ def _array(value: Any) -> Scores:
     return np.asarray(value, dtype=np.float64)
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"Pointing": "Condition", "Pointer": "Scorer", "Pictured": "Sample"}, globals())

@@ -109,12 +109,12 @@ def scene_images(
     for number, scene in enumerate(made):
         if not scene.referring:
             continue
-        said = scene.referring[0]
+        expression = scene.referring[0]
         key = f"{kind}-{split}-{seed}-{number:05d}"
-        boxes = np.array([scene.objects[index].box_xyxy for index in said.candidates], dtype=np.float64)
-        names = tuple(scene.objects[index].name for index in said.candidates)
-        gold = np.array([said.box_xyxy], dtype=np.float64)
-        found.append(ReferringImage(key, scene.pil, boxes, (Expression(key, said.text, gold),), names))
+        boxes = np.array([scene.objects[index].box_xyxy for index in expression.candidates], dtype=np.float64)
+        names = tuple(scene.objects[index].name for index in expression.candidates)
+        gold = np.array([expression.box_xyxy], dtype=np.float64)
+        found.append(ReferringImage(key, scene.pil, boxes, (Expression(key, expression.text, gold),), names))
     return tuple(found)
 
 
@@ -265,5 +265,5 @@ def _folder(spec: Mapping[str, Any], images: str | Path | None) -> Path:
     return folder
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"scene_pictures": "scene_images"}, globals())

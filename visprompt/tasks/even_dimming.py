@@ -74,5 +74,5 @@ def _factor(before: Image.Image, after: Image.Image) -> float:
     return means[1] / means[0] if means[0] > 0 else 1.0
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"Everywhere": "UniformDimming"}, globals())

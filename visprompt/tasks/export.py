@@ -50,8 +50,8 @@ def export(
         model: what the strategy may need to look through; unused by markers.
         out: the folder.
         benchmark: the benchmark's name, whose own question file is written too.
-        limit: only the first so many questions.
-        progress: called with the number of questions done since the last call.
+        limit: number of questions to use, from the first; None: all.
+        progress: called with the number of questions finished since its last call.
 
     Returns:
         the rows of the manifest, and of the questions that could not be prompted, with `error`.

@@ -224,11 +224,11 @@ class _InTurn(Prompter):
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
         found: dict[int, VisualPrompt] = {}
         for turn, one in enumerate(self.prompters):
-            own = [place for place in range(len(prompts)) if (self.next + place) % len(self.prompters) == turn]
+            own = [index for index in range(len(prompts)) if (self.next + index) % len(self.prompters) == turn]
             if own:
-                found.update(zip(own, one.edit_all([prompts[place] for place in own], model), strict=True))
+                found.update(zip(own, one.edit_all([prompts[index] for index in own], model), strict=True))
         self.next += len(prompts)
-        return [found[place] for place in range(len(prompts))]
+        return [found[index] for index in range(len(prompts))]
 
 
 @renamed_parameters(pictures="images")

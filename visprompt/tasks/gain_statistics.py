@@ -70,13 +70,13 @@ def summary(masses: Masses, without: Masses, blocks: Sequence[int]) -> tuple[Blo
     return tuple(
         BlockGain(
             block,
-            float(gains[place]),
-            float(low[place]),
-            float(high[place]),
-            float(masses[:, place].mean()),
-            float(without[:, place].mean()),
+            float(gains[index]),
+            float(low[index]),
+            float(high[index]),
+            float(masses[:, index].mean()),
+            float(without[:, index].mean()),
         )
-        for place, block in enumerate(blocks)
+        for index, block in enumerate(blocks)
     )
 
 

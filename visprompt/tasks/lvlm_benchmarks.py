@@ -139,8 +139,8 @@ def answer_all(
         log: where answers are kept.
         data: identity of the data, part of what an answer depends on.
         max_new_tokens: longest answer, in tokens.
-        limit: only the first so many questions.
-        progress: called with the number of questions done since the last call.
+        limit: number of questions to use, from the first; None: all.
+        progress: called with the number of questions finished since its last call.
         make_runner: see `visprompt.tasks.condition.Pointer`.
 
     Raises:

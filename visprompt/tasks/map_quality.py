@@ -38,7 +38,7 @@ def map_quality(
         model: an LVLM.
         questions: those about one object are used, the others left out.
         auxiliaries: names of text-image encoders, for `load_model`.
-        progress: called with the number of questions done since the last call, for every map source.
+        progress: called with the number of questions finished since its last call, for every map source.
 
     Returns:
         rows with `source`, `block`, `share`, `ci95` (normal, over questions), `uniform`, `n`.

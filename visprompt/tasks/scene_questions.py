@@ -47,12 +47,12 @@ def scene_vqa(
 
 
 def content_hash(questions: Sequence[Question]) -> str:
-    """A hash over images, questions and places, which changes with whatever makes them."""
+    """A hash over images, questions and boxes, which changes with whatever makes them."""
     total = hashlib.sha256()
     for one in questions:
         total.update(np.asarray(one.images[0]).tobytes())
-        places: list[Any] = [region.xyxy for region in (*one.targets, *one.wrong, *one.objects)]
-        total.update(repr((one.text, one.answer, places)).encode())
+        boxes: list[Any] = [region.xyxy for region in (*one.targets, *one.wrong, *one.objects)]
+        total.update(repr((one.text, one.answer, boxes)).encode())
     return total.hexdigest()[:16]
 
 

@@ -120,8 +120,8 @@ class Asking:
             chosen = [number for number, is_pointed in enumerate(pointed) if is_pointed == wanted]
             if chosen:
                 requests = [self.request(samples[i], regions[i] if wanted else []) for i in chosen]
-                told = runner.generate(requests, max_new_tokens=self.task.max_new_tokens)  # type: ignore[attr-defined]
-                for number, answer in zip(chosen, told, strict=True):
+                generated = runner.generate(requests, max_new_tokens=self.task.max_new_tokens)  # type: ignore[attr-defined]
+                for number, answer in zip(chosen, generated, strict=True):
                     answers[number] = str(answer)
         return [
             self.task.row(question, answer, found if is_pointed else [], is_pointed)

@@ -27,5 +27,5 @@ __all__ = [
     "xyxy_from_xywh",
 ]
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage"}, globals())
