@@ -1,4 +1,4 @@
-"""`visprompt answer` and `visprompt export`: a benchmark's questions, answered here or prompted for other tools."""
+"""`visprompt answer` and `visprompt export`: answer a benchmark's questions, or write its prompted images."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _File = Annotated[Path, typer.Argument(help="The benchmark's question file (MMMU: or folder).", show_default=False)]
 _Name = Annotated[str, typer.Option("--benchmark", "-b", help="mm-vet, llava-wild, mmmu or vlmevalkit (a TSV).")]
 _Images = Annotated[
-    Path | None, typer.Option("--images", help="Folder of the images; default: images beside the file, as it ships.")
+    Path | None, typer.Option("--images", help="Folder of the images; default: the folder images next to the file.")
 ]
 _Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N questions.")]
-_Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Reuse what is there, or start over.")]
+_Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Reuse results that exist, or start over.")]
 
 
 def answer(
@@ -42,9 +42,9 @@ def answer(
     out: Annotated[Path, typer.Option("--out", help="The file for the benchmark's evaluator.")],
     images: _Images = None,
     *,
-    model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; remote:NAME for a server.")] = (
-        "bundled:scenes-llava"
-    ),
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model, as in vp.load_model; remote:NAME for a server.")
+    ] = ("bundled:scenes-llava"),
     base_url: BaseUrlArg = None,
     prompter: SavedPrompterArg = "none",
     options: StrategyFlags,
@@ -53,7 +53,7 @@ def answer(
     resume: _Resume = True,
     loading: InputFlags,
 ) -> None:
-    """Answer a benchmark's questions into the file that its evaluator takes; a run that was stopped continues."""
+    """Answer a benchmark's questions and write the file for its evaluator; a run that was stopped continues."""
     from visprompt.utils.files import require_file
     from visprompt.utils.hashing import file_digest
     from visprompt.utils.jsonl import RowLog
@@ -64,7 +64,9 @@ def answer(
         raise InvalidInputError(f"--out {out} is the question file itself, and would be overwritten: name another.")
     if out.suffix != known.suffix:
         raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
-    prompter_of(prompter, options.preset, options.option, saved=True)  # a wrong option should not wait for the model
+    prompter_of(
+        prompter, options.preset, options.option, saved=True
+    )  # reports a wrong option before the model is loaded
     chosen_fit = checked_fit(loading.fit)
     loaded = model_of(model, loading.device, loading.dtype, base_url)
     if not loaded.generates:
@@ -122,7 +124,7 @@ def export(
 
     from visprompt.tasks import export as exporting
 
-    # Markers need no model, but composition does not know which parts do.
+    # Drawn markers need no model, but a composition does not tell which parts need one.
     loaded = None if made is None else model_of(model, loading.device, loading.dtype)
     if not resume:
         (out / exporting.MANIFEST).unlink(missing_ok=True)
@@ -143,7 +145,7 @@ def _asked(name: str, path: Path, images: Path | None) -> tuple[Benchmark, list[
 
 
 def _require_apart(out: Path, questions: Path, asked: list[Question]) -> None:
-    """Makes sure that an export replaces neither the questions nor the images that it is made from.
+    """Checks that an export overwrites neither the questions nor the images that it is made from.
 
     Raises:
         InvalidInputError: if it would.

@@ -1,4 +1,4 @@
-"""`visprompt fit`: learn a prompt for a frozen model from images, with labels or without."""
+"""`visprompt fit`: learns a prompt for a frozen model from images, with or without labels."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
 
-#: of the training images, split off for validation
+#: fraction of the training images that is split off for validation
 SHARE = 0.2
-_DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and going on"
+_DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and resuming"
 
 
 @dataclass(frozen=True)
 class DataFlags:
-    """What is learned from."""
+    """Flags of `fit` for the training data."""
 
     data: Annotated[
         str | None,
@@ -54,7 +54,9 @@ class DataFlags:
     ] = None
     validation: Annotated[
         float,
-        typer.Option("--validation", help="Share split off where data have no validation part.", rich_help_panel=_DATA),
+        typer.Option(
+            "--validation", help="Fraction split off if the data have no validation part.", rich_help_panel=_DATA
+        ),
     ] = SHARE
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most N images of every part.", rich_help_panel=_DATA)
@@ -73,11 +75,15 @@ class DataFlags:
     ] = False
 
     def require(self, made: Learned, out: Path) -> None:
-        """Makes sure, before a model is loaded, that the flags go together and with the strategy.
+        """Checks, before a model is loaded, that the flags fit together and fit the strategy.
+
+        Args:
+            made: the strategy.
+            out: folder of the run.
 
         Raises:
             InvalidInputError: if they do not.
-            UnknownNameError: for a way of `--on-bad` that does not exist.
+            UnknownNameError: for a value of `--on-bad` that does not exist.
         """
         if self.data is not None and Path(self.data).expanduser().resolve() == out.expanduser().resolve():
             raise InvalidInputError(f"--out {out} is the folder of the data: give the run a folder of its own.")
@@ -91,10 +97,14 @@ class DataFlags:
             )
 
     def read(self, seed: int, labels: bool) -> Splits | None:
-        """The data of `--data`, with labels or without; None without `--data`.
+        """Reads the data of `--data`; returns None without `--data`.
+
+        Args:
+            seed: seed of splits and limits.
+            labels: False: only images are read.
 
         Raises:
-            InvalidInputError: if they cannot be read, or an option of the reader is a flag.
+            InvalidInputError: if the data cannot be read, or `--data-option` sets something that has its own flag.
         """
         from visprompt.data.labelled.splits import load_splits
 
@@ -119,7 +129,7 @@ class DataFlags:
 
 @dataclass(frozen=True)
 class ChoosingFlags:
-    """What is tried, and whether a run goes on."""
+    """Flags of `fit` for the sweep, and for resuming a run."""
 
     sweep: Annotated[
         list[str] | None,
@@ -137,14 +147,15 @@ class ChoosingFlags:
         ),
     ] = False
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start anew; by default a run goes on.", rich_help_panel=_CHOOSING)
+        bool,
+        typer.Option("--restart", help="Start again; by default a stopped run continues.", rich_help_panel=_CHOOSING),
     ] = False
 
 
 def fit(
     strategy: Annotated[str, typer.Argument(help="A strategy that learns: gated, vpt, patch, …", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, figures and the prompt.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; its weights stay as they are.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model, as in vp.load_model; its weights do not change.")],
     source: DataFlags,
     options: StrategyFlags,
     given: Annotated[dict[str, Any], SettingsOf(FitSettings, {TRAINING: _TRAINING, CHOOSING: _CHOOSING})],
@@ -161,14 +172,12 @@ def fit(
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option(
-            "--compare/--no-compare", help="Measure a patch beside a red circle and random colours at the end."
-        ),
+        typer.Option("--compare/--no-compare", help="At the end, measure a patch, a red circle and random colours."),
     ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Learn a prompt (and a head) for a frozen model; the same command goes on with a run that was stopped."""
+    """Learn a prompt (and a head) for a frozen model; the same command continues a run that was stopped."""
     from visprompt.utils.files import require_folder
 
     made = _learned(strategy, options)
@@ -199,11 +208,11 @@ def fit(
 
 
 def _loaded(made: Learned, model: str, source: DataFlags, loading: DeviceFlags, seed: int) -> tuple[Model, Splits]:
-    """The model and the data. The data come first: what is wrong with them should not wait for a model."""
+    """Loads the data, then the model, so that errors in the data are reported first."""
     splits = source.read(seed, labels=not _learns_without_labels(made))
     loaded = model_of(model, own_device(loading.device), loading.dtype)
     if splits is None:
-        # A strategy that learns without labels needs no data: scenes are drawn to the model's measure.
+        # A strategy that learns without labels needs no data: scenes of the model's input size are generated.
         splits = made.splits(loaded, None, seed=seed).limited(source.limit, seed)  # type: ignore[attr-defined]
     if source.check:
         with waiting("opening every image"):
@@ -216,7 +225,7 @@ def _learns_without_labels(made: Learned) -> bool:
 
 
 def _learned(name: str, options: StrategyFlags) -> Learned:
-    """The strategy, if there is something to learn about it."""
+    """Returns the strategy, which must have learnable parts."""
     from visprompt.learned.strategy import Learned
     from visprompt.registry import list_strategies
 
@@ -229,11 +238,11 @@ def _learned(name: str, options: StrategyFlags) -> Learned:
 
 
 def _checked(made: Learned, given: dict[str, Any], grid: dict[str, list[Any]]) -> int:
-    """Makes sure, before data and model are loaded, that settings and sweep can be used; gives the seed.
+    """Checks, before data and model are loaded, that settings and sweep can be used; returns the seed.
 
     Raises:
         UnknownNameError: for a setting or option that does not exist.
-        InvalidInputError: for a value it cannot have.
+        InvalidInputError: for a value that it cannot have.
     """
     from visprompt.registry import checked_options
     from visprompt.registry import settings as of_strategy

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from visprompt.data.referring.image import tell
+from visprompt.data.referring.image import report_problem
 from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError, unknown_name
 
@@ -89,7 +89,7 @@ def read_cub(
     if not found:
         raise InvalidInputError(f"{root / 'parts' / 'part_locs.txt'}: no part is visible in any image of {split!r}.")
     if len(found) < len(chosen):
-        tell(problems, f"{root}: {len(chosen) - len(found)} of {len(chosen)} birds have no visible part.")
+        report_problem(problems, f"{root}: {len(chosen) - len(found)} of {len(chosen)} birds have no visible part.")
     return found
 
 

@@ -116,7 +116,7 @@ def usable_xyxy(boxes: Iterable[Sequence[float]], where: str) -> tuple[Boxes, ND
     return _corners(array[kept]), kept
 
 
-def tell(problems: list[str] | None, message: str) -> None:
+def report_problem(problems: list[str] | None, message: str) -> None:
     """Reports what a reader left out: appends the message to `problems`, or warns if `problems` is None."""
     if problems is None:
         warnings.warn(message, UserWarning, stacklevel=3)
@@ -135,7 +135,9 @@ def report_dropped(problems: list[str] | None, path: str | Path, dropped: int, f
     """
     if dropped:
         boxes = "1 candidate box has" if dropped == 1 else f"{dropped} candidate boxes have"
-        tell(problems, f"{path}: {boxes} no area, or a number that is not finite, and left out; the first: {first}.")
+        report_problem(
+            problems, f"{path}: {boxes} no area, or a number that is not finite, and left out; the first: {first}."
+        )
 
 
 def report_undetected(
@@ -161,7 +163,7 @@ def report_undetected(
         )
     without = [image for image in wanted if not len(detections.get(image, ()))]
     if without:
-        tell(
+        report_problem(
             problems,
             f"{path}: {len(without)} of {len(wanted)} images have no detections, so every answer on them counts as "
             f"wrong; the first: {without[0]}.",
@@ -240,4 +242,4 @@ def _short(value: Any) -> str:
 
 
 #: names of visprompt 0.4.0, which work with a DeprecationWarning
-__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage"}, globals())
+__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage", "tell": "report_problem"}, globals())
