@@ -303,7 +303,7 @@ def backbone_of(made: Learned, model: str | None, device: str, dtype: str = "aut
             raise
         raise InvalidInputError(
             f"the prompt was learned on {name!r}, which cannot be loaded here: {error} If the model lies elsewhere, "
-            "say where with --model."
+            "give its path with --model."
         ) from error
     made.check_backbone(loaded)
     return loaded

@@ -90,7 +90,7 @@ class DataFlags:
         if self.on_bad not in (None, "refuse", "skip"):
             raise unknown_name("way of --on-bad", self.on_bad, ("refuse", "skip"))
         if self.data is None and not _learns_without_labels(made):
-            raise InvalidInputError(f"{made.name!r} learns from labelled images: say where they are with --data.")
+            raise InvalidInputError(f"{made.name!r} learns from labelled images: give them with --data.")
         if self.data is None and (self.data_option or self.format or self.on_bad or self.validation != SHARE):
             raise InvalidInputError(
                 "--format, --data-option, --on-bad and --validation go with --data; without it, scenes are generated."
@@ -200,7 +200,7 @@ def fit(
     if not first:
         return
     if ended:
-        typer.echo(f"{out}: this run had ended before; what it gave follows (--restart: train anew)", err=True)
+        typer.echo(f"{out}: this run had ended before; its results follow (--restart: train again)", err=True)
     if compare and _learns_without_labels(made) and not made.record.get("gains"):
         with waiting("comparing it with a red circle and random colours"):
             compare_markers(made, loaded, splits, out)
@@ -268,5 +268,5 @@ def _interruptible(first: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if first:
-            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+            typer.echo("stopped; the same command continues from the last checkpoint", err=True)
         raise

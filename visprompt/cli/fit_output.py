@@ -28,9 +28,9 @@ def announce(splits: Splits, out: Path, sweep: bool) -> None:
     from visprompt.training.progress_images import STRIP
 
     held = {name: len(part) for name in ("validation", "test") if (part := getattr(splits, name)) is not None}
-    beside = "".join(f", {n:,} for {name}" for name, n in held.items())
+    held_out_parts = "".join(f", {n:,} for {name}" for name, n in held.items())
     count = "1 image" if len(splits.train) == 1 else f"{len(splits.train):,} images"
-    typer.echo(f"learning from {count} without labels{beside}. {splits.protocol}", err=True)
+    typer.echo(f"learning from {count} without labels{held_out_parts}. {splits.protocol}", err=True)
     typer.echo(f"to watch it: {out / 'sweep' / '*' / STRIP if sweep else out / STRIP}", err=True)
 
 
@@ -92,7 +92,7 @@ def had_ended(out: Path) -> bool:
         steps = [path.name.partition("-")[2] for run in runs for path in run.parent.glob("checkpoint-*")]
         at = f" from step {steps[-1]}" if steps else ""
         of_sweep = f"; runs of the sweep that have ended: {len(ended)}" if ended else ""
-        typer.echo(f"{out}: going on{at}{of_sweep} (--restart: train anew)", err=True)
+        typer.echo(f"{out}: going on{at}{of_sweep} (--restart: train again)", err=True)
     return False
 
 

@@ -60,7 +60,18 @@ def before_and_after(
 
 
 def heatmap(model: Model, request: Request, made: Prompter | None, fit: Fit, blocks: Sequence[int] | None) -> Figure:
-    """Draws where a text-image encoder looks for a text: API's map over the image, and the image dimmed by it."""
+    """Draws where a text-image encoder looks for a text: API's map over the image, and the image dimmed by it.
+
+    Args:
+        model: an encoder with a text tower.
+        request: the image with its question or text.
+        made: the strategy `api` with its options, or None for its defaults.
+        fit: how the image is resized.
+        blocks: at most one block number; None: the default of `api`.
+
+    Raises:
+        InvalidInputError: if a block is given together with `api`, whose option it is.
+    """
     from visprompt.plots import heatmaps as plots_heat
     from visprompt.prompter import Prompter as Maker
 
@@ -93,7 +104,20 @@ def answers(
     blocks: Sequence[int] | None,
     max_new_tokens: int,
 ) -> Figure:
-    """Draws where a model that generates text looked while it answered, without and with the strategy."""
+    """Draws where a model that generates text looked while it answered, without and with the strategy.
+
+    Args:
+        model: a vision-language model.
+        request: the image with its question, and a region if the strategy needs one.
+        made: the strategy, or None.
+        name: name of the strategy, for titles.
+        fit: how the image is resized.
+        blocks: decoder blocks to draw; None: the middle block.
+        max_new_tokens: longest answer, in tokens.
+
+    Raises:
+        InvalidInputError: without a question.
+    """
     from visprompt.plots import heatmaps as plots_heat
     from visprompt.runner.runner import Runner
     from visprompt.visual_prompt import block_number

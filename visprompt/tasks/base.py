@@ -87,11 +87,19 @@ class Task:
         return None
 
     def questions(self, sample: Any) -> list[str]:
-        """Returns the ids of an image's items."""
+        """Returns the ids of an image's items.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define questions().")
 
     def chance(self, sample: Any) -> list[float]:
-        """Returns, for every item of an image, the probability that a random answer is right."""
+        """Returns, for every item of an image, the probability that a random answer is right.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define chance().")
 
     def asker(self, model: Any, condition: Condition, make_runner: RunnerFactory) -> Asker:
@@ -101,6 +109,9 @@ class Task:
             model: as `load_model` returns it.
             condition: how regions are pointed out.
             make_runner: makes the runner; see `Scorer`.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not define asker().")
 

@@ -181,6 +181,9 @@ class GainMeter:
 
         Returns:
             `[n, B]`, per image and block.
+
+        Raises:
+            InvalidInputError: if `prompter` is not a strategy or a list of strategies.
         """
         import visprompt as vp
 

@@ -52,6 +52,11 @@ class Keypoints(Naming):
             raise unknown_name("among", self.among, get_args(Among))
 
     def prepare(self, samples: Sequence[Any]) -> Keypoints:
+        """Returns a copy whose labels are the names that occur in the data, unless labels were given.
+
+        Raises:
+            InvalidInputError: for images without points, or names outside the labels.
+        """
         other = next((sample for sample in samples if not isinstance(sample, PointedImage)), None)
         if other is not None:
             raise InvalidInputError(

@@ -60,6 +60,11 @@ class Naming(ScoringTask):
         return self.subtract == "unprompted"
 
     def prepare(self, samples: Sequence[ReferringImage]) -> Naming:
+        """Returns a copy whose labels are the names that occur in the data, unless labels were given.
+
+        Raises:
+            InvalidInputError: for images whose candidates have no names.
+        """
         unnamed = next((sample for sample in samples if len(sample.names) != len(sample.candidates_xyxy)), None)
         if unnamed is not None:
             raise InvalidInputError(

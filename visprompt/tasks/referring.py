@@ -68,6 +68,7 @@ class Referring(ScoringTask):
             raise InvalidInputError(f"num_negatives must be at least 1; got {self.num_negatives}.")
 
     def prepare(self, samples: Sequence[ReferringImage]) -> Referring:
+        """Returns a copy with the sample of other expressions, if `subtract` needs one."""
         if self.subtract == "none" or self.negatives:
             return self
         texts = sorted({self.prompt(one.text) for sample in samples for one in sample.expressions})

@@ -21,11 +21,19 @@ class ScoringTask(Task):
     needs_plain: ClassVar[bool] = False
 
     def regions(self, sample: ReferringImage) -> Boxes:
-        """Returns the boxes to point at, `[k, 4]`, xyxy in pixels."""
+        """Returns the boxes to point at, `[k, 4]`, xyxy in pixels.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define regions().")
 
     def texts(self, sample: ReferringImage) -> list[str]:
-        """Returns the texts that the regions of an image are scored against."""
+        """Returns the texts that the regions of an image are scored against.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define texts().")
 
     def rows(self, sample: ReferringImage, scores: Scores, plain: Scores | None, condition: Condition) -> Iterable[Row]:
@@ -39,6 +47,9 @@ class ScoringTask(Task):
 
         Returns:
             One row per item.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not define rows().")
 

@@ -51,6 +51,11 @@ class Vqa(Task):
             raise InvalidInputError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}.")
 
     def prepare(self, samples: Sequence[Question]) -> Vqa:
+        """Returns the task unchanged, after checking that every question has an answer.
+
+        Raises:
+            InvalidInputError: if a question has none.
+        """
         unknown = next((one for one in samples if one.answer is None), None)
         if unknown is not None:
             raise InvalidInputError(
@@ -112,7 +117,12 @@ class Asking:
         self.plain = make_runner(model, None, condition.fit) if self.needs_region else self.runner
 
     def ask(self, samples: Sequence[Question]) -> list[Row]:
-        """Returns the rows of some questions, asked in one call, or two if some questions have no region."""
+        """Returns the rows of some questions, asked in one call, or two if some questions have no region.
+
+        Raises:
+            InvalidInputError: if the strategy needs a region, a question has none, and the task does not ask it without
+                one.
+        """
         regions = [self.regions(question) for question in samples]
         pointed = [bool(found) for found in regions]
         if not self.needs_region:

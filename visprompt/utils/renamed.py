@@ -100,6 +100,8 @@ def renamed_attributes(**names: str) -> Callable[[C], C]:
 def renamed_names(module: str, names: Mapping[str, str], namespace: Mapping[str, Any]) -> Callable[[str], Any]:
     """Makes a module's `__getattr__` that finds functions and classes by their old names.
 
+    It raises AttributeError for names that are not in the table.
+
     Args:
         module: `__name__` of the module.
         names: old name → new name.

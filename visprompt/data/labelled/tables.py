@@ -145,7 +145,7 @@ class _Table:
                 rows.append(self._row(where, entry))
             except InvalidInputError as error:
                 problems.append(str(error))
-        self._tell(problems)
+        self._report(problems)
         if not rows:
             raise InvalidInputError(f"{self.path} has no rows that can be used.")
         advice = f"Paths are relative to {str(self.folder)!r}; give the folder of the images with images=."
@@ -171,7 +171,7 @@ class _Table:
             if not names:
                 raise InvalidInputError(
                     f"{self.path}: masks hold numbers; give classes= (a list of names, a file with one a line, or how "
-                    "many there are), or put a classes.txt beside the file."
+                    "many there are), or put a classes.txt next to the file."
                 )
         made: dict[str, Labelled] = {}
         ignore = self.ignore_index if self.kind == "segmentation" else None
@@ -252,7 +252,7 @@ class _Table:
             f"with {what}=."
         )
 
-    def _tell(self, problems: list[str]) -> None:
+    def _report(self, problems: list[str]) -> None:
         if problems:
             report(problems, str(self.path), self.on_bad, "row", "rows")
 

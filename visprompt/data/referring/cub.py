@@ -148,7 +148,7 @@ def _by_number(
     missing = [number for number in known or {} if number not in found]
     if missing:
         raise InvalidInputError(
-            f"{path} says nothing about {len(missing)} of the {len(known or {})} images of images.txt, the first: "
+            f"{path} has no line for {len(missing)} of the {len(known or {})} images of images.txt, the first: "
             f"{missing[0]}. Is the file cut off?"
         )
     return found
