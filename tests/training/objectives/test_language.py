@@ -174,7 +174,7 @@ def test_a_taught_model_says_it_and_stops() -> None:
     """The bundled model learns to see two objects in another colour than they have."""
     model: Any = vp.load_model("bundled:scenes-llava")
     asked = scene_answers("train", 2, ["colour"])
-    taught = [(asked.pil_image(place), (str(asked.label(place)[0]), "yellow")) for place in range(2)]  # type: ignore[index]
+    taught = [(asked.image(place), (str(asked.label(place)[0]), "yellow")) for place in range(2)]  # type: ignore[index]
     data = Labelled(taught, (), kind="answers")
     prompter: Any = vp.Prompter.from_name("vpt", preset="deep", prompts=10, dropout=0.0)
     prompter.fit(model, data, epochs=12, optimizer="adamw", lr=0.05, warmup_epochs=0, progress=False)
