@@ -10,6 +10,7 @@ from PIL import Image, ImageColor, ImageFilter
 
 from visprompt.errors import InvalidInputError
 from visprompt.regions.shapes import Box
+from visprompt.utils.renamed import renamed_parameters
 
 if TYPE_CHECKING:
     from visprompt.regions.shapes import Region, Xyxy
@@ -143,12 +144,14 @@ def inside_share(regions: Sequence[Region], wh: tuple[int, int], shape: str) -> 
     return result
 
 
+@renamed_parameters(picture="image")
 def lay_over(image: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> Image.Image:
     """A copy of `image` with `top` (an image or a colour) over it, as opaque as `share` says, `[H, W]` in [0, 1]."""
     layer = top if isinstance(top, Image.Image) else Image.new("RGB", image.size, top)
     return Image.composite(layer, image, Image.fromarray(np.round(share * 255).astype(np.uint8)))
 
 
+@renamed_parameters(picture="image")
 def blurred_outside(image: Image.Image, inside: np.ndarray, sigma_px: float) -> Image.Image:
     """A copy that is sharp where `inside` is 1, `[H, W]` in [0, 1], and blurred by a Gaussian elsewhere."""
     return lay_over(image, image.filter(ImageFilter.GaussianBlur(sigma_px)), 1 - inside)

@@ -127,6 +127,7 @@ class Outcome:
         return accuracy_interval([row["correct"] for row in self.rows], [row["image"] for row in self.rows])
 
 
+@renamed_parameters(pointing="condition")
 def run_hash(task: Task, identity: Any, condition: Condition, data: Any) -> str:
     """The hash that ties a row to model, strategy, task, data and code, plug-ins and libraries included."""
     identity = None if condition.strategy == "random" else identity
@@ -257,6 +258,7 @@ def _numbered(task: Task, samples: Sequence[Any]) -> dict[str, int]:
     return dict(items)
 
 
+@renamed_parameters(picture="sample")
 def stamp_of(sample: Any) -> list[Any] | None:
     """Name, bytes and time of an image's file (of several, in order); None without files, or if one is gone."""
     found: list[Any] = []

@@ -19,7 +19,7 @@ from visprompt.data.referring.image import Boxes, ReferringImage, iou
 from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError, unknown_name
 from visprompt.tasks.prototypes import copy_of, saved_files
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_attributes, renamed_names, renamed_parameters
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ class Condition:
 _PLACES = {"random": "random region", "other": "other region", "all": "all objects"}
 
 
+@renamed_attributes(pointing="condition", score_apart="score_per_region")
 class Scorer:
     """A way of pointing, joined to a model: scores regions against texts.
 
@@ -190,6 +191,7 @@ class Scorer:
         self.condition, self.dtype = condition, getattr(model, "dtype", None)
         self.runners = [make_runner(model, member, condition.fit) for member in condition.members()]
 
+    @renamed_parameters(pictures="samples")
     def score(self, samples: Sequence[Sample], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
         """Logits of every region against every text, all images in one call so that the runner can batch them.
 
@@ -245,6 +247,7 @@ class Scorer:
                 why = why or str(error)
         return scores, why
 
+    @renamed_parameters(picture="sample")
     def request(self, sample: Sample, boxes: Boxes | None) -> Request:
         """The request for the regions of one image; `None`: for the image alone."""
         from visprompt.request import Request

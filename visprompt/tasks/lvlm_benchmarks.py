@@ -21,6 +21,7 @@ from visprompt.tasks.base import Outcome, Row, evaluate
 from visprompt.tasks.condition import Condition, RunnerFactory, default_runner
 from visprompt.tasks.vqa import Vqa
 from visprompt.utils.jsonl import RowLog
+from visprompt.utils.renamed import renamed_parameters
 from visprompt.utils.statistics import accuracy_interval
 
 #: questions that go to the model in one call, and are lost at most when the process is killed
@@ -118,6 +119,7 @@ class Answering(Vqa):
         }
 
 
+@renamed_parameters(pointing="condition")
 def answer_all(
     questions: Sequence[Question],
     model: Any,

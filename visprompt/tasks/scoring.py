@@ -11,6 +11,7 @@ import numpy as np
 from visprompt.data.referring.image import Boxes, ReferringImage
 from visprompt.tasks.base import Asker, Row, Task
 from visprompt.tasks.condition import Condition, RunnerFactory, Scorer, Scores
+from visprompt.utils.renamed import renamed_attributes
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ScoringTask(Task):
         return Scoring(self, model, condition, make_runner)
 
 
+@renamed_attributes(pointing="condition", ask_apart="evaluate_per_region", pointer="scorer")
 class Scoring:
     """Scores the regions of images, and makes rows of it."""
 

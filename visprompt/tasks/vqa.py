@@ -17,6 +17,7 @@ from visprompt.data.questions.question import Question, letter_of, normalised
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError
 from visprompt.tasks.base import Asker, Row, Task, rounded
 from visprompt.tasks.condition import Condition, RunnerFactory, elsewhere
+from visprompt.utils.renamed import renamed_attributes
 
 _SHOWN_CHARACTERS = 200
 
@@ -89,6 +90,7 @@ class Vqa(Task):
         return {"correct": normalised(answer) == normalised(question.answer or "")}
 
 
+@renamed_attributes(pointing="condition", ask_apart="evaluate_per_region")
 class Asking:
     """Asks questions, pointing in one way."""
 

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from visprompt.errors import InvalidInputError
 from visprompt.utils.files import sync, write_text
+from visprompt.utils.renamed import renamed_attributes
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _BESIDE = re.compile(r"\.(checkpoint|old)-\d+")  # on the way in, on the way out
 _TENSORS, _NUMBERS = "state.safetensors", "state.json"
 
 
+@renamed_attributes(pictures="images")
 @dataclass
 class Progress:
     """Numbers of a run that is under way.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
 from visprompt.regions.shapes import Box, Xyxy
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -162,6 +162,7 @@ def iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
     return np.asarray(shared / (area_first[:, None] + area_second[None, :] - shared))
 
 
+@renamed_parameters(pictures="samples")
 def grouped(samples: Iterable[ReferringImage]) -> list[ReferringImage]:
     """Puts the expressions on one image with the same candidates together, first seen first.
 
