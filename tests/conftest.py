@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-#: a package of its own, which its test installs; its examples run only there
-collect_ignore = ["plugin_example"]
+#: packages of their own, which their tests install; their examples run only there
+collect_ignore = ["plugin_example", "plugin_0_4_0"]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -198,5 +198,7 @@ def renamed_value(value: Any, names: Mapping[str, str], where: str) -> Any:
     """
     if not isinstance(value, str) or value not in names:
         return value
-    warn_renamed(f"{where}: the value", value, names[value])
+    warn_renamed(
+        f"{where}: the value", value, names[value], stacklevel=4
+    )  # whoever called the function with the option
     return names[value]
