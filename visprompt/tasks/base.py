@@ -22,7 +22,7 @@ from visprompt.tasks.fingerprint import auxiliary_weights, library_versions, str
 from visprompt.utils.hashing import digest
 from visprompt.utils.jsonl import RowLog
 from visprompt.utils.provenance import source_digest
-from visprompt.utils.renamed import renamed_parameters
+from visprompt.utils.renamed import renamed_in_methods, renamed_parameters, warn_renamed
 from visprompt.utils.statistics import Interval, accuracy_interval
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Asker(Protocol):
         """As `ask`, for one image in which not all can be pointed at; and why, for items of which nothing can."""
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Task:
     """What is asked about images. Sub-classes are frozen dataclasses whose fields are the task's settings.
@@ -291,7 +292,7 @@ def _chunk(task: Task, asker: Asker, samples: list[Any]) -> tuple[list[Row], lis
             try:
                 rows += asker.ask([sample])
             except RegionNotVisibleError:
-                new, why = asker.evaluate_per_region(sample)
+                new, why = _per_region(asker)(sample)
                 rows += new
                 blame += why
         except _ITEM_ERRORS as error:
@@ -302,6 +303,14 @@ def _chunk(task: Task, asker: Asker, samples: list[Any]) -> tuple[list[Row], lis
             # That numbers overflow is a result of the row, not a mistake of who asked.
             blame += [] if isinstance(error, NotFiniteError) else [row["error"] for row in new]
     return rows, blame
+
+
+def _per_region(asker: Any) -> Callable[[Any], tuple[list[Row], list[str]]]:
+    """`evaluate_per_region` of an asker; one that was written for 0.4.0 calls it `ask_apart`."""
+    if hasattr(asker, "evaluate_per_region"):
+        return asker.evaluate_per_region  # type: ignore[no-any-return]
+    warn_renamed(f"{type(asker).__name__}: the method", "ask_apart", "evaluate_per_region")
+    return asker.ask_apart  # type: ignore[no-any-return]
 
 
 def _require_going_on(error: Exception) -> None:

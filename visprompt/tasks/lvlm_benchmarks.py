@@ -21,7 +21,7 @@ from visprompt.tasks.base import Outcome, Row, evaluate
 from visprompt.tasks.condition import Condition, RunnerFactory, default_runner
 from visprompt.tasks.vqa import Vqa
 from visprompt.utils.jsonl import RowLog
-from visprompt.utils.renamed import renamed_parameters
+from visprompt.utils.renamed import renamed_in_methods, renamed_parameters
 from visprompt.utils.statistics import accuracy_interval
 
 #: questions that go to the model in one call, and are lost at most when the process is killed
@@ -93,6 +93,7 @@ def benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+@renamed_in_methods(pictures="images")
 @dataclass(frozen=True)
 class Answering(Vqa):
     """Asks all questions and keeps whole answers; those whose right answer is not known have `correct: null`."""

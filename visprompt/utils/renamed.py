@@ -91,6 +91,26 @@ def renamed_attributes(**names: str) -> Callable[[C], C]:
     return wrap
 
 
+def renamed_in_methods(**names: str) -> Callable[[C], C]:
+    """`renamed_parameters` for all public methods of a class that have a parameter of a new name.
+
+    Args:
+        **names: old name → new name.
+    """
+
+    def wrap(kind: C) -> C:
+        for name, function in list(vars(kind).items()):
+            if name.startswith("_") or not inspect.isfunction(function):
+                continue
+            parameters = inspect.signature(function).parameters
+            taken = {old: new for old, new in names.items() if new in parameters and old not in parameters}
+            if taken:
+                setattr(kind, name, renamed_parameters(**taken)(function))
+        return kind
+
+    return wrap
+
+
 def renamed_hooks(**names: str) -> Callable[[C], C]:
     """For a class that others derive from: a sub-class that overrides a method by its old name overrides the new one.
 
