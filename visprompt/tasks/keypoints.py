@@ -55,7 +55,7 @@ class Keypoints(Naming):
 
     def settings(self) -> dict[str, Any]:
         # Answers are found again by this, also those of 0.4.0: it keeps the name of that release.
-        return {**super().settings(), "among": self.among}
+        return {**super().settings(), "among": "picture" if self.among == "image" else self.among}
 
     def prepare(self, samples: Sequence[Any]) -> Keypoints:
         other = next((sample for sample in samples if not isinstance(sample, PointedImage)), None)
