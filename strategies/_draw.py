@@ -13,6 +13,7 @@ from PIL import Image, ImageColor, ImageFilter
 
 from visprompt.errors import InvalidInputError
 from visprompt.regions.shapes import Box
+from visprompt.utils.renamed import renamed_parameters
 
 if TYPE_CHECKING:
     from visprompt.regions.shapes import Region, Xyxy
@@ -220,6 +221,7 @@ def inside_share(regions: Sequence[Region], wh: tuple[int, int], shape: str) -> 
     return result
 
 
+@renamed_parameters(picture="image")
 def lay_over(image: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> Image.Image:
     """Composites an image or a colour over an image.
 
@@ -235,6 +237,7 @@ def lay_over(image: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> I
     return Image.composite(layer, image, Image.fromarray(np.round(share * 255).astype(np.uint8)))
 
 
+@renamed_parameters(picture="image")
 def blurred_outside(image: Image.Image, inside: np.ndarray, sigma_px: float) -> Image.Image:
     """Blurs an image outside a mask by a Gaussian.
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from visprompt.geometry.geometry import Geometry
+from visprompt.utils.renamed import renamed_attributes, renamed_names, renamed_parameters
 
 if TYPE_CHECKING:
     from visprompt.regions.shapes import Region
@@ -37,6 +38,7 @@ class RawMap:
     geometry: Geometry
 
 
+@renamed_attributes(over_picture="over_image")
 @dataclass(frozen=True, eq=False)
 class Heatmap:
     """A heatmap of a query over the patches of an image.
@@ -200,6 +202,7 @@ def _shown(count: int, scale: float, offset: float, patch: float, cells: int) ->
     return (low, high), edges
 
 
+@renamed_parameters(picture="image")
 def overlay(image: Image.Image, mask: np.ndarray, grey: float, floor: float = 0.0) -> Image.Image:
     """Blends an image with grey: `image · m + grey · (1 − m)` with `m = floor + (1 − floor) · mask`.
 
@@ -239,3 +242,17 @@ def _shares(edges: np.ndarray, count: int) -> np.ndarray:
     pixels = np.arange(count)[None]
     overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
     return np.asarray(overlap / np.maximum(overlap.sum(axis=1, keepdims=True), 1e-12))
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "over_picture": "over_image",
+        "ALIGNMENTS": "strategies._views.ALIGNMENTS",
+        "View": "strategies._views.View",
+        "assembled": "strategies._views.assembled",
+        "views": "strategies._views.views",
+    },
+    globals(),
+)

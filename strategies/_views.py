@@ -12,6 +12,7 @@ from PIL import Image
 from visprompt.strategies._heatmap import RawMap
 
 from visprompt.geometry.geometry import Geometry, Tile
+from visprompt.utils.renamed import renamed_attributes, renamed_parameters
 
 if TYPE_CHECKING:
     from visprompt.visual_prompt import Fit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 ALIGNMENTS = ("auto", "pad", "slide", "squash", "crop", "paper")
 
 
+@renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class View:
     """A part of an image as a model's input.
@@ -36,6 +38,7 @@ class View:
     top: int = 0
 
 
+@renamed_parameters(picture="image")
 def views(image: Image.Image, align: str, model: Any) -> list[View]:
     """The parts of an image to compute a map from, by the option `align`.
 

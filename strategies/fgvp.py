@@ -12,6 +12,7 @@ from visprompt.strategies import _draw
 from visprompt.errors import InvalidInputError
 from visprompt.prompter import Options, Prompter
 from visprompt.regions.shapes import Mask
+from visprompt.utils.renamed import renamed_parameters
 from visprompt.visual_prompt import FITS, VisualPrompt
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Fgvp(Prompter):
         return region if found is None else found
 
 
+@renamed_parameters(picture="image")
 def cut_out(image: Image.Image, region: Region) -> Mask | None:
     """Segments the object in a box or disc by GrabCut, from the colours inside and around the region.
 

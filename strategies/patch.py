@@ -12,6 +12,7 @@ from visprompt.imaging.paste import BLENDINGS, PLACES, SHAPES, paste_all, paste_
 from visprompt.learned.image_prompt import ImagePrompter
 from visprompt.learned.token_sizes import input_tile, square_at, vision_geometry
 from visprompt.prompter import Options
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import VisualPrompt, check_blocks, is_number
 
 if TYPE_CHECKING:
@@ -225,3 +226,7 @@ class Patch(ImagePrompter):
         if options.size_share is not None:
             wide = f"{options.size_share:.0%} of the image's shorter side"
         return f"A {shape}{hole}, {side} × {side} pixels, pasted so that it is {wide} wide."
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"PNG": "training.progress_images.IMAGE"}, globals())

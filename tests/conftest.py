@@ -8,12 +8,17 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 from PIL import Image
 
-#: a package of its own, which its test installs; its examples run only there
-collect_ignore = ["plugin_example"]
+if TYPE_CHECKING:
+    import visprompt as vp
+
+#: packages of their own, which their tests install; their examples run only there
+collect_ignore = ["plugin_example", "plugin_0_4_0"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,3 +36,21 @@ def image() -> Image.Image:
     ramp = np.linspace(0, 200, 120)[None, :, None] + np.linspace(0, 40, 80)[:, None, None]
     pixels = ramp + generator.normal(0, 8, (80, 120, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def clip() -> vp.Model:
+    """A tiny CLIP, made anew for every module: 64 px, patches of 8, a grid of 8 × 8, centre crop."""
+    from helpers import wrapped_tiny
+
+    return wrapped_tiny("transformers-clip")
+
+
+@pytest.fixture(scope="module")
+def llava() -> Any:
+    """A tiny LLaVA, made anew for every module."""
+    import visprompt as vp
+    from visprompt.testing.tiny_lvlm import tiny_lvlm
+
+    made = tiny_lvlm("llava")
+    return vp.wrap(made.module, made.processor)

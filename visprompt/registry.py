@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import yaml
 
 from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
+from visprompt.utils.renamed import renamed_names
 
 GROUP = "visprompt.strategies"
 OWN_DISTRIBUTION = "visprompt-toolkit"
@@ -273,3 +274,9 @@ def with_options(prompter: Any, values: Mapping[str, Any]) -> Any:
 def _parts(prompter: Any) -> tuple[Any, ...]:
     inside: tuple[Any, ...] = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or ()
     return tuple(one for part in inside for one in _parts(part)) if inside else (prompter,)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(
+    __name__, {"Ensemble": "prompter.Ensemble", "make_prompter": "prompter.make_prompter"}, globals()
+)

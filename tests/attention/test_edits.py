@@ -9,15 +9,8 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.attention import compile_programs
-from visprompt.testing.tiny import tiny
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def clip() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import wrapped_tiny
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from visprompt.attention.forms import FORMS, Form, form_named
 from visprompt.attention.program import SiteProgram
 from visprompt.attention.program_builder import compile_programs
 from visprompt.attention.site_tensors import site_tensor, site_tensors
-from visprompt.testing.tiny import tiny
 from visprompt.visual_prompt import AttentionEdit, form_of_edit
 
 IMAGES = [
@@ -58,8 +58,7 @@ def capped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
+    return wrapped_tiny("transformers-clip")
 
 
 def cap(value: float, patch: int = 0, **where: Any) -> CappedEdit:

@@ -7,21 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import wrapped_tiny
 from PIL import Image
 
 import visprompt as vp
 from visprompt.attention import compile_programs
 from visprompt.attention.prefix_sharing import replace_hidden, sharing_of
-from visprompt.testing.tiny import tiny
 
 IMAGES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)) for seed in range(2)
 ]
-
-
-def wrapped(name: str) -> vp.Model:
-    small = tiny(name)
-    return vp.wrap(small.module, small.processor, small.tokenizer)
 
 
 def bias(seed: int, patches: int, **where: Any) -> vp.AttentionEdit:
@@ -31,7 +26,7 @@ def bias(seed: int, patches: int, **where: Any) -> vp.AttentionEdit:
 @pytest.mark.parametrize("name", ["transformers-clip", "open-clip-vit", "timm-vit-token", "timm-vit-mean"])
 @pytest.mark.parametrize("first_block", [0, 1, -1])
 def test_shared_is_as_alone(name: str, first_block: int) -> None:
-    model = wrapped(name)
+    model = wrapped_tiny(name)
     patches = model.geometry(IMAGES[0].size).num_patches
     prompts = [
         vp.VisualPrompt(image).adding(bias(seed, patches, first_block=first_block))
@@ -47,7 +42,7 @@ def test_shared_is_as_alone(name: str, first_block: int) -> None:
 
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_blocks_before_the_first_edit_see_each_image_once(share_prefix: bool) -> None:
-    model = wrapped("transformers-clip")
+    model = wrapped_tiny("transformers-clip")
     prompts = [vp.VisualPrompt(IMAGES[0]).adding(bias(seed, 64, first_block=2)) for seed in range(5)]
     model.encode(prompts)
     seen: list[int] = []
@@ -62,7 +57,7 @@ def test_blocks_before_the_first_edit_see_each_image_once(share_prefix: bool) ->
 
 
 def test_where_streams_part() -> None:
-    model = wrapped("transformers-clip")
+    model = wrapped_tiny("transformers-clip")
     index = torch.tensor([0, 0, 0, 1])
     edits = [(bias(seed, 64, first_block=2),) for seed in range(4)]
     sharing = sharing_of(model.tower, index, compile_programs(model.tower, edits, [64] * 4))

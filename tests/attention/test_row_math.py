@@ -7,22 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import noise
 from PIL import Image
 
 import visprompt as vp
 from visprompt.attention.row_math import target_mass_logits
 from visprompt.testing.tiny import tiny
-
-
-def image(seed: int = 0, wh: tuple[int, int] = (96, 96)) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8)
-    return Image.fromarray(noise)
-
-
-@pytest.fixture(scope="module")
-def clip() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
 
 
 def by_hand(module: torch.nn.Module, pixels: torch.Tensor, first: int, change) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -48,7 +38,7 @@ def pixels_of(model: vp.Model, image: Image.Image) -> torch.Tensor:
 
 
 def test_bias_is_added_to_the_readout_row(clip: vp.Model) -> None:
-    inputs = image()
+    inputs = noise((96, 96))
     bias = torch.randn(clip.geometry(inputs.size).num_patches, generator=torch.Generator().manual_seed(0))
     prompt = vp.VisualPrompt(inputs).adding(vp.AttentionEdit(bias=bias.numpy(), first_block=1))
     with torch.no_grad():
@@ -59,7 +49,7 @@ def test_bias_is_added_to_the_readout_row(clip: vp.Model) -> None:
 
 
 def test_bias_in_some_heads_only(clip: vp.Model) -> None:
-    inputs = image(1)
+    inputs = noise((96, 96), seed=1)
     bias = np.linspace(-2, 2, clip.geometry(inputs.size).num_patches)
     prompt = vp.VisualPrompt(inputs).adding(vp.AttentionEdit(bias=bias, first_block=2, heads=(1,)))
 
@@ -75,7 +65,7 @@ def test_bias_in_some_heads_only(clip: vp.Model) -> None:
 
 
 def test_temperature_divides_the_logits(clip: vp.Model) -> None:
-    inputs = image(2)
+    inputs = noise((96, 96), seed=2)
     prompt = vp.VisualPrompt(inputs).adding(vp.AttentionEdit(temperature=2.5))
     with torch.no_grad():
         ours = clip.encode([prompt]).embeddings
@@ -117,7 +107,7 @@ def test_contributions_sum_to_the_attention_output(name: str) -> None:
     site = model.tower.sites[1]
     seen = []
     handle = site.module.register_forward_hook(lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out))
-    prompt = vp.VisualPrompt(image())
+    prompt = vp.VisualPrompt(noise((96, 96)))
     model.verify_sites(prompt)
     seen.clear()
     from visprompt.attention import compile_programs, open_scope
@@ -132,7 +122,7 @@ def test_contributions_sum_to_the_attention_output(name: str) -> None:
 
 def test_output_gain_adds_the_change_once_more(clip: vp.Model) -> None:
     """`G' + g (G' − G)` in the last block only, by hand."""
-    inputs, other = image(3), image(4)
+    inputs, other = noise((96, 96), seed=3), noise((96, 96), seed=4)
     last = clip.num_blocks - 1
     prompt = vp.VisualPrompt(inputs, reference=other).adding(vp.AttentionEdit(gain=0.7, first_block=last))
     layer = clip.module.vision_model.encoder.layers[last]
@@ -153,7 +143,7 @@ def test_output_gain_adds_the_change_once_more(clip: vp.Model) -> None:
 
 
 def test_chosen_rows_are_read_one_by_one(clip: vp.Model) -> None:
-    inputs = image(5)
+    inputs = noise((96, 96), seed=5)
     block = 2
     layer = clip.module.vision_model.encoder.layers[block]
     states: list[torch.Tensor] = []
@@ -174,7 +164,7 @@ def test_chosen_rows_are_read_one_by_one(clip: vp.Model) -> None:
 
 @pytest.mark.parametrize("rows", ["patches", "all", (0, 5)])
 def test_the_readout_can_be_read_while_other_rows_are_edited(clip: vp.Model, rows: object) -> None:
-    request = vp.Request(image(6), region=vp.Box(20, 20, 60, 60))
+    request = vp.Request(noise((96, 96), seed=6), region=vp.Box(20, 20, 60, 60))
     prompter = vp.Prompter.from_name("falip", rows=rows, strength=3.0, first_block=1)
     runner = vp.Runner(clip, prompter)
     (read,) = runner.attention(request)

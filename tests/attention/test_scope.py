@@ -23,12 +23,6 @@ def hooks(module: nn.Module) -> int:
 
 
 @pytest.fixture(scope="module")
-def clip() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
-
-
-@pytest.fixture(scope="module")
 def hooked() -> vp.Model:
     """A model whose attention is reached through hooks."""
     small = tiny("timm-vit-token")

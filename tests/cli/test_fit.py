@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import invoke, run
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from visprompt.cli import app as cli
 from visprompt.cli.arguments import grid_of, is_first_process
@@ -20,16 +21,6 @@ from visprompt.errors import InvalidInputError, VispromptError
 RUNNER = CliRunner()
 MODEL = "bundled:scenes-clip"
 QUICK = ("--epochs", "2", "--batch-size", "4", "-o", "prompts=3", "--set", "warmup_epochs=0", "--quiet")
-
-
-def invoke(*words: object) -> Result:
-    return RUNNER.invoke(cli.app, [str(word) for word in words], catch_exceptions=False)
-
-
-def run(*words: object) -> Result:
-    found = invoke(*words)
-    assert found.exit_code == 0, found.output
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -24,16 +25,6 @@ from visprompt.persistence.model_card import Metric
 RUNNER = CliRunner()
 MODEL = "bundled:scenes-clip"
 QUICK = ("--max-steps", "4", "--set", "checkpoint_every=2", "--quiet")
-
-
-def invoke(*words: object) -> Result:
-    return RUNNER.invoke(cli.app, [str(word) for word in words], catch_exceptions=False)
-
-
-def run(*words: object) -> Result:
-    found = invoke(*words)
-    assert found.exit_code == 0, found.output
-    return found
 
 
 def fit(data: Path | str | None, out: Path, *more: object) -> Result:

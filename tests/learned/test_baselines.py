@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import wrapped_tiny
 from PIL import Image
 
 import visprompt as vp
@@ -12,16 +13,9 @@ from visprompt.data.labelled.dataset import Labelled
 from visprompt.data.labelled.splits import Splits
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.learned.baselines import fine_tuned, untrained
-from visprompt.testing.tiny import tiny
 from visprompt.training.settings import FitSettings
 
 FAST = FitSettings(epochs=2, batch_size=4, optimizer="adamw", lr=1e-2, warmup_epochs=0)
-
-
-def small(name: str) -> vp.Model:
-    """A tiny model, wrapped."""
-    made = tiny(name)
-    return vp.wrap(made.module, made.processor, made.tokenizer)
 
 
 def data(per_class: int = 4) -> Splits:
@@ -37,7 +31,7 @@ def data(per_class: int = 4) -> Splits:
 
 @pytest.mark.parametrize("name", ["transformers-vit-mae", "timm-vit", "open-clip-vit"])
 def test_full_fine_tuning_changes_a_copy_and_nothing_else(name: str) -> None:
-    model = small(name)
+    model = wrapped_tiny(name)
     before, mode = model.weights_hash(), model.module.training
     flags = [item.requires_grad for item in model.module.parameters()]
     splits = data()
@@ -58,16 +52,19 @@ def test_full_fine_tuning_changes_a_copy_and_nothing_else(name: str) -> None:
 
 def test_full_fine_tuning_learns() -> None:
     settings = FitSettings(epochs=6, batch_size=4, optimizer="adamw", lr=1e-2, warmup_epochs=0)
-    assert fine_tuned(small("transformers-vit-mae"), data(), settings, progress=False).fitted.test["accuracy"] == 1.0
+    assert (
+        fine_tuned(wrapped_tiny("transformers-vit-mae"), data(), settings, progress=False).fitted.test["accuracy"]
+        == 1.0
+    )
 
 
 def test_full_fine_tuning_refuses_what_it_cannot_do() -> None:
     with pytest.raises(InvalidInputError, match="linear"):
-        fine_tuned(small("transformers-vit-mae"), data(), FitSettings(head="zero-shot"))
+        fine_tuned(wrapped_tiny("transformers-vit-mae"), data(), FitSettings(head="zero-shot"))
 
 
 def test_untrained_prompts_stay_as_they_were_drawn() -> None:
-    model, splits = small("transformers-vit-mae"), data()
+    model, splits = wrapped_tiny("transformers-vit-mae"), data()
     prompter = untrained("gated", prompts=3)
     prompter.build(model, seed=0)
     drawn = prompter.state()

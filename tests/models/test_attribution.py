@@ -5,26 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import noise, wrapped_tiny
 
 import visprompt as vp
 from visprompt.models.attribution import Question, attribute, can_attribute, default_block, in_parts
-from visprompt.testing.tiny import tiny
-
-
-def image(seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-
-
-def wrapped(name: str) -> vp.Model:
-    small = tiny(name)
-    return vp.wrap(small.module, small.processor, small.tokenizer)
 
 
 @pytest.mark.parametrize("name", ["transformers-clip", "transformers-siglip"])
 def test_the_cosine_is_the_models_own(name: str) -> None:
-    model = wrapped(name)
-    questions = [Question(image(), "a red star"), Question(image(1), "a dog"), Question(image(1), "a red star")]
+    model = wrapped_tiny(name)
+    questions = [
+        Question(noise(), "a red star"),
+        Question(noise(seed=1), "a dog"),
+        Question(noise(seed=1), "a red star"),
+    ]
     found = attribute(model, questions)
     with torch.no_grad():
         images = model.encode([vp.VisualPrompt(question.image) for question in questions]).embeddings
@@ -35,8 +29,8 @@ def test_the_cosine_is_the_models_own(name: str) -> None:
 
 
 def test_questions_do_not_mix() -> None:
-    model = wrapped("transformers-clip")
-    first, second = image(), image(1)
+    model = wrapped_tiny("transformers-clip")
+    first, second = noise(), noise(seed=1)
     together = attribute(model, [Question(first, "a"), Question(second, "b"), Question(first, "b")])
     for item, question in zip(together, [(first, "a"), (second, "b"), (first, "b")], strict=True):
         (alone,) = attribute(model, [Question(*question)])
@@ -44,14 +38,14 @@ def test_questions_do_not_mix() -> None:
 
 
 def test_who_can_be_asked() -> None:
-    assert can_attribute(wrapped("transformers-clip"))
-    vision = wrapped("transformers-clip-vision")
+    assert can_attribute(wrapped_tiny("transformers-clip"))
+    vision = wrapped_tiny("transformers-clip-vision")
     assert not can_attribute(vision)
     with pytest.raises(vp.UnsupportedError, match="no text tower"):
-        attribute(vision, [Question(image(), "a")])
-    model = wrapped("transformers-clip")
+        attribute(vision, [Question(noise(), "a")])
+    model = wrapped_tiny("transformers-clip")
     assert default_block(model) == model.num_blocks - 2
-    pooled = wrapped("transformers-siglip")
+    pooled = wrapped_tiny("transformers-siglip")
     assert default_block(pooled) == pooled.num_blocks - 1
 
 

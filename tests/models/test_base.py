@@ -5,21 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import noise
 
 import visprompt as vp
 from visprompt.testing.tiny import tiny
-
-
-def image(wh: tuple[int, int] = (80, 60), seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def clip() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
-
 
 WARM = vp.AttentionEdit(temperature=2.0)
 
@@ -40,7 +29,7 @@ def test_what_it_is(clip: vp.Model) -> None:
 
 def test_rows_come_in_the_order_of_the_prompts(clip: vp.Model) -> None:
     """Prompts on one image that do not stand together are put together, and apart again."""
-    first, second = image(seed=1), image(seed=2)
+    first, second = noise((80, 60), seed=1), noise((80, 60), seed=2)
     prompts = [
         vp.VisualPrompt(first),
         vp.VisualPrompt(second).adding(WARM),
@@ -57,7 +46,7 @@ def test_rows_come_in_the_order_of_the_prompts(clip: vp.Model) -> None:
 def test_kinds_of_tokens_run_in_forwards_of_their_own(clip: vp.Model) -> None:
     width = clip.module.config.vision_config.hidden_size
     tokens = [vp.PromptTokens(torch.randn(1, count, width)) for count in (1, 2)]
-    prompts = [vp.VisualPrompt(image(), tokens=item) for item in (tokens[0], None, tokens[1], tokens[0])]
+    prompts = [vp.VisualPrompt(noise((80, 60)), tokens=item) for item in (tokens[0], None, tokens[1], tokens[0])]
     whole = clip.encode(prompts).embeddings
     torch.testing.assert_close(whole, torch.cat([clip.encode([prompt]).embeddings for prompt in prompts]))
     assert torch.equal(whole[0], whole[3])
@@ -70,11 +59,11 @@ def test_training_mode_is_put_back(clip: vp.Model) -> None:
     handle = block.register_forward_hook(lambda module, *_: seen.append(module.training))
     block.train()
     try:
-        clip.encode([vp.VisualPrompt(image())])
+        clip.encode([vp.VisualPrompt(noise((80, 60)))])
         assert seen == [False]
         assert block.training
         with pytest.raises(vp.InvalidInputError):
-            clip.encode([vp.VisualPrompt(image()).adding(vp.AttentionEdit(bias=np.ones(3)))])
+            clip.encode([vp.VisualPrompt(noise((80, 60))).adding(vp.AttentionEdit(bias=np.ones(3)))])
         assert block.training
     finally:
         handle.remove()
@@ -91,20 +80,20 @@ def test_it_says_what_it_cannot_do(clip: vp.Model) -> None:
     small = tiny("open-clip-resnet")
     plain = vp.wrap(small.module, small.processor, small.tokenizer)
     with pytest.raises(vp.UnsupportedError, match="acts on attention"):
-        plain.encode([vp.VisualPrompt(image())], read=[0])
+        plain.encode([vp.VisualPrompt(noise((80, 60)))], read=[0])
 
 
 def test_unwrapped_it_cannot_be_used() -> None:
     small = tiny("transformers-clip")
     model = vp.wrap(small.module, small.processor, small.tokenizer)
     assert model.unwrap() is small.module
-    for use in (lambda: model.encode([vp.VisualPrompt(image())]), lambda: model.embed_text(["a"])):
+    for use in (lambda: model.encode([vp.VisualPrompt(noise((80, 60)))]), lambda: model.embed_text(["a"])):
         with pytest.raises(vp.UnsupportedError, match="wrap the module again"):
             use()
 
 
 def test_in_training_pixels_belong_to_prompts(clip: vp.Model) -> None:
-    prompt = vp.VisualPrompt(image()).adding(WARM)
+    prompt = vp.VisualPrompt(noise((80, 60))).adding(WARM)
     inputs = clip.parts.reader.inputs([(prompt.image, "model")], clip)["pixel_values"]
     with torch.no_grad():
         trained = clip.embed_pixels(inputs, [prompt], read=[0])

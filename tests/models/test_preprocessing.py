@@ -5,26 +5,19 @@ from __future__ import annotations
 import pickle
 import threading
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import noise, wrapped_tiny
 from torchvision.transforms.functional import to_tensor
 
 import visprompt as vp
 from visprompt.models import preprocessing
 from visprompt.models.preprocessing import ImagePixels, ImageReader, Processed, Transformed, pixels_of
-from visprompt.testing.tiny import tiny
-
-
-def image(wh: tuple[int, int] = (80, 60), seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
 def model() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
+    return wrapped_tiny("transformers-clip")
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def test_an_image_is_prepared_once(reader: ImageReader, monkeypatch: pytest.Monk
     calls: list[object] = []
     plain = Processed.__call__
     monkeypatch.setattr(Processed, "__call__", lambda self, item: calls.append(item) or plain(self, item))
-    cache, one = ImagePixels(), image()
+    cache, one = ImagePixels(), noise((80, 60))
     reader.geometry(one.size, "model")
     calls.clear()
     first = reader.one(one, "model", cache)
@@ -47,7 +40,7 @@ def test_an_image_is_prepared_once(reader: ImageReader, monkeypatch: pytest.Monk
 
 
 def test_inputs_are_remembered_for_the_last_images() -> None:
-    cache, kept = ImagePixels(most=2), [image(seed=seed) for seed in range(3)]
+    cache, kept = ImagePixels(most=2), [noise((80, 60), seed=seed) for seed in range(3)]
     for number, item in enumerate(kept):
         cache.put(item, "model", {"pixel_values": torch.tensor(number)})
     assert cache.get(kept[0], "model") is None
@@ -56,9 +49,9 @@ def test_inputs_are_remembered_for_the_last_images() -> None:
 
 
 def test_an_image_that_is_gone_is_not_mistaken_for_another() -> None:
-    cache, one = ImagePixels(), image()
+    cache, one = ImagePixels(), noise((80, 60))
     cache.put(one, "model", {})
-    other = image(seed=1)
+    other = noise((80, 60), seed=1)
     cache._items[(id(other), "model")] = cache._items[(id(one), "model")]  # as if it had got the other one's id
     assert cache.get(other, "model") is None
 
@@ -78,7 +71,9 @@ def test_it_can_be_sent_to_processes(reader: ImageReader) -> None:
     again = pickle.loads(pickle.dumps(reader))
     assert len(again._geometries) == 0
     assert again.geometry((80, 60), "pad") == before
-    assert torch.equal(again.one(image(), "model")["pixel_values"], reader.one(image(), "model")["pixel_values"])
+    assert torch.equal(
+        again.one(noise((80, 60)), "model")["pixel_values"], reader.one(noise((80, 60)), "model")["pixel_values"]
+    )
 
 
 def test_many_threads(model: vp.Model) -> None:
@@ -100,12 +95,12 @@ def test_many_threads(model: vp.Model) -> None:
 
 def test_images_of_one_input_size_go_together() -> None:
     reader = ImageReader(None, Transformed(to_tensor), pixels_of, (16, 16))
-    images = [image((80, 64)), image((48, 96)), image((80, 64), seed=1)]
+    images = [noise((80, 64)), noise((48, 96)), noise((80, 64), seed=1)]
     assert reader.same_shape([(item, "model") for item in images], ImagePixels()) == [[0, 2], [1]]
 
 
 def test_inputs_have_the_models_type(model: vp.Model) -> None:
-    items = [(image(), "model"), (image(seed=1), "squash")]
+    items = [(noise((80, 60)), "model"), (noise((80, 60), seed=1), "squash")]
     half = type("Half", (), {"device": torch.device("cpu"), "dtype": torch.bfloat16})
     batch = model.parts.reader.inputs(items, half)  # type: ignore[arg-type]
     assert batch["pixel_values"].dtype == torch.bfloat16

@@ -7,24 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import noise
 
 import visprompt as vp
 from visprompt.geometry import Geometry
 from visprompt.runner.batching import batches_by_image, in_halves, prompts_of
 from visprompt.runner.text_embeddings import TextEmbeddings
 from visprompt.testing.tiny import tiny
-
-
-def image(seed: int = 0, wh: tuple[int, int] = (64, 64)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def clip() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
-
 
 BOXES = [vp.Box(4, 4, 30, 30), vp.Box(20, 20, 60, 60)]
 
@@ -35,7 +24,7 @@ def test_requests_may_never_end(clip: vp.Model) -> None:
     def endless() -> Iterator[vp.Request]:
         while True:
             asked.append(len(asked))
-            yield vp.Request(image(len(asked)), region=BOXES)
+            yield vp.Request(noise(seed=len(asked)), region=BOXES)
 
     prompts = prompts_of(endless(), clip, None, "model", lambda: 2)
     first = [next(prompts)[1] for _ in range(3)]
@@ -51,7 +40,7 @@ def test_visibility_is_measured_once(clip: vp.Model, monkeypatch: pytest.MonkeyP
         Geometry, "visible_fraction", lambda self, region: measured.append(region) or plain(self, region)
     )
     mask = vp.Mask(np.tri(64, dtype=bool))
-    request = vp.Request(image(), region=[vp.Box(3, 5, 33, 35), vp.Point(20, 20), mask])
+    request = vp.Request(noise(), region=[vp.Box(3, 5, 33, 35), vp.Point(20, 20), mask])
     for name in ("falip", "circle+falip"):
         list(prompts_of(request, clip, vp.Prompter.from_name(name), "model", lambda: 4))
     assert len(measured) == 3
@@ -62,17 +51,17 @@ def test_requests_are_named_only_in_errors(clip: vp.Model, monkeypatch: pytest.M
     plain = vp.Request.__repr__
     monkeypatch.setattr(vp.Request, "__repr__", lambda self: named.append(self) or plain(self))
     runner = vp.Runner(clip, vp.Prompter.from_name("falip"))
-    runner.score(vp.Request(image(), region=BOXES), ["a", "b"])
-    runner.attention(vp.Request(image(), region=BOXES))
+    runner.score(vp.Request(noise(), region=BOXES), ["a", "b"])
+    runner.attention(vp.Request(noise(), region=BOXES))
     assert named == []
-    outside = vp.Request(image(0, (200, 64)), region=vp.Box(0, 0, 20, 20), id="at the edge")
+    outside = vp.Request(noise((200, 64)), region=vp.Box(0, 0, 20, 20), id="at the edge")
     with pytest.raises(vp.RegionNotVisibleError, match="'at the edge'"):
         runner.encode(outside)
     assert named == [outside]
 
 
 def test_prompts_on_one_image_stay_together() -> None:
-    first, second = image(), image(1)
+    first, second = noise(), noise(seed=1)
     numbered = [
         (vp.VisualPrompt(item), (0, place)) for place, item in enumerate([first, first, second, second, second])
     ]

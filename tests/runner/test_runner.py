@@ -7,26 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import noise
 
 import visprompt as vp
 from visprompt.testing.tiny import tiny
 
 
-def image(seed: int, wh: tuple[int, int] = (80, 60)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def clip() -> vp.Model:
-    small = tiny("transformers-clip")
-    return vp.wrap(small.module, small.processor, small.tokenizer)
-
-
 @pytest.fixture(scope="module")
 def requests() -> list[vp.Request]:
     boxes = [vp.Box(20, 5, 45, 40), vp.Box(30, 20, 65, 55), vp.Box(15, 15, 30, 30)]
-    return [vp.Request(image(i), region=boxes[: 1 + i % 3]) for i in range(5)]
+    return [vp.Request(noise((80, 60), seed=i), region=boxes[: 1 + i % 3]) for i in range(5)]
 
 
 def test_rows_come_in_order_of_requests_and_regions(clip: vp.Model, requests: list[vp.Request]) -> None:
@@ -136,7 +126,7 @@ def test_render_shows_what_was_done(clip: vp.Model, requests: list[vp.Request]) 
 
 @pytest.mark.parametrize("name", ["falip", "circle", "blur", "circle+falip"])
 def test_the_crop_removes_a_region_unless_told_otherwise(clip: vp.Model, name: str) -> None:
-    request = vp.Request(image(0, (180, 60)), region=vp.Box(2, 5, 30, 50), id="left edge")
+    request = vp.Request(noise((180, 60)), region=vp.Box(2, 5, 30, 50), id="left edge")
     prompter = vp.Prompter.from_name(name)
     with pytest.raises(vp.InvalidInputError, match=r"left edge[\s\S]*pad"):
         vp.Runner(clip, prompter).encode(request)
@@ -161,7 +151,7 @@ def test_what_it_refuses(clip: vp.Model, requests: list[vp.Request]) -> None:
     with pytest.raises(vp.InvalidInputError, match="batch_size"):
         vp.Runner(clip, batch_size=0)
     with pytest.raises(vp.InvalidInputError, match="needs a region"):
-        vp.Runner(clip, vp.Prompter.from_name("falip")).encode(vp.Request(image(0)))
+        vp.Runner(clip, vp.Prompter.from_name("falip")).encode(vp.Request(noise((80, 60))))
     with pytest.raises(vp.UnsupportedError, match="encoder"):
         vp.Runner(clip).generate(requests)
 

@@ -39,12 +39,6 @@ def clip() -> vp.Model:
     return model_of("transformers-clip")  # 64 px, patches of 8, centre crop
 
 
-@pytest.fixture(scope="module")
-def llava() -> Any:
-    small = tiny_lvlm("llava")
-    return vp.wrap(small.module, small.processor)
-
-
 def request(wh: tuple[int, int] = (96, 96), query: str = "the red dog") -> vp.Request:
     return vp.Request(conformance.image(wh), query=query)
 

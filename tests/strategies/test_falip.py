@@ -8,16 +8,9 @@ import torch
 from PIL import Image
 
 import visprompt as vp
-from visprompt.testing.tiny import tiny
 from visprompt.testing.tiny_lvlm import tiny_lvlm
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def clip() -> vp.Model:
-    small = tiny("transformers-clip")  # 64 px, patches of 8: a grid of 8 × 8
-    return vp.wrap(small.module, small.processor, small.tokenizer)
 
 
 def bias(model: vp.Model, region: object, **options: object) -> np.ndarray:

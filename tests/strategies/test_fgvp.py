@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image, ImageFilter
 from visprompt.strategies.fgvp import cut_out
 
@@ -23,13 +24,9 @@ DISC = Mask(np.hypot(*(np.mgrid[:80, :120] - np.array([40, 50])[:, None, None]))
 BOX = Box(*DISC.xyxy)
 
 
-def noise(wh: tuple[int, int] = WH, low: int = 0, high: int = 256) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(low, high, (wh[1], wh[0], 3), dtype=np.uint8))
-
-
 def disc_image() -> Image.Image:
     """A bright disc on a dark ground, both noisy."""
-    return Image.fromarray(np.where(DISC.array[..., None], noise(low=180), noise(high=70)).astype(np.uint8))
+    return Image.fromarray(np.where(DISC.array[..., None], noise(WH, low=180), noise(WH, high=70)).astype(np.uint8))
 
 
 def run(*regions: Region, image: Image.Image, **options: Any) -> VisualPrompt:
@@ -39,14 +36,14 @@ def run(*regions: Region, image: Image.Image, **options: Any) -> VisualPrompt:
 
 @pytest.mark.parametrize("mask", ["given", "grabcut"])
 def test_a_mask_is_used_as_it_is(mask: str) -> None:
-    image = noise()
+    image = noise(WH)
     pixels = np.asarray(run(DISC, image=image, sigma_px=5, mask=mask).image)
     expected = np.where(DISC.array[..., None], image, image.filter(ImageFilter.GaussianBlur(5)))
     assert np.array_equal(pixels, expected)
 
 
 def test_it_is_blur_outside_a_mask() -> None:
-    prompt = VisualPrompt(noise(), regions=(DISC, Mask(~DISC.array & (np.arange(120) > 100))))
+    prompt = VisualPrompt(noise(WH), regions=(DISC, Mask(~DISC.array & (np.arange(120) > 100))))
     both = [Prompter.from_name(name, sigma=0.05).edit(prompt, None).image for name in ("fgvp", "blur")]  # type: ignore[arg-type]
     assert np.array_equal(*both)
 
@@ -104,11 +101,11 @@ def test_nothing_to_compare_with_keeps_the_region_and_says_so() -> None:
 
 
 def test_it_is_deterministic_across_threads() -> None:
-    first = np.asarray(run(BOX, image=noise(), sigma_px=5).image)
+    first = np.asarray(run(BOX, image=noise(WH), sigma_px=5).image)
     found: list[np.ndarray] = []
 
     def work() -> None:
-        found.extend(np.asarray(run(BOX, image=noise(), sigma_px=5).image) for _ in range(5))
+        found.extend(np.asarray(run(BOX, image=noise(WH), sigma_px=5).image) for _ in range(5))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -121,7 +118,7 @@ def test_it_is_deterministic_across_threads() -> None:
 
 def test_given_refuses_boxes_and_names_what_to_do() -> None:
     with pytest.raises(InvalidInputError, match=r"no fine mask.*vp\.Mask\(array\).*grabcut.*'blur'"):
-        run(BOX, image=noise(), mask="given")
+        run(BOX, image=noise(WH), mask="given")
 
 
 def test_paper_preset_is_the_authors_blur() -> None:
@@ -138,7 +135,7 @@ def test_paper_preset_is_the_authors_blur() -> None:
 def test_switched_off_gives_the_very_prompt_back() -> None:
     neutral: Any = type(Prompter.from_name("fgvp")).neutral
     for preset in (None, "paper"):
-        prompt = VisualPrompt(noise(), regions=(BOX,))
+        prompt = VisualPrompt(noise(WH), regions=(BOX,))
         assert Prompter.from_name("fgvp", preset=preset, **neutral).edit(prompt, None) is prompt  # type: ignore[arg-type]
 
 

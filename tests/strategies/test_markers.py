@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image, ImageDraw, ImageFilter
 
 from visprompt.errors import InvalidInputError, UnknownNameError
@@ -27,13 +28,9 @@ REGIONS: dict[str, Region] = {
 }
 
 
-def noise(wh: tuple[int, int] = WH) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
-
-
 def run(name: str, *regions: Region, image: Image.Image | None = None, **options: Any) -> VisualPrompt:
     prompter = Prompter.from_name(name, **options)
-    prompt = VisualPrompt(noise() if image is None else image, regions=regions, query="the dog")
+    prompt = VisualPrompt(noise(WH) if image is None else image, regions=regions, query="the dog")
     for part in getattr(prompter, "parts", [prompter]):
         prompt = part.edit(prompt, None)
     return prompt
@@ -44,7 +41,7 @@ def pixels(prompt: VisualPrompt | Image.Image) -> np.ndarray:
 
 
 def changed(prompt: VisualPrompt, image: Image.Image | None = None) -> np.ndarray:
-    return np.abs(pixels(prompt) - pixels(noise() if image is None else image)).max(axis=2) > 0
+    return np.abs(pixels(prompt) - pixels(noise(WH) if image is None else image)).max(axis=2) > 0
 
 
 # -- all of them ----------------------------------------------------------------
@@ -62,12 +59,12 @@ def test_all_are_registered_with_summary_and_paper_preset() -> None:
 @pytest.mark.parametrize("name", MARKERS)
 @pytest.mark.parametrize("kind", REGIONS)
 def test_every_marker_takes_every_kind_of_region(name: str, kind: str) -> None:
-    before = noise()
+    before = noise(WH)
     prompt = run(name, REGIONS[kind], image=before)
     assert prompt.image.mode == "RGB"
     assert prompt.image.size == WH or name == "crop"
     assert name == "crop" or changed(prompt, before).any()
-    assert np.array_equal(pixels(before), pixels(noise())), "the request's own image was painted on"
+    assert np.array_equal(pixels(before), pixels(noise(WH))), "the request's own image was painted on"
 
 
 @pytest.mark.parametrize("name", MARKERS)
@@ -97,7 +94,7 @@ def test_together_is_the_union(name: str) -> None:
     ],
 )
 def test_switched_off_gives_the_very_prompt_back(name: str, off: dict[str, Any]) -> None:
-    prompt = VisualPrompt(noise(), regions=(BOX,))
+    prompt = VisualPrompt(noise(WH), regions=(BOX,))
     assert Prompter.from_name(name, **off).edit(prompt, None) is prompt  # type: ignore[arg-type]
 
 
@@ -109,7 +106,7 @@ def test_neutral_options_switch_it_off(name: str) -> None:
         return
     assert neutral is not None
     for preset in (None, "paper"):
-        prompt = VisualPrompt(noise(), regions=(BOX,))
+        prompt = VisualPrompt(noise(WH), regions=(BOX,))
         assert Prompter.from_name(name, preset=preset, **neutral).edit(prompt, None) is prompt  # type: ignore[arg-type]
 
 
@@ -230,7 +227,7 @@ def test_box_outline_pixels() -> None:
 
 def test_crop_moves_regions_along() -> None:
     prompt = run("crop", BOX)
-    assert np.array_equal(pixels(prompt), pixels(noise())[20:60, 30:70])
+    assert np.array_equal(pixels(prompt), pixels(noise(WH))[20:60, 30:70])
     assert (prompt.regions, prompt.fit) == ((Box(0, 0, 40, 40),), "squash")
     wide = run("crop", BOX, margin=0.25, fit=None)
     assert (wide.image.size, wide.regions, wide.fit) == ((60, 60), (Box(10, 10, 50, 50),), "model")
@@ -270,7 +267,7 @@ def test_crop_then_circle_draws_in_the_crop() -> None:
 def test_blur_and_grey_keep_the_region(shape: str, inside: np.ndarray) -> None:
     blurred = run("blur", DISC, shape=shape, sigma_px=5)
     assert not changed(blurred)[inside].any()
-    expected = pixels(noise().filter(ImageFilter.GaussianBlur(5)))
+    expected = pixels(noise(WH).filter(ImageFilter.GaussianBlur(5)))
     assert np.array_equal(pixels(blurred)[~inside], expected[~inside])
     grey = run("grey", DISC, shape=shape, level=77)
     assert not changed(grey)[inside].any()
@@ -284,7 +281,7 @@ def test_relative_sigma_means_the_longer_side() -> None:
 
 
 def test_paper_shade() -> None:
-    image = noise()
+    image = noise(WH)
     prompt = run("shade", BOX, image=image, preset="paper")
     tint = Image.new("RGBA", WH, (240, 0, 30, 127))
     expected = pixels(Image.alpha_composite(image.convert("RGBA"), tint).convert("RGB"))
@@ -307,7 +304,7 @@ def test_shade_texts() -> None:
     silent = Prompter.from_name("shade", text=False, colour="#00ff00")
     assert silent.acts_on == {"pixels"}
     assert Prompter.from_name("shade").acts_on == {"pixels", "text"}
-    assert silent.edit(VisualPrompt(noise(), regions=(BOX,)), None).text is None  # type: ignore[arg-type]
+    assert silent.edit(VisualPrompt(noise(WH), regions=(BOX,)), None).text is None  # type: ignore[arg-type]
 
 
 def test_markers_go_through_a_request() -> None:
@@ -315,9 +312,9 @@ def test_markers_go_through_a_request() -> None:
         def require(self, acts_on: frozenset[str], name: str) -> None:
             """Takes everything."""
 
-    request = Request(noise(), region=[BOX, Point(90, 40)])
+    request = Request(noise(WH), region=[BOX, Point(90, 40)])
     prompts = Prompter.from_name("circle").prompt(request, Anything())  # type: ignore[arg-type]
     assert [prompt.label for prompt in prompts] == ["circle", "circle"]
     assert not np.array_equal(pixels(prompts[0]), pixels(prompts[1]))
     with pytest.raises(InvalidInputError, match="strategy 'circle' needs a region and Request"):
-        Prompter.from_name("circle").prompt(Request(noise()), Anything())  # type: ignore[arg-type]
+        Prompter.from_name("circle").prompt(Request(noise(WH)), Anything())  # type: ignore[arg-type]

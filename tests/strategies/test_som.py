@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image
 from scipy import ndimage
 from visprompt.strategies.som import PALETTE, _ink, _letters
@@ -21,12 +22,8 @@ WH = (240, 160)
 BIG, SMALL = Box(20, 20, 220, 140), Box(100, 60, 140, 100)
 
 
-def noise(wh: tuple[int, int] = WH) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
-
-
 def prompt_of(*regions: Region, image: Image.Image | None = None) -> VisualPrompt:
-    return VisualPrompt(noise() if image is None else image, regions=regions)
+    return VisualPrompt(noise(WH) if image is None else image, regions=regions)
 
 
 def draw(*regions: Region, image: Image.Image | None = None, **options: Any) -> np.ndarray:
@@ -189,11 +186,11 @@ def test_a_mask_with_a_hole_is_outlined_inside_and_outside() -> None:
 
 
 def test_every_kind_of_region_and_the_request_keeps_its_image() -> None:
-    image = noise()
+    image = noise(WH)
     pixels = draw(BIG, Point(60, 50), Box(0.2, 0.2, 0.6, 0.7), Box(0, 100, 240, 160), Mask(np.eye(160, 240) > 0))
     assert (pixels != np.asarray(image)).any()
     draw(BIG, image=image)
-    assert np.array_equal(image, noise())
+    assert np.array_equal(image, noise(WH))
     assert np.array_equal(draw(BIG, SMALL), draw(BIG, SMALL))
 
 
@@ -206,10 +203,10 @@ def test_switched_off_gives_the_very_prompt_back() -> None:
 def test_together_is_one_image_and_each_is_one_mark() -> None:
     model = vp.load_model("bundled:scenes-clip")
     made: Any = Prompter.from_name("som")
-    together = Request(noise(), region=[BIG, SMALL], regions_as="together")
+    together = Request(noise(WH), region=[BIG, SMALL], regions_as="together")
     (prompt,) = made.prompt(together, model)
     assert np.array_equal(np.asarray(prompt.image), draw(BIG, SMALL))
-    one, two = made.prompt(Request(noise(), region=[BIG, SMALL]), model)
+    one, two = made.prompt(Request(noise(WH), region=[BIG, SMALL]), model)
     assert np.array_equal(np.asarray(two.image), draw(SMALL))
     assert one.label == "som"
 

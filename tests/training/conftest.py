@@ -8,10 +8,17 @@ import pytest
 
 import visprompt as vp
 from visprompt.models.preprocessing import ImageReader
+from visprompt.testing import conformance
 from visprompt.testing.tiny import tiny
 
 #: one model per way in which processors fit images
 MODELS = ("transformers-clip", "transformers-siglip", "transformers-deit", "timm-vit", "open-clip-vit")
+
+
+@pytest.fixture(scope="module")
+def model() -> vp.Model:
+    """A tiny ViT that averages its patches, one for all tests of the process."""
+    return conformance.wrapped("timm-vit-mean")[1]  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

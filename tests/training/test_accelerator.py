@@ -14,17 +14,11 @@ from PIL import Image
 
 import visprompt as vp
 from visprompt.data.labelled.dataset import Labelled
-from visprompt.testing import conformance
 from visprompt.training.accelerator import accelerator_of
 from visprompt.training.settings import FitSettings
 
 DATA = Labelled([(Image.new("RGB", (32, 32), name), i) for i, name in enumerate(("red", "blue"))] * 4, ("red", "blue"))
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.1, "warmup_epochs": 0, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def model() -> vp.Model:
-    return conformance.wrapped("timm-vit-mean")[1]  # type: ignore[no-any-return]
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import quarter_mask
 from PIL import Image
 
 from visprompt.data.labelled.dataset import Labelled
@@ -28,19 +29,12 @@ MODELS = ("transformers-clip", "transformers-siglip", "transformers-deit", "timm
 COLOURS = np.array([(230, 20, 20), (20, 230, 20), (20, 20, 230), (230, 230, 20)], np.uint8)
 
 
-def mask(wh: tuple[int, int]) -> np.ndarray:
-    """Four unequal quarters, classes 0 to 3."""
-    x = np.arange(wh[0]) >= wh[0] * 0.4
-    y = np.arange(wh[1]) >= wh[1] * 0.3
-    return (x[None, :] + 2 * y[:, None]).astype(np.uint8)
-
-
 def painted(wh: tuple[int, int]) -> Image.Image:
-    return Image.fromarray(COLOURS[mask(wh)])
+    return Image.fromarray(COLOURS[quarter_mask(wh)])
 
 
 def quarters(*sizes: tuple[int, int], **more: Any) -> Labelled:
-    items = [(partial(painted, wh), partial(mask, wh)) for wh in sizes]
+    items = [(partial(painted, wh), partial(quarter_mask, wh)) for wh in sizes]
     return Labelled(items, ["a", "b", "c", "d"], kind="segmentation", **more)
 
 
@@ -91,7 +85,7 @@ class TestDense:
             assert (label[len(label) // 2] != ignore).all()
 
     def test_a_mask_of_another_size(self, reader: ImageReader) -> None:
-        data = Labelled([(painted((60, 40)), mask((40, 60)))], ["a", "b", "c", "d"], kind="segmentation")
+        data = Labelled([(painted((60, 40)), quarter_mask((40, 60)))], ["a", "b", "c", "d"], kind="segmentation")
         with pytest.raises(UnreadableItem, match="EXIF"):
             ImageDataset(data, reader, dense=True)[0]
 

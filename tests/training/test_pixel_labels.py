@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import quarter_mask
 
 from visprompt.errors import InvalidInputError
 from visprompt.geometry.geometry import Geometry, Tile
@@ -13,13 +14,6 @@ from visprompt.training.dataset import (
     labels_to_input,
     labels_to_original,
 )
-
-
-def mask(wh: tuple[int, int]) -> np.ndarray:
-    """Four unequal quarters, classes 0 to 3."""
-    x = np.arange(wh[0]) >= wh[0] * 0.4
-    y = np.arange(wh[1]) >= wh[1] * 0.3
-    return (x[None, :] + 2 * y[:, None]).astype(np.uint8)
 
 
 class TestLabelsThereAndBack:
@@ -67,10 +61,10 @@ class TestLabelsThereAndBack:
     def test_a_perfect_model_is_perfect(self, reader: ImageReader) -> None:
         wh = (200, 120)
         geometry = reader.geometry(wh, "squash")
-        label = labels_to_input(mask(wh), geometry)
+        label = labels_to_input(quarter_mask(wh), geometry)
         logits = torch.nn.functional.one_hot(torch.from_numpy(label), 4).permute(2, 0, 1).float()
-        assert (labels_to_original(logits, geometry, wh) == mask(wh)).mean() > 0.96
-        assert (labels_to_original(label, geometry, wh) == mask(wh)).mean() > 0.96
+        assert (labels_to_original(logits, geometry, wh) == quarter_mask(wh)).mean() > 0.96
+        assert (labels_to_original(label, geometry, wh) == quarter_mask(wh)).mean() > 0.96
 
     def test_what_was_never_seen(self) -> None:
         found = labels_to_original(np.zeros((20, 20), int), self.GEOMETRIES["cropped"], (40, 20), outside=9)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import interrupt, vpt
 from PIL import Image
 
 import visprompt as vp
@@ -22,19 +23,6 @@ SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs
 
 
 DATA = Splits(toy_dataset(12), toy_dataset(9, 1), toy_dataset(9, 2), "made up")
-
-
-@pytest.fixture(scope="module")
-def model() -> vp.Model:
-    return conformance.wrapped("timm-vit-mean")[1]  # type: ignore[no-any-return]
-
-
-def vpt(**options: Any) -> Any:
-    return vp.Prompter.from_name("vpt", **{"prompts": 2, **options})
-
-
-def die(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------
@@ -87,11 +75,11 @@ def test_a_kill_in_the_middle_of_a_restart_does_not_mix_two_runs(
     """What was left of the old run was gone on with, under the new one's name."""
     save, other = checkpoints.save, {**SHORT, "lr": 0.2}
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", lambda *args: (save(*args), die()))
+        patch.setattr(checkpoints, "save", lambda *args: (save(*args), interrupt()))
         with pytest.raises(KeyboardInterrupt):
             vpt().fit(model, DATA, out=tmp_path, **SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "remove", die)
+        patch.setattr(checkpoints, "remove", interrupt)
         with pytest.raises(KeyboardInterrupt):
             vpt().fit(model, DATA, out=tmp_path, restart=True, **other)
     with pytest.raises(vp.InvalidInputError, match=r"checkpoints of an unknown run.*--restart"):
@@ -106,7 +94,7 @@ def test_a_kill_behind_the_result_leaves_no_checkpoint_for_good(
     model: vp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "remove", die)
+        patch.setattr(checkpoints, "remove", interrupt)
         patch.setattr(checkpoints, "save", lambda *_: (tmp_path / "checkpoint-4").mkdir(exist_ok=True))
         with pytest.raises(KeyboardInterrupt):
             vpt().fit(model, DATA, out=tmp_path, **SHORT)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import interrupt, vpt
 from PIL import Image
 
 import visprompt as vp
 from visprompt.data.labelled.dataset import Splits
-from visprompt.testing import conformance
 from visprompt.testing.toy_dataset import toy_dataset
 from visprompt.training import loop as fitting
 from visprompt.training.objectives.classification import Classification
@@ -19,19 +19,6 @@ SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.1, "warmup_epochs
 
 
 DATA = Splits(toy_dataset(12), toy_dataset(9, 1), toy_dataset(9, 2), "made up")
-
-
-@pytest.fixture(scope="module")
-def model() -> vp.Model:
-    return conformance.wrapped("timm-vit-mean")[1]  # type: ignore[no-any-return]
-
-
-def vpt(**options: Any) -> Any:
-    return vp.Prompter.from_name("vpt", **{"prompts": 2, **options})
-
-
-def die(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def test_a_sweep_chooses_on_validation_and_looks_at_test_once(
@@ -115,7 +102,7 @@ def test_a_setting_whose_figure_is_no_number_does_not_win(model: vp.Model, monke
 
 def test_a_sweep_that_is_stopped_leaves_nothing_half_trained(model: vp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     prompter = vpt(prompts=2)
-    monkeypatch.setattr(fitting._Run, "_step", die)
+    monkeypatch.setattr(fitting._Run, "_step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prompter.fit(model, DATA, sweep={"prompts": [3]}, **SHORT)
     assert prompter.options.prompts == 2

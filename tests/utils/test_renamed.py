@@ -10,6 +10,7 @@ import pytest
 
 from visprompt.utils.renamed import (
     renamed_attributes,
+    renamed_hooks,
     renamed_keys,
     renamed_names,
     renamed_parameters,
@@ -62,6 +63,53 @@ def test_attributes_methods_and_the_constructor() -> None:
         assert Pair(4).look() == 4  # type: ignore[attr-defined]
     with pytest.warns(DeprecationWarning, match="the parameter 'picture'"):
         assert Pair(picture=4, other=1) == Pair(4, 1)  # type: ignore[call-arg]
+
+
+@renamed_hooks(look="show")
+class Shown:
+    """A class that others derive from."""
+
+    def show(self, times: int) -> str:
+        """Says it."""
+        return "base " * times
+
+    def twice(self) -> str:
+        """Calls the method by its new name, as the package does."""
+        return self.show(2)
+
+
+def test_an_override_by_the_old_name_is_called() -> None:
+    with pytest.warns(DeprecationWarning, match="Mine: the method 'look' is called 'show' now"):
+
+        class Mine(Shown):
+            def look(self, times: int) -> str:
+                return "mine " + super().look(times)  # type: ignore[misc]
+
+    with pytest.warns(DeprecationWarning, match="'look' is called 'show'"):
+        assert Mine().twice() == "mine base base "
+    with pytest.warns(DeprecationWarning, match="'look' is called 'show'"):
+        assert Shown().look(1) == "base "  # type: ignore[attr-defined]
+
+
+def test_an_override_by_the_new_name_is_called_by_the_old_one_too() -> None:
+    class Mine(Shown):
+        def show(self, times: int) -> str:
+            return "new " * times
+
+    assert Mine().twice() == "new new "
+    with pytest.warns(DeprecationWarning, match="'look' is called 'show'"):
+        assert Mine().look(1) == "new "  # type: ignore[attr-defined]
+
+
+def test_a_name_that_went_to_another_module() -> None:
+    names = {"Ensemble": "prompter.Ensemble", "load": "prompter.Prompter.from_pretrained"}
+    find = renamed_names("some_module", names, {})
+    from visprompt.prompter import Ensemble, Prompter
+
+    with pytest.warns(DeprecationWarning, match=r"'Ensemble' is called 'visprompt\.prompter\.Ensemble' now"):
+        assert find("Ensemble") is Ensemble
+    with pytest.warns(DeprecationWarning, match="from_pretrained"):
+        assert find("load") is Prompter.from_pretrained
 
 
 def test_a_name_of_a_module() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from visprompt.errors import InvalidInputError, UnsupportedError
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_attributes, renamed_names
 from visprompt.visual_prompt import Rows
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _Places: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
 
 
+@renamed_attributes(pictures="images")
 class TokenPositions:
     """The layout of a batch of prompts, and how much of it every block has seen.
 

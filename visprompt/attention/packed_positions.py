@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visprompt.errors import SiteNotReachedError, UnsupportedError
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_attributes, renamed_names
 
 if TYPE_CHECKING:
     from visprompt.attention.program import SiteProgram
@@ -45,6 +45,7 @@ def _joined(pieces: list[_Piece]) -> Tensor:
     return torch.stack(found)
 
 
+@renamed_attributes(pictures="images")
 class PackedPositions:
     """The order of patches in the packed sequence.
 

@@ -22,7 +22,7 @@ from visprompt.attention.program_builder import compile_programs
 from visprompt.attention.sites import Head, Site
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.models.preprocessing import ImagePixels
-from visprompt.utils.renamed import renamed_attributes
+from visprompt.utils.renamed import renamed_attributes, renamed_names
 from visprompt.visual_prompt import Fit, block_number
 
 if TYPE_CHECKING:
@@ -383,3 +383,7 @@ def _each_alone(site: Site, tokens: Tensor) -> Tensor:
 
 def _float(item: Tensor | None) -> Tensor | None:
     return None if item is None else item.float()
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"PICTURES_PER_FORWARD": "IMAGES_PER_FORWARD"}, globals())

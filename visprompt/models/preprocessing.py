@@ -15,7 +15,7 @@ from torch import Tensor
 
 from visprompt.geometry.geometry import Geometry
 from visprompt.geometry.resolve import fitted, resolve
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class ImageReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
+    @renamed_parameters(picture="image")
     def preprocess(self, image: Image.Image) -> np.ndarray:
         """`[3, h, w]` float32 as the tower sees it."""
         return self._as_image(self._read(image)).float().numpy()
@@ -85,6 +86,7 @@ class ImageReader:
             return resolve(self.processor, self.preprocess, image_wh, **options)
         return fitted(Image.new("RGB", image_wh), fit, self.processor, self.preprocess, **options)[1]
 
+    @renamed_parameters(picture="image")
     def one(self, image: Image.Image, fit: Fit, cache: ImagePixels | None = None) -> dict[str, Tensor]:
         """The inputs of one image, prepared once if there is a cache."""
         cached = cache.get(image, fit) if cache is not None else None
@@ -101,6 +103,7 @@ class ImageReader:
             cache.put(image, fit, inputs)
         return inputs
 
+    @renamed_parameters(pictures="images")
     def inputs(
         self, images: Sequence[tuple[Image.Image, Fit]], model: Model, cache: ImagePixels | None = None
     ) -> dict[str, Tensor]:
@@ -111,6 +114,7 @@ class ImageReader:
             for name, item in batch.items()
         }
 
+    @renamed_parameters(pictures="images")
     def same_shape(self, images: Sequence[tuple[Image.Image, Fit]], cache: ImagePixels | None) -> list[list[int]]:
         """Positions of images whose inputs have the same size, and so fit into one batch."""
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -159,12 +163,14 @@ class ImagePixels:
         self._items: FIFOCache[tuple[int, Fit], tuple[weakref.ref[Image.Image], dict[str, Tensor]]] = FIFOCache(most)
         self._lock = threading.Lock()
 
+    @renamed_parameters(picture="image")
     def get(self, image: Image.Image, fit: Fit) -> dict[str, Tensor] | None:
         """The inputs of this very image object, if it was prepared before."""
         with self._lock:
             held = self._items.get((id(image), fit))
             return held[1] if held is not None and held[0]() is image else None
 
+    @renamed_parameters(picture="image")
     def put(self, image: Image.Image, fit: Fit, inputs: dict[str, Tensor]) -> None:
         """Remembers inputs, forgetting the oldest."""
         with self._lock:

@@ -13,6 +13,7 @@ from visprompt.attention.program import SiteProgram
 from visprompt.attention.prompt_tokens import Insertion
 from visprompt.attention.sites import Site, Tower
 from visprompt.errors import SiteNotReachedError
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import PromptTokens, VisualPrompt
 
 if TYPE_CHECKING:
@@ -172,3 +173,7 @@ def _refuse_dead(name: str, zeros: dict[Site, Tensor], what: str) -> None:
     dead = [site for site, zero in zeros.items() if zero.grad is None or not zero.grad.any()]
     if dead:
         raise SiteNotReachedError(f"{name}: edits at {', '.join(map(repr, dead))} would change nothing in the {what}.")
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"prove": "verify_sites", "prove_tokens": "verify_prompt_tokens"}, globals())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.utils.files import write_bytes, write_text
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -268,3 +269,18 @@ def push_prompt(write: Callable[[Path], None], card: Callable[[], str], repo_id:
         The address of the upload.
     """
     return str(_mixin()(write=write, card=card).push_to_hub(repo_id, **options))
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "load_prompter": "prompter.Prompter.from_pretrained",
+        "save_prompter": "prompter.Prompter.save_pretrained",
+        "push_prompter": "prompter.Prompter.push_to_hub",
+        "prompter_named": "prompter.prompter_named",
+        "with_options": "registry.with_options",
+        "write_whole": "utils.files.write_bytes",
+    },
+    globals(),
+)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visprompt.plots.base import MAP, OTHER, PALETTE, RIGHT, TEXT, WRONG, literal, new_figure, tidy
-from visprompt.utils.renamed import renamed_attributes
+from visprompt.utils.renamed import renamed_attributes, renamed_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -312,3 +312,7 @@ def _evenly(values: np.ndarray | None) -> np.ndarray | None:
 
 def _named(metric: str) -> str:
     return {"miou": "mean IoU"}.get(metric, metric)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"pictures_figure": "images_figure"}, globals())

@@ -16,6 +16,7 @@ from torch import Tensor
 from visprompt.errors import InvalidInputError, RemoteError
 from visprompt.models.chat import Chat, Generation
 from visprompt.runner.attention_map import AttentionMap
+from visprompt.utils.renamed import renamed_names
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
@@ -179,3 +180,9 @@ def require_one_image(prompts: Sequence[VisualPrompt], name: str) -> None:
             raise InvalidInputError(
                 f"{prompt.request!r} has {prompt.place[1]} images; {name} is an encoder and takes one a request."
             )
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(
+    __name__, {"FIRST_CHATS": "models.chat.FIRST_CHATS", "require_one_picture": "require_one_image"}, globals()
+)

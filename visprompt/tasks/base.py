@@ -22,7 +22,7 @@ from visprompt.tasks.fingerprint import auxiliary_weights, library_versions, str
 from visprompt.utils.hashing import digest
 from visprompt.utils.jsonl import RowLog
 from visprompt.utils.provenance import source_digest
-from visprompt.utils.renamed import renamed_parameters
+from visprompt.utils.renamed import renamed_in_methods, renamed_parameters, warn_renamed
 from visprompt.utils.statistics import Interval, accuracy_interval
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Asker(Protocol):
         """
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Task:
     """What is asked about images. Sub-classes are frozen dataclasses whose fields are the task's settings.
@@ -155,6 +156,7 @@ class Outcome:
         return accuracy_interval([row["correct"] for row in self.rows], [row["image"] for row in self.rows])
 
 
+@renamed_parameters(pointing="condition")
 def run_hash(task: Task, identity: Any, condition: Condition, data: Any) -> str:
     """Returns the hash of everything that determines a row: model, strategy, task, data, code, plug-ins and libraries.
 
@@ -302,6 +304,7 @@ def _numbered(task: Task, samples: Sequence[Any]) -> dict[str, int]:
     return dict(items)
 
 
+@renamed_parameters(picture="sample")
 def stamp_of(sample: Any) -> list[Any] | None:
     """Returns name, size in bytes and time of change of an image's files, in order.
 
@@ -337,7 +340,7 @@ def _chunk(task: Task, asker: Asker, samples: list[Any]) -> tuple[list[Row], lis
             try:
                 rows += asker.ask([sample])
             except RegionNotVisibleError:
-                new, why = asker.evaluate_per_region(sample)
+                new, why = _per_region(asker)(sample)
                 rows += new
                 blame += why
         except _ITEM_ERRORS as error:
@@ -348,6 +351,14 @@ def _chunk(task: Task, asker: Asker, samples: list[Any]) -> tuple[list[Row], lis
             # Overflowing numbers are a result, not a wrong argument, so the run goes on.
             blame += [] if isinstance(error, NotFiniteError) else [row["error"] for row in new]
     return rows, blame
+
+
+def _per_region(asker: Any) -> Callable[[Any], tuple[list[Row], list[str]]]:
+    """`evaluate_per_region` of an asker; one that was written for 0.4.0 calls it `ask_apart`."""
+    if hasattr(asker, "evaluate_per_region"):
+        return asker.evaluate_per_region  # type: ignore[no-any-return]
+    warn_renamed(f"{type(asker).__name__}: the method", "ask_apart", "evaluate_per_region")
+    return asker.ask_apart  # type: ignore[no-any-return]
 
 
 def _require_going_on(error: Exception) -> None:

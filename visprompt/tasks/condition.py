@@ -19,7 +19,7 @@ from visprompt.data.referring.image import Boxes, ReferringImage, iou
 from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError, unknown_name
 from visprompt.tasks.prototypes import copy_of, saved_files
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_attributes, renamed_names, renamed_parameters
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ class Condition:
 _PLACES = {"random": "random region", "other": "other region", "all": "all objects"}
 
 
+@renamed_attributes(pointing="condition", score_apart="score_per_region")
 class Scorer:
     """A condition joined with a model: scores regions against texts.
 
@@ -196,6 +197,7 @@ class Scorer:
         self.condition, self.dtype = condition, getattr(model, "dtype", None)
         self.runners = [make_runner(model, member, condition.fit) for member in condition.members()]
 
+    @renamed_parameters(pictures="samples")
     def score(self, samples: Sequence[Sample], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
         """Computes the logits of every region against every text; all images are passed in one call, for batching.
 
@@ -256,6 +258,7 @@ class Scorer:
                 why = why or str(error)
         return scores, why
 
+    @renamed_parameters(picture="sample")
     def request(self, sample: Sample, boxes: Boxes | None) -> Request:
         """Returns the request for the regions of one image.
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.prompter import Prompter
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 from visprompt.visual_prompt import VisualPrompt
 
 
@@ -53,6 +53,7 @@ class UniformDimming(Prompter):
         return {"name": "everywhere", "of": self.inner.describe()}
 
 
+@renamed_parameters(picture="image")
 def scaled(image: Image.Image, factor: float) -> Image.Image:
     """Multiplies every pixel by a factor and clips at 255.
 

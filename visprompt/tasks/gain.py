@@ -27,7 +27,7 @@ from visprompt.learned.strategy import Learned
 from visprompt.prompter import Prompter
 from visprompt.request import Box, Request
 from visprompt.tasks.gain_statistics import BlockGain, GainRatio, Masses, compared, mass_on, summary
-from visprompt.utils.renamed import renamed_parameters
+from visprompt.utils.renamed import renamed_attributes, renamed_parameters
 from visprompt.visual_prompt import block_number, is_number
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class GainResult:
     without: Masses
 
 
+@renamed_attributes(pictures="images")
 class GainMeter:
     """Measures markers on one model and one set of images; positions and plain attention are computed once.
 

@@ -17,11 +17,12 @@ from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row
 from visprompt.tasks.condition import Condition, Scores
 from visprompt.tasks.naming import Naming, named_row
-from visprompt.utils.renamed import renamed_value
+from visprompt.utils.renamed import renamed_in_methods, renamed_value
 
 Among = Literal["all", "image"]
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Keypoints(Naming):
     """Names the part or object at every point of an image.

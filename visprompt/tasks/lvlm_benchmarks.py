@@ -21,6 +21,7 @@ from visprompt.tasks.base import Outcome, Row, evaluate
 from visprompt.tasks.condition import Condition, RunnerFactory, default_runner
 from visprompt.tasks.vqa import Vqa
 from visprompt.utils.jsonl import RowLog
+from visprompt.utils.renamed import renamed_in_methods, renamed_parameters
 from visprompt.utils.statistics import accuracy_interval
 
 #: number of questions per call of the model; at most so many are lost when the process is killed
@@ -93,6 +94,7 @@ def benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+@renamed_in_methods(pictures="images")
 @dataclass(frozen=True)
 class Answering(Vqa):
     """Asks all questions and keeps the whole answers; questions without a known answer get `correct: null`."""
@@ -119,6 +121,7 @@ class Answering(Vqa):
         }
 
 
+@renamed_parameters(pointing="condition")
 def answer_all(
     questions: Sequence[Question],
     model: Any,

@@ -18,11 +18,13 @@ from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row, pick, rounded, softmax
 from visprompt.tasks.condition import Condition, Scores
 from visprompt.tasks.scoring import ScoringTask
+from visprompt.utils.renamed import renamed_in_methods
 
 Subtract = Literal["none", "unprompted"]
 _SHOWN = 5
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Naming(ScoringTask):
     """Names the object that the first expression of an image refers to.

@@ -19,11 +19,13 @@ from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks.base import Row, pick, rounded, softmax
 from visprompt.tasks.condition import Condition, Scores
 from visprompt.tasks.scoring import ScoringTask
+from visprompt.utils.renamed import renamed_in_methods
 
 IOU_THRESHOLD = 0.5
 Subtract = Literal["none", "negatives"]
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Referring(ScoringTask):
     """Chooses one of the candidate boxes for every referring expression.

@@ -11,8 +11,10 @@ import numpy as np
 from visprompt.data.referring.image import Boxes, ReferringImage
 from visprompt.tasks.base import Asker, Row, Task
 from visprompt.tasks.condition import Condition, RunnerFactory, Scorer, Scores
+from visprompt.utils.renamed import renamed_attributes, renamed_in_methods
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class ScoringTask(Task):
     """A task that is answered by scores of regions against texts."""
@@ -57,6 +59,8 @@ class ScoringTask(Task):
         return Scoring(self, model, condition, make_runner)
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
+@renamed_attributes(pointing="condition", ask_apart="evaluate_per_region", pointer="scorer")
 class Scoring:
     """Scores the regions of images and makes result rows."""
 

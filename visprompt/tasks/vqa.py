@@ -17,10 +17,12 @@ from visprompt.data.questions.question import Question, letter_of, normalised
 from visprompt.errors import InvalidInputError, RegionNotVisibleError, UnsupportedError
 from visprompt.tasks.base import Asker, Row, Task, rounded
 from visprompt.tasks.condition import Condition, RunnerFactory, elsewhere
+from visprompt.utils.renamed import renamed_attributes, renamed_in_methods
 
 _SHOWN_CHARACTERS = 200
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Vqa(Task):
     """Asks a model that generates text, and compares its answer with the right one.
@@ -101,6 +103,8 @@ class Vqa(Task):
         return {"correct": normalised(answer) == normalised(question.answer or "")}
 
 
+@renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
+@renamed_attributes(pointing="condition", ask_apart="evaluate_per_region")
 class Asking:
     """Asks a model questions under one condition."""
 

@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
+from visprompt.utils.renamed import renamed_names
+
 Body: TypeAlias = dict[str, Any]
 #: status, headers, and the content: anything for JSON, a string for a web page
 Reply: TypeAlias = tuple[int, dict[str, str], Any]
@@ -160,3 +162,7 @@ def _send(handler: BaseHTTPRequestHandler, reply: Reply | list[str]) -> None:
         handler.send_header(key, value)
     handler.end_headers()
     handler.wfile.write(data)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"pictures": "images"}, globals())

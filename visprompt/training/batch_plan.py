@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from visprompt.utils.renamed import renamed_attributes
 
+
+@renamed_attributes(pictures="images")
 @dataclass(frozen=True)
 class Plan:
     """The order of the training images.

@@ -25,6 +25,7 @@ from visprompt.training.objectives.base import Batch, Objective, Split
 from visprompt.training.progress import FitProgress
 from visprompt.training.result import Fitted
 from visprompt.training.run_checkpoints import Checkpoint, Progress
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -350,3 +351,7 @@ def _optimizer(settings: FitSettings, weights: dict[str, Tensor], rate: float) -
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum)
     return torch.optim.AdamW(groups, lr=rate, betas=(settings.momentum, 0.999))
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"FEW": "training.evaluation.FEW"}, globals())

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visprompt.utils.number_text import duration, shown
+from visprompt.utils.renamed import renamed_names
 
 #: seconds after which a log gets a line even without an evaluation
 LOG_SECONDS = 60.0
@@ -154,3 +155,7 @@ class FitProgress:
             return 0.0
         started, before = self._first
         return (time.monotonic() - started) / (self._done - before) * (self._total - self._done)
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"is_share": "utils.number_text.is_share"}, globals())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from visprompt.errors import VispromptError
 from visprompt.persistence.prompt_image import HasImage
 from visprompt.utils.files import write_bytes
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -167,3 +168,7 @@ def png_of(image: Image) -> bytes:
     content = BytesIO()
     image.save(content, "PNG")
     return content.getvalue()
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"Sketches": "ProgressImages"}, globals())

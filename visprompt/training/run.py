@@ -19,6 +19,7 @@ from visprompt.training.loop import Loop
 from visprompt.training.metrics_log import finite
 from visprompt.training.result import Fitted
 from visprompt.training.settings import FitSettings
+from visprompt.utils.renamed import renamed_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,3 +206,16 @@ def _record(
         "visprompt_version": __version__,
     }
     return json.loads(json.dumps(finite(content)))  # type: ignore[no-any-return]
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "RUN": "training.run_folder.RUN",
+        "evaluate_on": "training.fit.evaluate_on",
+        "require_ours": "training.run_folder.require_ours",
+        "run": "training.fit.fit",
+    },
+    globals(),
+)

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from visprompt.errors import InvalidInputError
 from visprompt.utils.files import sync, write_text
+from visprompt.utils.renamed import renamed_attributes
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _BESIDE = re.compile(r"\.(checkpoint|old)-\d+")  # temporary names: being written, being replaced
 _TENSORS, _NUMBERS = "state.safetensors", "state.json"
 
 
+@renamed_attributes(pictures="images")
 @dataclass
 class Progress:
     """The counters of an unfinished run.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from visprompt.errors import InvalidInputError
+from visprompt.utils.renamed import renamed_parameters
 from visprompt.visual_prompt import FITS, Fit, is_number
 
 #: lr = base_lr · images per step / 256 (Goyal et al. 2017, as in VPT and gated prompt tuning)
@@ -175,6 +176,7 @@ class FitSettings:
             raise InvalidInputError(f"templates are texts with {{}} for the class name; got {self.templates!r}.")
         object.__setattr__(self, "templates", listed)
 
+    @renamed_parameters(pictures_per_step="images_per_step")
     def learning_rate(self, images_per_step: int) -> float:
         """The peak learning rate: `lr`, or `base_lr · images_per_step / 256`.
 

@@ -10,6 +10,7 @@ from typing import Any
 from visprompt.errors import InvalidInputError
 from visprompt.utils.files import write_text
 from visprompt.utils.hashing import plain_value
+from visprompt.utils.renamed import renamed_names
 
 
 class RowLog:
@@ -102,3 +103,20 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Returns all rows of a results file, without an incomplete last line."""
     return RowLog(path).rows()
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "require_folder": "utils.files.require_folder",
+        "require_file": "utils.files.require_file",
+        "write_text": "utils.files.write_text",
+        "digest": "utils.hashing.digest",
+        "file_digest": "utils.hashing.file_digest",
+        "source_digest": "utils.provenance.source_digest",
+        "provenance": "utils.provenance.provenance",
+        "git_commit": "utils.provenance.git_commit",
+    },
+    globals(),
+)

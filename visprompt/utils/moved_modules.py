@@ -125,6 +125,7 @@ MOVED = {
     "report_gain": "bench.gain.document",
     "report_kinds": "bench.accuracy.document_tables",
     "report_tuning": "bench.tuning.document",
+    "results": "utils.jsonl",
     "saving": "persistence.prompt_files",
     "statistics": "utils.statistics",
     "suites": "bench.suite",

@@ -7,6 +7,7 @@ This covers parameters, attributes, names in modules, keys of files and values o
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -64,6 +65,7 @@ def renamed_parameters(**names: str) -> Callable[[F], F]:
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
+        call.__renamed_parameters__ = dict(names)  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]
 
     return wrap
@@ -97,6 +99,76 @@ def renamed_attributes(**names: str) -> Callable[[C], C]:
     return wrap
 
 
+def renamed_in_methods(**names: str) -> Callable[[C], C]:
+    """`renamed_parameters` for all public methods of a class that have a parameter of a new name.
+
+    Args:
+        **names: old name → new name.
+    """
+
+    def wrap(kind: C) -> C:
+        for name, function in list(vars(kind).items()):
+            if name.startswith("_") or not inspect.isfunction(function):
+                continue
+            parameters = inspect.signature(function).parameters
+            taken = {old: new for old, new in names.items() if new in parameters and old not in parameters}
+            if taken:
+                setattr(kind, name, renamed_parameters(**taken)(function))
+        return kind
+
+    return wrap
+
+
+def renamed_hooks(**names: str) -> Callable[[C], C]:
+    """For a class that others derive from: a sub-class that overrides a method by its old name overrides the new one.
+
+    The old name can be called too, `super().old()` in such an override included.
+
+    Args:
+        **names: old name → new name, of methods that the class itself has.
+    """
+
+    def wrap(kind: C) -> C:
+        for old, new in names.items():
+            setattr(kind, old, _old_method(old, new, kind.__dict__[new]))
+
+        def take_old_names(sub: type, **options: Any) -> None:
+            super(kind, sub).__init_subclass__(**options)  # type: ignore[arg-type]
+            for old, new in names.items():
+                if old in sub.__dict__ and new not in sub.__dict__:
+                    warn_renamed(f"{sub.__name__}: the method", old, new)
+                    setattr(sub, new, _overriding(sub.__dict__[old]))
+
+        kind.__init_subclass__ = classmethod(take_old_names)  # type: ignore[assignment, arg-type]
+        return kind
+
+    return wrap
+
+
+def _old_method(old: str, new: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """What the base class has under the old name."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        warn_renamed(f"{type(self).__name__}: the method", old, new)
+        if hasattr(getattr(type(self), new), "__overrides_old_name__"):  # then this is its super() call
+            return function(self, *args, **kwargs)
+        return getattr(self, new)(*args, **kwargs)
+
+    call.__doc__ = f"The old name of `{new}`, until visprompt {LAST}."
+    return call
+
+
+def _overriding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that a sub-class has under the old name, for the new one."""
+
+    @functools.wraps(function)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    call.__overrides_old_name__ = True  # type: ignore[attr-defined]
+    return call
+
+
 def renamed_names(module: str, names: Mapping[str, str], namespace: Mapping[str, Any]) -> Callable[[str], Any]:
     """Makes a module's `__getattr__` that finds functions and classes by their old names.
 
@@ -104,17 +176,31 @@ def renamed_names(module: str, names: Mapping[str, str], namespace: Mapping[str,
 
     Args:
         module: `__name__` of the module.
-        names: old name → new name.
+        names: old name → new name in the same module, or its path below `visprompt`, as in "prompter.Ensemble".
         namespace: `globals()` of the module.
     """
 
     def find(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warn_renamed(module, name, names[name])
-        return namespace[names[name]]
+        new = names[name]
+        if "." not in new:
+            warn_renamed(module, name, new)
+            return namespace[new]
+        warn_renamed(module, name, f"visprompt.{new}")
+        return _found(new)
 
     return find
+
+
+def _found(path: str) -> Any:
+    """What is at a path below `visprompt`: a module's name, or an attribute of it."""
+    *parents, name = path.split(".")
+    try:
+        parent = importlib.import_module(".".join(["visprompt", *parents]))
+    except ModuleNotFoundError:
+        parent = _found(".".join(parents))
+    return getattr(parent, name)
 
 
 def renamed_keys(content: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -147,5 +233,7 @@ def renamed_value(value: Any, names: Mapping[str, str], where: str) -> Any:
     """
     if not isinstance(value, str) or value not in names:
         return value
-    warn_renamed(f"{where}: the value", value, names[value])
+    warn_renamed(
+        f"{where}: the value", value, names[value], stacklevel=4
+    )  # whoever called the function with the option
     return names[value]

@@ -1,36 +1,22 @@
 """ADE20K as it is published."""
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers import quietly, saved_image
 from PIL import Image
 
 from visprompt.data.labelled.ade20k import names_of
-from visprompt.data.labelled.dataset import Splits
 from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 18)).save(path, "PNG")
-    return path
-
-
-def quietly(*arguments: Any, **more: Any) -> Splits:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return load_splits(*arguments, **more)
 
 
 class TestAde20k:
     def made(self, root: Path, count: int = 4) -> Path:
         for part in ("training", "validation"):
             for n in range(count):
-                image(root / "images" / part / f"{part}_{n}.jpg")
+                saved_image(root / "images" / part / f"{part}_{n}.jpg")
                 mask = np.full((18, 20), n, np.uint8)
                 mask[0, 0] = 150
                 folder = root / "annotations" / part

@@ -1,28 +1,14 @@
 """FGVC data sets as they are published."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from helpers import quietly, saved_image
 
-from visprompt.data.labelled.dataset import Splits
 from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 18)).save(path, "PNG")
-    return path
-
-
-def quietly(*arguments: Any, **more: Any) -> Splits:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return load_splits(*arguments, **more)
 
 
 class TestFgvc:
@@ -30,7 +16,7 @@ class TestFgvc:
         for file in ("train", "val", "test"):
             entries = {f"{file} {n}/x{n}.png": labels[n % 2] for n in range(4)}
             for path in entries:
-                image(root / images / path)
+                saved_image(root / images / path)
             content = files.get(file, entries)
             if content is not None:
                 (root / f"{file}.json").write_text(json.dumps(content))

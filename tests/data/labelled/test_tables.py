@@ -1,45 +1,21 @@
 """Tables of labelled data: columns, separators and labels as people have them, and what is said about others."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import file_names, quietly, saved_images
 from PIL import Image
 
-from visprompt.data.labelled.dataset import Labelled, Splits
 from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError, UnknownNameError
 
 
-def image(path: Path, wh: tuple[int, int] = (20, 18)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", wh).save(path, "PNG")
-    return path
-
-
-def tree(root: Path, *names: str) -> Path:
-    for name in names:
-        image(root / name)
-    return root
-
-
-def names(data: Labelled | None) -> list[str]:
-    assert data is not None
-    return [Path(path).name for path in data.files()]
-
-
-def quietly(*arguments: Any, **more: Any) -> Splits:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return load_splits(*arguments, **more)
-
-
 class TestTables:
     def csv(self, folder: Path, text: str, *images: str, name: str = "t.csv", **more: Any) -> Path:
-        tree(folder, *(images or tuple(f"{n}.png" for n in range(4))))
+        saved_images(folder, *(images or tuple(f"{n}.png" for n in range(4))))
         (folder / name).write_text(text, **({"encoding": "utf-8"} | more))
         return folder / name
 
@@ -56,7 +32,7 @@ class TestTables:
     def test_parts(self, tmp_path: Path) -> None:
         text = "image,label,split\n0.png,a,train\n1.png,b,Training\n2.png,a,val\n3.png,b,test\n"
         splits = quietly(self.csv(tmp_path, text))
-        assert [names(part) for part in (splits.train, splits.validation, splits.test)] == [
+        assert [file_names(part) for part in (splits.train, splits.validation, splits.test)] == [
             ["0.png", "1.png"],
             ["2.png"],
             ["3.png"],
@@ -65,7 +41,7 @@ class TestTables:
         assert splits.train.name == "t train"
 
     def test_named_columns_and_another_folder(self, tmp_path: Path) -> None:
-        tree(tmp_path / "pics", "0.png", "1.png")
+        saved_images(tmp_path / "pics", "0.png", "1.png")
         path = self.csv(tmp_path, "id,jpg,kind,label\n7,0.png,x,1\n8,1.png,y,1\n")
         splits = quietly(path, image="jpg", label="kind", images=tmp_path / "pics", validation=0)
         assert splits.train.classes == ("x", "y")
@@ -87,7 +63,7 @@ class TestTables:
         assert quietly(path, validation=0, classes=["x", "y", "z"]).train.classes == ("x", "y", "z")
 
     def test_windows_and_absolute_paths(self, tmp_path: Path) -> None:
-        tree(tmp_path / "sub dir", "a b.png", "é.png")
+        saved_images(tmp_path / "sub dir", "a b.png", "é.png")
         text = f'image,label\nsub dir\\a b.png,a\n"{tmp_path / "sub dir" / "é.png"}",b\n'
         assert quietly(self.csv(tmp_path, text), validation=0).train.check()
 
@@ -152,7 +128,7 @@ class TestTables:
             load_splits(path, validation=0)
 
     def jsonl(self, folder: Path, *rows: object) -> Path:
-        tree(folder, *(f"{n}.png" for n in range(4)))
+        saved_images(folder, *(f"{n}.png" for n in range(4)))
         (folder / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
         return folder / "t.jsonl"
 

@@ -1,27 +1,12 @@
 """VTAB-1k in the layout in which it is shared, on made-up files."""
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
+from helpers import quietly, saved_image
 
-from visprompt.data.labelled.dataset import Splits
 from visprompt.data.labelled.splits import load_splits
 from visprompt.errors import InvalidInputError
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 18)).save(path, "PNG")
-    return path
-
-
-def quietly(*arguments: Any, **more: Any) -> Splits:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return load_splits(*arguments, **more)
 
 
 class TestVtab:
@@ -37,7 +22,7 @@ class TestVtab:
             folder = self.LISTS[file]
             lines = []
             for n in range(4):
-                image(root / "images" / folder / f"{n} {n}.png")
+                saved_image(root / "images" / folder / f"{n} {n}.png")
                 lines.append(f"images/{folder}/{n} {n}.png {n % 2 * 3}")
             (root / file).write_text("\n".join(lines) + "\n")
         return root

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image
 
 import visprompt as vp
@@ -12,12 +12,8 @@ from visprompt.models.lvlm.inputs import chat_text, image_token, media_of, prepa
 from visprompt.testing.tiny_lvlm import tiny_lvlm
 
 
-def image(wh: tuple[int, int] = (96, 96), seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
-
-
 def chat(text: str = "what is this", *images: Image.Image) -> Chat:
-    return Chat(tuple(vp.VisualPrompt(item) for item in images or (image(),)), text)
+    return Chat(tuple(vp.VisualPrompt(item) for item in images or (noise((96, 96)),)), text)
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen2-5-vl", "internvl"])
@@ -27,7 +23,7 @@ def model(request: pytest.FixtureRequest) -> vp.Model:
 
 
 def test_patches_are_where_their_tokens_are(model: vp.Model) -> None:
-    chats = [chat("what"), chat("what is the red star on the left of the dog", image((150, 64)))]
+    chats = [chat("what"), chat("what is the red star on the left of the dog", noise((150, 64)))]
     inputs = prepare(model, chats)  # type: ignore[arg-type]
     ids = inputs.tensors["input_ids"]
     assert inputs.length == ids.shape[1]
@@ -49,7 +45,7 @@ def test_shorter_chats_are_padded_on_the_left(model: vp.Model) -> None:
 
 
 def test_several_images_stand_one_after_the_other(model: vp.Model) -> None:
-    inputs = prepare(model, [chat("which", image(), image((64, 150), 1))])  # type: ignore[arg-type]
+    inputs = prepare(model, [chat("which", noise((96, 96)), noise((64, 150), seed=1))])  # type: ignore[arg-type]
     first, second = inputs.layouts[0]
     counts = [item.geometry.num_patches for item in (first, second)]
     columns = inputs.columns[0]

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers import noise
 from PIL import Image
 
 import visprompt as vp
@@ -16,11 +17,6 @@ from visprompt.testing.tiny_lvlm import tiny_lvlm, tiny_lvlm_names
 
 SIZES = {"square": (96, 96), "wide": (150, 64), "tall": (50, 131)}
 QUESTION = "what is the red star on the left of the dog"
-
-
-def image(wh: tuple[int, int], seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 255, (wh[1], wh[0], 3), dtype=np.uint8)
-    return Image.fromarray(noise)
 
 
 @pytest.fixture(scope="module", params=tiny_lvlm_names())
@@ -54,7 +50,7 @@ def test_a_painted_patch_changes_its_own_token_and_no_other(family, shape):
     model = vp.wrap(fresh.module, fresh.processor)
     silence_vision_attention(fresh.module)
     wh = SIZES[shape]
-    plain = image(wh)
+    plain = noise(wh, high=255)
     geometry = model.layout(wh).geometry
     before = image_embeddings(model, plain)
     tile_of = np.repeat(np.arange(len(geometry.tiles)), [np.prod(tile.grid_hw) for tile in geometry.tiles])
@@ -115,8 +111,8 @@ def image_embeddings(model, image: Image.Image) -> torch.Tensor:
 
 def test_maps_equal_the_models_own_eager_attention(family, model):
     requests = [
-        vp.Request(image(SIZES["wide"]), query=QUESTION),
-        vp.Request(image(SIZES["tall"], 1), query="a cat"),
+        vp.Request(noise(SIZES["wide"], high=255), query=QUESTION),
+        vp.Request(noise(SIZES["tall"], seed=1, high=255), query="a cat"),
     ]
     answers = runner(model).answer(requests, blocks=[1, -1], max_new_tokens=3)
     eager = tiny_lvlm(family.name)
@@ -139,13 +135,13 @@ def test_maps_equal_the_models_own_eager_attention(family, model):
 
 
 def test_reading_changes_nothing(model):
-    requests = [vp.Request(image(SIZES["wide"]), query=QUESTION)]
+    requests = [vp.Request(noise(SIZES["wide"], high=255), query=QUESTION)]
     plain, reading = forward(model, chats(requests))[0], forward(model, chats(requests), read=(0, 2))[0]
     assert torch.equal(plain, reading)
 
 
 def test_streamed_pieces_make_the_answer(model):
-    request = vp.Request(image(SIZES["square"]), query=QUESTION)
+    request = vp.Request(noise(SIZES["square"], high=255), query=QUESTION)
     whole = runner(model).generate(request, max_new_tokens=5)[0]
     assert "".join(runner(model).generate(request, max_new_tokens=5, stream=True)).strip() == whole
 
@@ -154,14 +150,14 @@ def test_streamed_pieces_make_the_answer(model):
 
 
 def test_strength_zero_is_bit_identical(model):
-    request = vp.Request(image(SIZES["wide"]), region=vp.Box(20, 10, 90, 50), query=QUESTION)
+    request = vp.Request(noise(SIZES["wide"], high=255), region=vp.Box(20, 10, 90, 50), query=QUESTION)
     plain = forward(model, chats([request]))[0]
     prompts = vp.Prompter.from_name("falip", strength=0.0).prompt(request, model)
     assert torch.equal(forward(model, [Chat((prompts[0],), QUESTION)])[0], plain)
 
 
 def test_the_unwrapped_module_gives_the_same_bits(family, model):
-    request = vp.Request(image(SIZES["wide"]), query=QUESTION)
+    request = vp.Request(noise(SIZES["wide"], high=255), query=QUESTION)
     logits, inputs, _ = forward(model, chats([request]))
     fresh = tiny_lvlm(family.name)
     with torch.no_grad():
@@ -179,7 +175,7 @@ def test_the_unwrapped_module_gives_the_same_bits(family, model):
 def test_rising_strength_raises_the_regions_attention(model, shape):
     wh = SIZES[shape]
     region = vp.Box(wh[0] * 0.2, wh[1] * 0.2, wh[0] * 0.7, wh[1] * 0.7)
-    request = vp.Request(image(wh), region=region, query=QUESTION)
+    request = vp.Request(noise(wh, high=255), region=region, query=QUESTION)
     masses = []
     for strength in (0.0, 1.0, 3.0, 6.0):
         answer = runner(model, "falip", strength=strength).answer(request, blocks=range(4), max_new_tokens=1)[0]
@@ -190,7 +186,7 @@ def test_rising_strength_raises_the_regions_attention(model, shape):
 
 
 def test_target_mass_is_reached_in_every_head_and_step(model):
-    request = vp.Request(image(SIZES["wide"]), region=vp.Box(10, 10, 60, 50), query=QUESTION)
+    request = vp.Request(noise(SIZES["wide"], high=255), region=vp.Box(10, 10, 60, 50), query=QUESTION)
     answer = runner(model, "falip", target_mass=0.8, rounding="touched").answer(
         request, blocks=[0, 3], max_new_tokens=3
     )[0]
@@ -200,7 +196,7 @@ def test_target_mass_is_reached_in_every_head_and_step(model):
 
 def test_a_question_is_causal_under_edits(model):
     """Later words do not change the logits of earlier ones."""
-    shown = image(SIZES["square"])
+    shown = noise(SIZES["square"], high=255)
     made = vp.Prompter.from_name("falip").prompt(vp.Request(shown, region=(20, 20, 70, 70), query="a"), model)[0]
     short, inputs, _ = forward(model, [Chat((made,), "the red star")])
     longer, more, _ = forward(model, [Chat((made,), "the red star dog cat")])
@@ -214,8 +210,8 @@ def test_a_question_is_causal_under_edits(model):
 
 def test_left_padding_changes_no_answer(model):
     requests = [
-        vp.Request(image(SIZES["wide"]), region=(10, 10, 80, 50), query=QUESTION),
-        vp.Request(image(SIZES["square"], 3), region=(30, 30, 80, 80), query="a cat"),
+        vp.Request(noise(SIZES["wide"], high=255), region=(10, 10, 80, 50), query=QUESTION),
+        vp.Request(noise(SIZES["square"], seed=3, high=255), region=(30, 30, 80, 80), query="a cat"),
     ]
     together = runner(model, "falip", strength=2.0).answer(requests, blocks=[0, 2], max_new_tokens=3)
     for request, batched in zip(requests, together, strict=True):
@@ -225,7 +221,7 @@ def test_left_padding_changes_no_answer(model):
 
 
 def test_a_training_forward_has_the_edits_too(model):
-    request = vp.Request(image(SIZES["wide"]), region=(10, 10, 80, 50), query=QUESTION)
+    request = vp.Request(noise(SIZES["wide"], high=255), region=(10, 10, 80, 50), query=QUESTION)
     prompts = vp.Prompter.from_name("falip", strength=3.0).prompt(request, model)
     edited = forward(model, [Chat((prompts[0],), QUESTION)], grad=True)[0]
     edited.float().logsumexp(-1).mean().backward()
@@ -234,7 +230,7 @@ def test_a_training_forward_has_the_edits_too(model):
 
 
 def test_the_vision_tower_can_be_edited(family, model):
-    request = vp.Request(image(SIZES["wide"]), region=(10, 10, 80, 50), query=QUESTION)
+    request = vp.Request(noise(SIZES["wide"], high=255), region=(10, 10, 80, 50), query=QUESTION)
     edit = runner(model, "falip", tower="vision", strength=4.0, first_block=0)
     if not family.vision_edits:
         with pytest.raises(vp.UnsupportedError, match="decoder"):
@@ -247,11 +243,11 @@ def test_the_vision_tower_can_be_edited(family, model):
 
 def test_scores_are_log_likelihoods(model):
     """The same number as the logits of the prompt with the answer behind it, whatever it is batched with."""
-    request = vp.Request(image(SIZES["wide"]), region=(10, 10, 80, 50), query=QUESTION)
+    request = vp.Request(noise(SIZES["wide"], high=255), region=(10, 10, 80, 50), query=QUESTION)
     texts = ["red", "a small blue cat"]
     for name in (None, "falip"):
         found = runner(model, name).score(
-            [request, vp.Request(image((64, 64)), region=(9, 9, 40, 40), query="a")], texts
+            [request, vp.Request(noise(high=255), region=(9, 9, 40, 40), query="a")], texts
         )
         assert found.shape == (2, 2)
         prompts = request.units() if name is None else vp.Prompter.from_name(name).prompt(request, model)
@@ -275,7 +271,7 @@ def test_scores_are_log_likelihoods(model):
 
 
 def test_several_images_have_a_map_each(model):
-    images = [image(SIZES["wide"]), image(SIZES["square"], 1)]
+    images = [noise(SIZES["wide"], high=255), noise(SIZES["square"], seed=1, high=255)]
     request = vp.Request(images, region=[None, (20, 20, 80, 80)], query=QUESTION)
     low, high = (
         runner(model, "falip", strength=strength).answer(request, blocks=[0], max_new_tokens=2)[0]
@@ -288,7 +284,7 @@ def test_several_images_have_a_map_each(model):
 
 
 def test_frames_of_a_video(family, model):
-    frames = [image((64, 64), seed) for seed in range(4)]
+    frames = [noise(seed=seed, high=255) for seed in range(4)]
     request = vp.Request(frames, query=QUESTION, video=True)
     answer = runner(model).answer(request, blocks=[0], max_new_tokens=2)[0]
     group = model.family.frames_per_group if model.family.video_layout is not None else 1
@@ -296,7 +292,7 @@ def test_frames_of_a_video(family, model):
 
 
 def test_videos_of_different_lengths(family, model):
-    requests = [vp.Request([image((64, 64), n) for n in range(count)], query="a", video=True) for count in (2, 4)]
+    requests = [vp.Request([noise(seed=n, high=255) for n in range(count)], query="a", video=True) for count in (2, 4)]
     together = runner(model).answer(requests, blocks=[0], max_new_tokens=2)
     for request, found in zip(requests, together, strict=True):
         alone = runner(model).answer(request, blocks=[0], max_new_tokens=2)[0]
@@ -309,7 +305,7 @@ def test_videos_of_different_lengths(family, model):
 
 @pytest.mark.parametrize("tower", ["decoder", "vision"])
 def test_a_region_on_one_frame_raises_that_frame(family, model, tower):
-    frames = [image((64, 64), seed) for seed in range(3)]
+    frames = [noise(seed=seed, high=255) for seed in range(3)]
     request = vp.Request(frames, region=[None, None, (10, 10, 50, 50)], query=QUESTION, video=True)
     if tower == "vision" and not family.vision_edits:
         with pytest.raises(vp.UnsupportedError, match="decoder"):
@@ -327,28 +323,28 @@ def test_a_region_on_one_frame_raises_that_frame(family, model, tower):
 
 
 def test_several_regions_give_an_answer_each(model):
-    request = vp.Request(image(SIZES["wide"]), region=[(5, 5, 60, 60), (80, 5, 140, 60)], query=QUESTION)
+    request = vp.Request(noise(SIZES["wide"], high=255), region=[(5, 5, 60, 60), (80, 5, 140, 60)], query=QUESTION)
     ran = runner(model, "falip")
     assert len(ran.generate(request, max_new_tokens=2)) == 2
     assert ran.index == [(0, 0), (0, 1)]
 
 
 def test_what_it_cannot_do_is_said(model):
-    request = vp.Request(image((64, 64)))
+    request = vp.Request(noise(high=255))
     with pytest.raises(vp.InvalidInputError, match="question"):
         runner(model).generate(request)
     with pytest.raises(vp.UnsupportedError, match="generate"):
-        runner(model).encode(vp.Request(image((64, 64)), query="a"))
+        runner(model).encode(vp.Request(noise(high=255), query="a"))
     with pytest.raises(vp.InvalidInputError, match="block"):
-        runner(model).answer(vp.Request(image((64, 64)), query="a"), blocks=[99])
+        runner(model).answer(vp.Request(noise(high=255), query="a"), blocks=[99])
     edit = vp.AttentionEdit(tower="decoder", bias=np.ones(3))
-    made = vp.Request(image((64, 64)), query="a").units()[0].with_(attention=(edit,))
+    made = vp.Request(noise(high=255), query="a").units()[0].with_(attention=(edit,))
     with pytest.raises(vp.InvalidInputError, match="columns"):
         model.generate([Chat((made,), "a")], max_new_tokens=2)
 
 
 def test_a_run_inside_another_runs_edits_is_refused(model):
-    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query="a")
+    request = vp.Request(noise(high=255), region=(9, 9, 50, 50), query="a")
     made = vp.Prompter.from_name("falip").prompt(request, model)[0]
     asked = [Chat((made,), "a")]
     with pytest.raises(vp.InvalidInputError, match="leave that scope"), model.editing(asked, prepare(model, asked)):
@@ -356,7 +352,7 @@ def test_a_run_inside_another_runs_edits_is_refused(model):
 
 
 def test_an_error_inside_leaves_nothing_behind(family, model):
-    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query="a")
+    request = vp.Request(noise(high=255), region=(9, 9, 50, 50), query="a")
     before = runner(model).generate(request, max_new_tokens=3)
 
     class Stop(Exception):

@@ -190,12 +190,6 @@ def test_packed_towers_refuse_with_the_reason(name: str) -> None:
     assert "gated" not in str(error.value).partition("work on it")[2]
 
 
-@pytest.fixture(scope="module")
-def llava() -> Any:
-    made = tiny_lvlm("llava")
-    return vp.wrap(made.module, made.processor)
-
-
 def test_the_tower_ends_where_the_features_are_taken(llava: Any) -> None:
     """LLaVA takes the second-last hidden state: deep prompts are for the blocks in front of it."""
     assert len(llava.vision_tower.blocks) == 3

@@ -9,22 +9,16 @@ import time
 from typing import Any
 
 import pytest
+from helpers import remote_model
 from PIL import Image
 
 import visprompt as vp
 from visprompt.models.chat import Chat
 from visprompt.models.remote import client as remote_client
-from visprompt.models.remote.model import RemoteModel
 from visprompt.models.remote.parallel import STOP_AFTER
 from visprompt.testing.chat_server import Body, ChatServer, Reply, completion, question, refusal
 
 KEY = "sk-very-secret-0123456789abcdef"
-
-
-def load(server: ChatServer, **options: Any) -> RemoteModel:
-    model = vp.load_model("remote:some/model", base_url=server.base_url, **{"max_retries": 2, **options})
-    assert isinstance(model, RemoteModel)
-    return model
 
 
 def chat(text: str = "What colour?") -> Chat:
@@ -44,7 +38,7 @@ def test_answers_keep_their_order_and_requests_their_bound(server: ChatServer) -
         return completion(question(body))
 
     server.reply = reply
-    answers = load(server, concurrency=3).generate([chat(str(number)) for number in range(14)])
+    answers = remote_model(server, concurrency=3).generate([chat(str(number)) for number in range(14)])
     assert [int(answer.text) for answer in answers] == list(range(14))
     assert server.most_at_once == 3
 
@@ -54,7 +48,7 @@ def test_one_failure_does_not_cost_the_other_answers(server: ChatServer) -> None
         refusal(400, "bad image") if question(body) == "3" else completion(question(body))
     )
     with pytest.raises(vp.RemoteError, match="1 of 9 questions got no answer; the 8 answers") as caught:
-        load(server).generate([chat(str(number)) for number in range(9)])
+        remote_model(server).generate([chat(str(number)) for number in range(9)])
     assert {at: answer.text for at, answer in caught.value.done.items()} == {i: str(i) for i in range(9) if i != 3}
     assert list(caught.value.failed) == [3]
     assert "bad image" in caught.value.failed[3]
@@ -64,7 +58,7 @@ def test_one_failure_does_not_cost_the_other_answers(server: ChatServer) -> None
 def test_nothing_more_is_asked_after_a_hopeless_failure(server: ChatServer) -> None:
     server.reply = lambda body, number: completion("red") if number < 4 else refusal(401, "no")
     with pytest.raises(vp.RemoteError, match=r"of [56] questions got no answer and nothing more was asked") as caught:
-        load(server, concurrency=2).generate([chat() for _ in range(50)])
+        remote_model(server, concurrency=2).generate([chat() for _ in range(50)])
     assert len(caught.value.done) == 4
     assert caught.value.stopped
     assert len(server.bodies) <= 6
@@ -73,14 +67,14 @@ def test_nothing_more_is_asked_after_a_hopeless_failure(server: ChatServer) -> N
 def test_failures_one_after_another_end_the_run(server: ChatServer) -> None:
     server.reply = lambda body, number: refusal(400, "unknown field")
     with pytest.raises(vp.RemoteError, match="unknown field") as caught:
-        load(server, concurrency=1).generate([chat() for _ in range(50)])
+        remote_model(server, concurrency=1).generate([chat() for _ in range(50)])
     assert caught.value.stopped
     assert STOP_AFTER <= len(server.bodies) <= STOP_AFTER + 2
 
 
 def test_the_pace_holds_for_retries_too(server: ChatServer) -> None:
     server.reply = lambda body, number: refusal(500, "no") if number == 1 else completion("red")
-    model = load(server, requests_per_minute=600, concurrency=4)
+    model = remote_model(server, requests_per_minute=600, concurrency=4)
     begins = time.monotonic()
     model.generate([chat() for _ in range(4)])
     assert len(server.times) == 5
@@ -94,13 +88,13 @@ def test_the_pace_holds_for_retries_too(server: ChatServer) -> None:
 @pytest.mark.parametrize("status", [429, 500, 503, 408])
 def test_passing_failures_are_tried_again(server: ChatServer, status: int) -> None:
     server.reply = lambda body, number: refusal(status, "later") if number < 2 else completion("red")
-    assert load(server).generate([chat()])[0].text == "red"
+    assert remote_model(server).generate([chat()])[0].text == "red"
     assert len(server.bodies) == 3
 
 
 def test_the_server_says_how_long_to_wait(server: ChatServer) -> None:
     server.reply = lambda body, number: refusal(429, "later", Retry_After="0.7") if number == 0 else completion("red")
-    load(server).generate([chat()])
+    remote_model(server).generate([chat()])
     assert server.times[1] - server.times[0] > 0.65
 
 
@@ -111,7 +105,7 @@ def test_a_slow_server_times_out_and_is_tried_again(server: ChatServer) -> None:
         return completion("red")
 
     server.reply = reply
-    assert load(server, timeout=0.8).generate([chat()])[0].text == "red"
+    assert remote_model(server, timeout=0.8).generate([chat()])[0].text == "red"
     assert len(server.bodies) >= 2
 
 
@@ -132,7 +126,7 @@ def test_a_slow_server_times_out_and_is_tried_again(server: ChatServer) -> None:
 def test_what_the_server_refuses(server: ChatServer, reply: Reply, message: str) -> None:
     server.reply = lambda body, number: reply
     with pytest.raises(vp.RemoteError, match=message):
-        load(server).generate([chat()])
+        remote_model(server).generate([chat()])
 
 
 def test_no_answer_in_time(server: ChatServer) -> None:
@@ -142,11 +136,11 @@ def test_no_answer_in_time(server: ChatServer) -> None:
 
     server.reply = reply
     with pytest.raises(vp.RemoteError, match=r"no answer within 0\.2 s \(one attempt\): raise timeout"):
-        load(server, timeout=0.2, max_retries=0).generate([chat()])
+        remote_model(server, timeout=0.2, max_retries=0).generate([chat()])
 
 
 def test_no_server(server: ChatServer) -> None:
-    model = load(server)
+    model = remote_model(server)
     server.close()
     with pytest.raises(vp.RemoteError, match=rf"{server.host} cannot be reached .*refused.*is the server running"):
         model.generate([chat()])
@@ -162,7 +156,7 @@ def test_the_key_comes_from_the_environment_and_appears_nowhere(
     caplog.set_level(logging.DEBUG)
     # a server that repeats the key in its error, right where a long message would be cut
     server.reply = lambda body, number: refusal(401, "x" * (remote_client.MAX_WORDS - 15) + f" key: {KEY}")
-    model = load(server, key_env="MY_KEY")
+    model = remote_model(server, key_env="MY_KEY")
     with pytest.raises(vp.RemoteError, match="does not accept the key from MY_KEY") as caught:
         model.generate([chat()])
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
@@ -180,9 +174,9 @@ def test_the_key_comes_from_the_environment_and_appears_nowhere(
 def test_the_standard_variable_is_used_and_a_placeholder_without(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(server).generate([chat()])
+    remote_model(server).generate([chat()])
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    load(server).generate([chat()])
+    remote_model(server).generate([chat()])
     assert [headers["Authorization"] for headers in server.headers] == ["Bearer no-key", f"Bearer {KEY}"]
 
 
@@ -237,7 +231,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_runner_keeps_what_came_and_asks_the_rest(server: ChatServer) -> None:
     server.reply = lambda body, number: refusal(400, "bad") if question(body) == "q5" else completion(question(body))
     requests = [vp.Request(Image.new("RGB", (24, 16)), query=f"q{number}") for number in range(12)]
-    runner, kept = vp.Runner(load(server), batch_size=3), list[str]()
+    runner, kept = vp.Runner(remote_model(server), batch_size=3), list[str]()
     with pytest.raises(vp.RemoteError, match="1 of 12 questions got no answer") as caught:
         runner.answer(requests, on_answer=lambda answer: kept.append(answer.text))
     texts = {number: f"q{number}" for number in range(12) if number != 5}
@@ -250,10 +244,10 @@ def test_the_runner_stops_when_it_is_hopeless(server: ChatServer) -> None:
     server.reply = lambda body, number: completion("red") if number < 4 else refusal(401, "no")
     requests = (vp.Request(Image.new("RGB", (24, 16)), query="q") for _ in range(1000))
     with pytest.raises(vp.RemoteError, match="nothing more was asked") as caught:
-        vp.Runner(load(server, concurrency=1), batch_size=3).generate(requests)
+        vp.Runner(remote_model(server, concurrency=1), batch_size=3).generate(requests)
     assert len(caught.value.done) == 4
     assert len(server.bodies) == 5
 
 
 def test_a_batch_of_the_runner_has_work_for_all_threads(server: ChatServer) -> None:
-    assert vp.Runner(load(server, concurrency=50)).batch_size == 200
+    assert vp.Runner(remote_model(server, concurrency=50)).batch_size == 200

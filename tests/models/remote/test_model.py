@@ -10,37 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import noise, remote_model
 from PIL import Image
 
 import visprompt as vp
 from visprompt.models.chat import Chat
 from visprompt.models.remote.messages import png_bytes
-from visprompt.models.remote.model import RemoteModel
 from visprompt.testing.chat_server import Body, ChatServer, Reply, chunk, completion, images, question, refusal
 from visprompt.testing.conformance import ready
 
 
-def load(server: ChatServer, **options: Any) -> RemoteModel:
-    model = vp.load_model("remote:some/model", base_url=server.base_url, **{"max_retries": 2, **options})
-    assert isinstance(model, RemoteModel)
-    return model
-
-
-def noise(wh: tuple[int, int] = (31, 17), seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8)
-    return Image.fromarray(values)
-
-
 def chat(text: str = "What colour?", *shown: Image.Image, **options: Any) -> Chat:
-    return Chat(tuple(vp.VisualPrompt(item) for item in shown or (noise(),)), text, **options)
+    return Chat(tuple(vp.VisualPrompt(item) for item in shown or (noise((31, 17)),)), text, **options)
 
 
 # -- what is sent ------------------------------------------------------------------------------------------------------
 
 
 def test_the_server_gets_every_pixel_and_the_question(server: ChatServer) -> None:
-    first, second = noise((31, 17), 1), noise((64, 40), 2)
-    [answer] = load(server, seed=7).generate([chat("How many?", first, second, system="Be short.")], max_new_tokens=9)
+    first, second = noise((31, 17), seed=1), noise((64, 40), seed=2)
+    [answer] = remote_model(server, seed=7).generate(
+        [chat("How many?", first, second, system="Be short.")], max_new_tokens=9
+    )
     [body] = server.bodies
     assert answer.text == "red"
     assert answer.finished
@@ -54,21 +45,21 @@ def test_the_server_gets_every_pixel_and_the_question(server: ChatServer) -> Non
 
 
 def test_equal_images_are_equal_bytes_whatever_else_they_carry() -> None:
-    plain, laden = noise(), noise()
+    plain, laden = noise((31, 17)), noise((31, 17))
     laden.info.update(icc_profile=b"some profile", dpi=(72, 72), comment="x")
     assert png_bytes(plain) == png_bytes(plain) == png_bytes(laden)
     assert laden.info["dpi"] == (72, 72)
 
 
 def test_frames_of_a_video_go_as_images(server: ChatServer) -> None:
-    frames = [noise(seed=seed) for seed in range(3)]
-    load(server).generate([chat("What happens?", *frames, video=True)])
+    frames = [noise((31, 17), seed=seed) for seed in range(3)]
+    remote_model(server).generate([chat("What happens?", *frames, video=True)])
     for given, got in zip(frames, images(server.bodies[0]), strict=True):
         assert np.array_equal(np.asarray(given), np.asarray(got))
 
 
 def test_options_of_the_model_and_of_one_call(server: ChatServer) -> None:
-    model = load(server, detail="high", extra_body={"top_k": 3}, temperature=None)
+    model = remote_model(server, detail="high", extra_body={"top_k": 3}, temperature=None)
     model.generate([chat()])
     model.generate([chat()], temperature=0.5, detail=None, extra_body=None)
     first, second = server.bodies
@@ -82,7 +73,7 @@ def test_options_of_the_model_and_of_one_call(server: ChatServer) -> None:
 
 def test_a_image_above_the_limit_is_refused_and_not_made_smaller(server: ChatServer) -> None:
     with pytest.raises(vp.RemoteError, match=r"600×400 pixels is 0\.7 MiB.*max_image_bytes"):
-        load(server, max_image_bytes=500_000).generate([chat("?", noise((600, 400)))])
+        remote_model(server, max_image_bytes=500_000).generate([chat("?", noise((600, 400)))])
     assert not server.bodies
 
 
@@ -93,7 +84,7 @@ def test_the_newer_name_of_the_limit_is_found_out_once(server: ChatServer) -> No
         return completion(str(body["max_completion_tokens"]))
 
     server.reply = reply
-    model = load(server)
+    model = remote_model(server)
     assert [model.generate([chat()], max_new_tokens=5)[0].text for _ in range(2)] == ["5", "5"]
     assert len(server.bodies) == 3
 
@@ -103,13 +94,13 @@ def test_the_newer_name_of_the_limit_is_found_out_once(server: ChatServer) -> No
 
 def test_an_answer_cut_short_says_so(server: ChatServer) -> None:
     server.reply = lambda body, number: completion("the dog on the ", "length")
-    [answer] = load(server).generate([chat()])
+    [answer] = remote_model(server).generate([chat()])
     assert (answer.text, answer.finished) == ("the dog on the", False)
 
 
 def test_an_answer_of_no_words_is_the_models_own(server: ChatServer) -> None:
     server.reply = lambda body, number: completion("")
-    assert load(server).generate([chat()])[0].text == ""
+    assert remote_model(server).generate([chat()])[0].text == ""
 
 
 @pytest.mark.parametrize(
@@ -127,7 +118,7 @@ def test_an_answer_of_no_words_is_the_models_own(server: ChatServer) -> None:
 def test_empty_answers(server: ChatServer, reply: Reply, message: str) -> None:
     server.reply = lambda body, number: reply
     with pytest.raises(vp.RemoteError, match=message):
-        load(server).generate([chat()])
+        remote_model(server).generate([chat()])
 
 
 def test_streaming_gives_the_pieces_in_the_calling_thread(server: ChatServer) -> None:
@@ -139,7 +130,9 @@ def test_streaming_gives_the_pieces_in_the_calling_thread(server: ChatServer) ->
         "data: [DONE]\n\n",
     ]
     pieces: list[tuple[int, str, int]] = []
-    [answer] = load(server).generate([chat()], stream=lambda at, text: pieces.append((at, text, threading.get_ident())))
+    [answer] = remote_model(server).generate(
+        [chat()], stream=lambda at, text: pieces.append((at, text, threading.get_ident()))
+    )
     assert answer.text == "a red star"
     assert pieces == [(0, text, threading.get_ident()) for text in ("a ", "red ", "star")]
     assert server.bodies[0]["stream"] is True
@@ -152,7 +145,7 @@ def test_streams_of_several_questions_do_not_mix(server: ChatServer) -> None:
     def take(number: int, text: str) -> None:
         pieces[number] = pieces.get(number, "") + text
 
-    answers = load(server, concurrency=3).generate([chat(name) for name in "abcdef"], stream=take)
+    answers = remote_model(server, concurrency=3).generate([chat(name) for name in "abcdef"], stream=take)
     for number, name in enumerate("abcdef"):
         assert pieces[number].strip() == answers[number].text == " ".join(f"{name}{i}" for i in range(5))
         assert not answers[number].finished
@@ -169,7 +162,7 @@ def test_streams_of_several_questions_do_not_mix(server: ChatServer) -> None:
 def test_a_stream_that_breaks_off_is_no_answer(server: ChatServer, tail: list[str], message: str) -> None:
     server.reply = lambda body, number: [chunk("a red"), *tail]
     with pytest.raises(vp.RemoteError, match=message):
-        load(server).generate([chat()], stream=lambda number, text: None)
+        remote_model(server).generate([chat()], stream=lambda number, text: None)
 
 
 def test_a_reader_that_raises_ends_the_stream(server: ChatServer) -> None:
@@ -179,7 +172,7 @@ def test_a_reader_that_raises_ends_the_stream(server: ChatServer) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load(server).generate([chat()], stream=stop)
+        remote_model(server).generate([chat()], stream=stop)
 
 
 # -- strategies --------------------------------------------------------------------------------------------------------
@@ -193,7 +186,7 @@ def request(image: Image.Image | None = None) -> vp.Request:
 
 
 def test_every_strategy_runs_or_names_those_that_do(server: ChatServer) -> None:
-    model = load(server)
+    model = remote_model(server)
     for info in vp.list_strategies():
         prompter = vp.Prompter.from_name(info.name)
         if "map" in info.needs or "prompt" in info.needs or not prompter.acts_on <= model.supports:
@@ -208,7 +201,7 @@ def test_every_strategy_runs_or_names_those_that_do(server: ChatServer) -> None:
 
 def test_another_model_may_look_for_it(server: ChatServer) -> None:
     given = request()
-    runner = vp.Runner(load(server), vp.Prompter.from_name("api", auxiliary="bundled:scenes-clip"))
+    runner = vp.Runner(remote_model(server), vp.Prompter.from_name("api", auxiliary="bundled:scenes-clip"))
     assert runner.generate([given]) == ["red"]
     [got] = images(server.bodies[0])
     assert got.size == given.pil_image.size
@@ -216,7 +209,7 @@ def test_another_model_may_look_for_it(server: ChatServer) -> None:
 
 
 def test_attention_edits_and_maps_are_refused(server: ChatServer) -> None:
-    model = load(server)
+    model = remote_model(server)
     prompt = request().units()[0].adding(vp.AttentionEdit(temperature=0.5))
     with pytest.raises(vp.UnsupportedError, match=r"acts on attention.*circle"):
         model.generate([Chat((prompt,), "?")])
@@ -242,12 +235,12 @@ def test_attention_edits_and_maps_are_refused(server: ChatServer) -> None:
 )
 def test_what_needs_internals_is_one_clear_error(server: ChatServer, use: Callable[[Any], Any]) -> None:
     with pytest.raises(vp.UnsupportedError, match=r"is a remote model: .*circle"):
-        use(load(server))
+        use(remote_model(server))
 
 
 def test_the_runner_asks_with_the_image_it_renders(server: ChatServer) -> None:
     image = noise((64, 48))
-    runner = vp.Runner(load(server), vp.Prompter.from_name("circle"))
+    runner = vp.Runner(remote_model(server), vp.Prompter.from_name("circle"))
     assert runner.generate([request(image)], max_new_tokens=5) == ["red"]
     [shown], [got] = runner.render([request(image)]), images(server.bodies[0])
     assert np.array_equal(np.asarray(shown), np.asarray(got))
@@ -256,13 +249,13 @@ def test_the_runner_asks_with_the_image_it_renders(server: ChatServer) -> None:
 
 def test_the_runner_streams(server: ChatServer) -> None:
     server.reply = lambda body, number: [chunk("a "), chunk("star", "stop")]
-    assert list(vp.Runner(load(server)).generate(request(), stream=True)) == ["a ", "star"]
+    assert list(vp.Runner(remote_model(server)).generate(request(), stream=True)) == ["a ", "star"]
 
 
 def test_identity_tells_settings_apart(server: ChatServer) -> None:
-    first = load(server, extra_body={"top_k": 3}).describe()
+    first = remote_model(server, extra_body={"top_k": 3}).describe()
     assert first["host"] == server.host
     assert first["name"] == "remote:some/model"
     assert json.loads(json.dumps(first)) == first
     for other in ({"extra_body": {"top_k": 4}}, {"temperature": 1.0}, {"seed": 1}, {"detail": "low"}):
-        assert load(server, **other).describe() != first
+        assert remote_model(server, **other).describe() != first

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import tinted_noise, wrapped_tiny
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,12 +32,6 @@ NAMES = [name for name in tiny_names() if tiny(name).has_attention and "naflex" 
 CLASSES = ("red", "green", "blue")
 
 
-def colour(seed: int, wh: tuple[int, int] = (72, 60)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 90, (wh[1], wh[0], 3)).astype(np.uint8)
-    pixels[..., seed % 3] += 140
-    return Image.fromarray(pixels)
-
-
 def scene(seed: int) -> tuple[Image.Image, np.ndarray]:
     """Two squares on a dark ground; the upper rows are not labelled."""
     draws = np.random.default_rng(seed)
@@ -50,13 +45,8 @@ def scene(seed: int) -> tuple[Image.Image, np.ndarray]:
     return Image.fromarray(pixels), mask
 
 
-COLOURS = Labelled([(colour(seed), seed % 3) for seed in range(9)], CLASSES, name="colours")
+COLOURS = Labelled([(tinted_noise(seed), seed % 3) for seed in range(9)], CLASSES, name="colours")
 SCENES = Labelled([scene(seed) for seed in range(8)], ("ground", *CLASSES[::2]), kind="segmentation", name="scenes")
-
-
-def wrapped(name: str) -> vp.Model:
-    made = tiny(name)
-    return vp.wrap(made.module, made.processor, made.tokenizer)
 
 
 def built(model: vp.Model, **options: Any) -> Learned:
@@ -98,7 +88,7 @@ def frozen(model: vp.Model) -> Iterator[None]:
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_prompt_and_head_alone(name: str, kind: str) -> None:
-    model = wrapped(name)
+    model = wrapped_tiny(name)
     prompter = built(model)
     made = objective(model, prompter, COLOURS if kind == "classification" else SCENES)
     batch = batch_of(made)
@@ -120,7 +110,7 @@ def test_gradients_reach_prompt_and_head_alone(name: str, kind: str) -> None:
 
 
 def test_sums_do_not_depend_on_the_batches() -> None:
-    model = wrapped("transformers-clip")
+    model = wrapped_tiny("transformers-clip")
     for data in (COLOURS, SCENES):
         made = objective(model, built(model), data)
         whole = made.measure(batch_of(made, range(8), "validation"))
@@ -136,8 +126,10 @@ def test_sums_do_not_depend_on_the_batches() -> None:
 
 
 def test_figures_against_a_plain_loop() -> None:
-    model = wrapped("timm-vit")
-    data = Labelled([(colour(seed), label) for seed, label in enumerate([0, 0, 0, 1, 2, 0, 1])], (*CLASSES, "grey"))
+    model = wrapped_tiny("timm-vit")
+    data = Labelled(
+        [(tinted_noise(seed), label) for seed, label in enumerate([0, 0, 0, 1, 2, 0, 1])], (*CLASSES, "grey")
+    )
     prompter = built(model)
     made = objective(model, prompter, data)
     found = made.figures(made.measure(batch_of(made, range(7), "validation")))
@@ -156,7 +148,7 @@ def test_figures_against_a_plain_loop() -> None:
 
 @pytest.mark.parametrize(("name", "norm"), [("transformers-vit-mae", "layer"), ("transformers-vit", "none")])
 def test_embeddings_that_are_means_are_standardised(name: str, norm: str) -> None:
-    model = wrapped(name)
+    model = wrapped_tiny(name)
     assert objective(model, built(model), COLOURS).head.describe()["norm"] == norm
     assert objective(model, built(model), COLOURS, head="mlp").head.describe()["norm"] == norm
 
@@ -167,7 +159,7 @@ ZERO_SHOT = ["transformers-clip", "transformers-siglip", "open-clip-vit", "open-
 @pytest.mark.parametrize("name", ZERO_SHOT)
 def test_zero_shot_is_what_score_gives(name: str) -> None:
     """With one template to the letter; with several, the model's own logits for the averaged embedding."""
-    model = wrapped(name)
+    model = wrapped_tiny(name)
     prompter = built(model, prompts=0)
     requests = [vp.Request(COLOURS.image(index)) for index in range(3)]
     one = zero_shot_head(model, CLASSES, ["a photo of a {}"])
@@ -189,7 +181,7 @@ def test_zero_shot_is_what_score_gives(name: str) -> None:
 
 
 def test_a_prompt_can_be_taught_for_class_names() -> None:
-    model = wrapped("open-clip-vit")
+    model = wrapped_tiny("open-clip-vit")
     prompter = built(model)
     made = objective(model, prompter, COLOURS, head="zero-shot")
     with frozen(model), made.loss(batch_of(made), [0] * 4) as loss:
@@ -204,7 +196,7 @@ def test_a_prompt_can_be_taught_for_class_names() -> None:
 
 
 def test_a_linear_probe_runs_the_tower_once() -> None:
-    model = wrapped("transformers-vit")
+    model = wrapped_tiny("transformers-vit")
     made = objective(model, built(model, prompts=0), COLOURS, batch_size=4)
     plain = batch_of(made)  # the model wants gradients here, so it may be about to change
     assert "pixel_values" in plain
@@ -227,7 +219,7 @@ def test_a_linear_probe_runs_the_tower_once() -> None:
 
 def test_the_runs_of_a_sweep_have_features_in_common() -> None:
     """As long as it is the same data, in the same fit, on the same weights."""
-    model = wrapped("timm-vit")
+    model = wrapped_tiny("timm-vit")
 
     def embeddings(data: Labelled = COLOURS, **settings: Any) -> dict[int, Tensor]:
         made = objective(model, built(model, prompts=0), data, **settings)
@@ -259,7 +251,7 @@ def test_the_runs_of_a_sweep_have_features_in_common() -> None:
 def test_no_features_are_kept_that_change_or_are_not_worth_it(
     strategy: str, options: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    model = wrapped("transformers-vit")
+    model = wrapped_tiny("transformers-vit")
     prompter: Any = vp.Prompter.from_name(strategy, **options)
     prompter.build(model)
     with frozen(model):
@@ -267,12 +259,12 @@ def test_no_features_are_kept_that_change_or_are_not_worth_it(
 
 
 def test_images_that_cannot_be_read_stay_left_out() -> None:
-    model = wrapped("transformers-vit")
+    model = wrapped_tiny("transformers-vit")
 
     def broken() -> Image.Image:
         raise OSError("cut off")
 
-    items = [(colour(0), 0), (broken, 1), (colour(2), 2)]
+    items = [(tinted_noise(0), 0), (broken, 1), (tinted_noise(2), 2)]
     made = objective(model, built(model, prompts=0), Labelled(items, CLASSES, on_bad="skip"))
     with frozen(model), pytest.warns(UserWarning, match="left out"):
         batch = batch_of(made, range(3))
@@ -309,7 +301,7 @@ def test_miou_against_a_plain_loop() -> None:
 
 @pytest.mark.parametrize("fit", ["model", "squash", "pad"])
 def test_measured_in_the_pixels_of_the_image(fit: str) -> None:
-    model = wrapped("transformers-clip")  # crops what is not square
+    model = wrapped_tiny("transformers-clip")  # crops what is not square
     prompter = built(model)
     made = objective(model, prompter, SCENES, fit=fit)
     with torch.no_grad():
@@ -325,7 +317,7 @@ def test_measured_in_the_pixels_of_the_image(fit: str) -> None:
 
 
 def test_the_loss_is_a_mean_over_labelled_pixels() -> None:
-    model = wrapped("timm-vit")
+    model = wrapped_tiny("timm-vit")
     made = objective(model, built(model), SCENES)
     batch = batch_of(made, range(3))
     batch["label"][2] = made.ignore  # nothing of it is labelled
@@ -341,7 +333,7 @@ def test_the_loss_is_a_mean_over_labelled_pixels() -> None:
 
 @pytest.mark.parametrize("head", [None, "linear"])
 def test_it_learns_something(head: Any) -> None:
-    model = wrapped("transformers-dinov2")
+    model = wrapped_tiny("transformers-dinov2")
     prompter = built(model)
     made = objective(model, prompter, SCENES, head=head)
     batch = batch_of(made, range(8))
@@ -380,16 +372,16 @@ def test_an_input_that_is_no_whole_number_of_patches() -> None:
 
 
 def test_by_kind_of_data() -> None:
-    model = wrapped("timm-vit")
+    model = wrapped_tiny("timm-vit")
     assert objective_for(model, COLOURS) is Classification
     assert objective_for(model, SCENES) is Segmentation
-    answers = Labelled([(colour(0), ("What colour?", "red"))], (), kind="answers")
+    answers = Labelled([(tinted_noise(0), ("What colour?", "red"))], (), kind="answers")
     with pytest.raises(vp.UnsupportedError, match="encoder"):
         objective_for(model, answers)
 
 
 def test_what_is_refused() -> None:
-    model = wrapped("timm-vit")
+    model = wrapped_tiny("timm-vit")
     with pytest.raises(vp.UnsupportedError, match=r'no text tower.*head="linear"'):
         objective(model, built(model), COLOURS, head="zero-shot")
     with pytest.raises(vp.InvalidInputError, match="one per pixel"):
@@ -397,7 +389,7 @@ def test_what_is_refused() -> None:
 
 
 def test_packed_images_are_refused() -> None:
-    model = wrapped("transformers-siglip2-naflex")
+    model = wrapped_tiny("transformers-siglip2-naflex")
     prompter: Any = vp.Prompter.from_name("vpt", prompts=0)
     with pytest.raises(vp.UnsupportedError, match="packed"):
         Classification(model, prompter, {"train": COLOURS}, FitSettings())

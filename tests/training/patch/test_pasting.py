@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers import noise
 from PIL import Image
 
 import visprompt as vp
@@ -28,10 +29,6 @@ TILE = Tile((1.0, 1.0), (0.0, 0.0), (64, 96), (8, 12))
 COLOURS = Normalisation(torch.tensor([-1.8, -2.0, -1.5]), torch.tensor([4.0, 4.5, 3.5]))
 #: one model for every kind of processor
 MODELS = ("transformers-clip", "transformers-siglip", "transformers-dinov2", "open-clip-vit", "timm-vit", "timm-beit")
-
-
-def image(wh: tuple[int, int] = (96, 64), seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
 def patch(side: int = 24, shape: str = "circle", ratio: float = 0.5, seed: int = 1) -> np.ndarray:
@@ -68,23 +65,25 @@ def test_both_ways_of_pasting_agree(blending: str, shape: str, centre_xy: tuple[
     """To half a grey level, the rounding to 8 bits; between pixels and beyond the border too."""
     rgba = patch(shape=shape)
     options = {"opacity": 0.8, "blending": blending}
-    wanted = paste(image(), rgba, centre_xy, (side, side), **options)  # type: ignore[arg-type]
-    found = paste_batch(to_input(image()), torch.from_numpy(rgba), marks(centre_xy, side=side), COLOURS, **options)  # type: ignore[arg-type]
+    wanted = paste(noise((96, 64)), rgba, centre_xy, (side, side), **options)  # type: ignore[arg-type]
+    found = paste_batch(
+        to_input(noise((96, 64))), torch.from_numpy(rgba), marks(centre_xy, side=side), COLOURS, **options
+    )  # type: ignore[arg-type]
     assert np.abs(to_levels(found) - np.asarray(wanted, dtype=float)).max() < 0.51
 
 
 def test_on_whole_pixels_a_full_patch_is_copied() -> None:
     rgba = np.round(patch(side=16, shape="full") * 255) / 255
-    done = np.asarray(paste(image(), rgba, (20, 12), (16, 16))).astype(int)
+    done = np.asarray(paste(noise((96, 64)), rgba, (20, 12), (16, 16))).astype(int)
     assert np.array_equal(done[4:20, 12:28], np.rint(rgba[:3] * 255).transpose(1, 2, 0))
     rest = np.ones((64, 96), dtype=bool)
     rest[4:20, 12:28] = False
-    assert np.array_equal(done[rest], np.asarray(image())[rest])
+    assert np.array_equal(done[rest], np.asarray(noise((96, 64)))[rest])
 
 
 def test_several_marks_are_pasted_one_after_the_other() -> None:
     """Overlapping ones too, and those outside change nothing, not even which image it is."""
-    rgba, before = patch(ratio=0.5), image()
+    rgba, before = patch(ratio=0.5), noise((96, 64))
     spots = [((20.3, 12.0), (16.0, 9.5)), ((-90.0, 4.0), (16.0, 16.0)), ((25.0, 14.5), (16.0, 16.0))]
     wanted = before
     for spot, side in spots:
@@ -92,12 +91,12 @@ def test_several_marks_are_pasted_one_after_the_other() -> None:
     done = paste_all(before, rgba, spots, opacity=0.7)
     assert np.array_equal(done, wanted)
     assert not np.array_equal(done, before)
-    assert np.array_equal(before, image())
+    assert np.array_equal(before, noise((96, 64)))
     assert paste_all(before, rgba, spots[1:2]) is before
 
 
 def test_the_hole_of_a_ring_shows_what_is_below() -> None:
-    before = image()
+    before = noise((96, 64))
     done = np.asarray(paste(before, patch(ratio=0.5), (48, 32), (24, 24)))
     far = np.hypot(*(np.mgrid[:64, :96] + 0.5 - np.array([32, 48])[:, None, None]))
     untouched = (far < 5.2) | (far > 12.8)
@@ -128,7 +127,7 @@ def test_what_is_not_under_the_patch_is_untouched_to_the_bit(dtype: torch.dtype)
 def test_gradients_reach_the_patch_exactly() -> None:
     rgba = torch.from_numpy(patch(side=6)).double().float().requires_grad_()
     where = marks((40.3, 30.6), (5.0, 7.5), side=18.0)
-    pixels = to_input(image()).expand(2, -1, -1, -1)
+    pixels = to_input(noise((96, 64))).expand(2, -1, -1, -1)
     weight = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
     def loss(item: torch.Tensor) -> torch.Tensor:
@@ -161,7 +160,7 @@ def test_pasted_into_the_image_and_into_the_input_is_the_same(name: str) -> None
     _, model = conformance.wrapped(name)
     reader = model.parts.reader
     tile = model.geometry((64, 64)).tiles[0]
-    original, rgba = image((64, 64)), patch(side=16, shape="square")
+    original, rgba = noise(), patch(side=16, shape="square")
     unscaled = tile.scale_xy == (1.0, 1.0)
     if not unscaled:  # resizing noise gives anything: one image with few edges, one patch of one colour
         original, rgba[:3] = Image.new("RGB", (64, 64), (90, 120, 60)), 0.7
@@ -267,4 +266,4 @@ def test_wrong_numbers_say_so() -> None:
     with pytest.raises(vp.InvalidInputError, match="a ratio is"):
         shape_alpha("circle", 1.0, 8)
     with pytest.raises(vp.InvalidInputError, match="2 marks for 1 images"):
-        paste_batch(to_input(image()), torch.from_numpy(patch()), marks((1, 1), (2, 2)), COLOURS)
+        paste_batch(to_input(noise((96, 64))), torch.from_numpy(patch()), marks((1, 1), (2, 2)), COLOURS)

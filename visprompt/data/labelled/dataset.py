@@ -78,11 +78,11 @@ class Labelled:
         ignore_index: int | None = None,
         on_bad: OnBad = "refuse",
     ) -> None:
-        if kind not in KINDS:
+        self.kind: Kind = renamed_value(kind, {"pictures": "images"}, "Labelled: kind")
+        if self.kind not in KINDS:
             raise unknown_name("kind of data set", kind, KINDS)
         if on_bad not in ("refuse", "skip"):
             raise InvalidInputError(f'on_bad is "refuse" or "skip"; got {on_bad!r}.')
-        self.kind: Kind = renamed_value(kind, {"pictures": "images"}, "Labelled: kind")
         self.name, self.on_bad = name, on_bad
         self.classes = tuple(str(one) for one in classes)
         self.ignore_index = IGNORE if ignore_index is None and kind == "segmentation" else ignore_index

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visprompt.errors import InvalidInputError, VispromptError
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -159,6 +159,7 @@ def require_classes(mask: np.ndarray, count: int, ignore_index: int | None, name
     return mask
 
 
+@renamed_parameters(picture="image")
 def size_mismatch(mask_hw: tuple[int, int], image: Image.Image, source: Any, name: str) -> str:
     """Returns the message for a mask whose size differs from its image's."""
     wh = (mask_hw[1], mask_hw[0])
@@ -281,4 +282,4 @@ def _kind(value: Any) -> str:
 
 
 #: names of visprompt 0.4.0, which work with a DeprecationWarning
-__getattr__ = renamed_names(__name__, {"open_picture": "open_image"}, globals())
+__getattr__ = renamed_names(__name__, {"open_picture": "open_image", "PICTURE_SUFFIXES": "IMAGE_SUFFIXES"}, globals())

@@ -28,6 +28,7 @@ from visprompt.data.questions.question import (
 )
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.utils.files import write_text
+from visprompt.utils.renamed import renamed_names
 
 MULTIPLE_CHOICE = "multiple-choice"
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
@@ -234,3 +235,7 @@ def _missing(what: str) -> UnsupportedError:
         f'{what} files need the datasets package: pip install "visprompt-toolkit[mmmu]". JSON and JSONL files with the '
         "images' paths are read without it."
     )
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"PICTURES": "IMAGES"}, globals())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from visprompt.errors import InvalidInputError
 from visprompt.regions.shapes import Box, Xyxy
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -191,6 +191,7 @@ def iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
     return np.asarray(shared / (area_first[:, None] + area_second[None, :] - shared))
 
 
+@renamed_parameters(pictures="samples")
 def grouped(samples: Iterable[ReferringImage]) -> list[ReferringImage]:
     """Merges entries that have the same image and the same candidates, in the order of their first occurrence.
 

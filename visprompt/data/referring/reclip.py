@@ -25,6 +25,7 @@ from visprompt.data.referring.image import (
     xyxy_from_xywh,
 )
 from visprompt.errors import InvalidInputError
+from visprompt.utils.renamed import renamed_names
 
 # COCO_train2014_000000581857_16.jpg: refer appends the annotation's id to the image's file name.
 _GLUED = re.compile(r"^(COCO_[A-Za-z]+\d{4}_\d{12})_\d+$")
@@ -146,3 +147,7 @@ def image_name(file_name: str, ann_ids: frozenset[str] = frozenset()) -> str:
         return glued.group(1) + dot + suffix
     head, underscore, tail = stem.rpartition("_")
     return head + dot + suffix if underscore and tail in ann_ids else file_name
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(__name__, {"picture_name": "image_name"}, globals())

@@ -17,6 +17,7 @@ from visprompt.data.scenes.world import (
     scene,
     scenes,
 )
+from visprompt.utils.renamed import renamed_names
 
 __all__ = [
     "COLOURS",
@@ -35,3 +36,11 @@ __all__ = [
     "scene",
     "scenes",
 ]
+
+
+#: names of 0.4.0
+__getattr__ = renamed_names(
+    __name__,
+    {"Kind": "data.scenes.world.Kind", "MIN_VISIBLE_FRACTION": "data.scenes.world.MIN_VISIBLE_FRACTION"},
+    globals(),
+)

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from visprompt.utils.renamed import renamed_parameters
+
 # Saturated and far apart in RGB. Grey, brown and every pale tone are left to the backgrounds.
 COLOUR_RGB: dict[str, tuple[int, int, int]] = {
     "red": (214, 36, 42),
@@ -162,6 +164,7 @@ def shape_alpha(shape: str, radius_px: float, offset_xy: tuple[float, float], ti
     return np.asarray(alpha, dtype=np.float32) / np.float32(255.0)
 
 
+@renamed_parameters(picture="image")
 def paint(
     rng: np.random.Generator,
     image: NDArray[np.float32],

@@ -13,11 +13,13 @@ from torch import Tensor
 from visprompt.errors import InvalidInputError, SiteNotReachedError, UnsupportedError
 from visprompt.models.chat import Chat
 from visprompt.models.lvlm.families import Layout
+from visprompt.utils.renamed import renamed_attributes
 
 if TYPE_CHECKING:
     from visprompt.models.lvlm.model import LVLM
 
 
+@renamed_attributes(pictures="images")
 @dataclass(frozen=True, eq=False)
 class ChatInputs:
     """A batch ready for the model.

@@ -34,6 +34,7 @@ from visprompt.models.lvlm.prompt_tokens import alike
 from visprompt.models.lvlm.text import Pieces
 from visprompt.models.lvlm.vision_tower import vision_tower
 from visprompt.models.preprocessing import ImageReader, Processed, pixels_of
+from visprompt.utils.renamed import renamed_parameters
 from visprompt.visual_prompt import Fit, Rows, VisualPrompt, block_number
 
 Size = tuple[int, int]
@@ -139,6 +140,7 @@ class LVLM(Model):
             raise UnsupportedError(f"{self.name}: its vision tower cannot be edited for such an image.")
         return layout.vision
 
+    @renamed_parameters(pictures="images")
     def layout(self, image_wh: Size, fit: Fit = "model", images: int = 1) -> Layout:
         """Which image token shows which part of an image, in a chat with so many images."""
         image_wh = (int(image_wh[0]), int(image_wh[1]))
@@ -156,6 +158,7 @@ class LVLM(Model):
                 self._layouts[key] = found
         return found
 
+    @renamed_parameters(picture="image")
     def on_canvas(self, image: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
         """The image made square, padded or squashed, and the map from the image onto it."""
         if fit == "model":

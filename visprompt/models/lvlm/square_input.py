@@ -19,7 +19,7 @@ from visprompt.geometry.fit import MIN_SIDE_PX, check_processable, fit_image
 from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.models.lvlm.layouts.tiled import TowerInput
 from visprompt.models.preprocessing import ImagePixels, ImageReader, pixels_of
-from visprompt.utils.renamed import renamed_names
+from visprompt.utils.renamed import renamed_names, renamed_parameters
 from visprompt.visual_prompt import Fit
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class SquareInput(ImageReader):
         square = self.tower.whole(image_wh)
         return Geometry(image_wh, (Tile(scale, offset, square.input_hw, square.grid_hw, square.patch_hw),))
 
+    @renamed_parameters(picture="image")
     def one(self, image: Image.Image, fit: Fit, cache: ImagePixels | None = None) -> dict[str, Tensor]:
         """The inputs of one image, prepared once if there is a cache."""
         cached = cache.get(image, fit) if cache is not None else None
@@ -61,6 +62,7 @@ class SquareInput(ImageReader):
             cache.put(image, fit, inputs)
         return inputs
 
+    @renamed_parameters(picture="image")
     def preprocess(self, image: Image.Image) -> Any:
         """`[3, s, s]` float32 as the tower sees it."""
         return self.one(image, "model")["pixel_values"].float().numpy()

@@ -13,11 +13,13 @@ from PIL import Image
 
 from visprompt.errors import InvalidInputError
 from visprompt.models.chat import Chat
+from visprompt.utils.renamed import renamed_parameters
 
 #: sizes a server may be asked to look an image at; None leaves the choice to it
 DETAILS = ("auto", "low", "high")
 
 
+@renamed_parameters(picture="image")
 def png_bytes(image: Image.Image) -> bytes:
     """The image as a PNG file: 8-bit RGB, every pixel exact, nothing else inside; equal images give equal bytes.
 
@@ -32,6 +34,7 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+@renamed_parameters(picture="image")
 def data_url(image: Image.Image, max_bytes: int | None = None) -> str:
     """The image as a `data:` address.
 

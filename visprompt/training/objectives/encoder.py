@@ -17,6 +17,7 @@ from visprompt.errors import UnsupportedError
 from visprompt.models.encoding import Encoding
 from visprompt.training.dataset import ImageDataset, collate
 from visprompt.training.objectives.base import Batch, Objective, Split, batches_of
+from visprompt.utils.renamed import renamed_hooks
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _known: weakref.WeakKeyDictionary[nn.Module, weakref.WeakKeyDictionary[Labelled,
 _known = weakref.WeakKeyDictionary()
 
 
+@renamed_hooks(pictures="images")
 class EncoderObjective(Objective):
     """Base of the objectives on image encoders; see `Objective` for the arguments.
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers import noise
 from PIL import Image
 
 import visprompt as vp
@@ -23,11 +24,6 @@ from visprompt.testing.tiny_lvlm_dynamic import tiny_gemma3, tiny_paligemma2
 QWEN = ["qwen2-vl", "qwen2-5-vl", "qwen3-vl", "qwen3-vl-moe"]
 ALL = [*QWEN, "paligemma", "paligemma-2", "gemma3"]
 QUESTION = "what is the red star on the left of the dog"
-
-
-def image(wh: tuple[int, int], seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 255, (wh[1], wh[0], 3), dtype=np.uint8)
-    return Image.fromarray(noise)
 
 
 def wrapped(name: str):
@@ -76,7 +72,7 @@ def changed(before: torch.Tensor, after: torch.Tensor) -> set[int]:
 @pytest.mark.parametrize("name", QWEN)
 def test_a_image_that_needs_no_resize_is_seen_pixel_by_pixel(name, wh):
     model = silenced(wrapped(name))
-    plain = image(wh)
+    plain = noise(wh, high=255)
     geometry = model.geometry(wh)
     assert geometry.tiles[0].scale_xy == (1.0, 1.0)
     assert geometry.grid_hw == (wh[1] // 8, wh[0] // 8)
@@ -100,7 +96,9 @@ def test_the_grid_is_the_processors(backend):
         model = vp.wrap(made.module, made.processor)
         for wh in map(tuple, sizes):
             tile = model.geometry(wh).tiles[0]
-            _, rows, columns = made.processor.image_processor([image(wh)], return_tensors="pt")["image_grid_thw"][0]
+            _, rows, columns = made.processor.image_processor([noise(wh, high=255)], return_tensors="pt")[
+                "image_grid_thw"
+            ][0]
             assert tile.grid_hw == (rows // 2, columns // 2)
             assert tile.input_hw == (rows * 4, columns * 4)
             assert model.geometry(wh).visible_xyxy() == (0.0, 0.0, *map(float, wh))
@@ -129,7 +127,7 @@ def test_settings_that_are_not_understood_are_refused():
 
 def test_gemma_pools_squares_of_patches():
     model = silenced(wrapped("gemma3"))
-    plain = image((64, 64))
+    plain = noise(high=255)
     geometry, vision = model.geometry((64, 64)), model.geometry((64, 64), tower="vision")
     assert (geometry.grid_hw, vision.grid_hw) == ((4, 4), (16, 16))
     before = token_features(model, [plain])
@@ -148,7 +146,7 @@ def test_gemmas_crops_have_tiles_of_their_own(backend, wh):
     made.processor.image_processor = getattr(transformers, backend)(size={"height": 64, "width": 64})
     made.processor.images_kwargs = {**made.processor.images_kwargs, **scan}
     model = vp.wrap(made.module, made.processor)
-    request = vp.Request(image(wh), region=(5, 5, wh[0] / 2, wh[1] / 2), query=QUESTION)
+    request = vp.Request(noise(wh, high=255), region=(5, 5, wh[0] / 2, wh[1] / 2), query=QUESTION)
     plain, prompted, in_tower = (
         runner(model, name, **options).answer(request, blocks=[1], max_new_tokens=2)[0].maps[0]
         for name, options in ((None, {}), ("falip", {"strength": 4.0}), ("falip", {"strength": 4.0, "tower": "vision"}))
@@ -159,7 +157,7 @@ def test_gemmas_crops_have_tiles_of_their_own(backend, wh):
     geometry = model.geometry(wh)
     assert len(geometry.tiles) == {300: 4, 90: 3, 64: 1}[wh[0]]
     assert model.geometry(wh, tower="vision").num_patches == 16 * geometry.num_patches
-    plain = image(wh)
+    plain = noise(wh, high=255)
     before = token_features(model, [plain])
     assert len(before) == geometry.num_patches
     for patch in range(0, geometry.num_patches, 5):
@@ -182,7 +180,7 @@ def test_gemmas_crops_have_tiles_of_their_own(backend, wh):
 @pytest.mark.parametrize("name", QWEN)
 def test_a_frame_shows_in_the_tokens_of_its_pair(name, frames):
     model = silenced(wrapped(name))
-    plain = [image((48, 32), seed) for seed in range(frames)]
+    plain = [noise((48, 32), seed=seed, high=255) for seed in range(frames)]
     if frames == 1 and name.startswith("qwen3"):
         with pytest.raises(vp.UnsupportedError, match="temporal_factor"):
             token_features(model, plain, video=True)
@@ -206,7 +204,7 @@ def test_a_frame_shows_in_the_tokens_of_its_pair(name, frames):
 @pytest.mark.parametrize("name", QWEN)
 def test_a_frames_region_raises_its_pairs_map(name):
     model = wrapped(name)
-    frames = [image((150, 100), seed) for seed in range(5)]  # frames have other pixel limits than images
+    frames = [noise((150, 100), seed=seed, high=255) for seed in range(5)]  # frames have other pixel limits than images
     region = vp.Box(20, 20, 90, 70)
     plain = runner(model).answer(vp.Request(frames, query=QUESTION, video=True), blocks=[0], max_new_tokens=2)[0]
     request = vp.Request(frames, region=[None, None, None, region, None], query=QUESTION, video=True)
@@ -223,7 +221,7 @@ def test_a_frames_region_raises_its_pairs_map(name):
 
 def test_a_region_on_both_frames_of_a_pair_counts_once():
     model = wrapped("qwen2-vl")
-    frames = [image((64, 64), seed) for seed in range(2)]
+    frames = [noise(seed=seed, high=255) for seed in range(2)]
     region = vp.Box(10, 10, 50, 50)
     answers = []
     for regions in ([region, None], [region, region]):
@@ -238,7 +236,7 @@ def test_timestamps_stand_between_the_frames_of_qwen3(rate):
     model = wrapped("qwen3-vl")
     if rate is not None:
         model.processor.video_processor.fps = rate
-    request = vp.Request([image((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
+    request = vp.Request([noise((48, 32), seed=seed, high=255) for seed in range(4)], query=QUESTION, video=True)
     inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=True)])
     assert (inputs.columns[0].diff() > 1).sum() == 1
     text = model.tokenizer.decode(inputs.tensors["input_ids"][0], skip_special_tokens=True).replace(" ", "")
@@ -248,7 +246,7 @@ def test_timestamps_stand_between_the_frames_of_qwen3(rate):
 
 def test_seconds_between_the_frames_of_qwen2_5():
     model = wrapped("qwen2-5-vl")
-    request = vp.Request([image((48, 32), seed) for seed in range(4)], query=QUESTION, video=True)
+    request = vp.Request([noise((48, 32), seed=seed, high=255) for seed in range(4)], query=QUESTION, video=True)
     inputs = prepare(model, [Chat(tuple(request.units()), QUESTION, video=True)])
     assert inputs.tensors["second_per_grid_ts"].tolist() == [1.0]
 
@@ -302,8 +300,8 @@ def eager_reference(module, inputs, bias: torch.Tensor, steps: int, **options):
 def check_against_eager(model, fresh, steps: int = 6, strength: float = 2.0, **options) -> list[torch.Tensor]:
     """A batch of two, left-padded, FALIP in every block: answers and the maps of every block and step."""
     requests = [
-        vp.Request(image((96, 64)), region=(10, 10, 60, 50), query=QUESTION),
-        vp.Request(image((60, 90), 1), region=(20, 30, 60, 80), query="a cat"),
+        vp.Request(noise((96, 64), high=255), region=(10, 10, 60, 50), query=QUESTION),
+        vp.Request(noise((60, 90), seed=1, high=255), region=(20, 30, 60, 80), query="a cat"),
     ]
     ran = runner(model, "falip", strength=strength)
     found = ran.answer(requests, blocks=range(4), max_new_tokens=steps, min_new_tokens=steps, **options)
@@ -359,8 +357,11 @@ def test_static_caches_of_other_families(name):
 
 def check_static(model) -> None:
     for requests in (
-        [vp.Request(image((64, 64)), region=(9, 9, 50, 50), query=QUESTION)],  # no padding: no mask either
-        [vp.Request(image((64, 64), seed), region=(9, 9, 50, 50), query=q) for seed, q in enumerate((QUESTION, "a"))],
+        [vp.Request(noise(high=255), region=(9, 9, 50, 50), query=QUESTION)],  # no padding: no mask either
+        [
+            vp.Request(noise(seed=seed, high=255), region=(9, 9, 50, 50), query=q)
+            for seed, q in enumerate((QUESTION, "a"))
+        ],
     ):
         maps = []
         for options in ({}, {"cache_implementation": "static"}):
@@ -378,7 +379,7 @@ def test_other_ways_through_the_prompt(options):
     is read in both directions) the prompt takes two."""
     made = tiny_gemma3(sliding_window=20)
     model = vp.wrap(randomise(made.module).eval(), made.processor)
-    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
+    request = vp.Request(noise(high=255), region=(9, 9, 50, 50), query=QUESTION)
     plain, other = (
         runner(model, "falip", strength=2.0).answer(request, blocks=range(4), max_new_tokens=4, **more)[0]
         for more in ({}, options)
@@ -388,7 +389,7 @@ def test_other_ways_through_the_prompt(options):
 
 
 def test_drafts_are_refused():
-    request = vp.Request(image((64, 64)), query=QUESTION)
+    request = vp.Request(noise(high=255), query=QUESTION)
     with pytest.raises(vp.UnsupportedError, match="prompt_lookup"):
         runner(wrapped("gemma3")).generate(request, prompt_lookup_num_tokens=3)
 
@@ -398,7 +399,7 @@ def test_target_mass_leaves_what_a_window_hides(name):
     """A region that a block's window has left behind gets nothing there, and its share elsewhere."""
     made = tiny_gemma3(sliding_window=20) if name == "gemma3" else tiny_paligemma2(sliding_window=20)
     model = vp.wrap(randomise(made.module).eval(), made.processor)
-    request = vp.Request(image((64, 64)), region=(0, 0, 40, 30), query=QUESTION)
+    request = vp.Request(noise(high=255), region=(0, 0, 40, 30), query=QUESTION)
     ran = runner(model, "falip", target_mass=0.8, rounding="touched")
     found = ran.answer(request, blocks=range(4), max_new_tokens=3, min_new_tokens=3)[0]
     inside = torch.from_numpy(found.maps[0].geometry.coverage(request.regions[0]) > 0)
@@ -481,7 +482,7 @@ def test_edits_in_the_packed_tower_equal_a_mask_in_eager_attention(name, row):
         bias = rng.normal(size=geometry.num_patches).astype(np.float32) * (number != 1)  # the second has no edit
         grids.append(torch.from_numpy(bias).view(geometry.grid_hw))
         edit = vp.AttentionEdit(first_block=1, last_block=2, bias=bias, rows="readout" if row is None else (row,))
-        unit = vp.Request(image(wh, number), query="a").units()[0]
+        unit = vp.Request(noise(wh, seed=number, high=255), query="a").units()[0]
         made.append(unit.with_(attention=(edit,) if number != 1 else ()))
     chats = [Chat((made[0], made[1]), "a"), Chat((made[2],), "the red star")]
     inputs = prepare(model, chats)
@@ -500,7 +501,7 @@ def test_frames_are_edited_in_the_packed_tower_pair_by_pair(name):
     rng = np.random.default_rng(1)
     bias = rng.normal(size=vision.num_patches).astype(np.float32)
     edit = vp.AttentionEdit(first_block=0, last_block=1, bias=bias)
-    units = vp.Request([image((48, 32), seed) for seed in range(5)], query="a", video=True).units()
+    units = vp.Request([noise((48, 32), seed=seed, high=255) for seed in range(5)], query="a", video=True).units()
     edited = [unit.with_(attention=(edit,) if place in (2, 3) else ()) for place, unit in enumerate(units)]
     chats = [Chat(tuple(edited), "a", video=True)]
     inputs = prepare(model, chats)
@@ -515,7 +516,7 @@ def test_frames_are_edited_in_the_packed_tower_pair_by_pair(name):
 def test_unleash_compares_the_packed_tower_with_a_plain_run(name):
     """Nothing is amplified where nothing changed: the plain run's rows are put back together image by image."""
     model = wrapped(name)
-    images = [image((72, 40)), image((40, 56), 1)]
+    images = [noise((72, 40), high=255), noise((40, 56), seed=1, high=255)]
     features = {}
     for what in ("plain", "same", "circle"):
         request = vp.Request(images, region=[(10, 10, 50, 30), (5, 5, 30, 40)], query=QUESTION)
@@ -535,7 +536,7 @@ def test_unleash_compares_the_packed_tower_with_a_plain_run(name):
 
 def test_paligemma_reads_its_prompt_both_ways_under_edits():
     model = wrapped("paligemma")
-    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query="the red star")
+    request = vp.Request(noise(high=255), region=(9, 9, 50, 50), query="the red star")
     made = vp.Prompter.from_name("falip", strength=2.0).prompt(request, model)[0]
     logits = []
     for text in ("the red star", "the red dog"):
@@ -549,7 +550,9 @@ def test_paligemma_reads_its_prompt_both_ways_under_edits():
 @pytest.mark.parametrize("name", ["paligemma", "paligemma-2"])
 def test_paligemma_takes_several_images(name):
     model = wrapped(name)
-    request = vp.Request([image((90, 60)), image((64, 64), 1)], region=[None, (9, 9, 50, 50)], query=QUESTION)
+    request = vp.Request(
+        [noise((90, 60), high=255), noise(seed=1, high=255)], region=[None, (9, 9, 50, 50)], query=QUESTION
+    )
     low, high = (
         runner(model, "falip", strength=strength).answer(request, blocks=[1], max_new_tokens=2)[0]
         for strength in (0, 4)
@@ -562,7 +565,7 @@ def test_paligemma_takes_several_images(name):
 def test_a_scored_answer_is_read_forwards_only():
     """In PaliGemma's prompt every word sees every other; an answer's words must not see those that come later."""
     model = wrapped("paligemma")
-    request = vp.Request(image((64, 64)), query=QUESTION)
+    request = vp.Request(noise(high=255), query=QUESTION)
     short, longer = runner(model).score([request], ["red", "red star"])[0]
     chat = Chat(tuple(request.units()), QUESTION)
     inputs = prepare(model, [chat])
@@ -579,7 +582,7 @@ def test_training_a_padded_batch_has_finite_gradients(name):
     model = wrapped(name)
     chats = []
     for query in (QUESTION, "a"):
-        request = vp.Request(image((64, 64)), region=(9, 9, 40, 40), query=query)
+        request = vp.Request(noise(high=255), region=(9, 9, 40, 40), query=query)
         made = vp.Prompter.from_name("falip", rows="all", target_mass=0.7).prompt(request, model)[0]
         chats.append(Chat((made,), query))
     inputs = prepare(model, chats)
@@ -590,7 +593,7 @@ def test_training_a_padded_batch_has_finite_gradients(name):
 
 def test_many_rows_are_taken_in_parts(monkeypatch):
     model = wrapped("gemma3")
-    request = vp.Request(image((64, 64)), region=(9, 9, 50, 50), query=QUESTION)
+    request = vp.Request(noise(high=255), region=(9, 9, 50, 50), query=QUESTION)
     made = vp.Prompter.from_name("falip", strength=3.0, tower="vision", first_block=0).prompt(request, model)[0]
     chats, features = [Chat((made,), QUESTION)], []
     for most in (2**26, 5000):
@@ -633,8 +636,8 @@ def test_a_kernel_that_knows_what_is_causal_itself(name):
             child.config._attn_implementation_internal = "tiny_flash"
     model = vp.wrap(made.module, made.processor)
     requests = [
-        vp.Request(image((96, 64)), query=QUESTION),
-        vp.Request(image((60, 90), 1), query="a cat"),
+        vp.Request(noise((96, 64), high=255), query=QUESTION),
+        vp.Request(noise((60, 90), seed=1, high=255), query="a cat"),
     ]
     found = runner(model).answer(requests, blocks=range(4), max_new_tokens=4, min_new_tokens=4)
     inputs = prepare(model, [Chat(item.prompts, r.query) for item, r in zip(found, requests, strict=True)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers import noise
 from PIL import Image
 
 import visprompt as vp
@@ -18,10 +19,6 @@ FAMILIES = ["llava-next", "llava-onevision", "idefics3", "smolvlm", "internvl"]
 WITH_VIDEO = ["llava-onevision", "smolvlm", "internvl"]
 #: square, odd, tall, a strip; small ones are enlarged
 SIZES = [(96, 96), (97, 53), (31, 89), (150, 24), (20, 21)]
-
-
-def noise(wh: tuple[int, int], seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (wh[1], wh[0], 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -124,7 +121,7 @@ def test_tokens_without_a_place_show_nothing():
             layout = model.layout(wh)
             rest = np.setdiff1d(np.arange(layout.length), layout.patch_token_index)
             assert len(rest) == layout.geometry.tiles[1].grid_hw[0]
-            found = features(model, [noise(wh)])[0, rest]
+            found = features(model, [noise(wh, high=255)])[0, rest]
             assert torch.equal(found, small.module.model.image_newline.expand_as(found))
 
 
@@ -172,14 +169,14 @@ def test_a_lit_patch_moves_most_in_its_tile_on_a_canvas_too(name, fit):
 def test_processors_on_pil_put_images_where_the_others_do(name):
     small = tiny_lvlm(name)
     model = vp.wrap(small.module, small.processor)
-    with_torch = [embeddings(model, [Chat((unit(noise(wh)),), "a")])[0] for wh in SIZES]
+    with_torch = [embeddings(model, [Chat((unit(noise(wh, high=255)),), "a")])[0] for wh in SIZES]
     own = small.processor.image_processor
     names = ("size", "crop_size", "image_grid_pinpoints", "max_image_size", "max_patches")
     settings = {key: value for key in names if (value := own.to_dict().get(key)) is not None}
     small.processor.image_processor = getattr(transformers, f"{type(own).__name__}Pil")(**settings)
     on_pil = vp.wrap(small.module, small.processor)
     for wh, wanted in zip(SIZES, with_torch, strict=True):
-        found = embeddings(on_pil, [Chat((unit(noise(wh)),), "a")])[0]
+        found = embeddings(on_pil, [Chat((unit(noise(wh, high=255)),), "a")])[0]
         assert torch.nn.functional.cosine_similarity(found, wanted).min() > 0.95
 
 
@@ -191,9 +188,9 @@ def unit(image: Image.Image) -> vp.VisualPrompt:
 
 
 def test_every_image_of_a_chat_has_its_own_tokens(model):
-    first, second = noise((97, 53)), noise((31, 89), 1)
+    first, second = noise((97, 53), high=255), noise((31, 89), seed=1, high=255)
     alone = embeddings(model, [Chat((unit(first), unit(second)), "a")])[0]
-    changed = embeddings(model, [Chat((unit(first), unit(noise((31, 89), 2))), "a")])[0]
+    changed = embeddings(model, [Chat((unit(first), unit(noise((31, 89), seed=2, high=255))), "a")])[0]
     count = model.layout(first.size, images=2).geometry.num_patches
     assert torch.equal(alone[:count], changed[:count])
     assert (alone[count:] != changed[count:]).any(-1).all()
@@ -201,8 +198,8 @@ def test_every_image_of_a_chat_has_its_own_tokens(model):
 
 def test_chats_with_different_numbers_of_images_share_a_batch(model):
     chats = [
-        Chat((unit(noise((97, 53))),), "what is the red star"),
-        Chat((unit(noise((31, 89), 1)), unit(noise((96, 96), 2))), "a"),
+        Chat((unit(noise((97, 53), high=255)),), "what is the red star"),
+        Chat((unit(noise((31, 89), seed=1, high=255)), unit(noise((96, 96), seed=2, high=255))), "a"),
     ]
     together = embeddings(model, chats)
     for chat, found in zip(chats, together, strict=True):
@@ -226,7 +223,7 @@ def test_several_images_switch_the_tiles_of_onevision_off():
 
 
 def test_every_frame_has_its_own_tokens(video_model):
-    frames = [noise((60, 40), seed) for seed in range(3)]
+    frames = [noise((60, 40), seed=seed, high=255) for seed in range(3)]
     chat = Chat(tuple(unit(frame) for frame in frames), "a", video=True)
     layouts = prepare(video_model, [chat]).layouts[0]
     assert len(layouts) == 3
@@ -278,9 +275,9 @@ def test_vision_edits_stay_in_the_tiles_that_show_the_region(model):
     region = vp.Box(2, 2, 12, 12)
     touched = [bool(part.any()) for part in np.split(vision.coverage(region) > 0, np.cumsum(counts)[:-1])]
     assert 1 < sum(touched) < len(touched)
-    plain = Chat((unit(noise((97, 53))),), "a")
-    before = embeddings(model, [plain, Chat((unit(noise(wh, 1)),), "a")])
-    request = vp.Request(noise(wh, 1), region=region, query="a")
+    plain = Chat((unit(noise((97, 53), high=255)),), "a")
+    before = embeddings(model, [plain, Chat((unit(noise(wh, seed=1, high=255)),), "a")])
+    request = vp.Request(noise(wh, seed=1, high=255), region=region, query="a")
     edited = vp.Prompter.from_name("falip", tower="vision", strength=4.0, first_block=0).prompt(request, model)[0]
     after = embeddings(model, [plain, Chat((edited,), "a")])
     assert torch.equal(before[0], after[0])

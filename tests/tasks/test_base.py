@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracle import IMAGES, FakeModel, Oracle, gold_index, run
 from PIL import Image
 
 from visprompt.data.referring.image import Expression, ReferringImage, iou
@@ -15,47 +16,7 @@ from visprompt.models import load_model
 from visprompt.registry import list_strategies
 from visprompt.tasks import Condition, Naming, Referring, evaluate
 from visprompt.tasks.condition import elsewhere, swapped
-from visprompt.tasks.data_sources import scene_images
 from visprompt.utils.jsonl import RowLog
-
-IMAGES = scene_images(12)
-
-
-class FakeModel:
-    name = "fake"
-    supports = frozenset({"pixels", "attention", "text"})
-
-    def __init__(self) -> None:
-        self.calls: list[int] = []
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "weights": "0" * 16}
-
-
-class Oracle:
-    """Scores a region by the name of the object whose box it is; knows every image by its request's id."""
-
-    def __init__(self, model: FakeModel, prompter: Any, fit: str, samples: Sequence[ReferringImage] = IMAGES) -> None:
-        self.model, self.prompter = model, prompter
-        self.known = {sample.id: sample for sample in samples}
-
-    def score(self, requests: Any, texts: Sequence[str]) -> np.ndarray:
-        self.model.calls.append(len(requests))
-        rows = []
-        for request in requests:
-            sample = self.known[request.id]
-            for region in request.regions or [None]:
-                seen = ""
-                if region is not None:
-                    overlap = iou(np.array([region.xyxy]), sample.candidates_xyxy)[0]
-                    seen = sample.names[int(overlap.argmax())] if overlap.max() > 0.9 else ""
-                rows.append([5.0 if seen and seen in text else 0.0 for text in texts])
-        return np.array(rows)
-
-
-def run(task: Any, condition: Condition, samples: Sequence[ReferringImage] = IMAGES, **options: Any) -> Any:
-    options.setdefault("make_runner", Oracle)
-    return evaluate(task, options.pop("model", FakeModel()), condition, samples, **options)
 
 
 def on_disk(folder: Path, count: int = 4) -> list[ReferringImage]:
@@ -65,93 +26,6 @@ def on_disk(folder: Path, count: int = 4) -> list[ReferringImage]:
         one.image.save(path)  # type: ignore[union-attr]
         made.append(ReferringImage(one.id, path, one.candidates_xyxy, one.expressions, one.names))
     return made
-
-
-class TestReferring:
-    def test_the_oracle_is_always_right_and_its_rows_have_the_fields_of_the_field(self) -> None:
-        outcome = run(Referring(template="{}"), Condition("circle"), chunk=5)
-        assert outcome.accuracy == 1.0
-        row = outcome.rows[0]
-        assert {"probs", "pred", "box", "bboxes", "text", "correct", "gold_index"} <= row.keys()
-        assert row["box"] == row["bboxes"][row["pred"]]
-        assert row["pred"] == row["gold_index"]
-        assert sum(row["probs"]) == pytest.approx(1, abs=1e-4)
-        assert 0.1 < outcome.chance < 0.4
-        json.dumps(outcome.rows)
-
-    def test_template_is_filled_with_lower_case(self) -> None:
-        assert Referring().prompt(" Left MAN ") == "a photo of left man"
-        with pytest.raises(InvalidInputError, match="template needs"):
-            Referring(template="a photo")
-
-    def test_without_a_prompt_the_choice_is_by_chance_and_repeatable(self) -> None:
-        samples = scene_images(150)
-        plain = run(
-            Referring(template="{}"), Condition("none"), samples, make_runner=lambda m, p, f: Oracle(m, p, f, samples)
-        )
-        again = run(
-            Referring(template="{}"), Condition("none"), samples, make_runner=lambda m, p, f: Oracle(m, p, f, samples)
-        )
-        assert [row["pred"] for row in plain.rows] == [row["pred"] for row in again.rows]
-        assert plain.accuracy == pytest.approx(plain.chance, abs=0.12)
-        random = run(Referring(template="{}"), Condition("random"), samples, model=None)
-        assert random.accuracy == pytest.approx(plain.chance, abs=0.12)
-
-    def test_another_candidates_box_as_control_is_never_right_for_the_oracle(self) -> None:
-        assert run(Referring(template="{}"), Condition("circle", region="other")).accuracy < 0.5
-
-    def test_subtraction_uses_a_fixed_sample_and_leaves_the_own_text_out(self) -> None:
-        task = Referring(template="{}", subtract="negatives", num_negatives=3)
-        prepared = task.prepare(IMAGES)
-        assert len(prepared.negatives) == 3
-        assert prepared == task.prepare(IMAGES)
-        outcome = run(task, Condition("circle"))
-        assert outcome.accuracy == 1.0
-        assert outcome.rows[0]["scores"][outcome.rows[0]["pred"]] == 5.0
-
-    def test_iou_threshold_any_gold_box_and_no_candidates(self) -> None:
-        image = Image.new("RGB", (64, 64))
-        gold = np.array([[0.0, 0, 10, 10], [30, 30, 50, 50]])
-        candidates = np.array([[0.0, 0, 4, 4], [31, 31, 50, 50]])
-        sample = ReferringImage("p", image, candidates, (Expression("e", "red", gold),), ("blue", "red"))
-        outcome = run(
-            Referring(template="{}"),
-            Condition("circle"),
-            [sample],
-            make_runner=lambda m, p, f: Oracle(m, p, f, [sample]),
-        )
-        assert outcome.rows[0]["correct"] is True
-        assert outcome.chance == 0.5
-        empty = ReferringImage("p", image, np.zeros((0, 4)), sample.expressions)
-        outcome = run(
-            Referring(template="{}"), Condition("circle"), [empty], make_runner=lambda m, p, f: Oracle(m, p, f, [empty])
-        )
-        assert outcome.rows[0]["correct"] is False
-        assert outcome.rows[0]["pred"] is None
-
-    def test_unknown_settings_are_refused(self) -> None:
-        with pytest.raises(UnknownNameError, match="negatives"):
-            Referring(subtract="negative")  # type: ignore[arg-type]
-        with pytest.raises(UnknownNameError, match="naming only"):
-            Referring(subtract="unprompted")  # type: ignore[arg-type]
-
-
-class TestNaming:
-    def test_the_oracle_names_everything_and_the_controls_nothing(self) -> None:
-        task = Naming(template="a {}")
-        outcome = run(task, Condition("circle"))
-        assert outcome.accuracy == 1.0
-        assert outcome.rows[0]["answer"] == outcome.rows[0]["text"]
-        assert outcome.chance == pytest.approx(1 / len(task.prepare(IMAGES).labels))
-        assert run(task, Condition("circle", region="random")).accuracy < 0.3
-
-    def test_subtracting_the_unprompted_image(self) -> None:
-        assert run(Naming(template="a {}", subtract="unprompted"), Condition("circle")).accuracy == 1.0
-
-    def test_boxes_without_names_are_refused(self) -> None:
-        sample = ReferringImage("p", Path("x.jpg"), np.zeros((1, 4)), IMAGES[0].expressions)
-        with pytest.raises(InvalidInputError, match="needs candidates with names"):
-            run(Naming(), Condition("circle"), [sample])
 
 
 class TestPointing:
@@ -294,10 +168,6 @@ def outside(sample: ReferringImage, which: Sequence[int]) -> ReferringImage:
     boxes[list(which)] += [100, 0, 100, 0]
     said = Expression(sample.expressions[0].id, sample.expressions[0].text, gold)
     return ReferringImage(sample.id, sample.image, boxes, (said,), sample.names)
-
-
-def gold_index(sample: ReferringImage) -> int:
-    return int(iou(sample.candidates_xyxy, sample.expressions[0].gold_xyxy)[:, 0].argmax())
 
 
 class TestCandidatesThatCannotBePointedAt:
