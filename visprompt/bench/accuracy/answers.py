@@ -35,8 +35,7 @@ def answers(context: RunContext, row: Row) -> list[Row]:
     data = load(context, task.data)
     if not row.get("run") or digest(row.get("data")) != digest(data.identity):
         return []
-    images = data.images[: row.get("limit")]
-    order = {item: number for number, image in enumerate(images) for item in task.task.questions(image)}
+    asked = [item for image in data.images[: row.get("limit")] for item in task.task.questions(image)]
     items = context.store.log(answers_file(row["task"], False, row["model"])).rows(row["run"])
-    found = [item for item in items if "error" not in item and item["id"] in order]
-    return sorted(found, key=lambda item: order[item["id"]])
+    by_id = {item["id"]: item for item in items if "error" not in item}
+    return [by_id[item] for item in asked if item in by_id]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visprompt.bench.accuracy.published import load_published
+from visprompt.bench.accuracy.spec import load_published
 from visprompt.bench.report.document import Block, Cell, Column, Fold, Prose, Row, Table, TableRow
 from visprompt.bench.report.tables import (
     best_of,

@@ -6,17 +6,19 @@ Reading and checking only; nothing here loads a model, and a misspelt key is an 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BeforeValidator
 
 from visprompt.bench import schema
+from visprompt.bench.rows import point_label
 from visprompt.bench.schema import Count, Keys, Says, Text, Texts, all_of, checked, mapping, types_of, valid, within
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks import TASKS, Condition, Task
@@ -95,8 +97,7 @@ class TuneSpec:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All combinations of the grid, in the order of the file."""
-        for values in itertools.product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
+        return schema.combinations(self.grid)
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,7 @@ def parse_accuracy(content: Mapping[str, Any], name: str) -> Suite:
         _runnable(row.condition, f"row {row.label!r}")
     for one in tune:
         for options in one.points():
-            shown = ", ".join(f"{key} {value}" for key, value in options.items())
-            tried = dataclasses.replace(one.condition, options={**one.condition.options, **options})
-            _runnable(tried, f"tune of {one.strategy!r}, {shown}")
+            _runnable(with_options(one.condition, options), f"tune of {one.strategy!r}, {point_label(options)}")
     all_of([row.tuned_as for row in rows if row.tuned_as is not None], [one.strategy for one in tune], "tuned row")
     all_of(top.get("compare_with", ()), labels, "row in compare_with")
     maps = _maps(top.pop("maps"), tasks) if "maps" in top else None
@@ -204,6 +203,11 @@ def _maps(content: Any, tasks: Sequence[TaskSpec]) -> MapSpec:
     found = MapSpec(**checked(content, types_of(MapSpec), "maps"))
     all_of(found.tasks, asking, "task of maps (one that asks in words)")
     return dataclasses.replace(found, tasks=found.tasks or tuple(asking))
+
+
+def with_options(condition: Condition, options: Mapping[str, Any]) -> Condition:
+    """A row's condition with these options over its own."""
+    return dataclasses.replace(condition, options={**condition.options, **options})
 
 
 def _runnable(condition: Condition, where: str) -> None:
@@ -287,3 +291,10 @@ _TOP: dict[str, Any] = {
     **dict.fromkeys(("strategies", "controls", "tune"), schema.Listed),
     **{"models": Texts, "examples": schema.Whole, "tasks": Keys, "maps": Keys, "fit": Fit, "compare_with": _OneOrMore},
 }
+
+
+def load_published() -> list[dict[str, Any]]:
+    """The papers' values (`benchmarks/published.yaml`), each with its source and how sure it is."""
+    text = resources.files("visprompt.benchmarks").joinpath("published.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]

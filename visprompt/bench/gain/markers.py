@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from visprompt.bench.gain.spec import MarkerSpec
 from visprompt.bench.kind import RunContext, loaded
+from visprompt.bench.rows import Row
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError
 from visprompt.tasks.gain import GainMeter, random_patch
 from visprompt.utils.hashing import digest
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.prompter import Prompter
 
-Row = dict[str, Any]
 PATCHES = "patches"
 #: side of the marked square, tokens, where neither suite nor patch says one
 USUAL_SIZE = 3.0
@@ -38,18 +38,14 @@ class ImageDataset(Sequence[Any]):
     """
 
     def __init__(self, data: Labelled, identity: Row, keep: bool) -> None:
-        self.data, self.identity = data, identity
-        self._kept: dict[int, Any] | None = {} if keep else None
+        self.identity, self._count = identity, len(data)
+        self._image = functools.cache(data.image) if keep else data.image
 
     def __len__(self) -> int:
-        return len(self.data)
+        return self._count
 
     def __getitem__(self, number: Any) -> Any:
-        if self._kept is None:
-            return self.data.image(number)
-        if number not in self._kept:
-            self._kept[number] = self.data.image(number)
-        return self._kept[number]
+        return self._image(number)
 
 
 def load_images(spec: Mapping[str, Any], n: int) -> ImageDataset:
@@ -102,10 +98,8 @@ def centred(patch: Any, given: Mapping[str, Any]) -> Any:
         patch: a learned patch.
         given: options that were asked for.
     """
-    usual = {"place": "centre", "scale": 1.0}
-    known = {item.name for item in dataclasses.fields(patch.options)}
-    wanted = {name: value for name, value in usual.items() if name in known and name not in given}
-    made = copy.copy(patch)
+    usual, made = {"place": "centre", "scale": 1.0}, copy.copy(patch)
+    wanted = {name: usual[name] for name in usual if hasattr(patch.options, name) and name not in given}
     made.options = dataclasses.replace(patch.options, **wanted)
     return made
 
@@ -122,15 +116,9 @@ def marked_model(context: RunContext, spec: Any) -> MarkedModel:
 
 def images_of(context: RunContext) -> ImageDataset:
     """The images of the suite."""
-    suite = context.suite
-    n = limited(context, suite.images["n"])
-    made: ImageDataset = context.cached("images", lambda: load_images(suite.images, n))
+    spec = context.suite.images
+    made: ImageDataset = context.cached("images", lambda: load_images(spec, context.settings.limited(spec["n"])))
     return made
-
-
-def limited(context: RunContext, n: int) -> int:
-    """So many images, or fewer if there is a limit."""
-    return min(n, context.settings.limit or n)
 
 
 class MarkedModel:
@@ -237,12 +225,10 @@ class MarkedModel:
             raise UnsupportedError(
                 f"no patch is bundled for {self.name}: give the marker learn: {{}}, or saved: a folder with one."
             )
-        settings = dict(spec.learn)
-        data = settings.pop("data", None)
-        folder = self._folder(spec, patch)
+        settings, folder = {"data": None, **spec.learn}, self._folder(spec, patch)
         if not (folder / "config.json").exists():
             self.context.progress.starts(f"{self.name} · learning a patch")
-            patch.fit(self.model, data, progress=False, **settings)
+            patch.fit(self.model, settings.pop("data"), progress=False, **settings)
             patch.save_pretrained(folder)
         return Prompter.from_pretrained(folder)
 
@@ -262,11 +248,8 @@ class MarkedModel:
         return found
 
     def _folder(self, spec: MarkerSpec, patch: Any) -> Path:
-        return (
-            self.context.store.out
-            / PATCHES
-            / digest([self.identity["weights"], patch.describe()["options"], spec.learn])
-        )
+        key = digest([self.identity["weights"], patch.describe()["options"], spec.learn])
+        return self.context.store.out / PATCHES / key
 
     def meter(self, size: float) -> GainMeter:
         """What measures on squares of a size, in tokens."""

@@ -7,7 +7,6 @@ the one that a marker of the suite learns. Reading and checking only; nothing he
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +113,7 @@ class SweepSpec:
     def points(self) -> Iterator[dict[str, Any]]:
         """All different combinations of the grid: a full patch has no hole, and a frame without a hole is full."""
         seen = []
-        for values in itertools.product(*self.grid.values()):
-            point = dict(zip(self.grid, values, strict=True))
+        for point in schema.combinations(self.grid):
             if point.get("shape") == "square" and point.get("ratio") == 0:
                 point["shape"] = "full"
             if point.get("shape") == "full":

@@ -7,17 +7,17 @@ images of its own.
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from typing import Any
 
-from visprompt.bench.gain.markers import PATCHES, ImageDataset, Row, limited
+from visprompt.bench.gain.markers import PATCHES, ImageDataset
 from visprompt.bench.gain.spec import SweepSpec
 from visprompt.bench.kind import RunContext, Unit, loaded
-from visprompt.bench.rows import point_label
+from visprompt.bench.rows import Row, dated, point_label
 from visprompt.errors import VispromptError
 from visprompt.tasks.gain import GainMeter, compared
 from visprompt.utils.hashing import digest
-from visprompt.utils.provenance import provenance
 
 #: part of what a point is known by: raise it when what is measured changes
 _VERSION = 1
@@ -58,7 +58,7 @@ class Sweep:
         """Validation scenes as large as the model's input."""
         from visprompt.data.scenes.unlabelled import generated
 
-        n = limited(self.context, self.spec.n)
+        n = self.context.settings.limited(self.spec.n)
         seed = self.context.suite.images["seed"]
         data = generated(self._wh, seed=seed, sizes={"train": 1, "validation": n, "test": 0}).validation
         assert data is not None
@@ -66,15 +66,13 @@ class Sweep:
 
     def units(self) -> list[Unit]:
         """Every point with every seed."""
-        found = []
-        for seed in self.spec.seeds:
-            for point in self.spec.points():
-                n = limited(self.context, self.spec.n)
-                what = [self.identity["weights"], point, self.spec.settings, seed, n]
-                suite = self.context.suite
-                key = digest([_VERSION, what, suite.images["seed"], suite.seed])
-                title = f"sweep · {point_label(point)} · seed {seed}"
-                found.append(Unit("sweep", key, title, (point, seed, key), size=1, file="runs-sweep-0"))
+        suite, found = self.context.suite, []
+        n = self.context.settings.limited(self.spec.n)
+        for seed, point in itertools.product(self.spec.seeds, self.spec.points()):
+            what = [self.identity["weights"], point, self.spec.settings, seed, n]
+            key = digest([_VERSION, what, suite.images["seed"], suite.seed])
+            title = f"sweep · {point_label(point)} · seed {seed}"
+            found.append(Unit("sweep", key, title, (point, seed, key), size=1, file="runs-sweep-0"))
         return found
 
     def run(self, unit: Unit) -> Row | None:
@@ -126,8 +124,7 @@ class Sweep:
             "patch": folder.name,
             "limit": self.context.settings.limit,
             "cpu_seconds": round(time.process_time() - started, 1),
-            **provenance(),
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **dated(),
         }
 
     def _circle(self, size: float) -> Any:

@@ -6,10 +6,10 @@ images, regions and code are the same.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from visprompt.bench.gain.markers import MarkedModel, Marker, images_of, marked_model
 from visprompt.bench.gain.sweep import Sweep
 from visprompt.bench.kind import RunContext, Unit, slug
-from visprompt.bench.rows import Row
+from visprompt.bench.rows import Row, dated
 from visprompt.errors import InvalidInputError, VispromptError
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
@@ -80,6 +80,19 @@ def prepare(context: RunContext) -> int:
     return n * (len(suite.markers) + len(suite.transfer)) * models + points
 
 
+def units(context: RunContext, stage: str, models: Sequence[Any]) -> list[Unit]:
+    """The units of a stage."""
+    if stage == "sweep":
+        return sweep_units(context)
+    listed = {"learn": learn_units, "measure": measure_units}[stage]
+    return [one for spec in models for one in listed(context, spec)]
+
+
+def run(context: RunContext, unit: Unit) -> Row | None:
+    """Makes a unit of any stage."""
+    return {"learn": learn, "measure": measure, "sweep": sweep}[unit.stage](context, unit)
+
+
 # -- patches that are learned here ------------------------------------------------------------------------------------
 
 
@@ -97,10 +110,8 @@ def learn_units(context: RunContext, spec: Any) -> list[Unit]:
 def learn(context: RunContext, unit: Unit) -> None:
     """Learns a patch and saves it; why that fails is said where it is measured."""
     spec, label = unit.what
-    try:
+    with contextlib.suppress(VispromptError):
         marked_model(context, spec).marker(context.settings.whole.marker(label))
-    except VispromptError:
-        return
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
@@ -111,14 +122,10 @@ def measure_units(context: RunContext, spec: Any) -> list[Unit]:
     model = marked_model(context, spec)
     found: dict[str, Unit] = {}
     seen = set()
-    wanted: list[tuple[str, str, Callable[[], Marker]]] = [
-        ("gain", one.label, functools.partial(model.marker, one)) for one in context.suite.markers
-    ]
-    for label, path in context.suite.transfer.items():
-        wanted.append(("transfer", label, functools.partial(model.saved, label, path)))
-    for task, label, make in wanted:
+    wanted = [("gain", one.label) for one in context.suite.markers]
+    for task, label in [*wanted, *(("transfer", label) for label in context.suite.transfer)]:
         try:
-            marker = make()
+            marker = _marker(context, model, task, label)
             identity = digest([marker.identity, marker.size_tokens])
             # A patch "of another model" on that model is the model's own, which is there already.
             if task == "gain" and identity in seen:
@@ -141,7 +148,7 @@ def _plan(context: RunContext, model: MarkedModel, task: str, marker: Marker, fo
     plain = _add(model, "gain", None, size, found)
     own = _add(model, task, marker, size, found, count=True)
     compared = None if beside is None else _add(model, "gain", beside, size, found)
-    kept = Marker(marker.label, marker.control, [], size, marker.identity, None, marker.own)
+    kept = replace(marker, prompters=[], patch=None)
     blocks = tuple(model.meter(size).read_blocks())
     context.cache["asked"].append(Asked(task, model.name, kept, blocks, own, plain, compared))
 
@@ -149,21 +156,16 @@ def _plan(context: RunContext, model: MarkedModel, task: str, marker: Marker, fo
 def _add(
     model: MarkedModel, task: str, marker: Marker | None, size: float, found: dict[str, Unit], count: bool = False
 ) -> str:
-    depends = _depends(model, marker, size)
-    told = provenance()
-    known = {key: value for key, value in model.identity.items() if key != "name"}
-    key = digest([known, depends, told["code"], told["versions"]])
+    told, known = provenance(), {name: value for name, value in model.identity.items() if name != "name"}
+    key = digest([known, _depends(model, marker, size), told["code"], told["versions"]])
     images = len(model.images) if count else 0
-    if key in found and count:
-        if found[key].size:
-            model.context.progress.advanced(images)  # measured for another row
-            return key
-    elif key in found:
+    if key in found and (not count or found[key].size):
+        model.context.progress.advanced(images)  # measured for another row
         return key
     label = None if marker is None else marker.label
     needed = label is None and size == model.own_size
-    title = f"{model.name} · {label or 'no marker'}"
     what = Measurement(model.spec, model.name, task, label, size, key, needed)
+    title = f"{model.name} · {label or 'no marker'}"
     found[key] = Unit("measure", key, title, what, images, file=f"runs-{slug(model.name)}")
     return key
 
@@ -191,9 +193,8 @@ def measure(context: RunContext, unit: Unit) -> Row | None:
     started = time.monotonic()
     try:
         marker = None if what.label is None else _marker(context, model, what.task, what.label)
-        meter = model.meter(what.size)
-        prompters = None if marker is None else marker.prompters
-        masses = meter.masses(prompters or None, context.progress.advanced if unit.size else None)
+        prompters, told = marker and marker.prompters, context.progress.advanced if unit.size else None
+        masses = model.meter(what.size).masses(prompters or None, told)
     except VispromptError as error:
         if what.needed:
             raise InvalidInputError(str(error)) from error
@@ -210,8 +211,7 @@ def measure(context: RunContext, unit: Unit) -> Row | None:
         "model_identity": model.identity,
         "limit": context.settings.limit,
         **_depends(model, marker, what.size),
-        **provenance(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **dated(),
     }
 
 

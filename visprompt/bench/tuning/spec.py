@@ -20,7 +20,7 @@ from visprompt.training.settings import FitSettings
 
 How = Literal["prompt", "full", "untrained"]
 KIND = "tuning"
-_PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class MethodSpec:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All combinations of the grid; one empty one without a grid."""
-        for values in itertools.product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
+        return schema.combinations(self.grid)
 
 
 @dataclass(frozen=True)
@@ -159,9 +158,9 @@ def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
 
 def _set(key: str, content: Any) -> SetSpec:
     where = f"set {key}"
-    fields = {**types_of(SetSpec, "key", "sizes"), **dict.fromkeys(_PARTS, schema.Count)}
+    fields = {**types_of(SetSpec, "key", "sizes"), **dict.fromkeys(PARTS, schema.Count)}
     values = {"title": key, **checked(content, fields, where)}
-    sizes = {part: values.pop(part) for part in _PARTS if part in values}
+    sizes = {part: values.pop(part) for part in PARTS if part in values}
     known_settings(values.get("settings"), f"settings of {where}")
     return SetSpec(key, sizes=sizes, **values)
 
@@ -197,17 +196,22 @@ def _check_runs(suite: TuningSuite) -> None:
     """Makes the settings and strategies of all runs once, so that what is wrong is said now and not in an hour."""
     from visprompt.prompter import Prompter
 
-    known = {item.name for item in dataclasses.fields(FitSettings)}
     for method in suite.methods:
         chosen = suite.method(method.choice_of) if method.choice_of else method
         with within(f"method {method.label!r}", TypeError, ValueError):
             for one, point in itertools.product(suite.sets_of(method), chosen.points()):
-                given = {key: value for key, value in point.items() if key in known}
+                given, options = split(point)
                 FitSettings(**merged(suite.settings, one.settings, method.settings, given))
                 FitSettings(**merged(suite.settings, one.settings, suite.choose_settings, method.settings, given))
                 if method.how != "full":
-                    options = {key: value for key, value in point.items() if key not in known}
                     Prompter.from_name(method.strategy, **{**method.options, **options})
+
+
+def split(point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A point of a grid as settings of `FitSettings` and options of the strategy."""
+    known = {item.name for item in dataclasses.fields(FitSettings)}
+    settings = {name: value for name, value in point.items() if name in known}
+    return settings, {name: value for name, value in point.items() if name not in known}
 
 
 def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
