@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from visprompt.bench.rows import Row
 from visprompt.bench.schema import all_of
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from visprompt.bench.pipeline import SuiteResult
     from visprompt.bench.report.document import Document
     from visprompt.bench.store import Store
+
+T = TypeVar("T")
 
 
 class ProgressCallback:
@@ -148,13 +150,14 @@ class RunContext:
         if text not in self.problems:
             self.problems.append(text)
 
-    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
+    def cached(self, key: Any, make: Callable[[], T]) -> T:
         """What `make` gives, made once."""
         if key not in self.cache:
             self.cache[key] = make()
-        return self.cache[key]
+        found: T = self.cache[key]
+        return found
 
-    def held(self, spec: Any, make: Callable[[], Any]) -> Any:
+    def held(self, spec: Any, make: Callable[[], T]) -> T:
         """A model, or what a kind makes of one, kept until another large one is needed.
 
         Args:
@@ -166,7 +169,8 @@ class RunContext:
             for other in [one for one in self._held if not str(one).startswith("bundled:")]:
                 del self._held[other]
             self._held[key] = make()
-        return self._held[key]
+        found: T = self._held[key]
+        return found
 
     def model(self, spec: Any) -> Any:
         """The model of a specification; a model is given back."""
@@ -184,8 +188,7 @@ class RunContext:
             identity = model.describe()
             return Opened(spec, self.name(model.name, str(identity.get("weights", ""))), identity)
 
-        made: Opened = self.cached(("model", spec if isinstance(spec, str) else id(spec)), make)
-        return made
+        return self.cached(("model", spec if isinstance(spec, str) else id(spec)), make)
 
     def name(self, own: str, weights: str) -> str:
         """The name of a model in the table: its own, or with a piece of its weights' hash where that is taken."""

@@ -56,7 +56,7 @@ class SuiteResult:
         """The names of 0.4.0."""
         if name not in _OLD_ATTRIBUTES:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
-        new = f"files[{name!r}]" if name in ("tuning", "maps", "runs") else "examples"
+        new = f'files["{name}"]' if name in ("tuning", "maps", "runs") else "examples"
         _warn(f"SuiteResult.{name}", new)
         return self.examples if new == "examples" else self.files.get(name, [])
 
@@ -66,7 +66,7 @@ _OLD_ATTRIBUTES = ("tuning", "maps", "runs", "exhibits", "pictures")
 
 def _warn(old: str, new: str) -> None:
     said = f"{old} is now {new}; the old name works until 0.6.0."
-    warnings.warn(said, DeprecationWarning, stacklevel=4 if old.startswith("run_suite") else 3)
+    warnings.warn(said, DeprecationWarning, stacklevel=3)
 
 
 class RunOptions(TypedDict, total=False):
@@ -244,7 +244,8 @@ class _Run:
         again: list[Unit] = []
         with contextlib.closing(Pool(self.settings, self.progress).run(batches)) as made_batches:
             for batch, made in made_batches:
-                self.context.problems += [text for text in made.problems if text not in self.context.problems]
+                for text in made.problems:
+                    self.context.problem(text)
                 for unit in batch:
                     if unit.key in made.rows:
                         self._take(unit, made.rows[unit.key])

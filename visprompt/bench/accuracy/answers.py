@@ -20,8 +20,7 @@ def load(context: RunContext, spec: Mapping[str, Any]) -> Data:
             context.problem(text)
         return found
 
-    made: Data = context.cached(("data", digest(spec)), read)
-    return made
+    return context.cached(("data", digest(spec)), read)
 
 
 def answers_file(task: str, tuning: bool, model: str) -> str:

@@ -76,8 +76,7 @@ def refused(context: RunContext, model: Opened) -> dict[str, str]:
         reasons = {task.key: task.task.refusal(context.model(model.spec)) for task in context.suite.tasks}
         return {key: reason for key, reason in reasons.items() if reason is not None}
 
-    made: dict[str, str] = context.cached(("refused", model.name), ask)
-    return made
+    return context.cached(("refused", model.name), ask)
 
 
 def open_model(context: RunContext, spec: Any) -> str:

@@ -58,8 +58,7 @@ class Sweep:
         """Validation scenes as large as the model's input."""
         from visprompt.data.scenes.unlabelled import generated
 
-        n = self.context.settings.limited(self.spec.n)
-        seed = self.context.suite.images["seed"]
+        n, seed = self.context.settings.limited(self.spec.n), self.context.suite.images["seed"]
         data = generated(self._wh, seed=seed, sizes={"train": 1, "validation": n, "test": 0}).validation
         assert data is not None
         return ImageDataset(data, {"source": "scenes", "split": "validation", "n": n, "seed": seed}, keep=True)
@@ -67,19 +66,19 @@ class Sweep:
     def units(self) -> list[Unit]:
         """Every point with every seed."""
         suite, found = self.context.suite, []
-        n = self.context.settings.limited(self.spec.n)
+        weights, n = self.identity["weights"], self.context.settings.limited(self.spec.n)
         for seed, point in itertools.product(self.spec.seeds, self.spec.points()):
-            what = [self.identity["weights"], point, self.spec.settings, seed, n]
+            what = [weights, point, self.spec.settings, seed, n]
             key = digest([_VERSION, what, suite.images["seed"], suite.seed])
             title = f"sweep · {point_label(point)} · seed {seed}"
-            found.append(Unit("sweep", key, title, (point, seed, key), size=1, file="runs-sweep-0"))
+            found.append(Unit("sweep", key, title, (point, seed), size=1, file="runs-sweep-0"))
         return found
 
     def run(self, unit: Unit) -> Row | None:
         """Learns and measures one point: a line of `runs-sweep-0.jsonl`; None if the point cannot be used."""
-        point, seed, key = unit.what
+        point, seed = unit.what
         try:
-            return {"id": key, "run": "sweep", **self._unit(point, seed, key), "model_identity": self.identity}
+            return {"id": unit.key, "run": "sweep", **self._unit(point, seed, unit.key)}
         except VispromptError as error:
             self.context.problem(f"sweep, {point_label(point)}: left out, because {error}")
             return None
@@ -122,6 +121,7 @@ class Sweep:
             "ratio": ratio.ratio,
             "ratio_ci95": [ratio.ratio_low, ratio.ratio_high],
             "patch": folder.name,
+            "model_identity": self.identity,
             "limit": self.context.settings.limit,
             "cpu_seconds": round(time.process_time() - started, 1),
             **dated(),

@@ -22,6 +22,7 @@ from visprompt.bench.rows import Row, dated, point_label
 from visprompt.bench.tuning.spec import PARTS, MethodSpec, SetSpec, merged, split
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.utils.hashing import digest
+from visprompt.utils.provenance import provenance
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
@@ -37,13 +38,11 @@ PROMPTS = "prompts"
 class Training:
     """What one run needs to know: a method on a set with a seed, at one point of its grid."""
 
-    stage: str
     method: MethodSpec
     set: SetSpec
     seed: int
     point: dict[str, Any]
     settings: dict[str, Any]
-    key: str
 
     @property
     def options(self) -> Row:
@@ -92,39 +91,32 @@ def _searched(context: RunContext, methods: Sequence[MethodSpec]) -> list[Method
     return [method for method in found if len(list(method.points())) > 1]
 
 
-def units(context: RunContext, stage: str, models: Sequence[Any] = ()) -> list[Unit]:
-    """The units of a stage; the suite has one model."""
+def units(context: RunContext, stage: str, models: Sequence[Any] = (), every: bool = False) -> list[Unit]:
+    """The units of a stage: every point of every grid, or every seed with what was chosen from the grid.
+
+    Args:
+        context: the run.
+        stage: "choose" or "report".
+        models: not looked at: the suite has one model.
+        every: also those of methods that were not asked for; then nothing is said about what is left out.
+    """
+    suite, found = context.settings.whole, []
+    methods = suite.methods if every else context.suite.methods
     if stage == "choose":
-        return choosing(context, context.suite.methods)
-    found, problems = reporting(context, context.suite.methods)
-    for text in problems:
-        context.problem(text)
-    return found
-
-
-def choosing(context: RunContext, methods: Sequence[MethodSpec]) -> list[Unit]:
-    """Every point of every grid."""
-    return [
-        _unit(context, "choose", method, one, context.suite.choose_seed, point)
-        for method in _searched(context, methods)
-        for one, point in itertools.product(_sets_of(context, method), method.points())
-    ]
-
-
-def reporting(context: RunContext, methods: Sequence[MethodSpec]) -> tuple[list[Unit], list[str]]:
-    """One seed after the other: what is not finished is complete for some seeds. And what is left out, in sentences."""
-    suite, found, problems = context.settings.whole, [], []
+        for method in _searched(context, methods):
+            for one, point in itertools.product(_sets_of(context, method), method.points()):
+                found.append(_unit(context, stage, method, one, suite.choose_seed, point))
+        return found
     pairs = [(one, method) for one in suite.sets for method in methods if one in _sets_of(context, method)]
+    # One seed after the other: what is not finished is complete for some seeds.
     for seed in dict.fromkeys(seed for method in methods for seed in suite.seeds_of(method)):
         for one, method in pairs:
-            if seed not in suite.seeds_of(method):
-                continue
-            point = _choice(context, method, one)
+            point = _choice(context, method, one) if seed in suite.seeds_of(method) else None
             if point is not None:
-                found.append(_unit(context, "report", method, one, seed, point))
-            else:
-                problems.append(f"{method.label} on {one.key} was left out: every point of its grid diverged.")
-    return found, problems
+                found.append(_unit(context, stage, method, one, seed, point))
+            elif seed in suite.seeds_of(method) and not every:
+                context.problem(f"{method.label} on {one.key} was left out: every point of its grid diverged.")
+    return found
 
 
 def _choice(context: RunContext, method: MethodSpec, one: SetSpec) -> Row | None:
@@ -150,10 +142,9 @@ def _unit(context: RunContext, stage: str, method: MethodSpec, one: SetSpec, see
         [one.data, sorted(one.sizes.items()), context.settings.limit],
         [method.how, method.strategy, method.options, point, settings, seed, stage],
     ]
-    key = digest(what)
     shown = point_label(point) if stage == "choose" else f"seed {seed}"
     title = f"{one.key} · {method.label} · {shown}"
-    return Unit(stage, key, title, Training(stage, method, one, seed, point, settings, key), size=1, file="runs")
+    return Unit(stage, digest(what), title, Training(method, one, seed, point, settings), size=1, file="runs")
 
 
 def _opened(context: RunContext) -> Opened:
@@ -163,11 +154,10 @@ def _opened(context: RunContext) -> Opened:
 
 def present(context: RunContext) -> list[Row]:
     """Runs of the suite as it is now, in its order; of all its methods, whatever was asked for."""
-    methods = context.settings.whole.methods
-    every = [(unit.what, context.store.known(unit.key)) for unit in choosing(context, methods)]
-    every += [(unit.what, context.store.known(unit.key)) for unit in reporting(context, methods)[0]]
+    every = [unit for stage in ("choose", "report") for unit in units(context, stage, every=True)]
+    rows = [(unit.what, context.store.known(unit.key)) for unit in every]
     # What a run is called may have changed since; what it is has not.
-    return [{**row, "method": what.method.label, "set": what.set.key} for what, row in every if row is not None]
+    return [{**row, "method": what.method.label, "set": what.set.key} for what, row in rows if row is not None]
 
 
 # -- doing it ---------------------------------------------------------------------------------------------------------
@@ -178,8 +168,7 @@ def splits_of(context: RunContext, one: SetSpec) -> Splits:
     from visprompt.data.labelled.splits import load_splits
 
     def read() -> Splits:
-        made = load_splits(one.data)
-        parts: Any = {}
+        made, parts = load_splits(one.data), dict[str, Any]()
         for part in PARTS:
             data = getattr(made, part)
             if data is None:
@@ -188,8 +177,7 @@ def splits_of(context: RunContext, one: SetSpec) -> Splits:
             parts[part] = _in_memory(data.limited(min(sizes), 0) if sizes else data)
         return dataclasses.replace(made, **parts)
 
-    found: Splits = context.cached(("set", one.key), read)
-    return found
+    return context.cached(("set", one.key), read)
 
 
 def run(context: RunContext, unit: Unit) -> Row:
@@ -198,11 +186,11 @@ def run(context: RunContext, unit: Unit) -> Row:
 
     started, used, what = time.monotonic(), time.process_time(), unit.what
     row: Row = {
-        "id": what.key,
-        "run": what.stage,
+        "id": unit.key,
+        "run": unit.stage,
         "suite": context.suite.name,
-        "stage": what.stage,
-        "key": what.key,
+        "stage": unit.stage,
+        "key": unit.key,
         "method": what.method.label,
         "set": what.set.key,
         "seed": what.seed,
@@ -211,27 +199,26 @@ def run(context: RunContext, unit: Unit) -> Row:
         "options": what.options,
     }
     try:
-        row |= _trained(context, what)
+        row |= _trained(context, unit)
     except DivergedError as error:
         row["diverged"] = str(error)
     context.progress.advanced(unit.size)
-    made = dated()
     return row | {
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
         "model": _opened(context).identity,
-        "provenance": {name: made[name] for name in made if name != "date"},
+        "provenance": provenance(),
         "limit": context.settings.limit,
-        "date": made["date"],
+        "date": dated()["date"],
     }
 
 
-def _trained(context: RunContext, what: Training) -> Row:
+def _trained(context: RunContext, unit: Unit) -> Row:
     from visprompt.learned.baselines import fine_tuned
     from visprompt.training.run import train
     from visprompt.training.settings import FitSettings
 
-    frozen = context.model(context.settings.models[0])
+    what, frozen = unit.what, context.model(context.settings.models[0])
     splits, settings = splits_of(context, what.set), FitSettings(**what.settings, seed=what.seed)
     if what.method.how == "full":
         tuned = fine_tuned(frozen, splits, settings, progress=False, test=False)
@@ -253,13 +240,13 @@ def _trained(context: RunContext, what: Training) -> Row:
     blocks = getattr(prompter, "blocks_table", None)
     if blocks is not None and what.method.how == "prompt":
         row["blocks"] = blocks()
-    if what.stage == "report":
+    if unit.stage == "report":
         assert splits.test is not None
         row["test"], right = tested(prompter, model, splits.test, settings)
         if right:
             row["right"] = "".join("1" if one else "0" for one in right)
         if what.method.how == "prompt":
-            prompter.save_pretrained(prompt_folder(context.store.out, {"set": what.set.key, "key": what.key}))
+            prompter.save_pretrained(prompt_folder(context.store.out, {"set": what.set.key, "key": unit.key}))
     return row
 
 
