@@ -158,12 +158,7 @@ class RunContext:
         return found
 
     def held(self, spec: Any, make: Callable[[], T]) -> T:
-        """A model, or what a kind makes of one, kept until another large one is needed.
-
-        Args:
-            spec: specification of the model; bundled models are small, and are all kept.
-            make: makes it.
-        """
+        """A model, or what `make` makes of one, kept until another large one is needed; bundled ones are all kept."""
         key = spec if isinstance(spec, str) else id(spec)
         if key not in self._held:
             for other in [one for one in self._held if not str(one).startswith("bundled:")]:
@@ -177,11 +172,7 @@ class RunContext:
         return self.held(spec, lambda: loaded(spec, self.settings.device))
 
     def opened(self, spec: Any) -> Opened:
-        """A model with its name in the table; made once, because its description hashes all weights.
-
-        Raises:
-            VispromptError: if it cannot be loaded.
-        """
+        """A model with its name in the table; made once, because its description hashes all weights."""
 
         def make() -> Opened:
             model = self.model(spec)
@@ -290,11 +281,7 @@ class Kind:
     made_with: tuple[str, ...] = ("suite_hash", "limit")
 
     def chosen(self, suite: Any, labels: Sequence[str] | None) -> Any:
-        """The suite with only the rows of these labels; all of them for None.
-
-        Raises:
-            UnknownNameError: if a label is not in the suite.
-        """
+        """The suite with only the rows of these labels, all of them for None; an unknown label is an error."""
         rows = getattr(suite, self.listed)
         all_of(labels or (), [one.label for one in rows], f"{self.row} of suite {suite.name}")
         if not labels:
@@ -302,11 +289,7 @@ class Kind:
         return self.trimmed(replace(suite, **{self.listed: tuple(one for one in rows if one.label in labels)}))
 
     def models(self, suite: Any, given: Sequence[Any] | None) -> list[Any]:
-        """The models that the table has: those given, or the suite's.
-
-        Raises:
-            InvalidInputError: if there are none, or too many.
-        """
+        """The models that the table has: those given, or the suite's; none, or too many, are an error."""
         found = list(given or suite.models)
         if self.most_models is not None and len(found) > self.most_models:
             raise InvalidInputError(f"suite {suite.name} tunes one model: give --model once.")

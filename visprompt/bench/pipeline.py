@@ -8,6 +8,7 @@ are made again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -137,17 +138,17 @@ def run_suite(
     chosen = kind.chosen(whole, strategies)
     asked = tuple(kind.models(chosen, models))
     settings = Settings(
-        kind.name,
-        chosen,
-        whole,
-        asked,
-        Path(out) if out is not None else Path("runs") / whole.name,
-        images,
-        options.get("annotations"),
-        options.get("limit"),
-        options.get("device", "auto"),
-        fresh,
-        jobs if all(isinstance(one, str) for one in asked) else 1,
+        kind=kind.name,
+        suite=chosen,
+        whole=whole,
+        models=asked,
+        out=Path(out) if out is not None else Path("runs") / whole.name,
+        images=images,
+        annotations=options.get("annotations"),
+        limit=options.get("limit"),
+        device=options.get("device", "auto"),
+        fresh=fresh,
+        jobs=jobs if all(isinstance(one, str) for one in asked) else 1,
     )
     store, how = Store(require_folder(settings.out), fresh), options.get("make_runner", default_runner)
     context = RunContext(settings, store, options.get("listener", progress) or ProgressCallback(), how)
@@ -176,8 +177,7 @@ class _Run:
         if self.settings.fresh and not failed:
             self.store.forget_untouched()
         made = self.kind.summarise(self.context)
-        rows = self._write(made)
-        shown = [row for row in rows if self.kind.place(self.context, row) is not None]
+        shown = [row for row in self._write(made) if self.kind.place(self.context, row) is not None]
         for text in stale(shown, made, self.kind.made_with):
             self.context.problem(text)
         return shown
@@ -229,18 +229,16 @@ class _Run:
                 self._here(unit)
             else:
                 waiting.setdefault(unit.batch or unit.key, []).append(unit)
-        if len(waiting) == 1:  # nothing to share
-            for unit in next(iter(waiting.values())):
-                self._here(unit)
-        elif waiting:
-            self._apart(list(waiting.values()))
+        batches = list(waiting.values())
+        for unit in self._apart(batches) if len(batches) > 1 else itertools.chain(*batches):
+            self._here(unit)
 
     def _here(self, unit: Unit) -> None:
         self.progress.starts(unit.title)
         self._take(unit, self.kind.run(self.context, unit))
 
-    def _apart(self, batches: list[list[Unit]]) -> None:
-        """Makes batches in other processes, and here what fails there: so its reason is seen."""
+    def _apart(self, batches: list[list[Unit]]) -> list[Unit]:
+        """Makes batches in other processes; gives what failed there and is made here, so that its reason is seen."""
         again: list[Unit] = []
         with contextlib.closing(Pool(self.settings, self.progress).run(batches)) as made_batches:
             for batch, made in made_batches:
@@ -252,8 +250,7 @@ class _Run:
                     else:
                         again.append(unit)
         self.store.reread()
-        for unit in again:
-            self._here(unit)
+        return again
 
     def _take(self, unit: Unit, row: Row | None) -> None:
         if row is None:
@@ -269,19 +266,21 @@ class _Run:
         if not made:
             return []
         again = {key_of(row) for row in made}
-        self.store.earlier = [
-            row for row in self.store.earlier if key_of(row) in again or not self.kind.outdated(self.context, row, made)
-        ]
-        rows = in_order(self.store.merged(made), lambda row: self.kind.place(self.context, row))
+        every = self.store.merged(made)
+        kept = [row for row in every if key_of(row) in again or not self.kind.outdated(self.context, row, made)]
+        rows = in_order(kept, lambda row: self.kind.place(self.context, row))
         self.store.write(rows, RESULTS)
         return rows
 
 
 def in_order(rows: Sequence[Row], place: Callable[[Row], tuple[Any, ...] | None]) -> list[Row]:
     """Rows by their place in the table; those without one last, as they were."""
-    places = [(place(row), row) for row in rows]
-    inside = sorted((one for one in places if one[0] is not None), key=lambda one: one[0] or ())
-    return [row for _, row in inside] + [row for where, row in places if where is None]
+
+    def key(row: Row) -> tuple[Any, ...]:
+        where = place(row)
+        return where is None, where or ()
+
+    return sorted(rows, key=key)
 
 
 def stale(rows: Sequence[Row], made: Sequence[Row], made_with: Sequence[str]) -> list[str]:
@@ -298,8 +297,9 @@ def stale(rows: Sequence[Row], made: Sequence[Row], made_with: Sequence[str]) ->
     by_task = {row["task"]: row for row in reversed(made)}
     mixed = [row for row in made if row["value"] is not None and _code(row) != code]
     if mixed:
+        count = f"{len(mixed)} rows rest" if len(mixed) > 1 else "1 row rests"
         told.append(
-            f"{_count(mixed)} on runs with other code{_versions(mixed)} ({_labels(mixed)}): run the suite with --fresh "
+            f"{count} on runs with other code{_versions(mixed)} ({_labels(mixed)}): run the suite with --fresh "
             "to make all of them with today's."
         )
 
@@ -321,10 +321,6 @@ def stale(rows: Sequence[Row], made: Sequence[Row], made_with: Sequence[str]) ->
 
 def _code(row: Mapping[str, Any]) -> str:
     return str((row.get("provenance") or {}).get("code"))
-
-
-def _count(rows: Sequence[Row]) -> str:
-    return f"{len(rows)} rows rest" if len(rows) > 1 else "1 row rests"
 
 
 def _labels(rows: Sequence[Row]) -> str:

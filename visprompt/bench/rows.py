@@ -105,11 +105,7 @@ def upgrade(row: Row) -> Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `results.jsonl`, those of 0.4.0 in today's schema; none if there is no such file.
-
-    Raises:
-        InvalidInputError: if the file holds something else.
-    """
+    """The rows of a `results.jsonl`, those of 0.4.0 in today's schema; none if there is no such file."""
     return [upgrade(row) for row in read_jsonl(path)] if path.exists() else []
 
 

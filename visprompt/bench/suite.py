@@ -88,11 +88,7 @@ def parse_suite(content: Any, name: str) -> AnySuite:
 
 
 def kind_of(suite: Any) -> Kind:
-    """The kind of a parsed suite.
-
-    Raises:
-        TypeError: if it is no suite.
-    """
+    """The kind of a parsed suite; a TypeError for anything else."""
     for kind in KINDS.values():
         if isinstance(suite, kind.suite_type):
             return kind

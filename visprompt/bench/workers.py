@@ -67,12 +67,7 @@ class Made:
 
 
 class Pool:
-    """Runs batches of units in processes.
-
-    Args:
-        settings: of the run.
-        progress: is told what the workers do, from a thread of its own.
-    """
+    """Runs batches of units in processes; `progress` is told what they do, from a thread of its own."""
 
     def __init__(self, settings: Settings, progress: ProgressCallback) -> None:
         self.settings, self.progress = settings, progress

@@ -243,17 +243,8 @@ def _maps_figure(
 def _looking_figure(
     name: str, questions: Sequence[Question], conditions: Sequence[Condition], model: Any, make_runner: RunnerFactory
 ) -> tuple[str, str]:
-    """Where the decoder looks without and with each attention edit, and the heatmaps of strategies that have one.
-
-    Args:
-        name: what the report calls the model.
-        questions: the data; the first about one object of each kind are drawn.
-        conditions: the rows; those that have neither an attention edit nor a heatmap are left out.
-        model: an LVLM.
-        make_runner: makes the runners.
-
-    Returns:
-        the figure as a data URI, and its alternative text.
+    """Where the decoder of an LVLM looks without and with each attention edit, and the heatmaps of strategies that have
+    one, on the first question about one object of each kind: a data URI and its alternative text.
     """
     first: dict[str, Question] = {}
     for question in questions:

@@ -142,16 +142,7 @@ class Suite:
 
 
 def parse_accuracy(content: Mapping[str, Any], name: str) -> Suite:
-    """Checks what a YAML file holds.
-
-    Args:
-        content: what the file says.
-        name: of the suite.
-
-    Raises:
-        UnknownNameError: for a key, task, data source, strategy or option that does not exist.
-        InvalidInputError: for values that cannot be used.
-    """
+    """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
     top = schema.opened(content, KIND, name, _TOP)
     tasks = tuple(_task(key, value) for key, value in top.pop("tasks", {}).items())
     if not tasks:
@@ -221,7 +212,7 @@ def _row(content: Any, tasks: Sequence[str], fit: Fit, control: bool) -> RowSpec
     where = f"row of {content.get('strategy')!r}"
     fields = {
         **types_of(Condition, "control"),
-        **types_of(RowSpec, "pointing"),
+        **types_of(RowSpec, "condition"),
         "strategy": _NAME,
         "seed": schema.Whole,
     }
@@ -233,7 +224,7 @@ def _row(content: Any, tasks: Sequence[str], fit: Fit, control: bool) -> RowSpec
 
 
 def _tune(content: Any, tasks: Sequence[TaskSpec], conditions: Sequence[Condition]) -> TuneSpec:
-    fields = {"strategy": Text, "data": Keys, **types_of(TuneSpec, "pointing", "data")}
+    fields = {"strategy": Text, "data": Keys, **types_of(TuneSpec, "condition", "data")}
     values = checked(content, fields, "tune")
     label = values.pop("strategy", None)
     condition = next((one for one in conditions if one.label == label), None)

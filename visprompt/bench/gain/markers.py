@@ -48,11 +48,7 @@ class ImageDataset(Sequence[Any]):
 
 
 def load_images(spec: Mapping[str, Any], n: int) -> ImageDataset:
-    """The images of a suite: generated scenes, or those of a folder, of its part `test` if it has one.
-
-    Raises:
-        InvalidInputError: if there are none.
-    """
+    """The images of a suite: generated scenes, or those of a folder, of its part `test` if it has one."""
     from visprompt.data.labelled.unlabelled import read_images
     from visprompt.data.scenes.unlabelled import generated
 
@@ -99,11 +95,7 @@ def centred(patch: Any, given: Mapping[str, Any]) -> Any:
 
 
 def marked_model(context: RunContext, spec: Any) -> MarkedModel:
-    """A model of the run with its markers, made once as long as it is held.
-
-    Raises:
-        VispromptError: if it cannot be loaded, or has no attention to measure.
-    """
+    """A model of the run with its markers, made once as long as it is held."""
     return context.held(spec, lambda: MarkedModel(context, spec))
 
 
@@ -150,11 +142,7 @@ class MarkedModel:
         return USUAL_SIZE
 
     def marker(self, spec: MarkerSpec) -> Marker:
-        """A marker of the suite, made for this model.
-
-        Raises:
-            VispromptError: if it cannot be used on it.
-        """
+        """A marker of the suite, made for this model; a VispromptError if it cannot be used on it."""
         if spec.label not in self._markers:
             self._markers[spec.label] = self._random(spec) if spec.random is not None else self._made(spec)
         return self._markers[spec.label]

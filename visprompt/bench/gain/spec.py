@@ -176,16 +176,7 @@ class TaskName:
 
 
 def parse_gain(content: Mapping[str, Any], name: str) -> GainSuite:
-    """Checks what a YAML file holds.
-
-    Args:
-        content: what the file says.
-        name: of the suite.
-
-    Raises:
-        UnknownNameError: for keys, strategies, settings or options that do not exist.
-        InvalidInputError: for values that cannot be used.
-    """
+    """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
     top = schema.opened(content, KIND, name, _TOP)
     markers = schema.rows_of(top, "markers", _marker)
     shaped = [one.label for one in markers if one.random is None]
@@ -265,11 +256,7 @@ def _sweep(content: Mapping[str, Any], markers: tuple[MarkerSpec, ...]) -> Sweep
 
 
 def require_unseen(suite: GainSuite) -> None:
-    """Refuses to measure on a folder that a patch is learned from; parts of a folder are told apart by their names.
-
-    Raises:
-        InvalidInputError: if that would happen.
-    """
+    """Refuses to measure on a folder that a patch is learned from; parts of a folder are told apart by their names."""
     if suite.images["source"] != "folder":
         return
     measured = Path(suite.images["folder"]).expanduser().resolve()

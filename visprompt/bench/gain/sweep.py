@@ -24,11 +24,7 @@ _VERSION = 1
 
 
 class Sweep:
-    """The points of the sweep of a run's suite.
-
-    Args:
-        context: the run.
-    """
+    """The points of the sweep of a run's suite."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context

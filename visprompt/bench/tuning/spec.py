@@ -129,16 +129,7 @@ class TuningSuite:
 
 
 def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
-    """Checks what a YAML file holds.
-
-    Args:
-        content: what the file says.
-        name: of the suite.
-
-    Raises:
-        UnknownNameError: for keys, strategies, settings or options that do not exist.
-        InvalidInputError: for values that cannot be used.
-    """
+    """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
     top = schema.opened(content, KIND, name, _TOP)
     top["sets"] = tuple(_set(key, value) for key, value in top.get("sets", {}).items())
     if not top["sets"]:

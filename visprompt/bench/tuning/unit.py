@@ -54,14 +54,7 @@ class Training:
 
 
 def prepare(context: RunContext) -> int:
-    """Leaves out sets that need what is not installed; what else is wrong with data is said before anything runs.
-
-    Returns:
-        The number of runs.
-
-    Raises:
-        UnsupportedError: if no set is left.
-    """
+    """Counts the runs. Leaves out sets that need what is not installed, unless none is left: that is an error."""
     from visprompt.data.labelled.splits import load_splits
 
     suite, missing = context.settings.whole, {}
@@ -92,13 +85,9 @@ def _searched(context: RunContext, methods: Sequence[MethodSpec]) -> list[Method
 
 
 def units(context: RunContext, stage: str, models: Sequence[Any] = (), every: bool = False) -> list[Unit]:
-    """The units of a stage: every point of every grid, or every seed with what was chosen from the grid.
+    """The units of a stage, for the one model: every point of every grid, or every seed with what was chosen.
 
-    Args:
-        context: the run.
-        stage: "choose" or "report".
-        models: not looked at: the suite has one model.
-        every: also those of methods that were not asked for; then nothing is said about what is left out.
+    `every`: also those of methods that were not asked for; then nothing is said about what is left out.
     """
     suite, found = context.settings.whole, []
     methods = suite.methods if every else context.suite.methods
