@@ -164,7 +164,7 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
 
 
-def labelled(rows: Iterable[T], label: str, what: str) -> T:
+def labelled(rows: Iterable[T], label: Any, what: str) -> T:
     """The row with that label; otherwise raises an `UnknownNameError` with suggestions."""
     by_label: dict[str, T] = {row.label: row for row in rows}  # type: ignore[attr-defined]
     all_of([label], by_label, what)

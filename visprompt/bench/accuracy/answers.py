@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visprompt.bench.kind import RunContext, slug
@@ -21,6 +21,11 @@ def load(context: RunContext, spec: Mapping[str, Any]) -> Data:
         return found
 
     return context.cached(("data", digest(spec)), read)
+
+
+def images(context: RunContext, spec: Mapping[str, Any]) -> Sequence[Any]:
+    """The images of a description that the run looks at: all of them, or the first ones."""
+    return load(context, spec).images[: context.settings.limit]
 
 
 def answers_file(task: str, tuning: bool, model: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from visprompt.bench.accuracy.answers import answers, load
+from visprompt.bench.accuracy.answers import answers, images
 from visprompt.bench.kind import Opened, RunContext
 from visprompt.bench.report.images import NO_PLOTS, boxed, data_uri, shown_as_is
 from visprompt.bench.rows import Row
@@ -82,7 +82,7 @@ def illustrate(context: RunContext, models: Sequence[Any]) -> None:
 def _add_cards(
     context: RunContext, model: Opened, task: Any, answered: Sequence[tuple[Condition, Sequence[Row]]]
 ) -> None:
-    samples, count = load(context, task.data).images[: context.settings.limit], context.suite.examples
+    samples, count = images(context, task.data), context.suite.examples
     shown = context.examples.cards.setdefault((model.name, task.key), {})
     asks = isinstance(task.task, Vqa)
     for condition, items in answered:
@@ -178,7 +178,7 @@ def _add_attention(context: RunContext, model: Opened, task: Any, conditions: Se
     if not plots.have_matplotlib():
         examples.notes.append(NO_PLOTS)
         return
-    samples = load(context, task.data).images[: context.settings.limit]
+    samples = images(context, task.data)
     chosen = [one for one in conditions if not one.is_control and len(one.members()) == 1]
     draw = _looking_figure if isinstance(task.task, Vqa) else _attention_figure
     try:

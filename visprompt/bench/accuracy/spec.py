@@ -25,7 +25,6 @@ from visprompt.tasks import TASKS, Condition, Task
 from visprompt.tasks.data_sources import SOURCE_DEFAULTS, SOURCE_KEYS
 from visprompt.visual_prompt import Fit
 
-KIND = "accuracy"
 #: task keys become parts of file names
 _TASK_KEY = re.compile(r"[A-Za-z0-9_.+-]+")
 
@@ -135,15 +134,14 @@ class Suite:
 
     def task(self, key: str) -> TaskSpec:
         """The task with that key."""
-        for one in self.tasks:
-            if one.key == key:
-                return one
-        raise unknown_name("task", key, [one.key for one in self.tasks])
+        by_key = {one.key: one for one in self.tasks}
+        all_of([key], by_key, "task")
+        return by_key[key]
 
 
 def parse_accuracy(content: Mapping[str, Any], name: str) -> Suite:
     """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
-    top = schema.opened(content, KIND, name, _TOP)
+    top = schema.opened(content, "accuracy", name, _TOP)
     tasks = tuple(_task(key, value) for key, value in top.pop("tasks", {}).items())
     if not tasks:
         raise InvalidInputError("there are no tasks.")
@@ -227,9 +225,7 @@ def _tune(content: Any, tasks: Sequence[TaskSpec], conditions: Sequence[Conditio
     fields = {"strategy": Text, "data": Keys, **types_of(TuneSpec, "condition", "data")}
     values = checked(content, fields, "tune")
     label = values.pop("strategy", None)
-    condition = next((one for one in conditions if one.label == label), None)
-    if condition is None:
-        raise unknown_name("row to tune", label, [one.label for one in conditions])
+    condition = schema.labelled(conditions, label, "row to tune")
     by_key = {task.key: task for task in tasks}
     only = values.pop("tasks", ()) or tuple(by_key)
     all_of(only, by_key, "task")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from visprompt.bench.accuracy.answers import answers_file, load
+from visprompt.bench.accuracy.answers import answers_file, images, load
 from visprompt.bench.accuracy.examples import ReportExamples
 from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec, with_options
 from visprompt.bench.accuracy.summary import choices, kinds_of
@@ -56,11 +56,10 @@ def prepare(context: RunContext) -> int:
 
 def _total(context: RunContext, task: TaskSpec) -> int:
     """Images of all units of a task on one model."""
-    limit = context.settings.limit
-    total = len(load(context, task.data).images[:limit]) * len(rows_of(context.suite, task))
+    total = len(images(context, task.data)) * len(rows_of(context.suite, task))
     for tune in context.suite.tune:
         if task.key in tune.tasks:
-            total += len(load(context, {**task.data, **tune.data}).images[:limit]) * len(list(tune.points()))
+            total += len(images(context, {**task.data, **tune.data})) * len(list(tune.points()))
     return total
 
 
@@ -133,7 +132,7 @@ def map_units(context: RunContext, model: Opened) -> Iterator[Unit]:
         if key in refused(context, model):
             continue
         data = load(context, context.suite.task(key).data)
-        count = min(wanted.n, context.settings.limit or wanted.n)
+        count = context.settings.limited(wanted.n)
         auxiliaries = {name: model_files(name) for name in wanted.auxiliaries}
         run = digest([model.identity, data.identity, count, auxiliaries, source_digest(), library_versions()])
         title = f"{model.name} · {key} · do maps lie where the question points?"
@@ -143,13 +142,13 @@ def map_units(context: RunContext, model: Opened) -> Iterator[Unit]:
 
 def _unit(context: RunContext, model: Opened, stage: str, title: str, ask: Ask) -> Unit:
     task, data = _asked(context, ask)
-    images, file = data.images[: context.settings.limit], answers_file(ask.task, ask.data is not None, ask.name)
+    asked, file = data.images[: context.settings.limit], answers_file(ask.task, ask.data is not None, ask.name)
     prepared = context.cached(("task", ask.task, digest(data.identity)), lambda: task.prepare(data.images))
     run = run_hash(prepared, model.identity, ask.condition, data.identity)
-    kept = len(kept_answers(prepared, images, context.store.log(file), run))
-    wanted = sum(len(prepared.questions(image)) for image in images)
+    kept = len(kept_answers(prepared, asked, context.store.log(file), run))
+    wanted = sum(len(prepared.questions(image)) for image in asked)
     key = digest([stage, run, ask.name, ask.task, ask.condition.label, context.settings.limit])
-    return Unit(stage, key, title, ask, len(images), file, ready=0 < wanted == kept, kept=kept)
+    return Unit(stage, key, title, ask, len(asked), file, ready=0 < wanted == kept, kept=kept)
 
 
 def _asked(context: RunContext, ask: Ask) -> tuple[Task, Data]:
@@ -196,15 +195,15 @@ def run_row(context: RunContext, unit: Unit) -> Row:
         context.progress.advanced(unit.size)
         found: Row = {"value": None, "n": 0, "unsupported": str(error)}
     else:
-        images = len({item["image"] for item in outcome.rows})
+        shown = len({item["image"] for item in outcome.rows})
         if outcome.interval:
-            interval = ends(outcome.interval.low, outcome.interval.high, images, 5)
+            interval = ends(outcome.interval.low, outcome.interval.high, shown, 5)
         found = {
             "value": round(outcome.accuracy, 5) if outcome.rows else None,
-            "ci_method": outcome.interval.method if outcome.interval and images > 1 else None,
+            "ci_method": outcome.interval.method if outcome.interval and shown > 1 else None,
             "n": len(outcome.rows),
             "correct": sum(bool(item["correct"]) for item in outcome.rows),
-            "images": images,
+            "images": shown,
             "chance": round(outcome.chance, 5),
             "errors": len(outcome.errors),
             "error_example": outcome.errors[0]["error"] if outcome.errors else None,

@@ -21,7 +21,6 @@ from visprompt.errors import InvalidInputError
 from visprompt.training.settings import FitSettings
 from visprompt.visual_prompt import Fit
 
-KIND = "gain"
 _SIDE = Annotated[int, Strict(), Ge(24)]
 _PIXELS = Annotated[
     list[_SIDE], MinLen(2), MaxLen(2), Says("{at}{key} is [width, height] in pixels, each a whole number, at least 24")
@@ -177,7 +176,7 @@ class TaskName:
 
 def parse_gain(content: Mapping[str, Any], name: str) -> GainSuite:
     """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
-    top = schema.opened(content, KIND, name, _TOP)
+    top = schema.opened(content, "gain", name, _TOP)
     markers = schema.rows_of(top, "markers", _marker)
     shaped = [one.label for one in markers if one.random is None]
     for marker in markers:

@@ -19,7 +19,6 @@ from visprompt.errors import InvalidInputError
 from visprompt.training.settings import FitSettings
 
 How = Literal["prompt", "full", "untrained"]
-KIND = "tuning"
 PARTS = ("train", "validation", "test")
 
 
@@ -123,6 +122,17 @@ class TuningSuite:
         """The seeds that a method runs with."""
         return method.seeds or self.seeds
 
+    def settings_of(
+        self, method: MethodSpec, one: SetSpec, point: Mapping[str, Any], choosing: bool = False
+    ) -> dict[str, Any]:
+        """Settings of a run at a point of the grid, `choosing` among the points or reported."""
+        short, own = self.choose_settings if choosing else {}, split(point)[0]
+        return merged(self.settings, one.settings, short, method.settings, own)
+
+    def searched(self, method: MethodSpec) -> MethodSpec:
+        """The method whose grid decides how a method is run: itself, or that of `choice_of`."""
+        return self.method(method.choice_of or method.label)
+
     def method(self, label: str) -> MethodSpec:
         """The method with that label."""
         return schema.labelled(self.methods, label, "method")
@@ -130,7 +140,7 @@ class TuningSuite:
 
 def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
     """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
-    top = schema.opened(content, KIND, name, _TOP)
+    top = schema.opened(content, "tuning", name, _TOP)
     top["sets"] = tuple(_set(key, value) for key, value in top.get("sets", {}).items())
     if not top["sets"]:
         raise InvalidInputError("there are no sets.")
@@ -188,14 +198,12 @@ def _check_runs(suite: TuningSuite) -> None:
     from visprompt.prompter import Prompter
 
     for method in suite.methods:
-        chosen = suite.method(method.choice_of) if method.choice_of else method
         with within(f"method {method.label!r}", TypeError, ValueError):
-            for one, point in itertools.product(suite.sets_of(method), chosen.points()):
-                given, options = split(point)
-                FitSettings(**merged(suite.settings, one.settings, method.settings, given))
-                FitSettings(**merged(suite.settings, one.settings, suite.choose_settings, method.settings, given))
+            for one, point in itertools.product(suite.sets_of(method), suite.searched(method).points()):
+                for choosing in (False, True):
+                    FitSettings(**suite.settings_of(method, one, point, choosing))
                 if method.how != "full":
-                    Prompter.from_name(method.strategy, **{**method.options, **options})
+                    Prompter.from_name(method.strategy, **{**method.options, **split(point)[1]})
 
 
 def split(point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from visprompt.bench.kind import Opened, RunContext, Unit
 from visprompt.bench.rows import Row, dated, point_label
-from visprompt.bench.tuning.spec import PARTS, MethodSpec, SetSpec, merged, split
+from visprompt.bench.tuning.spec import PARTS, MethodSpec, SetSpec, split
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
@@ -79,9 +79,8 @@ def _sets_of(context: RunContext, method: MethodSpec) -> list[SetSpec]:
 
 def _searched(context: RunContext, methods: Sequence[MethodSpec]) -> list[MethodSpec]:
     """The methods whose grids the choices of these methods depend on."""
-    labels = dict.fromkeys(one.choice_of or one.label for one in methods)
-    found = [context.settings.whole.method(label) for label in labels]
-    return [method for method in found if len(list(method.points())) > 1]
+    found = {one.label: one for one in map(context.settings.whole.searched, methods)}
+    return [method for method in found.values() if len(list(method.points())) > 1]
 
 
 def units(context: RunContext, stage: str, models: Sequence[Any] = (), every: bool = False) -> list[Unit]:
@@ -111,7 +110,7 @@ def units(context: RunContext, stage: str, models: Sequence[Any] = (), every: bo
 def _choice(context: RunContext, method: MethodSpec, one: SetSpec) -> Row | None:
     """The point of a grid with the best validation value, the first of equals; None if there is none."""
     suite = context.settings.whole
-    method = suite.method(method.choice_of) if method.choice_of else method
+    method = suite.searched(method)
     points = list(method.points())
     if len(points) == 1:
         return points[0]
@@ -123,9 +122,7 @@ def _choice(context: RunContext, method: MethodSpec, one: SetSpec) -> Row | None
 
 
 def _unit(context: RunContext, stage: str, method: MethodSpec, one: SetSpec, seed: int, point: Row) -> Unit:
-    suite, own = context.suite, split(point)[0]
-    short = suite.choose_settings if stage == "choose" else {}
-    settings = merged(suite.settings, one.settings, short, method.settings, own)
+    settings = context.suite.settings_of(method, one, point, stage == "choose")
     what = [
         _opened(context).identity["weights"],
         [one.data, sorted(one.sizes.items()), context.settings.limit],
