@@ -8,7 +8,7 @@ from typing import Any
 from visprompt.bench.accuracy import unit
 from visprompt.bench.accuracy.answers import answers_file
 from visprompt.bench.accuracy.document import document
-from visprompt.bench.accuracy.examples import illustrate
+from visprompt.bench.accuracy.examples import ReportExamples, illustrate
 from visprompt.bench.accuracy.spec import Suite, parse_accuracy
 from visprompt.bench.accuracy.summary import rows, tuning_records
 from visprompt.bench.kind import Kind, RunContext
@@ -19,6 +19,11 @@ def _trimmed(suite: Suite) -> Suite:
     """A row may take its options from one that is tuned but, here, not asked for."""
     needed = {row.tuned_as or row.label for row in suite.rows}
     return replace(suite, tune=tuple(one for one in suite.tune if one.strategy in needed))
+
+
+def _prepare(context: RunContext) -> int:
+    context.examples = ReportExamples()
+    return unit.prepare(context)
 
 
 def _files(model: str | None, context: RunContext) -> list[str]:
@@ -49,7 +54,7 @@ KIND = Kind(
     row="row",
     table=_table,
     stages=("tune", "rows", "maps"),
-    prepare=unit.prepare,
+    prepare=_prepare,
     open=unit.open_model,
     files=_files,
     units=unit.units,

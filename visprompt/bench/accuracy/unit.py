@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from visprompt.bench.accuracy.answers import answers_file, images, load
-from visprompt.bench.accuracy.examples import ReportExamples
 from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec, with_options
 from visprompt.bench.accuracy.summary import choices, kinds_of
 from visprompt.bench.kind import Opened, RunContext, Unit
@@ -50,7 +49,6 @@ class Ask:
 
 def prepare(context: RunContext) -> int:
     """Reads all data and counts the images of all units."""
-    context.examples = ReportExamples()
     return sum(_total(context, task) for task in context.suite.tasks) * len(context.settings.models)
 
 
