@@ -171,13 +171,19 @@ class RunContext:
         """The model of a specification; a model is given back."""
         return self.held(spec, lambda: loaded(spec, self.settings.device))
 
-    def opened(self, spec: Any) -> Opened:
-        """A model with its name in the table; made once, because its description hashes all weights."""
+    def opened(self, spec: Any, alone: bool = False) -> Opened:
+        """A model with its name in the table; made once, because its description hashes all weights.
+
+        `alone`: all rows of the table are of this model, so that no other one can have its name.
+        """
 
         def make() -> Opened:
             model = self.model(spec)
             identity = model.describe()
-            return Opened(spec, self.name(model.name, str(identity.get("weights", ""))), identity)
+            weights = str(identity.get("weights", ""))
+            if alone:
+                self.names[model.name] = weights
+            return Opened(spec, self.name(model.name, weights), identity)
 
         return self.cached(("model", spec if isinstance(spec, str) else id(spec)), make)
 

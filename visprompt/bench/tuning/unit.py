@@ -124,7 +124,7 @@ def _choice(context: RunContext, method: MethodSpec, one: SetSpec) -> Row | None
 def _unit(context: RunContext, stage: str, method: MethodSpec, one: SetSpec, seed: int, point: Row) -> Unit:
     settings = context.suite.settings_of(method, one, point, stage == "choose")
     what = [
-        _opened(context).identity["weights"],
+        opened(context).identity["weights"],
         [one.data, sorted(one.sizes.items()), context.settings.limit],
         [method.how, method.strategy, method.options, point, settings, seed, stage],
     ]
@@ -133,9 +133,9 @@ def _unit(context: RunContext, stage: str, method: MethodSpec, one: SetSpec, see
     return Unit(stage, digest(what), title, Training(method, one, seed, point, settings), size=1, file="runs")
 
 
-def _opened(context: RunContext) -> Opened:
+def opened(context: RunContext) -> Opened:
     """The model of the suite."""
-    return context.opened(context.settings.models[0])
+    return context.opened(context.settings.models[0], alone=True)
 
 
 def present(context: RunContext) -> list[Row]:
@@ -192,7 +192,7 @@ def run(context: RunContext, unit: Unit) -> Row:
     return row | {
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
-        "model": _opened(context).identity,
+        "model": opened(context).identity,
         "provenance": provenance(),
         "limit": context.settings.limit,
         "date": dated()["date"],
