@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from visprompt.bench import list_suites, load_suite
 from visprompt.bench.rows import read_rows
-from visprompt.bench.suite import KINDS, kind_of
-from visprompt.bench.tour import Stop, stops
+from visprompt.bench.suite import KINDS, Stop, kind_of, stops
 
 
 def test_the_tour_has_every_kind_and_folders_of_its_own() -> None:
@@ -27,7 +26,7 @@ def test_it_shows_the_table_of_every_suite_and_what_each_took(tmp_path: Path, mo
     from visprompt.cli.app import app
 
     few = [Stop("scenes-quick", 2), Stop("scenes-quick", 3, "again")]
-    monkeypatch.setattr("visprompt.bench.tour.stops", lambda: few)
+    monkeypatch.setattr("visprompt.bench.suite.stops", lambda: few)
     words = ["bench", "tour", "--out", str(tmp_path), "--jobs", "1", "-s", "none"]
     result: Any = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output

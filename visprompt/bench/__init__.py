@@ -11,8 +11,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from visprompt.bench.kind import ProgressCallback
 from visprompt.bench.pipeline import SuiteResult, run_suite
-from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.suite import list_suites, load_published, load_suite
 
 __all__ = ["ProgressCallback", "SuiteResult", "list_suites", "load_published", "load_suite", "run_suite"]

@@ -8,18 +8,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from visprompt.bench.rows import Row
+from visprompt.bench.schema import all_of
+from visprompt.errors import InvalidInputError
 from visprompt.tasks.condition import RunnerFactory, default_runner
 
 if TYPE_CHECKING:
     from visprompt.bench.pipeline import SuiteResult
-    from visprompt.bench.progress import ProgressCallback
     from visprompt.bench.report.document import Document
     from visprompt.bench.store import Store
+
+T = TypeVar("T")
+
+
+class ProgressCallback:
+    """Is told how a run goes; sub-classes show it. Every method does nothing here."""
+
+    def planned(self, total: int) -> None:
+        """How much there is to do: images to look at, and runs of training, all units together."""
+
+    def starts(self, title: str) -> None:
+        """Which unit is at work now."""
+
+    def advanced(self, count: int) -> None:
+        """How much was done since the last call; negative if a process died and its work is done again."""
+
+    def finished(self, row: Row) -> None:
+        """A unit that was made in this run is finished; `row` is what came out of it."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,23 @@ class Settings:
     fresh: bool = False
     jobs: int = 1
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InvalidInputError(f"limit must be at least 1; got {self.limit}.")
+
+    def limited(self, n: int) -> int:
+        """So many images, or fewer if there is a limit."""
+        return min(n, self.limit or n)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model of the table: its specification, its name there, and what `model.describe()` says of it."""
+
+    spec: Any
+    name: str
+    identity: Row
+
 
 @dataclass(eq=False)
 class RunContext:
@@ -114,29 +150,42 @@ class RunContext:
         if text not in self.problems:
             self.problems.append(text)
 
-    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
+    def cached(self, key: Any, make: Callable[[], T]) -> T:
         """What `make` gives, made once."""
         if key not in self.cache:
             self.cache[key] = make()
-        return self.cache[key]
+        found: T = self.cache[key]
+        return found
 
-    def held(self, spec: Any, make: Callable[[], Any]) -> Any:
-        """A model, or what a kind makes of one, kept until another large one is needed.
-
-        Args:
-            spec: specification of the model; bundled models are small, and are all kept.
-            make: makes it.
-        """
+    def held(self, spec: Any, make: Callable[[], T]) -> T:
+        """A model, or what `make` makes of one, kept until another large one is needed; bundled ones are all kept."""
         key = spec if isinstance(spec, str) else id(spec)
         if key not in self._held:
             for other in [one for one in self._held if not str(one).startswith("bundled:")]:
                 del self._held[other]
             self._held[key] = make()
-        return self._held[key]
+        found: T = self._held[key]
+        return found
 
     def model(self, spec: Any) -> Any:
         """The model of a specification; a model is given back."""
         return self.held(spec, lambda: loaded(spec, self.settings.device))
+
+    def opened(self, spec: Any, alone: bool = False) -> Opened:
+        """A model with its name in the table; made once, because its description hashes all weights.
+
+        `alone`: all rows of the table are of this model, so that no other one can have its name.
+        """
+
+        def make() -> Opened:
+            model = self.model(spec)
+            identity = model.describe()
+            weights = str(identity.get("weights", ""))
+            if alone:
+                self.names[model.name] = weights
+            return Opened(spec, self.name(model.name, weights), identity)
+
+        return self.cached(("model", spec if isinstance(spec, str) else id(spec)), make)
 
     def name(self, own: str, weights: str) -> str:
         """The name of a model in the table: its own, or with a piece of its weights' hash where that is taken."""
@@ -174,90 +223,93 @@ def loaded(spec: Any, device: str) -> Any:
     return load_model(spec, device=device)
 
 
-class Kind(Protocol):
-    """A kind of suite. `visprompt.bench.suite.KINDS` lists them; they keep no state, all of it is in the context.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of suite; `visprompt.bench.suite.KINDS` lists them. It keeps no state: all of it is in the context.
 
     Attributes:
         name: as in `kind:` of a suite's file.
         suite_type: class of its parsed suites.
+        parse: checks what a suite's file holds; given the content and the suite's name.
+        listed, row: the field of a suite with the rows of its table, and what messages call one of them.
+        table: labels of the rows of `results.jsonl` in order, by task in order.
+        stages: in order; units of a stage may depend on results of the stages before it.
+        prepare: reads all data, so that what is wrong with it is said before a model is loaded; gives the size of all
+            units together.
+        open: loads a model to see whether it can be used, and gives the name that it has in the table.
+        files: patterns of the files and folders that hold what was made of a model; None: of no single model.
+        units: the units of a stage of some of the models, in the order of the suite.
+        run: makes a unit, in any process. None if nothing came out, and `context.problem` has the reason; raises a
+            VispromptError if the whole run has to end.
+        line: what came out of a unit as one line for people; None: no line.
+        summarise: the rows of `results.jsonl` that follow from the units' results.
+        document: the report of a result.
+        illustrate: adds images of some of the models for the report to `context.examples`.
+        parallel: units of one model that can be run at the same time.
+        extra: rows of the other files, by stem: `SuiteResult.files`.
+        outdated: whether a row of an earlier run goes, although it is not among the rows that were made now.
+        trimmed: a suite of which only some rows are left, without what these do not need.
+        with_images: the suite on a folder of images of the user's; None: that does not change the suite.
+        without_model: whether the suite has something to run without a model.
+        most_models: models that a table can have; None: any number.
+        example_model: for the message that there is none.
+        shown: keys that a report reads; rows without them, of other versions, stay in the file but are not shown.
+        task_first: rows are in order of their tasks and then of their models, not the other way round.
         made_with: keys of a row, besides code, whose values must be today's, or the row is stale.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def suite_type(self) -> type: ...
-
-    @property
-    def made_with(self) -> Sequence[str]: ...
-
-    def parse(self, content: Mapping[str, Any], name: str) -> Any:
-        """Checks what a suite's file holds."""
-
-    def with_images(self, suite: Any, images: str | Path | None) -> Any:
-        """The suite on a folder of images of the user's, where that changes what the suite is."""
+    name: str
+    suite_type: type
+    parse: Callable[[Mapping[str, Any], str], Any]
+    listed: str
+    row: str
+    table: Callable[[Any], dict[str, list[str]]]
+    stages: tuple[str, ...]
+    prepare: Callable[[RunContext], int]
+    open: Callable[[RunContext, Any], str]
+    files: Callable[[str | None, RunContext], list[str]]
+    units: Callable[[RunContext, str, Sequence[Any]], list[Unit]]
+    run: Callable[[RunContext, Unit], Row | None]
+    line: Callable[[Row], str | None]
+    summarise: Callable[[RunContext], list[Row]]
+    document: Callable[[SuiteResult], Document]
+    illustrate: Callable[[RunContext, Sequence[Any]], None]
+    parallel: Callable[[Any], int]
+    extra: Callable[[RunContext], dict[str, list[Row]]] = lambda context: {}
+    outdated: Callable[[RunContext, Row, Sequence[Row]], bool] = lambda context, row, made: False
+    trimmed: Callable[[Any], Any] = lambda suite: suite
+    with_images: Callable[[Any, str | Path], Any] | None = None
+    without_model: Callable[[Any], bool] = lambda suite: False
+    most_models: int | None = None
+    example_model: str = ""
+    shown: tuple[str, ...] = ()
+    task_first: bool = True
+    made_with: tuple[str, ...] = ("suite_hash", "limit")
 
     def chosen(self, suite: Any, labels: Sequence[str] | None) -> Any:
-        """The suite with only these rows; all of them for None.
-
-        Raises:
-            UnknownNameError: if a label is not in the suite.
-        """
+        """The suite with only the rows of these labels, all of them for None; an unknown label is an error."""
+        rows = getattr(suite, self.listed)
+        all_of(labels or (), [one.label for one in rows], f"{self.row} of suite {suite.name}")
+        if not labels:
+            return suite
+        return self.trimmed(replace(suite, **{self.listed: tuple(one for one in rows if one.label in labels)}))
 
     def models(self, suite: Any, given: Sequence[Any] | None) -> list[Any]:
-        """The models that the table has: those given, or the suite's.
-
-        Raises:
-            InvalidInputError: if there are none, or too many.
-        """
-
-    def parallel(self, suite: Any) -> int:
-        """Units of one model that can be run at the same time."""
-
-    def prepare(self, context: RunContext) -> int:
-        """Reads all data, so that what is wrong with it is said before a model is loaded.
-
-        Returns:
-            The size of all units together.
-        """
-
-    def open(self, context: RunContext, spec: Any) -> str:
-        """Loads a model to see whether it can be used, and gives the name that it has in the table."""
-
-    def files(self, model: str | None, context: RunContext) -> list[str]:
-        """Patterns of the files and folders that hold what was made of a model; None: of no single model."""
-
-    def stages(self, context: RunContext) -> Sequence[str]:
-        """The stages in order; units of a stage may depend on results of the stages before it."""
-
-    def units(self, context: RunContext, stage: str, models: Sequence[Any]) -> list[Unit]:
-        """The units of a stage of some of the models, in the order of the suite."""
-
-    def run(self, context: RunContext, unit: Unit) -> Row | None:
-        """Makes a unit, in any process. None if nothing came out; `context.problem` then has the reason.
-
-        Raises:
-            VispromptError: if the whole run has to end.
-        """
-
-    def line(self, row: Row) -> str | None:
-        """What came out of a unit as one line for people; None: no line."""
-
-    def rows(self, context: RunContext) -> list[Row]:
-        """The rows of `results.jsonl` that follow from the units' results."""
+        """The models that the table has: those given, or the suite's; none, or too many, are an error."""
+        found = list(given or suite.models)
+        if self.most_models is not None and len(found) > self.most_models:
+            raise InvalidInputError(f"suite {suite.name} tunes one model: give --model once.")
+        if not found and not self.without_model(suite):
+            example = f"--model {self.example_model}"
+            raise InvalidInputError(f"suite {suite.name} names no model: give one, e.g. {example}.")
+        return found
 
     def place(self, context: RunContext, row: Row) -> tuple[Any, ...] | None:
         """Where a row stands in the table, to sort by; None if it has no place in it any more."""
-
-    def outdated(self, context: RunContext, row: Row, made: Sequence[Row]) -> bool:
-        """Whether a row of an earlier run goes, although it is not among the rows that were made now."""
-
-    def extra(self, context: RunContext) -> dict[str, list[Row]]:
-        """Rows of the other files, by stem: `SuiteResult.files`."""
-
-    def illustrate(self, context: RunContext, models: Sequence[Any]) -> None:
-        """Adds images for the report to `context.examples`."""
-
-    def document(self, result: SuiteResult) -> Document:
-        """The report of a result."""
+        suite = context.settings.whole
+        table, task = self.table(suite), str(row.get("task"))
+        known = row.get("suite") == suite.name and row.get("row") in table.get(task, ())
+        if not known or any(key not in row for key in self.shown):
+            return None
+        at, model = (list(table).index(task),), context.model_place(row["model"])
+        return *(at + model if self.task_first else model + at), table[task].index(row["row"])

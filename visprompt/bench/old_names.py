@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visprompt.bench.kind import RunContext
+from visprompt.bench.kind import ProgressCallback, RunContext
 from visprompt.bench.pipeline import SuiteResult, run_suite
-from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.suite import kind_of, load_suite
 from visprompt.errors import InvalidInputError
 
 
 class Listener(ProgressCallback):
     """The methods of `ProgressCallback` under their names of 0.4.0."""
-
-    def planned(self, images: int) -> None:
-        """How much there is to do."""
 
     def row(self, text: str) -> None:
         """Which unit is at work."""
@@ -39,34 +35,25 @@ class Listener(ProgressCallback):
         self.result(row)
 
 
-def run_gain(
-    suite: Any, *, markers: Sequence[str] | None = None, out: str | Path | None = None, **options: Any
-) -> SuiteResult:
+def run_gain(suite: Any, **options: Any) -> SuiteResult:
     """`run_suite` for a gain suite, with `markers` for `strategies`."""
-    return _run("gain", "run_gain", suite, strategies=markers, out=out, **options)
+    return _run("gain", suite, options, markers="strategies")
 
 
-def run_tuning(
-    suite: Any,
-    *,
-    model: Any = None,
-    methods: Sequence[str] | None = None,
-    out: str | Path | None = None,
-    **options: Any,
-) -> SuiteResult:
+def run_tuning(suite: Any, **options: Any) -> SuiteResult:
     """`run_suite` for a tuning suite, with `model` for `models` and `methods` for `strategies`."""
-    models = None if model is None else [model]
-    return _run("tuning", "run_tuning", suite, models=models, strategies=methods, out=out, **options)
+    if "model" in options:
+        options["model"] = None if options["model"] is None else [options["model"]]
+    return _run("tuning", suite, options, model="models", methods="strategies")
 
 
-def _run(kind: str, name: str, suite: Any, **options: Any) -> SuiteResult:
-    warnings.warn(
-        f"{name} is now visprompt.bench.run_suite; the old name works until 0.6.0.", DeprecationWarning, stacklevel=3
-    )
+def _run(kind: str, suite: Any, options: dict[str, Any], **renamed: str) -> SuiteResult:
+    said = f"run_{kind} is now visprompt.bench.run_suite; the old name works until 0.6.0."
+    warnings.warn(said, DeprecationWarning, stacklevel=3)
     loaded = load_suite(suite) if isinstance(suite, str | Path) else suite
     if kind_of(loaded).name != kind:
         raise InvalidInputError(f"suite {loaded.name} is of another kind: visprompt.bench.run_suite runs any.")
-    return run_suite(loaded, **options)
+    return run_suite(loaded, **{renamed.get(name, name): value for name, value in options.items()})
 
 
 #: names of 0.4.0 in `visprompt.bench`

@@ -8,6 +8,7 @@ are made again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from visprompt.bench.kind import Kind, RunContext, Settings, Unit
-from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.kind import Kind, ProgressCallback, RunContext, Settings, Unit
 from visprompt.bench.rows import Row, key_of
 from visprompt.bench.store import RESULTS, Store
 from visprompt.bench.suite import kind_of, load_suite
 from visprompt.bench.workers import Pool
-from visprompt.errors import InvalidInputError, VispromptError
+from visprompt.errors import VispromptError
 from visprompt.tasks.condition import RunnerFactory, default_runner
 from visprompt.utils.files import require_folder
 from visprompt.utils.hashing import digest
@@ -53,36 +53,21 @@ class SuiteResult:
     files: dict[str, list[Row]] = field(default_factory=dict)
     seconds: float = 0.0
 
-    @property
-    def tuning(self) -> list[Row]:
-        """`files["tuning"]`; the name of 0.4.0."""
-        return self._old("tuning", 'files["tuning"]', self.files.get("tuning", []))
+    def __getattr__(self, name: str) -> Any:
+        """The names of 0.4.0."""
+        if name not in _OLD_ATTRIBUTES:
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        new = f'files["{name}"]' if name in ("tuning", "maps", "runs") else "examples"
+        _warn(f"SuiteResult.{name}", new)
+        return self.examples if new == "examples" else self.files.get(name, [])
 
-    @property
-    def maps(self) -> list[Row]:
-        """`files["maps"]`; the name of 0.4.0."""
-        return self._old("maps", 'files["maps"]', self.files.get("maps", []))
 
-    @property
-    def runs(self) -> list[Row]:
-        """`files["runs"]`; the name of 0.4.0."""
-        return self._old("runs", 'files["runs"]', self.files.get("runs", []))
+_OLD_ATTRIBUTES = ("tuning", "maps", "runs", "exhibits", "pictures")
 
-    @property
-    def exhibits(self) -> Any:
-        """`examples` of an accuracy suite; the name of 0.4.0."""
-        return self._old("exhibits", "examples", self.examples)
 
-    @property
-    def pictures(self) -> Any:
-        """`examples` of a tuning suite; the name of 0.4.0."""
-        return self._old("pictures", "examples", self.examples)
-
-    def _old(self, name: str, new: str, value: Any) -> Any:
-        warnings.warn(
-            f"SuiteResult.{name} is now {new}; the old name works until 0.6.0.", DeprecationWarning, stacklevel=3
-        )
-        return value
+def _warn(old: str, new: str) -> None:
+    said = f"{old} is now {new}; the old name works until 0.6.0."
+    warnings.warn(said, DeprecationWarning, stacklevel=3)
 
 
 class RunOptions(TypedDict, total=False):
@@ -140,62 +125,36 @@ def run_suite(
         UnsupportedError: if none of the models can be used.
     """
     started = time.monotonic()
-    options, examples, progress = _old_options(options, examples, progress)
+    for old, new in (("pictures", "examples"), ("listener", "progress")):
+        if old in options:
+            _warn(f"run_suite({old}=…)", f"{new}=…")
+    unknown = set(options) - set(RunOptions.__annotations__)
+    if unknown:
+        raise TypeError(f"run_suite() got an unexpected keyword argument {sorted(unknown)[0]!r}")
     whole = load_suite(suite) if isinstance(suite, str | Path) else suite
-    kind = kind_of(whole)
-    whole = kind.with_images(whole, options.get("images"))
-    settings = _settings(kind, whole, options, models=models, out=out, strategies=strategies, fresh=fresh, jobs=jobs)
-    store, how = Store(settings.out, fresh), options.get("make_runner", default_runner)
-    context = RunContext(settings, store, progress or ProgressCallback(), how)
-    rows = _Run(context, kind, examples).run()
-    files, seconds = kind.extra(context), time.monotonic() - started
-    return SuiteResult(whole, rows, context.problems, settings.out, context.examples, files, seconds)
-
-
-def _settings(
-    kind: Kind,
-    whole: Any,
-    options: RunOptions,
-    *,
-    models: Sequence[Any] | None,
-    out: str | Path | None,
-    strategies: Sequence[str] | None,
-    fresh: bool,
-    jobs: int,
-) -> Settings:
-    """What was asked for, checked."""
-    limit = options.get("limit")
-    if limit is not None and limit < 1:
-        raise InvalidInputError(f"limit must be at least 1; got {limit}.")
+    kind, images = kind_of(whole), options.get("images")
+    if images is not None and kind.with_images is not None:
+        whole = kind.with_images(whole, images)
     chosen = kind.chosen(whole, strategies)
     asked = tuple(kind.models(chosen, models))
-    return Settings(
+    settings = Settings(
         kind=kind.name,
         suite=chosen,
         whole=whole,
         models=asked,
-        out=require_folder(Path(out) if out is not None else Path("runs") / whole.name),
-        images=options.get("images"),
+        out=Path(out) if out is not None else Path("runs") / whole.name,
+        images=images,
         annotations=options.get("annotations"),
-        limit=limit,
+        limit=options.get("limit"),
         device=options.get("device", "auto"),
         fresh=fresh,
         jobs=jobs if all(isinstance(one, str) for one in asked) else 1,
     )
-
-
-def _old_options(options: Any, examples: bool, progress: Any) -> tuple[Any, bool, Any]:
-    """Takes the names of 0.4.0 for two arguments."""
-    options = dict(options)
-    for old, new in (("pictures", "examples"), ("listener", "progress")):
-        if old in options:
-            warnings.warn(
-                f"run_suite({old}=…) is now {new}=…; the old name works until 0.6.0.", DeprecationWarning, stacklevel=3
-            )
-    unknown = set(options) - set(RunOptions.__annotations__)
-    if unknown:
-        raise TypeError(f"run_suite() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-    return options, bool(options.pop("pictures", examples)), options.pop("listener", progress)
+    store, how = Store(require_folder(settings.out), fresh), options.get("make_runner", default_runner)
+    context = RunContext(settings, store, options.get("listener", progress) or ProgressCallback(), how)
+    rows = _Run(context, kind, options.get("pictures", examples)).run()
+    files, seconds = kind.extra(context), time.monotonic() - started
+    return SuiteResult(whole, rows, context.problems, settings.out, context.examples, files, seconds)
 
 
 class _Run:
@@ -213,13 +172,12 @@ class _Run:
             failed = self._models()
         except BaseException:
             with contextlib.suppress(Exception):  # what interrupted the run is what people must see
-                self._write(self.kind.rows(self.context))
+                self._write(self.kind.summarise(self.context))
             raise
         if self.settings.fresh and not failed:
             self.store.forget_untouched()
-        made = self.kind.rows(self.context)
-        rows = self._write(made)
-        shown = [row for row in rows if self.kind.place(self.context, row) is not None]
+        made = self.kind.summarise(self.context)
+        shown = [row for row in self._write(made) if self.kind.place(self.context, row) is not None]
         for text in stale(shown, made, self.kind.made_with):
             self.context.problem(text)
         return shown
@@ -236,7 +194,7 @@ class _Run:
             usable = [one for one in group if self._opened(one, errors)]
             if group and not usable:
                 continue
-            for stage in self.kind.stages(self.context):
+            for stage in self.kind.stages:
                 self._make(self.kind.units(self.context, stage, usable))
             if self.examples:
                 self.kind.illustrate(self.context, usable)
@@ -271,30 +229,28 @@ class _Run:
                 self._here(unit)
             else:
                 waiting.setdefault(unit.batch or unit.key, []).append(unit)
-        if len(waiting) == 1:  # nothing to share
-            for unit in next(iter(waiting.values())):
-                self._here(unit)
-        elif waiting:
-            self._apart(list(waiting.values()))
+        batches = list(waiting.values())
+        for unit in self._apart(batches) if len(batches) > 1 else itertools.chain(*batches):
+            self._here(unit)
 
     def _here(self, unit: Unit) -> None:
         self.progress.starts(unit.title)
         self._take(unit, self.kind.run(self.context, unit))
 
-    def _apart(self, batches: list[list[Unit]]) -> None:
-        """Makes batches in other processes, and here what fails there: so its reason is seen."""
+    def _apart(self, batches: list[list[Unit]]) -> list[Unit]:
+        """Makes batches in other processes; gives what failed there and is made here, so that its reason is seen."""
         again: list[Unit] = []
         with contextlib.closing(Pool(self.settings, self.progress).run(batches)) as made_batches:
             for batch, made in made_batches:
-                self.context.problems += [text for text in made.problems if text not in self.context.problems]
+                for text in made.problems:
+                    self.context.problem(text)
                 for unit in batch:
                     if unit.key in made.rows:
                         self._take(unit, made.rows[unit.key])
                     else:
                         again.append(unit)
         self.store.reread()
-        for unit in again:
-            self._here(unit)
+        return again
 
     def _take(self, unit: Unit, row: Row | None) -> None:
         if row is None:
@@ -310,19 +266,21 @@ class _Run:
         if not made:
             return []
         again = {key_of(row) for row in made}
-        self.store.earlier = [
-            row for row in self.store.earlier if key_of(row) in again or not self.kind.outdated(self.context, row, made)
-        ]
-        rows = in_order(self.store.merged(made), lambda row: self.kind.place(self.context, row))
+        every = self.store.merged(made)
+        kept = [row for row in every if key_of(row) in again or not self.kind.outdated(self.context, row, made)]
+        rows = in_order(kept, lambda row: self.kind.place(self.context, row))
         self.store.write(rows, RESULTS)
         return rows
 
 
 def in_order(rows: Sequence[Row], place: Callable[[Row], tuple[Any, ...] | None]) -> list[Row]:
     """Rows by their place in the table; those without one last, as they were."""
-    places = [(place(row), row) for row in rows]
-    inside = sorted((one for one in places if one[0] is not None), key=lambda one: one[0] or ())
-    return [row for _, row in inside] + [row for where, row in places if where is None]
+
+    def key(row: Row) -> tuple[Any, ...]:
+        where = place(row)
+        return where is None, where or ()
+
+    return sorted(rows, key=key)
 
 
 def stale(rows: Sequence[Row], made: Sequence[Row], made_with: Sequence[str]) -> list[str]:
@@ -339,8 +297,9 @@ def stale(rows: Sequence[Row], made: Sequence[Row], made_with: Sequence[str]) ->
     by_task = {row["task"]: row for row in reversed(made)}
     mixed = [row for row in made if row["value"] is not None and _code(row) != code]
     if mixed:
+        count = f"{len(mixed)} rows rest" if len(mixed) > 1 else "1 row rests"
         told.append(
-            f"{_count(mixed)} on runs with other code{_versions(mixed)} ({_labels(mixed)}): run the suite with --fresh "
+            f"{count} on runs with other code{_versions(mixed)} ({_labels(mixed)}): run the suite with --fresh "
             "to make all of them with today's."
         )
 
@@ -362,10 +321,6 @@ def stale(rows: Sequence[Row], made: Sequence[Row], made_with: Sequence[str]) ->
 
 def _code(row: Mapping[str, Any]) -> str:
     return str((row.get("provenance") or {}).get("code"))
-
-
-def _count(rows: Sequence[Row]) -> str:
-    return f"{len(rows)} rows rest" if len(rows) > 1 else "1 row rests"
 
 
 def _labels(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ ends `low` and `high` of the 95 % interval (None where there is none), `n`, `con
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from visprompt.utils.jsonl import read_jsonl
 from visprompt.utils.provenance import provenance
 
 Row = dict[str, Any]
-_PROVENANCE = ("versions", "git_commit", "code", "machine", "date")
+PROVENANCE = ("versions", "git_commit", "code", "machine", "date")
 
 
 class RowKey(NamedTuple):
@@ -63,9 +64,9 @@ def result_row(kind: str, suite: Any, interval: Sequence[float | None] | None, *
     return {"kind": kind, "suite": suite.name, "suite_hash": suite.hash, **first, "low": low, "high": high, **values}
 
 
-def dated(date: str) -> Row:
+def dated() -> Row:
     """The provenance of what is made now: versions, commit, code, machine and the date."""
-    return {**provenance(), "date": date}
+    return {**provenance(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def point_label(point: Mapping[str, Any]) -> str:
@@ -99,16 +100,12 @@ def upgrade(row: Row) -> Row:
     if "pictures" in rest:
         rest["images"] = rest.pop("pictures")
     low, high = rest.pop("ci95", None) or (None, None)
-    found = {name: rest.pop(name) for name in _PROVENANCE if name in rest}
+    found = {name: rest.pop(name) for name in PROVENANCE if name in rest}
     return {**head, **rest, "low": low, "high": high, "provenance": found}
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `results.jsonl`, those of 0.4.0 in today's schema; none if there is no such file.
-
-    Raises:
-        InvalidInputError: if the file holds something else.
-    """
+    """The rows of a `results.jsonl`, those of 0.4.0 in today's schema; none if there is no such file."""
     return [upgrade(row) for row in read_jsonl(path)] if path.exists() else []
 
 

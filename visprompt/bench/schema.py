@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,7 +107,7 @@ def opened(content: Any, kind: str, name: str, fields: Mapping[str, Any]) -> dic
         content = _renamed(content, path, old, new)
         if content != before:
             said = f"suite {name}: {old!r}{' in ' * bool(path)}{'.'.join(path)} is called {new!r} now"
-            warnings.warn(f"{said}; the old name is read until the next release.", DeprecationWarning, stacklevel=6)
+            warnings.warn(f"{said}; the old name is read until the next release.", DeprecationWarning, stacklevel=5)
     top = {
         "title": name,
         "description": "",
@@ -158,7 +159,12 @@ def rows_of(top: dict[str, Any], part: str, parse: Callable[[Any, bool], Any]) -
     return rows
 
 
-def labelled(rows: Iterable[T], label: str, what: str) -> T:
+def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """All combinations of the values of a grid, in the order of the file; one empty one of an empty grid."""
+    return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+
+
+def labelled(rows: Iterable[T], label: Any, what: str) -> T:
     """The row with that label; otherwise raises an `UnknownNameError` with suggestions."""
     by_label: dict[str, T] = {row.label: row for row in rows}  # type: ignore[attr-defined]
     all_of([label], by_label, what)

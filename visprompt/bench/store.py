@@ -63,13 +63,9 @@ class Store:
     # -- rows of results.jsonl ----------------------------------------------------------------------------------------
 
     def label(self, suite: str, name: str, weights: str, taken: Mapping[str, str]) -> str:
-        """The name that a model gets in the table: its own, with a piece of the weights' hash if another one has it.
+        """The name that a model gets in a suite's table: its own, with a piece of the weights' hash if it is taken.
 
-        Args:
-            suite: name of the suite.
-            name: the model's own name.
-            weights: hash of its weights.
-            taken: hashes of the weights of this run's other models, by the name they got.
+        `taken` has the hashes of the weights of this run's other models, by the names that they got.
         """
         rows = [] if self.fresh else [row for row in self.earlier if row.get("suite") == suite]
         by_name = {str(row.get("model")): (row.get("model_identity") or {}).get("weights", "") for row in rows}
@@ -98,12 +94,7 @@ class Store:
     # -- forgetting ---------------------------------------------------------------------------------------------------
 
     def forget(self, patterns: Iterable[str], model: str | None = None) -> None:
-        """Removes files and folders, and the rows of a model.
-
-        Args:
-            patterns: of the files and folders.
-            model: the model's name in the table.
-        """
+        """Removes files and folders by their patterns, and the rows of a model by its name in the table."""
         for pattern in patterns:
             for path in self.out.glob(pattern):
                 if path.is_dir():

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
-from visprompt.bench.accuracy import AccuracyKind
-from visprompt.bench.accuracy.published import load_published
-from visprompt.bench.accuracy.spec import MapSpec, RowSpec, Suite, TaskSpec, TuneSpec
-from visprompt.bench.gain import GainKind
+from visprompt.bench import accuracy, gain, tuning
+from visprompt.bench.accuracy.spec import MapSpec, RowSpec, Suite, TaskSpec, TuneSpec, load_published
 from visprompt.bench.gain.spec import GainSuite
 from visprompt.bench.kind import Kind
 from visprompt.bench.schema import all_of, mapping, within
-from visprompt.bench.tuning import TuningKind
 from visprompt.bench.tuning.spec import TuningSuite
 from visprompt.errors import InvalidInputError, unknown_name
 
@@ -24,9 +22,11 @@ __all__ += ["kind_of", "list_suites", "load_published", "load_suite", "parse_sui
 
 AnySuite: TypeAlias = Suite | TuningSuite | GainSuite
 #: every kind of suite, by the name that a suite's file gives in `kind`; a file without `kind` is of the first
-KINDS: dict[str, Kind] = {one.name: one for one in (AccuracyKind(), TuningKind(), GainKind())}
+KINDS: dict[str, Kind] = {one.name: one for one in (accuracy.KIND, tuning.KIND, gain.KIND)}
+#: a suite of suites, each on its first images: `benchmarks/tour.yaml`
+TOUR = "tour"
 _PACKAGE = "visprompt.benchmarks"
-_NOT_SUITES = ("published", "tour")
+_NOT_SUITES = ("published", TOUR)
 
 
 def list_suites() -> list[str]:
@@ -81,18 +81,14 @@ def parse_suite(content: Any, name: str) -> AnySuite:
         InvalidInputError: for values that cannot be used. Both name the suite and the place in it.
     """
     with within(f"suite {name}"):
-        kind = mapping(content, "").get("kind", AccuracyKind.name)
+        kind = mapping(content, "").get("kind", accuracy.KIND.name)
         all_of([kind], KINDS, "kind")
         parsed: AnySuite = KINDS[kind].parse(content or {}, name)
         return parsed
 
 
 def kind_of(suite: Any) -> Kind:
-    """The kind of a parsed suite.
-
-    Raises:
-        TypeError: if it is no suite.
-    """
+    """The kind of a parsed suite; a TypeError for anything else."""
     for kind in KINDS.values():
         if isinstance(suite, kind.suite_type):
             return kind
@@ -101,3 +97,27 @@ def kind_of(suite: Any) -> Kind:
 
 def _packaged(name: str) -> str:
     return resources.files(_PACKAGE).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One suite of a tour.
+
+    Attributes:
+        suite: its name.
+        limit: only the first so many images of every task.
+        out: its folder below the tour's; empty: the tour's folder itself.
+    """
+
+    suite: str
+    limit: int
+    out: str = ""
+
+    def folder(self, out: Path | None) -> Path:
+        """Where its results go."""
+        return (out if out is not None else Path("runs") / TOUR) / self.out
+
+
+def stops() -> list[Stop]:
+    """The suites of the tour that ships with the package, in order."""
+    return [Stop(**one) for one in yaml.safe_load(_packaged(TOUR))["suites"]]

@@ -21,8 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
-from visprompt.bench.kind import RunContext, Settings, Unit
-from visprompt.bench.progress import ProgressCallback
+from visprompt.bench.kind import ProgressCallback, RunContext, Settings, Unit
 from visprompt.bench.rows import Row
 from visprompt.bench.store import Store
 from visprompt.bench.suite import KINDS
@@ -68,12 +67,7 @@ class Made:
 
 
 class Pool:
-    """Runs batches of units in processes.
-
-    Args:
-        settings: of the run.
-        progress: is told what the workers do, from a thread of its own.
-    """
+    """Runs batches of units in processes; `progress` is told what they do, from a thread of its own."""
 
     def __init__(self, settings: Settings, progress: ProgressCallback) -> None:
         self.settings, self.progress = settings, progress
@@ -111,7 +105,7 @@ class Pool:
                     while waiting and not broken and len(running) < jobs:
                         try:
                             future = pool.submit(_work, waiting[0])
-                        except BrokenProcessPool:
+                        except (BrokenProcessPool, OSError):  # OSError: it broke while a process was being started
                             broken = True
                             break
                         running[future] = waiting.popleft()

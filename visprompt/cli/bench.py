@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from visprompt.bench.progress import ProgressCallback
+    from visprompt.bench.kind import ProgressCallback
 
 
 def bench(
@@ -37,36 +36,29 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result rows as JSON lines.")] = False,
 ) -> None:
     """Run a suite: accuracies with intervals in the terminal, report.html, report.md and results.jsonl in a folder."""
-    from visprompt.bench.tour import TOUR, stops
+    from visprompt.bench.suite import TOUR, stops
 
-    asked = _Asked(model, images, annotations, strategy, not resume, jobs, device, as_json)
+    asked: dict[str, Any] = {"models": model, "images": images, "annotations": annotations, "strategies": strategy}
+    asked |= {"fresh": not resume, "jobs": jobs, "device": device}
     if suite != TOUR:
-        _run(suite, out, limit, asked)
+        _run(suite, out, limit, asked, as_json)
         return
     times = []
     for stop in stops():
         typer.echo(f"\n{stop.suite}, the first {limit or stop.limit} images of every task", err=True)
-        seconds = _run(stop.suite, stop.folder(out), limit or stop.limit, asked)
+        seconds = _run(stop.suite, stop.folder(out), limit or stop.limit, asked, as_json)
         times.append(f"{stop.suite} {seconds:.0f} s")
     typer.echo(f"The tour took: {', '.join(times)}. Intervals are wide: these are few images.", err=True)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is the same for every suite of a tour."""
+def _run(suite: str, out: Path | None, limit: int | None, asked: Mapping[str, Any], as_json: bool) -> float:
+    """Runs one suite, shows its table and writes its reports; gives the seconds it took.
 
-    models: list[str] | None
-    images: Path | None
-    annotations: Path | None
-    strategies: list[str] | None
-    fresh: bool
-    jobs: int | None
-    device: str
-    as_json: bool
-
-
-def _run(suite: str, out: Path | None, limit: int | None, asked: _Asked) -> float:
-    """Runs one suite, shows its table and writes its reports; gives the seconds it took."""
+    Args:
+        suite, out, limit: as of `run_suite`.
+        asked: its other options.
+        as_json: print the rows instead of the table.
+    """
     from visprompt.bench.suite import kind_of, load_suite
     from visprompt.cli.arguments import quiet
     from visprompt.utils.files import require_folder
@@ -75,31 +67,21 @@ def _run(suite: str, out: Path | None, limit: int | None, asked: _Asked) -> floa
     checked = load_suite(suite)  # a misspelt key is said before torch is imported
     kind = kind_of(checked)
     require_folder(out if out is not None else Path("runs") / checked.name)
-    chosen = kind.chosen(checked, asked.strategies)
-    models = kind.models(chosen, asked.models)
+    chosen = kind.chosen(checked, asked["strategies"])
+    models = kind.models(chosen, asked["models"])
     quiet()
     from visprompt.bench.pipeline import run_suite
     from visprompt.bench.report import terminal, write_report
     from visprompt.bench.workers import automatic_jobs
 
+    jobs = asked["jobs"] or automatic_jobs(models, asked["device"], kind.parallel(chosen))
     with progress_bar() as bar:
-        result = run_suite(
-            checked,
-            models=models,
-            images=asked.images,
-            annotations=asked.annotations,
-            out=out,
-            limit=limit,
-            strategies=asked.strategies,
-            fresh=asked.fresh,
-            device=asked.device,
-            examples=True,
-            jobs=asked.jobs or automatic_jobs(models, asked.device, kind.parallel(chosen)),
-            progress=shown_in(bar, kind.line),
-        )
+        progress = shown_in(bar, kind.line)
+        options = {**asked, "models": models, "jobs": jobs, "out": out, "limit": limit}
+        result = run_suite(checked, examples=True, progress=progress, **options)
     document = kind.document(result)
     written = [*write_report(document, result.out), result.out / "results.jsonl"]
-    tell(result.rows, None if asked.as_json else terminal(document), result.problems, written)
+    tell(result.rows, None if as_json else terminal(document), result.problems, written)
     return time.monotonic() - started
 
 
@@ -136,7 +118,7 @@ def shown_in(bar: Progress, line: Callable[[dict[str, Any]], str | None]) -> Pro
         bar: where it is shown.
         line: what came out of a unit as a line; None: no line.
     """
-    from visprompt.bench.progress import ProgressCallback
+    from visprompt.bench.kind import ProgressCallback
 
     task = bar.add_task("reading data", total=None)
 

@@ -79,7 +79,7 @@ MOVED = {
     "exhibits": "bench.accuracy.examples",
     "exhibits_gain": "bench.gain.examples",
     "exhibits_tuning": "bench.tuning.examples",
-    "exhibits_vqa": "bench.accuracy.examples_vqa",
+    "exhibits_vqa": "bench.accuracy.examples",
     "geometry_analytic": "geometry.analytic",
     "geometry_fit": "geometry.fit",
     "geometry_probe": "geometry.probe",

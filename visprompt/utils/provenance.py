@@ -31,18 +31,14 @@ DISPLAY = (
     "bench/__init__.py",
     "bench/old_names.py",
     "bench/pipeline.py",
-    "bench/progress.py",
     "bench/store.py",
     "bench/suite.py",
-    "bench/tour.py",
     "bench/workers.py",
     "bench/report/*",
     "bench/*/__init__.py",
-    "bench/*/cards.py",
     "bench/*/document*.py",
     "bench/*/examples*.py",
     "bench/*/findings.py",
-    "bench/*/published.py",
 )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from visprompt.bench.kind import ProgressCallback
 from visprompt.bench.pipeline import run_suite
-from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.suite import parse_suite
 from visprompt.bench.workers import automatic_jobs, cores
 from visprompt.errors import InvalidInputError, UnknownNameError, UnsupportedError

@@ -16,8 +16,8 @@ from PIL import Image
 import visprompt as vp
 from visprompt.bench.gain.document import HELD_OUT, document, ratio_tables, summary_table
 from visprompt.bench.gain.spec import GainSuite
+from visprompt.bench.kind import ProgressCallback
 from visprompt.bench.pipeline import run_suite, stale
-from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.report import markdown, terminal, write_report
 from visprompt.bench.report.tables import number_interval
 from visprompt.bench.suite import parse_suite

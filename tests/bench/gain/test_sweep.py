@@ -11,8 +11,8 @@ import pytest
 import visprompt as vp
 from tests.bench.gain.test_run import small, wrapped
 from visprompt.bench.gain.document import document, sweep_table
+from visprompt.bench.kind import ProgressCallback
 from visprompt.bench.pipeline import run_suite
-from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.report import markdown, write_report
 from visprompt.plots import gain as plots_gain
 from visprompt.tasks.gain import attention_gain

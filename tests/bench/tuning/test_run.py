@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 import visprompt as vp
+from visprompt.bench.kind import ProgressCallback
 from visprompt.bench.old_names import run_gain, run_tuning
 from visprompt.bench.pipeline import run_suite
-from visprompt.bench.progress import ProgressCallback
 from visprompt.bench.report import markdown, terminal, write_report
 from visprompt.bench.suite import Suite, list_suites, load_suite, parse_suite
 from visprompt.bench.tuning.document import document, summary_table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visprompt.bench.kind import RunContext, slug
@@ -20,8 +20,12 @@ def load(context: RunContext, spec: Mapping[str, Any]) -> Data:
             context.problem(text)
         return found
 
-    made: Data = context.cached(("data", digest(spec)), read)
-    return made
+    return context.cached(("data", digest(spec)), read)
+
+
+def images(context: RunContext, spec: Mapping[str, Any]) -> Sequence[Any]:
+    """The images of a description that the run looks at: all of them, or the first ones."""
+    return load(context, spec).images[: context.settings.limit]
 
 
 def answers_file(task: str, tuning: bool, model: str) -> str:
@@ -35,8 +39,7 @@ def answers(context: RunContext, row: Row) -> list[Row]:
     data = load(context, task.data)
     if not row.get("run") or digest(row.get("data")) != digest(data.identity):
         return []
-    images = data.images[: row.get("limit")]
-    order = {item: number for number, image in enumerate(images) for item in task.task.questions(image)}
+    asked = [item for image in data.images[: row.get("limit")] for item in task.task.questions(image)]
     items = context.store.log(answers_file(row["task"], False, row["model"])).rows(row["run"])
-    found = [item for item in items if "error" not in item and item["id"] in order]
-    return sorted(found, key=lambda item: order[item["id"]])
+    by_id = {item["id"]: item for item in items if "error" not in item}
+    return [by_id[item] for item in asked if item in by_id]

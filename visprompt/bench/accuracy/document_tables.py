@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from visprompt.bench.accuracy.published import load_published
+from visprompt.bench.accuracy.spec import load_published
 from visprompt.bench.report import tables
 from visprompt.bench.report.document import Block, Cell, Column, Fold, Prose, Row, Table, TableRow
 from visprompt.bench.report.tables import ColumnOf, percent

@@ -6,24 +6,25 @@ Reading and checking only; nothing here loads a model, and a misspelt key is an 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BeforeValidator
 
 from visprompt.bench import schema
+from visprompt.bench.rows import point_label
 from visprompt.bench.schema import Count, Keys, Says, Text, Texts, all_of, checked, mapping, types_of, valid, within
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.tasks import TASKS, Condition, Task
 from visprompt.tasks.data_sources import SOURCE_DEFAULTS, SOURCE_KEYS
 from visprompt.visual_prompt import Fit
 
-KIND = "accuracy"
 #: task keys become parts of file names
 _TASK_KEY = re.compile(r"[A-Za-z0-9_.+-]+")
 
@@ -95,8 +96,7 @@ class TuneSpec:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All combinations of the grid, in the order of the file."""
-        for values in itertools.product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
+        return schema.combinations(self.grid)
 
 
 @dataclass(frozen=True)
@@ -134,24 +134,14 @@ class Suite:
 
     def task(self, key: str) -> TaskSpec:
         """The task with that key."""
-        for one in self.tasks:
-            if one.key == key:
-                return one
-        raise unknown_name("task", key, [one.key for one in self.tasks])
+        by_key = {one.key: one for one in self.tasks}
+        all_of([key], by_key, "task")
+        return by_key[key]
 
 
 def parse_accuracy(content: Mapping[str, Any], name: str) -> Suite:
-    """Checks what a YAML file holds.
-
-    Args:
-        content: what the file says.
-        name: of the suite.
-
-    Raises:
-        UnknownNameError: for a key, task, data source, strategy or option that does not exist.
-        InvalidInputError: for values that cannot be used.
-    """
-    top = schema.opened(content, KIND, name, _TOP)
+    """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
+    top = schema.opened(content, "accuracy", name, _TOP)
     tasks = tuple(_task(key, value) for key, value in top.pop("tasks", {}).items())
     if not tasks:
         raise InvalidInputError("there are no tasks.")
@@ -163,9 +153,7 @@ def parse_accuracy(content: Mapping[str, Any], name: str) -> Suite:
         _runnable(row.condition, f"row {row.label!r}")
     for one in tune:
         for options in one.points():
-            shown = ", ".join(f"{key} {value}" for key, value in options.items())
-            tried = dataclasses.replace(one.condition, options={**one.condition.options, **options})
-            _runnable(tried, f"tune of {one.strategy!r}, {shown}")
+            _runnable(with_options(one.condition, options), f"tune of {one.strategy!r}, {point_label(options)}")
     all_of([row.tuned_as for row in rows if row.tuned_as is not None], [one.strategy for one in tune], "tuned row")
     all_of(top.get("compare_with", ()), labels, "row in compare_with")
     maps = _maps(top.pop("maps"), tasks) if "maps" in top else None
@@ -206,6 +194,11 @@ def _maps(content: Any, tasks: Sequence[TaskSpec]) -> MapSpec:
     return dataclasses.replace(found, tasks=found.tasks or tuple(asking))
 
 
+def with_options(condition: Condition, options: Mapping[str, Any]) -> Condition:
+    """A row's condition with these options over its own."""
+    return dataclasses.replace(condition, options={**condition.options, **options})
+
+
 def _runnable(condition: Condition, where: str) -> None:
     """Makes the strategies once, so that a wrong name or option is said now and not after the rows before it."""
     with within(f"{where}, options {condition.options}" if condition.options else where, TypeError, ValueError):
@@ -217,7 +210,7 @@ def _row(content: Any, tasks: Sequence[str], fit: Fit, control: bool) -> RowSpec
     where = f"row of {content.get('strategy')!r}"
     fields = {
         **types_of(Condition, "control"),
-        **types_of(RowSpec, "pointing"),
+        **types_of(RowSpec, "condition"),
         "strategy": _NAME,
         "seed": schema.Whole,
     }
@@ -229,12 +222,10 @@ def _row(content: Any, tasks: Sequence[str], fit: Fit, control: bool) -> RowSpec
 
 
 def _tune(content: Any, tasks: Sequence[TaskSpec], conditions: Sequence[Condition]) -> TuneSpec:
-    fields = {"strategy": Text, "data": Keys, **types_of(TuneSpec, "pointing", "data")}
+    fields = {"strategy": Text, "data": Keys, **types_of(TuneSpec, "condition", "data")}
     values = checked(content, fields, "tune")
     label = values.pop("strategy", None)
-    condition = next((one for one in conditions if one.label == label), None)
-    if condition is None:
-        raise unknown_name("row to tune", label, [one.label for one in conditions])
+    condition = schema.labelled(conditions, label, "row to tune")
     by_key = {task.key: task for task in tasks}
     only = values.pop("tasks", ()) or tuple(by_key)
     all_of(only, by_key, "task")
@@ -287,3 +278,10 @@ _TOP: dict[str, Any] = {
     **dict.fromkeys(("strategies", "controls", "tune"), schema.Listed),
     **{"models": Texts, "examples": schema.Whole, "tasks": Keys, "maps": Keys, "fit": Fit, "compare_with": _OneOrMore},
 }
+
+
+def load_published() -> list[dict[str, Any]]:
+    """The papers' values (`benchmarks/published.yaml`), each with its source and how sure it is."""
+    text = resources.files("visprompt.benchmarks").joinpath("published.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    return [{**figure, "source": content["papers"][figure["paper"]]} for figure in content["figures"]]

@@ -166,17 +166,18 @@ def failures(rows: Sequence[Row]) -> list[str]:
     Another for candidates that lie outside of their image or are cropped away, and were therefore never chosen.
     """
     told: list[str] = []
-    failed = [row for row in rows if row.get("errors")]
-    if failed:
-        worst, names = max(failed, key=lambda row: row["errors"]), ", ".join(row["row"] for row in failed)
-        count = f"{worst['errors']} of {worst['errors'] + worst['n']} items"
+    for key in ("errors", "unpointable"):
+        found = [row for row in rows if row.get(key)]
+        if not found:
+            continue
+        worst, names = max(found, key=lambda row: row[key]), ", ".join(row["row"] for row in found)
         where = f"{worst['model']}, {worst['task']}"
-        told.append(f"{where}: {count} could not be asked ({names}); the first: {worst['error_example']}")
-    partly = [row for row in rows if row.get("unpointable")]
-    if partly:
-        worst, names = max(partly, key=lambda row: row["unpointable"]), ", ".join(row["row"] for row in partly)
-        told.append(
-            f"{worst['model']}, {worst['task']}: in {worst['unpointable']} of {worst['n']} items a candidate lies "
-            f"outside the image or is cropped away, and cannot be chosen ({names}); fit: squash shows it whole."
-        )
+        if key == "errors":
+            count = f"{worst['errors']} of {worst['errors'] + worst['n']} items"
+            told.append(f"{where}: {count} could not be asked ({names}); the first: {worst['error_example']}")
+        else:
+            told.append(
+                f"{where}: in {worst['unpointable']} of {worst['n']} items a candidate lies outside the image or is "
+                f"cropped away, and cannot be chosen ({names}); fit: squash shows it whole."
+            )
     return told

@@ -7,16 +7,14 @@ goes on with the answers that it has.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
-from visprompt.bench.accuracy.answers import answers_file, load
-from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec
+from visprompt.bench.accuracy.answers import answers_file, images, load
+from visprompt.bench.accuracy.spec import RowSpec, Suite, TaskSpec, with_options
 from visprompt.bench.accuracy.summary import choices, kinds_of
-from visprompt.bench.kind import RunContext, Unit
+from visprompt.bench.kind import Opened, RunContext, Unit
 from visprompt.bench.rows import Row, dated, ends, point_label, result_row
 from visprompt.errors import UnsupportedError, VispromptError
 from visprompt.tasks import Condition, Outcome, Referring, Task, evaluate
@@ -24,23 +22,6 @@ from visprompt.tasks.base import kept_answers, run_hash
 from visprompt.tasks.data_sources import Data
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import source_digest
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A model of the table.
-
-    Attributes:
-        spec: for `RunContext.model`.
-        name: in the table.
-        identity: what `model.describe()` says; taken once, because it hashes all weights.
-        refused: why it cannot do a task at all, by the task's key.
-    """
-
-    spec: Any
-    name: str
-    identity: Row
-    refused: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +32,7 @@ class Ask:
         model: specification of the model.
         name: its name in the table.
         task: key of the task.
-        pointing: how to point, with the options of the row or the grid's point.
+        condition: how to point, with the options of the row or the grid's point.
         data: keys that the tuning data have otherwise than the task's; None: the task's own data.
         point: the grid's point.
         tuned: what was chosen for the row on validation.
@@ -68,67 +49,60 @@ class Ask:
 
 def prepare(context: RunContext) -> int:
     """Reads all data and counts the images of all units."""
-    suite, limit = context.suite, context.settings.limit
-    total = sum(_size(context, task.data) for task in suite.tasks for _ in rows_of(suite, task))
-    for tune in suite.tune:
-        tuned = [load(context, {**suite.task(key).data, **tune.data}) for key in tune.tasks]
-        total += sum(len(data.images[:limit]) for data in tuned) * len(list(tune.points()))
-    return total * len(context.settings.models)
+    return sum(_total(context, task) for task in context.suite.tasks) * len(context.settings.models)
 
 
-def rows_of(suite: Suite, task: TaskSpec) -> Iterator[RowSpec]:
+def _total(context: RunContext, task: TaskSpec) -> int:
+    """Images of all units of a task on one model."""
+    total = len(images(context, task.data)) * len(rows_of(context.suite, task))
+    for tune in context.suite.tune:
+        if task.key in tune.tasks:
+            total += len(images(context, {**task.data, **tune.data})) * len(list(tune.points()))
+    return total
+
+
+def rows_of(suite: Suite, task: TaskSpec) -> list[RowSpec]:
     """The rows that a task has."""
-    yield from (row for row in suite.rows if not row.tasks or task.key in row.tasks)
+    return [row for row in suite.rows if not row.tasks or task.key in row.tasks]
 
 
-def _size(context: RunContext, data: Mapping[str, Any]) -> int:
-    return len(load(context, data).images[: context.settings.limit])
+def refused(context: RunContext, model: Opened) -> dict[str, str]:
+    """Why a model cannot do a task at all, by the task's key."""
+
+    def ask() -> dict[str, str]:
+        reasons = {task.key: task.task.refusal(context.model(model.spec)) for task in context.suite.tasks}
+        return {key: reason for key, reason in reasons.items() if reason is not None}
+
+    return context.cached(("refused", model.name), ask)
 
 
-def opened(context: RunContext, spec: Any) -> Opened:
-    """A model with its name in the table, and the tasks that it cannot do; made once.
-
-    Raises:
-        VispromptError: if it cannot be loaded.
-    """
-    made: Opened = context.cached(("model", spec if isinstance(spec, str) else id(spec)), lambda: _open(context, spec))
-    return made
-
-
-def _open(context: RunContext, spec: Any) -> Opened:
-    model = context.model(spec)
-    identity = model.describe()
-    name = context.name(model.name, str(identity.get("weights", "")))
-    reasons = {task.key: task.task.refusal(model) for task in context.suite.tasks}
-    return Opened(spec, name, identity, {key: reason for key, reason in reasons.items() if reason is not None})
-
-
-def say_refused(context: RunContext, model: Opened) -> None:
-    """Says once, not for every row, which tasks the model cannot do at all."""
-    for reason in dict.fromkeys(model.refused.values()):
-        keys = ", ".join(key for key, why in model.refused.items() if why == reason)
+def open_model(context: RunContext, spec: Any) -> str:
+    """Says once, not for every row, which tasks the model cannot do at all; gives its name."""
+    model = context.opened(spec)
+    reasons = refused(context, model)
+    for reason in dict.fromkeys(reasons.values()):
+        keys = ", ".join(key for key, why in reasons.items() if why == reason)
         context.problem(f"{keys}: left out, because {reason}")
-    for key in model.refused:
-        task = context.suite.task(key)
-        tuned = sum(
-            len(list(tune.points())) * _size(context, {**task.data, **tune.data})
-            for tune in context.suite.tune
-            if key in tune.tasks
-        )
-        rows = len(list(rows_of(context.suite, task)))
-        context.progress.advanced(rows * _size(context, task.data) + tuned)
+    context.progress.advanced(sum(_total(context, context.suite.task(key)) for key in reasons))
+    return model.name
 
 
 # -- what there is to do ----------------------------------------------------------------------------------------------
+
+
+def units(context: RunContext, stage: str, models: Sequence[Any]) -> list[Unit]:
+    """The units of a stage."""
+    listed = {"tune": tune_units, "rows": row_units, "maps": map_units}[stage]
+    return [one for spec in models for one in listed(context, context.opened(spec))]
 
 
 def tune_units(context: RunContext, model: Opened) -> Iterator[Unit]:
     """Every point of every grid on every task that it is tuned on."""
     for tune in context.suite.tune:
         for options in tune.points():
-            condition = dataclasses.replace(tune.condition, options={**tune.condition.options, **options})
+            condition = with_options(tune.condition, options)
             for key in tune.tasks:
-                if key not in model.refused:
+                if key not in refused(context, model):
                     title = f"{model.name} · tuning · {tune.strategy} · {point_label(options)}"
                     ask = Ask(model.spec, model.name, key, condition, tune.data, options)
                     yield _unit(context, model, "tune", title, ask)
@@ -138,12 +112,10 @@ def row_units(context: RunContext, model: Opened) -> Iterator[Unit]:
     """Every row of every task, with the options that were chosen on validation."""
     chosen = choices(context, model.name)
     for task in context.suite.tasks:
-        if task.key in model.refused:
-            continue
-        for row in rows_of(context.suite, task):
+        for row in rows_of(context.suite, task) if task.key not in refused(context, model) else ():
             tuned, condition = chosen.get(row.tuned_as or row.condition.label), row.condition
             if tuned is not None:
-                condition = dataclasses.replace(condition, options={**condition.options, **tuned["options"]})
+                condition = with_options(condition, tuned["options"])
                 tuned = {key: tuned[key] for key in ("options", "validation", "data", "metric")}
             ask = Ask(model.spec, model.name, task.key, condition, tuned=tuned)
             yield _unit(context, model, "rows", f"{model.name} · {task.key} · {condition.label}", ask)
@@ -155,10 +127,10 @@ def map_units(context: RunContext, model: Opened) -> Iterator[Unit]:
 
     wanted = context.suite.maps
     for key in wanted.tasks if wanted is not None else ():
-        if key in model.refused:
+        if key in refused(context, model):
             continue
         data = load(context, context.suite.task(key).data)
-        count = min(wanted.n, context.settings.limit or wanted.n)
+        count = context.settings.limited(wanted.n)
         auxiliaries = {name: model_files(name) for name in wanted.auxiliaries}
         run = digest([model.identity, data.identity, count, auxiliaries, source_digest(), library_versions()])
         title = f"{model.name} · {key} · do maps lie where the question points?"
@@ -168,14 +140,13 @@ def map_units(context: RunContext, model: Opened) -> Iterator[Unit]:
 
 def _unit(context: RunContext, model: Opened, stage: str, title: str, ask: Ask) -> Unit:
     task, data = _asked(context, ask)
-    images = data.images[: context.settings.limit]
-    file = answers_file(ask.task, ask.data is not None, ask.name)
+    asked, file = data.images[: context.settings.limit], answers_file(ask.task, ask.data is not None, ask.name)
     prepared = context.cached(("task", ask.task, digest(data.identity)), lambda: task.prepare(data.images))
     run = run_hash(prepared, model.identity, ask.condition, data.identity)
-    kept = len(kept_answers(prepared, images, context.store.log(file), run))
-    wanted = sum(len(prepared.questions(image)) for image in images)
+    kept = len(kept_answers(prepared, asked, context.store.log(file), run))
+    wanted = sum(len(prepared.questions(image)) for image in asked)
     key = digest([stage, run, ask.name, ask.task, ask.condition.label, context.settings.limit])
-    return Unit(stage, key, title, ask, len(images), file, ready=0 < wanted == kept, kept=kept)
+    return Unit(stage, key, title, ask, len(asked), file, ready=0 < wanted == kept, kept=kept)
 
 
 def _asked(context: RunContext, ask: Ask) -> tuple[Task, Data]:
@@ -187,6 +158,11 @@ def _asked(context: RunContext, ask: Ask) -> tuple[Task, Data]:
 
 
 # -- doing it ---------------------------------------------------------------------------------------------------------
+
+
+def run(context: RunContext, unit: Unit) -> Row | None:
+    """Makes a unit of any stage."""
+    return {"tune": run_tune, "rows": run_row, "maps": run_maps}[unit.stage](context, unit)
 
 
 def run_tune(context: RunContext, unit: Unit) -> Row:
@@ -209,52 +185,53 @@ def run_row(context: RunContext, unit: Unit) -> Row:
     """One row of `results.jsonl`, without its comparisons; its value is None if the model cannot run it."""
     ask: Ask = unit.what
     task, data = _asked(context, ask)
-    spec, model = context.suite.task(ask.task), opened(context, ask.model)
-    head: Row = {
-        "id": f"{ask.name}/{ask.task}/{ask.condition.label}",
-        "task": ask.task,
-        "task_title": spec.title,
-        "model": ask.name,
-        "row": ask.condition.label,
-        "control": ask.condition.is_control,
-        "metric": task.metric,
-    }
-    tail: Row = {
-        "settings": task.settings(),
-        "pointing": ask.condition.describe(),
-        "model_identity": model.identity,
-        "data": data.identity,
-        "boxes": data.boxes,
-        "limit": context.settings.limit,
-        "published": spec.published,
-        **({} if ask.tuned is None else {"tuned": ask.tuned}),
-        "provenance": dated(datetime.now(timezone.utc).isoformat(timespec="seconds")),
-    }
-    made = functools.partial(result_row, "accuracy", context.suite)
+    spec, interval, tuned = context.suite.task(ask.task), None, {} if ask.tuned is None else {"tuned": ask.tuned}
     try:
         outcome = _evaluate(context, unit)
     except UnsupportedError as error:
         context.problem(f"{ask.condition.label} cannot run on {ask.name}: {error}")
         context.progress.advanced(unit.size)
-        return made(None, **head, value=None, n=0, unsupported=str(error), **tail)
-    interval, images = outcome.interval, {item["image"] for item in outcome.rows}
-    return made(
-        ends(interval.low, interval.high, len(images), 5) if interval else None,
-        **head,
-        value=round(outcome.accuracy, 5) if outcome.rows else None,
-        ci_method=interval.method if interval and len(images) > 1 else None,
-        n=len(outcome.rows),
-        correct=sum(bool(item["correct"]) for item in outcome.rows),
-        images=len(images),
-        chance=round(outcome.chance, 5),
-        errors=len(outcome.errors),
-        error_example=outcome.errors[0]["error"] if outcome.errors else None,
-        unpointable=outcome.unpointable,
-        **kinds_of(outcome.rows),
-        run=outcome.run,
-        reused=outcome.reused if unit.kept is None else unit.kept,
-        **tail,
-        seconds=round(outcome.seconds, 2),
+        found: Row = {"value": None, "n": 0, "unsupported": str(error)}
+    else:
+        shown = len({item["image"] for item in outcome.rows})
+        if outcome.interval:
+            interval = ends(outcome.interval.low, outcome.interval.high, shown, 5)
+        found = {
+            "value": round(outcome.accuracy, 5) if outcome.rows else None,
+            "ci_method": outcome.interval.method if outcome.interval and shown > 1 else None,
+            "n": len(outcome.rows),
+            "correct": sum(bool(item["correct"]) for item in outcome.rows),
+            "images": shown,
+            "chance": round(outcome.chance, 5),
+            "errors": len(outcome.errors),
+            "error_example": outcome.errors[0]["error"] if outcome.errors else None,
+            "unpointable": outcome.unpointable,
+            **kinds_of(outcome.rows),
+            "run": outcome.run,
+            "reused": outcome.reused if unit.kept is None else unit.kept,
+            "seconds": round(outcome.seconds, 2),
+        }
+    return result_row(
+        "accuracy",
+        context.suite,
+        interval,
+        id=f"{ask.name}/{ask.task}/{ask.condition.label}",
+        task=ask.task,
+        task_title=spec.title,
+        model=ask.name,
+        row=ask.condition.label,
+        control=ask.condition.is_control,
+        metric=task.metric,
+        **found,
+        settings=task.settings(),
+        pointing=ask.condition.describe(),
+        model_identity=context.opened(ask.model).identity,
+        data=data.identity,
+        boxes=data.boxes,
+        limit=context.settings.limit,
+        published=spec.published,
+        **tuned,
+        provenance=dated(),
     )
 
 
@@ -267,7 +244,7 @@ def _evaluate(context: RunContext, unit: Unit) -> Outcome:
         ask.condition,
         data.images,
         data=data.identity,
-        identity=opened(context, ask.model).identity,
+        identity=context.opened(ask.model).identity,
         log=context.store.log(answers_file(ask.task, ask.data is not None, ask.name)),
         limit=context.settings.limit,
         progress=context.progress.advanced,

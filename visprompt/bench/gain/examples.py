@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from visprompt.bench.gain.markers import marked_model
+from visprompt.bench.gain.markers import MarkedModel, Marker, marked_model
 from visprompt.bench.kind import RunContext
 from visprompt.bench.report.images import data_uri
 from visprompt.errors import VispromptError
@@ -14,35 +15,26 @@ from visprompt.plots import base as plots
 from visprompt.plots.gain import Marked, marked_figure, patch_figure
 from visprompt.tasks.gain import mass_on
 
-if TYPE_CHECKING:
-    from visprompt.bench.gain.markers import MarkedModel, Marker
+
+def illustrate(context: RunContext, models: Sequence[Any]) -> None:
+    """Adds images of models to the examples: a data URI and alternative text by model in `images` and `patches`."""
+    for spec in models if context.suite.examples > 0 else ():
+        model = marked_model(context, spec)
+        context.progress.starts(f"{model.name} · images for the report")
+        if not plots.have_matplotlib():
+            continue
+        try:
+            markers = _markers(model)
+            context.examples["images"][model.name] = _marked_images(model, markers, context.suite.examples)
+            patch = next((one for one in markers if one.own and one.patch is not None), None)
+            if patch is not None:
+                context.examples["patches"][model.name] = _patch_images(model, patch, markers)
+        except (VispromptError, OSError) as error:
+            context.problem(f"images of {model.name} are not shown: {error}")
 
 
-def illustrate(context: RunContext, spec: Any) -> None:
-    """Adds images of one model to the examples: its data URI and alternative text in `images` and `patches`."""
-    suite = context.suite
-    if suite.examples <= 0:
-        return
-    model = marked_model(context, spec)
-    context.progress.starts(f"{model.name} · images for the report")
-    try:
-        found = marked_images(model, suite.examples)
-        if found is not None:
-            context.examples["images"][model.name] = found
-        context.examples["patches"].update(patch_images(model))
-    except (VispromptError, OSError) as error:
-        context.problem(f"images of {model.name} are not shown: {error}")
-
-
-def marked_images(model: MarkedModel, count: int) -> tuple[str, str] | None:
-    """The first images with every marker, and the attention of the last block; data URI and alternative text.
-
-    Returns:
-        None without matplotlib.
-    """
-    if not plots.have_matplotlib():
-        return None
-    markers = _markers(model)
+def _marked_images(model: MarkedModel, markers: Sequence[Marker], count: int) -> tuple[str, str]:
+    """The first images with every marker, and the attention of the last block."""
     count = min(count, len(model.images))
     lines = [[_marked(model, marker, number) for marker in (None, *markers)] for number in range(count)]
     shown = ", ".join(one.label for one in markers)
@@ -50,20 +42,12 @@ def marked_images(model: MarkedModel, count: int) -> tuple[str, str] | None:
     return data_uri(plots.to_png(marked_figure(lines))), alt
 
 
-def patch_images(model: MarkedModel) -> dict[str, tuple[str, str]]:
+def _patch_images(model: MarkedModel, marker: Marker, markers: Sequence[Marker]) -> tuple[str, str]:
     """The model's own patch beside its random control, pixel by pixel."""
-    if not plots.have_matplotlib():
-        return {}
-    for marker in _markers(model):
-        if marker.own and marker.patch is not None:
-            control = next((one for one in _markers(model) if "random" in one.identity), None)
-            noise = control.prompters[0].array() if control is not None else None  # type: ignore[attr-defined]
-            options = marker.patch.options
-            alt = (
-                f"The patch of {model.name}: {options.shape}, {options.size:g} tokens; and random colours in its place."
-            )
-            return {model.name: (data_uri(plots.to_png(patch_figure(marker.patch.array(), noise))), alt)}
-    return {}
+    control: Any = next((one.prompters[0] for one in markers if "random" in one.identity), None)
+    noise, options = None if control is None else control.array(), marker.patch.options
+    alt = f"The patch of {model.name}: {options.shape}, {options.size:g} tokens; and random colours in its place."
+    return data_uri(plots.to_png(patch_figure(marker.patch.array(), noise))), alt
 
 
 def _markers(model: MarkedModel) -> list[Marker]:
@@ -88,7 +72,7 @@ def _marked(model: MarkedModel, marker: Marker | None, number: int) -> Marked:
     request = Request(image, region=box)
     runner = Runner(model.model, prompter, progress=False, fit=model.suite.fit)  # type: ignore[arg-type]
     (found,) = runner.attention(request, [model.meter(model.own_size).read_blocks()[-1]], rows="summary")
-    attention = np.asarray(found.image_map())
     drawn = image if prompter is None else prompter.prompt(request, model.model)[0].image
     share = float(mass_on(found.values.float().numpy(), found.geometry.coverage(box))[-1])
-    return Marked("no marker" if marker is None else marker.label, drawn, attention, box.xyxy, share)
+    label = "no marker" if marker is None else marker.label
+    return Marked(label, drawn, np.asarray(found.image_map()), box.xyxy, share)

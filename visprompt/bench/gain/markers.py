@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from visprompt.bench.gain.spec import MarkerSpec
 from visprompt.bench.kind import RunContext, loaded
+from visprompt.bench.rows import Row
 from visprompt.errors import InvalidInputError, UnsupportedError, VispromptError
 from visprompt.tasks.gain import GainMeter, random_patch
 from visprompt.utils.hashing import digest
 
 if TYPE_CHECKING:
     from visprompt.data.labelled.dataset import Labelled
-    from visprompt.models.base import Model
     from visprompt.prompter import Prompter
 
-Row = dict[str, Any]
 PATCHES = "patches"
 #: side of the marked square, tokens, where neither suite nor patch says one
 USUAL_SIZE = 3.0
@@ -38,26 +37,18 @@ class ImageDataset(Sequence[Any]):
     """
 
     def __init__(self, data: Labelled, identity: Row, keep: bool) -> None:
-        self.data, self.identity = data, identity
-        self._kept: dict[int, Any] | None = {} if keep else None
+        self.identity, self._count = identity, len(data)
+        self._image = functools.cache(data.image) if keep else data.image
 
     def __len__(self) -> int:
-        return len(self.data)
+        return self._count
 
     def __getitem__(self, number: Any) -> Any:
-        if self._kept is None:
-            return self.data.image(number)
-        if number not in self._kept:
-            self._kept[number] = self.data.image(number)
-        return self._kept[number]
+        return self._image(number)
 
 
 def load_images(spec: Mapping[str, Any], n: int) -> ImageDataset:
-    """The images of a suite: generated scenes, or those of a folder, of its part `test` if it has one.
-
-    Raises:
-        InvalidInputError: if there are none.
-    """
+    """The images of a suite: generated scenes, or those of a folder, of its part `test` if it has one."""
     from visprompt.data.labelled.unlabelled import read_images
     from visprompt.data.scenes.unlabelled import generated
 
@@ -96,41 +87,22 @@ class Marker:
 
 
 def centred(patch: Any, given: Mapping[str, Any]) -> Any:
-    """A copy that goes where attention is measured: on the square and as large as it, unless something else is given.
-
-    Args:
-        patch: a learned patch.
-        given: options that were asked for.
-    """
-    usual = {"place": "centre", "scale": 1.0}
-    known = {item.name for item in dataclasses.fields(patch.options)}
-    wanted = {name: value for name, value in usual.items() if name in known and name not in given}
-    made = copy.copy(patch)
+    """A copy of a learned patch that goes on the square and is as large as it, unless other options were `given`."""
+    usual, made = {"place": "centre", "scale": 1.0}, copy.copy(patch)
+    wanted = {name: usual[name] for name in usual if hasattr(patch.options, name) and name not in given}
     made.options = dataclasses.replace(patch.options, **wanted)
     return made
 
 
 def marked_model(context: RunContext, spec: Any) -> MarkedModel:
-    """A model of the run with its markers, made once as long as it is held.
-
-    Raises:
-        VispromptError: if it cannot be loaded, or has no attention to measure.
-    """
-    made: MarkedModel = context.held(spec, lambda: MarkedModel(context, spec))
-    return made
+    """A model of the run with its markers, made once as long as it is held."""
+    return context.held(spec, lambda: MarkedModel(context, spec))
 
 
 def images_of(context: RunContext) -> ImageDataset:
     """The images of the suite."""
-    suite = context.suite
-    n = limited(context, suite.images["n"])
-    made: ImageDataset = context.cached("images", lambda: load_images(suite.images, n))
-    return made
-
-
-def limited(context: RunContext, n: int) -> int:
-    """So many images, or fewer if there is a limit."""
-    return min(n, context.settings.limit or n)
+    spec = context.suite.images
+    return context.cached("images", lambda: load_images(spec, context.settings.limited(spec["n"])))
 
 
 class MarkedModel:
@@ -148,7 +120,7 @@ class MarkedModel:
         from visprompt.models.lvlm.vision_encoder import encoder_of
 
         self.context, self.suite, self.whole = context, context.suite, context.settings.whole
-        made: Model = loaded(spec, context.settings.device)
+        made = loaded(spec, context.settings.device)
         self.spec, self.model = spec, encoder_of(made)
         self.identity = self.model.describe()
         self.name = context.name(made.name, str(self.identity["weights"]))
@@ -164,20 +136,13 @@ class MarkedModel:
         """Side of the square for markers that have no size in tokens: that of the model's own patch."""
         if self.suite.size_tokens is not None:
             return self.suite.size_tokens
-        for spec in self.whole.markers:
-            if spec.strategy == "patch":
-                try:
-                    return self.marker(spec).size_tokens
-                except VispromptError:  # said where it is measured
-                    continue
+        for spec in (one for one in self.whole.markers if one.strategy == "patch"):
+            with contextlib.suppress(VispromptError):  # said where it is measured
+                return self.marker(spec).size_tokens
         return USUAL_SIZE
 
     def marker(self, spec: MarkerSpec) -> Marker:
-        """A marker of the suite, made for this model.
-
-        Raises:
-            VispromptError: if it cannot be used on it.
-        """
+        """A marker of the suite, made for this model; a VispromptError if it cannot be used on it."""
         if spec.label not in self._markers:
             self._markers[spec.label] = self._random(spec) if spec.random is not None else self._made(spec)
         return self._markers[spec.label]
@@ -197,6 +162,7 @@ class MarkedModel:
 
     def _made(self, spec: MarkerSpec) -> Marker:
         from visprompt.learned.strategy import learned_parts
+        from visprompt.models.identity import is_tower_of
         from visprompt.prompter import Prompter
 
         if spec.saved is not None:
@@ -209,25 +175,15 @@ class MarkedModel:
         if prompter.name == "patch":
             patch = parts[0] if parts[0].parameters is not None else self._learn(spec, parts[0])
             prompter = patch = parts[0] = centred(patch, spec.options)
-        patches = [one for one in parts if one.name == "patch"]
-        size = self.suite.size_tokens
-        if size is None and patches:
-            size = float(patches[0].options.size * getattr(patches[0].options, "scale", 1.0))
+        size, own = self.suite.size_tokens, None
+        first = next((one for one in parts if one.name == "patch"), None)
+        if first is not None:
+            own = first.backbone is not None and is_tower_of(first.backbone, self.model)
+            if size is None:
+                size = float(first.options.size * getattr(first.options, "scale", 1.0))
         identity = [prompter.describe(), *(one.describe() for one in parts)]
-        return Marker(
-            spec.label,
-            spec.control,
-            [prompter],
-            self.own_size if size is None else size,
-            identity,
-            patch,
-            None if not patches else self._is_own(patches[0]),
-        )
-
-    def _is_own(self, patch: Any) -> bool:
-        from visprompt.models.identity import is_tower_of
-
-        return patch.backbone is not None and is_tower_of(patch.backbone, self.model)
+        size = self.own_size if size is None else size
+        return Marker(spec.label, spec.control, [prompter], size, identity, patch, own)
 
     def _learn(self, spec: MarkerSpec, patch: Any) -> Any:
         """A patch for a model for which none is bundled, learned once and kept beside the results."""
@@ -237,36 +193,25 @@ class MarkedModel:
             raise UnsupportedError(
                 f"no patch is bundled for {self.name}: give the marker learn: {{}}, or saved: a folder with one."
             )
-        settings = dict(spec.learn)
-        data = settings.pop("data", None)
-        folder = self._folder(spec, patch)
+        settings, folder = {"data": None, **spec.learn}, self._folder(spec, patch)
         if not (folder / "config.json").exists():
             self.context.progress.starts(f"{self.name} · learning a patch")
-            patch.fit(self.model, data, progress=False, **settings)
+            patch.fit(self.model, settings.pop("data"), progress=False, **settings)
             patch.save_pretrained(folder)
         return Prompter.from_pretrained(folder)
 
-    def unlearned(self) -> list[str]:
-        """Labels of the markers that are to be learned on this model, and are not there."""
+    def has_to_learn(self, spec: MarkerSpec) -> bool:
+        """Whether a marker that can be learned is a patch that is neither bundled with this model nor learned yet."""
         from visprompt.prompter import Prompter
 
-        found = []
-        for spec in self.whole.markers:
-            if spec.strategy != "patch" or spec.learn is None:
-                continue
-            with contextlib.suppress(VispromptError):  # said where it is measured
-                patch: Any = Prompter.from_name("patch", preset=spec.preset, **spec.options)
-                patch = patch.on(self.model)
-                if patch.parameters is None and not (self._folder(spec, patch) / "config.json").exists():
-                    found.append(spec.label)
-        return found
+        with contextlib.suppress(VispromptError):  # said where it is measured
+            patch: Any = Prompter.from_name("patch", preset=spec.preset, **spec.options).on(self.model)  # type: ignore[attr-defined]
+            return patch.parameters is None and not (self._folder(spec, patch) / "config.json").exists()
+        return False
 
     def _folder(self, spec: MarkerSpec, patch: Any) -> Path:
-        return (
-            self.context.store.out
-            / PATCHES
-            / digest([self.identity["weights"], patch.describe()["options"], spec.learn])
-        )
+        key = digest([self.identity["weights"], patch.describe()["options"], spec.learn])
+        return self.context.store.out / PATCHES / key
 
     def meter(self, size: float) -> GainMeter:
         """What measures on squares of a size, in tokens."""

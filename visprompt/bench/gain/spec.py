@@ -7,7 +7,6 @@ the one that a marker of the suite learns. Reading and checking only; nothing he
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,6 @@ from visprompt.errors import InvalidInputError
 from visprompt.training.settings import FitSettings
 from visprompt.visual_prompt import Fit
 
-KIND = "gain"
 _SIDE = Annotated[int, Strict(), Ge(24)]
 _PIXELS = Annotated[
     list[_SIDE], MinLen(2), MaxLen(2), Says("{at}{key} is [width, height] in pixels, each a whole number, at least 24")
@@ -114,8 +112,7 @@ class SweepSpec:
     def points(self) -> Iterator[dict[str, Any]]:
         """All different combinations of the grid: a full patch has no hole, and a frame without a hole is full."""
         seen = []
-        for values in itertools.product(*self.grid.values()):
-            point = dict(zip(self.grid, values, strict=True))
+        for point in schema.combinations(self.grid):
             if point.get("shape") == "square" and point.get("ratio") == 0:
                 point["shape"] = "full"
             if point.get("shape") == "full":
@@ -178,17 +175,8 @@ class TaskName:
 
 
 def parse_gain(content: Mapping[str, Any], name: str) -> GainSuite:
-    """Checks what a YAML file holds.
-
-    Args:
-        content: what the file says.
-        name: of the suite.
-
-    Raises:
-        UnknownNameError: for keys, strategies, settings or options that do not exist.
-        InvalidInputError: for values that cannot be used.
-    """
-    top = schema.opened(content, KIND, name, _TOP)
+    """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
+    top = schema.opened(content, "gain", name, _TOP)
     markers = schema.rows_of(top, "markers", _marker)
     shaped = [one.label for one in markers if one.random is None]
     for marker in markers:
@@ -267,11 +255,7 @@ def _sweep(content: Mapping[str, Any], markers: tuple[MarkerSpec, ...]) -> Sweep
 
 
 def require_unseen(suite: GainSuite) -> None:
-    """Refuses to measure on a folder that a patch is learned from; parts of a folder are told apart by their names.
-
-    Raises:
-        InvalidInputError: if that would happen.
-    """
+    """Refuses to measure on a folder that a patch is learned from; parts of a folder are told apart by their names."""
     if suite.images["source"] != "folder":
         return
     measured = Path(suite.images["folder"]).expanduser().resolve()

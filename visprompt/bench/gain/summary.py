@@ -11,7 +11,7 @@ import numpy as np
 
 from visprompt.bench.gain.spec import GainSuite
 from visprompt.bench.kind import RunContext
-from visprompt.bench.rows import Row, ends, point_label, result_row
+from visprompt.bench.rows import PROVENANCE, Row, ends, point_label, result_row
 from visprompt.tasks.gain import Masses, compared, summary
 from visprompt.utils.hashing import digest
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 #: of a measurement: what is in its row under another key, or belongs to the measurement alone
 _NOT_TOLD = ("id", "run", "masses", "marker", "model", "blocks", "size_tokens")
-_PROVENANCE = ("versions", "git_commit", "code", "machine", "date")
 
 
 def rows(context: RunContext) -> list[Row]:
@@ -82,8 +81,8 @@ def gain_row(context: RunContext, one: Asked) -> Row:
         compared_with=suite.compare_with if one.compared is not None else None,
         **{name: last.get(name) for name in ("ratio", "ratio_ci95", "difference", "difference_ci95")},
         blocks=blocks,
-        **{name: value for name, value in about.items() if name not in (*_NOT_TOLD, *_PROVENANCE)},
-        provenance={name: about.get(name) for name in _PROVENANCE},
+        **{name: value for name, value in about.items() if name not in (*_NOT_TOLD, *PROVENANCE)},
+        provenance={name: about.get(name) for name in PROVENANCE},
     )
 
 
@@ -119,7 +118,7 @@ def sweep_rows(suite: GainSuite, runs: Sequence[Row]) -> list[Row]:
                 **{name: first[name] for name in ("settings", "images", "limit", "model_identity")},
                 cpu_seconds=round(fmean(run["cpu_seconds"] for run in own), 1),
                 provenance={
-                    **{name: first.get(name) for name in _PROVENANCE},
+                    **{name: first.get(name) for name in PROVENANCE},
                     "code": ", ".join(dict.fromkeys(run["code"] for run in own)),
                 },
             )

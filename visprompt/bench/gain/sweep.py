@@ -7,28 +7,24 @@ images of its own.
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from typing import Any
 
-from visprompt.bench.gain.markers import PATCHES, ImageDataset, Row, limited
+from visprompt.bench.gain.markers import PATCHES, ImageDataset
 from visprompt.bench.gain.spec import SweepSpec
 from visprompt.bench.kind import RunContext, Unit, loaded
-from visprompt.bench.rows import point_label
+from visprompt.bench.rows import Row, dated, point_label
 from visprompt.errors import VispromptError
 from visprompt.tasks.gain import GainMeter, compared
 from visprompt.utils.hashing import digest
-from visprompt.utils.provenance import provenance
 
 #: part of what a point is known by: raise it when what is measured changes
 _VERSION = 1
 
 
 class Sweep:
-    """The points of the sweep of a run's suite.
-
-    Args:
-        context: the run.
-    """
+    """The points of the sweep of a run's suite."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
@@ -58,30 +54,27 @@ class Sweep:
         """Validation scenes as large as the model's input."""
         from visprompt.data.scenes.unlabelled import generated
 
-        n = limited(self.context, self.spec.n)
-        seed = self.context.suite.images["seed"]
+        n, seed = self.context.settings.limited(self.spec.n), self.context.suite.images["seed"]
         data = generated(self._wh, seed=seed, sizes={"train": 1, "validation": n, "test": 0}).validation
         assert data is not None
         return ImageDataset(data, {"source": "scenes", "split": "validation", "n": n, "seed": seed}, keep=True)
 
     def units(self) -> list[Unit]:
         """Every point with every seed."""
-        found = []
-        for seed in self.spec.seeds:
-            for point in self.spec.points():
-                n = limited(self.context, self.spec.n)
-                what = [self.identity["weights"], point, self.spec.settings, seed, n]
-                suite = self.context.suite
-                key = digest([_VERSION, what, suite.images["seed"], suite.seed])
-                title = f"sweep · {point_label(point)} · seed {seed}"
-                found.append(Unit("sweep", key, title, (point, seed, key), size=1, file="runs-sweep-0"))
+        suite, found = self.context.suite, []
+        weights, n = self.identity["weights"], self.context.settings.limited(self.spec.n)
+        for seed, point in itertools.product(self.spec.seeds, self.spec.points()):
+            what = [weights, point, self.spec.settings, seed, n]
+            key = digest([_VERSION, what, suite.images["seed"], suite.seed])
+            title = f"sweep · {point_label(point)} · seed {seed}"
+            found.append(Unit("sweep", key, title, (point, seed), size=1, file="runs-sweep-0"))
         return found
 
     def run(self, unit: Unit) -> Row | None:
         """Learns and measures one point: a line of `runs-sweep-0.jsonl`; None if the point cannot be used."""
-        point, seed, key = unit.what
+        point, seed = unit.what
         try:
-            return {"id": key, "run": "sweep", **self._unit(point, seed, key), "model_identity": self.identity}
+            return {"id": unit.key, "run": "sweep", **self._unit(point, seed, unit.key)}
         except VispromptError as error:
             self.context.problem(f"sweep, {point_label(point)}: left out, because {error}")
             return None
@@ -124,10 +117,10 @@ class Sweep:
             "ratio": ratio.ratio,
             "ratio_ci95": [ratio.ratio_low, ratio.ratio_high],
             "patch": folder.name,
+            "model_identity": self.identity,
             "limit": self.context.settings.limit,
             "cpu_seconds": round(time.process_time() - started, 1),
-            **provenance(),
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **dated(),
         }
 
     def _circle(self, size: float) -> Any:

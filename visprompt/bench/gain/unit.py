@@ -6,10 +6,10 @@ images, regions and code are the same.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from visprompt.bench.gain.markers import MarkedModel, Marker, images_of, marked_model
 from visprompt.bench.gain.sweep import Sweep
 from visprompt.bench.kind import RunContext, Unit, slug
-from visprompt.bench.rows import Row
+from visprompt.bench.rows import Row, dated
 from visprompt.errors import InvalidInputError, VispromptError
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
@@ -36,7 +36,6 @@ class Measurement:
         task: "gain" or "transfer", where the marker is listed.
         label: of the marker; None: no marker.
         size: side of the marked square, tokens.
-        key: of the unit.
         needed: nothing can be said without it, so an error ends the run.
     """
 
@@ -45,7 +44,6 @@ class Measurement:
     task: str
     label: str | None
     size: float
-    key: str
     needed: bool = False
 
 
@@ -80,27 +78,46 @@ def prepare(context: RunContext) -> int:
     return n * (len(suite.markers) + len(suite.transfer)) * models + points
 
 
+def units(context: RunContext, stage: str, models: Sequence[Any]) -> list[Unit]:
+    """The units of a stage; of the sweep once in a run, whatever its models are."""
+    if stage == "sweep":
+        swept = context.suite.sweep is None or "sweep" in context.cache
+        return [] if swept else _sweep(context).units()
+    listed = {"learn": learn_units, "measure": measure_units}[stage]
+    return [one for spec in models for one in listed(context, spec)]
+
+
+def run(context: RunContext, unit: Unit) -> Row | None:
+    """Makes a unit of any stage."""
+    if unit.stage == "sweep":
+        return _sweep(context).run(unit)
+    return {"learn": learn, "measure": measure}[unit.stage](context, unit)
+
+
+def _sweep(context: RunContext) -> Sweep:
+    return context.cached("sweep", lambda: Sweep(context))
+
+
 # -- patches that are learned here ------------------------------------------------------------------------------------
 
 
 def learn_units(context: RunContext, spec: Any) -> list[Unit]:
     """A unit for every marker that is learned on the model: the others are measured beside what it gives."""
-    if not any(one.learn is not None for one in context.settings.whole.markers):
+    wanted = [one for one in context.settings.whole.markers if one.learn is not None]
+    if not wanted:
         return []
     model = marked_model(context, spec)
     return [
         Unit("learn", digest(["learn", model.identity["weights"], label]), f"{model.name} · {label}", (spec, label))
-        for label in model.unlearned()
+        for label in (one.label for one in wanted if model.has_to_learn(one))
     ]
 
 
 def learn(context: RunContext, unit: Unit) -> None:
     """Learns a patch and saves it; why that fails is said where it is measured."""
     spec, label = unit.what
-    try:
+    with contextlib.suppress(VispromptError):
         marked_model(context, spec).marker(context.settings.whole.marker(label))
-    except VispromptError:
-        return
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
@@ -108,17 +125,11 @@ def learn(context: RunContext, unit: Unit) -> None:
 
 def measure_units(context: RunContext, spec: Any) -> list[Unit]:
     """Everything that the rows of a model follow from, each once; markers that cannot be used are a problem."""
-    model = marked_model(context, spec)
-    found: dict[str, Unit] = {}
-    seen = set()
-    wanted: list[tuple[str, str, Callable[[], Marker]]] = [
-        ("gain", one.label, functools.partial(model.marker, one)) for one in context.suite.markers
-    ]
-    for label, path in context.suite.transfer.items():
-        wanted.append(("transfer", label, functools.partial(model.saved, label, path)))
-    for task, label, make in wanted:
+    model, found, seen = marked_model(context, spec), dict[str, Unit](), set()
+    listed = [("gain", one.label) for one in context.suite.markers]
+    for task, label in [*listed, *(("transfer", label) for label in context.suite.transfer)]:
         try:
-            marker = make()
+            marker = _marker(context, model, task, label)
             identity = digest([marker.identity, marker.size_tokens])
             # A patch "of another model" on that model is the model's own, which is there already.
             if task == "gain" and identity in seen:
@@ -135,13 +146,12 @@ def measure_units(context: RunContext, spec: Any) -> list[Unit]:
 def _plan(context: RunContext, model: MarkedModel, task: str, marker: Marker, found: dict[str, Unit]) -> None:
     """Adds the measurements of one row: without a marker, with it, and with the one it is compared with."""
     whole, size = context.settings.whole, marker.size_tokens
-    beside = None
-    if whole.compare_with is not None and (task != "gain" or marker.label != whole.compare_with):
-        beside = model.marker(whole.marker(whole.compare_with))
+    alone = whole.compare_with is None or (task == "gain" and marker.label == whole.compare_with)
+    beside = None if alone else model.marker(whole.marker(whole.compare_with))
     plain = _add(model, "gain", None, size, found)
     own = _add(model, task, marker, size, found, count=True)
     compared = None if beside is None else _add(model, "gain", beside, size, found)
-    kept = Marker(marker.label, marker.control, [], size, marker.identity, None, marker.own)
+    kept = replace(marker, prompters=[], patch=None)
     blocks = tuple(model.meter(size).read_blocks())
     context.cache["asked"].append(Asked(task, model.name, kept, blocks, own, plain, compared))
 
@@ -149,34 +159,27 @@ def _plan(context: RunContext, model: MarkedModel, task: str, marker: Marker, fo
 def _add(
     model: MarkedModel, task: str, marker: Marker | None, size: float, found: dict[str, Unit], count: bool = False
 ) -> str:
-    depends = _depends(model, marker, size)
-    told = provenance()
-    known = {key: value for key, value in model.identity.items() if key != "name"}
-    key = digest([known, depends, told["code"], told["versions"]])
+    told, known = provenance(), {name: value for name, value in model.identity.items() if name != "name"}
+    key = digest([known, _depends(model, marker, size), told["code"], told["versions"]])
     images = len(model.images) if count else 0
-    if key in found and count:
-        if found[key].size:
-            model.context.progress.advanced(images)  # measured for another row
-            return key
-    elif key in found:
+    if key in found and (not count or found[key].size):
+        model.context.progress.advanced(images)  # measured for another row
         return key
     label = None if marker is None else marker.label
-    needed = label is None and size == model.own_size
+    what = Measurement(model.spec, model.name, task, label, size, label is None and size == model.own_size)
     title = f"{model.name} · {label or 'no marker'}"
-    what = Measurement(model.spec, model.name, task, label, size, key, needed)
     found[key] = Unit("measure", key, title, what, images, file=f"runs-{slug(model.name)}")
     return key
 
 
 def _depends(model: MarkedModel, marker: Marker | None, size: float) -> Row:
-    suite = model.suite
     return {
         "identity": None if marker is None else marker.identity,
         "size_tokens": size,
         "images": model.images.identity,
         "blocks": model.meter(size).read_blocks(),
-        "seed": suite.seed,
-        "fit": suite.fit,
+        "seed": model.suite.seed,
+        "fit": model.suite.fit,
     }
 
 
@@ -187,13 +190,11 @@ def measure(context: RunContext, unit: Unit) -> Row | None:
         InvalidInputError: if not even the images without a marker can be looked at.
     """
     what: Measurement = unit.what
-    model = marked_model(context, what.model)
-    started = time.monotonic()
+    model, started = marked_model(context, what.model), time.monotonic()
     try:
         marker = None if what.label is None else _marker(context, model, what.task, what.label)
-        meter = model.meter(what.size)
-        prompters = None if marker is None else marker.prompters
-        masses = meter.masses(prompters or None, context.progress.advanced if unit.size else None)
+        prompters, told = marker and marker.prompters, context.progress.advanced if unit.size else None
+        masses = model.meter(what.size).masses(prompters or None, told)
     except VispromptError as error:
         if what.needed:
             raise InvalidInputError(str(error)) from error
@@ -201,7 +202,7 @@ def measure(context: RunContext, unit: Unit) -> Row | None:
         context.progress.advanced(unit.size)
         return None
     return {
-        "id": what.key,
+        "id": unit.key,
         "run": "gain",
         "model": what.name,
         "marker": what.label or "no marker",
@@ -210,8 +211,7 @@ def measure(context: RunContext, unit: Unit) -> Row | None:
         "model_identity": model.identity,
         "limit": context.settings.limit,
         **_depends(model, marker, what.size),
-        **provenance(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **dated(),
     }
 
 
@@ -219,20 +219,3 @@ def _marker(context: RunContext, model: MarkedModel, task: str, label: str) -> M
     if task == "transfer":
         return model.saved(label, context.settings.whole.transfer[label])
     return model.marker(context.settings.whole.marker(label))
-
-
-# -- the sweep --------------------------------------------------------------------------------------------------------
-
-
-def sweep_units(context: RunContext) -> list[Unit]:
-    """Every point of the sweep with every seed; once in a run, whatever its models are."""
-    if context.suite.sweep is None or context.cache.get("swept"):
-        return []
-    context.cache["swept"] = True
-    return Sweep(context).units()
-
-
-def sweep(context: RunContext, unit: Unit) -> Row | None:
-    """Learns the patch of a point, and measures it on validation images."""
-    made: Sweep = context.cached("sweep", lambda: Sweep(context))
-    return made.run(unit)

@@ -9,8 +9,9 @@ import numpy as np
 
 from visprompt.bench.kind import RunContext
 from visprompt.bench.report.images import data_uri
+from visprompt.bench.rows import Row
 from visprompt.bench.tuning.spec import SetSpec
-from visprompt.bench.tuning.unit import Row, prompt_folder, splits_of
+from visprompt.bench.tuning.unit import present, prompt_folder, splits_of
 from visprompt.errors import VispromptError
 from visprompt.plots import base as plots
 from visprompt.plots.tuning import Shown, images_figure
@@ -23,20 +24,15 @@ if TYPE_CHECKING:
 FOLDER = "images"
 
 
-def tuned_images(context: RunContext, runs: Sequence[Row]) -> dict[str, tuple[str, str]]:
+def illustrate(context: RunContext, models: Sequence[Any]) -> None:
     """A figure per set of classes: the first test images on which two methods differ, then the first ones.
 
-    Args:
-        context: the run; a problem is added where something cannot be shown.
-        runs: rows of `runs.jsonl`.
-
-    Returns:
-        Data URI and alternative text by set.
+    `context.examples` gets its data URI and alternative text by set; what cannot be shown is a problem.
     """
-    if not plots.have_matplotlib():
-        return {}
-    found = {}
-    for one in context.settings.whole.sets:
+    if not context.settings.whole.examples:
+        return
+    runs, context.examples = present(context), {}
+    for one in context.settings.whole.sets if plots.have_matplotlib() else ():
         drawn = _drawn(context, one, runs)
         if drawn is None:
             continue
@@ -49,27 +45,20 @@ def tuned_images(context: RunContext, runs: Sequence[Row]) -> dict[str, tuple[st
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(_figure(context, one, drawn, _first_seed(runs, one)))
+            context.examples[one.key] = data_uri(file.read_bytes()), alt
         except (VispromptError, OSError) as error:
             context.problem(f"images of {one.key} are not shown: {error}")
-            continue
-        found[one.key] = data_uri(file.read_bytes()), alt
-    return found
 
 
 def _drawn(context: RunContext, one: SetSpec, runs: Sequence[Row]) -> Row | None:
     """The run whose attention is shown: the last strategy of the table with tokens, of the first seed."""
     tables = [method.label for method in context.settings.whole.methods if method.table and method.how == "prompt"]
-    for label in reversed(tables):
-        for row in _first_seed(runs, one):
-            tokens = row.get("options", {}).get("prompts", 1)
-            if (
-                row["method"] == label
-                and tokens
-                and row.get("right")
-                and prompt_folder(context.store.out, row).exists()
-            ):
-                return row
-    return None
+    by_method = {row["method"]: row for row in reversed(_first_seed(runs, one)) if _has_tokens(context, row)}
+    return next((by_method[label] for label in reversed(tables) if label in by_method), None)
+
+
+def _has_tokens(context: RunContext, row: Row) -> bool:
+    return bool(row.get("options", {}).get("prompts", 1)) and prompt_folder(context.store.out, row).exists()
 
 
 def _first_seed(runs: Sequence[Row], one: SetSpec) -> list[Row]:

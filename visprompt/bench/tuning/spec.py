@@ -19,8 +19,7 @@ from visprompt.errors import InvalidInputError
 from visprompt.training.settings import FitSettings
 
 How = Literal["prompt", "full", "untrained"]
-KIND = "tuning"
-_PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class MethodSpec:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All combinations of the grid; one empty one without a grid."""
-        for values in itertools.product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
+        return schema.combinations(self.grid)
 
 
 @dataclass(frozen=True)
@@ -124,23 +122,25 @@ class TuningSuite:
         """The seeds that a method runs with."""
         return method.seeds or self.seeds
 
+    def settings_of(
+        self, method: MethodSpec, one: SetSpec, point: Mapping[str, Any], choosing: bool = False
+    ) -> dict[str, Any]:
+        """Settings of a run at a point of the grid, `choosing` among the points or reported."""
+        short, own = self.choose_settings if choosing else {}, split(point)[0]
+        return merged(self.settings, one.settings, short, method.settings, own)
+
+    def searched(self, method: MethodSpec) -> MethodSpec:
+        """The method whose grid decides how a method is run: itself, or that of `choice_of`."""
+        return self.method(method.choice_of or method.label)
+
     def method(self, label: str) -> MethodSpec:
         """The method with that label."""
         return schema.labelled(self.methods, label, "method")
 
 
 def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
-    """Checks what a YAML file holds.
-
-    Args:
-        content: what the file says.
-        name: of the suite.
-
-    Raises:
-        UnknownNameError: for keys, strategies, settings or options that do not exist.
-        InvalidInputError: for values that cannot be used.
-    """
-    top = schema.opened(content, KIND, name, _TOP)
+    """Checks what a suite's file holds, as `visprompt.bench.suite.parse_suite` says."""
+    top = schema.opened(content, "tuning", name, _TOP)
     top["sets"] = tuple(_set(key, value) for key, value in top.get("sets", {}).items())
     if not top["sets"]:
         raise InvalidInputError("there are no sets.")
@@ -159,9 +159,9 @@ def parse_tuning(content: Mapping[str, Any], name: str) -> TuningSuite:
 
 def _set(key: str, content: Any) -> SetSpec:
     where = f"set {key}"
-    fields = {**types_of(SetSpec, "key", "sizes"), **dict.fromkeys(_PARTS, schema.Count)}
+    fields = {**types_of(SetSpec, "key", "sizes"), **dict.fromkeys(PARTS, schema.Count)}
     values = {"title": key, **checked(content, fields, where)}
-    sizes = {part: values.pop(part) for part in _PARTS if part in values}
+    sizes = {part: values.pop(part) for part in PARTS if part in values}
     known_settings(values.get("settings"), f"settings of {where}")
     return SetSpec(key, sizes=sizes, **values)
 
@@ -197,17 +197,20 @@ def _check_runs(suite: TuningSuite) -> None:
     """Makes the settings and strategies of all runs once, so that what is wrong is said now and not in an hour."""
     from visprompt.prompter import Prompter
 
-    known = {item.name for item in dataclasses.fields(FitSettings)}
     for method in suite.methods:
-        chosen = suite.method(method.choice_of) if method.choice_of else method
         with within(f"method {method.label!r}", TypeError, ValueError):
-            for one, point in itertools.product(suite.sets_of(method), chosen.points()):
-                given = {key: value for key, value in point.items() if key in known}
-                FitSettings(**merged(suite.settings, one.settings, method.settings, given))
-                FitSettings(**merged(suite.settings, one.settings, suite.choose_settings, method.settings, given))
+            for one, point in itertools.product(suite.sets_of(method), suite.searched(method).points()):
+                for choosing in (False, True):
+                    FitSettings(**suite.settings_of(method, one, point, choosing))
                 if method.how != "full":
-                    options = {key: value for key, value in point.items() if key not in known}
-                    Prompter.from_name(method.strategy, **{**method.options, **options})
+                    Prompter.from_name(method.strategy, **{**method.options, **split(point)[1]})
+
+
+def split(point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A point of a grid as settings of `FitSettings` and options of the strategy."""
+    known = {item.name for item in dataclasses.fields(FitSettings)}
+    settings = {name: value for name, value in point.items() if name in known}
+    return settings, {name: value for name, value in point.items() if name not in known}
 
 
 def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:

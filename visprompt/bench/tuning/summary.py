@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any
 
-from visprompt.bench.rows import ends, result_row
+from visprompt.bench.kind import RunContext
+from visprompt.bench.rows import Row, ends, result_row
 from visprompt.bench.tuning.spec import MethodSpec, SetSpec, TuningSuite
+from visprompt.bench.tuning.unit import present
 from visprompt.utils.statistics import accuracy_interval, paired
 
-Row = dict[str, Any]
+
+def rows(context: RunContext) -> list[Row]:
+    """The rows of the suite, all of them anew from its runs; none if the run ended before the model was there."""
+    suite, limit = context.settings.whole, context.settings.limit
+    return [row for model in context.names for row in summaries(suite, present(context), model, limit)]
 
 
 def summaries(suite: TuningSuite, runs: Sequence[Row], model: str = "", limit: int | None = None) -> list[Row]:
@@ -34,13 +39,13 @@ def summaries(suite: TuningSuite, runs: Sequence[Row], model: str = "", limit: i
         `parameters` by part, `blocks` (means over seeds), `grid` (validation values of what was tried), and
         `comparison` to `suite.compare_with`.
     """
-    found = []
-    for one in suite.sets:
-        of_set = [row for row in runs if row["set"] == one.key]
-        for method in suite.methods:
-            if one in suite.sets_of(method):
-                found.append({**_summary(suite, one, method, of_set, model), "limit": limit})
-    return found
+    of_set = {one.key: [row for row in runs if row["set"] == one.key] for one in suite.sets}
+    return [
+        {**_summary(suite, one, method, of_set[one.key], model), "limit": limit}
+        for one in suite.sets
+        for method in suite.methods
+        if one in suite.sets_of(method)
+    ]
 
 
 def _summary(suite: TuningSuite, one: SetSpec, method: MethodSpec, runs: Sequence[Row], model: str) -> Row:

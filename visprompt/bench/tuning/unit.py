@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visprompt.bench.kind import RunContext, Unit
-from visprompt.bench.tuning.spec import MethodSpec, SetSpec, merged
+from visprompt.bench.kind import Opened, RunContext, Unit
+from visprompt.bench.rows import Row, dated, point_label
+from visprompt.bench.tuning.spec import PARTS, MethodSpec, SetSpec, split
 from visprompt.errors import InvalidInputError, UnsupportedError
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
@@ -28,65 +29,32 @@ if TYPE_CHECKING:
     from visprompt.data.labelled.splits import Splits
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
-    from visprompt.training.result import Fitted
     from visprompt.training.settings import FitSettings
 
-Row = dict[str, Any]
 PROMPTS = "prompts"
-#: settings that a grid may have beside options of the strategy
-_NOT_OPTIONS = ("lr", "base_lr", "epochs", "batch_size", "optimizer", "momentum", "weight_decay", "warmup_epochs")
 
 
 @dataclass(frozen=True)
 class Training:
     """What one run needs to know: a method on a set with a seed, at one point of its grid."""
 
-    stage: str
     method: MethodSpec
     set: SetSpec
     seed: int
     point: dict[str, Any]
     settings: dict[str, Any]
-    key: str
 
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """The model: its name in the table, and what `describe()` says of it, its weights' hash included."""
-
-    name: str
-    identity: Row
-
-
-def opened(context: RunContext, spec: Any) -> Opened:
-    """The model of the suite, opened once."""
-
-    def make() -> Opened:
-        model = context.model(spec)
-        identity = model.describe()
-        context.names.setdefault(model.name, str(identity.get("weights", "")))
-        return Opened(model.name, identity)
-
-    made: Opened = context.cached("model", make)
-    return made
-
-
-def _the_model(context: RunContext) -> Any:
-    return context.settings.models[0]
+    @property
+    def options(self) -> Row:
+        """Options of the strategy: the method's own, and those of the point."""
+        return {**self.method.options, **split(self.point)[1]}
 
 
 # -- what there is to do ----------------------------------------------------------------------------------------------
 
 
 def prepare(context: RunContext) -> int:
-    """Leaves out sets that need what is not installed; what else is wrong with data is said before anything runs.
-
-    Returns:
-        The number of runs.
-
-    Raises:
-        UnsupportedError: if no set is left.
-    """
+    """Counts the runs. Leaves out sets that need what is not installed, unless none is left: that is an error."""
     from visprompt.data.labelled.splits import load_splits
 
     suite, missing = context.settings.whole, {}
@@ -100,10 +68,9 @@ def prepare(context: RunContext) -> int:
     context.cache["left out"] = frozenset(missing)
     for key, reason in missing.items():
         context.problem(f"set {key} was left out: {reason}")
-    methods = context.suite.methods
-    grids = [method for method in _searched(context, methods) for _ in method.points()]
-    total = sum(len(_sets_of(context, method)) for method in grids)
-    return total + sum(len(_sets_of(context, method)) * len(suite.seeds_of(method)) for method in methods)
+    grids = [method for method in _searched(context, context.suite.methods) for _ in method.points()]
+    seeds = [method for method in context.suite.methods for _ in suite.seeds_of(method)]
+    return sum(len(_sets_of(context, method)) for method in grids + seeds)
 
 
 def _sets_of(context: RunContext, method: MethodSpec) -> list[SetSpec]:
@@ -112,83 +79,71 @@ def _sets_of(context: RunContext, method: MethodSpec) -> list[SetSpec]:
 
 def _searched(context: RunContext, methods: Sequence[MethodSpec]) -> list[MethodSpec]:
     """The methods whose grids the choices of these methods depend on."""
-    labels = dict.fromkeys(one.choice_of or one.label for one in methods)
-    found = [context.settings.whole.method(label) for label in labels]
-    return [method for method in found if len(list(method.points())) > 1]
+    found = {one.label: one for one in map(context.settings.whole.searched, methods)}
+    return [method for method in found.values() if len(list(method.points())) > 1]
 
 
-def choosing(context: RunContext, methods: Sequence[MethodSpec]) -> list[Unit]:
-    """Every point of every grid."""
-    found = []
-    for method in _searched(context, methods):
-        for one, point in itertools.product(_sets_of(context, method), method.points()):
-            found.append(_unit(context, "choose", method, one, context.suite.choose_seed, point))
-    return found
+def units(context: RunContext, stage: str, models: Sequence[Any] = (), every: bool = False) -> list[Unit]:
+    """The units of a stage, for the one model: every point of every grid, or every seed with what was chosen.
 
-
-def reporting(context: RunContext, methods: Sequence[MethodSpec], problem: Callable[[str], None]) -> list[Unit]:
-    """One seed after the other: what is not finished is complete for some seeds."""
+    `every`: also those of methods that were not asked for; then nothing is said about what is left out.
+    """
     suite, found = context.settings.whole, []
+    methods = suite.methods if every else context.suite.methods
+    if stage == "choose":
+        for method in _searched(context, methods):
+            for one, point in itertools.product(_sets_of(context, method), method.points()):
+                found.append(_unit(context, stage, method, one, suite.choose_seed, point))
+        return found
     pairs = [(one, method) for one in suite.sets for method in methods if one in _sets_of(context, method)]
+    # One seed after the other: what is not finished is complete for some seeds.
     for seed in dict.fromkeys(seed for method in methods for seed in suite.seeds_of(method)):
         for one, method in pairs:
-            if seed not in suite.seeds_of(method):
-                continue
-            point = _choice(context, method, one)
+            point = _choice(context, method, one) if seed in suite.seeds_of(method) else None
             if point is not None:
-                found.append(_unit(context, "report", method, one, seed, point))
-            else:
-                problem(f"{method.label} on {one.key} was left out: every point of its grid diverged.")
+                found.append(_unit(context, stage, method, one, seed, point))
+            elif seed in suite.seeds_of(method) and not every:
+                context.problem(f"{method.label} on {one.key} was left out: every point of its grid diverged.")
     return found
 
 
 def _choice(context: RunContext, method: MethodSpec, one: SetSpec) -> Row | None:
     """The point of a grid with the best validation value, the first of equals; None if there is none."""
     suite = context.settings.whole
-    method = suite.method(method.choice_of) if method.choice_of else method
+    method = suite.searched(method)
     points = list(method.points())
     if len(points) == 1:
         return points[0]
-    best: tuple[float, Row] | None = None
-    for point in points:
-        row = context.store.known(_unit(context, "choose", method, one, suite.choose_seed, point).key)
-        if row is None or "diverged" in row:
-            continue
-        value = float(row["validation"][row["metric"]])
-        if best is None or value > best[0]:
-            best = value, point
-    return None if best is None else best[1]
+    keys = [_unit(context, "choose", method, one, suite.choose_seed, point).key for point in points]
+    rows = [(point, context.store.known(key)) for point, key in zip(points, keys, strict=True)]
+    tried = [(point, row) for point, row in rows if row is not None and "diverged" not in row]
+    best = max(tried, key=lambda pair: float(pair[1]["validation"][pair[1]["metric"]]), default=None)
+    return None if best is None else best[0]
 
 
 def _unit(context: RunContext, stage: str, method: MethodSpec, one: SetSpec, seed: int, point: Row) -> Unit:
-    from visprompt.training.settings import FitSettings
-
-    suite = context.suite
-    names = {item.name for item in dataclasses.fields(FitSettings)}
-    own = {name: value for name, value in point.items() if name in names}
-    short = suite.choose_settings if stage == "choose" else {}
-    settings = merged(suite.settings, one.settings, short, method.settings, own)
+    settings = context.suite.settings_of(method, one, point, stage == "choose")
     what = [
-        opened(context, _the_model(context)).identity["weights"],
+        opened(context).identity["weights"],
         [one.data, sorted(one.sizes.items()), context.settings.limit],
         [method.how, method.strategy, method.options, point, settings, seed, stage],
     ]
-    key = digest(what)
-    shown = ", ".join(f"{name} {value}" for name, value in point.items()) if stage == "choose" else f"seed {seed}"
+    shown = point_label(point) if stage == "choose" else f"seed {seed}"
     title = f"{one.key} · {method.label} · {shown}"
-    return Unit(stage, key, title, Training(stage, method, one, seed, point, settings, key), size=1, file="runs")
+    return Unit(stage, digest(what), title, Training(method, one, seed, point, settings), size=1, file="runs")
+
+
+def opened(context: RunContext) -> Opened:
+    """The model of the suite."""
+    return context.opened(context.settings.models[0], alone=True)
 
 
 def present(context: RunContext) -> list[Row]:
     """Runs of the suite as it is now, in its order; of all its methods, whatever was asked for."""
-    methods = context.settings.whole.methods
-    found = []
-    for unit in (*choosing(context, methods), *reporting(context, methods, lambda _: None)):
-        row = context.store.known(unit.key)
-        if row is not None:
-            # What a run is called may have changed since; what it is has not.
-            found.append({**row, "method": unit.what.method.label, "set": unit.what.set.key})
-    return found
+    every = [unit for stage in ("choose", "report") for unit in units(context, stage, every=True)]
+    rows = [(unit.what, context.store.known(unit.key)) for unit in every]
+    # What a run is called may have changed since; what it is has not.
+    return [{**row, "method": what.method.label, "set": what.set.key} for what, row in rows if row is not None]
 
 
 # -- doing it ---------------------------------------------------------------------------------------------------------
@@ -196,21 +151,19 @@ def present(context: RunContext) -> list[Row]:
 
 def splits_of(context: RunContext, one: SetSpec) -> Splits:
     """The data of a set, its images in memory: they are read again and again."""
-    made: Splits = context.cached(("set", one.key), lambda: _splits(context, one))
-    return made
-
-
-def _splits(context: RunContext, one: SetSpec) -> Splits:
     from visprompt.data.labelled.splits import load_splits
 
-    made = load_splits(one.data)
-    parts: Any = {part: getattr(made, part) for part in ("train", "validation", "test")}
-    for part, data in parts.items():
-        if data is None:
-            raise InvalidInputError(f"set {one.key}: {one.data} has no {part} part, and all three are needed.")
-        sizes = [size for size in (one.sizes.get(part), context.settings.limit) if size is not None]
-        parts[part] = _in_memory(data.limited(min(sizes), 0) if sizes else data)
-    return dataclasses.replace(made, **parts)
+    def read() -> Splits:
+        made, parts = load_splits(one.data), dict[str, Any]()
+        for part in PARTS:
+            data = getattr(made, part)
+            if data is None:
+                raise InvalidInputError(f"set {one.key}: {one.data} has no {part} part, and all three are needed.")
+            sizes = [size for size in (one.sizes.get(part), context.settings.limit) if size is not None]
+            parts[part] = _in_memory(data.limited(min(sizes), 0) if sizes else data)
+        return dataclasses.replace(made, **parts)
+
+    return context.cached(("set", one.key), read)
 
 
 def run(context: RunContext, unit: Unit) -> Row:
@@ -219,39 +172,39 @@ def run(context: RunContext, unit: Unit) -> Row:
 
     started, used, what = time.monotonic(), time.process_time(), unit.what
     row: Row = {
-        "id": what.key,
-        "run": what.stage,
+        "id": unit.key,
+        "run": unit.stage,
         "suite": context.suite.name,
-        "stage": what.stage,
-        "key": what.key,
+        "stage": unit.stage,
+        "key": unit.key,
         "method": what.method.label,
         "set": what.set.key,
         "seed": what.seed,
         "point": what.point,
         "settings": what.settings,
-        "options": _options(what),
+        "options": what.options,
     }
     try:
-        row |= _trained(context, what)
+        row |= _trained(context, unit)
     except DivergedError as error:
         row["diverged"] = str(error)
     context.progress.advanced(unit.size)
     return row | {
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
-        "model": opened(context, _the_model(context)).identity,
+        "model": opened(context).identity,
         "provenance": provenance(),
         "limit": context.settings.limit,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "date": dated()["date"],
     }
 
 
-def _trained(context: RunContext, what: Training) -> Row:
+def _trained(context: RunContext, unit: Unit) -> Row:
     from visprompt.learned.baselines import fine_tuned
     from visprompt.training.run import train
     from visprompt.training.settings import FitSettings
 
-    frozen = context.model(_the_model(context))
+    what, frozen = unit.what, context.model(context.settings.models[0])
     splits, settings = splits_of(context, what.set), FitSettings(**what.settings, seed=what.seed)
     if what.method.how == "full":
         tuned = fine_tuned(frozen, splits, settings, progress=False, test=False)
@@ -259,17 +212,27 @@ def _trained(context: RunContext, what: Training) -> Row:
     else:
         model, prompter = frozen, _prompter(what)
         fitted = train(prompter, model, splits, settings, progress=False, test=False)
-    row = _values(fitted, splits)
+    shown = ("epoch", "train", "validation")
+    row = {
+        "metric": fitted.metric,
+        "validation": fitted.validation,
+        "best_epoch": fitted.best_epoch,
+        "epochs": fitted.epochs,
+        "parameters": fitted.parameters,
+        "history": [{name: row[name] for name in shown if name in row} for row in fitted.history],
+        "sizes": {part: len(getattr(splits, part)) for part in PARTS},
+        "classes": list(splits.train.classes),
+    }
     blocks = getattr(prompter, "blocks_table", None)
     if blocks is not None and what.method.how == "prompt":
         row["blocks"] = blocks()
-    if what.stage == "report":
+    if unit.stage == "report":
         assert splits.test is not None
         row["test"], right = tested(prompter, model, splits.test, settings)
         if right:
             row["right"] = "".join("1" if one else "0" for one in right)
         if what.method.how == "prompt":
-            prompter.save_pretrained(prompt_folder(context.store.out, {"set": what.set.key, "key": what.key}))
+            prompter.save_pretrained(prompt_folder(context.store.out, {"set": what.set.key, "key": unit.key}))
     return row
 
 
@@ -285,32 +248,12 @@ def _prompter(what: Training) -> Learned:
     from visprompt.learned.strategy import Learned
     from visprompt.prompter import Prompter
 
-    options = _options(what)
     if what.method.how == "untrained":
-        return untrained(what.method.strategy, **options)
-    made = Prompter.from_name(what.method.strategy, **options)
+        return untrained(what.method.strategy, **what.options)
+    made = Prompter.from_name(what.method.strategy, **what.options)
     if not isinstance(made, Learned):
         raise InvalidInputError(f"{what.method.strategy!r} learns nothing: a suite of tuning compares what is trained.")
     return made
-
-
-def _options(what: Training) -> Row:
-    return {**what.method.options, **{name: value for name, value in what.point.items() if name not in _NOT_OPTIONS}}
-
-
-def _values(fitted: Fitted, splits: Splits) -> Row:
-    return {
-        "metric": fitted.metric,
-        "validation": fitted.validation,
-        "best_epoch": fitted.best_epoch,
-        "epochs": fitted.epochs,
-        "parameters": fitted.parameters,
-        "history": [
-            {name: row[name] for name in ("epoch", "train", "validation") if name in row} for row in fitted.history
-        ],
-        "sizes": {part: len(getattr(splits, part)) for part in ("train", "validation", "test")},
-        "classes": list(splits.train.classes),
-    }
 
 
 def tested(
