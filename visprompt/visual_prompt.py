@@ -138,7 +138,7 @@ class AttentionEdit:
         stop = num_blocks if self.last_block is None else block_number(self.last_block, num_blocks, "last_block") + 1
         if start >= stop:
             raise InvalidInputError(
-                f"first_block={self.first_block} lies behind last_block={self.last_block} in a tower of {num_blocks}."
+                f"first_block={self.first_block} comes after last_block={self.last_block} in a tower of {num_blocks}."
             )
         return range(start, stop)
 

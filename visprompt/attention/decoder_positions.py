@@ -84,7 +84,7 @@ class TokenPositions:
         if kind == "readout":
             return (self.images.cumsum(dim=1) > 0) & ~self.images & ~self.padding
         raise InvalidInputError(
-            f'rows={kind!r}: a decoder has no such rows; it has "readout" (the text behind the image), "answer" (the '
+            f'rows={kind!r}: a decoder has no such rows; it has "readout" (the text after the image), "answer" (the '
             'positions that write the answer), "patches", "all", or row numbers.'
         )
 

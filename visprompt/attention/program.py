@@ -358,13 +358,13 @@ def widen(item: Tensor, prefix: int, keys: int, fill: float) -> Tensor:
     Raises:
         InvalidInputError: if there are fewer keys than prefix + patches.
     """
-    behind = keys - prefix - item.shape[-1]
-    if behind < 0:
+    after = keys - prefix - item.shape[-1]
+    if after < 0:
         raise InvalidInputError(
             f"this block sees {keys} keys but the image has {prefix} + {item.shape[-1]} tokens: its attention window "
             "is shorter than the image, and columns cannot be matched."
         )
-    return torch.nn.functional.pad(item, (prefix, behind), value=fill)
+    return torch.nn.functional.pad(item, (prefix, after), value=fill)
 
 
 def scatter(item: Tensor, columns: Tensor, keys: int, fill: float) -> Tensor:

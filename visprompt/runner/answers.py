@@ -174,6 +174,9 @@ def stream_one(model: Model, chat: Chat, **settings: Any) -> Iterator[str]:
 
     Yields:
         Pieces of text.
+
+    Raises:
+        BaseException: the error of the generation, if it fails.
     """
     pieces: queue.Queue[str | BaseException | None] = queue.Queue()
     stop = threading.Event()
