@@ -1,4 +1,4 @@
-"""A painted region lands on the patches that geometry says, for every processor family and image shape."""
+"""A painted region changes the patches that the geometry computes, for every processor family and image shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions to patches, and patches back to pixels: the arithmetic of `Geometry` itself."""
+"""The arithmetic of `Geometry`: from regions to patches, and from patches to pixels."""
 
 from __future__ import annotations
 
