@@ -1,4 +1,4 @@
-"""Requests load once, clip, and say what is wrong with them."""
+"""Requests: images are loaded once, regions are clipped, and errors name the request."""
 
 from __future__ import annotations
 

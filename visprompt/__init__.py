@@ -1,6 +1,6 @@
-"""visprompt: make a vision model look where you want, without touching its weights.
+"""visprompt: make a vision model look where you want, without changing its weights.
 
-Public names are resolved on first use, because importing torch alone takes more than a second.
+Public names are imported on first use, because importing torch alone takes more than a second.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __version__ = "0.5.0"
 
 
 def _refuse_namesake() -> None:
-    """An unrelated distribution `visprompt` ships the same import name: a mixture of both would fail in odd places."""
+    """Refuses an environment with the unrelated distribution `visprompt`, which has the same import name."""
     from importlib import metadata
 
     try:

@@ -1,4 +1,4 @@
-"""Errors meant for people: each says what was expected, what came, and what to do next."""
+"""Errors with messages for users: what was expected, what was given, and what to do."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ class VispromptError(Exception):
 
 
 class InvalidInputError(VispromptError, ValueError):
-    """An image, region, request or option that cannot be used as it is."""
+    """An image, region, request or option cannot be used."""
 
 
 class RegionNotVisibleError(InvalidInputError):
-    """A region of which nothing is in the image, or too little reaches the model; other regions of it may do."""
+    """A region lies outside the image, or too little of it reaches the model. Other regions of the request may
+    be fine.
+    """
 
 
 class UnknownNameError(VispromptError, ValueError):
-    """A strategy, preset, option, model or suite that does not exist; the message lists what does."""
+    """A strategy, preset, option, model or suite does not exist; the message lists those that do."""
 
 
 class UnsupportedError(VispromptError, RuntimeError):
-    """A model that cannot do what a strategy asks of it; if the model is given, the message ends with what it can run.
+    """A model cannot do what a strategy needs; if the model is given, the message ends with the strategies that run on
+    it.
 
-    Models know no strategies, so they say only what is missing. The names are added when the error is shown.
+    Models do not import strategies, so they report only what is missing. The names are added when the error is shown.
 
     Args:
         message: what is missing, and why.
         model: the model that lacks it; None where naming other strategies would not help.
     """
 
-    #: gives the names of the strategies that run on a model; the package's `__init__` sets it
+    #: function from a model to the names of the strategies that run on it; the package's `__init__` sets it
     strategies_on: ClassVar[Callable[[Any], Iterable[str]] | None] = None
 
     def __init__(self, message: str = "", model: Any = None) -> None:
@@ -48,23 +51,23 @@ class UnsupportedError(VispromptError, RuntimeError):
         return super().__str__()
 
     def __reduce__(self) -> Any:
-        return type(self), (str(self),)  # a model does not travel between processes
+        return type(self), (str(self),)  # a model is not sent between processes
 
 
 class SiteNotReachedError(VispromptError, RuntimeError):
-    """An attention edit that was requested but never answered: a prompt that silently does nothing is an error."""
+    """An attention edit was requested but its block never ran, so the prompt would have had no effect."""
 
 
 class RemoteError(VispromptError):
-    """A remote model that left questions unanswered; the answers that did come are in it.
+    """A remote model left questions unanswered; the error holds the answers that did arrive.
 
-    Not a `RuntimeError`: a server's own words ("out of memory") must not be taken for this machine's.
+    It is not a `RuntimeError`: a server's message ("out of memory") must not be mistaken for an error of this machine.
 
     Args:
         message: what happened and what to do.
-        done: answers by the position of their question, counted from 0.
-        failed: why a question got no answer, by its position. Questions in neither were not asked.
-        stopped: asking was given up, because further questions would fare no better (a wrong key, no server).
+        done: answers by the index of their question.
+        failed: reasons by the index of the question that failed. Questions in neither were not sent.
+        stopped: sending was stopped because further questions would fail too (a wrong key, no server).
     """
 
     def __init__(
@@ -85,6 +88,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str], hint: str = "") 
 
     >>> str(unknown_name("strategy", "falp", ["falip", "circle"]))
     "unknown strategy 'falp': did you mean 'falip'? Known: circle, falip."
+
+    Args:
+        kind: what the name is for, e.g. "strategy".
+        name: the name that was given.
+        known: the names that exist.
+        hint: a sentence for the end of the message.
+
+    Returns:
+        The error, for the caller to raise.
     """
     names = sorted(str(item) for item in known)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)

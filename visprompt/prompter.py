@@ -1,7 +1,7 @@
-"""The interface of every strategy, and composition.
+"""The interface of every strategy, and compositions and ensembles of strategies.
 
-A strategy turns one `VisualPrompt` into the next: `edit(prompt, model)`. That makes composition a chain, left to right,
-and keeps strategies ignorant of batching, devices, hooks and checkpoints.
+A strategy turns one `VisualPrompt` into another: `edit(prompt, model)`. A composition applies several, left to right.
+Strategies do not handle batches, devices, hooks or checkpoints.
 """
 
 from __future__ import annotations
@@ -11,37 +11,25 @@ import functools
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
-from visprompt.persistence.prompt_files import (
-    CARD,
-    SavedPart,
-    SavedPrompt,
-    hub_options,
-    is_saved,
-    push_prompt,
-    read_prompt,
-    write_prompt,
-)
+from visprompt.persistence.prompt_files import SavedPrompt, hub_options, is_saved, read_prompt
+from visprompt.persistence.saveable import SaveableStrategy
 from visprompt.registry import Options as Options
-from visprompt.registry import Strategy, checked_options, get_class, settings, with_options
-from visprompt.utils.files import write_text
+from visprompt.registry import checked_options, get_class, settings, with_options
 from visprompt.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from visprompt.models.base import Model
     from visprompt.request import Request
 
 
-class Prompter(Strategy):
-    """A way of making a model look somewhere.
+class Prompter(SaveableStrategy):
+    """A strategy: it changes pixels, text, tokens or attention so that the model attends to a region.
 
-    Sub-classes set `Options`, `acts_on`, `needs` and write `edit`. Numbers in `<module>.yaml` beside the module are the
+    Subclasses set `Options`, `acts_on`, `needs` and define `edit`. A file `<module>.yaml` next to the module holds the
     measured defaults (`defaults:`) and named settings (`presets:`).
 
     >>> import visprompt as vp
@@ -49,19 +37,22 @@ class Prompter(Strategy):
     3
     """
 
-    #: options with which it changes nothing, or None if it has no such setting; the tests check it bit for bit
+    #: options with which it changes nothing, or None if there are none; tests check that the output is bit-identical
     neutral: ClassVar[dict[str, Any] | None] = None
 
     # -- making one -------------------------------------------------------------------------------------------------
 
     @staticmethod
     def from_name(name: str, preset: str | None = None, **options: Any) -> Prompter:
-        """Makes a strategy, or several joined with `+` (left to right).
+        """Makes a strategy, or several joined with `+` (a composition, left to right) or `|` (an ensemble).
 
         Args:
             name: `"falip"`, `"circle+falip"`, `"crop+falip"`, …; see `list_strategies()`.
             preset: named settings of that strategy, e.g. `"paper"`.
             **options: its options. In a composition every option goes to the parts that have it.
+
+        Returns:
+            The strategy.
 
         Raises:
             UnknownNameError: for a name, preset or option that does not exist; the message lists those that do.
@@ -76,71 +67,49 @@ class Prompter(Strategy):
         """Loads a saved strategy: `config.json`, and `prompt.safetensors` for the learned ones.
 
         Args:
-            path: folder that `save_pretrained` or `fit(out=…)` wrote, a hub id, or a learned prompt that ships:
-                `"bundled:patch-scenes-clip"`.
-            **options: options of the strategy that only say how it is used (`place="rim"`); for a hub id also
-                `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`.
+            path: folder that `save_pretrained` or `fit(out=…)` wrote, a hub id, or a learned prompt that comes with the
+                package: `"bundled:patch-scenes-clip"`.
+            **options: options that may be changed after training (`place="rim"`); for a hub id also `revision`,
+                `token`, `cache_dir`, `local_files_only` and `force_download`.
+
+        Returns:
+            The strategy.
 
         Raises:
-            InvalidInputError: if there is no such thing, it is not a saved strategy, or an option belongs to what was
-                learned.
-            UnknownNameError: if its strategy is not installed, or none ships under that name.
+            InvalidInputError: if it does not exist, is not a saved strategy, or an option is fixed by training.
+            UnknownNameError: if its strategy is not installed, or there is no bundled prompt of that name.
         """
         hub = hub_options(options)
         made = _from_record(read_prompt(path, **hub))
         return with_options(made, {name: value for name, value in options.items() if name not in hub})
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Writes `config.json` (strategy, options, version), for a learned strategy `prompt.safetensors` and a model
-        card too, into the folder `path`, made if it is not there.
-        """
-        write_prompt(path, [part.saved() for part in self._saved_parts()], self._write_beside)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Puts what `save_pretrained` writes on the Hugging Face hub.
+    def fit(self, model: Model, data: Any, **settings: Any) -> Any:
+        """Trains the prompt; learned strategies override it.
 
         Args:
-            repo_id: "user/name".
-            **options: `private`, `token`, `branch`, `commit_message`, …, as huggingface_hub has them.
+            model: the model, whose weights stay unchanged.
+            data: labelled images, as the strategy documents.
+            **settings: settings of the training.
 
         Returns:
-            Where it is.
+            The result of the training.
+
+        Raises:
+            UnsupportedError: for strategies that learn nothing.
         """
-        return push_prompt(self.save_pretrained, self._card, repo_id, **options)
-
-    def saved(self) -> SavedPart:
-        """The record that `save_pretrained` writes of it."""
-        return SavedPart(self.name, dataclasses.asdict(self.options))
-
-    def restore(self, state: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
-        """Takes back what `saved` gave beside name and options: tensors, and the rest of the entry in `config.json`."""
-
-    def learned_parts(self) -> list[Any]:
-        """The learned strategies in it, in order."""
-        return []
-
-    def _saved_parts(self) -> tuple[Prompter, ...]:
-        return (self,)
-
-    def _card(self) -> str:
-        from visprompt.persistence.model_card import card
-
-        return card(self)
-
-    def _write_beside(self, folder: Path) -> None:
-        """A card and images, beside what was learned."""
-        write_text(folder / CARD, self._card())
-        for number, part in enumerate(self.learned_parts()):
-            part.sketch(folder, number)
-
-    def fit(self, model: Model, data: Any, **settings: Any) -> Any:
-        """Learns the prompt; strategies without anything to learn say so."""
         raise UnsupportedError(f"{self.name or type(self).__name__!r} has nothing to learn: use it as it is.")
 
     # -- using it ---------------------------------------------------------------------------------------------------
 
     def prompt(self, requests: Request | Iterable[Request], model: Model) -> list[VisualPrompt]:
-        """One prompt per request and region, in order (`regions_as="together"`: one per request).
+        """Makes the prompts of some requests.
+
+        Args:
+            requests: one or several.
+            model: the model that they are for.
+
+        Returns:
+            One prompt per request and region, in order (`regions_as="together"`: one per request).
 
         Raises:
             UnsupportedError: if the model cannot take in what the strategy changes.
@@ -152,7 +121,19 @@ class Prompter(Strategy):
         return self.edit_all([unit for request in items for unit in request.units()], model)
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
-        """Edits many prompts; strategies that need a model's help override it to work in batches."""
+        """Edits many prompts. Strategies that run the model override it to work in batches.
+
+        Args:
+            prompts: the prompts.
+            model: the model that they are for.
+
+        Returns:
+            The edited prompts, in order.
+
+        Raises:
+            UnsupportedError: if the model cannot take what the strategy changes.
+            InvalidInputError: if a prompt lacks what the strategy needs.
+        """
         self.check(prompts, model)
         return [
             prompt if self.passes(prompt) else self._labelled(self._checked(self.edit(prompt, model)))
@@ -160,15 +141,32 @@ class Prompter(Strategy):
         ]
 
     def passes(self, prompt: VisualPrompt) -> bool:
-        """True for an image that is left as it is: of several in one request, those without a region of their own."""
+        """True if the strategy skips this image: with several in one request, those without a region of their own."""
         return "region" in self.needs and not prompt.regions and prompt.place[1] > 1
 
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
-        """Turns one prompt into the next. This is what a strategy is."""
+        """Edits one prompt. Subclasses define it.
+
+        Args:
+            prompt: the prompt.
+            model: the model that it is for.
+
+        Returns:
+            A changed copy.
+        """
         raise TypeError(f"{type(self).__name__} does not define edit().")
 
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
-        """Says, before anything is computed, what is missing."""
+        """Checks, before anything is computed, that model and prompts have what the strategy needs.
+
+        Args:
+            prompts: the prompts.
+            model: the model that they are for.
+
+        Raises:
+            UnsupportedError: if the model cannot take what the strategy changes.
+            InvalidInputError: if a prompt lacks a region or a query.
+        """
         model.require(self.acts_on, self.name)
         if "vision" in self.needs:
             model.tower_named("vision")
@@ -184,7 +182,7 @@ class Prompter(Strategy):
                 )
 
     def __add__(self, other: Prompter) -> Composition:
-        """`first + second`: one after the other, each with options of its own."""
+        """`first + second`: a composition, whose parts keep their own options."""
         if not isinstance(other, Prompter):
             return NotImplemented
         parts = [part for item in (self, other) for part in (item.parts if isinstance(item, Composition) else (item,))]
@@ -202,7 +200,11 @@ class Prompter(Strategy):
         return prompt.with_(label=before + self.name)
 
     def describe(self) -> dict[str, Any]:
-        """Name and options, ready for JSON: goes into every result row."""
+        """Name and options, ready for JSON; every result row holds them.
+
+        Returns:
+            `{"name": …, "options": …}`.
+        """
         return {"name": self.name, "options": dataclasses.asdict(self.options)}
 
     def __repr__(self) -> str:
@@ -210,8 +212,11 @@ class Prompter(Strategy):
 
 
 class Composition(Prompter):
-    """Several strategies, one after the other, left to right: `from_name("circle+falip")`, or `circle + falip` on
-    objects when parts need options of their own.
+    """Several strategies, applied one after the other, left to right: `from_name("circle+falip")`, or `circle + falip`
+    on objects when parts need options of their own.
+
+    Args:
+        parts: the strategies, in order.
 
     Raises:
         InvalidInputError: for fewer than two parts, or an ensemble among them.
@@ -227,6 +232,7 @@ class Composition(Prompter):
         self.needs = frozenset().union(*(part.needs for part in self.parts))  # type: ignore[misc]
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        """Edits the prompts with every part in turn; see `Prompter.edit_all`."""
         self.check(prompts, model)
         result = list(prompts)
         for part in self.parts:
@@ -234,12 +240,14 @@ class Composition(Prompter):
         return result
 
     def learned_parts(self) -> list[Any]:
+        """The learned strategies among its parts, in order."""
         return [found for part in self.parts for found in part.learned_parts()]
 
     def _saved_parts(self) -> tuple[Prompter, ...]:
         return self.parts
 
     def describe(self) -> dict[str, Any]:
+        """Name and parts, ready for JSON."""
         return {"name": self.name, "parts": [part.describe() for part in self.parts]}
 
     def __repr__(self) -> str:
@@ -253,10 +261,16 @@ def _companion_has_region(prompt: VisualPrompt) -> bool:
 
 
 class Ensemble(Prompter):
-    """Several strategies whose scores are summed (the way FALIP's baselines are ensembled); `from_name("circle|blur")`.
+    """Several strategies whose scores are summed, as FALIP's baselines are ensembled: `from_name("circle|blur")`.
 
     >>> Prompter.from_name("circle|blur").name
     'circle|blur'
+
+    Args:
+        members: the strategies.
+
+    Raises:
+        InvalidInputError: for fewer than two members.
     """
 
     def __init__(self, members: Sequence[Prompter]) -> None:
@@ -269,25 +283,34 @@ class Ensemble(Prompter):
         self.needs = frozenset().union(*(member.needs for member in self.members))  # type: ignore[misc]
 
     def edit_all(self, prompts: Any, model: Any) -> Any:
+        """Raises `InvalidInputError`: an ensemble has one prompt per member, so only `Runner.score` can run it."""
         raise InvalidInputError(
             f"the ensemble {self.name!r} has one prompt per member, and scores are what it sums: use Runner.score, or "
             "encode with each member on its own."
         )
 
     def learned_parts(self) -> list[Any]:
+        """The learned strategies among its members, in order."""
         return [found for member in self.members for found in member.learned_parts()]
 
     def _saved_parts(self) -> tuple[Prompter, ...]:
         raise InvalidInputError("save the members of an ensemble one by one.")
 
     def describe(self) -> dict[str, Any]:
+        """Name and members, ready for JSON."""
         return {"name": self.name, "members": [member.describe() for member in self.members]}
 
 
 def make_prompter(name: str, preset: str | None = None, **options: Any) -> Prompter:
-    """`Prompter.from_name`: one strategy, a composition `a+b`, or an ensemble `a|b` of either.
+    """Makes one strategy, a composition `a+b`, or an ensemble `a|b` of either; see `Prompter.from_name`.
 
-    With several parts every option, and the preset, goes to the parts that have it.
+    Args:
+        name: names, joined with `+` and `|`.
+        preset: named settings, for the parts that have them.
+        options: options, each for the parts that have it.
+
+    Raises:
+        UnknownNameError: for a name, preset or option that does not exist.
     """
     members = [[part.strip() for part in member.split("+")] for member in name.split("|")]
     parts = [part for member in members for part in member]
@@ -316,18 +339,21 @@ def make_prompter(name: str, preset: str | None = None, **options: Any) -> Promp
 
 
 def prompter_named(name: str, preset: str | None = None, **options: Any) -> Prompter:
-    """`Prompter.from_name`, in whose names parts may also be saved strategies: `"runs/patch+falip"`.
+    """`Prompter.from_name`, where parts of the name may also be saved strategies: `"runs/patch+falip"`.
 
     Args:
-        name: of strategies, folders and what ships, joined with `+` and `|`.
-        preset: as in `from_name`; saved strategies have none.
-        options: of every part that has them; of saved ones those that can be chosen anew.
+        name: names of strategies, folders and bundled prompts, joined with `+` and `|`.
+        preset: as in `from_name`; not for saved strategies.
+        options: options, each for the parts that have it; of saved strategies those that may be changed after training.
+
+    Returns:
+        The strategy.
 
     Raises:
-        InvalidInputError: as `from_name`, `from_pretrained` and `with_options`; for a preset of something saved.
+        InvalidInputError: as in `from_name`, `from_pretrained` and `with_options`; for a preset of a saved strategy.
         UnknownNameError: as they do.
     """
-    members = [[name]] if is_saved(name) else [[part.strip() for part in one.split("+")] for one in name.split("|")]
+    members = [[name]] if is_saved(name) else [[part.strip() for part in item.split("+")] for item in name.split("|")]
     if not any(is_saved(part) for member in members for part in member):
         return Prompter.from_name(name, preset=preset, **options)
     if preset:
@@ -341,9 +367,7 @@ def _part_named(name: str) -> Prompter:
 
 
 def _from_record(saved: SavedPrompt) -> Prompter:
-    """Makes the strategy, or the composition, that was saved.
-
-    Options that its strategies do not know are left out, with a warning.
+    """Makes the saved strategy or composition. Options that a strategy does not have are dropped, with a warning.
 
     Raises:
         InvalidInputError: if a learned strategy's entry names no backbone.

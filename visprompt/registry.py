@@ -1,4 +1,6 @@
-"""Entry points → strategies. Ours come in the same way as everybody's; none can silently replace one of ours."""
+"""Finds strategies through entry points, the bundled ones and those of plug-ins alike; a plug-in cannot silently
+replace a bundled strategy.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +24,25 @@ OWN_DISTRIBUTION = "visprompt-toolkit"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Base of every strategy's options: a frozen dataclass whose fields are the option names."""
+    """Base class of every strategy's options: a frozen dataclass whose fields are the option names."""
 
 
 class Strategy:
-    """What the registry knows of a strategy; `visprompt.Prompter` is the class to derive from."""
+    """The attributes of a strategy that the registry reads; derive strategies from `visprompt.Prompter`."""
 
     Options: ClassVar[type[Options]] = Options
     #: what it changes: "pixels", "text", "tokens", "attention"
     acts_on: ClassVar[frozenset[str]] = frozenset()
-    #: what it cannot do without: "region", "query", "training", "prompt" (another strategy before it), "vision" (a
-    #: vision tower that can be edited), "map" (a model that can be asked where it looks)
+    #: what it needs: "region", "query", "training", "prompt" (another strategy before it), "vision" (a vision tower
+    #: that can be edited), "map" (a model whose attention can be read)
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
-    #: options of a learned strategy that can be chosen anew after learning; of others all can
+    #: options of a learned strategy that can be changed after training; None: all
     free: ClassVar[frozenset[str] | None] = None
-    #: of a strategy that needs another one before it, the name of one that suits; for checks and examples
+    #: for a strategy that needs another one before it: the name of a suitable one, for checks and examples
     follows: ClassVar[str] = ""
     #: the name in the registry; set by the registry
     name: str = ""
-    #: names of the options that were asked for, also by a preset; set by the registry
+    #: names of the options that were given, also by a preset; set by the registry
     given: frozenset[str] = frozenset()
 
     def __init__(self, options: Any = None) -> None:
@@ -49,7 +51,7 @@ class Strategy:
 
 @dataclasses.dataclass(frozen=True)
 class StrategyInfo:
-    """What `visprompt list` shows of one strategy."""
+    """The description of one strategy that `visprompt list` shows."""
 
     name: str
     summary: str
@@ -70,12 +72,12 @@ def _entry_points() -> dict[str, metadata.EntryPoint]:
 
     for point in sorted(metadata.entry_points(group=GROUP), key=lambda item: (not _is_ours(item), _origin(item))):
         if point.name in found:
-            # An editable install and its build leftovers announce the same object twice: that is no conflict.
+            # An editable install and leftovers of its build register the same object twice: that is no conflict.
             if point.value != found[point.name].value:
                 warnings.warn(
                     f"{_origin(point)} offers a strategy {point.name!r}, which "
                     f"{_origin(found[point.name])} has already: "
-                    "the newcomer is ignored. Its author should rename it.",
+                    "the second one is ignored. Its author should rename it.",
                     stacklevel=3,
                 )
             continue
@@ -121,18 +123,24 @@ def _classes() -> dict[str, type[Strategy]]:
 
 
 def refresh() -> None:
-    """Looks at the installed plug-ins again (after installing one in a running process)."""
+    """Searches for installed plug-ins again, e.g. after installing one in a running process."""
     _entry_points.cache_clear()
     _classes.cache_clear()
     _settings_of.cache_clear()
 
 
 def settings(kind: type[Strategy]) -> dict[str, Any]:
-    """The YAML beside a strategy's module: `summary`, `defaults`, `presets`, and for learned ones `training`; empty if
-    there is none.
+    """Reads the YAML file with the name of a strategy's module: `summary`, `defaults`, `presets`, and `training` for
+    learned strategies.
+
+    Args:
+        kind: a strategy's class.
+
+    Returns:
+        The file's content; empty if there is no file.
 
     Raises:
-        InvalidInputError: if it is not a mapping of those.
+        InvalidInputError: if it is not a mapping with these keys.
     """
     return _settings_of(kind.__module__)
 
@@ -156,7 +164,11 @@ def _settings_of(module_name: str) -> dict[str, Any]:
 
 
 def list_strategies() -> list[StrategyInfo]:
-    """All strategies that are installed, by name; a broken plug-in is skipped with a warning that names it."""
+    """Lists all installed strategies; a broken plug-in is skipped with a warning that names it.
+
+    Returns:
+        Their descriptions, sorted by name.
+    """
     infos = []
     for name, kind in sorted(_classes().items()):
         content = settings(kind)
@@ -178,10 +190,16 @@ def list_strategies() -> list[StrategyInfo]:
 
 
 def strategies_on(model: Any) -> list[str]:
-    """Names of the strategies that run on a model as it is.
+    """The strategies that run on a model.
 
-    Strategies that look before they change anything need a model that can be asked where it looks. On a model behind an
-    API, where nothing can be read, another model can look for them: those are named with the option that says so.
+    Strategies that need "map" read the model's attention first. For a model behind an API, whose attention cannot be
+    read, another model can provide it: such strategies are listed with the option for that.
+
+    Args:
+        model: a wrapped model.
+
+    Returns:
+        Names, sorted; some with a remark in parentheses.
     """
     from visprompt.models.lvlm.answer_attention import can_look
 
@@ -197,16 +215,19 @@ def strategies_on(model: Any) -> list[str]:
 
 
 def first_strategy(fits: Callable[[type[Strategy]], bool]) -> str:
-    """The first strategy whose class is what somebody needs: ours come before those of plug-ins, each by name.
+    """Finds a strategy that meets a condition; bundled strategies come before those of plug-ins, each sorted by name.
 
     >>> first_strategy(lambda kind: "prompt" in kind.needs)
     'unleash'
 
     Args:
-        fits: is given a strategy's class.
+        fits: the condition, a function of a strategy's class.
+
+    Returns:
+        The name of the first one.
 
     Raises:
-        UnsupportedError: if none of the installed strategies is.
+        UnsupportedError: if there is none.
     """
     ours = {name for name, point in _entry_points().items() if _is_ours(point)}
     for name, kind in sorted(_classes().items(), key=lambda item: (item[0] not in ours, item[0])):
@@ -216,15 +237,29 @@ def first_strategy(fits: Callable[[type[Strategy]], bool]) -> str:
 
 
 def defaults_of(name: str, kind: type[Strategy]) -> Any:
-    """The options of a strategy that none are given for."""
+    """The default options of a strategy.
+
+    Args:
+        name: its name.
+        kind: its class.
+
+    Returns:
+        An instance of `kind.Options`.
+    """
     return checked_options(kind.Options, name, dict(settings(kind).get("defaults") or {}))
 
 
 def get_class(name: str) -> type[Strategy]:
-    """The class behind a name.
+    """Looks up a strategy's class.
+
+    Args:
+        name: name of one strategy.
+
+    Returns:
+        The class.
 
     Raises:
-        UnknownNameError: with suggestions.
+        UnknownNameError: if there is none, with similar names.
     """
     classes = _classes()
     if name not in classes:
@@ -233,7 +268,20 @@ def get_class(name: str) -> type[Strategy]:
 
 
 def checked_options(kind: type[Options], name: str, values: dict[str, Any]) -> Options:
-    """Builds options, naming the known ones if one does not exist."""
+    """Builds the options of a strategy.
+
+    Args:
+        kind: the class of the options.
+        name: the strategy's name, for the message.
+        values: option values by name.
+
+    Returns:
+        The options.
+
+    Raises:
+        UnknownNameError: for an option that does not exist, naming those that do.
+        InvalidInputError: for a value that an option cannot have.
+    """
     known = [item.name for item in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
@@ -242,15 +290,18 @@ def checked_options(kind: type[Options], name: str, values: dict[str, Any]) -> O
 
 
 def with_options(prompter: Any, values: Mapping[str, Any]) -> Any:
-    """The same strategy with some options chosen anew: those that what was learned does not depend on.
+    """Changes some options of a strategy: for learned strategies only those in `Strategy.free`.
 
     Args:
-        prompter: it is changed; of several joined every part that has the option.
-        values: by name.
+        prompter: the strategy, changed in place; in a composition or ensemble every part that has the option.
+        values: new values by option name.
+
+    Returns:
+        `prompter`.
 
     Raises:
         UnknownNameError: for an option that no part has.
-        InvalidInputError: for one that belongs to what was learned, or a value that it cannot have.
+        InvalidInputError: for an option that is fixed by training, or a value that it cannot have.
     """
     parts = _parts(prompter)
     known = {part: {item.name for item in dataclasses.fields(part.options)} for part in parts}
@@ -273,7 +324,7 @@ def with_options(prompter: Any, values: Mapping[str, Any]) -> Any:
 
 def _parts(prompter: Any) -> tuple[Any, ...]:
     inside: tuple[Any, ...] = getattr(prompter, "parts", None) or getattr(prompter, "members", None) or ()
-    return tuple(one for part in inside for one in _parts(part)) if inside else (prompter,)
+    return tuple(leaf for part in inside for leaf in _parts(part)) if inside else (prompter,)
 
 
 #: names of 0.4.0

@@ -1,4 +1,4 @@
-"""What people ask: an image, where to look, and what about it. It must not know models or strategies."""
+"""Requests: an image, a region and a query. The module imports no models and no strategies."""
 
 from __future__ import annotations
 
@@ -25,24 +25,19 @@ __all__ = ["POINT_RADIUS_SHARE", "Box", "Mask", "Point", "Region", "Request", "a
 
 
 def as_regions(value: Any) -> tuple[Region, ...]:
-    """Makes regions of what people have.
-
-    | given | becomes |
-    |---|---|
-    | `Box`, `Point`, `Mask` | itself |
-    | four numbers (tuple, list, array) | `Box`, `xyxy` pixels |
-    | two numbers | `Point` |
-    | boolean array `[H, W]`, `[n, H, W]` | `Mask`, n masks |
-    | number array `[n, 4]` | n boxes |
-    | COCO RLE dict | `Mask` |
-    | supervision `Detections` | its masks if it has them, else its boxes |
-    | a sequence of any of these | all of them, in order |
+    """Converts common notations to regions.
 
     >>> as_regions([(0, 0, 4, 4), (2, 2)])
     (Box(x0=0.0, y0=0.0, x1=4.0, y1=4.0), Point(x=2.0, y=2.0, radius=None))
 
+    Args:
+        value: see the table.
+
+    Returns:
+        One or more regions.
+
     Raises:
-        InvalidInputError: if it is none of these, or there is no region in it.
+        InvalidInputError: if it is none of these, or holds no region.
     """
     regions = tuple(_regions(value))
     if not regions:
@@ -91,22 +86,21 @@ RegionsAs: TypeAlias = Literal["each", "together"]
 @renamed_attributes(picture="pil_image", pictures="pil_images")
 @dataclass(frozen=True, eq=False, repr=False)
 class Request:
-    """An image, where to look, and what about it.
+    """An image, the regions to look at, and a question or expression about them.
+
+    >>> Request(Image.new("RGB", (64, 48)), region=Box(4, 4, 20, 20), query="the dog")
+    Request(<64×48 image>, Box(x0=4.0, y0=4.0, x1=20.0, y1=20.0), query='the dog')
 
     Args:
         image: path, PIL image, array, or web address; see `visprompt.imaging.load.load_image`. A list of them: several
             images of one question, or the frames of a video.
-        region: a region or several, in any form that `as_regions` takes; None: the whole image, no place meant. With
-            several images: a list with one entry per image, each a region, several, or None; they are meant
-            together.
-        query: the question or expression.
-        regions_as: several regions: `"each"` gives one result per region, `"together"` one with all of them.
-        id: your name for it, used in messages and reports.
+        region: one or several regions, in any form that `as_regions` takes; None: no region, the whole image. With
+            several images: a list with one entry per image, each a region, several, or None; they belong to one result.
+        query: the question or referring expression.
+        regions_as: for several regions: `"each"` gives one result per region, `"together"` one with all of them.
+        id: your name for the request, used in messages and reports.
         allow_url: fetch a web address.
         video: the images are the frames of a video, in order.
-
-    >>> Request(Image.new("RGB", (64, 48)), region=Box(4, 4, 20, 20), query="the dog")
-    Request(<64×48 image>, Box(x0=4.0, y0=4.0, x1=20.0, y1=20.0), query='the dog')
 
     Raises:
         InvalidInputError: for a malformed region at once; for an image that cannot be read, and regions outside it,
@@ -154,15 +148,15 @@ class Request:
 
     @property
     def pil_images(self) -> tuple[Image.Image, ...]:
-        """All its images, upright RGB; one for most requests."""
+        """All its images, upright RGB; most requests have one."""
         return tuple(self._load(number) for number in range(len(self._images)))
 
     @property
     def pil_image(self) -> Image.Image:
         """The image, upright RGB; the first of several.
 
-        Images read from files are kept only while something uses them (and the last few besides), so a list of many
-        thousand requests does not fill the memory; requests on one file share one image.
+        Images read from files are kept only while they are in use (and the last few of them), so that many thousand
+        requests do not fill the memory; requests on one file share one image.
         """
         return self._load(0)
 
@@ -180,16 +174,25 @@ class Request:
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """The regions, clipped to the image (with a warning if that changed one); empty without a region. Of several
-        images: the first one's.
+        """The regions of the first image, clipped to it (with a warning if that changed one); empty without a region.
 
         Raises:
-            InvalidInputError: naming the request, if nothing of a region is left or a mask has another size.
+            InvalidInputError: naming the request, if a region lies outside the image or a mask has another size.
         """
         return self.regions_of(0)
 
     def regions_of(self, number: int) -> tuple[Region, ...]:
-        """The regions on one of several images, as `regions`."""
+        """The regions on one of several images, as `regions`.
+
+        Args:
+            number: index of the image.
+
+        Returns:
+            The clipped regions of that image.
+
+        Raises:
+            InvalidInputError: as in `regions`.
+        """
         given = self._given[number]
         if not given:
             return ()
@@ -200,7 +203,7 @@ class Request:
                     clipped = tuple(region.clip(wh) for region in given)
                 for before, after in zip(given, clipped, strict=True):
                     if isinstance(before, Box) and max(before.xyxy) <= 1:
-                        message = f"{self!r}: {before!r} is smaller than a pixel; for shares of the image use "
+                        message = f"{self!r}: {before!r} is smaller than a pixel; for fractions of the image use "
                         warnings.warn(message + "Box.from_normalised(x0, y0, x1, y1, wh).", UserWarning, stacklevel=2)
                     outside = isinstance(before, Point) and not (0 <= before.x <= wh[0] and 0 <= before.y <= wh[1])
                     if outside or (isinstance(before, Box) and before != after):
@@ -211,8 +214,10 @@ class Request:
             return result
 
     def units(self) -> list[VisualPrompt]:
-        """What the request asks to be looked at: one plain prompt per region, or one with all or none of them; of
-        several images, one prompt each.
+        """Splits the request into plain prompts, which strategies then edit.
+
+        Returns:
+            One prompt per region, or one with all or none of them (`regions_as`); with several images one per image.
         """
         count = len(self._images)
         if count > 1 or isinstance(self.image, list | tuple):
@@ -244,7 +249,7 @@ class Request:
         return f"Request({', '.join(parts)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # locks and caches do not travel to worker processes
+        # locks and caches are not sent to worker processes
         return (Request, (self.image, self.region, self.query, self.regions_as, self.id, self.allow_url, self.video))
 
 
@@ -256,7 +261,7 @@ def _always(image: Image.Image) -> Callable[[], Image.Image]:
 
 
 class _naming:
-    """Puts the request in front of an error that comes out of the block."""
+    """Puts the request's name in front of an `InvalidInputError` that is raised in the block."""
 
     def __init__(self, request: Request) -> None:
         self.request = request

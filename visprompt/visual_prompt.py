@@ -1,7 +1,7 @@
-"""What a strategy hands to a model: plain data, no hooks, no model classes.
+"""The data that a strategy gives to a model: no hooks, no model classes.
 
-A `VisualPrompt` says what is different from the plain call in the three places a model can be touched: the pixels,
-the tokens, the attention. Strategies make it, models take it in, and neither knows the other.
+A `VisualPrompt` holds the differences from a plain forward in the three places where a model can be changed: pixels,
+tokens and attention. Strategies make it, models read it, and neither imports the other.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ Rows = Literal["readout", "cls", "patches", "all", "answer"] | tuple[int, ...]
 
 
 def is_number(value: Any) -> bool:
-    """A finite real number, Python's or numpy's; booleans are none."""
+    """Whether a value is a finite real number, Python's or numpy's; booleans are not."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def form_of_edit(neutral: Callable[[Any], bool], *, per_patch: bool = False) -> dict[str, Any]:
-    """The metadata of a dataclass field of `AttentionEdit` that is a form of edit: exactly one of these is given.
-
-    What the form does to the attention is its entry in `visprompt.attention.forms.FORMS`, under the field's name.
+    """The metadata of a field of `AttentionEdit` that is a form of edit: exactly one of these fields is given. Its
+    computation is the entry of that name in `visprompt.attention.forms.FORMS`.
 
     Args:
         neutral: True for a value that changes nothing; the edit is then never installed.
         per_patch: the value is an array with one number for every patch.
+
+    Returns:
+        The metadata.
     """
     return {"neutral": neutral, "per_patch": per_patch}
 
@@ -53,28 +55,27 @@ class AttentionEdit:
 
     - **temperature** τ: `s / τ`;
     - **bias** b over the patches: `s + b`;
-    - **target mass** t: `s + log w + β` on the patches with weight `w > 0`, where β is the one number per head and row
-      that gives the region the share t of the row's attention: `β = logit(t) − (logsumexp(region) − logsumexp(rest))`.
-      Rows that already give it t or more are left alone;
-    - **output gain** g: the row's attention output `o` becomes `o + g · (o − o_ref)`, where `o_ref` is what the same
-      row gives without the prompt (on `VisualPrompt.reference`, or on the unedited image).
+    - **target mass** t: `s + log w + β` on the patches with weight `w > 0`, where β is the number per head and row that
+      gives the region the fraction t of the row's attention: `β = logit(t) − (logsumexp(region) − logsumexp(rest))`.
+      Rows that already give it t or more stay unchanged;
+    - **output gain** g: the row's attention output `o` becomes `o + g · (o − o_ref)`, where `o_ref` is the output of
+      the same row without the prompt (on `VisualPrompt.reference`, or on the unedited image).
 
     Args:
         tower: name of the tower: `"vision"`, or `"decoder"` for the language model of an LVLM.
-        first_block: first block it acts in, counted from 0; a float in [0, 1) is a fraction of the depth, and negative
-            numbers count from the end. The attention pooling head of a model that has one counts as the block after
-            the last.
-        last_block: last block (included); None means to the end.
+        first_block: first block that is edited, counted from 0; a float in [0, 1) is a fraction of the depth, and
+            negative numbers count from the end. An attention pooling head counts as the block after the last.
+        last_block: last block (included); None: to the end.
         heads: head indices, or None for all.
-        rows: query rows that are edited. `"readout"` is whatever the model reads the image through (CLS, probe,
-            all patches of mean-pooled models, the text behind the image in a decoder): the model knows. `"answer"`:
-            the positions that write a decoder's answer.
+        rows: query rows that are edited. `"readout"`: the rows from which the model makes the image embedding (CLS,
+            probe, all patches of mean-pooled models, the text after the image in a decoder). `"answer"`: the positions
+            that write a decoder's answer.
         bias: `[P]` numbers added to the logits of the P patch columns (row-major, tiles one after the other).
-        target_mass: share of attention in (0, 1) for the region given by `weights`.
+        target_mass: fraction of the attention in (0, 1) for the region given by `weights`.
         weights: `[P]` coverage of every patch by the region, in [0, 1]; goes with `target_mass`.
         temperature: τ > 0.
         gain: g; 0 changes nothing.
-        responsive: with `gain`, only heads whose output moved by at least this share of its norm get it; None: all.
+        responsive: with `gain`: only heads whose output changed by at least this fraction of its norm; None: all.
 
     Raises:
         InvalidInputError: if not exactly one form is given, or a number is out of range.
@@ -106,7 +107,7 @@ class AttentionEdit:
             object.__setattr__(self, "bias", _vector("bias", self.bias))
         if self.target_mass is not None:
             if not is_number(self.target_mass) or not 0.0 < self.target_mass < 1.0:
-                raise InvalidInputError(f"target_mass is a share strictly between 0 and 1; got {self.target_mass}.")
+                raise InvalidInputError(f"target_mass is a fraction strictly between 0 and 1; got {self.target_mass}.")
             if self.weights is None:
                 raise InvalidInputError("target_mass needs weights: the coverage of every patch by the region.")
             weights = _vector("weights", self.weights)
@@ -122,18 +123,28 @@ class AttentionEdit:
         object.__setattr__(self, "rows", checked_rows(self.rows))
 
     def blocks(self, num_blocks: int) -> range:
-        """The blocks it acts in, for a tower of `num_blocks` blocks (the pooling head counted as one)."""
+        """The blocks that are edited.
+
+        Args:
+            num_blocks: number of blocks of the tower, a pooling head counted as one.
+
+        Returns:
+            Their indices.
+
+        Raises:
+            InvalidInputError: if the first comes after the last, or one does not exist.
+        """
         start = block_number(self.first_block, num_blocks, "first_block")
         stop = num_blocks if self.last_block is None else block_number(self.last_block, num_blocks, "last_block") + 1
         if start >= stop:
             raise InvalidInputError(
-                f"first_block={self.first_block} lies behind last_block={self.last_block} in a tower of {num_blocks}."
+                f"first_block={self.first_block} comes after last_block={self.last_block} in a tower of {num_blocks}."
             )
         return range(start, stop)
 
     @property
     def is_identity(self) -> bool:
-        """True if it cannot change anything: such an edit is never installed, so the model runs bit-identical."""
+        """True if it changes nothing: such an edit is never installed, so the output is bit-identical."""
         form = self.form
         neutral = next(item.metadata["neutral"] for item in fields(self) if item.name == form)
         return bool(neutral(getattr(self, form)))
@@ -147,26 +158,34 @@ class AttentionEdit:
 
     @property
     def per_patch(self) -> dict[str, np.ndarray]:
-        """Its arrays `[P]` with one number for every patch, by field name; empty if it treats all patches alike."""
+        """Its arrays `[P]` with one number per patch, by field name; empty if it treats all patches alike."""
         names = [item.name for item in fields(self) if item.metadata.get("per_patch")]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def columns(self) -> np.ndarray | None:
-        """The first of `per_patch`: what it says about every patch; None if it treats all patches alike."""
+        """The first array of `per_patch`; None if there is none."""
         return next(iter(self.per_patch.values()), None)
 
     @property
     def has_columns(self) -> bool:
-        """True if it is tied to the patches of one image."""
+        """True if it holds arrays for the patches of one image."""
         return bool(self.per_patch)
 
 
 def block_number(value: Any, num_blocks: int, name: str = "block") -> int:
-    """The index of a block: a number from 0, negative from the end, or a fraction of the depth in (0, 1).
+    """Resolves the index of a block.
 
     >>> block_number(-1, 12), block_number(2 / 3, 12)
     (11, 8)
+
+    Args:
+        value: a number from 0, negative from the end, or a fraction of the depth in (0, 1).
+        num_blocks: number of blocks of the tower.
+        name: name of the option, for the message.
+
+    Returns:
+        An index from 0 to `num_blocks` − 1.
 
     Raises:
         InvalidInputError: if there is no such block.
@@ -183,10 +202,13 @@ def block_number(value: Any, num_blocks: int, name: str = "block") -> int:
 
 
 def check_blocks(*values: Any) -> None:
-    """Says early that a block is neither None, nor a whole number, nor a fraction of the depth.
+    """Checks options that name a block, before a model is known.
+
+    Args:
+        values: each None, a whole number, or a fraction of the depth.
 
     Raises:
-        InvalidInputError: naming the value.
+        InvalidInputError: naming the value that is none of these.
     """
     for value in values:
         if value is not None and not (is_number(value) and (float(value).is_integer() or 0 < value < 1)):
@@ -197,10 +219,10 @@ def check_blocks(*values: Any) -> None:
 
 
 def checked_heads(heads: Any) -> tuple[int, ...] | None:
-    """Head indices as a tuple; None for all.
+    """Checks head indices: a sequence of numbers, which becomes a tuple, or None for all.
 
     Raises:
-        InvalidInputError: for anything else, and for an empty list, which would do nothing.
+        InvalidInputError: for anything else, and for an empty list.
     """
     if heads is None:
         return None
@@ -214,7 +236,7 @@ def checked_heads(heads: Any) -> tuple[int, ...] | None:
 
 
 def checked_rows(rows: Any) -> Rows:
-    """A name of rows, or row numbers as a tuple.
+    """Checks the rows of an edit: a kind of rows, or a sequence of row numbers, which becomes a tuple.
 
     Raises:
         InvalidInputError: for anything else.
@@ -243,24 +265,23 @@ def _vector(name: str, value: Any) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class PromptTokens:
-    """Learned tokens that a tower carries between its prefix tokens (CLS, registers) and its patches.
+    """Learned tokens in a tower's sequence, between its prefix tokens (CLS, registers) and its patches.
 
-    They go into block b = `first_block` and stay in the sequence up to the last block; what leaves the tower never has
-    them. With gates, P the prompts that a block gets and P̃ what it makes of them, the next block gets
-    `g · P̃ + (1 − g) · P` with `g = sigmoid(logit)` (gated prompt tuning, arXiv 2306.05067). Without gates and with one
-    entry this is VPT-shallow, with an entry for every block VPT-deep (arXiv 2203.12119).
+    They are inserted at block b = `first_block` and stay in the sequence up to the last block; the tower's output has
+    none. With gates, P the prompts before a block and P̃ those after it, the next block gets `g · P̃ + (1 − g) · P`
+    with `g = sigmoid(logit)` (gated prompt tuning, arXiv 2306.05067). Without gates and with one entry this is
+    VPT-shallow, with an entry for every block VPT-deep (arXiv 2203.12119).
 
-    Temperatures are attention edits: `AttentionEdit(temperature=…, rows="all", first_block=l, last_block=l)`.
 
     Args:
-        tokens: `[1, m, d]`: shallow, or `[L − b, m, d]`: deep, every block from b on gets its own and drops what the
-            block before made of the last ones. m = 0 changes nothing, bit for bit.
-        gate_logits: `[L − 1 − b]`: a gate behind every block from b on but the last, or None. For shallow prompts only.
+        tokens: `[1, m, d]` (shallow), or `[L − b, m, d]` (deep): every block from b on gets its own tokens in place of
+            those of the block before. m = 0 changes nothing, bit for bit.
+        gate_logits: `[L − 1 − b]`: a gate after every block from b on but the last, or None. For shallow prompts only.
         tower: name of the tower.
         first_block: b; negative numbers and fractions as in `AttentionEdit`.
         pool: for models that average their patches: `"model"`, the patches alone; `"with_prompts"`, the prompts too, as
-            the authors of gated prompts do with MAE: the mean of everything behind the prefix, then the model's norm.
-            Every patch that leaves the last block is then this mean.
+            the authors of gated prompts do with MAE: the mean of everything after the prefix, then the model's norm.
+            Every patch in the output of the last block is then this mean.
 
     Raises:
         InvalidInputError: for shapes that do not go together.
@@ -286,29 +307,29 @@ class PromptTokens:
 
     @property
     def count(self) -> int:
-        """m, the number of tokens in the sequence."""
+        """m, the number of tokens."""
         return int(self.tokens.shape[1])
 
 
 @renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class VisualPrompt:
-    """An image with everything a strategy wants to be different about how it is looked at.
+    """An image with all changes that a strategy makes to pixels, tokens and attention.
 
     Args:
-        image: the image the model gets, RGB.
-        regions: the regions in pixels of `image` (re-mapped by strategies that crop).
+        image: the image that the model gets, RGB.
+        regions: the regions in pixels of `image` (strategies that crop map them).
         query: the question or expression, if the request had one.
-        fit: how the image is brought into the model's input: `"model"` as its processor does it, `"pad"` whole
-            image on a mean-coloured square, `"squash"` whole image, aspect ratio given up.
-        text: turns a caption that is compared with the image into the one that goes with this prompt (CPT's "… is in
-            red color."), or None. Questions are asked as they are.
+        fit: how the image is fitted into the model's input: `"model"`: by its processor; `"pad"`: the whole image on a
+            mean-coloured square; `"squash"`: the whole image, without keeping its aspect ratio.
+        text: function from a caption that is compared with the image to the caption for this prompt (CPT's "… is in red
+            color."), or None. Questions are not changed.
         tokens: learned prompt tokens, or None.
         attention: attention edits, applied together.
         reference: the image that `gain` edits compare with; None: `image`, without the other edits.
         label: the names of the strategies that made it, for reports.
-        request: where it comes from.
-        place: (number of the image in its request, number of images of the request).
+        request: the request that it was made for.
+        place: (index of the image in its request, number of images of the request).
     """
 
     image: Image.Image
@@ -335,23 +356,43 @@ class VisualPrompt:
         >>> VisualPrompt(Image.new("RGB", (8, 8))).with_(fit="pad").fit
         'pad'
 
+        Args:
+            changes: new values by field name.
+
+        Returns:
+            The copy.
+
         Raises:
-            InvalidInputError: if the image's size or fit changes under an edit that is tied to its patches.
+            InvalidInputError: if the image's size or fit changes under an edit with one number per patch.
         """
         changed = replace(self, **changes)
         moved = changed.image.size != self.image.size or changed.fit != self.fit
         if moved and any(edit.has_columns for edit in self.attention) and "attention" not in changes:
             raise InvalidInputError(
                 f"the attention edit of {self.label!r} is tied to the patches of the image as it was, and now the "
-                "image is cropped or fitted another way: put what changes the image first, e.g. 'crop+falip'."
+                "image is cropped or fitted another way: put the strategy that does so first, e.g. 'crop+falip'."
             )
         return changed
 
     def adding(self, *edits: AttentionEdit) -> VisualPrompt:
-        """A copy with further attention edits; those that cannot change anything are left out."""
+        """A copy with further attention edits.
+
+        Args:
+            edits: those that change nothing are left out.
+
+        Returns:
+            The copy.
+        """
         return replace(self, attention=self.attention + tuple(edit for edit in edits if not edit.is_identity))
 
     def with_text(self, text: Callable[[str], str]) -> VisualPrompt:
-        """A copy whose text edit runs after the ones that are already there."""
+        """A copy with a further text edit.
+
+        Args:
+            text: function from caption to caption; it runs after the edit that is already set.
+
+        Returns:
+            The copy.
+        """
         before = self.text
         return replace(self, text=text if before is None else lambda value: text(before(value)))

@@ -1,4 +1,4 @@
-"""Compilation is noticed whenever it happens, and noticing it costs no walk over the model's modules."""
+"""Compilation is detected at any time, without walking all modules of the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), d
 
 
 class Small(nn.Module):
-    """root → blocks → block → attention, and a part beside them."""
+    """root → blocks → block → attention, and another child of the root."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Every module whose tree is walked."""
+    """Records every module whose tree is walked."""
     found: list[nn.Module] = []
     plain = nn.Module.modules
 

@@ -1,4 +1,4 @@
-"""Where rows and columns are in each call of a decoder: the whole prompt, pieces of it, and one token at a time."""
+"""Rows and columns in each call of a decoder: the whole prompt, chunks of it, and one token at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that are computed again: in parts when there are many, and written over the model's own."""
+"""Recomputed rows: in chunks if there are many, and written into the kernel's output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SITE = Site("vision", 0, nn.Identity(), "transformers", HEADS, 1)
 
 
 class Kept:
-    """Takes what a scope would keep."""
+    """Stands in for a scope and records what it is given."""
 
     calls = 1
 

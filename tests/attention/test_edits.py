@@ -1,4 +1,4 @@
-"""Attention edits and programs: what is refused, and how."""
+"""Attention edits and programs: validation and error messages."""
 
 from __future__ import annotations
 

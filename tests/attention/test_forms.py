@@ -1,4 +1,4 @@
-"""A form of edit that visprompt does not have, added here: one field, one tensor and one entry are enough."""
+"""Adds a new form of edit: one field, one tensor and one entry suffice."""
 
 from __future__ import annotations
 

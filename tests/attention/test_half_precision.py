@@ -1,4 +1,4 @@
-"""Learning prompts in bfloat16, under autocast and on a model of bfloat16 weights: what is learned is float32."""
+"""Training prompts under bfloat16 autocast and on bfloat16 weights: learned tensors stay float32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = 3
 
 
 class Task:
-    """Four noisy images of three classes for a tiny frozen model, and everything that is learned for it."""
+    """Four noisy images of three classes, a tiny frozen model, and its trained tensors."""
 
     def __init__(self, name: str, loaded: bool, deep: bool = False) -> None:
         made = tiny(name)
@@ -44,7 +44,7 @@ class Task:
         return [item for item in (self.tokens, self.gates, *self.taus) if item is not None]
 
     def loss(self, autocast: bool) -> Tensor:
-        """Goes backward, too."""
+        """Runs the backward pass, too."""
         edits = tuple(
             vp.AttentionEdit(temperature=tau, rows="all", first_block=block, last_block=block)
             for block, tau in enumerate(self.taus)
@@ -102,7 +102,7 @@ def test_the_loss_falls(name: str, loaded: bool) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_under_gradient_checkpointing(name: str) -> None:
-    """Blocks that run again do so under the same autocast."""
+    """Gradient checkpointing runs blocks again under the same autocast."""
     wanted = Task(name, loaded=False).slopes(autocast=True)
     task = Task(name, loaded=False)
     with checkpointed(task.model):

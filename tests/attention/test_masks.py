@@ -1,4 +1,4 @@
-"""The rows that are computed again see the keys that the model's own kernel lets them see."""
+"""Recomputed rows see the same keys as in the model's own kernel."""
 
 from __future__ import annotations
 

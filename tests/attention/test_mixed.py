@@ -1,4 +1,4 @@
-"""Batches that mix everything: images, first blocks, heads, rows and forms, shared and not, against one by one."""
+"""Batches with mixed images, first blocks, heads, rows and forms, with and without sharing, equal single runs."""
 
 from __future__ import annotations
 

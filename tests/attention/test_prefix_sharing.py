@@ -1,4 +1,4 @@
-"""Prompts on one image share the blocks before their first edit: how, and that nobody can tell."""
+"""Prompts on one image share the blocks before their first edit, with the same results as without sharing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens at one site: re-arranging it changes where numbers stand, not what they do."""
+"""Programs of one site: selecting and reordering changes positions, not effects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def value() -> torch.Tensor:
 
 
 def test_every_tensor_says_what_its_axes_are() -> None:
-    """Only positions (of rows) have no axes that are re-arranged."""
+    """Only row positions have no axes that are reordered."""
     positions = {"rows", "read_rows", "decompose_rows"}
     tensors = {item.name for item in fields(SiteProgram) if "Tensor" in str(item.type)}
     assert tensors - positions == set(site_tensors(SiteProgram))
@@ -70,7 +70,7 @@ def test_one_stream_for_many(logits: torch.Tensor, value: torch.Tensor) -> None:
 
 
 def test_some_rows(logits: torch.Tensor, value: torch.Tensor) -> None:
-    """All tensors with a row axis are cut, the weights of a target mass among them."""
+    """All tensors with a row axis are sliced, including the weights of a target mass."""
     chosen = torch.tensor([1])
     part = full().at_rows(chosen, torch.tensor([3]), None)
     torch.testing.assert_close(run(part, logits[:, :, 1:], value), run(full(), logits, value)[:, :, 1:])

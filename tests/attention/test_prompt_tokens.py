@@ -1,4 +1,4 @@
-"""Prompt tokens in every tiny encoder: they act, positions stay right, nothing outside sees them, nothing is left."""
+"""Prompt tokens in every tiny encoder: effect, positions, clean outputs, removed hooks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def embeddings(model: vp.Model, *prompts: vp.VisualPrompt, **options: Any) -> Te
 
 
 def test_they_act_and_mix_in_a_batch(small: tuple[Tiny, vp.Model]) -> None:
-    """Kinds in one batch give what each gives alone; no tokens give the plain model, bit for bit."""
+    """Prompts of several kinds give the same in one batch as alone; without tokens they equal the plain model."""
     model = small[1]
     assert "tokens" in model.supports
     prompts = [PLAIN.with_(tokens=make()) for make in KINDS.values()]
@@ -85,7 +85,7 @@ def test_they_act_and_mix_in_a_batch(small: tuple[Tiny, vp.Model]) -> None:
 
 @pytest.mark.parametrize("kind", ["shallow", "deep", "from block 2"])
 def test_positions_stay_right(small: tuple[Tiny, vp.Model], kind: str) -> None:
-    """With the prompt tokens hidden from all others, these are where they were: the plain model comes out."""
+    """With the prompt tokens hidden from all other tokens, the output is that of the plain model."""
     model = small[1]
     insertion = Insertion(model.tower, [KINDS[kind]()])
     count, patches = insertion.count, model.geometry(IMAGE.size).num_patches
@@ -118,7 +118,7 @@ WITH_CLS = [name for name in NAMES if not any(other in name for other in ("beit"
 
 @pytest.mark.parametrize("small", WITH_CLS, indirect=True)
 def test_a_copy_of_cls_stays_one(small: tuple[Tiny, vp.Model]) -> None:
-    """Prompts are treated as CLS is: not rotated, seen by all, with all in sight."""
+    """Prompt tokens are treated like CLS: not rotated, visible to every token, and every token is visible to them."""
     model = small[1]
     assert model.tower.prefix > 0
     seen: list[Tensor] = []
@@ -156,7 +156,7 @@ def test_biases_and_masks_leave_prompts_alone() -> None:
 
 
 def test_with_attention_edits(small: tuple[Tiny, vp.Model]) -> None:
-    """The columns of edits and maps are the patches, wherever they stand."""
+    """The columns of edits and maps are the patches' tokens, at any position in the prompt."""
     model = small[1]
     patches = model.geometry(IMAGE.size).num_patches
     first = model.num_blocks - 1
@@ -185,7 +185,7 @@ def test_with_attention_edits(small: tuple[Tiny, vp.Model]) -> None:
 
 
 def test_temperatures_act_on_every_row(small: tuple[Tiny, vp.Model]) -> None:
-    """The way inside the kernel and the way row by row agree, and learned numbers are the same as written ones."""
+    """Tempering inside the kernel and row by row agree, and a learned τ acts like a given number."""
     model = small[1]
     values = [0.5, 2.0, 1.5, 0.8]
     written = PLAIN.with_(tokens=tokens(gates=True), attention=temperatures(values))
@@ -241,7 +241,7 @@ def test_gradients_reach_what_is_learned_and_nothing_else(small: tuple[Tiny, vp.
 
 
 def by_hand(blocks: Any, hidden: Tensor, own: int, given: vp.PromptTokens) -> Tensor:
-    """The blocks with prompts, written out for models whose blocks take and give hidden states alone."""
+    """The blocks with prompts in plain code, for models whose blocks take and return hidden states only."""
     p, m = given.tokens, given.count
     for index, block in enumerate(blocks):
         place = index - given.first_block
@@ -290,7 +290,7 @@ def test_open_gates_and_temperature_one_are_vpt_shallow(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["timm-vit-mean", "transformers-vit-mae", "transformers-ijepa", "timm-beit"])
 def test_pooling_with_the_prompts(name: str) -> None:
-    """The prompts change what is pooled, also where closed gates keep them from having become anything."""
+    """The prompts change the pooled output, also with closed gates."""
     made = tiny(name)
     model = vp.wrap(made.module, made.processor)
     found = embeddings(model, *(PLAIN.with_(tokens=tokens(pool=pool)) for pool in ("model", "with_prompts")))
@@ -366,7 +366,7 @@ def switch_on_checkpointing(made: Tiny) -> None:
 
 
 class monkeypatched_reentrant:
-    """timm checkpoints the reentrant way unless it is told otherwise."""
+    """timm uses reentrant checkpointing by default."""
 
     def __init__(self, timm: Any) -> None:
         self.layers = timm.layers
@@ -445,7 +445,7 @@ def test_threads(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["transformers-vit", "open-clip-vit"])
 def test_threads_that_train(name: str) -> None:
-    """Blocks that one thread runs again in its backward pass do not get another's tokens."""
+    """Blocks that are recomputed in one thread's backward pass do not get another thread's tokens."""
     made = tiny(name)
     model = vp.wrap(made.module, made.processor, made.tokenizer)
     made.module.requires_grad_(False)

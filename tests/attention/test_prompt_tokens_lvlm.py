@@ -1,4 +1,4 @@
-"""Prompt tokens in the vision towers of LVLMs: what the decoder gets has none, and patches are where they were."""
+"""Prompt tokens in the vision towers of LVLMs: the decoder gets none, and patches keep their positions."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ def gated_transformers(reference: dict[str, np.ndarray]) -> vp.Model:
 
 
 def as_data(model: vp.Model, learned: dict[str, torch.Tensor]) -> vp.VisualPrompt:
-    """The prompt written by hand."""
+    """The prompt in plain code."""
     # The reference's gradients are those at the clamped temperatures.
     clamped = learned["temperatures"].clamp(0.01, 10).unbind()
     return vp.VisualPrompt(
@@ -296,7 +296,7 @@ def as_data(model: vp.Model, learned: dict[str, torch.Tensor]) -> vp.VisualPromp
 
 
 def as_strategy(model: vp.Model, learned: dict[str, torch.Tensor]) -> vp.VisualPrompt:
-    """The prompt that the strategy makes in training, without dropout."""
+    """The strategy's prompt in training, without dropout."""
     prompter: Any = vp.Prompter.from_name("gated", preset="paper", prompts=learned["tokens"].shape[1])
     prompter.build(model)
     for name, item in prompter.tensors().items():

@@ -1,4 +1,4 @@
-"""The arithmetic against re-derivations in plain tensor code."""
+"""The arithmetic of attention rows against plain tensor code."""
 
 from __future__ import annotations
 

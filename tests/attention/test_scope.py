@@ -1,4 +1,4 @@
-"""A scope owns every hook: it puts them in place, sees to its own thread only, and undoes all of it."""
+"""A scope installs hooks, acts in its own thread only, and removes everything on exit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A forward that ends with what is read: the same maps and gradients, and nothing left behind."""
+"""A forward that stops after the last read block: same maps and gradients, and no hooks left."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_stopping_changes_nothing_that_is_read(name: str, blocks: tuple[int, ...
 
 @pytest.mark.parametrize("name", ["transformers-clip", "qwen2-5-vl"])
 def test_a_forward_that_fails_leaves_the_next_one_whole(name: str) -> None:
-    """In the same scope: what the first had seen of a packed sequence does not count for the second."""
+    """In one scope, the positions that the first forward processed do not count for the second."""
     _, model = (conformance_lvlm if name in LVLMS else conformance).wrapped(name)
     model = encoder_of(model)
     pixels = first_pixels(model)

@@ -1,4 +1,4 @@
-"""Temperatures and gates that keep nothing for their gradients: equal to plain tensor code, values and gradients."""
+"""Temperatures and gates with memory-free gradients: values and gradients equal plain tensor code."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_bfloat16(mask: str) -> None:
 
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_multihead_attention(batch_first: bool) -> None:
-    """The same as the module at τ = 1, and as plain code elsewhere."""
+    """Equal to the module at τ = 1, and to plain tensor code for other τ."""
     module = nn.MultiheadAttention(HEADS * WIDTH, HEADS, batch_first=batch_first)
     nn.init.normal_(module.in_proj_bias)
     hidden = torch.randn(QUERIES, N, HEADS * WIDTH)
@@ -157,7 +157,7 @@ def test_multihead_attention(batch_first: bool) -> None:
 
 
 def test_others_hooks_on_saved_tensors_keep_working() -> None:
-    """Offloading sees the queries, not the quotient; checkpointing gets rid of everything, and computes it again."""
+    """Hooks for offloading get the queries, not the quotient; checkpointing keeps nothing and recomputes it."""
     leaf, tau = torch.randn(N, QUERIES, 3, HEADS, WIDTH, requires_grad=True), torch.tensor(0.7, requires_grad=True)
     storages: list[StorageWeakRef] = []
 
@@ -214,7 +214,7 @@ def test_a_gate_is_the_mixture(streams: int) -> None:
 
 
 def test_a_gate_in_bfloat16() -> None:
-    """A gate that is nearly shut has a gradient too, though the mixture shows nothing of what the block made."""
+    """A nearly closed gate has a gradient too, although the mixture hardly contains the block's output."""
     hidden, given = torch.randn(N, 6, 4).bfloat16(), torch.randn(N, 2, 4).bfloat16()
     logit = torch.full((1, 1, 1), -7.0, requires_grad=True)
     slope = (hidden - torch.cat((given,) * 3, dim=1)).float()  # so that nothing cancels out
@@ -293,7 +293,7 @@ def kept_bytes(model: vp.Model, learned: Sequence[Tensor], plain: bool) -> int:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_more_is_kept(name: str) -> None:
-    """Beside the same prompts without gates and temperatures: a few numbers each, but no more sequences."""
+    """Compared with prompts without gates and temperatures, memory grows by a few numbers, not by a sequence."""
     model = wrapped(name)
     learned = learned_for(model)
     assert kept_bytes(model, learned, plain=False) <= kept_bytes(model, learned, plain=True) + 512
@@ -301,7 +301,7 @@ def test_nothing_more_is_kept(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["open-clip-vit", "timm-beit", "timm-vit"])
 def test_threads(name: str) -> None:
-    """Threads with temperatures of their own on one model get what each gets alone."""
+    """Threads with different temperatures on one model give the same results as each alone."""
     model = wrapped(name)
     learned = [learned_for(model) for _ in range(3)]
     with torch.no_grad():
@@ -328,7 +328,7 @@ def test_threads(name: str) -> None:
 
 
 def test_multihead_attention_that_is_called_otherwise() -> None:
-    """With weights wanted, it still goes row by row."""
+    """If attention weights are requested, rows are still recomputed."""
     model = wrapped("open-clip-vit")
     learned = learned_for(model)
     wanted = results_of(model, learned)

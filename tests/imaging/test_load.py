@@ -1,4 +1,4 @@
-"""Every kind of image that people bring, and every way in which one can be broken."""
+"""Loading images: every supported kind of input, and every kind of broken input."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: Any) -> None:
-        """Quiet."""
+        """Writes no log lines."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A map over an image: a colour where it is high, its complement where it is negative, nothing where it is 0."""
+"""Tinting: a colour where the map is positive, its complement where it is negative, unchanged where it is 0."""
 
 from __future__ import annotations
 

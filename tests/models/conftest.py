@@ -1,4 +1,4 @@
-"""What tests of models share."""
+"""Fixtures and helpers for tests of models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visprompt.testing.chat_server import ChatServer
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    """A chat server; no key, address or proxy of the person who runs the tests is used, and retries come quickly."""
+    """A chat server for tests, without keys, addresses or proxies of the environment and with quick retries."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_LOG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

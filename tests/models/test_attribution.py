@@ -1,4 +1,4 @@
-"""What each patch adds to the similarity of an image and a text."""
+"""The contribution of each patch to the similarity of an image and a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrapped model: what it takes, in which order it answers, and that it stays as it was."""
+"""A wrapped model: its inputs, the order of its outputs, and that the module is unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_it_is(clip: vp.Model) -> None:
 
 
 def test_rows_come_in_the_order_of_the_prompts(clip: vp.Model) -> None:
-    """Prompts on one image that do not stand together are put together, and apart again."""
+    """Prompts on one image that are apart in the list are grouped, and the results are in the original order."""
     first, second = noise((80, 60), seed=1), noise((80, 60), seed=2)
     prompts = [
         vp.VisualPrompt(first),

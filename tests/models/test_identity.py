@@ -1,4 +1,4 @@
-"""What a learned prompt remembers of its backbone."""
+"""The identity of a learned prompt's backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visprompt.testing.tiny_lvlm import tiny_lvlm
 
 
 def test_answers_go_with_the_language_model_that_was_taught() -> None:
-    """The same vision tower under another decoder is another model; so is another tower."""
+    """The same vision tower with another decoder is another model; so is another tower."""
     made = tiny_lvlm("llava")
     model = vp.wrap(made.module, made.processor)
     saved = identity(model)

@@ -1,4 +1,4 @@
-"""Loading and wrapping: names, folders, modules in hand, and what is refused."""
+"""Loading and wrapping: names, folders, loaded modules, and errors."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def small(request: pytest.FixtureRequest) -> tuple[Tiny, vp.Model]:
 
 
 def of_the_library(made: Tiny, inputs: dict[str, Tensor]) -> tuple[Tensor, nn.Module | None]:
-    """The patches' states as the library itself gives them, and the norm that is still to be put on ours, if any."""
+    """The patches' hidden states from the library itself, and the norm to apply to ours, if any."""
     module: Any = made.module
     if made.backend == "timm":
         return module.forward_intermediates(inputs["pixel_values"], norm=False, output_fmt="NLC")[1][-1], None
@@ -180,7 +180,7 @@ def test_gradient_checkpointing(name: str) -> None:
 
 
 def test_tokens_before_images() -> None:
-    """open_clip's towers can also be built so that images stand on the second axis inside the blocks."""
+    """open_clip's towers can also be built with the batch on the second axis inside the blocks."""
     from open_clip.model import CLIP, CLIPVisionCfg
 
     made = tiny("open-clip-vit")

@@ -1,4 +1,4 @@
-"""From images to inputs: each is prepared once, its geometry goes with it, and neither memory grows without bounds."""
+"""From images to inputs: each image is prepared once, with its geometry, and the caches are bounded."""
 
 from __future__ import annotations
 

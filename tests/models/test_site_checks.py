@@ -1,4 +1,4 @@
-"""Before anything is edited, every site is shown to have an effect; one without is named."""
+"""Before the first edit every site is verified to have an effect; errors name those without."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EDITED = PROMPT.adding(vp.AttentionEdit(temperature=2.0))
 
 
 def silence(projection: torch.nn.Linear) -> None:
-    """What the attention gives reaches nothing any more."""
+    """Sets a projection to zero, so that the attention before it has no effect."""
     with torch.no_grad():
         projection.weight.zero_()
 

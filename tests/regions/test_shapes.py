@@ -1,4 +1,4 @@
-"""Regions in every notation, and every way to get one wrong."""
+"""Regions: every notation, and every kind of invalid input."""
 
 from __future__ import annotations
 

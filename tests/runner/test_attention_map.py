@@ -1,4 +1,4 @@
-"""A map's numbers, by block, head, tile, region and pixel."""
+"""The values of `AttentionMap` by block, head, tile, region and pixel."""
 
 from __future__ import annotations
 

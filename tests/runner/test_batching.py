@@ -33,7 +33,7 @@ def test_requests_may_never_end(clip: vp.Model) -> None:
 
 
 def test_visibility_is_measured_once(clip: vp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`falip` looks before it edits, and the runner behind all strategies: the second time the answer is known."""
+    """Visibility is checked by `falip` and again by the runner: the second check uses the cached result."""
     measured: list[object] = []
     plain = Geometry.visible_fraction
     monkeypatch.setattr(

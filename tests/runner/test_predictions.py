@@ -1,4 +1,4 @@
-"""`Runner.predict`: classes and class maps from a trained head; everything else a runner does works beside it."""
+"""`Runner.predict`: classes and class maps from a trained head; other methods of the runner still work."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_in_a_composition(trained: tuple[vp.Model, Any]) -> None:
 
 
 def test_zero_shot_head() -> None:
-    """Taught for class names: the head's probabilities are those of the scores."""
+    """Trained with class names: the head's probabilities are the softmax of the scores."""
     model = wrapped_tiny("open-clip-siglip")
     prompter = fitted(model, COLOURS, head="zero-shot", epochs=1)
     runner, request = vp.Runner(model, prompter), vp.Request(tinted_noise(0))
@@ -123,7 +123,7 @@ def test_zero_shot_head() -> None:
 
 
 def test_class_maps() -> None:
-    """In the image's own pixels; images of several shapes in one run."""
+    """Maps are in pixels of each image, also for images of several shapes in one run."""
     model = wrapped_tiny("transformers-dinov2")
     prompter = fitted(model, HALVES, fit="squash", epochs=15, lr=0.005)
     scenes = [halves(1), halves(2, (70, 70)), halves(3, (64, 100))]

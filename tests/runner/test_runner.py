@@ -1,4 +1,4 @@
-"""The runner: order, batches, memory, texts, ensembles, and what it refuses."""
+"""The runner: order, batches, memory, texts, ensembles, and errors."""
 
 from __future__ import annotations
 

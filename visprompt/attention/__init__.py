@@ -1,4 +1,7 @@
-"""How an edit reaches, and a map is read from, the attention of each backend. Knows models' modules, not strategies."""
+"""Edits and reads the attention of a model, for every backend (transformers, open_clip, timm).
+
+The package imports the modules of models and no strategies.
+"""
 
 from visprompt.attention.engine import open_scope
 from visprompt.attention.program import SiteProgram

@@ -1,5 +1,7 @@
-"""How transformers models are reached: a thin shim in `AttentionInterface`, installed once by `wrap`
-(`install_shim`), which computes the edited rows again and overwrites them.
+"""Reaches the attention of transformers models through a shim that is registered in their `AttentionInterface`.
+
+`wrap` installs the shim once (`install_shim`). The shim calls the model's own kernel, recomputes the edited rows in
+float32 and overwrites them in the kernel's output.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from visprompt.errors import UnsupportedError
 
 
 def install_shim(module: nn.Module) -> list[tuple[Any, str]]:
-    """Makes every transformers config inside `module` go through the shim; returns what to restore."""
+    """Sends every attention call of the transformers modules inside `module` through the shim, by changing the
+    attention implementation that their configs name.
+
+    Args:
+        module: a model; modules without a transformers config are left alone.
+
+    Returns:
+        The changed configs with the implementation name that each had before, to restore it.
+    """
     restore: list[tuple[Any, str]] = []
     seen: set[int] = set()
     for child in module.modules():
@@ -34,10 +44,17 @@ def install_shim(module: nn.Module) -> list[tuple[Any, str]]:
 
 
 def register_shim(name: str) -> str:
-    """Registers `visprompt_<name>` beside the implementation `name`, with the mask function that `name` had.
+    """Registers the implementation `visprompt_<name>`, which wraps the implementation `name` and uses the same mask
+    function.
 
-    Without the mask function decoders lose their causal mask; the name is kept inside ours because some models branch
-    on it.
+    Without the mask function decoders would lose their causal mask. The new name contains the old one because some
+    models branch on it.
+
+    Args:
+        name: a transformers attention implementation: `"eager"`, `"sdpa"`, `"flash_attention_2"`, …
+
+    Returns:
+        The name of the registered implementation.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -69,7 +86,9 @@ def _attend(
 
 @torch.compiler.disable
 def _not_compiled(*args: Any) -> tuple[Tensor, Tensor | None]:
-    """Compiled code does not notice that a `ContextVar` changed, so the attention call stays outside the graph."""
+    """Keeps the attention call outside of the compiled graph: compiled code does not notice when a `ContextVar`
+    changes.
+    """
     return _attend(*args)
 
 
@@ -79,7 +98,7 @@ def _eager_of(module: nn.Module) -> Any:
 
 
 def _refuse_unknown_terms(module: nn.Module, kwargs: dict[str, Any]) -> None:
-    """Refuses what changes attention in a way that rows computed again would lack."""
+    """Raises `UnsupportedError` for arguments that change the attention in a way that recomputed rows would lack."""
     if kwargs.get("s_aux") is not None:
         raise UnsupportedError("attention with learned sinks (s_aux) is not supported: its rows cannot be recomputed.")
     if kwargs.get("position_bias") is not None:
@@ -105,7 +124,7 @@ def _edited(
     _refuse_unknown_terms(module, kwargs)
     site = scope.programs_by_module[id(module)]
     program = scope.program(site, query, key)
-    if not len(program.rows):  # a decoder's call without any of the rows that are meant
+    if not len(program.rows):  # this call of a decoder holds none of the program's rows
         scope.fired.add(site)
         return base(module, query, key, value, mask, **kwargs)
     scaling = kwargs.get("scaling")
@@ -128,11 +147,11 @@ def _edited(
         rows_query = query.index_select(2, program.rows)
     options = kwargs
     if "sdpa" in str(getattr(getattr(module, "config", None), "_attn_implementation", "")):
-        options = {name: item for name, item in kwargs.items() if name != "softcap"}  # torch's kernel knows none
+        options = {name: item for name, item in kwargs.items() if name != "softcap"}  # torch's kernel ignores it
     wanted_rows = torch.zeros_like(program.rows) if copies else program.rows
     seen = mask_rows(module, mask, wanted_rows, query, key, options)
     new = run_rows(scope, site, program, rows_query, key, value, scale, seen, options, always=bool(copies))
-    # Behind the rows: a scope that stops here wants no more.
+    # The kernel runs after the rows: a scope with `stop` may end the forward in `run_rows`, and then needs no kernel.
     own, weights = base(module, query, key, value, mask, **kwargs)
     if new is None:
         return own, weights

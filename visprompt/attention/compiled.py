@@ -1,4 +1,4 @@
-"""Whether compiled code runs between a model and its attention: there, hooks are silently ignored."""
+"""Detects compiled code between a model and its attention: compiled code silently ignores hooks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,26 @@ from visprompt.errors import UnsupportedError
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """True for a module that `torch.compile` or `module.compile()` has been called on."""
+    """Whether `torch.compile` or `module.compile()` has been called on a module.
+
+    Args:
+        module: the module itself; its children are not looked at.
+
+    Returns:
+        True if it is compiled.
+    """
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def refuse_compiled(name: str) -> UnsupportedError:
-    """Hooks added after compilation are silently ignored by compiled code, so they are refused."""
+    """Makes the error for an edit that needs hooks on a compiled model, where hooks added later have no effect.
+
+    Args:
+        name: the model's name for the message.
+
+    Returns:
+        The error, for the caller to raise.
+    """
     return UnsupportedError(
         f"{name} is compiled, and this edit reaches its attention through hooks, which compiled code ignores: use it "
         "without torch.compile, or a transformers model with edits in its blocks, where they work under compilation."
@@ -24,25 +38,28 @@ def refuse_compiled(name: str) -> UnsupportedError:
 
 
 class CompiledCheck:
-    """Tells whether any module between a model and the modules that edits reach is compiled.
+    """Checks whether any module between a model and the modules that edits reach is compiled.
 
-    The way from the model to those modules is walked once, and again when the model or a module on the way is another
-    one than before; after that a check reads one attribute of each module on the way. So `torch.compile` is noticed
-    whenever it happens.
+    The path from the model to those modules is walked once, and again when the model or a module on the path has been
+    replaced. Otherwise a check reads one attribute of each module on the path, so a later `torch.compile` is noticed
+    too.
     """
 
     def __init__(self) -> None:
         self._root: nn.Module | None = None
-        #: for every module on the way: where its parent keeps it, under which name, and the module
+        #: for every module on the path: the dict in which its parent keeps it, its name in that dict, and the module
         self._links: tuple[tuple[dict[str, Any], str, Any], ...] = ()
         self._compiled = False
 
     def __call__(self, root: nn.Module, reached: Iterable[nn.Module]) -> bool:
-        """True if code that is compiled runs there.
+        """Whether compiled code runs on the path.
 
         Args:
             root: the model.
-            reached: the modules inside it that edits reach; only looked at when the way is walked.
+            reached: the modules inside it that edits reach; only read when the path is walked.
+
+        Returns:
+            True if a module on the path is compiled.
         """
         if root is not self._root or any(children.get(name) is not child for children, name, child in self._links):
             self._walk(root, reached)
@@ -57,7 +74,7 @@ class CompiledCheck:
         links: dict[int, tuple[dict[str, Any], str, Any]] = {id(root): ({"": root}, "", root)}
         for module in reached:
             while id(module) not in links:
-                # What is no longer part of the model has no parent: it stands for itself.
+                # A module that is no longer part of the model has no parent: its path is the module alone.
                 parent, name = parents.get(id(module), (root, ""))
                 children = parent._modules if name else {"": module}
                 links[id(module)] = (children, name, module)

@@ -1,5 +1,6 @@
-"""What the three ways of reaching an attention call have in common: some rows are computed again in float32, with their
-edits, and overwrite those of the model's own kernel.
+"""Recomputes the edited rows of an attention call in float32 and overwrites them in the kernel's output.
+
+All three backends (transformers, `nn.MultiheadAttention`, timm) use these functions.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from visprompt.attention.row_math import heads_like, mean_attention, row_logits
 from visprompt.attention.scope import Scope
 from visprompt.attention.sites import Site
 
-#: numbers of one call's edited rows × keys that are held at a time (256 MB), and of those that are read in all the
-#: images of a batch: towers read by all patches have many
+#: the most logits (streams × heads × rows × keys) that are held at a time, 256 MB in float32: for the edited rows of
+#: one call, and for the rows that are read in all images of a batch (a tower that is read by all its patches has many)
 MOST_LOGITS = 2**26
 
 
@@ -31,8 +32,23 @@ def run_rows(
     options: dict[str, Any],
     always: bool = False,
 ) -> Tensor | None:
-    """`[n, H, R, D]` outputs of the rows after the edits, float32, outside autocast; None if only the attention is
-    read, unless they are wanted `always`. Keeps what is to be read.
+    """Recomputes some rows of an attention call with their edits, in float32 and outside autocast, and stores in the
+    scope what the program reads.
+
+    Args:
+        scope: the open scope, which stores what is read.
+        site: the site that is called.
+        program: the edits and reads of the R rows.
+        query: `[n, H, R, D]`, the queries of these rows only.
+        key: `[n, H, K, D]`, or fewer heads under grouped-query attention.
+        value: as `key`.
+        scale: factor on the dot products.
+        mask: boolean (True: attend) or additive, broadcastable to `[n, H, R, K]`; None: every key is visible.
+        options: the kernel's other arguments; `softcap` and `dropout` are used.
+        always: compute the outputs even if the program only reads the attention.
+
+    Returns:
+        `[n, H, R, D]` outputs, float32; None if only the attention is read and `always` is False.
     """
     at_once = max(MOST_LOGITS // max(query.shape[0] * query.shape[1] * key.shape[2], 1), 1)
     if query.shape[2] * scope.calls > at_once and program.reads_mean and not always:
@@ -60,11 +76,17 @@ def run_rows(
 
 
 def overwrite(own: Tensor, new: Tensor, program: SiteProgram, row_dim: int, head_dim: int) -> Tensor:
-    """Puts the new rows into the model's own output; streams, heads and rows that are not edited stay bit for bit.
+    """Writes recomputed rows into the kernel's output; streams, heads and rows without an edit stay bit for bit.
 
     Args:
-        own: four axes: n, and in either order rows and heads, then D.
-        new: the same with R rows.
+        own: the kernel's output, `[n, Q, H, D]` or `[n, H, Q, D]`.
+        new: the recomputed rows, in the same order of axes with R in place of Q.
+        program: names the rows and which of them are edited.
+        row_dim: axis of the rows.
+        head_dim: axis of the heads.
+
+    Returns:
+        A tensor of the shape of `own`.
     """
     if not program.edits:
         return own

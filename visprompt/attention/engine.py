@@ -1,4 +1,4 @@
-"""Opens the scope in which a model runs with attention edits: the one entry for models and runners."""
+"""Opens the scope in which a model runs with attention edits: the entry point for models and runners."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ def open_scope(
     tokens: Insertion | None = None,
     stop: bool = False,
 ) -> Scope:
-    """A scope with the hooks that its sites need, to be entered with `with`.
+    """Makes a scope with the hooks that its sites need; enter it with `with`.
 
     Args:
-        tower: whose sites.
-        programs: what happens at each site.
-        sharing: shares the blocks before the first edit between prompts on one image; None: every stream runs whole.
-        device: where the programs' numbers go; None: they stay where they are.
-        timeline: for a decoder, or a tower that packs images: where its rows and columns are, call by call.
-        tokens: prompt tokens in the sequence; `tower` and `programs` are made for its own tower then.
-        stop: raise `Enough` as soon as every site has answered: nothing after the last one is computed.
+        tower: the tower whose sites are edited or read.
+        programs: per site, what is edited and read.
+        sharing: runs the blocks before the first edit once per image instead of once per prompt; None: every stream
+            runs all blocks.
+        device: device for the programs' tensors; None: they stay where they are.
+        timeline: for decoders, and for towers that pack images into one sequence: the positions of rows and columns,
+            call by call.
+        tokens: prompt tokens in the sequence; `tower` and `programs` then belong to the tower `tokens.tower`.
+        stop: raise `Enough` once every site has run, so that later blocks are not computed.
 
     Returns:
-        The scope; what it read is on it afterwards (`attention`, `decomposition`, `outputs`, `steps`).
+        The scope; what it read is in its attributes afterwards (`attention`, `decomposition`, `outputs`, `steps`).
     """
     return Scope(tower, programs, install_hooks, sharing, device, timeline, tokens, stop)

@@ -1,7 +1,7 @@
-"""The forms of attention edit: how each is written into a site's program, and what it does at the call.
+"""The forms of attention edit: how each is written into a site's program, and what it computes during the call.
 
-A new form takes a field of `AttentionEdit` (with `form_of_edit` as its metadata), its tensors on `SiteProgram` (with
-`site_tensor` as metadata, whose `form` is that field's name), and one entry in `FORMS`. Batching, slicing, selection,
+To add a form, add a field to `AttentionEdit` (with `form_of_edit` as its metadata), its tensors to `SiteProgram` (with
+`site_tensor` as metadata, whose `form` is that field's name), and one entry to `FORMS`. Batching, slicing, selection,
 sharing between prompts and the layouts of decoders and packed towers follow from these declarations.
 """
 
@@ -29,11 +29,11 @@ class Form:
     """One form of attention edit.
 
     Args:
-        write: puts one edit's numbers into the tensors of its site: `write(builder, place, edit)`.
+        write: writes one edit's numbers into the tensors of its site: `write(builder, place, edit)`.
         on_logits: `(program, [n, H, R, K] logits, key columns before the first patch)` → edited logits, or None.
-        on_output: `(program, [n, H, R, D] outputs)` → edited outputs, or None. Every row and head may be changed:
-            those without such an edit keep the model's own.
-        needs_reference: it compares with `SiteProgram.reference`, which is computed in a run without the prompt.
+        on_output: `(program, [n, H, R, D] outputs)` → edited outputs, or None. It may change every row and head: the
+            result is discarded where the program has no edit.
+        needs_reference: the form uses `SiteProgram.reference`, outputs computed in a run without the prompt.
     """
 
     write: Callable[[SiteBuilder, Place, AttentionEdit], None]
@@ -43,7 +43,13 @@ class Form:
 
 
 def form_named(name: str) -> Form:
-    """The entry of a form.
+    """Looks a form up by name.
+
+    Args:
+        name: name of a field of `AttentionEdit` that is a form of edit.
+
+    Returns:
+        Its entry in `FORMS`.
 
     Raises:
         UnsupportedError: for a form without an entry.
@@ -113,7 +119,7 @@ def _write_gain(builder: SiteBuilder, place: Place, edit: AttentionEdit) -> None
 
 
 def _amplify(program: SiteProgram, output: Tensor) -> Tensor:
-    """`o + g · (o − o_ref)` in the heads that respond."""
+    """`o + g · (o − o_ref)` in heads whose output changed by at least `responsive`, relative to the norm of `o_ref`."""
     if program.gain is None or program.reference is None:
         return output
     change = output - program.reference
@@ -124,7 +130,7 @@ def _amplify(program: SiteProgram, output: Tensor) -> Tensor:
     return output + gain * change
 
 
-#: form of `AttentionEdit` → what it does, in the order in which forms act
+#: form of `AttentionEdit` → its functions, in the order in which forms are applied
 FORMS: dict[str, Form] = {
     "temperature": Form(_write_temperature, on_logits=_divide_by_temperature),
     "bias": Form(_write_bias, on_logits=_add_bias),

@@ -1,9 +1,9 @@
-"""How models outside of transformers are reached, for the time of a scope:
+"""Reaches the attention of models outside of transformers, while a scope is open:
 
 - `nn.MultiheadAttention`: hooks that overwrite the rows after the output projection (a mask would switch kernels);
-  where one temperature is for all rows, its own attention is replaced instead;
-- timm: a `TorchFunctionMode` that sees `scaled_dot_product_attention` inside the attention module, so fused attention
-  stays on.
+  where one temperature applies to all rows, its attention call is replaced instead;
+- timm: a `TorchFunctionMode` that intercepts `scaled_dot_product_attention` inside the attention module, so fused
+  attention stays on.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ from visprompt.errors import UnsupportedError
 
 
 def install_hooks(scope: Scope) -> None:
-    """Hooks the modules of a scope's sites that are reached that way; the transformers shim is there already."""
+    """Hooks the modules of a scope's sites that need hooks. Transformers models need none: their shim is already
+    installed.
+
+    Args:
+        scope: the scope, which removes the hooks on exit.
+    """
     sites = list(scope.programs)
-    if scope.tokens is not None and scope.tower.inner_bias:  # it lacks the prompt tokens, edited or not
+    if scope.tokens is not None and scope.tower.inner_bias:  # that bias must be widened at every site with prompts
         sites += [site for site in scope.tower.sites if site.prompts and site not in scope.programs]
     mode = _SeeAttention(scope)
     for site in sites:
@@ -38,14 +43,14 @@ def install_hooks(scope: Scope) -> None:
             scope.hook_after(site.module, hooks.after, always=True)
         elif site.backend == "sdpa":
             scope.hook_before(site.module, mode.enter_module)
-            # always: what gradient checkpointing recomputes stops in the middle of a module, once it has enough
+            # always: recomputation under gradient checkpointing ends by raising in the middle of a module
             scope.hook_after(site.module, mode.leave_module, always=True)
 
 
 # -- nn.MultiheadAttention --------------------------------------------------------------------------------------------
 
 
-#: of `nn.MultiheadAttention.forward`, in order
+#: the arguments of `nn.MultiheadAttention.forward`, in order
 MHA_ARGUMENTS = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
 
 
@@ -59,9 +64,9 @@ class _MhaHooks:
             raise UnsupportedError("nn.MultiheadAttention with bias_k or add_zero_attn is not supported.")
 
     def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Folded readout copies stand in front of the sequence: the module itself must not see them.
+        """Removes the folded readout copies from the front of the sequence, which the module itself must not see.
 
-        What is only read is read here: a scope that stops with it wants no more of the module.
+        A program that only reads is run here, before the module: a scope with `stop` then skips the module.
         """
         if self._is_tempering(module, args, kwargs):
             self.mode.enter_module(module, args, kwargs)
@@ -76,7 +81,7 @@ class _MhaHooks:
         return tuple(item[:, copies:] for item in args[:3]) + tuple(args[3:]), kwargs
 
     def _is_tempering(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """True where `tempered_mha` does all of the module's work."""
+        """True where `tempered_mha` replaces the module's computation."""
         given = dict(zip(MHA_ARGUMENTS, args, strict=False)) | kwargs
         query = given["query"]
         alone = query is given["key"] and query is given["value"] and query.ndim == 3
@@ -86,7 +91,7 @@ class _MhaHooks:
         return self.scope.program(self.site).is_tempering(query.shape[1 if module.batch_first else 0])
 
     def after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Overwrites the rows, unless the module was in the mode, or raised."""
+        """Overwrites the rows, unless `_SeeAttention` has replaced the attention call or the module raised."""
         if self.mode.left(module) or output is None:
             return None
         program = self.scope.program(self.site)
@@ -112,7 +117,7 @@ class _MhaHooks:
     def _compute(
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], program: SiteProgram, copies: int
     ) -> Tensor | None:
-        """`[n, R, d]` of a call of the module, float32; None if only the attention is read."""
+        """The rows after the output projection, `[n, R, d]` float32; None if only the attention is read."""
         query, key, value = (args[i] if i < len(args) else kwargs[n] for i, n in enumerate(("query", "key", "value")))
         if not module.batch_first:
             query, key, value = (item.transpose(0, 1) for item in (query, key, value))
@@ -143,8 +148,10 @@ class _MhaHooks:
         mask: Tensor | None,
         copies: int,
     ) -> Tensor | None:
-        """`[n, R, H·D]`; None if only the attention is read. For few rows the key and value projections are folded into
-        the query and the output (`q·(W x) = (Wᵀq)·x`), so keys are never projected a second time.
+        """The rows before the output projection, `[n, R, H·D]`; None if only the attention is read.
+
+        For few rows the key and value projections are folded into the query and the output (`q·(W x) = (Wᵀq)·x`), so
+        that the keys are not projected a second time.
         """
         heads, width = module.num_heads, module.head_dim
         if module._qkv_same_embed_dim:
@@ -161,14 +168,14 @@ class _MhaHooks:
             new = run_rows(self.scope, self.site, program, q, k, v, scale, mask, {"dropout": dropout}, always=wanted)
             return None if new is None else new.transpose(1, 2).flatten(-2)
         w_k, w_v = w_k.view(heads, width, -1), w_v.view(heads, width, -1)
-        # Heads and rows in one axis: a product per head would copy the keys for every head.
+        # Heads and rows share one axis: a product per head would copy the keys for every head.
         rows = torch.einsum("nhrd,hde->nhre", q, w_k)
         logits = (rows.flatten(1, 2) @ key.float().transpose(-1, -2)).unflatten(1, (heads, -1))
         if b_k is not None:
             logits = logits + torch.einsum("nhrd,hd->nhr", q, b_k.view(heads, width))[..., None]
         logits = program.apply_to_logits(add_mask(logits * scale, mask), self.site.prefix)
         attention = logits.softmax(-1)
-        self.scope.keep(self.site, program, attention, attention, value)  # neither outputs nor values are kept here
+        self.scope.keep(self.site, program, attention, attention, value)  # this program keeps no outputs and no values
         if not wanted:
             return None
         kept = F.dropout(attention, dropout) if dropout else attention
@@ -187,8 +194,9 @@ def _float(item: Tensor | None) -> Tensor | None:
 
 
 class _SeeAttention(TorchFunctionMode):
-    """Sees the arguments of `scaled_dot_product_attention` (of the whole of it, for `nn.MultiheadAttention` with a
-    temperature) while one of the scope's modules runs."""
+    """Intercepts `scaled_dot_product_attention` while one of the scope's modules runs; for an `nn.MultiheadAttention`
+    with a temperature, the whole of `multi_head_attention_forward`.
+    """
 
     def __init__(self, scope: Scope) -> None:
         super().__init__()
@@ -196,16 +204,16 @@ class _SeeAttention(TorchFunctionMode):
         self.inside: list[Site] = []
 
     def enter_module(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """The module's attention is the next one that runs.
+        """Turns the mode on: the next attention call belongs to this module.
 
-        The mode is on inside these modules only: `backward()` under a mode would run with the mode off, and what
-        gradient checkpointing recomputes there would go unseen.
+        The mode is on inside these modules only: `backward()` called under a mode runs with the mode off, and attention
+        that gradient checkpointing recomputes there would be missed.
         """
         self.inside.append(self.scope.tower.by_module[id(module)])
         self.__enter__()
 
     def left(self, module: nn.Module) -> bool:
-        """Ends `enter_module`; False if the module was not entered."""
+        """Undoes `enter_module`; returns False if the module was not entered."""
         if not (self.inside and self.inside[-1].module is module):
             return False
         self.inside.pop()
@@ -213,7 +221,7 @@ class _SeeAttention(TorchFunctionMode):
         return True
 
     def leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """The module is through, or raised."""
+        """Hook that runs when the module has returned or raised."""
         self.left(module)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -256,7 +264,7 @@ class _SeeAttention(TorchFunctionMode):
         mask = mask_rows(site.module, whole, wanted, query, key, {"is_causal": rest.get("is_causal", False)})
         options = {"dropout": rest.get("dropout_p", 0.0)}
         new = run_rows(scope, site, program, rows_query, key, value, scale, mask, options, always=bool(copies))
-        own = F.scaled_dot_product_attention(query, key, value, **rest)  # behind the rows, as above
+        own = F.scaled_dot_product_attention(query, key, value, **rest)  # after the rows, which may end the forward
         if new is None:
             return own
         if copies:

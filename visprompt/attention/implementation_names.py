@@ -1,4 +1,6 @@
-"""The names of attention implementations: ours in the config, the kernel's own where the kernel asks."""
+"""Names of attention implementations: the config names our shim, and a kernel that reads the config sees its
+own name.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ PREFIX = "visprompt_"
 
 
 class Over:
-    """An object with some attributes replaced; all others are its own.
+    """A view of an object with some attributes replaced; all other attributes are read from the object.
 
     >>> Over(1j, real=5).real, Over(1j, real=5).imag
     (5, 1.0)
@@ -24,8 +26,16 @@ class Over:
 
 
 def under_own_name(base: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A kernel that is called with modules whose config names it: flash attention loads itself by that name, and does
-    not know ours.
+    """Makes a kernel see its own name in the config of the module it is called with, where our shim's name stands.
+
+    Flash attention loads itself by that name and does not know the shim's name. Other kernels are returned unchanged.
+
+    Args:
+        base: the kernel, an attention function of transformers.
+        name: its name.
+
+    Returns:
+        A function with the same arguments.
     """
     return functools.partial(_call, base, name) if "flash" in name else base
 

@@ -1,4 +1,4 @@
-"""Which keys the rows of one attention call may see, in the way of the kernel that computes the other rows."""
+"""Computes which keys some rows of an attention call may see, as the kernel of the other rows does."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from visprompt.errors import UnsupportedError
 def mask_rows(
     module: nn.Module, mask: Tensor | None, rows: Tensor, query: Tensor, key: Tensor, kwargs: dict[str, Any]
 ) -> Tensor | None:
-    """The part of the model's own mask that some rows see; None if they see every key.
+    """Selects some rows of the model's own mask.
 
     Args:
-        module: whose attention; its config names the kernel.
-        mask: what the kernel got: `[n, 1|H, Q, K]` boolean or additive, flash attention's `[n, K]` padding, or None.
+        module: the attention module; its config names the kernel.
+        mask: the mask that the kernel got: `[n, 1|H, Q, K]` boolean or additive, flash attention's `[n, K]` padding, or
+            None.
         rows: `[R]` positions among the queries.
-        query: `[n, H, Q, D]`.
-        key: `[n, H, K, D]`.
-        kwargs: what else the kernel got.
+        query: `[n, H, Q, D]`; only its length is used.
+        key: `[n, H, K, D]`; only its length is used.
+        kwargs: the kernel's other arguments; `is_causal` and `sliding_window` are used.
 
     Returns:
-        Boolean (True: attend) or additive, broadcastable to `[n, H, R, K]`.
+        Boolean (True: attend) or additive, broadcastable to `[n, H, R, K]`; None if the rows see every key.
 
     Raises:
-        UnsupportedError: for flex attention's masks, which are programs.
+        UnsupportedError: for flex attention, whose masks are functions.
     """
     keys, queries = key.shape[2], query.shape[2]
     if mask is not None and not isinstance(mask, Tensor):
@@ -42,11 +43,11 @@ def mask_rows(
     causal = kwargs.get("is_causal")
     causal = bool(getattr(module, "is_causal", False) if causal is None else causal)
     if mask is None and "flash" not in kernel:
-        # torch's kernel counts from the first key (a static cache has room behind the last one), and knows no window;
-        # the eager function knows nothing but its mask.
+        # torch's kernel aligns the causal mask with the first key (a static cache has free slots at the end) and has
+        # no sliding window; the eager function uses its mask alone.
         alone = not causal or queries == 1 or kernel.endswith("eager")
         return None if alone else _seen(rows, keys, 0, None)[None, None]
-    filled = keys if mask is None else min(mask.shape[-1], keys)  # the kernel cuts a static cache to its mask
+    filled = keys if mask is None else min(mask.shape[-1], keys)  # the kernel cuts a static cache to its mask's length
     allowed = _seen(rows, keys, filled - queries, kwargs.get("sliding_window"), causal)[None, None]
     if mask is None:
         return allowed
@@ -54,7 +55,7 @@ def mask_rows(
 
 
 def _seen(rows: Tensor, keys: int, offset: int, window: int | None, causal: bool = True) -> Tensor:
-    """bool `[R, K]`: what a kernel lets queries see of which the first one stands at key `offset`."""
+    """Visible keys of some queries, bool `[R, K]`, where query 0 stands at key `offset`."""
     distance = (rows + offset)[:, None] - torch.arange(keys, device=rows.device)
     seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
     return seen if not window else seen & (distance.abs() < window)

@@ -1,8 +1,8 @@
-"""Where images stand in a vision tower that packs the patches of all of them into one sequence.
+"""Positions of the images in a vision tower that packs the patches of all images into one sequence.
 
-Such a tower (Qwen's) has no batch: its attention module calls the kernel once for every image, frame or window, one
-after the other. `PackedPositions` counts those calls, and lays a program that was compiled image by image, patch by
-patch, on the piece of the sequence that the call at hand sees.
+Such a tower (Qwen's) has no batch axis: its attention module calls the kernel once per image, frame or window, one
+after the other. `PackedPositions` counts those calls and translates a program that was compiled per image and patch to
+the part of the sequence that the current call sees.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Rows that one call gave: their image and numbers, `[H, r, P]` or their sum `[H, 1, P]`."""
+    """The attention that one call gave: image number, row numbers `[r]`, and attention `[H, r, P]` or its sum over rows
+    `[H, 1, P]`.
+    """
 
     stream: int
     numbers: Tensor
@@ -47,11 +49,11 @@ def _joined(pieces: list[_Piece]) -> Tensor:
 
 @renamed_attributes(pictures="images")
 class PackedPositions:
-    """The order of patches in the packed sequence.
+    """The order of images and patches in the packed sequence of T positions.
 
     Args:
-        streams: `[T]` number of the image (tile, pair of frames) of every position.
-        patches: `[T]` number of its patch, counted row by row within the image.
+        streams: `[T]` int, number of the image (tile, pair of frames) of every position.
+        patches: `[T]` int, number of its patch within the image, counted row by row.
     """
 
     def __init__(self, streams: Tensor, patches: Tensor) -> None:
@@ -63,22 +65,32 @@ class PackedPositions:
         self._read: dict[Site, list[_Piece]] = {}
 
     def to(self, device: torch.device) -> PackedPositions:
-        """The same on a device, nothing seen yet."""
+        """Copies the positions to a device and resets the count of processed positions.
+
+        Args:
+            device: target device.
+
+        Returns:
+            The copy.
+        """
         return PackedPositions(self.streams.to(device), self.patches.to(device))
 
     def lay_out(self, site: Site, program: SiteProgram, streams: int, queries: int, keys: int) -> SiteProgram:
-        """The program of one call: the rows and columns of the patches that it sees.
+        """Translates a program for one call: its rows and columns become those of the patches that the call sees.
 
         Args:
-            site: whose call.
+            site: the site that is called.
             program: compiled for n images, with rows and columns counted in patches.
             streams: batch size of the call; always 1.
             queries: number of positions in the call.
-            keys: the same.
+            keys: number of keys; equal to `queries`.
+
+        Returns:
+            The program for this call, for one stream.
 
         Raises:
-            SiteNotReachedError: if the tower sees more than the images' patches.
-            UnsupportedError: if a call sees several images, as flash attention does, or is to be decomposed.
+            SiteNotReachedError: if the tower sees more positions than the images have patches.
+            UnsupportedError: if a call sees several images, as flash attention does, or attention is to be decomposed.
         """
         if program.decompose:
             raise UnsupportedError("attention is not decomposed in towers that pack images into one sequence.")
@@ -87,11 +99,11 @@ class PackedPositions:
         if streams != 1 or keys != queries or piece.stop > len(self.streams):
             raise SiteNotReachedError(
                 f"{site!r} sees {piece.stop} patches, and the images have {len(self.streams)}: it packs them in "
-                "another way than is known."
+                "an unknown order."
             )
         if not first:
             self._read.pop(site, None)
-        self._at[site] = piece.stop % len(self.streams)  # all seen: the next call begins another pass
+        self._at[site] = piece.stop % len(self.streams)  # 0 at the end: the next call begins another pass
         stream, patches = self._stream_at[first], self.patches[piece]
         if self._stream_at[piece.stop - 1] != stream:  # images stand one after the other
             raise UnsupportedError(f"{site!r} sees several images in one call: load the model with sdpa attention.")
@@ -102,23 +114,36 @@ class PackedPositions:
         at = columns[0, program.rows]
         chosen = (at >= 0).nonzero().flatten()
         if not (program.capture_output or program.read or own.edits):
-            chosen = chosen[:0]  # nothing happens to this image
+            chosen = chosen[:0]  # this image has no edit and nothing of it is read
         self._last = (stream, chosen, len(program.rows))
         if own.read_rows is not None:
             own = replace(own, read_rows=torch.isin(chosen, own.read_rows).nonzero().flatten())
         return own.at_rows(chosen, at[chosen], columns)
 
     def restart(self) -> None:
-        """Forgets a pass that did not come to its end."""
+        """Resets the counts after a pass that did not finish."""
         self._at.clear()
         self._read.clear()
 
     def is_through(self, site: Site) -> bool:
-        """True if the site has seen all of the sequence, or nothing yet."""
+        """Whether a site has processed the whole sequence, or has not started.
+
+        Args:
+            site: one of the tower's sites.
+
+        Returns:
+            True between passes.
+        """
         return not self._at.get(site)
 
     def read(self, site: Site, program: SiteProgram, attention: Tensor) -> None:
-        """Keeps the rows of the call just laid out, `[1, H, r, K]` or their mean `[1, H, 1, K]`, for `maps`."""
+        """Stores the attention of the current call (the last one given to `lay_out`) for `maps`.
+
+        Args:
+            site: the site that was called.
+            program: the program that `lay_out` returned.
+            attention: `[1, H, r, K]`.
+        """
         assert self._last is not None
         stream, chosen, _ = self._last
         kept = program.read_rows
@@ -126,20 +151,32 @@ class PackedPositions:
         if not count:
             return
         rows = attention if kept is None else attention.index_select(2, kept)
-        if not program.per_row:  # summed before the columns are spread over all patches: a window has few of them
+        if not program.per_row:  # summed over rows before the few columns of a window are spread over all patches
             rows = rows.mean(dim=2, keepdim=True) * count
         found = program.patches_of(rows)[0]
         numbers = chosen if kept is None else chosen[kept]
         self._read.setdefault(site, []).append(_Piece(stream, numbers, found, program.per_row))
 
     def maps(self) -> dict[Site, Tensor]:
-        """What was read since the pass began: `[n, H, P]`, the mean over an image's rows wherever its calls cut them,
-        or `[n, H, R, P]` where every row is kept. Patches that a row does not see (other windows) get nothing from it.
+        """The attention read since the pass began. Patches that a row does not see (other windows) get 0 from it.
+
+        Returns:
+            Per site `[n, H, P]`, the mean over all rows of an image (whichever calls they came from), or `[n, H, R, P]`
+            if the program keeps every row.
         """
         return {site: _joined(pieces) for site, pieces in self._read.items()}
 
     def gather(self, output: Tensor, whole: Tensor | None, streams: int) -> Tensor:
-        """Puts the rows of the call just laid out, `[1, H, r, D]`, into `[n, H, R, D]` of all images."""
+        """Puts the outputs of the current call (the last one given to `lay_out`) into the outputs of all images.
+
+        Args:
+            output: `[1, H, r, D]`.
+            whole: `[n, H, R, D]` of the calls so far; None: zeros are made.
+            streams: n, the number of images.
+
+        Returns:
+            `whole`, changed in place.
+        """
         assert self._last is not None
         stream, chosen, rows = self._last
         if whole is None:

@@ -1,5 +1,5 @@
-"""Shares what is equal: prompts on one image that differ only in attention edits from block f on run blocks 0 … f−1
-once.
+"""Runs the blocks before the first edit once per image instead of once per prompt: prompts on one image that differ
+only in attention edits from block f on share blocks 0 … f−1.
 
 At block f the readout copies of all regions are folded into one sequence, `[copy_1 … copy_S, CLS, …, patches]`. The
 copies are identical before the block, so each of them attends to the sequence's own keys (its own CLS included) with
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Sharing:
-    """From m images to n streams at block f.
+    """Turns m images into n streams at block f.
 
     Args:
-        tower: the tower that is shared.
-        index: `[n]` image of every stream, sorted.
-        first_block: f.
-        fold: fold at block f; False: expand the batch in front of it.
+        tower: the tower whose blocks are shared.
+        index: `[n]` int, image of every stream, sorted.
+        first_block: f, the first block with an edit.
+        fold: fold the readout copies into one sequence at block f; False: expand the batch before it.
         readout_only: compute only the readout row in the last block.
     """
 
@@ -49,14 +49,31 @@ class Sharing:
         self.stash: Any = None
         self._programs: dict[Site, SiteProgram] = {}
 
-    # -- what the scope asks -----------------------------------------------------------------------------------------
+    # -- called by the scope -----------------------------------------------------------------------------------------
 
     def copies_at(self, site: Site) -> int:
-        """Readout copies in front of the sequence at this site."""
+        """The number of readout copies in front of the sequence at a site.
+
+        Args:
+            site: a site of the tower.
+
+        Returns:
+            S at block f of a folded tower, else 0.
+        """
         return self.copies if self.fold and site.block == self.first_block and not site.is_pool else 0
 
     def lay_out(self, scope: Scope, site: Site, program: SiteProgram) -> SiteProgram:
-        """Programs are compiled per stream; before block f there are only images, at block f folded sequences."""
+        """Translates a program that was compiled for n streams: before block f it is for m images, at block f for m
+        folded sequences.
+
+        Args:
+            scope: the open scope.
+            site: the site that is called.
+            program: compiled for n streams.
+
+        Returns:
+            The program for the sequences that the site sees.
+        """
         if site not in self._programs:
             if self.copies_at(site):
                 program = program.folded(self.slots)
@@ -68,7 +85,18 @@ class Sharing:
     def per_stream(
         self, scope: Scope, site: Site, output: Tensor | None, attention: Tensor, value: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Brings what a site captured back to one entry per stream."""
+        """Brings what a site captured back to one entry per stream.
+
+        Args:
+            scope: the open scope.
+            site: the site that captured it.
+            output: `[m, H, R, D]`, or None.
+            attention: `[m, H, R, K]`.
+            value: `[m, H, K, D]`.
+
+        Returns:
+            The same three with n streams on the first axis.
+        """
         if self.copies_at(site):
             rows = [
                 None if item is None else item[self.index, :, self.slot_of][:, :, None] for item in (output, attention)
@@ -81,7 +109,11 @@ class Sharing:
     # -- hooks -------------------------------------------------------------------------------------------------------
 
     def install(self, scope: Scope) -> None:
-        """Hooks block f, and the last block if only its readout row is wanted."""
+        """Hooks block f, and the last block if only its readout row is computed.
+
+        Args:
+            scope: the scope, which removes the hooks on exit.
+        """
         if self.first_block < self.num_blocks:
             block = self.tower.blocks[self.first_block]
             scope.hook_before(block, self._fold if self.fold else self._expand)
@@ -134,7 +166,16 @@ class Sharing:
 def replace_hidden(
     args: tuple[Any, ...], kwargs: dict[str, Any], change: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Changes the hidden states of a block's call, wherever the block takes them."""
+    """Replaces the hidden states among the arguments of a block's call, whether they are given by position or by name.
+
+    Args:
+        args: positional arguments of the call.
+        kwargs: named arguments of the call.
+        change: function from the hidden states to new ones.
+
+    Returns:
+        The changed arguments.
+    """
     if args:
         return (change(args[0]), *args[1:]), kwargs
     name = next(iter(name for name in ("hidden_states", "x", "q_x") if name in kwargs))
@@ -142,12 +183,15 @@ def replace_hidden(
 
 
 def sharing_of(tower: Tower, index: Tensor, programs: dict[Site, SiteProgram]) -> Sharing | None:
-    """Where the streams of a batch part, and how; None if nothing is edited.
+    """Decides at which block the streams of a batch separate, and whether they can be folded.
 
     Args:
-        tower: whose blocks.
-        index: `[n]` image of every stream.
-        programs: what happens at each site.
+        tower: the tower that runs.
+        index: `[n]` int, image of every stream, sorted.
+        programs: per site, what is edited and read.
+
+    Returns:
+        The sharing, or None if nothing is edited.
     """
     edited = [site for site, item in programs.items() if item.edits]
     if not edited:

@@ -1,4 +1,6 @@
-"""Makes the `SiteProgram`s of a batch: from "bias the readout from block 8 on" to rows, heads and columns."""
+"""Compiles the attention edits of a batch into `SiteProgram`s: from "bias the readout from block 8 on" to row, head and
+column indices.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,18 @@ def compile_programs(
     decompose: Sequence[int] | None = None,
     read_rows: ReadRows = "readout",
 ) -> dict[Site, SiteProgram]:
-    """One program per site that is edited or read.
+    """Makes one program per site that is edited or read.
 
     Args:
-        tower: whose sites.
-        edits: for every stream the edits it carries (those on other towers are not looked at).
-        num_patches: for every stream the number of its patches.
-        read: block indices whose readout attention is kept, or None.
+        tower: the tower whose sites are used.
+        edits: for every stream its edits; those for other towers are skipped.
+        num_patches: for every stream its number of patches.
+        read: block indices whose attention is kept, or None.
         decompose: block indices whose readout row is decomposed, or None.
         read_rows: the rows that are read; `"readout"` and `"summary"` keep their mean, anything else every row.
+
+    Returns:
+        Programs for `len(edits)` streams, by site.
 
     Raises:
         InvalidInputError: for blocks or heads that do not exist, a bias of the wrong length, or edits that meet no
@@ -71,21 +76,21 @@ def compile_programs(
 
 
 def _same(group: Sequence[AttentionEdit], other: Sequence[AttentionEdit]) -> bool:
-    """True for the very same edits: a batch in training, say."""
+    """True if both lists hold the same edit objects, as in a training batch."""
     return len(group) == len(other) and all(a is b for a, b in zip(group, other, strict=True))
 
 
 def _keep(
     programs: dict[Site, SiteProgram], tower: Tower, block: int, flag: str, wanted: ReadRows, streams: int, patches: int
 ) -> None:
-    """Adds to a site's program that some rows are read or decomposed."""
+    """Marks rows of a block as read or decomposed in its site's program, which is made if there is none."""
     site = tower.sites[block]
     if wanted == "summary":
         name: Rows = "readout" if len(tower.rows_of(site, "readout", patches)) else "patches"
     else:
         name = checked_rows(wanted)
     own = site.prefix - site.prompts
-    # Maps are of the model's own tokens, whether there are prompts between them or not.
+    # Maps cover the model's own tokens only: prompt tokens between them are left out.
     rows = [row for row in tower.rows_of(site, name, patches) if not own <= row < site.prefix]
     if not rows:
         where = f"block {tower.num_blocks - 1}, its pooling head" if tower.readout == "probe" else "its blocks"
@@ -97,7 +102,7 @@ def _keep(
     program = old.with_rows(sorted({*old.rows.tolist(), *rows}))
     order = program.rows.tolist()
     at = {flag: torch.tensor([order.index(row) for row in rows])}
-    for other in ("read", "decompose"):  # rows that were asked for before may have moved
+    for other in ("read", "decompose"):  # adding rows may have changed the indices of rows marked earlier
         if getattr(old, other) and other not in at:
             kept = old.rows if getattr(old, f"{other}_rows") is None else old.rows[getattr(old, f"{other}_rows")]
             at[other] = torch.tensor([order.index(row) for row in kept.tolist()])
@@ -110,7 +115,7 @@ def _keep(
 
 
 def _check_reach(tower: Tower, edit: AttentionEdit, sites: Sequence[Site], num_patches: int) -> None:
-    """Other rows than the readout's reach the embedding only through a later block."""
+    """Refuses edits of rows that no later block reads: only the readout's rows reach the embedding directly."""
     last = tower.sites[-1]
     if list(sites) == [last]:
         readout = set(tower.rows_of(last, "readout", num_patches))
@@ -141,7 +146,7 @@ def _check_columns(edit: AttentionEdit, num_patches: int) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one edit acts in the tensors of its site.
+    """The indices at which one edit is written into the tensors of its site.
 
     Args:
         stream: number of its stream.
@@ -155,13 +160,13 @@ class Place:
 
 
 class SiteBuilder:
-    """The tensors of one site while the edits of all streams are written into them.
+    """Collects the edits of all streams at one site in arrays, from which `program` makes a `SiteProgram`.
 
     Args:
-        streams: n.
-        heads: H.
+        streams: n, the number of streams.
+        heads: H, the number of heads.
         rows: the R query positions.
-        patches: P, of the stream with the most.
+        patches: P, the number of patches of the largest stream.
     """
 
     def __init__(self, streams: int, heads: int, rows: Sequence[int], patches: int) -> None:
@@ -169,21 +174,35 @@ class SiteBuilder:
         self.rows = list(rows)
         self.edited = np.zeros((streams, heads, len(rows)), dtype=bool)
         self._arrays: dict[str, np.ndarray] = {}
-        #: per tensor: learned factors with the mask of where they act, one entry for streams that share one
+        #: per tensor: learned factors, each with the mask of the entries it multiplies; streams that share a factor
+        #: share an entry
         self._factors: dict[str, dict[tuple[int, int], tuple[np.ndarray, Tensor]]] = {}
         self._times: dict[tuple[int, int], int] = {}
 
     def array(self, name: str) -> np.ndarray:
-        """The numbers of a tensor of `SiteProgram`, float32 with its axes; made at first use, with its `fill`."""
+        """The array of one of `SiteProgram`'s tensors, made with its `fill` at first use. Forms write their numbers
+        into it.
+
+        Args:
+            name: a field of `SiteProgram` that is declared as a tensor.
+
+        Returns:
+            float32, with the axes that the field declares.
+        """
         if name not in self._arrays:
             tensor = site_tensors(SiteProgram)[name]
             self._arrays[name] = np.full([self.sizes[axis] for axis in tensor.axes], tensor.fill, dtype=np.float32)
         return self._arrays[name]
 
     def multiply_by(self, learned: Tensor, name: str, place: Place) -> None:
-        """Multiplies a tensor by a learned number, which keeps its gradient.
+        """Multiplies one of `SiteProgram`'s tensors by a learned scalar, which keeps its gradient.
 
-        Streams with the same learned number share an entry; twice in one stream, it acts twice.
+        Streams with the same scalar share an entry; given twice for one stream, it multiplies twice.
+
+        Args:
+            learned: tensor with one number.
+            name: a field of `SiteProgram`.
+            place: the entries that it multiplies.
         """
         again = self._times.get((place.stream, id(learned)), 0)
         self._times[place.stream, id(learned)] = again + 1
@@ -192,10 +211,13 @@ class SiteBuilder:
         mask[place.where] = True
 
     def program(self, kind: Rows) -> SiteProgram:
-        """What was written.
+        """Makes the program of what was written.
 
         Args:
-            kind: what the one row of a decoder's program stands for.
+            kind: the kind of rows that the single row of a decoder's program represents.
+
+        Returns:
+            The program, its arrays narrowed where all heads or rows have equal numbers.
         """
         tensors = {name: torch.from_numpy(self._narrow(item, name)) for name, item in self._arrays.items()}
         for name, factors in self._factors.items():
@@ -208,11 +230,11 @@ class SiteBuilder:
 
     @staticmethod
     def _narrow(item: np.ndarray, name: str) -> np.ndarray:
-        """Keeps one head and one row where all are equal: a bias for every head and row would be thousands of
-        copies.
+        """Reduces the head and row axes to length 1 where all entries are equal: a bias for every head and row would
+        hold thousands of copies.
         """
         axes = site_tensors(SiteProgram)[name].axes
-        for axis in [axes.index(one) for one in ("head", "row") if one in axes]:  # type: ignore[arg-type]
+        for axis in [axes.index(name) for name in ("head", "row") if name in axes]:  # type: ignore[arg-type]
             first = np.take(item, [0], axis=axis)
             if np.array_equal(np.broadcast_to(first, item.shape), item, equal_nan=True):
                 item = first

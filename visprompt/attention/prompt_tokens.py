@@ -1,12 +1,12 @@
-"""Prompt tokens in a tower's sequence: they go in behind its prefix tokens at a block, gates act between the blocks,
-and behind the last block they are taken out again.
+"""Prompt tokens in a tower's sequence: they are inserted after its prefix tokens at a block, gates act between the
+blocks, and the tokens are removed after the last block.
 
     own prefix | m prompt tokens | patches
 
-Positions inside the blocks stay right: rotary tables and relative-position biases are widened with entries that do
-nothing to a prompt token (no rotation, a bias of 0), and masks let everybody see it. What happens at a block depends
-on that call's own input and output alone, so several forwards in one scope, other threads, and blocks that gradient
-checkpointing runs again do not mix.
+Positions inside the blocks stay right: rotary tables and relative-position biases are widened with entries that leave
+prompt tokens unchanged (no rotation, a bias of 0), and masks make them visible to every token. What is done at a block
+depends on that call's own input and output alone, so several forwards in one scope, other threads, and blocks that
+gradient checkpointing runs again do not mix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 
 def kind_of(tokens: PromptTokens | None) -> tuple[Any, ...] | None:
-    """What prompts of one batch must have in common; None for prompts without tokens."""
+    """The properties that the prompt tokens of one batch must have in common.
+
+    Args:
+        tokens: prompt tokens of one prompt, or None.
+
+    Returns:
+        A hashable key: shape, number of gates, tower, first block and pooling; None for a prompt without tokens.
+    """
     if tokens is None or tokens.count == 0:
         return None
     gates = None if tokens.gate_logits is None else len(tokens.gate_logits)
@@ -36,19 +43,26 @@ def kind_of(tokens: PromptTokens | None) -> tuple[Any, ...] | None:
 
 
 def groups_of(prompts: Sequence[VisualPrompt]) -> list[list[int]]:
-    """Positions of the prompts that can run in one batch: their sequences have the same tokens at the same places."""
+    """Groups prompts that can run in one batch: those whose tokens have the same `kind_of`.
+
+    Args:
+        prompts: any number of prompts.
+
+    Returns:
+        Lists of indices into `prompts`.
+    """
     found: dict[Any, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        found.setdefault(kind_of(prompt.tokens), []).append(place)
+    for index, prompt in enumerate(prompts):
+        found.setdefault(kind_of(prompt.tokens), []).append(index)
     return list(found.values())
 
 
 class Insertion:
-    """The prompt tokens of a batch of streams; a `Scope` installs it and undoes it.
+    """The prompt tokens of a batch of streams; a `Scope` installs and removes its hooks.
 
     Args:
-        tower: whose blocks.
-        prompts: one for every stream, all of one kind (`kind_of`).
+        tower: the tower whose blocks get the tokens.
+        prompts: one per stream, all with the same `kind_of`.
 
     Attributes:
         tower: the same tower with its sites' columns counted with the prompt tokens; for programs and scopes.
@@ -68,11 +82,11 @@ class Insertion:
         _check(kind, blocks - self.first_block, self.first_block, tower)
         self.pooled = kind.pool == "with_prompts"
         self.prompts = tuple(prompts)
-        places: dict[int, int] = {}
-        self.which = [places.setdefault(id(item), len(places)) for item in prompts]
-        once = [prompts[self.which.index(place)] for place in range(len(places))]
-        self.tokens = torch.stack([item.tokens for item in once])  # [K, 1 | L − b, m, d]
-        gates = [item.gate_logits for item in once if item.gate_logits is not None]
+        numbers: dict[int, int] = {}
+        self.which = [numbers.setdefault(id(item), len(numbers)) for item in prompts]
+        distinct = [prompts[self.which.index(number)] for number in range(len(numbers))]
+        self.tokens = torch.stack([item.tokens for item in distinct])  # [K, 1 | L − b, m, d]
+        gates = [item.gate_logits for item in distinct if item.gate_logits is not None]
         self.gate_logits = torch.stack(gates) if gates else None  # [K, L − 1 − b]
         sites = [self._widened(site) for site in tower.sites]
         self.tower = replace(tower, sites=tuple(sites), by_module={})
@@ -86,14 +100,22 @@ class Insertion:
         return replace(site, prefix=site.prefix + self.count, prompts=self.count)
 
     def learned(self) -> list[Tensor]:
-        """Its tensors that want gradients."""
+        """The tensors that are trained.
+
+        Returns:
+            Tokens and gate logits with `requires_grad`.
+        """
         items = [item for prompt in self.prompts for item in (prompt.tokens, prompt.gate_logits) if item is not None]
         return [item for item in items if item.requires_grad]
 
     # -- in the scope -------------------------------------------------------------------------------------------------
 
     def install(self, scope: Scope) -> None:
-        """Hooks the blocks from the first one with prompts on."""
+        """Hooks the blocks from the first one with prompts on.
+
+        Args:
+            scope: the scope, which removes the hooks on exit.
+        """
         deep = self.tokens.shape[1] > 1
         for index in range(self.first_block, self.last_block + 1):
             block = self.tower.blocks[index]
@@ -111,10 +133,10 @@ class Insertion:
             scope.hook_after(outlet, self._strip_states)
 
     def check_reached(self) -> None:
-        """Says if tokens never went in, or never came out.
+        """Checks, after a forward, that the tokens were inserted and removed.
 
         Raises:
-            SiteNotReachedError: naming the blocks.
+            SiteNotReachedError: if not, naming the blocks.
         """
         wanted = range(self.first_block, self.first_block + self.tokens.shape[1])
         missing = [block for block in wanted if block not in self._entered]
@@ -122,40 +144,44 @@ class Insertion:
             where = f"block{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
             raise SiteNotReachedError(
                 (f"the prompt tokens never got into {where}" if missing else "the prompt tokens were never taken out")
-                + ". The model was run another way than the one it was wrapped for, or its blocks were replaced."
+                + ". The model was run in another way than it was wrapped for, or its blocks were replaced."
             )
 
     def _entering(self, index: int) -> Any:
-        place = index - self.first_block
+        depth = index - self.first_block
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return replace_hidden(args, kwargs, lambda hidden: self._into(hidden, place))
+            return replace_hidden(args, kwargs, lambda hidden: self._inserted(hidden, depth))
 
         return before
 
-    def _into(self, hidden: Tensor, place: int) -> Tensor:
-        """`[n, N, d]` with the tokens in, or with the tokens of the block before replaced."""
+    def _inserted(self, hidden: Tensor, depth: int) -> Tensor:
+        """The hidden states `[n, N, d]` with the tokens of the `depth`-th block inserted (block 0), or in place of the
+        previous block's tokens (deep prompts).
+        """
         if hidden.ndim != 3:
             raise UnsupportedError(
                 "prompt tokens cannot go into this tower: it packs the patches of all images into one sequence "
                 f"{list(hidden.shape)}, cut by lengths that know of no other tokens."
             )
-        tokens = self._per_stream(self.tokens[:, min(place, self.tokens.shape[1] - 1)], len(hidden)).to(hidden)
+        tokens = self._per_stream(self.tokens[:, min(depth, self.tokens.shape[1] - 1)], len(hidden)).to(hidden)
         if tokens.shape[-1] != hidden.shape[-1]:
             raise InvalidInputError(
                 f"prompt tokens are {tokens.shape[-1]} wide, but the blocks of this model are {hidden.shape[-1]}: "
                 "they were made for another model."
             )
-        if place == 0:
+        if depth == 0:
             self._length = hidden.shape[1]
             front, rest = hidden[:, : self.own], hidden[:, self.own :]
         else:
             front, _, rest = self._split(hidden)
-        self._entered.add(place + self.first_block)
+        self._entered.add(depth + self.first_block)
         return torch.cat((front, tokens.expand(len(hidden), -1, -1), rest), dim=1)
 
     def _per_stream(self, item: Tensor, streams: int) -> Tensor:
-        """`[K, …]` numbers of the different prompts → `[n, …]`, or `[1, …]` where all have the same."""
+        """Numbers of the K distinct prompts `[K, …]` → of the streams `[n, …]`; `[1, …]` if all streams have the same
+        prompt.
+        """
         if len(item) == 1:
             return item
         if streams != len(self.which):
@@ -188,14 +214,14 @@ class Insertion:
     def _without(self, hidden: Tensor) -> Tensor:
         front, _, rest = self._split(hidden)
         if self.pooled:
-            # Models average before their norm or behind it; the average of equal rows is right for both.
+            # Models average before or after their final norm; replacing every row by the mean is right for both.
             rest = hidden[:, self.own :].mean(dim=1, keepdim=True).expand_as(rest)
         return torch.cat((front, rest), dim=1)
 
     # -- positions ----------------------------------------------------------------------------------------------------
 
     def _with_positions(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Masks, biases and rotations that an attention module is given for its own tokens."""
+        """Widens the masks, biases and rotations that an attention module is given for the model's own tokens."""
         hidden = _hidden(args, kwargs)
         changed = dict(kwargs)
         for name in ("attention_mask", "attn_mask"):
@@ -208,13 +234,16 @@ class Insertion:
         return args, changed
 
     def widen_mask(self, mask: Tensor, streams: int, tokens: int) -> Tensor:
-        """A mask or bias `[…, N, N]` (or padding `[n, N]`) for N own tokens → for N + m: nothing is hidden from or
-        added to a prompt token.
+        """Widens a mask for N own tokens to N + m: no key is hidden from a prompt token, and no query is kept from
+        seeing it.
 
         Args:
-            mask: boolean or additive.
-            streams: n.
-            tokens: N + m.
+            mask: boolean or additive `[…, N, N]`, or padding `[n, N]`.
+            streams: n, the batch size.
+            tokens: N + m, the sequence length with prompt tokens.
+
+        Returns:
+            `[…, N + m, N + m]`, or `[n, N + m]`.
         """
         fill = 0.0 if mask.is_floating_point() else 1
         padding = mask.ndim == 2 and mask.shape[0] == streams and not mask.is_floating_point()
@@ -227,20 +256,24 @@ class Insertion:
         return mask
 
     def _widen_rope(self, rope: Tensor) -> Tensor:
-        """Sines and cosines side by side, `[…, P, 2 D]`: a sine of 0 and a cosine of 1 do not rotate."""
+        """Sines and cosines side by side, `[…, P, 2 D]`: prompt tokens get a sine of 0 and a cosine of 1, which do not
+        rotate.
+        """
         half = rope.new_zeros((*rope.shape[:-2], self.count, rope.shape[-1] // 2))
         return torch.cat((torch.cat((half, half + 1), dim=-1), rope), dim=-2)
 
     def _for_own_tokens(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """BEiT's table is interpolated to the length of the sequence: its own tokens, here."""
+        """Keeps BEiT's relative-position table at the length of the model's own tokens: it is interpolated to the
+        sequence length.
+        """
         if "dim_size" not in kwargs:
             return None
         return args, {**kwargs, "dim_size": kwargs["dim_size"] - self.count}
 
-    # -- what leaves --------------------------------------------------------------------------------------------------
+    # -- outputs ------------------------------------------------------------------------------------------------------
 
     def _strip_states(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Captured states between the blocks still hold the tokens, the last one excepted."""
+        """Removes the tokens from the hidden states that a model returns; the last one holds none."""
         states = getattr(output, "hidden_states", None)
         if isinstance(states, tuple):
             output.hidden_states = tuple(self._stripped(item) for item in states)
@@ -254,23 +287,27 @@ class Insertion:
 
 
 class Gated(torch.autograd.Function):
-    """A sequence whose prompts are mixed with what they were before the block, `g · made + (1 − g) · given`.
+    """Mixes the prompt tokens after a block with those before it: `g · after + (1 − g) · before`, with g =
+    sigmoid(logit).
 
-    Kept for gradients is what the blocks keep anyway: the mixed sequence, which is the next block's input, and this
-    block's. With those, `∂/∂logit = g (1 − g) · (made − given) = (1 − g) · (mixed − given)`. Numbers with few digits
-    lose the difference, so in bfloat16 and float16 what the block made is kept instead.
+    For the gradient it keeps what the blocks keep anyway: the mixed sequence (the next block's input) and this block's
+    input. With those, `∂/∂logit = g (1 − g) · (after − before) = (1 − g) · (mixed − before)`. In bfloat16 and float16
+    that difference is too inexact, so the tokens after the block are kept instead.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, given: Tensor, logit: Tensor, own: int) -> Tensor:
-        """`[n, N, d]` sequence behind the block, `[n, m, d]` prompts before it, `[n|1, 1, 1]` logit of the gate.
+        """Mixes.
 
         Args:
-            ctx: autograd's.
-            hidden: as above.
-            given: as above.
-            logit: as above, float32.
-            own: tokens before the prompts.
+            ctx: context of autograd.
+            hidden: `[n, N, d]` sequence after the block.
+            given: `[n, m, d]` prompt tokens before the block.
+            logit: `[n|1, 1, 1]` logit of the gate, float32.
+            own: number of tokens before the prompt tokens.
+
+        Returns:
+            `[n, N, d]`.
         """
         output = hidden.clone()
         made, gate = hidden[:, own : own + given.shape[1]], torch.sigmoid(logit).to(hidden.dtype)
@@ -281,7 +318,15 @@ class Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """Gradients of the sequence, the prompts and the logit."""
+        """Gradients of the sequence, the prompt tokens and the logit.
+
+        Args:
+            ctx: context of autograd.
+            grad: `[n, N, d]` gradient of the output.
+
+        Returns:
+            One gradient per argument of `forward` but `ctx`; None where none is needed.
+        """
         kept, given, logit = ctx.saved_tensors
         own, count, gate = ctx.own, given.shape[1], torch.sigmoid(logit)
         rows = grad[:, own : own + count]
@@ -296,7 +341,7 @@ class Gated(torch.autograd.Function):
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states that a block or its attention is given."""
+    """The hidden states among the arguments of a block or its attention."""
     return args[0] if args else next(kwargs[name] for name in ("hidden_states", "x", "q_x", "query") if name in kwargs)
 
 

@@ -1,7 +1,7 @@
-"""The scope that owns every side effect on a model: its edits, its hooks, what it captures.
+"""The scope that owns every side effect on a model: its edits, its hooks and what it captures.
 
-The edits of a scope travel in a `ContextVar`, so two threads with different prompts on one model never mix; hooks that
-one thread's scope puts on a module do nothing in another's. Everything is undone on exit, also when something raises.
+The scope is held in a `ContextVar`, so two threads with different prompts on one model do not mix: hooks that one
+thread's scope puts on a module have no effect in another thread. Everything is undone on exit, also after an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _current: ContextVar[Scope | None] = ContextVar("visprompt_scope", default=None)
 
 
 class Enough(Exception):
-    """Ends a forward of which everything that was wanted is there; whoever opened the scope with `stop` catches it."""
+    """Ends a forward early once everything wanted has been computed; the code that opened the scope with `stop` catches
+    it.
+    """
 
 
 _training_scopes: list[Scope] = []
@@ -35,10 +37,19 @@ _lock = threading.RLock()
 
 
 def current_scope(module: nn.Module) -> Scope | None:
-    """The innermost scope that has something to do in `module`, or None.
+    """The innermost open scope with a program for a module.
 
-    Inside a backward pass autograd may run on a thread of its own, where the `ContextVar` is not set: recomputation
-    under gradient checkpointing then finds its scope among those that are open with gradients on.
+    Autograd may run a backward pass on a thread of its own, where the `ContextVar` is not set: recomputation under
+    gradient checkpointing then finds its scope among those that were opened with gradients enabled.
+
+    Args:
+        module: an attention module.
+
+    Returns:
+        The scope, or None.
+
+    Raises:
+        UnsupportedError: if a backward pass finds several scopes open on this module.
     """
     scope = _current.get()
     while scope is not None and id(module) not in scope.programs_by_module:
@@ -55,7 +66,14 @@ def current_scope(module: nn.Module) -> Scope | None:
 
 
 def is_open_on(tower: Tower) -> bool:
-    """True if a scope on this tower, with or without prompt tokens in it, is open in this context."""
+    """Whether a scope on a tower is open in this context.
+
+    Args:
+        tower: the tower; its version with prompt tokens counts as the same.
+
+    Returns:
+        True if one is open.
+    """
     scope = _current.get()
     while scope is not None and scope.tower.blocks is not tower.blocks:
         scope = scope.parent
@@ -63,20 +81,21 @@ def is_open_on(tower: Tower) -> bool:
 
 
 class Scope:
-    """Attention edits on one tower for the time of a `with` block (forward, and backward if gradients are wanted).
+    """Applies attention edits to one tower during a `with` block (forward, and backward if gradients are computed).
 
     Args:
-        tower: whose sites.
-        programs: what happens at each site.
-        install: puts the hooks in place that the sites need; `visprompt.attention.engine.open_scope` gives it.
-        sharing: shares the blocks before the first edit between prompts on one image; None: every stream runs whole.
-        device: where the programs' numbers go.
-        timeline: for a decoder, or a tower that packs images: where its rows and columns are, call by call.
-        tokens: prompt tokens in the sequence; `tower` and `programs` are made for its own tower then.
-        stop: raise `Enough` as soon as every site has answered: nothing after the last one is computed.
+        tower: the tower whose sites are edited or read.
+        programs: per site, what is edited and read.
+        install: installs the hooks that the sites need; `visprompt.attention.engine.open_scope` passes it.
+        sharing: runs the blocks before the first edit once per image; None: every stream runs all blocks.
+        device: device for the programs' tensors; None: they stay where they are.
+        timeline: for decoders, and for towers that pack images into one sequence: the positions of rows and columns,
+            call by call.
+        tokens: prompt tokens in the sequence; `tower` and `programs` then belong to the tower `tokens.tower`.
+        stop: raise `Enough` once every site has run, so that later blocks are not computed.
 
     Raises:
-        SiteNotReachedError: on exit, if a site never answered or tokens went nowhere: nothing silently does nothing.
+        SiteNotReachedError: on exit, if a site never ran or prompt tokens were not inserted.
         UnsupportedError: on entry, if an edit needs hooks and the model is compiled.
     """
 
@@ -100,7 +119,7 @@ class Scope:
         self.attention: dict[Site, Tensor] = {}
         self.decomposition: dict[Site, Tensor] = {}
         self.outputs: dict[Site, Tensor] = {}
-        #: a decoder's maps, `[n, H, R, P]` for every call that read
+        #: a decoder's maps, one `[n, H, R, P]` per call that read
         self.steps: dict[Site, list[Tensor]] = {}
         self.fired: set[Site] = set()
         self._hooks: list[Any] = []
@@ -134,8 +153,8 @@ class Scope:
             if silent:
                 raise SiteNotReachedError(
                     f"{', '.join(map(repr, silent))} never ran, so the prompt did not act there. The "
-                    "model was run another "
-                    "way than the one it was wrapped for (unfused attention, a compiled or replaced block)."
+                    "model was run in another "
+                    "way than it was wrapped for (unfused attention, a compiled or replaced block)."
                 )
             if self.tokens is not None:
                 self.tokens.check_reached()
@@ -159,9 +178,14 @@ class Scope:
     # -- used by backends ---------------------------------------------------------------------------------------------
 
     def hook_before(self, module: nn.Module, call: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]) -> None:
-        """Runs `call(module, args, kwargs)` before the module, in this scope's context only."""
+        """Runs a function before a module's forward, in this scope's context only.
 
-        # Other threads' calls may see the hook while it is half registered or half removed, and then pass no kwargs.
+        Args:
+            module: the module.
+            call: `call(module, args, kwargs)`, which returns new `(args, kwargs)` or None.
+        """
+
+        # A call in another thread may see the hook while it is being registered or removed; it then passes no kwargs.
         def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
             return call(owner, args, kwargs or {}) if self.is_active() else None
 
@@ -174,28 +198,46 @@ class Scope:
         always: bool = False,
         first: bool = False,
     ) -> None:
-        """Runs `call(module, args, kwargs, output)` after the module, in this scope's context only; with `always` also
-        when the module raises (the output is None then), with `first` before all other hooks that are there."""
+        """Runs a function after a module's forward, in this scope's context only.
 
-        def hook(owner: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:  # rest: (kwargs, output), or see above
+        Args:
+            module: the module.
+            call: `call(module, args, kwargs, output)`, which returns a new output or None.
+            always: also run it when the module raises; `output` is None then.
+            first: run it before all hooks that are already installed.
+        """
+
+        # rest is (kwargs, output); a call in another thread may leave out kwargs, as in `hook_before`
+        def hook(owner: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
             return call(owner, args, *rest) if self.is_active() else None
 
         handle = module.register_forward_hook(hook, with_kwargs=True, always_call=always, prepend=first)
         self._hooks.append(handle)
 
     def is_active(self) -> bool:
-        """True in the thread and context that opened this scope (or in its backward pass)."""
+        """Whether this code runs in the thread and context that opened the scope, or in its backward pass.
+
+        Returns:
+            True if hooks of this scope are to act.
+        """
         scope = innermost = _current.get()
         while scope is not None:
             if scope is self:
                 return True
             scope = scope.parent
-        # A thread with scopes of its own goes backward through these; autograd's own threads have none.
+        # In a backward pass, a thread with open scopes uses those; autograd's own threads have none.
         return innermost is None and self in _training_scopes and torch._C._current_graph_task_id() != -1
 
     def program(self, site: Site, query: Tensor | None = None, key: Tensor | None = None) -> SiteProgram:
-        """What happens at a site, laid out for the sequence that the site sees now (streams, images, folded, or the
-        part of its text that a decoder is at, which `query` and `key` `[n, H, length, D]` tell).
+        """The program of a site, translated to the sequence that the site sees in the current call.
+
+        Args:
+            site: the site that is called.
+            query: `[n, H, Q, D]` of the call; with `key`, needed for decoders and packed towers.
+            key: `[n, H, K, D]` of the call.
+
+        Returns:
+            The program for this call.
         """
         program = self.programs[site]
         if self.timeline is not None and query is not None and key is not None:
@@ -203,10 +245,17 @@ class Scope:
         return program if self.sharing is None else self.sharing.lay_out(self, site, program)
 
     def keep(self, site: Site, program: SiteProgram, output: Tensor | None, attention: Tensor, value: Tensor) -> None:
-        """Stores what the program wants read, per stream; `output` is only looked at if it `needs_outputs`.
+        """Stores what the program reads, per stream.
+
+        Args:
+            site: the site that was called.
+            program: the program of this call.
+            output: `[n, H, R, D]` outputs; used only if the program `needs_outputs`.
+            attention: `[n, H, R, K]`.
+            value: `[n, H, K, D]`.
 
         Raises:
-            Enough: if the scope is to stop here.
+            Enough: if the scope has `stop` and every site has run.
         """
         self.fired.add(site)
         self._store(site, program, output, attention, value)
@@ -214,22 +263,27 @@ class Scope:
             raise Enough
 
     def begin(self) -> None:
-        """Another forward in this scope begins: what sites did before does not count for it."""
+        """Starts another forward in this scope: forgets which sites ran in the forward before."""
         self.fired.clear()
         if isinstance(self.timeline, PackedPositions):
             self.timeline.restart()
 
     def maps(self) -> dict[Site, Tensor]:
-        """What was read, site by site: `[n, H, K]`, or `[n, H, R, K]` of rows that are kept one by one."""
+        """The attention that was read.
+
+        Returns:
+            Per site `[n, H, K]`, or `[n, H, R, K]` where every row is kept; packed towers have P patches in place of K
+            keys.
+        """
         return self.attention if not isinstance(self.timeline, PackedPositions) else self.timeline.maps()
 
     @property
     def calls(self) -> int:
-        """In how many calls a site sees a batch, at least: one, or one for each image of a packed sequence."""
+        """The least number of calls in which a site sees a batch: 1, or one per image of a packed sequence."""
         return self.timeline.images if isinstance(self.timeline, PackedPositions) else 1
 
     def _is_through(self, site: Site) -> bool:
-        """False as long as the site has images of a packed sequence before it."""
+        """False while a site still has images of a packed sequence to process."""
         return not isinstance(self.timeline, PackedPositions) or self.timeline.is_through(site)
 
     def _store(self, site: Site, program: SiteProgram, output: Tensor | None, attention: Tensor, value: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the axes of a `SiteProgram`'s tensors are: declared on its fields, read by everything that re-arranges them."""
+"""Declares the axes of a `SiteProgram`'s tensors on its fields, for selection, batching and folding."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Axis = Literal["stream", "head", "row", "patch", "channel"]
 
 @dataclass(frozen=True)
 class SiteTensor:
-    """What one tensor of a `SiteProgram` runs over.
+    """The declaration of one tensor of a `SiteProgram`.
 
     Args:
         axes: its axes in order; where all heads or all rows get the same, that axis has length 1.
         form: the form of edit that it belongs to, a key of `visprompt.attention.forms.FORMS`; "" for none.
-        fill: what stands where no edit wrote: a number that changes nothing.
+        fill: the neutral value, in entries that no edit wrote.
     """
 
     axes: tuple[Axis, ...]
@@ -27,16 +27,31 @@ class SiteTensor:
 
 
 def site_tensor(*axes: Axis, form: str = "", fill: float = 0.0) -> dict[str, SiteTensor]:
-    """The metadata of a dataclass field of `SiteProgram` that holds a tensor; the arguments are those of `SiteTensor`.
+    """Makes the metadata of a dataclass field of `SiteProgram` that holds a tensor.
 
     >>> site_tensor("stream", "head", "row")["site_tensor"].axes
     ('stream', 'head', 'row')
+
+    Args:
+        axes: as in `SiteTensor`.
+        form: as in `SiteTensor`.
+        fill: as in `SiteTensor`.
+
+    Returns:
+        `{"site_tensor": SiteTensor(…)}`.
     """
     return {"site_tensor": SiteTensor(axes, form, fill)}
 
 
 def site_tensors(kind: type[Any]) -> dict[str, SiteTensor]:
-    """The declared tensors of a program class, by field name, in order."""
+    """The declared tensors of a program class.
+
+    Args:
+        kind: `SiteProgram`.
+
+    Returns:
+        Declarations by field name, in the order of the fields.
+    """
     key: Any = kind
     return _declared(key)
 

@@ -1,4 +1,6 @@
-"""Where a tower's attention can be edited and read: one site per block, and one for an attention pooling head."""
+"""The attention calls of a tower that can be edited and read: one site per block, and one for an attention pooling
+head.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from visprompt.visual_prompt import Rows
 
 Backend = Literal["transformers", "mha", "sdpa"]
 Readout = Literal["cls", "mean", "patches", "probe", "text"]
-#: rows that can be read: those that can be edited, and the `"summary"` of every block: the readout's rows where it has
-#: them, and where it has none (in front of a pooling probe) those of all patches; their mean, as of the readout
+#: rows that can be read: those that can be edited, and `"summary"`: the readout's rows in blocks that have them, the
+#: rows of all patches in blocks that have none (before a pooling head); as for `"readout"`, their mean is read
 ReadRows = Rows | Literal["summary"]
 
 
@@ -24,16 +26,16 @@ class Site:
     Args:
         tower: name of the tower.
         block: block index; the pooling head counts as the block after the last.
-        module: the module whose call computes the attention; sites are known by its identity.
-        backend: how it is reached: `"transformers"` through the attention interface, `"mha"`
-            (`nn.MultiheadAttention`) through hooks, `"sdpa"` by seeing the fused kernel's arguments (timm).
+        module: the module whose call computes the attention; a site is identified by it.
+        backend: how the call is intercepted: `"transformers"` through the attention interface, `"mha"`
+            (`nn.MultiheadAttention`) through hooks, `"sdpa"` (timm) through the arguments of the fused kernel.
         heads: number of heads.
-        prefix: key columns before the first patch.
+        prefix: number of key columns before the first patch.
         projection: the output projection, for the decomposition.
         is_pool: True for an attention pooling head.
         prompts: how many of the columns in `prefix`, its last ones, are prompt tokens.
-        after: what the attention's output goes through behind `projection` before it joins the residual stream: an
-            inner norm and its own projection (EVA-02), a LayerScale.
+        after: modules between `projection` and the residual stream: an inner norm and its own projection (EVA-02), a
+            LayerScale.
     """
 
     tower: str
@@ -53,11 +55,12 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """How the readout row x becomes the embedding: `W·LN(x)`, or `W·(x + MLP(LN(x)))`; needed to decompose it.
+    """The map from the readout row x to the embedding, `W·LN(x)` or `W·(x + MLP(LN(x)))`, for decomposing the
+    embedding.
 
     Args:
-        norm: the norm that x goes through, the readout in the first row of what it is given; None: none.
-        projections: linear maps behind, in order: `nn.Linear`, or a matrix `[in, out]`.
+        norm: the norm applied to x, the first row of its input; None: none.
+        projections: linear maps after it, in order: `nn.Linear`, or a matrix `[in, out]`.
         mlp: first linear map, activation and second linear map of the residual MLP, or None.
     """
 
@@ -68,28 +71,28 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """The attention sites of one encoder and what can be shared between prompts on one image.
+    """The attention sites of one encoder, and the properties that decide what prompts on one image can share.
 
     Args:
         name: `"vision"` for image encoders.
         sites: one per block in order, the pooling head last.
         blocks: the blocks' modules, in order.
-        readout: what the image is read through: `"cls"`, `"mean"` of the patches, all `"patches"` one by one (in an
-            LVLM), a pooling `"probe"`, or the `"text"` of a decoder, whose rows and columns differ from call to call
-            (`TokenPositions`).
-        prefix: tokens of the model's own before the patches inside the blocks (CLS, registers).
-        foldable: blocks do not care how many tokens stand in front of the patches, so several CLS copies can share
+        readout: the rows from which the image embedding is made: `"cls"`, the `"mean"` of the patches, all `"patches"`
+            one by one (in an LVLM), a pooling `"probe"`, or the `"text"` of a decoder, whose rows and columns differ
+            from call to call (`TokenPositions`).
+        prefix: number of the model's own tokens before the patches inside the blocks (CLS, registers).
+        foldable: the blocks do not depend on the number of tokens before the patches, so several CLS copies can share
             one sequence.
-        norms: the norm in front of each block's attention if the blocks are plain pre-norm ones, for the shortcut that
-            computes only the readout row in the last block; empty if they are not.
+        norms: the norm before each block's attention if the blocks are plain pre-norm blocks, so that the last block
+            can compute the readout row alone; empty otherwise.
         padded: patches are padded to a common length (packed images).
-        shareable: blocks take the batch on their first axis, so prompts on one image can share blocks.
+        shareable: the blocks take the batch on their first axis, so prompts on one image can share blocks.
         readout_rows: the rows of a `"cls"` readout: CLS, and the distillation token of a distilled DeiT.
-        head: from the readout row to the embedding; None where its parts are not known.
-        no_tokens: why prompt tokens cannot go in; empty where they can.
-        inner_bias: its attention modules make a bias over positions themselves, for the number of tokens that the
-            model has without prompts (timm's BEiT).
-        outlets: modules whose outputs can hold what the blocks were given (transformers' `hidden_states`).
+        head: from the readout row to the embedding; None where its modules are not known.
+        no_tokens: why prompt tokens cannot be inserted; empty where they can.
+        inner_bias: its attention modules make a position bias themselves, for the number of tokens without prompts
+            (timm's BEiT).
+        outlets: modules whose outputs can hold the blocks' inputs (transformers' `hidden_states`).
     """
 
     name: str
@@ -113,16 +116,25 @@ class Tower:
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks, a pooling head counted as one."""
+        """Number of blocks; a pooling head counts as one."""
         return len(self.sites)
 
     def rows_of(self, site: Site, rows: Rows, num_patches: int) -> range | tuple[int, ...]:
-        """The query rows that a name means at a site; empty if it means none there.
+        """The query rows that a kind of rows selects at a site. A decoder's rows are known only at the call: a single
+        row represents them all.
 
-        Numbers count the model's own tokens, whether there are prompt tokens between them or not; `"all"` has these
-        too.
+        Args:
+            site: a site of the tower.
+            rows: a named kind, or positions among the model's own tokens, counted as if there were no prompt tokens.
+                `"all"` includes the prompt tokens.
+            num_patches: number of patches of the image.
 
-        A decoder's rows are only known at the call: one row stands for all of them.
+        Returns:
+            Row indices in the sequence; empty if the site has no such rows.
+
+        Raises:
+            InvalidInputError: for `"answer"`, a position beyond the last token, or `"cls"` in a model without CLS
+                token.
         """
         if self.readout == "text":
             return (0,)

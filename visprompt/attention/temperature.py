@@ -1,13 +1,13 @@
-"""One temperature for all rows, inside the model's own attention kernel: `softmax((q kᵀ · s + b) / τ)` is the kernel's
-`softmax((q / τ) kᵀ · s + b / τ)`.
+"""One attention temperature for all rows, inside the model's own attention kernel: `softmax((q kᵀ · s + b) / τ)` is the
+kernel's `softmax((q / τ) kᵀ · s + b / τ)`.
 
-A learned τ must not cost memory: what a training step keeps for its backward pass is what bounds it. So nothing is kept
-here that the plain call does not keep as well:
+A learned τ must not raise the memory of a training step, which is bounded by the tensors kept for the backward pass. So
+nothing is kept here that the plain call does not keep as well:
 
 - the quotient q / τ takes the place of q where q has a storage of its own (`Tempered`);
-- where q, k and v are cut from one projection, its storage stays for k and v's sake, and the quotient would come on
-  top: there it is computed again in the backward pass (`kept_as`);
-- with a bias, τ's gradient needs the logits' own, which no fused kernel gives without keeping all of them: there the
+- where q, k and v are slices of one projection, k and v keep its storage alive and the quotient would be extra memory:
+  there it is computed again in the backward pass (`kept_as`);
+- with a bias, τ's gradient needs the logits, which no fused kernel returns without storing all of them: there the
   kernel runs forward, and the backward pass is written out, one image at a time (`_Biased`).
 
 Shapes: n streams (batch), H heads, Q queries, K keys, D head width; τ is `[n, H|1, 1, 1]`.
@@ -24,12 +24,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-#: what a logit is at least where it is multiplied: −inf times 0 is no number
+#: lower bound of a logit that is multiplied: −inf times 0 would be NaN
 HIDDEN = -1e30
 
 
 def can_temper(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
-    """True for masks that `tempered_attention` knows: none, or numbers that are added and not themselves learned."""
+    """Whether `tempered_attention` can handle a mask: none, or an additive one that is not itself learned.
+
+    Args:
+        query: `[n, H, Q, D]`.
+        key: `[n, H, K, D]`, or fewer heads.
+        mask: the kernel's mask, or None.
+
+    Returns:
+        True if it can.
+    """
     if mask is None:
         return True
     return mask.is_floating_point() and mask.ndim == 4 and not mask.requires_grad and query.shape[1] == key.shape[1]
@@ -44,21 +53,21 @@ def tempered_attention(
     tau: Tensor,
     scale: float,
 ) -> Tensor:
-    """A fused attention call with its logits over τ.
+    """A fused attention call with its logits divided by τ.
 
     Args:
         attend: the call: `(queries [n, H, Q, D], mask)` → `[n, H, Q, D]`; with a mask, without dropout.
         query: `[n, H, Q, D]`.
-        key: `[n, H, K, D]`, or fewer heads; only looked at for gradients.
+        key: `[n, H, K, D]`, or fewer heads; used for gradients only.
         value: as `key`.
-        mask: what is added to the scaled logits, broadcastable to `[n, H, Q, K]`, or None (`can_temper`).
+        mask: added to the scaled logits, broadcastable to `[n, H, Q, K]`, or None (`can_temper`).
         tau: `[n, H|1, 1, 1]`.
         scale: factor on the dot products.
 
     Returns:
-        What `attend` gives.
+        `[n, H, Q, D]`.
     """
-    if tau.stride(0) == 0:  # one for all streams: a mask over it is then no larger than the mask
+    if tau.stride(0) == 0:  # the same τ for all streams: with one entry, mask / τ is no larger than the mask
         tau = tau[:1]
     if not (torch.is_grad_enabled() and any(item.requires_grad for item in (query, key, value, tau))):
         return attend(over(query, tau), _over(mask, tau))
@@ -75,17 +84,17 @@ def tempered_attention(
 
 
 def tempered_mha(module: Any, query: Tensor, tau: Tensor) -> Tensor:
-    """The work of an `nn.MultiheadAttention` on one sequence, its logits over τ.
+    """Computes an `nn.MultiheadAttention` on one sequence with its logits divided by τ.
 
     Args:
-        module: with one matrix for queries, keys and values, without `bias_k` and `add_zero_attn`.
-        query: `[N, n, d]`: `torch.nn.functional.multi_head_attention_forward` takes and gives it so.
+        module: the module: one matrix for queries, keys and values, no `bias_k`, no `add_zero_attn`.
+        query: `[N, n, d]`, the layout of `torch.nn.functional.multi_head_attention_forward`.
         tau: `[n, H|1, 1, 1]`.
 
     Returns:
         `[N, n, d]`.
     """
-    hidden = query.transpose(0, 1) if module.batch_first else query  # as it lies in memory
+    hidden = query.transpose(0, 1) if module.batch_first else query  # contiguous
     parts = F.linear(hidden, module.in_proj_weight, module.in_proj_bias).unflatten(-1, (3, module.num_heads, -1))
     parts = parts.permute(2, 0, 3, 1, 4) if module.batch_first else parts.permute(2, 1, 3, 0, 4)
     own, key, value = parts.unbind(0)  # [n, H, N, D] each
@@ -101,12 +110,20 @@ def tempered_mha(module: Any, query: Tensor, tau: Tensor) -> Tensor:
 
 
 def over(item: Tensor, tau: Tensor) -> Tensor:
-    """Numbers over τ, in their own type; one τ alone is no reason to hold all of them in float32 for a moment."""
+    """Divides by τ and keeps the dtype; a single τ divides without a float32 copy of `item`.
+
+    Args:
+        item: `[n, H, Q, D]`.
+        tau: `[n|1, H|1, 1, 1]`.
+
+    Returns:
+        Shape and dtype of `item`.
+    """
     return item / tau.reshape(()) if tau.numel() == 1 else (item / tau).to(item.dtype)
 
 
 def _over(mask: Tensor | None, tau: Tensor) -> Tensor | None:
-    """A mask over τ; what it hides stays as it is, since the smallest number over τ may be none."""
+    """Divides a mask by τ; hidden entries stay unchanged, since the smallest number divided by τ may overflow."""
     if mask is None:
         return None
     return torch.where(_hidden(mask), mask, (mask / tau).to(mask.dtype))
@@ -117,11 +134,21 @@ def _hidden(mask: Tensor) -> Tensor:
 
 
 class Tempered(torch.autograd.Function):
-    """`q / τ`, keeping the quotient for its gradients, which the attention behind it keeps anyway, or q."""
+    """`q / τ`. For the gradient it keeps the quotient, which the attention keeps anyway, or q."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, tau: Tensor, keep_query: bool) -> Tensor:
-        """`[n, H, Q, D]` over `[n|1, H|1, 1, 1]`."""
+        """Divides the queries by τ.
+
+        Args:
+            ctx: context of autograd.
+            query: `[n, H, Q, D]`.
+            tau: `[n|1, H|1, 1, 1]`.
+            keep_query: keep q for the gradient instead of the quotient.
+
+        Returns:
+            `[n, H, Q, D]`.
+        """
         quotient = over(query, tau)
         ctx.keep_query = keep_query
         ctx.save_for_backward(query if keep_query else quotient, tau)
@@ -129,12 +156,20 @@ class Tempered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """Gradients of query and τ."""
+        """Gradients of the queries and of τ.
+
+        Args:
+            ctx: context of autograd.
+            grad: `[n, H, Q, D]` gradient of the quotient.
+
+        Returns:
+            One gradient per argument of `forward` but `ctx`; None where none is needed.
+        """
         kept, tau = ctx.saved_tensors
         of_query = over(grad, tau) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return of_query, None, None
-        product = grad * kept  # in its own type: a sequence in float32 is more than the plain step ever holds
+        product = grad * kept  # not in float32: that copy would exceed the memory of the plain step
         shared = [dim for dim in range(4) if tau.shape[dim] < product.shape[dim] or dim > 1]
         product = product.sum(shared, keepdim=True, dtype=tau.dtype)
         return of_query, (-product / (tau * tau if ctx.keep_query else tau)).to(tau.dtype), None
@@ -142,20 +177,29 @@ class Tempered(torch.autograd.Function):
 
 @contextmanager
 def kept_as(quotient: Tensor, query: Tensor, tau: Tensor) -> Iterator[None]:
-    """What runs inside and keeps `quotient` for its backward pass keeps `query` instead, and divides again.
+    """While the block runs, autograd saves `query` wherever it would save `quotient`, and divides by τ again in the
+    backward pass.
 
-    Hooks that others have on saved tensors (gradient checkpointing's, offloading) get the query to keep.
+    Hooks on saved tensors that are already active (gradient checkpointing's, offloading) get the query to save.
+
+    Args:
+        quotient: `query / tau`.
+        query: `[n, H, Q, D]`, detached.
+        tau: `[n|1, H|1, 1, 1]`, detached.
+
+    Yields:
+        Nothing.
     """
     outer = _outer_hooks()
-    if outer is None:  # torch does not say whose hooks are on, and these here would shut them out
+    if outer is None:  # this torch does not expose the active hooks, and ours would replace them
         yield
         return
     outer_pack, outer_unpack = outer
-    # Emptied at the end: gradient checkpointing would otherwise not get rid of what these functions refer to.
+    # Emptied at the end: gradient checkpointing keeps `pack` and `unpack`, and with them whatever they refer to.
     held = [quotient, query]
 
     def pack(item: Tensor) -> tuple[bool, Any]:
-        # Autograd hands over a new object for the same numbers.
+        # Autograd passes another tensor object with the same storage.
         same = item.data_ptr() == held[0].data_ptr() and item.shape == held[0].shape
         same = same and item.stride() == held[0].stride() and item.dtype == held[0].dtype
         return same, outer_pack(held[1] if same else item)
@@ -180,7 +224,7 @@ def _outer_hooks() -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | 
 
 
 class _Biased(torch.autograd.Function):
-    """Attention with a bias over τ: the model's own kernel forward, backward written out.
+    """Attention with a bias and a temperature: the model's own kernel forward, the backward pass written out.
 
     With S = (q kᵀ · s + b) / τ the logits, P their softmax and O = P V: `dS = P ⊙ (dO Vᵀ − rowsum(dO ⊙ O))`, from which
     dq, dk and dv follow as in FlashAttention (arXiv 2205.14135, appendix B.2), and `dτ = −Σ dS ⊙ S / τ`. Logits, in
@@ -202,7 +246,7 @@ class _Biased(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | float | None, ...]:
         """Gradients of query, key, value and τ."""
         output, query, key, value, mask, tau = ctx.saved_tensors
-        streams, kind = len(query), output.dtype  # what the kernel computed in, under autocast too
+        streams, kind = len(query), output.dtype  # the dtype in which the kernel computed, also under autocast
         found = [torch.empty_like(item) for item in (query, key, value)]
         bias, taus = _over(mask.float(), tau).expand(streams, *query.shape[1:3], -1), tau.expand(streams, -1, -1, -1)  # type: ignore[union-attr]
         shares, hides = [], bool(_hidden(mask).any())
@@ -215,7 +259,7 @@ class _Biased(torch.autograd.Function):
                 found[2][at] = weights.to(kind).transpose(1, 2) @ slope
                 change = (slope @ v.transpose(1, 2)).float()
                 change.sub_((slope.float() * made.float()).sum(-1, keepdim=True)).mul_(weights)
-                # Of what is hidden the logit is the smallest number or −inf, and the change 0.
+                # Hidden keys have a logit of −inf or the smallest number, and a change of 0: the product must be 0.
                 shares.append((logits.clamp_(min=HIDDEN) if hides else logits).mul_(change).sum((-1, -2)))
                 change = (change * factor).to(kind)
                 found[0][at] = change @ k

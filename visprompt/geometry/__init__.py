@@ -1,4 +1,4 @@
-"""From pixels of the original image to the model input, to tokens, and back."""
+"""Coordinates: from pixels of the original image to pixels of the model input and to patches, and back."""
 
 from visprompt.geometry.analytic import InputMap, analytic, mean_rgb
 from visprompt.geometry.fit import check_processable, fit_image

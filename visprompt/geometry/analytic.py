@@ -1,7 +1,8 @@
-"""Where a processor puts an image, read from the steps it states: resize, crop, pad.
+"""Computes where an image processor puts an image, from the steps that its settings name: resize, crop, pad.
 
-Known are the image processors of transformers that use the library's own resize and crop, and pipelines
-(`Compose`) of torchvision, open_clip and timm. Anything else gives None, and `geometry_probe` finds out by looking.
+Supported are the image processors of transformers that use the library's own resize and crop, and pipelines (`Compose`)
+of torchvision, open_clip and timm. For anything else the result is None, and `visprompt.geometry.probe` measures the
+map.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ Size: TypeAlias = tuple[int, int]
 
 
 class InputMap(NamedTuple):
-    """Where image pixels land in a model input: `input_xy = scale_xy · image_xy + offset_xy`, at pixel edges."""
+    """The map from image pixels to pixels of a model input, at pixel edges: `input_xy = scale_xy · image_xy +
+    offset_xy`.
+    """
 
     scale_xy: Pair
     offset_xy: Pair
     input_hw: Size
 
     def after(self, scale_xy: Pair, offset_xy: Pair) -> InputMap:
-        """This map after another one, e.g. the processor's after the fitting that came before it.
+        """Composes this map with one that is applied before it, e.g. the processor's map with that of a fit before it.
 
         >>> InputMap((2.0, 2.0), (1.0, 0.0), (8, 8)).after((3.0, 3.0), (5.0, 0.0))
         InputMap(scale_xy=(6.0, 6.0), offset_xy=(11.0, 0.0), input_hw=(8, 8))
+
+        Args:
+            scale_xy: scale of the earlier map.
+            offset_xy: offset of the earlier map, pixels of its output.
+
+        Returns:
+            The composed map.
         """
         (sx, sy), (ox, oy) = self.scale_xy, self.offset_xy
         return InputMap(
@@ -34,11 +44,18 @@ class InputMap(NamedTuple):
 
 
 def analytic(processor: Any, image_wh: Size) -> InputMap | None:
-    """The map that a processor's settings state for an image of size `image_wh`; None if they state none we know.
+    """Computes the map of an image processor from its settings.
 
     >>> from torchvision.transforms import CenterCrop, Compose, Resize
     >>> analytic(Compose([Resize(224), CenterCrop(224)]), (640, 480))
     InputMap(scale_xy=(0.465625, 0.4666666666666667), offset_xy=(-37.0, 0.0), input_hw=(224, 224))
+
+    Args:
+        processor: transformers image processor (or a processor that holds one), or a `Compose`.
+        image_wh: width and height of the image, pixels.
+
+    Returns:
+        The map, or None if the settings are not supported.
     """
     processor = getattr(processor, "image_processor", processor)
     steps = getattr(processor, "transforms", None)
@@ -48,7 +65,14 @@ def analytic(processor: Any, image_wh: Size) -> InputMap | None:
 
 
 def fingerprint(processor: Any) -> str:
-    """The settings that decide the map, as a string: cached maps are dropped when someone changes them."""
+    """The settings that decide the map, as a string: maps are cached under it, so a changed setting is noticed.
+
+    Args:
+        processor: as in `analytic`.
+
+    Returns:
+        A string that differs when a setting does.
+    """
     processor = getattr(processor, "image_processor", processor)
     if isinstance(getattr(processor, "transforms", None), Sequence):
         return repr(processor)
@@ -57,7 +81,15 @@ def fingerprint(processor: Any) -> str:
 
 
 def mean_rgb(processor: Any, default: tuple[int, int, int] = (124, 116, 104)) -> tuple[int, int, int]:
-    """The colour that a processor normalises to zero, 0–255; padding in it is as neutral as padding gets."""
+    """The colour that a processor normalises to zero, for padding.
+
+    Args:
+        processor: as in `analytic`.
+        default: the result for processors without a mean; ImageNet's mean.
+
+    Returns:
+        Red, green and blue, 0–255.
+    """
     processor = getattr(processor, "image_processor", processor)
     mean = getattr(processor, "image_mean", None) if getattr(processor, "do_normalize", True) else None
     for step in getattr(processor, "transforms", None) or ():
@@ -76,7 +108,7 @@ def mean_rgb(processor: Any, default: tuple[int, int, int] = (124, 116, 104)) ->
 
 
 class _State:
-    """The map so far, and the size of the image so far."""
+    """The map and the image size after the steps so far."""
 
     def __init__(self, wh: Size) -> None:
         self.wh = wh
@@ -90,7 +122,7 @@ class _State:
         self.wh = (hw[1], hw[0])
 
     def window(self, hw: Size, start: Callable[[int, int], int]) -> None:
-        """Cuts to, or lays on, a window of size `hw`; `start(have, want)` is where the window begins."""
+        """Crops or pads to a window of size `hw`; `start(have, want)` is where the window begins along one axis."""
         left, top = start(self.wh[0], hw[1]), start(self.wh[1], hw[0])
         self.offset = (self.offset[0] - left, self.offset[1] - top)
         self.wh = (hw[1], hw[0])
@@ -100,7 +132,7 @@ class _State:
 
 
 def _shortest_edge(wh: Size, edge: int, longest: int | None) -> Size:
-    """(h, w) with the shorter side at `edge`, the other rounded down; torchvision's rule, transformers' too."""
+    """(h, w) with the shorter side at `edge`, the other one rounded down: the rule of torchvision and transformers."""
     short, long = min(wh), max(wh)
     new_short, new_long = edge, int(edge * long / short)
     if longest is not None and new_long > longest:
@@ -124,7 +156,7 @@ def _start_floor_pad_ceil(have: int, want: int) -> int:
 
 # -- transformers ---------------------------------------------------------------------------------------------------
 
-#: their image processors that only resize, crop and normalise; others count if they override none of those steps
+#: transformers' image processors that only resize, crop and normalise; others qualify if they override none of those
 _PLAIN = ("CLIP", "Siglip", "ViT", "DeiT", "Beit", "Bit", "DINOv3ViT", "ChineseCLIP")
 _BACKEND_MODULES = ("transformers.image_processing_backends", "transformers.image_processing_utils_fast")
 
@@ -168,7 +200,7 @@ def _size_dict(size: Any) -> dict[str, int]:
 
 
 def _target(size: Any, wh: Size) -> Size | None:
-    """(h, w) that transformers resizes to; the shortest-and-longest-edge rule is left to the probe."""
+    """(h, w) that transformers resizes to; None for rules that are left to the probe (shortest and longest edge)."""
     sizes = _size_dict(size)
     if set(sizes) == {"shortest_edge"}:
         return _shortest_edge(wh, sizes["shortest_edge"], None)

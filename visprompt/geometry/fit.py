@@ -1,4 +1,4 @@
-"""Bringing an image into a model's input so that all of it is seen: padded or squashed."""
+"""Fits a whole image into a model's input, padded or squashed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ MAX_ASPECT = 50.0
 
 
 def check_processable(wh: Size) -> None:
-    """Refuses images that no encoder can be asked about.
+    """Refuses images that are too small or too long for any encoder.
 
-    A side below 16 pixels says nothing, and beyond 50 to 1 a processor that keeps the aspect ratio would make a
-    224-pixel-high image of 448,000 pixels' width out of 20000×10.
+    A side below 16 pixels holds too little, and beyond 50 to 1 a processor that keeps the aspect ratio would enlarge
+    e.g. a 20000×10 image to 448,000×224 pixels.
+
+    Args:
+        wh: width and height, pixels.
 
     Raises:
-        InvalidInputError: saying which it was and what to do.
+        InvalidInputError: naming the size and what to do.
     """
     width, height = wh
     if min(wh) < MIN_SIDE_PX:
@@ -44,7 +47,7 @@ def fit_image(
     canvas_hw: Size | None = None,
     origin_xy: Size | None = None,
 ) -> tuple[Image.Image, Pair, Pair]:
-    """The whole image in the aspect ratio of the model's input.
+    """Resizes the whole image to the size of the model's input.
 
     >>> fitted, scale_xy, offset_xy = fit_image(Image.new("RGB", (400, 200)), "pad", (100, 100))
     >>> fitted.size, scale_xy, offset_xy
@@ -52,13 +55,13 @@ def fit_image(
 
     Args:
         image: any size.
-        fit: `"pad"` keeps the aspect ratio and fills up with `fill`; `"squash"` gives it up.
-        input_hw: height and width of the model's input.
+        fit: `"pad"` keeps the aspect ratio and pads with `fill`; `"squash"` does not keep it.
+        input_hw: height and width of the model's input, pixels.
         fill: colour of the padding, usually the one that the processor normalises to zero.
         resample: filter of the resize.
-        canvas_hw: size of the result if it is to be larger than `input_hw`, with the input somewhere in it: for
-            processors that cut a border off (256 → 224), so that what they cut is ours.
-        origin_xy: where on the canvas the input begins; None: centred.
+        canvas_hw: height and width of the result if larger than `input_hw`: for processors that crop a border (256 →
+            224), so that only padding is cropped.
+        origin_xy: where on the canvas the input begins, pixels; None: centred.
 
     Returns:
         The fitted image, and the map from the original to it: `fitted_xy = scale_xy · xy + offset_xy`.
@@ -87,7 +90,15 @@ def fit_image(
 
 
 def canvas_for(input_hw: Size, scale_xy: Pair) -> Size:
-    """Size of the image that a processor crops to `input_hw` without resizing, given its scale at `input_hw`."""
+    """Size of the image that a processor crops to its input without resizing.
+
+    Args:
+        input_hw: height and width of the model's input, pixels.
+        scale_xy: the processor's scale for an image of that size.
+
+    Returns:
+        Height and width, pixels.
+    """
     return (math.ceil(input_hw[0] * scale_xy[1] - 1e-6), math.ceil(input_hw[1] * scale_xy[0] - 1e-6))
 
 

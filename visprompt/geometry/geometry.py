@@ -1,7 +1,8 @@
-"""Original pixels ↔ model input ↔ patch grid, exact or refused.
+"""Maps between original pixels, model input and patch grid, exactly; what has no exact map is refused.
 
-All coordinates are at pixel edges: pixel i spans [i, i + 1], in the original image and in the model's input alike, so
-a resize is a pure scale and a crop or a padding a whole offset. numpy only; it must not know models or strategies.
+All coordinates are at pixel edges: pixel i spans [i, i + 1], in the original image and in the model's input alike, so a
+resize is a pure scale and a crop or a padding a whole offset. The module uses numpy only and imports no models and no
+strategies.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from visprompt.regions.shapes import Box, Region, Xyxy
 
 __all__ = ["MIN_VISIBLE_SHARE", "Geometry", "InputMap", "Tile"]
 
-#: a region of which the model sees less than this share is refused
+#: the least fraction of a region's area that the model must see; other regions are refused
 MIN_VISIBLE_SHARE = 0.1
 
 
@@ -27,16 +28,16 @@ MIN_VISIBLE_SHARE = 0.1
 class Tile:
     """One image that the tower gets; encoders have one, tiled LVLMs several.
 
+    >>> Tile((0.5, 0.5), (0.0, 0.0), (224, 224), (14, 14)).patch_hw
+    (16.0, 16.0)
+
     Args:
         scale_xy: with `offset_xy`: `input_xy = scale_xy · image_xy + offset_xy`.
         offset_xy: pixels of the input.
         input_hw: height and width of the input, pixels.
         grid_hw: rows and columns of patches.
         patch_hw: height and width of a patch, pixels of the input; None: `input_hw / grid_hw`. It differs where the
-            input is not a whole number of patches, whose rest the model ignores.
-
-    >>> Tile((0.5, 0.5), (0.0, 0.0), (224, 224), (14, 14)).patch_hw
-    (16.0, 16.0)
+            input is not a whole number of patches and the model ignores the remainder.
 
     Raises:
         InvalidInputError: for sizes or scales that are not positive.
@@ -58,13 +59,17 @@ class Tile:
 
     @property
     def seen_xyxy(self) -> Xyxy:
-        """What its patches show, in original pixels; it may reach beyond the image."""
+        """The box that its patches show, in original pixels; it may reach beyond the image."""
         (sx, sy), (ox, oy) = self.scale_xy, self.offset_xy
         right, bottom = self.grid_hw[1] * self.patch_hw[1], self.grid_hw[0] * self.patch_hw[0]
         return ((0 - ox) / sx, (0 - oy) / sy, (right - ox) / sx, (bottom - oy) / sy)
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """Patch borders in original pixels: x `[columns + 1]` and y `[rows + 1]`."""
+        """Patch borders in original pixels.
+
+        Returns:
+            x of the vertical borders `[columns + 1]` and y of the horizontal ones `[rows + 1]`, float64.
+        """
         x = (np.arange(self.grid_hw[1] + 1) * self.patch_hw[1] - self.offset_xy[0]) / self.scale_xy[0]
         y = (np.arange(self.grid_hw[0] + 1) * self.patch_hw[0] - self.offset_xy[1]) / self.scale_xy[1]
         return x, y
@@ -72,17 +77,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the pixels of one image land in the patches of one tower.
-
-    Args:
-        image_wh: size of the original image.
-        tiles: what the tower gets; patches are counted row by row, tile after tile.
+    """The map from the pixels of one image to the patches of one tower.
 
     >>> geometry = Geometry((448, 224), (Tile((1.0, 1.0), (-112.0, 0.0), (224, 224), (2, 2)),))
     >>> geometry.coverage(Box(112, 0, 280, 112))
     array([1. , 0.5, 0. , 0. ], dtype=float32)
     >>> geometry.visible_xyxy()
     (112.0, 0.0, 336.0, 224.0)
+
+    Args:
+        image_wh: width and height of the original image, pixels.
+        tiles: the images that the tower gets; patches are numbered row by row, tile after tile.
     """
 
     image_wh: Size
@@ -96,10 +101,20 @@ class Geometry:
     def single(
         cls, image_wh: Size, mapped: InputMap, patch_size: int | Size | None = None, grid_hw: Size | None = None
     ) -> Geometry:
-        """One tile, from the map and either the patch size (an int, or height and width) or the grid.
+        """Makes a geometry with one tile.
+
+        Args:
+            image_wh: width and height of the original image, pixels.
+            mapped: map from the image to the model input.
+            patch_size: pixels of the input, an int or (height, width).
+            grid_hw: instead of `patch_size`: rows and columns of patches.
+
+        Returns:
+            The geometry.
 
         Raises:
-            InvalidInputError: if neither or both are given, or the input is smaller than a patch.
+            InvalidInputError: if neither or both of `patch_size` and `grid_hw` are given, or the input is smaller than
+                a patch.
         """
         if (patch_size is None) == (grid_hw is None):
             raise InvalidInputError("give either patch_size or grid_hw.")
@@ -116,30 +131,56 @@ class Geometry:
 
     @property
     def num_patches(self) -> int:
-        """Patches of all tiles."""
+        """P, the number of patches of all tiles."""
         return sum(tile.grid_hw[0] * tile.grid_hw[1] for tile in self.tiles)
 
     @property
     def grid_hw(self) -> Size:
-        """Rows and columns of patches, of the only tile."""
+        """Rows and columns of patches of the only tile.
+
+        Raises:
+            InvalidInputError: if there are several tiles.
+        """
         if len(self.tiles) != 1:
             raise InvalidInputError(f"{len(self.tiles)} tiles have no single patch grid; use tiles[i].grid_hw.")
         return self.tiles[0].grid_hw
 
-    # -- there and back ---------------------------------------------------------------------------------------------
+    # -- between image and input ------------------------------------------------------------------------------------
 
     def to_input(self, xy: np.ndarray | Pair, tile: int = 0) -> np.ndarray:
-        """Original pixels `[…, 2]` → pixels of that tile's input."""
-        place = self.tiles[tile]
-        return np.asarray(xy, dtype=np.float64) * place.scale_xy + place.offset_xy
+        """Maps original pixels to a tile's input.
+
+        Args:
+            xy: `[…, 2]` pixels of the original image.
+            tile: number of the tile.
+
+        Returns:
+            `[…, 2]` pixels of the tile's input, float64.
+        """
+        target = self.tiles[tile]
+        return np.asarray(xy, dtype=np.float64) * target.scale_xy + target.offset_xy
 
     def to_image(self, xy: np.ndarray | Pair, tile: int = 0) -> np.ndarray:
-        """Pixels of that tile's input `[…, 2]` → original pixels."""
-        place = self.tiles[tile]
-        return (np.asarray(xy, dtype=np.float64) - place.offset_xy) / place.scale_xy
+        """Maps pixels of a tile's input to the original image.
+
+        Args:
+            xy: `[…, 2]` pixels of the tile's input.
+            tile: number of the tile.
+
+        Returns:
+            `[…, 2]` pixels of the original image, float64.
+        """
+        source = self.tiles[tile]
+        return (np.asarray(xy, dtype=np.float64) - source.offset_xy) / source.scale_xy
 
     def patch_box(self, index: int) -> Box:
         """The part of the original image that a patch shows.
+
+        Args:
+            index: number of the patch, row by row, tile after tile.
+
+        Returns:
+            A box in original pixels, clipped to the image.
 
         Raises:
             InvalidInputError: if there is no such patch, or it shows only padding.
@@ -161,10 +202,19 @@ class Geometry:
     # -- regions to patches -----------------------------------------------------------------------------------------
 
     def coverage(self, region: Region) -> np.ndarray:
-        """Share of every patch's area that the region covers, `[P]` float32 in [0, 1].
+        """The fraction of every patch's area that a region covers.
 
-        Exact for boxes, and for masks as the area of their pixels; points are discs. Padding is never covered, so a
-        patch that is half padding reaches at most 0.5.
+        It is exact for boxes, and for masks as the area of their pixels; points are discs. Padding is never covered, so
+        a patch that is half padding reaches at most 0.5.
+
+        Args:
+            region: in pixels of the original image.
+
+        Returns:
+            `[P]` float32 in [0, 1].
+
+        Raises:
+            RegionNotVisibleError: if the region lies outside the image.
         """
         region = region.clip(self.image_wh)
         return np.concatenate([self._tile_coverage(tile, region).reshape(-1) for tile in self.tiles]).astype(np.float32)
@@ -181,19 +231,36 @@ class Geometry:
         return np.clip(rows @ inside @ columns.T, 0.0, 1.0)
 
     def visible_xyxy(self) -> Xyxy:
-        """The box of the original image that reaches the model, over all tiles."""
+        """The part of the original image that reaches the model.
+
+        Returns:
+            The smallest box around what all tiles show, clipped to the image, in original pixels.
+
+        Raises:
+            InvalidInputError: if the tiles show nothing of the image.
+        """
         image = (0.0, 0.0, float(self.image_wh[0]), float(self.image_wh[1]))
         parts = [part for tile in self.tiles if (part := _intersection(tile.seen_xyxy, image)) is not None]
         if not parts:
             raise InvalidInputError("nothing of the image reaches the model: its tiles lie outside of it.")
         x0, y0, x1, y1 = zip(*parts, strict=True)
         seen = (min(x0), min(y0), max(x1), max(y1))
-        # dividing by a scale leaves 199.99999999999997
+        # dividing by a scale gives 199.99999999999997 in place of 200
         whole = [edge if abs(value - edge) < 1e-6 else value for value, edge in zip(seen, image, strict=True)]
         return (whole[0], whole[1], whole[2], whole[3])
 
     def visible_fraction(self, region: Region) -> float:
-        """Share of the region's area that reaches the model."""
+        """The fraction of a region's area that reaches the model.
+
+        Args:
+            region: in pixels of the original image.
+
+        Returns:
+            A number in [0, 1].
+
+        Raises:
+            RegionNotVisibleError: if the region lies outside the image.
+        """
         region = region.clip(self.image_wh)
         seen = self.visible_xyxy()
         if isinstance(region, Box):
@@ -207,21 +274,21 @@ class Geometry:
 
     @cached_property
     def _visible(self) -> weakref.WeakSet[Region]:
-        """Regions that are known to be visible."""
+        """Regions that passed `require_visible`."""
         return weakref.WeakSet()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_visible"}
 
     def require_visible(self, region: Region, name: object = "") -> None:
-        """Refuses a region that the processor's crop takes away. A region that passed is not measured again.
+        """Refuses a region that the processor's crop removes. A region that passed once is not checked again.
 
         Args:
             region: in pixels of the original image.
-            name: who asked, for the message: a request, or a text; only made a text if there is an error.
+            name: what the message begins with: a request, or a text; converted to text only for an error.
 
         Raises:
-            RegionNotVisibleError: if less than a tenth of it (`MIN_VISIBLE_SHARE`) reaches the model.
+            RegionNotVisibleError: if less than a tenth of its area (`MIN_VISIBLE_SHARE`) reaches the model.
         """
         if region in self._visible:
             return
@@ -242,15 +309,18 @@ class Geometry:
     def to_map(
         self, values: np.ndarray, resample: Literal["bilinear", "nearest"] = "bilinear", outside: float = 0.0
     ) -> np.ndarray:
-        """Numbers per patch → a map over the original image, float32 `[H, W]`.
+        """Spreads one number per patch over the pixels of the original image.
 
         Args:
             values: `[P]`.
             resample: `"bilinear"` between patch centres, or `"nearest"`: every pixel gets its patch's number.
-            outside: what pixels get that the model never saw. Pixels that several tiles show get the mean.
+            outside: the value of pixels that the model does not see. Pixels that several tiles show get the mean.
+
+        Returns:
+            `[H, W]` float32.
 
         Raises:
-            InvalidInputError: if there is not one number per patch.
+            InvalidInputError: if there is not one number per patch, or for another `resample`.
         """
         values = np.asarray(values, dtype=np.float32).reshape(-1)
         if len(values) != self.num_patches:
@@ -283,7 +353,7 @@ class Geometry:
 
 
 def _positions(count: int, scale: float, offset: float, patch: float) -> np.ndarray:
-    """Centres of the original pixels along one axis, counted in patches."""
+    """Centres of the original pixels along one axis, in units of patches."""
     return ((np.arange(count) + 0.5) * scale + offset) / patch
 
 
@@ -307,7 +377,7 @@ def _shares(edges: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _pixel_shares(edges: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Share that every pixel from `first` to before `last` has of every cell, float32 `[cells, pixels]`."""
+    """The fraction of every cell that each pixel from `first` to before `last` covers, float32 `[cells, pixels]`."""
     low, high = edges[:-1, None], edges[1:, None]
     pixels = np.arange(first, last, dtype=np.float64)[None, :]
     inside = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0.0, None)

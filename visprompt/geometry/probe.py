@@ -1,8 +1,8 @@
-"""Where a processor puts an image, found by showing it images whose colours are their own coordinates.
+"""Measures where a processor puts an image, with test images whose colours encode their coordinates.
 
-Works for any preprocessing that keeps the image upright and in one piece: black and white say what each pixel's value
-range is (so normalisation need not be known, and padding shows as pixels that never change), ramps along x and y say
-where each pixel came from.
+It works for any preprocessing that keeps the image upright and in one piece. A black and a white image give each input
+pixel's value range (so normalisation need not be known, and padding shows as pixels that never change); ramps along x
+and y give the image position of each input pixel.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from visprompt.geometry.analytic import InputMap
 
 Preprocess: TypeAlias = Callable[[Image.Image], Any]
 
-#: resampling filters bend a ramp near the image's border: so many pixels, of input or image, are left out
+#: pixels (of input or image) that are left out near the image's border, where resampling filters bend a ramp
 _BORDER_PX = 4.0
 #: a layout is affine if positions are off by no more than this, in input pixels (root mean square)
 _MAX_RESIDUAL_PX = 0.35
-#: grey levels of a ramp, of the slope across it, of the noise on it; with head room, so that overshoot is not clipped
+#: grey levels of a ramp, of the slope across it, of the noise on it and below it: less than 256 in all, so that
+#: overshoot of a filter is not clipped
 _RAMP_LEVELS, _SLOPE_LEVELS, _NOISE_LEVELS, _FLOOR_LEVEL = 190, 16, 24, 12
 
 
 def probe(preprocess: Preprocess, image_wh: tuple[int, int]) -> InputMap:
-    """Measures the map from an image of size `image_wh` to what `preprocess` makes of it.
+    """Measures the map from an image to what `preprocess` makes of it.
 
-    Red and blue carry x, green carries y; each axis is fitted in float64 to a rising and a falling ramp. The ramps are
-    dithered, noisy and slope a little the other way too, so that rounding to 8 bit, before and after the resize,
-    averages out.
-    The resized size and the offset are taken as whole numbers where the measurement cannot tell them from one. It calls
-    `preprocess` four times.
+    Red and blue encode x, green encodes y; each axis is fitted in float64 to a rising and a falling ramp. The ramps are
+    dithered, noisy and slope slightly along the other axis too, so that rounding to 8 bit, before and after the resize,
+    averages out. The resized size and the offset are rounded to whole numbers where the measurement cannot tell them
+    from one. `preprocess` is called four times.
 
     >>> def half(image):
     ...     return np.asarray(image.resize((64, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255.0
@@ -42,7 +42,10 @@ def probe(preprocess: Preprocess, image_wh: tuple[int, int]) -> InputMap:
 
     Args:
         preprocess: PIL image → array `[3, h, w]`.
-        image_wh: size of the image.
+        image_wh: width and height of the image, pixels.
+
+    Returns:
+        The map.
 
     Raises:
         InvalidInputError: if the result is not one upright image, e.g. tiles, flattened patches, a flip.
@@ -79,7 +82,7 @@ def probe(preprocess: Preprocess, image_wh: tuple[int, int]) -> InputMap:
 def _ramps(size: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Rising and falling levels along one axis, and half the levels that the whole axis spans.
 
-    Short axes get whole steps, which 8 bit hold exactly.
+    On short axes the steps are whole levels, which 8 bits hold exactly.
     """
     step = _RAMP_LEVELS / size
     step = float(int(step)) if step >= 1 else step
@@ -107,14 +110,16 @@ def _run(preprocess: Preprocess, values: np.ndarray) -> np.ndarray:
 
 
 def _fit_axis(position: np.ndarray, live: np.ndarray, axis: int, size: int) -> tuple[float, float]:
-    """Scale and offset along one axis from `position`: what share of the image's width (height) every pixel shows."""
+    """Scale and offset along one axis from `position`: the image position that each input pixel shows, as a fraction of
+    the image's width or height.
+    """
     other = (0, 1) if axis == 2 else (0, 2)
     count = live.sum(axis=other)
     mean = (position * live).sum(axis=other) / np.maximum(count, 1)
     centre = np.arange(len(mean)) + 0.5
     use = count > 0.5 * count.max()
     scale = offset = error = 0.0
-    for _ in range(3):  # which pixels lie near the image's border depends on the fit
+    for _ in range(3):  # repeated: which pixels lie near the image's border depends on the fit
         if use.sum() < 3:
             raise InvalidInputError(
                 f"too little of the image reaches the model to measure where it lands (side of {size} pixels); "
@@ -145,7 +150,7 @@ def _fit_axis(position: np.ndarray, live: np.ndarray, axis: int, size: int) -> t
 def _drift(
     position: np.ndarray, live: np.ndarray, axis: int, scale: float, offset: float, size: int, use: np.ndarray
 ) -> float:
-    """How far single quarters of the input, cut across the axis, are off the common fit, in input pixels."""
+    """The largest deviation of any quarter of the input, cut across the axis, from the common fit, in input pixels."""
     centre = (np.arange(position.shape[axis]) + 0.5 - offset) / scale / size
     error = np.moveaxis(position, axis, 2) - centre[None, None, :]
     weight = np.moveaxis(live, axis, 2) & use[None, None, :]
@@ -155,7 +160,7 @@ def _drift(
 
 
 def _snapped(scale: float, offset: float, size: int, centre: np.ndarray, mean: np.ndarray) -> tuple[float, float]:
-    """Whole numbers for the resized size and the offset, if the measurement cannot tell them apart from whole."""
+    """Rounds the resized size and the offset to whole numbers if the measurement cannot tell them from whole ones."""
     resized = round(scale * size)
     if resized < 1 or abs(scale * size - resized) > 0.12:
         return scale, offset

@@ -1,10 +1,10 @@
-"""Which map holds for a processor and an image size: stated, checked by looking, remembered.
+"""Finds the map of a processor for an image size: computed from its settings, checked by measurement, and cached.
 
-A processor that states its steps is believed after a check: at its first use its statement is compared with what a
-probe measures on two small fixed sizes, a wide and a tall one. If they differ by more than half an input pixel, the
-measurement is right by definition: it wins, with a warning, and that processor is measured for every new size.
-Measuring takes some milliseconds to tens of them per size, which is why not every size of a trusted processor is
-measured. Maps are kept per processor, its settings and the size.
+A processor whose settings state the map is checked once: at its first use the stated map is compared with what a probe
+measures on two small fixed sizes, a wide and a tall one. If they differ by more than half an input pixel, the
+measurement is used, with a warning, and that processor is measured for every new size. A measurement takes some
+milliseconds to tens of them per size, which is why not every size of a trusted processor is measured. Maps are cached
+per processor, its settings and the size.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from visprompt.utils.renamed import renamed_parameters
 
 #: sizes remembered per processor
 MAX_SIZES = 1024
-#: stated and measured maps may differ by this, in pixels of the input
+#: largest allowed difference between stated and measured maps, in pixels of the input
 MAX_DISAGREEMENT_PX = 0.5
 
-_CHECK_WH = ((331, 200), (149, 210))  # no multiples of anything: rounding rules show
+_CHECK_WH = ((331, 200), (149, 210))  # no multiples of common sizes, so that differences in rounding show
 
 
 @dataclass
 class _Known:
-    """What is known of one processor with one set of settings."""
+    """The cached maps of one processor with one set of settings."""
 
     settings: str
     trusted: bool | None = None  # None: not checked yet
@@ -55,18 +55,21 @@ def resolve(
     patch_size: int | Size | None = None,
     grid_hw: Size | Callable[[Size], Size] | None = None,
 ) -> Geometry:
-    """The geometry of an image of size `image_wh` in a model with one tile.
+    """The geometry of an image in a model that sees it as one tile.
 
     Args:
-        processor: transformers image processor (or a processor that holds one), or a `Compose`; None or anything
-            unknown is measured with `preprocess`.
-        preprocess: PIL image → array or tensor `[3, h, w]`, as the model gets it.
-        image_wh: size of the original image.
+        processor: transformers image processor (or a processor that holds one), or a `Compose`; None and unsupported
+            processors are measured with `preprocess`.
+        preprocess: PIL image → array or tensor `[3, h, w]`, the model's input.
+        image_wh: width and height of the original image, pixels.
         patch_size: pixels of the input, an int or (height, width).
-        grid_hw: instead of `patch_size`: rows and columns, or a function from `input_hw` to them.
+        grid_hw: instead of `patch_size`: rows and columns of patches, or a function from `input_hw` to them.
+
+    Returns:
+        The geometry.
 
     Raises:
-        InvalidInputError: if the image is too small or too long (`check_processable`), or the layout is unknown.
+        InvalidInputError: if the image is too small or too long (`check_processable`), or the map cannot be found.
     """
     mapped = resolve_map(processor, preprocess, image_wh)
     grid = grid_hw(mapped.input_hw) if callable(grid_hw) else grid_hw
@@ -74,7 +77,19 @@ def resolve(
 
 
 def resolve_map(processor: Any, preprocess: Preprocess, image_wh: Size) -> InputMap:
-    """The map of `resolve`, without patches."""
+    """The map from an image to the model input, as in `resolve`, without patches.
+
+    Args:
+        processor: as in `resolve`.
+        preprocess: as in `resolve`.
+        image_wh: width and height of the original image, pixels.
+
+    Returns:
+        The map.
+
+    Raises:
+        InvalidInputError: as in `resolve`.
+    """
     check_processable(image_wh)
     return _map(processor, preprocess, (int(image_wh[0]), int(image_wh[1])))
 
@@ -102,11 +117,11 @@ def fitted(
     fill: tuple[int, int, int] | None = None,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> tuple[Image.Image, Geometry]:
-    """The image to hand to the processor, and the geometry that the original image has after both.
+    """Fits an image for a processor, and gives the geometry of the original image after both.
 
-    `fit="model"` hands the image on as it is. `"pad"` and `"squash"` bring it to the size that the processor leaves
-    alone; where the processor cuts a border off, a border is put on first, so that none of the image is lost. If the
-    model's own way does just what was asked for, it is taken.
+    `fit="model"` returns the image unchanged. `"pad"` and `"squash"` resize it to the size that the processor leaves
+    unchanged; where the processor crops a border, a border is added first, so that no part of the image is lost. If the
+    processor alone does what `fit` asks for, the image is returned unchanged too.
 
     Args:
         image: the original.
@@ -118,9 +133,11 @@ def fitted(
         fill: colour of the padding; None: the processor's mean.
         resample: filter of the resize.
 
+    Returns:
+        The image to give to the processor, and the geometry of `image`.
+
     Raises:
-        InvalidInputError: as `resolve`; also if the size of the model's input depends on the image in a way that
-            leaves no size alone.
+        InvalidInputError: as in `resolve`; also if the processor leaves no image size unchanged.
     """
     own = resolve_map(processor, preprocess, image.size)
     grid = grid_hw(own.input_hw) if callable(grid_hw) else grid_hw
@@ -131,7 +148,7 @@ def fitted(
     canvas = canvas_for((height, width), first.scale_xy)
     last = _map(processor, preprocess, (canvas[1], canvas[0]))
     exact = last.input_hw == own.input_hw and all(abs(scale - 1) < 1e-9 for scale in last.scale_xy)
-    # the part of the canvas that the input shows: all that a crop leaves, or the whole canvas where the processor pads
+    # the part of the canvas that the input shows: what a crop leaves, or the whole canvas where the processor pads
     left, top = (max(0, -round(offset)) for offset in last.offset_xy)
     right = min(canvas[1], width - round(last.offset_xy[0]))
     bottom = min(canvas[0], height - round(last.offset_xy[1]))
@@ -161,7 +178,7 @@ def _of(processor: Any, preprocess: Preprocess) -> _Known:
             if known is None or known.settings != settings:
                 known = _known[owner] = _Known(settings)
             return known
-    except TypeError:  # neither hashable nor weakly referenced: found out anew every time
+    except TypeError:  # neither hashable nor weakly referenceable: not cached
         return _Known(settings)
 
 
@@ -182,8 +199,8 @@ def _check(processor: Any, preprocess: Preprocess, wh: Size) -> bool:
         measured = probe(preprocess, wh)
     except InvalidInputError as error:
         warnings.warn(
-            f"{type(processor).__name__} states where images of {wh[0]}×{wh[1]} pixels go, but it could not be "
-            f"measured ({error}); the statement is used unchecked.",
+            f"the settings of {type(processor).__name__} state where images of {wh[0]}×{wh[1]} pixels go, but it could "
+            f"not be measured ({error}); the stated map is used unchecked.",
             UserWarning,
             stacklevel=5,
         )
@@ -193,7 +210,7 @@ def _check(processor: Any, preprocess: Preprocess, wh: Size) -> bool:
         return True
     warnings.warn(
         f"{type(processor).__name__} states {stated} for images of {wh[0]}×{wh[1]} pixels and does {measured}, "
-        f"{off:.1f} pixels away; what it does counts, and it is measured for every new size from here on.",
+        f"{off:.1f} pixels away; what it does counts, and every new size is measured from here on.",
         UserWarning,
         stacklevel=5,
     )
@@ -201,14 +218,23 @@ def _check(processor: Any, preprocess: Preprocess, wh: Size) -> bool:
 
 
 def disagreement_px(a: InputMap, b: InputMap, wh: Size) -> float:
-    """The largest distance along one axis between where two maps put the visible image, in input pixels."""
+    """The largest distance along one axis between the positions of the visible image under two maps.
+
+    Args:
+        a: a map.
+        b: another map of the same image.
+        wh: width and height of the image, pixels.
+
+    Returns:
+        Input pixels; infinity if the sizes of the inputs differ.
+    """
     if a.input_hw != b.input_hw:
         return float("inf")
     worst = 0.0
     for axis, side in ((0, a.input_hw[1]), (1, a.input_hw[0])):
         for corner in (0.0, float(wh[axis])):
-            # the corners of what is visible: far outside of the input a tiny difference in scale means nothing
-            place = min(max(a.scale_xy[axis] * corner + a.offset_xy[axis], 0.0), float(side))
-            source = (place - a.offset_xy[axis]) / a.scale_xy[axis]
-            worst = max(worst, abs(b.scale_xy[axis] * source + b.offset_xy[axis] - place))
+            # corners of the visible part: far outside of the input a tiny difference in scale would count for much
+            edge = min(max(a.scale_xy[axis] * corner + a.offset_xy[axis], 0.0), float(side))
+            source = (edge - a.offset_xy[axis]) / a.scale_xy[axis]
+            worst = max(worst, abs(b.scale_xy[axis] * source + b.offset_xy[axis] - edge))
     return worst

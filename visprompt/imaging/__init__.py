@@ -1,1 +1,1 @@
-"""Reading images, and pasting and tinting them."""
+"""Loading images, pasting patches into them and tinting them."""

@@ -1,6 +1,7 @@
-"""Images in: whatever people have becomes one upright 8-bit RGB `PIL.Image`, or one clear error.
+"""Loads images: files, arrays, PIL images and web addresses become one upright 8-bit RGB `PIL.Image`, or one clear
+error.
 
-It knows files, arrays and colour modes; it must not know models, regions or strategies.
+The module handles files, arrays and colour modes; it imports no models, regions or strategies.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
 URL_TIMEOUT_SECONDS = 20.0
 URL_MAX_BYTES = 64 * 2**20
-#: what transparent pixels are laid on
+#: the colour behind transparent pixels
 BACKGROUND_RGB = (255, 255, 255)
 
 _HELP = "Give a path, a PIL image, an H×W×3 array, or (with allow_url=True) a web address."
@@ -33,9 +34,9 @@ _FLOAT_SLACK = 1e-3
 def load_image(source: ImageSource, allow_url: bool = False) -> Image.Image:
     """Loads an image as upright 8-bit RGB.
 
-    EXIF rotation is applied, so coordinates are those of the image as viewers show it. Transparency is laid on white.
-    16-bit values are scaled by 1/257, floats from [0, 1] by 255; only the first frame of an animation is read. A PIL
-    image that is RGB and upright already is returned as it is, not copied.
+    EXIF rotation is applied, so coordinates are those of the image as viewers show it. Transparent pixels are
+    composited on white. 16-bit values are scaled by 1/257, floats from [0, 1] by 255; of an animation only the first
+    frame is read. A PIL image that is RGB and upright already is returned as it is, not copied.
 
     >>> load_image(np.zeros((4, 6), dtype=np.uint16)).size
     (6, 4)
@@ -45,8 +46,11 @@ def load_image(source: ImageSource, allow_url: bool = False) -> Image.Image:
             or a web address.
         allow_url: fetch `http(s)://` addresses; otherwise they are an error and nothing is sent.
 
+    Returns:
+        The image, mode RGB.
+
     Raises:
-        InvalidInputError: if it is missing, damaged, empty, not an image, or its number range cannot be told.
+        InvalidInputError: if it is missing, damaged, empty, not an image, or its number range is ambiguous.
     """
     if isinstance(source, Image.Image):
         return _upright_rgb(source, "the PIL image")
@@ -89,7 +93,7 @@ def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise InvalidInputError(
-            f"{name} is not an image in a format that Pillow reads, whatever its ending says; open it and check."
+            f"{name} is not an image in a format that Pillow reads, whatever its file name ends with; check it."
         ) from None
     except PermissionError:
         raise InvalidInputError(f"{name} may not be read; check its permissions.") from None

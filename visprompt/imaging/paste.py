@@ -1,11 +1,11 @@
-"""Small images with an alpha channel, pasted into larger ones at any place and size: the arithmetic, on arrays.
+"""Pastes patches (small images with an alpha channel) into larger images, at any position and size, with numpy.
 
-A patch is `[4, r, r]` in [0, 1]: red, green, blue, and how opaque each of its pixels is. Pasted, every one of its
-pixels is a rectangle of the image, and a pixel of the image gets the mean over its area: exact at positions between
-pixels and at any scale, also when the patch has more pixels than the image offers.
-`visprompt.training.patch.pasting` does the same with gradients.
+A patch is `[4, r, r]` in [0, 1]: red, green, blue and opacity. When it is pasted, each of its pixels becomes a
+rectangle of the image, and a pixel of the image gets the mean over its area. This is exact at fractional positions and
+at any scale, also when the patch has more pixels than the area it is pasted on.
 
-Without torch. It must not know models, strategies or training.
+`visprompt.training.patch.pasting` does the same with gradients. This module does not use torch, and imports no models,
+strategies or training.
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ _SAMPLES = 8
 
 
 def shape_alpha(shape: Shape, ratio: float, side_px: int) -> np.ndarray:
-    """Which part of a patch is pasted, float32 `[r, r]` in [0, 1], smooth at the edges.
-
-    Args:
-        shape: "circle": a ring that touches the patch's sides; "square": a frame along them; "full": everything.
-        ratio: λ, size of the hole over the size of the shape, in [0, 1): 0 is a disc, or a full square.
-        side_px: r, pixels along a side.
+    """Makes the opacity of a patch from a shape, smooth at the edges.
 
     >>> shape_alpha("square", 0.5, 4)
     array([[1., 1., 1., 1.],
            [1., 0., 0., 1.],
            [1., 0., 0., 1.],
            [1., 1., 1., 1.]], dtype=float32)
+
+    Args:
+        shape: "circle": a ring that touches the patch's sides; "square": a frame along them; "full": all pixels.
+        ratio: λ, size of the hole relative to the size of the shape, in [0, 1): 0 is a disc, or a full square.
+        side_px: r, pixels along a side.
+
+    Returns:
+        `[r, r]` float32 in [0, 1].
 
     Raises:
         InvalidInputError: for another shape, or numbers out of range.
@@ -61,17 +64,20 @@ def shape_alpha(shape: Shape, ratio: float, side_px: int) -> np.ndarray:
 
 
 def overlaps(start: float, side: float, cells: int, first: int, count: int) -> np.ndarray:
-    """Length that every cell of a patch has in every pixel of an image, along one axis: float64 `[count, cells]`.
-
-    Args:
-        start: where the patch begins, pixels of the image.
-        side: how long it is there, pixels.
-        cells: pixels of the patch itself along this axis.
-        first: number of the first pixel of the image.
-        count: how many of its pixels.
+    """The length of the overlap between every cell of a patch and every pixel of an image, along one axis.
 
     >>> overlaps(0.5, 2.0, 2, 0, 3).tolist()
     [[0.5, 0.0], [0.5, 0.5], [0.0, 0.5]]
+
+    Args:
+        start: where the patch begins, pixels of the image.
+        side: length of the pasted patch, pixels of the image.
+        cells: number of pixels of the patch itself along this axis.
+        first: index of the first pixel of the image.
+        count: number of image pixels.
+
+    Returns:
+        `[count, cells]` float64, in pixels of the image.
     """
     edges = start + side / cells * np.arange(cells + 1)
     pixels = np.arange(first, first + count)[:, None]
@@ -88,24 +94,26 @@ def paste(
     opacity: float = 1.0,
     blending: Blending = "over",
 ) -> Image.Image:
-    """A copy of an image with a patch in it; what reaches beyond the image is cut off.
+    """Pastes a patch into a copy of an image; parts beyond the image are cut off.
 
     With c and a the patch's colour and alpha, averaged over a pixel's area (colours weighted by alpha), and o the
-    opacity: `(1 − o·a) · image + o·a·c` for "over", `image + o·a·(2c − 1)`, cut to what an image can show, for
-    "add".
-
-    Args:
-        image: RGB.
-        patch: `[4, r, r]` in [0, 1].
-        centre_xy: where its centre goes, pixels of the image, at pixel edges as everywhere.
-        side_wh: its width and height there, pixels.
-        opacity: o, in [0, 1].
-        blending: "over" or "add".
+    opacity: `(1 − o·a) · image + o·a·c` for "over", `image + o·a·(2c − 1)`, clipped to [0, 1], for "add".
 
     >>> red = np.stack([np.ones((1, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.ones((1, 1))])
     >>> done = paste(Image.new("RGB", (4, 4)), red, (1.5, 1.0), (1.0, 2.0))
     >>> [done.getpixel((x, 0))[0] for x in range(4)]
     [0, 255, 0, 0]
+
+    Args:
+        image: RGB.
+        patch: `[4, r, r]` in [0, 1].
+        centre_xy: its centre, pixels of the image, at pixel edges.
+        side_wh: its width and height in the image, pixels.
+        opacity: o, in [0, 1].
+        blending: "over" or "add".
+
+    Returns:
+        The copy, RGB.
     """
     return paste_all(image, patch, [(centre_xy, side_wh)], opacity=opacity, blending=blending)
 
@@ -119,17 +127,17 @@ def paste_all(
     opacity: float = 1.0,
     blending: Blending = "over",
 ) -> Image.Image:
-    """`paste` at several places, one after the other; the image is copied once, however many there are.
+    """Pastes a patch at several positions, one after the other, as `paste`; the image is copied once.
 
     Args:
         image: RGB.
         patch: `[4, r, r]` in [0, 1].
-        marks: centre, and width and height of every one, pixels of the image.
+        marks: (centre, (width, height)) of every pasted patch, pixels of the image.
         opacity: in [0, 1].
         blending: "over" or "add".
 
     Returns:
-        The image itself if nothing of any mark lies in it.
+        The copy, RGB; the image itself if every position lies outside of it.
     """
     pixels: np.ndarray | None = None
     for (x, y), (wide, high) in marks:
@@ -151,26 +159,50 @@ def paste_all(
 
 
 def mix(below: np.ndarray, colour: np.ndarray, alpha: np.ndarray, opacity: float, blending: Blending) -> np.ndarray:
-    """`paste`'s formulas, on arrays of one shape in [0, 1]; `colour` is weighted by `alpha` already."""
+    """The formulas of `paste`, on arrays in [0, 1].
+
+    Args:
+        below: `[…, 3]` the image.
+        colour: `[…, 3]` the patch, already weighted by `alpha`.
+        alpha: `[…, 1]` its opacity.
+        opacity: o, in [0, 1].
+        blending: "over" or "add".
+
+    Returns:
+        `[…, 3]`, not clipped.
+    """
     if blending == "add":
         return below + opacity * (2 * colour - alpha)
     return (1 - opacity * alpha) * below + opacity * colour
 
 
 def to_rgba(patch: np.ndarray) -> Image.Image:
-    """A patch as an image to look at, 8 bit RGBA."""
+    """Converts a patch to an image that viewers can show.
+
+    Args:
+        patch: `[4, r, r]` in [0, 1].
+
+    Returns:
+        8-bit RGBA.
+    """
     return Image.fromarray(np.rint(np.clip(patch, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0), "RGBA")
 
 
-# -- where marks go ---------------------------------------------------------------------------------------------------
+# -- positions of patches ---------------------------------------------------------------------------------------------
 
 
 def centre_of(region: Region) -> Pair:
-    """The middle of a region, pixels: of a box, its centre; of a mask, the pixel that is deepest inside, which lies in
-    it whatever its shape; a point itself.
+    """The centre of a region: of a box, its centre; of a mask, the inside pixel with the largest distance to the
+    outline, so that the centre lies inside whatever the shape; of a point, the point.
 
     >>> centre_of(Box(2, 4, 6, 6))
     (4.0, 5.0)
+
+    Args:
+        region: in pixels of the image.
+
+    Returns:
+        (x, y) in pixels of the image.
     """
     if isinstance(region, Point):
         return (region.x, region.y)
@@ -181,21 +213,24 @@ def centre_of(region: Region) -> Pair:
     padded = np.pad(region.array.astype(np.uint8), 1)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     deepest = np.argwhere(depth >= depth.max() - 1e-6)
-    # Of an oblong mask's ridge, the middle.
+    # Several pixels have that distance in an oblong mask: the one nearest to their mean is chosen.
     row, column = deepest[np.square(deepest - deepest.mean(axis=0)).sum(axis=1).argmin()]
     return (float(column) + 0.5, float(row) + 0.5)
 
 
 def rim_of(region: Region, count: int) -> list[Pair]:
-    """Places along a region's outline, evenly spaced, clockwise from the middle of the top; a point has no rim and
-    gives itself.
-
-    Args:
-        region: in the image.
-        count: how many places.
+    """Positions along a region's outline, evenly spaced, clockwise from the middle of the top. A point has no outline
+    and gives itself, once.
 
     >>> rim_of(Box(0, 0, 4, 4), 4)
     [(2.0, 0.0), (4.0, 2.0), (2.0, 4.0), (0.0, 2.0)]
+
+    Args:
+        region: in pixels of the image.
+        count: number of positions.
+
+    Returns:
+        (x, y) in pixels of the image.
     """
     if isinstance(region, Point):
         return [(region.x, region.y)]
@@ -235,22 +270,25 @@ def paste_boxes(
     side_at: Callable[[Pair], Pair],
     seen_xyxy: Xyxy | None = None,
 ) -> list[tuple[Pair, Pair]]:
-    """Where the marks of some regions go, and how large they are there: centres and sides, pixels.
+    """Computes where patches are pasted for some regions, and how large.
 
-    "centre" and "rim" paint on the region, and "corners" around it: four marks that touch the corners of the region's
-    box from outside, so that nothing of it is hidden. What of them the model does not see is cut off; if that is all of
-    a region's, their centres move to the edge of what it sees.
+    "centre" and "rim" cover parts of the region. "corners" gives four positions around it, where patches touch the
+    corners of the region's box from outside and hide nothing of it. Parts that the model does not see are cut off; if
+    the model would see none of a region's patches, their centres move to the edge of what it sees.
+
+    >>> paste_boxes([Box(10, 10, 30, 30)], "corners", 4, (64, 64), lambda centre: (8.0, 4.0))[:2]
+    [((6.0, 8.0), (8.0, 4.0)), ((34.0, 8.0), (8.0, 4.0))]
 
     Args:
         regions: clipped to the image.
         place: "centre", "rim" or "corners".
-        rim_marks: how many of them on a rim.
-        wh: width and height of the image; places on a region that lie outside move to its edge.
-        side_at: width and height of a mark at a place.
-        seen_xyxy: what the model sees of the image, pixels; None: all of it.
+        rim_marks: number of positions on a rim.
+        wh: width and height of the image, pixels; positions outside of it move to its edge.
+        side_at: function from a position (x, y) to the width and height of a patch there, pixels.
+        seen_xyxy: the part of the image that the model sees, pixels; None: all of it.
 
-    >>> marks_of([Box(10, 10, 30, 30)], "corners", 4, (64, 64), lambda spot: (8.0, 4.0))[:2]
-    [((6.0, 8.0), (8.0, 4.0)), ((34.0, 8.0), (8.0, 4.0))]
+    Returns:
+        (centre, (width, height)) of every patch, pixels of the image.
     """
     whole = (0.0, 0.0, float(wh[0]), float(wh[1]))
     seen = whole if seen_xyxy is None else seen_xyxy
@@ -259,10 +297,10 @@ def paste_boxes(
         if place == "corners":
             own = _corner_marks(region, side_at(centre_of(region)))
         else:
-            spots = [centre_of(region)] if place == "centre" else rim_of(region, rim_marks)
-            own = [(spot, side_at(spot)) for spot in (_inside(spot, whole) for spot in spots)]
+            centres = [centre_of(region)] if place == "centre" else rim_of(region, rim_marks)
+            own = [(centre, side_at(centre)) for centre in (_inside(centre, whole) for centre in centres)]
         if not any(_shows(mark, seen) for mark in own):
-            own = list(dict.fromkeys((_inside(spot, seen), side) for spot, side in own))
+            own = list(dict.fromkeys((_inside(centre, seen), side) for centre, side in own))
         found += own
     return found
 
@@ -278,16 +316,19 @@ def _shows(mark: tuple[Pair, Pair], seen: Xyxy) -> bool:
     return seen[0] < x + wide / 2 and x - wide / 2 < seen[2] and seen[1] < y + high / 2 and y - high / 2 < seen[3]
 
 
-def _inside(spot: Pair, xyxy: Xyxy) -> Pair:
-    return (min(max(spot[0], xyxy[0]), xyxy[2]), min(max(spot[1], xyxy[1]), xyxy[3]))
+def _inside(xy: Pair, xyxy: Xyxy) -> Pair:
+    return (min(max(xy[0], xyxy[0]), xyxy[2]), min(max(xy[1], xyxy[1]), xyxy[3]))
 
 
 def random_colours(patch: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The control of a learned patch: the same shape, size and alpha, 8-bit colours drawn uniformly.
+    """Makes the control of a learned patch: same shape, size and alpha, with 8-bit colours drawn uniformly.
 
     Args:
         patch: `[4, r, r]` in [0, 1].
-        seed: of the colours.
+        seed: seed of the colours.
+
+    Returns:
+        `[4, r, r]` in [0, 1].
     """
     drawn = np.random.default_rng(seed).integers(0, 256, size=(3, *patch.shape[1:])) / 255
     return np.concatenate((drawn, patch[3:])).astype(patch.dtype)

@@ -1,4 +1,4 @@
-"""Images that are read from one file once while somebody uses them."""
+"""Keeps one loaded image per file while it is in use."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ _lock = threading.Lock()
 
 
 def shared_image(source: ImageSource, allow_url: bool = False) -> Image.Image:
-    """`load_image`, which reads a file again only when nothing uses its image any more, or when the file has changed.
-
-    The four images that were asked for last are kept as well.
+    """Loads an image as `load_image` does, but reads a file again only when its image is no longer in use or the file
+    has changed. The last four images are kept in any case.
 
     Args:
-        source: as in `load_image`; what is no path is not kept.
+        source: as in `load_image`; only images from paths are kept.
         allow_url: as in `load_image`.
 
+    Returns:
+        The image, RGB; the same object for the same file.
+
     Raises:
-        InvalidInputError: as `load_image`.
+        InvalidInputError: as in `load_image`.
     """
     if not isinstance(source, str | os.PathLike):
         return load_image(source, allow_url)

@@ -1,4 +1,4 @@
-"""Laying a map over an image."""
+"""Overlays a map on an image."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ TINT_RGB = (255, 64, 200)
 def tint(
     image: Image.Image, values: np.ndarray, rgb: tuple[int, int, int] = TINT_RGB, opacity: float = 0.45
 ) -> Image.Image:
-    """The image with a colour over it where a map is high.
-
-    Args:
-        image: RGB.
-        values: `[H, W]` in [−1, 1] over its pixels; negative values are tinted in the complementary colour.
-        rgb: the colour.
-        opacity: at value 1, in [0, 1].
+    """Overlays a map on an image: pixels are mixed with a colour in proportion to the map's value.
 
     >>> tint(Image.new("RGB", (2, 1)), np.array([[0.0, 1.0]]), rgb=(200, 0, 0), opacity=0.5).getpixel((1, 0))
     (100, 0, 0)
+
+    Args:
+        image: RGB.
+        values: `[H, W]` in [−1, 1], one per pixel; negative values are tinted in the complementary colour.
+        rgb: the colour.
+        opacity: weight of the colour at value 1, in [0, 1].
+
+    Returns:
+        A tinted copy, RGB.
     """
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     weight = np.clip(np.abs(values), 0, 1)[..., None] * opacity
@@ -39,7 +42,15 @@ def tint(
 
 
 def rendered(prompt: VisualPrompt, model: Model) -> Image.Image:
-    """What a strategy did, to look at: the prompted image, with its attention edits tinted over it."""
+    """Shows what a strategy did: the prompted image, tinted where its attention edits act.
+
+    Args:
+        prompt: a prompt that a strategy made.
+        model: the model that gives its geometry.
+
+    Returns:
+        An image of the size of `prompt.image`.
+    """
     image = prompt.image
     for edit in prompt.attention:
         values = edit.columns

@@ -1,4 +1,4 @@
-"""Models: `load_model`, `wrap`, and one module per backend. No strategy is known here."""
+"""Models: `load_model`, `wrap`, and one module per backend. The package imports no strategies."""
 
 from visprompt.models.base import Model
 from visprompt.models.encoding import Encoding

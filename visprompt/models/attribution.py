@@ -1,8 +1,8 @@
-"""How much every patch says for a text: the readout's embedding taken apart into what each patch put into it.
+"""Decomposes `cos(image, text)` into contributions of the patches.
 
-Exact, and one ordinary forward: attention weights, norm statistics and activation gates are held at the values that the
-forward had, so that the path from one block's attention to `cos(image, text)` is linear and a sum over patches.
-Knows models, not strategies.
+The decomposition is exact and takes one ordinary forward: attention weights, norm statistics and activation gates are
+held at their values of the forward, so that the path from one block's attention to `cos(image, text)` is linear and a
+sum over patches. The module imports models, not strategies.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from visprompt.attention.engine import open_scope
 from visprompt.attention.program_builder import compile_programs
 from visprompt.attention.sites import Head, Site
 from visprompt.errors import InvalidInputError, UnsupportedError
+from visprompt.models.embedding_path import embedding_of, joining_contributions, outputs_per_key, pulled_back
 from visprompt.models.preprocessing import ImagePixels
 from visprompt.utils.renamed import renamed_attributes, renamed_names
 from visprompt.visual_prompt import Fit, block_number
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: images per forward; halved when memory runs out
+#: number of images per forward; halved when memory runs out
 IMAGES_PER_FORWARD = 32
 
 
 @renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Question:
-    """An image, how it is fitted into the model, and the text that it is asked about."""
+    """An image, how it is fitted into the model's input, and the text to compare it with."""
 
     image: Image.Image
     text: str
@@ -49,11 +50,11 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What the patches of one image say for one text, in parts of `cos(image, text)`.
+    """The contributions of the patches of one image to `cos(image, text)`.
 
     Args:
-        contribution: `[P]` Ψ_cls: what every patch put into the readout through the attention of one block.
-        similarity: `[P]` S: what every patch would say by itself; Ψ_comp is its complement.
+        contribution: `[P]` Ψ_cls: the contribution of every patch to the readout through the attention of one block.
+        similarity: `[P]` S: the contribution that every patch's own output would have; Ψ_comp is its complement.
         geometry: patches ↔ pixels of the image.
         cosine: `cos(image, text)`.
     """
@@ -65,7 +66,14 @@ class Attribution:
 
 
 def can_attribute(model: Model) -> bool:
-    """True for an encoder with a text tower whose readout can be decomposed."""
+    """Whether a model is an encoder with a text tower and a readout that can be decomposed.
+
+    Args:
+        model: any model.
+
+    Returns:
+        True if it is.
+    """
     if model.generates or not {"attention", "text"} <= model.supports:
         return False
     return model.tower.head is not None and model.tower.readout in ("cls", "probe")
@@ -74,46 +82,50 @@ def can_attribute(model: Model) -> bool:
 def attribute(model: Model, questions: Sequence[Question], block: int | float | None = None) -> list[Attribution]:
     """Ψ_cls and S of API (Yu et al., ECCV 2024, https://arxiv.org/abs/2409.17143), in one forward per batch.
 
-    With t̂ the text embedding at unit length, e the image embedding, c_m what token m adds to the attention output of
-    block ℓ's readout row, and the final norm's mean μ and deviation s held at what it saw, `e = W·LN(x)` is linear:
+    With t̂ the text embedding at unit length, e the image embedding, c_m the contribution of token m to the attention
+    output of block ℓ's readout row, and the final norm's mean μ and deviation s held at their values of the forward, `e
+    = W·LN(x)` is linear:
 
         Ψ_cls[m] = (⟨γ ⊙ (c_m − μ/(k·n))/s + β/(k·n), W t̂⟩) / ‖e‖       n tokens, k = 2L − 1
         S[m]     = (⟨γ ⊙ (z_m − μ/k)/s + β/k, W t̂⟩) / ‖e‖                z_m: block ℓ's output for patch m
 
-    Where an attention-pooling probe reads the image (SigLIP, CoCa), ℓ is the pooling head: nothing is added to the
-    probe's row, so k = 1 and the Ψ_cls of all keys sum to the cosine exactly; z_m is what the probe would read if it
-    looked at patch m alone. SigLIP's MLP behind the probe is made linear the way the norm is: an activation φ(x) is the
-    gate φ(x)/x, held at the forward's values, times x.
+    Where an attention pooling head makes the embedding (SigLIP, CoCa), ℓ is that head: nothing is added to the probe's
+    row, so k = 1 and the Ψ_cls of all keys sum to the cosine exactly; z_m is the probe's output if it attended to patch
+    m alone. SigLIP's MLP after the probe is made linear in the same way as the norm: an activation φ(x) is the gate
+    φ(x)/x, held at the forward's values, times x.
 
-    One image with several texts goes through the tower once, one text through the text tower once.
+    An image with several texts runs through the image tower once, and a repeated text through the text tower once.
 
     Args:
         model: an encoder with a text tower.
         questions: images and texts; images that are the same object are computed once.
         block: ℓ; None: the second-last block, or the pooling head.
 
+    Returns:
+        One attribution per question, in order.
+
     Raises:
-        UnsupportedError: without a text tower or attention, for a readout that is no row (mean of the patches), or a
+        UnsupportedError: without a text tower or attention, for a readout that is the mean of the patches, or a
             compiled model.
-        InvalidInputError: for a block that the image is not read through.
+        InvalidInputError: for a block that has no readout row.
     """
     if not can_attribute(model):
-        raise UnsupportedError(f"{model.name} has no text tower beside an attention readout that can be decomposed.")
+        raise UnsupportedError(f"{model.name} has no text tower with an attention readout that can be decomposed.")
     if model.is_compiled():
         raise refuse_compiled(model.name)
     model._check_open()
     found: list[Attribution | None] = [None] * len(questions)
     with torch.no_grad(), model._evaluating():
         texts = _embedded(model, [question.text for question in questions])
-        places: dict[tuple[int, Fit], int] = {}
-        owner = [places.setdefault((id(q.image), q.fit), len(places)) for q in questions]
-        images = [(questions[owner.index(i)].image, questions[owner.index(i)].fit) for i in range(len(places))]
+        numbers: dict[tuple[int, Fit], int] = {}
+        owner = [numbers.setdefault((id(q.image), q.fit), len(numbers)) for q in questions]
+        images = [(questions[owner.index(i)].image, questions[owner.index(i)].fit) for i in range(len(numbers))]
         cache = ImagePixels(max(len(images), 1))
         for group in model.parts.reader.same_shape(images, cache):
             for part, run in in_parts(
                 group, IMAGES_PER_FORWARD, lambda part: _forward(model, [images[i] for i in part], cache, block)
             ):
-                asked = [i for i, place in enumerate(owner) if place in part]
+                asked = [i for i, number in enumerate(owner) if number in part]
                 which = torch.tensor([part.index(owner[i]) for i in asked], device=model.device)
                 for i, item in zip(asked, run.for_texts(texts[asked], which), strict=True):
                     found[i] = item
@@ -121,7 +133,7 @@ def attribute(model: Model, questions: Sequence[Question], block: int | float | 
 
 
 def _embedded(model: Model, texts: list[str]) -> Tensor:
-    """`[n, d]` at unit length, float32; equal texts are embedded once."""
+    """Text embeddings `[n, d]` at unit length, float32; equal texts are embedded once."""
     once = list(dict.fromkeys(texts))
     parts = [model.embed_text(once[start : start + 256]) for start in range(0, len(once), 256)]
     embedded = F.normalize(torch.cat(parts).float(), dim=-1)
@@ -129,7 +141,16 @@ def _embedded(model: Model, texts: list[str]) -> Tensor:
 
 
 def in_parts(items: list[int], size: int, run: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
-    """Runs over the items in parts, in smaller ones when memory runs out; yields each part with what it gave."""
+    """Runs a function over items part by part, with smaller parts when memory runs out.
+
+    Args:
+        items: indices.
+        size: first size of a part.
+        run: function of a part.
+
+    Yields:
+        Each part with its result.
+    """
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
     start = 0
@@ -152,7 +173,7 @@ def in_parts(items: list[int], size: int, run: Callable[[list[int]], T]) -> Iter
 
 @dataclass
 class _Run:
-    """What one forward of n images left: `contributions` and `alone` `[n, K, d]`, readout rows `[n, d]`."""
+    """The tensors of one forward of n images: `contributions` and `alone` `[n, K, d]`, readout rows `[n, d]`."""
 
     head: Head
     contributions: Tensor
@@ -164,9 +185,9 @@ class _Run:
     geometries: list[Geometry]
 
     def for_texts(self, texts: Tensor, which: Tensor) -> list[Attribution]:
-        """One result per text; `which` `[q]` is the image of every text `[q, d]`."""
+        """One attribution per text: `texts` is `[q, d]`, and `which` `[q]` the image of every text."""
         direction, constant = pulled_back(self.head, self.row[which], texts)
-        norm = self.embeddings.norm(dim=-1)[which]  # before any normalisation that the model does itself (CoCa)
+        norm = self.embeddings.norm(dim=-1)[which]  # of the embedding before the model normalises it (CoCa)
         keys = self.contributions.shape[1]
         psi = _along(self.contributions, direction, which) + (constant / (self.components * keys))[:, None]
         alone = _along(self.alone, direction, which) + (constant / self.components)[:, None]
@@ -185,11 +206,11 @@ def _along(vectors: Tensor, directions: Tensor, which: Tensor) -> Tensor:
     counts = torch.bincount(which, minlength=len(vectors))
     slot = torch.arange(len(which), device=which.device)
     order = torch.argsort(which, stable=True)
-    place = torch.empty_like(slot)
-    place[order] = slot - (counts.cumsum(0) - counts)[which[order]]
+    column = torch.empty_like(slot)
+    column[order] = slot - (counts.cumsum(0) - counts)[which[order]]
     table = vectors.new_zeros(len(vectors), int(counts.max()), vectors.shape[-1])
-    table[which, place] = directions
-    return torch.einsum("nkd,nsd->nsk", vectors, table)[which, place]
+    table[which, column] = directions
+    return torch.einsum("nkd,nsd->nsk", vectors, table)[which, column]
 
 
 def _forward(
@@ -201,7 +222,21 @@ def _forward(
 
 
 def decomposed(model: Model, inputs: dict[str, Tensor], geometries: list[Geometry], block: int | float | None) -> _Run:
-    """One forward of model inputs, with block ℓ's readout row taken apart."""
+    """Runs one forward and decomposes the readout row of one block.
+
+    Args:
+        model: an encoder.
+        inputs: its inputs, n images.
+        geometries: geometry of every image.
+        block: ℓ; None: `default_block`.
+
+    Returns:
+        The tensors from which `for_texts` makes attributions.
+
+    Raises:
+        UnsupportedError: for a block or head that cannot be decomposed.
+        InvalidInputError: for a block that has no readout row.
+    """
     tower = model.tower
     assert tower.head is not None
     head: Head = tower.head
@@ -232,12 +267,12 @@ def decomposed(model: Model, inputs: dict[str, Tensor], geometries: list[Geometr
         embeddings = model.parts.embed(inputs).float()
     tokens = kept["tokens"].float()
     with torch.autocast(model.device.type, enabled=False):
-        contributions = _joining(site, scope.decomposition[site])
+        contributions = joining_contributions(site, scope.decomposition[site])
         row = kept["row"] if head.norm is not None else contributions.sum(1)
         return _Run(
             head,
             contributions,
-            _each_alone(site, tokens) if site.is_pool else tokens,
+            outputs_per_key(site, tokens) if site.is_pool else tokens,
             row,
             _checked(model, embedding_of(head, row), embeddings),
             1 if site.is_pool else 2 * len(tower.blocks) - 1,
@@ -247,7 +282,14 @@ def decomposed(model: Model, inputs: dict[str, Tensor], geometries: list[Geometr
 
 
 def default_block(model: Model) -> int:
-    """The second-last block, as in the paper; the pooling head where there is one."""
+    """The block that is decomposed by default: the second-last, as in the paper, or the pooling head.
+
+    Args:
+        model: an encoder.
+
+    Returns:
+        Its index.
+    """
     tower = model.tower
     return tower.num_blocks - 1 if tower.readout == "probe" else max(tower.num_blocks - 2, 0)
 
@@ -263,126 +305,17 @@ def _check_site(model: Model, site: Site) -> None:
     if "PostNorm" in type(site.module).__name__ or (
         not site.is_pool and "PostNorm" in type(model.tower.blocks[site.block]).__name__
     ):
-        raise UnsupportedError(f"{model.name} normalises behind its attention, which is not taken apart.")
-
-
-# -- the path from the attention to the embedding ---------------------------------------------------------------------
-
-
-def embedding_of(head: Head, row: Tensor) -> Tensor:
-    """`[n, e]` what the head makes of readout rows `[n, d]`, float32."""
-    result = _normalised(head.norm, row)
-    if head.mlp is not None:
-        first, activation, second = head.mlp
-        inner = F.linear(result, first.weight.float(), _float(first.bias))
-        active = activation(inner.to(first.weight.dtype)).float()
-        result = row + F.linear(active, second.weight.float(), _float(second.bias))
-    for item in head.projections:
-        linear = isinstance(item, nn.Linear)
-        result = F.linear(result, item.weight.float(), _float(item.bias)) if linear else result @ item.float()
-    return result
+        raise UnsupportedError(f"{model.name} normalises after its attention, which cannot be taken apart.")
 
 
 def _checked(model: Model, ours: Tensor, embeddings: Tensor) -> Tensor:
-    """Nothing silently explains something else: the head that is taken apart must give the model's own embedding."""
+    """Checks that the head that is decomposed gives the model's own embedding."""
     if not (F.cosine_similarity(ours, embeddings, dim=-1) > 0.99).all():
         raise UnsupportedError(
-            f"{model.name} does not make its embedding from the readout row the way its parts suggest, so it cannot "
-            "be taken apart."
+            f"{model.name} does not make its embedding from the readout row in the way its modules suggest, so it "
+            "cannot be taken apart."
         )
     return ours
-
-
-def pulled_back(head: Head, row: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """The head as a linear map at one readout row: `⟨head(x), t⟩ = ⟨u, x⟩ + b` with statistics and gates held.
-
-    Args:
-        head: from the readout row to the embedding.
-        row: `[q, d]` readout rows that the head saw.
-        texts: `[q, e]`.
-
-    Returns:
-        u `[q, d]` and b `[q]`, float32.
-    """
-    constant = texts.new_zeros(len(texts))
-    back = texts
-    for item in reversed(head.projections):
-        weight = item.weight.float() if isinstance(item, nn.Linear) else item.float().T
-        if isinstance(item, nn.Linear) and item.bias is not None:
-            constant = constant + back @ item.bias.float()
-        back = back @ weight
-    skip = None
-    if head.mlp is not None:
-        first, activation, second = head.mlp
-        skip = back
-        inner = F.linear(_normalised(head.norm, row), first.weight.float(), _float(first.bias))
-        active = activation(inner.to(first.weight.dtype)).float()
-        gate = torch.where(inner.abs() > 1e-6, active / inner, 0.5)  # activations used here have slope ½ at 0
-        if second.bias is not None:
-            constant = constant + back @ second.bias.float()
-        back = (back @ second.weight.float()) * gate
-        if first.bias is not None:
-            constant = constant + back @ first.bias.float()
-        back = back @ first.weight.float()
-    if isinstance(head.norm, nn.LayerNorm):
-        mean, deviation = _statistics(head.norm, row)
-        if head.norm.bias is not None:
-            constant = constant + back @ head.norm.bias.float()
-        back = back if head.norm.weight is None else back * head.norm.weight.float()
-        back = back / deviation
-        constant = constant - back.sum(-1) * mean[:, 0]
-    elif not isinstance(head.norm, nn.Identity | None):
-        raise UnsupportedError(f"a head with {type(head.norm).__name__} cannot be taken apart; LayerNorm can.")
-    return (back if skip is None else skip + back), constant
-
-
-def _statistics(norm: nn.LayerNorm, row: Tensor) -> tuple[Tensor, Tensor]:
-    """μ and sqrt(var + eps), `[…, 1]` each."""
-    return row.mean(-1, keepdim=True), (row.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
-
-
-def _normalised(norm: nn.Module | None, row: Tensor) -> Tensor:
-    if not isinstance(norm, nn.LayerNorm):
-        return row
-    return F.layer_norm(row, norm.normalized_shape, _float(norm.weight), _float(norm.bias), norm.eps)
-
-
-def _joining(site: Site, contributions: Tensor) -> Tensor:
-    """What of every key's contribution joins the residual stream: through inner norms (statistics held), projections
-    and LayerScales."""
-    keys = contributions.shape[1]
-    for item in site.after:
-        if isinstance(item, nn.LayerNorm):
-            mean, deviation = _statistics(item, contributions.sum(1, keepdim=True))
-            contributions = (contributions - mean / keys) / deviation
-            contributions = contributions if item.weight is None else contributions * item.weight.float()
-            contributions = contributions if item.bias is None else contributions + item.bias.float() / keys
-        elif isinstance(item, nn.Linear):
-            contributions = F.linear(contributions, item.weight.float())
-            contributions = contributions if item.bias is None else contributions + item.bias.float() / keys
-        else:
-            contributions = contributions * getattr(item, "gamma", item).float()
-    return contributions
-
-
-def _each_alone(site: Site, tokens: Tensor) -> Tensor:
-    """What a pooling probe would read if it looked at one key alone, `[n, K, d]`."""
-    pool: Any = site.module
-    if isinstance(pool, nn.MultiheadAttention):
-        weight = pool.in_proj_weight.chunk(3)[2] if pool._qkv_same_embed_dim else pool.v_proj_weight
-        bias = None if pool.in_proj_bias is None else pool.in_proj_bias.chunk(3)[2]
-        tokens = tokens if pool.batch_first else tokens.transpose(0, 1)
-    else:  # timm's AttentionPoolLatent
-        tokens = tokens if pool.pos_embed is None else tokens + pool.pos_embed.float()
-        weight = pool.kv.weight.chunk(2)[1]
-        bias = None if pool.kv.bias is None else pool.kv.bias.chunk(2)[1]
-    projection: Any = site.projection
-    values = F.linear(tokens, weight.float(), _float(bias))
-    return F.linear(values, projection.weight.float(), _float(getattr(projection, "bias", None)))
-
-
-def _float(item: Tensor | None) -> Tensor | None:
-    return None if item is None else item.float()
 
 
 #: names of 0.4.0

@@ -1,12 +1,11 @@
-"""A wrapped model: takes `VisualPrompt`s in, gives embeddings, logits and readout attention out.
+"""A wrapped model: it takes `VisualPrompt`s and gives embeddings, logits and attention.
 
-Backends (transformers, open_clip, timm) fill in where the attention is and how the model is called; everything that
-prompts need (sharing, edits, proofs, references) is here, once.
+Backends (transformers, open_clip, timm) supply the attention sites and the call of the model; everything that prompts
+need (sharing, edits, checks, references) is independent of the backend.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,157 +18,39 @@ from visprompt.attention.compiled import CompiledCheck
 from visprompt.attention.prompt_tokens import Insertion
 from visprompt.attention.sites import ReadRows, Tower
 from visprompt.errors import UnsupportedError
-from visprompt.geometry.geometry import Geometry
 from visprompt.models.chat import Chat, Generation
+from visprompt.models.description import ModelDescription
 from visprompt.models.encoder_run import Kept, check_prompts, prompting, run_in_order
 from visprompt.models.encoding import Encoding
 from visprompt.models.parts import Parts
 from visprompt.models.preprocessing import ImagePixels
 from visprompt.models.site_checks import verify_prompt_tokens, verify_sites
 from visprompt.utils.renamed import renamed_attributes
-from visprompt.visual_prompt import Fit, VisualPrompt
+from visprompt.visual_prompt import VisualPrompt
 
 __all__ = ["Model", "Parts"]
 
 
 @renamed_attributes(prove="verify_sites")
-class Model:
-    """A model that visual prompts can be run on. Made by `load_model` and `wrap`.
+class Model(ModelDescription):
+    """A model that visual prompts can be run on, made by `load_model` or `wrap`.
 
-    The module's weights, buffers, mode and outputs stay as they were; `unwrap()` gives it back with its configs
-    restored.
+    The module's weights, buffers, mode and outputs stay unchanged; `unwrap()` returns it with its configs restored.
     """
-
-    #: True for models that answer in words
-    generates: bool = False
 
     def __init__(self, module: nn.Module, parts: Parts, name: str) -> None:
         self.module, self.parts, self.name = module, parts, name
-        self._proved = self._proved_tokens = False
+        self._verified = self._verified_tokens = False
         self._lock = threading.RLock()
         self._wrapped = True
         self._compiled = CompiledCheck()
 
-    # -- what it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def supports(self) -> frozenset[str]:
-        """The places it can be touched: "pixels" always; "attention", "tokens" and "text" where it has them."""
-        has = {"pixels"}
-        if self.parts.tower is not None:
-            has.add("attention")
-            if not self.parts.tower.no_tokens:
-                has.add("tokens")
-        if self.parts.embed_text is not None:
-            has.add("text")
-        return frozenset(has)
-
-    @property
-    def tower(self) -> Tower:
-        """Its attention sites.
-
-        Raises:
-            UnsupportedError: for a model without attention.
-        """
-        if self.parts.tower is None:
-            raise UnsupportedError(f"{self.name} has no attention that can be read or edited.")
-        return self.parts.tower
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of attention blocks, an attention pooling head counted as one."""
-        return self.tower.num_blocks
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.module.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating type of its weights."""
-        return next(item for item in self.module.parameters() if item.is_floating_point()).dtype
-
-    def has_tower(self, name: str) -> bool:
-        """True for a tower whose attention can be edited."""
-        try:
-            self.tower_named(name)
-        except UnsupportedError:
-            return False
-        return True
-
-    def tower_named(self, name: str) -> Tower:
-        """The tower of that name; encoders have one, `"vision"`.
-
-        Raises:
-            UnsupportedError: for another name.
-        """
-        if self.tower.name != name:
-            raise UnsupportedError(f"{self.name} has no tower {name!r}; it has {self.tower.name!r}.")
-        return self.tower
-
-    def geometry(self, image_wh: tuple[int, int], fit: Fit = "model", tower: str = "vision") -> Geometry:
-        """Where the pixels of an image of this size go: original pixels ↔ model input ↔ patch grid.
-
-        Args:
-            image_wh: width and height in pixels.
-            fit: `"model"` as its processor does it, `"pad"`, `"squash"`.
-            tower: whose patches; encoders have one tower.
-        """
-        if self.parts.tower is not None:
-            self.tower_named(tower)
-        return self.parts.reader.geometry(image_wh, fit)
-
-    def geometry_of(self, prompt: VisualPrompt, tower: str | None = None) -> Geometry:
-        """`geometry` of a prompt's image, in the company in which the model gets it.
-
-        Args:
-            prompt: with its image, fit and place in a request.
-            tower: whose patches; None: the tower through which the model reads images.
-        """
-        return self.geometry(prompt.image.size, prompt.fit, **({} if tower is None else {"tower": tower}))
-
-    def require(self, acts_on: frozenset[str], strategy: str) -> None:
-        """Checks that the model can take in what a strategy changes.
-
-        Args:
-            acts_on: "pixels", "text", "tokens", "attention".
-            strategy: its name, for the message.
-
-        Raises:
-            UnsupportedError: if something of it is missing, with the model, so that others can say what works on it.
-        """
-        missing = acts_on - self.supports - {"text"}
-        if not missing:
-            return
-        reason = self.parts.tower.no_tokens if "tokens" in missing and self.parts.tower is not None else ""
-        raise UnsupportedError(
-            f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which {self.name} does not offer "
-            f"{f'because {reason} ' if reason else ''}(it takes {', '.join(sorted(self.supports))}).",
-            model=self,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """Identity for result rows: name, class, backend, dtype, device, and a hash over all weights."""
-        return {
-            "name": self.name,
-            "class": type(self.module).__name__,
-            "backend": self.parts.backend,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "weights": self.weights_hash(),
-        }
-
-    def weights_hash(self) -> str:
-        """First 16 hex digits of a SHA-256 over names, shapes and values of the state dict."""
-        digest = hashlib.sha256()
-        for name, item in sorted(self.module.state_dict().items()):
-            digest.update(f"{name}{tuple(item.shape)}".encode())
-            digest.update(item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
-
     def unwrap(self) -> nn.Module:
-        """Gives the module back as it was; this wrapper cannot be used afterwards."""
+        """Restores the module's configs and returns it; this wrapper cannot be used afterwards.
+
+        Returns:
+            The module.
+        """
         with self._lock:
             while self.parts.restore:
                 self.parts.restore.pop()()
@@ -187,7 +68,17 @@ class Model:
         stream: Callable[[int, str], None] | None = None,
         **options: Any,
     ) -> list[Generation]:
-        """Answers questions about images; encoders cannot.
+        """Generates answers to questions about images; encoders cannot.
+
+        Args:
+            chats: n questions with their images.
+            max_new_tokens: longest answer, in tokens.
+            read: decoder blocks whose attention is kept.
+            stream: called with (index of the chat, new text) while the answers are generated.
+            **options: arguments of the model's own `generate`.
+
+        Returns:
+            n answers.
 
         Raises:
             UnsupportedError: if the model writes no text.
@@ -195,15 +86,28 @@ class Model:
         raise UnsupportedError(f"{self.name} is an encoder and writes no text: use encode, score or attention.")
 
     def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
-        """`[n, t]` log-likelihoods of answers; encoders score with embeddings and `logits`.
+        """Scores answers to questions about images; encoders score with embeddings and `logits`.
+
+        Args:
+            chats: n questions with their images.
+            texts: t answers.
+
+        Returns:
+            `[n, t]` log-likelihoods.
 
         Raises:
-            UnsupportedError: if the model writes no text, or does not tell how likely it is.
+            UnsupportedError: if the model writes no text, or gives no likelihoods.
         """
         raise UnsupportedError(f"{self.name} does not tell how likely an answer is.")
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """`[t, d]` text embeddings as the model gives them.
+        """Embeds texts.
+
+        Args:
+            texts: t texts.
+
+        Returns:
+            `[t, d]` embeddings, not normalised.
 
         Raises:
             UnsupportedError: if it has no text tower.
@@ -216,7 +120,18 @@ class Model:
         return self.parts.embed_text(list(texts))
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """`[n, t]` scores from image and text embeddings, as the model defines them (scale, bias)."""
+        """Scores image embeddings against text embeddings, as the model defines it (scale, bias).
+
+        Args:
+            images: `[n, d]`.
+            texts: `[t, d]`.
+
+        Returns:
+            `[n, t]`.
+
+        Raises:
+            UnsupportedError: if it has no text tower.
+        """
         if self.parts.logits is None:
             raise UnsupportedError(f"{self.name} has no text tower, so texts cannot be scored.")
         return self.parts.logits(images, texts)
@@ -232,21 +147,24 @@ class Model:
         read_rows: ReadRows = "readout",
         features: bool = False,
     ) -> Encoding:
-        """Runs prompts through the image tower, in order.
+        """Runs prompts through the image tower.
 
         Args:
-            prompts: prompts on one image should stand together; those that differ only in attention edits share the
-                blocks before the first edit.
-            read: blocks whose readout attention is kept (after the edits).
+            prompts: n prompts; those on one image should follow one another. Those that differ only in attention edits
+                share the blocks before the first edit.
+            read: blocks whose attention is kept (after the edits).
             decompose: blocks whose readout row is decomposed into its keys' contributions.
-            share_prefix: False runs every prompt on its own.
-            cache: inputs of images that were prepared before.
-            read_rows: whose attention `read` keeps: the mean of the `"readout"`, or what `"summary"` is (`ReadRows`),
-                or every row of others.
-            features: keep the patches' hidden states behind the last block; prompts then run on their own.
+            share_prefix: False: every prompt runs all blocks.
+            cache: caches the inputs of images.
+            read_rows: the rows whose attention `read` keeps: the mean of the `"readout"` or of the `"summary"`
+                (`ReadRows`), or every row of other kinds.
+            features: keep the patches' hidden states after the last block; prompts then do not share blocks.
+
+        Returns:
+            n rows, in the order of the prompts.
 
         Raises:
-            UnsupportedError: for prompt tokens or attention edits on a model that cannot take them, or features of a
+            UnsupportedError: for prompt tokens or attention edits that the model does not support, or features of a
                 model without patches.
             InvalidInputError: for edits that do not fit the image or the model.
             SiteNotReachedError: if a block with an edit never ran.
@@ -258,7 +176,7 @@ class Model:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Puts modules that are in training mode into evaluation mode for a run: batch norms would learn from it."""
+        """Puts modules in training mode into evaluation mode for a run: batch norms would update their statistics."""
         training = _in_training(self.module)
         for module in training:
             module.training = False
@@ -279,24 +197,24 @@ class Model:
         features: bool = False,
         stop: bool = False,
     ) -> Iterator[Callable[[Tensor], Encoding]]:
-        """A scope for training: gives a function from pixels to an `Encoding`, with gradients.
+        """Opens a scope for training, which gives a function from pixels to an `Encoding` with gradients.
 
-        Call `backward()` inside the scope: gradient checkpointing runs blocks again, and the edits must still be there.
+        Call `backward()` inside the scope: gradient checkpointing runs blocks again and needs the edits.
 
         Args:
-            prompts: n prompts; their images are only looked at for geometry.
-            read: with `decompose`, `read_rows` and `features` as in `encode`.
-            decompose: see there.
-            read_rows: see there.
-            features: see there.
-            stop: with `read` alone: compute nothing after the last block that is read; the embeddings are `[n, 0]`. Not
-                together with gradient checkpointing.
+            prompts: n prompts; of their images only the size is used.
+            read: as in `encode`.
+            decompose: as in `encode`.
+            read_rows: as in `encode`.
+            features: as in `encode`.
+            stop: with `read` alone: do not compute blocks after the last one that is read; the embeddings are `[n, 0]`.
+                Not together with gradient checkpointing.
 
         Yields:
             `encode(pixels)` with pixels `[n, 3, h, w]`, normalised, already in the model's input size.
 
         Raises:
-            UnsupportedError: for padded images, and as `encode`.
+            UnsupportedError: for padded images, and as in `encode`.
         """
         self._check_open()
         kept = Kept(tuple(read), tuple(decompose), read_rows, features)
@@ -305,12 +223,32 @@ class Model:
             yield encode
 
     def embed_pixels(self, pixels: Tensor, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
-        """`prompting` for one forward; without gradient checkpointing its gradients are right as well."""
+        """Runs one forward in a `prompting` scope; its gradients are right only without gradient checkpointing.
+
+        Args:
+            pixels: `[n, 3, h, w]`, normalised, in the model's input size.
+            prompts: n prompts.
+            **options: as in `prompting`.
+
+        Returns:
+            The encoding, with gradients.
+        """
         with self.prompting(prompts, **options) as encode:
             return encode(pixels)
 
     def insertion(self, prompts: Sequence[VisualPrompt]) -> Insertion | None:
-        """The prompts' tokens, all of one kind, or None."""
+        """Collects the prompts' tokens.
+
+        Args:
+            prompts: prompts whose tokens have the same shape and blocks.
+
+        Returns:
+            The tokens for a scope, or None without any.
+
+        Raises:
+            InvalidInputError: if the tokens do not fit the tower.
+            UnsupportedError: if the tower takes no prompt tokens.
+        """
         tokens = [prompt.tokens for prompt in prompts if prompt.tokens is not None and prompt.tokens.count]
         return Insertion(self.tower, tokens) if tokens else None
 
@@ -321,8 +259,11 @@ class Model:
             )
 
     def is_compiled(self) -> bool:
-        """True if the way to an attention that can be edited is compiled: there only the transformers shim works, and
-        hooks are ignored. `torch.compile` is noticed whenever it was called.
+        """Whether compiled code runs on the path to an attention that can be edited: hooks are ignored there, only the
+        transformers shim works. A later `torch.compile` is noticed too.
+
+        Returns:
+            True if there is compiled code.
         """
         return self._compiled(self.module, self._reached())
 
@@ -337,20 +278,21 @@ class Model:
         return () if self.parts.tower is None else (self.parts.tower,)
 
     def verify_sites(self, prompt: VisualPrompt) -> None:
-        """Verifies every site by an effect, once: a change at the readout's row must move the embedding.
+        """Verifies once that every site has an effect: a change at the readout's row must change the embedding.
 
-        Hooks can fire without any effect (a model wrapped in another, a head that reads elsewhere), so firing alone is
-        no proof. One forward with a zero added at every site, and one backward: each zero must get a gradient.
+        Hooks can run without any effect (a model wrapped in another, a head that reads other rows). So one forward adds
+        a zero at every site, and one backward must give each zero a gradient.
 
         Args:
-            prompt: whose image and fit it is verified on.
+            prompt: the prompt whose image and fit are used.
 
         Raises:
             SiteNotReachedError: naming the sites without an effect.
+            UnsupportedError: for weights that were made in inference mode.
         """
         tokens = prompt.tokens is not None and prompt.tokens.count > 0
         with self._lock:
-            if (self._proved and (self._proved_tokens or not tokens)) or self.parts.tower is None:
+            if (self._verified and (self._verified_tokens or not tokens)) or self.parts.tower is None:
                 return
             if any(item.is_inference() for item in self.module.parameters()):
                 raise UnsupportedError(
@@ -358,11 +300,11 @@ class Model:
                     "gradients: load it outside, and run inside if you like."
                 )
             with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
-                if not self._proved:
+                if not self._verified:
                     verify_sites(self.name, self.parts, prompt, self)
                 if tokens:
                     verify_prompt_tokens(self.name, self.parts, prompt, self)
-            self._proved, self._proved_tokens = True, tokens
+            self._verified, self._verified_tokens = True, tokens
 
     def __repr__(self) -> str:
         kind = type(self.module).__name__
@@ -371,7 +313,7 @@ class Model:
 
 
 def _in_training(root: nn.Module) -> list[nn.Module]:
-    """The modules that are in training mode. As `root.modules()`, but in one loop: it is asked at every run."""
+    """The modules in training mode. Same as filtering `root.modules()`, but in one loop, because every run calls it."""
     found: list[nn.Module] = []
     seen: set[nn.Module] = set()
     left: list[nn.Module | None] = [root]

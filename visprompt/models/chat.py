@@ -1,4 +1,4 @@
-"""What a model that writes text is asked, and what it answers: plain data."""
+"""Questions to models that write text, and their answers, as plain data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from visprompt.errors import InvalidInputError
 from visprompt.geometry.geometry import Geometry
 from visprompt.visual_prompt import VisualPrompt
 
-#: chats per forward to start with, by device; halved when memory runs out
+#: first number of chats per forward, by device; halved when memory runs out
 FIRST_CHATS = {"cuda": 16, "mps": 4, "cpu": 16}
 
 
@@ -19,10 +19,10 @@ class Chat:
     """One question about one or several prompted images.
 
     Args:
-        prompts: the images in order, with their edits and prompt tokens; the frames, for a video.
+        prompts: the images in order, with their edits and prompt tokens; for a video, its frames.
         text: the question.
-        video: the images are frames of one video; models without video get them as images.
-        system: instruction put before everything else, or None for the model's own default.
+        video: the images are frames of one video; models without video input get them as images.
+        system: system message, or None for the model's default.
 
     Raises:
         InvalidInputError: without an image or without a question.
@@ -44,16 +44,16 @@ class Chat:
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """An answer, and where the model looked while it wrote it.
+    """An answer, with the attention while it was generated.
 
     Args:
         text: the answer without special tokens, stripped.
-        tokens: the text of every token of the answer; the one that ended it is not among them.
+        tokens: the text of every token of the answer, without the token that ended it.
         blocks: `[B]` decoder blocks that were read.
-        attention: for every image (frame group of a video) `[T, B, H, P]` float32 on the CPU: the share of the
-            attention of the position that wrote token t on every image token, after the edits. T counts the steps,
-            the one that ended the answer included.
-        geometries: for every image (frame group) the geometry of those image tokens.
+        attention: for every image (frame group of a video) `[T, B, H, P]` float32 on the CPU: the fraction of the
+            attention, of the position that wrote token t, on every image token, after the edits. T is the number of
+            steps, including the one that ended the answer.
+        geometries: for every image (frame group) the geometry of its image tokens.
         finished: False if it stopped because `max_new_tokens` was reached.
     """
 

@@ -1,4 +1,4 @@
-"""How CLIP-like models turn two embeddings into a score."""
+"""The logits of CLIP-like models from image and text embeddings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn.functional import normalize
 
 
 def contrastive_logits(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """`exp(logit_scale) · cos + logit_bias`, with the bias of those models that have one (SigLIP).
+    """Makes the function `exp(logit_scale) · cos + logit_bias`; only some models have a bias (SigLIP).
 
     Args:
-        model: has `logit_scale`, and `logit_bias` if it uses one; looked up at every call.
+        model: has `logit_scale`, and `logit_bias` if it uses one; both are read at every call.
 
     Returns:
         A function from `[n, d]` image and `[t, d]` text embeddings to `[n, t]` logits in float32.

@@ -1,4 +1,4 @@
-"""One run of prompts through an encoder: `Model.encode`, and `Model.prompting` for training."""
+"""Runs prompts through an encoder: `Model.encode`, and `Model.prompting` for training."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a run besides the embeddings.
+    """The outputs that a run keeps besides the embeddings.
 
     Args:
         read: blocks whose attention is kept.
         decompose: blocks whose readout row is decomposed.
-        read_rows: whose attention `read` keeps.
-        features: keep the patches' hidden states behind the last block.
+        read_rows: the rows whose attention `read` keeps.
+        features: keep the patches' hidden states after the last block.
     """
 
     read: tuple[int, ...] = ()
@@ -48,16 +48,21 @@ class Kept:
 
     @property
     def attention(self) -> bool:
-        """True if something of the attention is kept."""
+        """True if attention is read or decomposed."""
         return bool(self.read or self.decompose)
 
 
 def check_prompts(model: Model, prompts: Sequence[VisualPrompt], kept: Kept) -> None:
-    """Says, before anything is computed, what the model cannot take in or give.
+    """Checks, before anything is computed, that the model supports the prompts and the outputs to keep.
+
+    Args:
+        model: an encoder.
+        prompts: the prompts.
+        kept: the outputs to keep.
 
     Raises:
         InvalidInputError: without prompts.
-        UnsupportedError: naming what the model does not offer.
+        UnsupportedError: naming what the model does not support.
     """
     if not prompts:
         raise InvalidInputError("nothing to encode: the list of prompts is empty.")
@@ -83,15 +88,15 @@ def run_in_order(
 
     Args:
         model: an encoder.
-        prompts: checked, at least one.
-        kept: what is kept.
+        prompts: at least one, checked with `check_prompts`.
+        kept: the outputs to keep.
         share_prefix: prompts on one image share the blocks before the first edit.
-        cache: inputs of images that were prepared before.
+        cache: caches the inputs of images.
 
     Returns:
         One row per prompt, in their order.
     """
-    cache = ImagePixels() if cache is None else cache  # looked at for their size, then batched: prepared once
+    cache = ImagePixels() if cache is None else cache  # inputs are needed twice: for their size and for the batch
     alike = groups_of(prompts)
     if len(alike) > 1:
         return _in_groups(model, alike, prompts, kept, share_prefix, cache)
@@ -122,7 +127,7 @@ def _in_groups(
     share_prefix: bool,
     cache: ImagePixels,
 ) -> Encoding:
-    """Prompts whose inputs differ in size, or in their tokens' places, run in a forward of their own each."""
+    """Runs prompts whose inputs differ in size, or whose tokens differ in shape, in one forward per group."""
     found = [run_in_order(model, [prompts[i] for i in members], kept, share_prefix, cache) for members in groups]
     order = [i for members in groups for i in members]
     return Encoding.joined(found, torch.argsort(torch.tensor(order, device=model.device)))
@@ -136,14 +141,14 @@ def encode_sorted(
     kept: Kept,
     share_prefix: bool,
 ) -> Encoding:
-    """One forward.
+    """Runs one forward.
 
     Args:
         model: an encoder in evaluation mode.
         prompts: n prompts, those on one image together, with tokens of one kind.
-        inputs: of the m images.
-        index: `[n]` image of every prompt, sorted.
-        kept: what is kept.
+        inputs: model inputs of the m images.
+        index: `[n]` int, image of every prompt, sorted.
+        kept: the outputs to keep.
         share_prefix: as in `run_in_order`.
 
     Returns:
@@ -157,7 +162,7 @@ def encode_sorted(
     run = _Run.of(model, prompts, kept)
     count = len(prompts)
     repeated = count > len(next(iter(inputs.values())))
-    # Shared blocks leave out rows that no embedding needs, but features do.
+    # With sharing, the last block computes only the rows that the embedding needs; features need all.
     share = repeated and share_prefix and not kept.features
     sharing = _sharing(model, run, index) if share else None
     if repeated and sharing is None:
@@ -184,17 +189,21 @@ def prompting(
 
     Args:
         model: an encoder.
-        prompts: checked, at least one.
-        kept: what is kept.
-        stop: compute nothing after the last block that is read.
+        prompts: at least one, checked with `check_prompts`.
+        kept: the outputs to keep.
+        stop: do not compute blocks after the last one that is read.
 
     Yields:
-        From pixels `[n, 3, h, w]` to an `Encoding`, with gradients.
+        A function from pixels `[n, 3, h, w]` to an `Encoding`, with gradients.
+
+    Raises:
+        UnsupportedError: for a model that takes padded images.
+        InvalidInputError: for prompts with tokens of several kinds.
     """
     prompts = list(prompts)
     if model.parts.tower is not None and model.parts.tower.padded:
         raise UnsupportedError(
-            f"{model.name} takes packed images, padded in a layout of its own: pixels cannot be given directly."
+            f"{model.name} takes packed images, padded in its own layout: pixels cannot be given directly."
         )
     if len(groups_of(prompts)) > 1:
         raise InvalidInputError(
@@ -227,16 +236,14 @@ def prompting(
 
 
 def _is_plain(prompts: Sequence[VisualPrompt], kept: Kept) -> bool:
-    """True if no attention is edited or kept, and nothing is put into the sequence."""
+    """True if no attention is edited or kept and no prompt has tokens."""
     tokens = any(prompt.tokens is not None and prompt.tokens.count for prompt in prompts)
     return not (kept.attention or tokens or any(prompt.attention for prompt in prompts))
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What one forward of a batch of prompts needs: the tower with their tokens, what happens at its sites, and the
-    number of patches of the prompt with the most.
-    """
+    """The tower with the prompts' tokens, the programs of its sites, the tokens, and the largest number of patches."""
 
     tower: Tower
     programs: dict[Site, SiteProgram]
@@ -255,11 +262,11 @@ class _Run:
 def _programs(
     model: Model, prompts: Sequence[VisualPrompt], patches: Sequence[int], kept: Kept, tokens: Insertion | None
 ) -> dict[Site, SiteProgram]:
-    """What happens at every site, ready to run."""
+    """The programs of all sites, with references for gain edits."""
     tower = model.tower if tokens is None else tokens.tower
     edits = [prompt.attention for prompt in prompts]
     programs = compile_programs(tower, edits, patches, kept.read, kept.decompose, kept.read_rows)
-    # Compiled code ignores hooks, and the proof would go through the same ones: this comes first.
+    # Before `verify_sites`, which uses the same hooks: compiled code ignores them.
     if (tokens or any(site.backend != "transformers" for site in programs)) and model.is_compiled():
         raise refuse_compiled(model.name)
     model.verify_sites(prompts[0])
@@ -270,7 +277,7 @@ def _programs(
 
 
 def _sharing(model: Model, run: _Run, index: Tensor) -> Sharing | None:
-    """How the prompts share blocks, where they can."""
+    """The sharing of blocks between the prompts, or None where they cannot share."""
     compares = any(item.needs_reference for item in run.programs.values())
     if run.tokens is not None or compares or not run.tower.shareable or model.is_compiled():
         return None
@@ -278,7 +285,7 @@ def _sharing(model: Model, run: _Run, index: Tensor) -> Sharing | None:
 
 
 def _learns(prompts: Sequence[VisualPrompt], tokens: Insertion | None) -> bool:
-    """True if the prompts have numbers that want gradients."""
+    """True if the prompts hold tensors that are trained."""
     temperatures = [edit.temperature for prompt in prompts for edit in prompt.attention]
     if any(isinstance(item, Tensor) and item.requires_grad for item in temperatures):
         return True

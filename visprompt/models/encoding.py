@@ -1,4 +1,4 @@
-"""What one forward of prompted images gives."""
+"""The outputs of one forward of prompted images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from visprompt.attention.scope import Scope
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """What one forward gave.
+    """The outputs of one forward of n prompts.
 
     Args:
         embeddings: `[n, d]`.
-        attention: `[n, H, P]` for every block that was read; `[n, H, R, P]` for rows other than the readout.
-        contributions: `[n, P, d]` for every block that was decomposed: patches only, in the block's width.
-        features: `[n, P, d]`, if they were asked for: the patches' hidden states behind the last block and in front of
-            the last norm, row by row.
+        attention: per block that was read `[n, H, P]`; `[n, H, R, P]` for rows other than readout and summary.
+        contributions: per block that was decomposed `[n, P, d]`: patches only, in the block's width.
+        features: `[n, P, d]` or None: the patches' hidden states after the last block and before the last norm, row by
+            row.
     """
 
     embeddings: Tensor
@@ -29,7 +29,14 @@ class Encoding:
     features: Tensor | None = None
 
     def take(self, index: Tensor) -> Encoding:
-        """Some of the rows, or all in another order."""
+        """Selects or reorders prompts.
+
+        Args:
+            index: `[m]` int, indices of prompts.
+
+        Returns:
+            An encoding of m prompts.
+        """
         return Encoding(
             self.embeddings[index],
             {block: item[index] for block, item in self.attention.items()},
@@ -39,7 +46,15 @@ class Encoding:
 
     @staticmethod
     def joined(items: Sequence[Encoding], order: Tensor) -> Encoding:
-        """Several encodings one after the other, then re-ordered; fewer patches are filled up with zeros."""
+        """Concatenates encodings and reorders their prompts; where they have fewer patches, zeros are appended.
+
+        Args:
+            items: the encodings.
+            order: `[n]` int, for every prompt of the result its index among all.
+
+        Returns:
+            An encoding of n prompts.
+        """
 
         def join(parts: list[dict[int, Tensor]], dim: int) -> dict[int, Tensor]:
             widest = {block: max(part[block].shape[dim] for part in parts) for block in parts[0]}
@@ -56,14 +71,24 @@ class Encoding:
 
 
 def _widened(item: Tensor, dim: int, size: int) -> Tensor:
-    """Zero columns behind, up to `size` along `dim`."""
+    """Appends zeros along `dim` up to `size`."""
     shape = list(item.shape)
     shape[dim] = size - item.shape[dim]
     return torch.cat((item, item.new_zeros(shape)), dim=dim)
 
 
 def collect(scope: Scope, embeddings: Tensor, patches: int, features: Tensor | None = None) -> Encoding:
-    """What a scope kept, cut to the patch columns."""
+    """Makes an encoding of what a scope has read, cut to the patch columns.
+
+    Args:
+        scope: the scope, after the forward.
+        embeddings: `[n, d]`.
+        patches: P, the largest number of patches.
+        features: `[n, P, d]`, or None.
+
+    Returns:
+        The encoding.
+    """
     return Encoding(
         embeddings,
         {site.block: item.narrow(-1, site.prefix, patches) for site, item in scope.maps().items()},

@@ -1,4 +1,4 @@
-"""What an encoder's heads give without the prompt: what output gains compare with."""
+"""The outputs of an encoder's heads without the prompt, with which output gains compare."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ if TYPE_CHECKING:
 def with_references(
     model: Model, prompts: Sequence[VisualPrompt], gains: dict[Site, SiteProgram], tower: Tower
 ) -> dict[Site, SiteProgram]:
-    """Runs the images without the prompt (but for its tokens: they are part of the model that is edited) and hands
-    its row outputs to the gain edits.
+    """Runs the images without the prompt and stores the rows' outputs in the programs. Prompt tokens stay, since gains
+    edit the model with its tokens.
 
     Args:
         model: the encoder.
         prompts: one per stream.
         gains: the programs with a gain.
-        tower: the model's own, or with the prompts' tokens in it.
+        tower: the model's own tower, or the one with the prompts' tokens.
+
+    Returns:
+        The programs with `reference` set.
     """
     plain = [(prompt.reference or prompt.image, prompt.fit) for prompt in prompts]
-    places: dict[tuple[int, Fit, int], int] = {}
+    numbers: dict[tuple[int, Fit, int], int] = {}
     keys = [(id(item), fit, id(prompt.tokens)) for (item, fit), prompt in zip(plain, prompts, strict=True)]
-    which = [places.setdefault(key, len(places)) for key in keys]
-    once = [plain[which.index(place)] for place in range(len(places))]
-    tokens = model.insertion([prompts[which.index(place)] for place in range(len(places))])
+    which = [numbers.setdefault(key, len(numbers)) for key in keys]
+    once = [plain[which.index(number)] for number in range(len(numbers))]
+    tokens = model.insertion([prompts[which.index(number)] for number in range(len(numbers))])
     watch = {
         site: SiteProgram(
             rows=item.rows,

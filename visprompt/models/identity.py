@@ -1,4 +1,6 @@
-"""Which backbone a learned prompt belongs to, told so that it survives another device or floating type."""
+"""Identifies the backbone of a learned prompt, by fingerprints of its weights that do not depend on device or floating
+type.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from visprompt.errors import UnsupportedError
 if TYPE_CHECKING:
     from visprompt.models.base import Model
 
-#: Of a tensor's norm. Half precision moves the marks of a checkpoint by half of it at most; a little fine-tuning moves
-#: them further, since the signed sum sees every change and not only one of length.
+#: Largest difference between fingerprints of equal weights, relative to the tensor's norm. Half precision changes the
+#: fingerprint of a checkpoint by at most half of it; even slight fine-tuning changes it more, since the signed sum
+#: reacts to every change and not only to one of the norm.
 TOLERANCE = 0.01
 _MOST_TENSORS = 48
 
@@ -25,7 +28,13 @@ _known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], dict[str, An
 
 
 def width_of(tower: Tower) -> int:
-    """Width d of the hidden states of a tower's blocks.
+    """The width d of the hidden states of a tower's blocks.
+
+    Args:
+        tower: the tower.
+
+    Returns:
+        d.
 
     Raises:
         UnsupportedError: if its attention has no input projection of a known name.
@@ -37,16 +46,21 @@ def width_of(tower: Tower) -> int:
             projection = getattr(module, name, None)
             if isinstance(projection, nn.Linear):
                 return int(projection.in_features)
-    raise UnsupportedError(f"{type(tower.sites[0].module).__name__}: the width of its tokens cannot be told.")
+    raise UnsupportedError(f"{type(tower.sites[0].module).__name__}: the width of its tokens is unknown.")
 
 
 def identity(model: Model, tower: str = "vision") -> dict[str, Any]:
-    """What a learned prompt remembers of its backbone, ready for JSON.
+    """Describes a backbone so that a learned prompt can recognise it.
+
+    Args:
+        model: the model.
+        tower: name of the tower that the prompt belongs to.
 
     Returns:
-        `name`, `class` and `backend` for people; `blocks`, `width`, `prefix` (the model's own tokens before the
-        patches) and `marks` (of up to 48 weights of the blocks: norm, and sum under fixed signs) to recognise it by; of
-        a vision-language model also its `decoder`'s marks, since what answers taught goes with who answers.
+        Ready for JSON: `name`, `class` and `backend` for readers; `blocks`, `width`, `prefix` (number of the model's
+        own tokens before the patches) and `marks` (fingerprints of up to 48 weights of the blocks: norm, and sum with
+        fixed signs) to recognise it by; for a vision-language model also the fingerprints of its `decoder`, since a
+        prompt trained on answers belongs to the model that gives them.
     """
     content = {
         "name": model.name,
@@ -61,7 +75,7 @@ def identity(model: Model, tower: str = "vision") -> dict[str, Any]:
 
 
 def _known_or_measured(tower: Tower) -> dict[str, Any]:
-    # In-place changes count a version; parameters made in inference mode cannot change and have none.
+    # In-place changes raise a tensor's version; parameters made in inference mode cannot change and have no version.
     items = [parameter for block in tower.blocks for parameter in block.parameters()]
     version = tuple(0 if item.is_inference() else item._version for item in items)
     held = _known.get(tower.blocks[0])
@@ -72,7 +86,15 @@ def _known_or_measured(tower: Tower) -> dict[str, Any]:
 
 
 def difference(saved: dict[str, Any], model: Model) -> str:
-    """Why a model is not the one that a prompt was learned on; empty if it is."""
+    """Compares a model with a saved identity.
+
+    Args:
+        saved: the identity of the backbone that a prompt was learned on.
+        model: the model.
+
+    Returns:
+        How they differ; empty if they are the same.
+    """
     now = identity(model, str(saved.get("tower", "vision")))
     reason = _tower_difference(saved, now)
     answering, now_answering = saved.get("decoder"), now.get("decoder")
@@ -83,9 +105,16 @@ def difference(saved: dict[str, Any], model: Model) -> str:
 
 
 def is_tower_of(saved: dict[str, Any], model: Model) -> bool:
-    """True if a model's tower is the one of a saved identity, whoever answers behind it.
+    """Whether a model has the tower of a saved identity; its language model is not compared.
 
-    Weights are looked at only if the tower has the right shape: most models are told apart for nothing.
+    Weights are compared only if the tower has the right shape, so most models are told apart at no cost.
+
+    Args:
+        saved: the identity.
+        model: the model.
+
+    Returns:
+        True if it has.
     """
     name = str(saved.get("tower", "vision"))
     if not model.has_tower(name):
@@ -115,11 +144,19 @@ def _tower_difference(saved: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def far_apart(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> int:
-    """How many of two models' marks, as many of the one as of the other, are further apart than rounding gets them."""
+    """Counts the fingerprints that differ by more than rounding explains.
+
+    Args:
+        old: fingerprints (norm, signed sum) of one model.
+        new: as many fingerprints of the other.
+
+    Returns:
+        The number of pairs that differ.
+    """
     near = (
         max(abs(a - b), abs(p - q)) <= TOLERANCE * max(abs(a), abs(b)) for (a, p), (b, q) in zip(old, new, strict=True)
     )
-    return len(new) - sum(near)  # what is no number is not near
+    return len(new) - sum(near)  # NaN counts as different
 
 
 @torch.no_grad()
@@ -133,12 +170,21 @@ def _measured(tower: Tower) -> dict[str, Any]:
 
 
 def _fingerprint_of(weight: torch.Tensor) -> list[float]:
-    """A tensor's norm, and the sum of its numbers under signs that look random and are whole numbers' everywhere."""
+    """A tensor's norm, and its sum with fixed pseudo-random signs, which are computed with integers and so are the same
+    on every device.
+    """
     flat = weight.float().flatten()
     signs = (torch.arange(len(flat), device=flat.device) * 40503 // 128 % 2) * 2 - 1
     return [float(f"{float(value):.6g}") for value in (flat.norm(), (flat * signs).sum())]
 
 
 def describe(saved: dict[str, Any]) -> str:
-    """The backbone in a few words, for errors and cards."""
+    """Names the backbone in a few words, for errors and cards.
+
+    Args:
+        saved: its identity.
+
+    Returns:
+        Name, class and backend.
+    """
     return f"{saved.get('name')} ({saved.get('class')}, {saved.get('backend')})"

@@ -1,4 +1,4 @@
-"""`load_model` and `wrap`: from a name, a folder or a module that the user already has to a `Model`."""
+"""`load_model` and `wrap`: make a `Model` of a name, a folder, or a module that is already loaded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from visprompt.models.base import Model, Parts
 
 
 def list_models() -> list[str]:
-    """Names of the models that ship with the package; any hub id, folder, open_clip or timm name loads as well.
+    """Lists the models that come with the package; any hub id, folder, open_clip or timm name can be loaded as well.
 
     >>> list_models()
     ['bundled:scenes-clip', 'bundled:scenes-clip-annotated', 'bundled:scenes-llava', 'bundled:scenes-mae']
+
+    Returns:
+        Names for `load_model`, sorted.
     """
     from visprompt import bundled
 
@@ -34,21 +37,24 @@ def load_model(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Model:
-    """Loads a model and makes it ready for visual prompts.
+    """Loads a model and wraps it for visual prompts.
 
     Args:
         name: `"bundled:scenes-clip"`; a transformers hub id or local folder; `"open_clip:ARCHITECTURE/TAG"`;
             `"timm:NAME"`; `"remote:NAME"` with `base_url=…` for a model behind a chat API (`RemoteModel`).
-        device: `"auto"` takes CUDA, then Apple's MPS, then the CPU.
-        dtype: `"auto"` keeps the checkpoint's type on a GPU and takes float32 on a CPU; or a name such as `"bfloat16"`.
-        trust_remote_code: run code that a hub repository brings; off unless you say so.
-        **options: handed to the loader of the library (`revision`, `cache_dir`, …); for remote models the settings of
-            `RemoteModel`, which take no notice of device and dtype.
+        device: `"auto"` chooses CUDA, then Apple's MPS, then the CPU.
+        dtype: `"auto"` keeps the checkpoint's type on a GPU and uses float32 on a CPU; or a name such as `"bfloat16"`.
+        trust_remote_code: run code from a hub repository; off by default.
+        **options: arguments of the library's loader (`revision`, `cache_dir`, …); for remote models the settings of
+            `RemoteModel`, which ignores device and dtype.
+
+    Returns:
+        The model.
 
     Raises:
         UnknownNameError: for a bundled model, open_clip architecture or timm name that does not exist.
         InvalidInputError: if the folder or hub id cannot be loaded.
-        UnsupportedError: for a model that visprompt does not know.
+        UnsupportedError: for an unknown type of model.
     """
     if not isinstance(name, str | os.PathLike):
         raise InvalidInputError(f"load_model takes a name or a folder; got {name!r:.80}. For a module use vp.wrap.")
@@ -60,7 +66,7 @@ def load_model(
 
         if rest not in bundled.names():
             raise unknown_name("bundled model", rest, bundled.names())
-        with _without_progress_bar():  # it is a few megabytes on the disk
+        with _without_progress_bar():  # loading a few megabytes from disk needs none
             module, processor, tokenizer = _load_transformers(str(bundled.path(rest)), kind, where, False, options)
     elif prefix == "open_clip":
         module, processor, tokenizer = _load_open_clip(rest, options)
@@ -79,19 +85,22 @@ def load_model(
 
 
 def wrap(module: nn.Module, processor: Any = None, tokenizer: Any = None, name: str | None = None) -> Model:
-    """Makes a module that you already have ready for visual prompts; `model.unwrap()` gives it back untouched.
+    """Wraps a module that is already loaded; `model.unwrap()` returns it unchanged.
 
     Args:
         module: an image encoder of transformers, open_clip or timm, or an LVLM of transformers, on any device, in any
             floating type.
-        processor: its image processor (or a processor that holds one), or its torchvision transform; an LVLM's
+        processor: its image processor (or a processor that holds one), or its torchvision transform; for an LVLM its
             processor.
         tokenizer: its tokenizer, for models with a text tower.
-        name: what to call it in results; its class if not given.
+        name: its name in results; None: its class.
+
+    Returns:
+        The model.
 
     Raises:
-        InvalidInputError: if something is missing or it is no module.
-        UnsupportedError: for a model that visprompt does not know.
+        InvalidInputError: if something is missing or `module` is no module.
+        UnsupportedError: for an unknown type of model.
     """
     if isinstance(module, Model):
         raise InvalidInputError("this is a wrapped model already: use it as it is, or unwrap() it first.")
@@ -138,7 +147,17 @@ def wrap(module: nn.Module, processor: Any = None, tokenizer: Any = None, name: 
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """`"auto"`: CUDA, then MPS, then CPU."""
+    """Chooses a device.
+
+    Args:
+        device: a device; `"auto"`: CUDA, then MPS, then CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        InvalidInputError: for a device that cannot be used.
+    """
     if device != "auto":
         try:
             found = torch.device(device)
@@ -152,7 +171,17 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    """None for `"auto"`."""
+    """Converts the name of a floating type.
+
+    Args:
+        dtype: a name or type; `"auto"`.
+
+    Returns:
+        The type; None for `"auto"`.
+
+    Raises:
+        InvalidInputError: for anything else.
+    """
     if dtype == "auto" or isinstance(dtype, torch.dtype):
         return None if dtype == "auto" else dtype
     found = getattr(torch, str(dtype), None)

@@ -1,4 +1,4 @@
-"""What a backend tells about a model."""
+"""The functions and modules that a backend supplies for a model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from visprompt.models.preprocessing import ImageReader
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a backend tells about a model.
+    """The functions and modules that a backend supplies for a model.
 
     Args:
         embed: model inputs (a dict of tensors, images on the first axis) → `[m, d]` image embeddings.
-        reader: turns images into inputs and knows their geometry.
+        reader: converts images to inputs and gives their geometry.
         tower: attention sites, or None for a model without attention.
         embed_text: texts → `[t, d]`, or None without a text tower.
         logits: (`[n, d]`, `[t, d]`) → `[n, t]` scores as the model defines them, or None.
         backend: name of the library.
-        restore: what `unwrap` undoes.
-        packing: for towers that pack all images into one sequence, from a number of images to their order in it;
-            None for towers with a batch axis.
+        restore: functions that `unwrap` calls to undo changes.
+        packing: for towers that pack all images into one sequence: number of images → their order in it; None for
+            towers with a batch axis.
     """
 
     embed: Callable[[dict[str, Tensor]], Tensor]
@@ -39,5 +39,13 @@ class Parts:
     packing: Callable[[int], PackedPositions] | None = None
 
     def timeline(self, images: int, device: torch.device) -> PackedPositions | None:
-        """Where so many images stand in the tower's sequence, for a `Scope`."""
+        """The positions of images in the tower's sequence, for a `Scope`.
+
+        Args:
+            images: number of images.
+            device: device of the positions.
+
+        Returns:
+            The positions; None for towers with a batch axis.
+        """
         return None if self.packing is None else self.packing(images).to(device)

@@ -1,4 +1,4 @@
-"""The patches' hidden states behind a tower's last block: what dense tasks read."""
+"""The patches' hidden states after a tower's last block, for dense tasks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from visprompt.errors import InvalidInputError, SiteNotReachedError
 
 
 class Features:
-    """Keeps what the last block gives, in front of the tower's last norm, for one forward at a time.
+    """Keeps the output of the last block, before the tower's last norm, for one forward at a time.
 
-    It looks before prompt tokens are taken out: `pool="with_prompts"` puts the patches' mean in every patch's place.
+    Its hook runs before prompt tokens are removed: with `pool="with_prompts"` that step replaces every patch by the
+    mean.
 
     Args:
-        tower: whose last block; with prompt tokens the `Insertion`'s.
-        patches: number of patches, P; of padded images the largest.
+        tower: the tower; with prompt tokens that of the `Insertion`.
+        patches: P, the number of patches; for padded images the largest.
     """
 
     def __init__(self, tower: Tower, patches: int) -> None:
@@ -28,17 +29,27 @@ class Features:
         self._kept: Tensor | None = None
 
     def install(self, scope: Scope) -> None:
-        """Hooks the last block; the scope undoes it."""
+        """Hooks the last block.
+
+        Args:
+            scope: the scope, which removes the hook on exit.
+        """
         scope.hook_after(self.tower.blocks[-1], self._keep, first=True)
 
     def during(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """What `run` gives, and the features `[n, P, d]`, with gradients.
+        """Runs a forward and keeps the features.
+
+        Args:
+            run: the forward.
+
+        Returns:
+            Its result, and the features `[n, P, d]`, with gradients.
 
         Raises:
             SiteNotReachedError: if the last block did not run.
             InvalidInputError: if it saw another number of patches.
         """
-        # Blocks that gradient checkpointing runs again come by here, too, long after what they gave was handed out.
+        # Gradient checkpointing runs blocks again in the backward pass: their outputs are not kept a second time.
         self._open, self._kept = True, None
         try:
             output, hidden = run(), self._kept
@@ -60,7 +71,7 @@ class Features:
 
     @property
     def _prefix(self) -> int:
-        """Tokens before the patches, prompts included."""
+        """Number of tokens before the patches, prompt tokens included."""
         return self.tower.sites[len(self.tower.blocks) - 1].prefix
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -71,5 +82,13 @@ class Features:
 
 
 def run_with(features: Features | None, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor | None]:
-    """What `run` gives, and features if they are wanted."""
+    """Runs a forward, with features if they are wanted.
+
+    Args:
+        features: keeps them; None: no features.
+        run: the forward.
+
+    Returns:
+        Its result, and `[n, P, d]` or None.
+    """
     return (run(), None) if features is None else features.during(run)

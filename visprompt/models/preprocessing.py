@@ -1,4 +1,4 @@
-"""From images to a model's inputs, with the geometry that goes with them."""
+"""Converts images to a model's inputs, with their geometry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 
-#: sizes of images whose geometry a reader remembers
+#: number of image sizes whose geometry a reader caches
 _MAX_SIZES = 4096
 
 
@@ -33,14 +33,14 @@ def _geometries() -> LRUCache[tuple[Size, Fit], Geometry]:
 
 
 class ImageReader:
-    """Runs a model's own processor and knows where the pixels went.
+    """Runs a model's own processor and gives the geometry of its inputs.
 
     Args:
         processor: transformers image processor or torchvision transform.
         read: one image → its model inputs (a dict of tensors without a batch axis, `pixel_values` among them).
         as_image: those inputs → `[3, h, w]` as the tower sees them, for the geometry probe.
         patch_size: (height, width) of a patch in input pixels; None for models without patches.
-        batch: joins the inputs of several images.
+        batch: joins the inputs of several images; None: they are stacked.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ImageReader:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        # For processes that load images: what is remembered is found again there.
+        # For worker processes that load images: they fill their own cache.
         return {**self.__dict__, "_geometries": _geometries(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -65,11 +65,26 @@ class ImageReader:
 
     @renamed_parameters(picture="image")
     def preprocess(self, image: Image.Image) -> np.ndarray:
-        """`[3, h, w]` float32 as the tower sees it."""
+        """Preprocesses one image.
+
+        Args:
+            image: the image.
+
+        Returns:
+            `[3, h, w]` float32 as the tower sees it.
+        """
         return self._as_image(self._read(image)).float().numpy()
 
     def geometry(self, image_wh: Size, fit: Fit) -> Geometry:
-        """Geometry of an image of this size (width, height), remembered for the last sizes."""
+        """The geometry of an image size, cached.
+
+        Args:
+            image_wh: width and height of the image, pixels.
+            fit: how the image is fitted into the input.
+
+        Returns:
+            The geometry.
+        """
         key = ((int(image_wh[0]), int(image_wh[1])), fit)
         with self._lock:
             found = self._geometries.get(key)
@@ -80,7 +95,7 @@ class ImageReader:
         return found
 
     def _find_geometry(self, image_wh: Size, fit: Fit) -> Geometry:
-        # A model without patches still has pixels: one "patch" that is the whole input.
+        # A model without patches gets one "patch", the whole input.
         options: dict[str, Any] = {"patch_size": self.patch_size} if self.patch_size else {"grid_hw": (1, 1)}
         if fit == "model":
             return resolve(self.processor, self.preprocess, image_wh, **options)
@@ -88,11 +103,23 @@ class ImageReader:
 
     @renamed_parameters(picture="image")
     def one(self, image: Image.Image, fit: Fit, cache: ImagePixels | None = None) -> dict[str, Tensor]:
-        """The inputs of one image, prepared once if there is a cache."""
+        """Prepares the inputs of one image.
+
+        Args:
+            image: the image.
+            fit: how it is fitted into the input.
+            cache: returns inputs that were prepared before, and stores new ones.
+
+        Returns:
+            Tensors without a batch axis, by name.
+
+        Raises:
+            InvalidInputError: for an image that is too small or too long.
+        """
         cached = cache.get(image, fit) if cache is not None else None
         if cached is not None:
             return cached
-        self.geometry(image.size, fit)  # refuses what no processor should be given
+        self.geometry(image.size, fit)  # refuses images that are too small or too long
         ready = (
             image
             if fit == "model"
@@ -107,7 +134,16 @@ class ImageReader:
     def inputs(
         self, images: Sequence[tuple[Image.Image, Fit]], model: Model, cache: ImagePixels | None = None
     ) -> dict[str, Tensor]:
-        """Model inputs of several images on the model's device and in its dtype."""
+        """Prepares the inputs of several images, on the model's device and in its dtype.
+
+        Args:
+            images: (image, fit) of each.
+            model: the model.
+            cache: as in `one`.
+
+        Returns:
+            Tensors with the images on the first axis, by name.
+        """
         batch = self._batch([self.one(image, fit, cache) for image, fit in images])
         return {
             name: item.to(model.device, model.dtype) if item.is_floating_point() else item.to(model.device)
@@ -116,7 +152,15 @@ class ImageReader:
 
     @renamed_parameters(pictures="images")
     def same_shape(self, images: Sequence[tuple[Image.Image, Fit]], cache: ImagePixels | None) -> list[list[int]]:
-        """Positions of images whose inputs have the same size, and so fit into one batch."""
+        """Groups images whose inputs have the same size, which can run in one batch.
+
+        Args:
+            images: (image, fit) of each.
+            cache: as in `one`.
+
+        Returns:
+            Lists of indices into `images`.
+        """
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, (image, fit) in enumerate(images):
             shape = tuple(self.one(image, fit, cache)["pixel_values"].shape)
@@ -125,30 +169,60 @@ class ImageReader:
 
 
 class Transformed:
-    """Reads an image with a torchvision transform. A class and no closure, so that it can be sent to processes."""
+    """Reads an image with a torchvision transform. It is a class and not a closure, so that it can be pickled.
+
+    Args:
+        transform: image → `[3, h, w]`.
+    """
 
     def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
         self.transform = transform
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """The inputs of one image."""
+        """Transforms one image.
+
+        Args:
+            image: the image.
+
+        Returns:
+            `{"pixel_values": [3, h, w]}`.
+        """
         return {"pixel_values": self.transform(image)}
 
 
 class Processed:
-    """Reads an image with a transformers image processor, which gives tensors of these names."""
+    """Reads an image with a transformers image processor.
+
+    Args:
+        processor: the processor.
+        names: names of the tensors that are used.
+    """
 
     def __init__(self, processor: Any, names: tuple[str, ...] = ("pixel_values",)) -> None:
         self.processor, self.names = processor, names
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """The inputs of one image."""
+        """Processes one image.
+
+        Args:
+            image: the image.
+
+        Returns:
+            Tensors without a batch axis, by name.
+        """
         batch = self.processor(images=[image], return_tensors="pt")
         return {name: torch.as_tensor(batch[name])[0] for name in self.names}
 
 
 def pixels_of(inputs: dict[str, Tensor]) -> Tensor:
-    """The pixels as the tower sees them, where `pixel_values` are just that."""
+    """The pixels as the tower sees them, where `pixel_values` holds an image.
+
+    Args:
+        inputs: the inputs of one image.
+
+    Returns:
+        `[3, h, w]`.
+    """
     return inputs["pixel_values"]
 
 
@@ -157,7 +231,11 @@ def _stack(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class ImagePixels:
-    """Model inputs of images that are still alive, so that a run prepares each image once. Bounded, thread-safe."""
+    """Caches model inputs of image objects while these are alive, so that a run prepares each image once. Thread-safe.
+
+    Args:
+        most: the largest number of images.
+    """
 
     def __init__(self, most: int = 256) -> None:
         self._items: FIFOCache[tuple[int, Fit], tuple[weakref.ref[Image.Image], dict[str, Tensor]]] = FIFOCache(most)
@@ -165,14 +243,28 @@ class ImagePixels:
 
     @renamed_parameters(picture="image")
     def get(self, image: Image.Image, fit: Fit) -> dict[str, Tensor] | None:
-        """The inputs of this very image object, if it was prepared before."""
+        """Looks up the inputs of an image object.
+
+        Args:
+            image: the object.
+            fit: how it was fitted.
+
+        Returns:
+            Its inputs, or None.
+        """
         with self._lock:
             held = self._items.get((id(image), fit))
             return held[1] if held is not None and held[0]() is image else None
 
     @renamed_parameters(picture="image")
     def put(self, image: Image.Image, fit: Fit, inputs: dict[str, Tensor]) -> None:
-        """Remembers inputs, forgetting the oldest."""
+        """Stores inputs; the oldest entry is dropped if there are too many.
+
+        Args:
+            image: the image object.
+            fit: how it was fitted.
+            inputs: its model inputs.
+        """
         with self._lock:
             self._items[(id(image), fit)] = (weakref.ref(image), inputs)
 

@@ -1,4 +1,4 @@
-"""Proof that the places an edit can reach have an effect."""
+"""Verifies that attention edits and prompt tokens have an effect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 def verify_sites(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
-    """One forward with a zero added at every site's readout, and one backward: each zero must get a gradient.
+    """Verifies the sites of an encoder: one forward with a zero added at every site's readout and one backward must
+    give each zero a gradient.
+
+    Args:
+        name: the model's name for messages.
+        parts: the model's parts.
+        prompt: the prompt whose image and fit are used.
+        model: the model.
 
     Raises:
         SiteNotReachedError: naming the sites whose edits would change nothing.
@@ -40,7 +47,13 @@ def verify_sites(name: str, parts: Parts, prompt: VisualPrompt, model: Model) ->
 
 
 def verify_prompt_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: Model) -> None:
-    """The same for prompt tokens: one for every block, each of which must get a gradient.
+    """Verifies prompt tokens in an encoder: one token per block, each of which must get a gradient.
+
+    Args:
+        name: the model's name for messages.
+        parts: the model's parts.
+        prompt: a prompt with tokens.
+        model: the model.
 
     Raises:
         SiteNotReachedError: naming the blocks whose tokens would change nothing.
@@ -62,7 +75,17 @@ def verify_prompt_tokens(name: str, parts: Parts, prompt: VisualPrompt, model: M
 def zeros_at(
     sites: Sequence[Site], rows: dict[Site, int], device: torch.device, streams: int = 1
 ) -> tuple[dict[Site, SiteProgram], dict[Site, Tensor]]:
-    """Programs that add a zero to one row's output at every site that has one, and the zeros, which want gradients."""
+    """Makes programs that add a zero to the output of one row per site.
+
+    Args:
+        sites: the sites.
+        rows: the row of each; sites without an entry are skipped.
+        device: device of the zeros.
+        streams: n, the number of streams.
+
+    Returns:
+        Programs, and zeros `[n, H, 1, 1]` that require gradients, by site.
+    """
     zeros = {
         site: torch.zeros(streams, site.heads, 1, 1, device=device, requires_grad=True)
         for site in sites
@@ -77,8 +100,11 @@ def zeros_at(
     return programs, zeros
 
 
-def prove_decoder(model: LVLM) -> None:
-    """The same for the blocks of a decoder: a few words without an image do, whatever the model's size.
+def verify_decoder_sites(model: LVLM) -> None:
+    """Verifies the sites of a decoder on four tokens without an image, which suffice for any model.
+
+    Args:
+        model: the LVLM.
 
     Raises:
         SiteNotReachedError: naming the sites whose edits would change nothing.
@@ -92,17 +118,17 @@ def prove_decoder(model: LVLM) -> None:
     _refuse_dead(model.name, zeros, "answer")
 
 
-def prove_vision(
+def verify_vision_sites(
     model: LVLM, tower: Tower, media: dict[str, Tensor], streams: int, packing: PackedPositions | None = None
 ) -> None:
-    """The same for the blocks of an LVLM's vision tower, on images that are about to be looked at.
+    """Verifies the sites of an LVLM's vision tower on images.
 
     Args:
         model: the LVLM.
         tower: its vision tower.
         media: the images' inputs.
         streams: number of images (tiles) that the tower gets.
-        packing: where they stand in its sequence, if it packs them into one.
+        packing: positions in its sequence, if it packs images into one.
 
     Raises:
         SiteNotReachedError: naming the sites whose edits would change nothing.
@@ -113,14 +139,14 @@ def prove_vision(
     _refuse_dead(model.name, zeros, "answer")
 
 
-def prove_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], width: int) -> None:
-    """The same for prompt tokens in an LVLM's vision tower: one for every block, each of which must get a gradient.
+def verify_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], width: int) -> None:
+    """Verifies prompt tokens in an LVLM's vision tower: one token per block, each of which must get a gradient.
 
     Args:
         model: the LVLM.
         tower: its vision tower.
         media: inputs of an image.
-        width: of the tower's hidden states.
+        width: d, the width of the tower's hidden states.
 
     Raises:
         SiteNotReachedError: naming the blocks whose tokens would change nothing.
@@ -136,7 +162,15 @@ def prove_vision_tokens(model: LVLM, tower: Tower, media: dict[str, Tensor], wid
 
 
 def features_of(module: Any, media: dict[str, Tensor]) -> Tensor:
-    """`[tokens, d]`: what the decoder of an LVLM gets for images."""
+    """The features that the decoder of an LVLM gets for images.
+
+    Args:
+        module: the LVLM's module.
+        media: inputs of images or of videos.
+
+    Returns:
+        `[tokens, d]` of all images.
+    """
     if "pixel_values_videos" in media:
         grid = {name: item for name, item in media.items() if name == "video_grid_thw"}
         features = module.get_video_features(media["pixel_values_videos"], **grid)
@@ -152,10 +186,13 @@ def _backward(output: Tensor, zeros: dict[Site, Tensor]) -> None:
 
 
 def check_gradient(output: Tensor) -> None:
-    """Says if what a model gave has no gradient, although something in it wants one.
+    """Checks that an output has a gradient, when something in the model is trained.
+
+    Args:
+        output: the output.
 
     Raises:
-        SiteNotReachedError: with what to do.
+        SiteNotReachedError: if it has none, with what to do.
     """
     if not output.requires_grad:
         raise SiteNotReachedError(
@@ -176,4 +213,14 @@ def _refuse_dead(name: str, zeros: dict[Site, Tensor], what: str) -> None:
 
 
 #: names of 0.4.0
-__getattr__ = renamed_names(__name__, {"prove": "verify_sites", "prove_tokens": "verify_prompt_tokens"}, globals())
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "prove": "verify_sites",
+        "prove_tokens": "verify_prompt_tokens",
+        "prove_decoder": "verify_decoder_sites",
+        "prove_vision": "verify_vision_sites",
+        "prove_vision_tokens": "verify_vision_tokens",
+    },
+    globals(),
+)

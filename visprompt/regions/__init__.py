@@ -1,4 +1,4 @@
-"""Regions: boxes, points and masks, in the notations people have them in."""
+"""Regions of an image (boxes, points and masks), and conversion from common notations."""
 
 from visprompt.regions.shapes import (
     POINT_RADIUS_SHARE,

@@ -1,4 +1,4 @@
-"""COCO's two notations of a shape, run lengths and polygons, as boolean arrays."""
+"""Decodes COCO's two notations of a shape, run lengths and polygons, into boolean arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from visprompt.errors import InvalidInputError
 
 
 def decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """`{"size": [h, w], "counts": …}` → boolean `[h, w]`; compressed counts need pycocotools."""
+    """Decodes a run-length encoded mask; compressed counts need pycocotools.
+
+    Args:
+        rle: `{"size": [h, w], "counts": …}`, counts as a list or compressed.
+
+    Returns:
+        Boolean `[h, w]`.
+
+    Raises:
+        InvalidInputError: if it is malformed, or compressed and pycocotools is not installed.
+    """
     try:
         height, width = (int(value) for value in rle["size"])
         counts = rle["counts"]
@@ -37,11 +47,23 @@ def decode_rle(rle: dict[str, Any]) -> np.ndarray:
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or int(runs.sum()) != height * width:
         raise InvalidInputError(f"the RLE counts do not add up to {height} × {width} pixels.")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return inside.reshape(width, height).T  # COCO runs down the columns
+    return inside.reshape(width, height).T  # COCO's runs go down the columns
 
 
 def fill_polygons(polygons: Sequence[Any], wh: tuple[int, int]) -> np.ndarray:
-    """`[[x0, y0, x1, y1, …], …]` → boolean `[h, w]`; a pixel is inside if its centre is."""
+    """Fills polygons; a pixel is inside if its centre is.
+
+    Args:
+        polygons: `[[x0, y0, x1, y1, …], …]` in pixels, or a single polygon.
+        wh: width and height of the image, pixels.
+
+    Returns:
+        Boolean `[h, w]`, the union of the polygons.
+
+    Raises:
+        InvalidInputError: for fewer than three corners, numbers that are not finite, or polygons without a pixel
+            inside.
+    """
     width, height = wh
     inside = np.zeros((height, width), dtype=bool)
     parts = [polygons] if len(polygons) and np.ndim(polygons[0]) == 0 else polygons
@@ -56,7 +78,7 @@ def fill_polygons(polygons: Sequence[Any], wh: tuple[int, int]) -> np.ndarray:
 
 
 def _fill_polygon(inside: np.ndarray, points: np.ndarray) -> None:
-    """Even-odd fill, in place: a pixel belongs to it if its centre does."""
+    """Fills one polygon in place by the even-odd rule; a pixel belongs to it if its centre does."""
     height, width = inside.shape
     ends = np.roll(points, -1, axis=0)
     first = max(math.ceil(points[:, 1].min() - 0.5), 0)
@@ -74,6 +96,13 @@ def _fill_polygon(inside: np.ndarray, points: np.ndarray) -> None:
 
 
 def short(value: Any) -> str:
-    """What a value looks like, cut to fit into a message."""
+    """The `repr` of a value, cut to fit into a message.
+
+    Args:
+        value: anything.
+
+    Returns:
+        At most 118 characters.
+    """
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "…"

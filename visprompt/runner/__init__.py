@@ -1,4 +1,4 @@
-"""The runner joins a model and a prompter."""
+"""Runs strategies on models: batches, progress, answers and attention maps."""
 
 from visprompt.runner.batching import S, T
 from visprompt.runner.progress import PATIENCE_SECONDS

@@ -1,4 +1,6 @@
-"""Asking a model that writes text: chats from prompts, batches of chats, answers with their maps."""
+"""Answers of vision-language models: makes chats from prompts, batches them and collects answers with their attention
+maps.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,21 @@ from visprompt.visual_prompt import VisualPrompt
 if TYPE_CHECKING:
     from visprompt.models.base import Model
 
+#: (index of the request, index of its region)
 Place = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What an LVLM answered, and where it looked.
+    """The answer of an LVLM, with its attention maps.
 
     Args:
         text: the answer.
         tokens: the text of every token of it.
         index: (request, region) that it belongs to.
         maps: one `AttentionMap` per image (per group of frames of a video): the mean over the answer's tokens.
-        token_maps: for every image `[T, B, H, P]`: the same, token by token; the step that ended the answer is the
-            last.
+        token_maps: for every image `[T, B, H, P]` float32: the attention per token; the last step is the one that ended
+            the answer.
         prompts: the prompted images.
         finished: False if the answer was cut at `max_new_tokens`.
     """
@@ -50,7 +53,13 @@ class Answer:
 
 
 def chats_of(prompts: Iterable[tuple[VisualPrompt, Place]]) -> Iterator[tuple[Chat, Place]]:
-    """One chat per prompt, or per request with several images, lazily.
+    """Makes chats, lazily.
+
+    Args:
+        prompts: prompts with (request, region); the images of one request follow one another.
+
+    Yields:
+        One chat per prompt, or per request with several images, with (request, region).
 
     Raises:
         InvalidInputError: for a request without a query.
@@ -63,7 +72,15 @@ def chats_of(prompts: Iterable[tuple[VisualPrompt, Place]]) -> Iterator[tuple[Ch
 
 
 def batches_of(chats: Iterable[tuple[Chat, Place]], size: Callable[[], int]) -> Iterator[list[tuple[Chat, Place]]]:
-    """Batches of at most `size()` chats; videos and images do not mix, nor do videos of different lengths."""
+    """Groups chats into batches. Videos and images are not mixed, nor are videos of different lengths.
+
+    Args:
+        chats: chats with (request, region).
+        size: gives the largest batch size, called for every batch.
+
+    Yields:
+        Batches, in order.
+    """
 
     def kind(item: tuple[Chat, Place]) -> int:
         return len(item[0].prompts) if item[0].video else 0
@@ -75,11 +92,11 @@ def batches_of(chats: Iterable[tuple[Chat, Place]], size: Callable[[], int]) -> 
 
 @dataclass(frozen=True)
 class Unanswered:
-    """A question that a remote model gave no answer to.
+    """A question that a remote model did not answer.
 
     Args:
-        why: the reason; empty for one that was not asked, because asking had been given up.
-        stopped: asking was given up with its batch.
+        why: the reason; empty if it was not sent because sending had been stopped.
+        stopped: sending was stopped with its batch.
     """
 
     why: str
@@ -89,7 +106,16 @@ class Unanswered:
 def answers_of(
     model: Model, batch: Sequence[tuple[Chat, Place]], settings: dict[str, Any]
 ) -> list[Answer | Unanswered]:
-    """The answers to one batch, in order; one question that fails does not cost the others theirs."""
+    """Runs one batch of chats. If a remote model fails on some questions, the answers to the others are kept.
+
+    Args:
+        model: a model that writes text.
+        batch: chats with (request, region).
+        settings: arguments of `Model.generate`.
+
+    Returns:
+        One entry per chat, in order.
+    """
     chats = [chat for chat, _ in batch]
     try:
         items: list[Any] = model.generate(chats, **settings)
@@ -105,11 +131,14 @@ def answers_of(
 
 
 def raise_unanswered(done: dict[int, Answer], missing: dict[int, Unanswered]) -> None:
-    """Raises RemoteError if a question got no answer.
+    """Raises an error if a question was not answered.
 
     Args:
-        done: answers by the position of their question.
-        missing: the others.
+        done: answers by the index of their question.
+        missing: the other questions.
+
+    Raises:
+        RemoteError: with both.
     """
     failed = {number: item.why for number, item in missing.items() if item.why}
     if failed:
@@ -122,7 +151,7 @@ def raise_unanswered(done: dict[int, Answer], missing: dict[int, Unanswered]) ->
 def _answer(chat: Chat, place: Place, item: Generation) -> Answer:
     maps = []
     for number, steps in enumerate(item.attention):
-        shared = -(-len(chat.prompts) // len(item.attention))  # frames of one map
+        shared = -(-len(chat.prompts) // len(item.attention))  # number of frames per map
         prompts = chat.prompts[number * shared : (number + 1) * shared]
         regions = tuple(region for prompt in prompts for region in prompt.regions)
         maps.append(AttentionMap(steps.mean(0), item.blocks, item.geometries[number], place, regions, number))
@@ -130,14 +159,25 @@ def _answer(chat: Chat, place: Place, item: Generation) -> Answer:
 
 
 class Stopped(Exception):
-    """The reader of a stream has gone; ends the generation that nobody reads."""
+    """Ends a generation whose reader has closed the iterator."""
 
 
 def stream_one(model: Model, chat: Chat, **settings: Any) -> Iterator[str]:
-    """The pieces of one answer while they are written.
+    """Yields the text of one answer while it is generated.
 
-    The model runs in a thread of its own, in a copy of the caller's context, so that scopes the caller opened hold
-    there. Closing the iterator ends the generation.
+    The model runs in its own thread with a copy of the caller's context, so that scopes that the caller opened apply.
+    Closing the iterator ends the generation.
+
+    Args:
+        model: a model that writes text.
+        chat: the question.
+        **settings: arguments of `Model.generate`.
+
+    Yields:
+        Pieces of text.
+
+    Raises:
+        BaseException: the error of the generation, if it fails.
     """
     pieces: queue.Queue[str | BaseException | None] = queue.Queue()
     stop = threading.Event()
@@ -170,7 +210,11 @@ def stream_one(model: Model, chat: Chat, **settings: Any) -> Iterator[str]:
 
 
 def require_one_image(prompts: Sequence[VisualPrompt], name: str) -> None:
-    """Says that an encoder takes one image a request.
+    """Refuses requests with several images, which encoders cannot take.
+
+    Args:
+        prompts: the prompts.
+        name: the model's name for the message.
 
     Raises:
         InvalidInputError: naming the request.
@@ -178,7 +222,7 @@ def require_one_image(prompts: Sequence[VisualPrompt], name: str) -> None:
     for prompt in prompts:
         if prompt.place[1] > 1:
             raise InvalidInputError(
-                f"{prompt.request!r} has {prompt.place[1]} images; {name} is an encoder and takes one a request."
+                f"{prompt.request!r} has {prompt.place[1]} images; {name} is an encoder and takes one per request."
             )
 
 

@@ -1,4 +1,4 @@
-"""Where a model looked: numbers per patch, with the geometry that puts them on the image."""
+"""Attention maps: numbers per patch, with the geometry that maps them to pixels."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from visprompt.utils.renamed import renamed_attributes
 @renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """Where the readout of one prompted image looks.
+    """The attention of the readout of one prompted image over its patches.
 
     Args:
-        values: `[B, H, P]` float32: share of the readout's attention on every patch, per block and head, after the
-            edits; row by row, tile after tile. They sum to less than 1, since CLS, registers or words get attention
-            too. An LVLM's patches are its image tokens, and its readout the positions that write the answer (their
-            mean).
-        blocks: `[B]` block numbers; models with a pooling head have the readout there only.
+        values: `[B, H, P]` float32: the fraction of the readout's attention on every patch, per block and head, after
+            the edits; patches row by row, tile after tile. They sum to less than 1, since CLS, registers or words get
+            attention too. For an LVLM the patches are its image tokens, and the readout the positions that write the
+            answer (their mean).
+        blocks: `[B]` block numbers; models with a pooling head have the readout in that block only.
         geometry: patches ↔ pixels of the image that the model saw.
         index: (request, region) that it belongs to.
         regions: the prompt's regions in pixels of that image (after a crop: of the crop).
-        image: number of the image in its request, or of the group of frames of a video.
+        image: index of the image in its request, or of the group of frames of a video.
     """
 
     values: Tensor
@@ -40,7 +40,7 @@ class AttentionMap:
 
     @property
     def maps(self) -> Tensor:
-        """`[B, H, h, w]`, of a model that sees the image in one tile.
+        """The values as `[B, H, h, w]`, for a model that sees the image as one tile.
 
         Raises:
             InvalidInputError: if there are several tiles; `tile(i)` gives one.
@@ -48,7 +48,13 @@ class AttentionMap:
         return self.values.unflatten(-1, self.geometry.grid_hw)
 
     def tile(self, number: int) -> Tensor:
-        """`[B, H, h, w]` of one tile.
+        """The values of one tile.
+
+        Args:
+            number: index of the tile.
+
+        Returns:
+            `[B, H, h, w]`.
 
         Raises:
             InvalidInputError: if there is no such tile.
@@ -60,13 +66,16 @@ class AttentionMap:
         return self.values.split(sizes, dim=-1)[number].unflatten(-1, tiles[number].grid_hw)
 
     def mass(self, region: Region | None = None) -> Tensor:
-        """`[B, H]` share of the attention that falls on a region; patches count by their coverage.
+        """The fraction of the attention on a region; patches count by their coverage.
 
         Args:
             region: in pixels of the image that the model saw; None: the prompt's own regions.
 
+        Returns:
+            `[B, H]`.
+
         Raises:
-            InvalidInputError: without a region where the request had none either.
+            InvalidInputError: without a region, if the prompt has none.
         """
         regions = self.regions if region is None else (region,)
         if not regions:
@@ -75,8 +84,17 @@ class AttentionMap:
         return (self.values * torch.from_numpy(cover).to(self.values)).sum(-1)
 
     def image_map(self, block: int = -1, head: int | None = None) -> np.ndarray:
-        """`[H, W]` over the pixels of the image, mean over heads unless one is named; 0 where the model did
-        not look. Pixels that several tiles show get the tiles' mean.
+        """The attention of one block over the pixels of the image. Pixels that several tiles show get the tiles' mean.
+
+        Args:
+            block: block number; a negative one counts from the end of the blocks that were read.
+            head: head index; None: the mean over heads.
+
+        Returns:
+            `[H, W]` float32, 0 for pixels that the model does not see.
+
+        Raises:
+            InvalidInputError: for a block that was not read, or a head that does not exist.
         """
         if not -len(self.blocks) <= block < 0 and block not in self.blocks:
             raise InvalidInputError(f"block {block} was not read; blocks {list(self.blocks)} were.")

@@ -1,4 +1,4 @@
-"""Prompts of requests, in batches that fit into memory."""
+"""Makes prompts from requests, in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 
-#: a prompt with (number of its request, number of its region)
+#: a prompt with (index of its request, index of its region)
 Numbered = tuple[VisualPrompt, tuple[int, int]]
 
 
 def prompts_of(
     requests: Request | Iterable[Request], model: Model, prompter: Prompter | None, fit: Fit, at_once: Callable[[], int]
 ) -> Iterator[Numbered]:
-    """Prompts with the numbers of their request and region, lazily: requests may be an endless generator of images.
+    """Makes prompts lazily: `requests` may be an endless generator.
 
     Args:
         requests: one, or any iterable of them.
-        model: where the prompts will run.
-        prompter: edits them; None: they stay plain.
-        fit: how images are brought into the model, unless the strategy says otherwise.
-        at_once: number of requests that are edited together, asked anew every time.
+        model: the model that will run the prompts.
+        prompter: the strategy that edits them; None: no edits.
+        fit: how images are fitted into the model's input, unless the strategy sets it.
+        at_once: gives the number of requests that are edited together, called for every batch.
+
+    Yields:
+        Prompts with (request, region).
 
     Raises:
-        InvalidInputError: for what is no request, and whatever the strategy cannot use.
+        InvalidInputError: for anything that is no request, and for requests that the strategy cannot use.
         RegionNotVisibleError: for a region that the model's crop removes.
     """
     if not isinstance(requests, Request | Iterable) or isinstance(requests, str):
@@ -59,9 +62,13 @@ def prompts_of(
 
 
 def require_visible(prompts: Sequence[VisualPrompt], model: Model) -> None:
-    """A marker on a region that the model's crop removes would do nothing: an error that says what to do.
+    """Refuses prompts with a region that the model's crop removes: a marker on it would have no effect.
 
-    Checked behind the last strategy of a composition, because any of them may change the fit or the region.
+    It is called after the last strategy of a composition, because each of them may change the fit or the region.
+
+    Args:
+        prompts: edited prompts.
+        model: the model that will run them.
 
     Raises:
         RegionNotVisibleError: naming the request.
@@ -74,7 +81,15 @@ def require_visible(prompts: Sequence[VisualPrompt], model: Model) -> None:
 
 
 def batches_by_image(prompts: Iterable[Numbered], size: Callable[[], int]) -> Iterator[list[Numbered]]:
-    """Batches of at most `size()` that do not part the prompts of one image if they need not."""
+    """Groups prompts into batches and keeps the prompts of one image together where they fit.
+
+    Args:
+        prompts: prompts with (request, region).
+        size: gives the largest batch size, called for every batch.
+
+    Yields:
+        Batches, in order.
+    """
     batch: list[Numbered] = []
     for _, group in itertools.groupby(prompts, key=lambda item: (id(item[0].image), item[0].fit)):
         members = list(group)
@@ -90,21 +105,21 @@ def batches_by_image(prompts: Iterable[Numbered], size: Callable[[], int]) -> It
 
 
 class HasBatchSize(Protocol):
-    """What runs batches, and remembers what fits into memory."""
+    """An object with a batch size, which `in_halves` reduces."""
 
     batch_size: int
 
 
 def in_halves(items: list[S], run: Callable[[list[S]], list[T]], owner: HasBatchSize) -> Iterator[T]:
-    """Runs one batch, in halves if memory runs out; what was computed before is kept.
+    """Runs one batch, in halves if memory runs out; results computed before are kept.
 
     Args:
         items: the batch.
-        run: computes a part of it.
-        owner: its `batch_size` is the most that a part holds; it is halved when memory runs out, and stays so.
+        run: computes the results of a part of it.
+        owner: its `batch_size` is the largest size of a part; it is halved when memory runs out, and stays so.
 
     Yields:
-        What `run` gave, in order.
+        The results, in order.
     """
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 

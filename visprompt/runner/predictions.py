@@ -1,4 +1,4 @@
-"""What a trained head says about images: a class each, or a class for every pixel."""
+"""Predictions of trained heads: a class per image, or a class per pixel."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a head says about one image.
+    """The prediction for one image.
 
     Args:
-        label: name of the most probable class; of a segmentation, of the class with the most pixels.
-        number: its number.
+        label: name of the most probable class; for segmentation, of the class with the most pixels.
+        number: its index.
         probability: its entry in `probabilities`.
-        probabilities: `[C]` float32, of all classes; of a segmentation, their shares of the pixels that the model sees.
-        classes: the names, by number.
-        mask: of a segmentation: the class of every pixel of the image, `[h, w]` uint8 (uint16 above 255 classes);
-            pixels that the model's processor crops away have the type's largest number. None otherwise.
+        probabilities: `[C]` float32, of all classes; for segmentation, the fraction of the visible pixels in each
+            class.
+        classes: the names, by index.
+        mask: for segmentation: the class of every pixel of the image, `[h, w]` uint8 (uint16 above 255 classes); pixels
+            that the model's processor crops away have the type's largest number. None otherwise.
         index: (request, region) that it belongs to.
     """
 
@@ -43,7 +44,14 @@ class Prediction:
     index: tuple[int, int] = (0, 0)
 
     def top(self, k: int = 5) -> dict[str, float]:
-        """The k most probable classes with their probabilities, best first."""
+        """The most probable classes.
+
+        Args:
+            k: how many.
+
+        Returns:
+            Probabilities by class name, highest first.
+        """
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return {self.classes[number]: float(self.probabilities[number]) for number in order}
 
@@ -53,13 +61,25 @@ class Prediction:
 
 
 def predict(runner: Runner, requests: Request | Iterable[Request]) -> list[Prediction]:
-    """`Runner.predict`; see there."""
+    """`Runner.predict`.
+
+    Args:
+        runner: the runner; its `index` and `batch_size` are updated.
+        requests: as in `Runner.encode`.
+
+    Returns:
+        One prediction per request and region.
+
+    Raises:
+        UnsupportedError: for a vision-language model.
+        InvalidInputError: for a strategy without a trained head.
+    """
     if runner.model.generates:
         raise UnsupportedError(f"{runner.model.name} answers in words: use answer() or generate().")
     part = with_head(runner.prompter)
     head: Any = part.head
     classes = tuple(part.record.get("classes") or map(str, range(int(head.describe()["classes"]))))
-    # As in training, unless the runner was told otherwise.
+    # As in training, unless the runner has a `fit` of its own.
     trained_fit = (part.record.get("settings") or {}).get("fit", "model")
     twin = runner._like(runner.prompter)  # type: ignore[arg-type]  # with_head refused None
     twin.fit = trained_fit if runner.fit == "model" else runner.fit
@@ -77,7 +97,13 @@ def predict(runner: Runner, requests: Request | Iterable[Request]) -> list[Predi
 
 
 def with_head(prompter: Prompter | None) -> Learned:
-    """The one learned part of a strategy that has a head.
+    """Finds the learned part of a strategy that has a head.
+
+    Args:
+        prompter: the strategy, or None.
+
+    Returns:
+        That part.
 
     Raises:
         InvalidInputError: if there is none, or several.
@@ -113,7 +139,7 @@ def _prediction(probabilities: np.ndarray, classes: tuple[str, ...], mask: np.nd
 def _segmented(
     head: Any, prompts: Sequence[VisualPrompt], encoding: Encoding, i: int, model: Any, classes: tuple[str, ...]
 ) -> Prediction:
-    """One image at a time: its logits in full size are large."""
+    """Predicts one image at a time, because its full-size logits are large."""
     from visprompt.training.dataset import labels_to_original
     from visprompt.training.objectives.segmentation import UNSEEN, pixel_logits
 

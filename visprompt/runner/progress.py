@@ -1,4 +1,4 @@
-"""The progress bar of a run: it appears only when the run takes long."""
+"""The progress bar of a run, shown only when the run takes long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-#: a progress bar appears after this many seconds
+#: delay of the progress bar, seconds
 PATIENCE_SECONDS = 2.0
 
 
@@ -14,8 +14,8 @@ class RunProgress:
     """A progress bar over requests, on standard error.
 
     Args:
-        total: number of requests, or None if it is not known.
-        wanted: True: at once; False: never; None: after `PATIENCE_SECONDS`, on a terminal.
+        total: number of requests, or None if unknown.
+        wanted: True: shown at once; False: never; None: after `PATIENCE_SECONDS`, if standard error is a terminal.
     """
 
     def __init__(self, total: int | None, wanted: bool | None) -> None:
@@ -30,7 +30,11 @@ class RunProgress:
         return self
 
     def update(self, done: int) -> None:
-        """`done` requests are through."""
+        """Sets the progress.
+
+        Args:
+            done: number of finished requests.
+        """
         if not self.wanted or time.monotonic() - self.started < self.after:
             return
         if self._bar is None:

@@ -1,4 +1,6 @@
-"""Joins a model and a strategy: batches, shares, caches, keeps order, gets out of the way when memory runs out."""
+"""Runs strategies on models: makes batches, shares and caches computations, keeps the order, and halves batches when
+memory runs out.
+"""
 
 from __future__ import annotations
 
@@ -38,21 +40,13 @@ if TYPE_CHECKING:
     from visprompt.prompter import Prompter
     from visprompt.runner.predictions import Prediction
 
-#: prompts per forward to start with; halved when memory runs out
+#: first number of prompts per forward, by device; halved when memory runs out
 FIRST_BATCH = {"cuda": 256, "mps": 128, "cpu": 64}
 
 
 class Runner:
     """Runs a strategy on a model: `encode`, `score`, `attention`, `predict`, `render`; LVLMs: `generate`, `answer`,
     `attention`.
-
-    Args:
-        model: from `load_model` or `wrap`.
-        prompter: from `Prompter.from_name`; None: the plain model, the baseline of everything.
-        batch_size: prompts per forward; None: found automatically. Either way it is halved when memory runs out.
-        share_prefix: prompts on one image share the blocks before their first edit; False runs each on its own.
-        fit: how images are brought into the model, unless the strategy says otherwise: "model", "pad" or "squash".
-        progress: True or False; None: a bar on standard error when a run takes longer than two seconds on a terminal.
 
     >>> import visprompt as vp
     >>> from PIL import Image
@@ -61,6 +55,14 @@ class Runner:
     >>> request = vp.Request(Image.new("RGB", (64, 64)), region=vp.Box(8, 8, 40, 40))
     >>> runner.score([request], ["a red star", "a blue circle"]).shape
     torch.Size([1, 2])
+
+    Args:
+        model: from `load_model` or `wrap`.
+        prompter: from `Prompter.from_name`; None: the model without a prompt.
+        batch_size: prompts per forward; None: chosen by device. Either way it is halved when memory runs out.
+        share_prefix: prompts on one image share the blocks before their first edit; False: each runs all blocks.
+        fit: how images are fitted into the model's input, unless the strategy sets it: "model", "pad" or "squash".
+        progress: True or False; None: a bar on standard error when a run takes longer than two seconds on a terminal.
     """
 
     def __init__(
@@ -103,28 +105,37 @@ class Runner:
     # -- results ------------------------------------------------------------------------------------------------------
 
     def encode(self, requests: Request | Iterable[Request], normalize: bool = False) -> Tensor:
-        """`[n, d]` image embeddings as the model gives them, one row per request and region, in order.
+        """Computes image embeddings.
 
         Args:
             requests: one, a list or any iterable.
-            normalize: to unit length.
+            normalize: scale them to unit length.
+
+        Returns:
+            `[n, d]`, one row per request and region, in order.
 
         Raises:
             InvalidInputError: for a request that cannot be used; the message names it.
-            UnsupportedError: if the model cannot take in what the strategy changes.
+            UnsupportedError: if the model cannot take what the strategy changes.
         """
         rows = self._run(requests, lambda prompts, encoding: list(encoding.embeddings))
         result = torch.stack(rows)
         return torch.nn.functional.normalize(result, dim=-1) if normalize else result
 
     def score(self, requests: Request | Iterable[Request], texts: Sequence[str]) -> Tensor:
-        """`[n, len(texts)]` logits as the model defines them. A strategy's text edit is applied to the texts.
+        """Compares images with texts. A strategy's text edit is applied to the texts.
 
-        On an LVLM: the log-likelihood of every text as the answer to the request's query.
+        Args:
+            requests: as in `encode`.
+            texts: t texts.
+
+        Returns:
+            `[n, t]` logits as the model defines them; for an LVLM the log-likelihood of every text as the answer to the
+            query.
 
         Raises:
-            UnsupportedError: on a model without a text tower.
-            InvalidInputError: as `encode`; or without texts.
+            UnsupportedError: for a model without a text tower.
+            InvalidInputError: as in `encode`; or without texts.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts or not all(isinstance(text, str) for text in texts):
@@ -156,19 +167,22 @@ class Runner:
         blocks: Sequence[int] | None = None,
         rows: Literal["readout", "summary"] = "readout",
     ) -> list[AttentionMap]:
-        """The readout's attention over the patches after the edits, for every request and region.
+        """The readout's attention over the patches after the edits.
 
-        On an LVLM: where the decoder looks while it writes up to 20 tokens of its answer, their mean; a request with
-        several images gives a map for each. `answer` gives more.
+        For an LVLM: the decoder's attention while it writes up to 20 tokens of its answer, their mean; a request with
+        several images gives a map for each. `answer` gives the maps token by token.
 
         Args:
             requests: as in `encode`.
             blocks: block numbers, negative from the end; None: all that have the rows.
-            rows: "readout": what the image is read through; "summary": of blocks in front of a pooling probe, which
-                have no row of it, what patches get from all patches.
+            rows: "readout": the rows from which the image embedding is made; "summary": in blocks without such rows
+                (before a pooling head), the attention of all patches.
+
+        Returns:
+            One map per request and region, in order.
 
         Raises:
-            UnsupportedError: on a model without attention.
+            UnsupportedError: for a model without attention.
             InvalidInputError: for other rows, or blocks without them.
         """
         tower = self.model.tower
@@ -196,23 +210,33 @@ class Runner:
         return [replace(item, index=place) for item, place in zip(found, self.index, strict=True)]
 
     def predict(self, requests: Request | Iterable[Request]) -> list[Prediction]:
-        """What the head of a trained strategy says about every request and region: its class, or a class per pixel.
+        """Predicts with the head of a trained strategy: a class per request and region, or a class per pixel.
 
-        Images are brought into the model as in training, unless the runner's `fit` says otherwise.
+        Images are fitted as in training, unless the runner has a `fit` of its own.
 
         Args:
             requests: as in `encode`.
 
+        Returns:
+            One prediction per request and region, in order.
+
         Raises:
             InvalidInputError: for a strategy without a trained head.
-            UnsupportedError: on another model than the one it was trained on.
+            UnsupportedError: for another model than the one it was trained on.
         """
         from visprompt.runner.predictions import predict
 
         return predict(self, requests)
 
     def render(self, requests: Request | Iterable[Request]) -> list[Image.Image]:
-        """What the strategy did, to look at: the prompted images, with attention edits tinted over them."""
+        """Draws the prompted images, tinted where attention edits act.
+
+        Args:
+            requests: as in `encode`.
+
+        Returns:
+            One image per request and region, in order.
+        """
         from visprompt.imaging.tint import rendered
 
         prompts = list(self._prompts(requests))
@@ -222,19 +246,20 @@ class Runner:
     def generate(
         self, requests: Request | Iterable[Request], max_new_tokens: int = 64, stream: bool = False, **options: Any
     ) -> Any:
-        """What a vision-language model answers to each request's query.
+        """Generates the answers of a vision-language model.
 
         Args:
-            requests: with a query each.
+            requests: requests with a query.
             max_new_tokens: longest answer, in tokens.
-            stream: for one request: gives an iterator of pieces of the answer as they are written.
-            **options: for the model's own `generate` (`do_sample=True`, `temperature=0.7`, …); greedy without any.
+            stream: for a single request: return an iterator over pieces of the answer while it is generated.
+            **options: arguments of the model's own `generate` (`do_sample=True`, `temperature=0.7`, …); greedy without
+                any.
 
         Returns:
             `list[str]`, one per request and region, in order; with `stream` an iterator of `str`.
 
         Raises:
-            UnsupportedError: on an encoder.
+            UnsupportedError: for an encoder.
             InvalidInputError: for a request without a query; the message names it.
         """
         if stream:
@@ -249,20 +274,22 @@ class Runner:
         on_answer: Callable[[Answer], None] | None = None,
         **options: Any,
     ) -> list[Answer]:
-        """Answers with where the decoder looked while it wrote them.
+        """Generates answers and reads the decoder's attention while it writes them.
 
         Args:
-            requests: with a query each.
-            blocks: decoder blocks that are read, negative from the end; none: only the text.
+            requests: requests with a query.
+            blocks: decoder blocks that are read, negative from the end; empty: only the text.
             max_new_tokens: longest answer, in tokens.
-            on_answer: called with every answer as soon as its batch is through, so that nothing is lost if a later
-                one fails.
-            **options: for the model's own `generate`.
+            on_answer: called with every answer when its batch is done, so that nothing is lost if a later one fails.
+            **options: arguments of the model's own `generate`.
+
+        Returns:
+            One answer per request and region, in order.
 
         Raises:
-            UnsupportedError: on an encoder, or for maps of a model whose attention is out of reach.
-            RemoteError: if a remote model left questions unanswered, after all have been asked; `done` has the answers
-                by the position of their question.
+            UnsupportedError: for an encoder, or if `blocks` of a remote model are read.
+            RemoteError: if a remote model left questions unanswered, after all were sent; `done` has the answers by the
+                index of their question.
         """
         self._require_writer()
         if not isinstance(blocks, Iterable):
@@ -292,7 +319,7 @@ class Runner:
         return list(results.values())
 
     def _likelihoods(self, requests: Request | Iterable[Request], texts: Sequence[str]) -> Tensor:
-        """An LVLM's scores: how likely each text is as the answer."""
+        """The scores of an LVLM: the log-likelihood of each text as the answer, `[n, t]`."""
         rows: list[Tensor] = []
         index: list[tuple[int, int]] = []
         for batch in batches_of(chats_of(self._prompts(requests)), lambda: self.batch_size):
@@ -317,7 +344,7 @@ class Runner:
         self.index = [chats[0][1]]
         return stream_one(self.model, chats[0][0], max_new_tokens=max_new_tokens, **options)
 
-    # -- how ----------------------------------------------------------------------------------------------------------
+    # -- batches ------------------------------------------------------------------------------------------------------
 
     def _like(self, prompter: Prompter) -> Runner:
         other = Runner(
@@ -332,7 +359,7 @@ class Runner:
         return other
 
     def _prompts(self, requests: Request | Iterable[Request]) -> Iterator[tuple[VisualPrompt, tuple[int, int]]]:
-        """Prompts with their place, lazily: requests may be an endless generator of images."""
+        """Prompts with (request, region), lazily: `requests` may be an endless generator."""
         return prompts_of(requests, self.model, self.prompter, self.fit, lambda: self.batch_size)
 
     def _run(
@@ -360,7 +387,7 @@ class Runner:
         collect: Callable[[Sequence[VisualPrompt], Encoding], list[T]],
         options: dict[str, Any],
     ) -> list[T]:
-        """One batch through an encoder; options are those of `Model.encode`."""
+        """Runs one batch through an encoder; `options` are those of `Model.encode`."""
         require_one_image(prompts, self.model.name)
 
         def run(part: list[VisualPrompt]) -> list[T]:

@@ -1,4 +1,4 @@
-"""Text embeddings of a model, each computed once."""
+"""Caches the text embeddings of a model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 if TYPE_CHECKING:
     from visprompt.models.base import Model
 
-#: texts per forward
+#: number of texts per forward
 _AT_ONCE = 256
 
 
 class TextEmbeddings:
-    """Embeds texts, each once while the model's weights stay as they are.
+    """Embeds texts, each once as long as the model's weights do not change.
 
     Args:
-        model: with a text tower.
+        model: a model with a text tower.
     """
 
     def __init__(self, model: Model) -> None:
@@ -28,13 +28,19 @@ class TextEmbeddings:
         self._version: tuple[int, ...] = ()
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """`[t, d]` embeddings, in the order of the texts.
+        """Embeds texts.
+
+        Args:
+            texts: t texts.
+
+        Returns:
+            `[t, d]`, in the order of the texts.
 
         Raises:
-            UnsupportedError: on a model without a text tower.
+            UnsupportedError: for a model without a text tower.
         """
         parameters = list(self.model.module.parameters())
-        # Tensors made in inference mode cannot change and count no versions.
+        # Tensors made in inference mode cannot change and have no version counter.
         version = tuple(0 if item.is_inference() else item._version for item in parameters)
         if version != self._version:
             self._found.clear()

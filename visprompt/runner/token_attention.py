@@ -1,7 +1,7 @@
-"""Where prompt tokens look, and who looks at them: for `visprompt inspect`.
+"""The attention of prompt tokens, and the attention on them, for `visprompt inspect`.
 
-`Runner.attention` tells where the readout looks among the patches, with or without tokens between them. This adds the
-tokens' own rows and columns.
+`Runner.attention` reads the readout's attention over the patches, with or without tokens between them. This module
+reads the tokens' own rows and columns.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TokenLook:
-    """The prompt tokens of one prompted image in one block; means over heads.
+    """The attention of the prompt tokens of one prompted image in one block, means over heads.
 
     Args:
-        block: its number.
-        patches: `[m, P]` share of every token's attention that falls on every patch.
-        readout: share of the readout's attention that falls on the tokens together.
-        prompts: share of the tokens' attention that falls on the tokens, their mean.
+        block: block number.
+        patches: `[m, P]` fraction of every token's attention on every patch.
+        readout: fraction of the readout's attention on all tokens together.
+        prompts: fraction of the tokens' attention on the tokens, their mean.
     """
 
     block: int
@@ -43,12 +43,15 @@ class TokenLook:
 
 
 def token_looks(model: Model, prompt: VisualPrompt, blocks: Sequence[int]) -> list[TokenLook]:
-    """Reads the rows of a prompt's tokens; blocks before the tokens, and pooling heads behind them, are left out.
+    """Reads the attention of a prompt's tokens. Blocks before the tokens, and pooling heads after them, are left out.
 
     Args:
         model: an encoder in evaluation mode.
-        prompt: with tokens, or without: then nothing is found.
-        blocks: numbers, negative from the end.
+        prompt: a prompt; without tokens the result is empty.
+        blocks: block numbers, negative from the end.
+
+    Returns:
+        One entry per block that holds the tokens.
     """
     insertion = model.insertion([prompt])
     if insertion is None:
@@ -68,7 +71,7 @@ def token_looks(model: Model, prompt: VisualPrompt, blocks: Sequence[int]) -> li
 
 
 def _rows(tower: Tower, site: Site, patches: int) -> tuple[list[int], list[int]]:
-    """(rows of the tokens, rows of the readout) in the sequence."""
+    """(rows of the tokens, rows of the readout) as positions in the sequence."""
     own = site.prefix - site.prompts
     return list(range(own, site.prefix)), list(tower.rows_of(site, "readout", patches))
 
@@ -84,7 +87,7 @@ def _reading(program: SiteProgram | None, site: Site, rows: list[int]) -> SitePr
 
 
 def _look(attention: Tensor, site: Site, patches: int, tokens: list[int], readout: list[int]) -> TokenLook:
-    """`[R, K]` attention of the rows that were read, sorted by their place."""
+    """The result of one site from the attention `[R, K]` of its read rows, sorted by position."""
     order = sorted({*tokens, *readout})
     own, prefix = site.prefix - site.prompts, site.prefix
     of_tokens = attention[[order.index(row) for row in tokens]]

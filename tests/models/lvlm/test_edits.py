@@ -1,4 +1,4 @@
-"""Edits of several images in one chat: over all its image tokens, and merged where they say the same."""
+"""Edits of several images in one chat: widened to all image tokens, and merged if they are equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may ask of an LVLM's `generate`: followed, or refused with a reason."""
+"""Options of an LVLM's `generate`: passed on, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_an_end_named_by_the_caller_ends_the_answer(model, runner):
 
 
 def test_a_criterion_ends_one_answer_of_a_batch(model, runner):
-    """Behind it comes padding, which is no part of the answer, nor are the steps in which it came."""
+    """The padding after an answer, and its decoding steps, are not part of the answer."""
     asked = [request(), request("what is the")]
     plain = runner.answer(asked, max_new_tokens=6, blocks=[0])
     seen: list[int] = []

@@ -1,4 +1,4 @@
-"""From chats to a batch: every patch's token is found, whatever the padding."""
+"""From chats to a batch: every patch's token is found, with any padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every LVLM family, as a tiny random model: tokens ↔ pixels, read-out, edits, batches, nothing left behind."""
+"""Every LVLM family as a tiny random model: tokens ↔ pixels, maps, edits, batches, and clean-up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runner(model, name=None, **options):
 
 
 def forward(model, chats, read=(), grad=False):
-    """Logits of a plain forward inside the edits of the chats, and the decoder's scope."""
+    """Logits of a forward inside `editing`, and the decoder's scope."""
     inputs = prepare(model, chats)
     with torch.set_grad_enabled(grad), model.editing(chats, inputs, read) as scope:
         return model.module(**inputs.tensors).logits, inputs, scope
@@ -45,7 +45,7 @@ def forward(model, chats, read=(), grad=False):
 
 @pytest.mark.parametrize("shape", SIZES)
 def test_a_painted_patch_changes_its_own_token_and_no_other(family, shape):
-    """With the vision tower's attention switched off, what a token shows comes from its own pixels alone."""
+    """With the vision tower's attention off, a token depends on its own pixels only."""
     fresh = tiny_lvlm(family.name)
     model = vp.wrap(fresh.module, fresh.processor)
     silence_vision_attention(fresh.module)
@@ -242,7 +242,7 @@ def test_the_vision_tower_can_be_edited(family, model):
 
 
 def test_scores_are_log_likelihoods(model):
-    """The same number as the logits of the prompt with the answer behind it, whatever it is batched with."""
+    """Equal to the logits of prompt and answer in one forward, in any batch."""
     request = vp.Request(noise(SIZES["wide"], high=255), region=(10, 10, 80, 50), query=QUESTION)
     texts = ["red", "a small blue cat"]
     for name in (None, "falip"):

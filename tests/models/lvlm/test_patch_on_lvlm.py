@@ -1,4 +1,4 @@
-"""A learned patch on models that answer in words, here and behind an API: it is in the image that they get, as large
+"""A learned patch on LVLMs and remote models: it is in the image that they get, as large
 as it should be, once for every region, and the answer is the model's own to that image.
 """
 
@@ -45,7 +45,7 @@ def is_red(image: Image.Image) -> np.ndarray:
 
 
 def extent(marked: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is marked, and that it is a whole rectangle."""
+    """Left, top, right and bottom of the marked pixels; asserts that they form a full rectangle."""
     rows, columns = np.nonzero(marked)
     found = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
     assert marked[found[1] : found[3], found[0] : found[2]].all()
@@ -53,7 +53,7 @@ def extent(marked: np.ndarray) -> tuple[int, int, int, int]:
 
 
 class Spy:
-    """Keeps what a module's `generate` is given, and hands it on."""
+    """Records the arguments of a module's `generate`, and calls it."""
 
     def __init__(self, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -256,7 +256,7 @@ def test_a_saved_patch_goes_to_a_server_and_an_unlearned_one_says_where_to_get_o
 
 
 def test_the_decoder_looks_where_the_towers_patch_is(llava: Any) -> None:
-    """It was taught on the tower's attention alone; nobody told the decoder."""
+    """The patch was trained on the vision tower's attention alone, not on answers."""
     patch = vp.Prompter.from_name("patch").on(llava)
     shown = [marked_scene(number)[1] for number in range(24)]
     masses = {

@@ -59,7 +59,7 @@ def features(model: Any, chats: list[Chat]) -> tuple[Tensor, ChatInputs]:
 
 
 def test_they_act_and_mix_in_a_batch(model: Any) -> None:
-    """Kinds, and images of different tiles, in one batch give what each gives alone; no tokens: bit for bit."""
+    """Prompts of several kinds and images with different tiles give the same in one batch as alone."""
     plain = vp.VisualPrompt(WIDE)
     prompts = [plain.with_(tokens=tokens(model, kind)) for kind in ("shallow", "deep", "gated", "late")]
     others = [plain.with_(tokens=tokens(model, seed=7)), vp.VisualPrompt(TALL, tokens=tokens(model, seed=8))]
@@ -191,7 +191,7 @@ def test_packed_towers_refuse_with_the_reason(name: str) -> None:
 
 
 def test_the_tower_ends_where_the_features_are_taken(llava: Any) -> None:
-    """LLaVA takes the second-last hidden state: deep prompts are for the blocks in front of it."""
+    """LLaVA uses the second-last hidden state: deep prompts are for the blocks before it."""
     assert len(llava.vision_tower.blocks) == 3
     assert "tokens" in llava.supports
     assert "patches" in llava.vision_tower.readout
@@ -261,7 +261,7 @@ def llava_with(layers: Any) -> Any:
 
 
 def test_features_of_several_layers() -> None:
-    """States between the blocks are handed on without the tokens, whether the states were captured before or not."""
+    """Hidden states between the blocks are returned without the tokens."""
     model = llava_with([1, -2])
     plain = features(model, [chat(vp.VisualPrompt(WIDE))])[0]
     late = vp.PromptTokens(torch.randn(1, M, WIDTH), first_block=1)

@@ -39,7 +39,7 @@ def images(count: int, seed: int = 0, wh: tuple[int, int] = (64, 64)) -> list[Im
 
 @pytest.mark.parametrize("name", PACKED)
 def test_packing_is_the_processors_own(name: str) -> None:
-    """The same image through the processor and through ours: the same sequence, and the same of the tower."""
+    """For the same image, the model's processor and ours give the same sequence and tower output."""
     module, model = wrapped(name)
     reader, packing = packed_reader(model)
     side = reader.tower.side
@@ -116,7 +116,7 @@ def _plainly(module: Any, block: int, pixels: Tensor, packing: Packing) -> Tenso
 
 @pytest.mark.parametrize("name", PACKED)
 def test_attention_of_packed_images_is_what_plain_code_gives(name: str) -> None:
-    """In every block, of windows or not, for images packed together; alone they get the same."""
+    """Edits act in every block, with windows or without, on packed images, and as on single images."""
     module, model = wrapped(name)
     encoder, (reader, packing) = encoder_of(model), packed_reader(model)
     shown = images(3, 20, (64, 64))
@@ -152,7 +152,7 @@ def test_rows_of_packed_images_can_be_read_one_by_one() -> None:
 
 
 def test_what_qwen_has_on_the_hub_gets_a_square_of_448() -> None:
-    """Its own patches, windows and limits of size, whatever is small besides."""
+    """A tiny model with the family's own patches, windows and size limits."""
     made = tiny_lvlm("qwen2-5-vl")
     config = made.module.config
     config.vision_config.update({"patch_size": 14, "window_size": 112})
@@ -172,7 +172,7 @@ def test_what_qwen_has_on_the_hub_gets_a_square_of_448() -> None:
 
 
 def test_naflex_is_read_in_squares_without_padding() -> None:
-    """A square image through its own processor and through ours: the same inputs, embeddings and maps."""
+    """For a square image, the model's own processor and ours give the same inputs, embeddings and maps."""
     _, model = conformance.wrapped("transformers-siglip2-naflex")
     encoder = encoder_of(model)
     (tile,) = encoder.geometry((90, 40)).tiles

@@ -1,4 +1,4 @@
-"""Remote models when much is asked and things go wrong: order, bounds, pace, retries, errors for people, the key."""
+"""Remote models under load and failures: order, limits, rate, retries, error messages, and the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remote models against a small real server on loopback: what is sent, what comes of answers, which strategies run."""
+"""Remote models against a small server on loopback: requests, answers, and which strategies run."""
 
 from __future__ import annotations
 

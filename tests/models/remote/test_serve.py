@@ -1,4 +1,4 @@
-"""The whole way round: `transformers serve` on loopback answers with the bundled LVLM what that says locally."""
+"""End to end: `transformers serve` on loopback gives the same answers as the bundled LVLM locally."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder() -> str:
 
 @pytest.fixture(scope="module")
 def served(folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The remote model, once its server has answered."""
+    """The remote model, after its server has started."""
     for name in ("openai", "fastapi", "uvicorn"):
         pytest.importorskip(name, reason='needs the dev extra: pip install -e ".[dev]"')
     log = tmp_path_factory.mktemp("serve") / "log.txt"
@@ -93,7 +93,7 @@ def requests() -> list[vp.Request]:
 
 
 def plain_answer(folder: str, image: Image.Image, query: str) -> str:
-    """What transformers itself says, without any of our code."""
+    """The result of transformers alone, without visprompt."""
     import transformers
 
     processor = transformers.AutoProcessor.from_pretrained(folder)

@@ -24,6 +24,10 @@ _SMALL_PX = 96
 _JPEG = {"quality": 80, "subsampling": 0}
 
 
+#: what a report says where figures cannot be drawn
+NO_PLOTS = 'Figures need matplotlib: pip install "visprompt-toolkit[plots]".'
+
+
 def data_uri(image: Image.Image | bytes) -> str:
     """An image inside a page: PNG for figures (given as bytes of a file) and small images, JPEG for photographs."""
     if isinstance(image, bytes):

@@ -1,1 +1,1 @@
-"""One module per library that encoders come from."""
+"""Backends: one module per library that encoders come from."""

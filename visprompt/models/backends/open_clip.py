@@ -19,10 +19,18 @@ from visprompt.models.clip_logits import contrastive_logits
 
 
 def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
-    """What an open_clip model offers.
+    """Makes the parts of an open_clip model.
+
+    Args:
+        module: the model.
+        processor: its preprocessing transform.
+        tokenizer: its tokenizer, or None.
+
+    Returns:
+        The parts.
 
     Raises:
-        InvalidInputError: without its preprocessing transform.
+        InvalidInputError: without the transform.
     """
     if processor is None:
         raise InvalidInputError(
@@ -58,7 +66,7 @@ def _tower(visual: Any) -> Tower | None:
     transformer = getattr(visual, "transformer", None)
     blocks = tuple(getattr(transformer, "resblocks", ()))
     if not blocks:
-        return None  # ModifiedResNet: convolutions, and a pooling that is no attention over patches of a ViT
+        return None  # ModifiedResNet: convolutions, and a pooling that is not attention over a ViT's patches
     if not all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
         return None
     sites = [
@@ -89,7 +97,7 @@ def _tower(visual: Any) -> Tower | None:
     elif visual.pool_type == "avg":
         readout = "mean"
     cls = readout == "cls"
-    # CoCa with two poolers normalises in front of them, all others behind
+    # CoCa with two poolers normalises before them, all other models after
     norm = None if readout == "probe" and visual.attn_pool_contrastive is not None else visual.ln_post
     return Tower(
         name="vision",

@@ -13,10 +13,18 @@ from visprompt.models.preprocessing import ImageReader, Transformed, pixels_of
 
 
 def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
-    """What a timm model offers.
+    """Makes the parts of a timm model.
+
+    Args:
+        module: the model.
+        processor: its transform.
+        tokenizer: not used; timm models have no text tower.
+
+    Returns:
+        The parts.
 
     Raises:
-        InvalidInputError: without its transform.
+        InvalidInputError: without the transform.
     """
     if processor is None:
         raise InvalidInputError(
@@ -32,7 +40,18 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
 
 
 def reader_of(transform: Any, patch: tuple[int, int] | None) -> ImageReader:
-    """Reads images with a torchvision transform (timm's and open_clip's)."""
+    """Makes an image reader for a torchvision transform (timm's and open_clip's).
+
+    Args:
+        transform: image → `[3, h, w]`.
+        patch: height and width of a patch in pixels, or None.
+
+    Returns:
+        The reader.
+
+    Raises:
+        InvalidInputError: for a transform that cannot be called.
+    """
     if not callable(transform):
         raise InvalidInputError(
             f"the processor must be a transform from a PIL image to a tensor; got {type(transform).__name__}."
@@ -41,7 +60,14 @@ def reader_of(transform: Any, patch: tuple[int, int] | None) -> ImageReader:
 
 
 def patch_of(trunk: Any) -> tuple[int, int] | None:
-    """Patch size of a timm model, None for convolutional ones."""
+    """The patch size of a timm model.
+
+    Args:
+        trunk: the model.
+
+    Returns:
+        Height and width in pixels; None for convolutional models.
+    """
     size = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
     if size is None:
         return None
@@ -49,7 +75,17 @@ def patch_of(trunk: Any) -> tuple[int, int] | None:
 
 
 def tower_of(trunk: Any) -> Tower | None:
-    """Attention sites of a timm model; None if it has no blocks with attention."""
+    """Collects the attention sites of a timm model.
+
+    Args:
+        trunk: the model.
+
+    Returns:
+        The tower; None if the model has no blocks with attention.
+
+    Raises:
+        UnsupportedError: if fused attention is off.
+    """
     blocks = getattr(trunk, "blocks", None)
     if patch_of(trunk) is None or not isinstance(blocks, nn.Sequential | nn.ModuleList):
         return None
@@ -86,7 +122,7 @@ def tower_of(trunk: Any) -> Tower | None:
         blocks=blocks,
         readout=readout,
         prefix=prefix,
-        # Rotary and relative positions are matched to the sequence inside the block.
+        # Blocks with rotary or relative positions depend on the sequence length and cannot be folded.
         foldable=single and type(trunk).__name__ == "VisionTransformer" and kinds == {"Block"},
         norms=tuple(block.norm1 for block in blocks) if single and kinds <= {"Block", "EvaBlock"} else (),
         readout_rows=(0, 1) if hasattr(trunk, "dist_token") else (0,),
@@ -95,11 +131,14 @@ def tower_of(trunk: Any) -> Tower | None:
 
 
 def head_of(trunk: Any, behind: nn.Module | None = None) -> Head | None:
-    """From the readout row of a timm model to its embedding; None if it is no chain of norm, MLP and linear maps.
+    """The map from the readout row of a timm model to its embedding.
 
     Args:
         trunk: the timm model.
-        behind: modules that open_clip puts after it.
+        behind: modules that open_clip appends to it.
+
+    Returns:
+        The head; None if it is no chain of norm, MLP and linear maps.
     """
     pool = getattr(trunk, "attn_pool", None)
     chain = [getattr(trunk, "head", None), *(behind.children() if behind is not None else ())]
@@ -114,7 +153,7 @@ def head_of(trunk: Any, behind: nn.Module | None = None) -> Head | None:
 
 
 def _after(block: Any, plain: bool) -> tuple[Any, ...]:
-    """What the attention's output goes through behind `Site.projection` before the residual stream."""
+    """The modules between `Site.projection` and the residual stream."""
     inner = () if plain or getattr(block.attn, "gate", None) is not None else (block.attn.norm, block.attn.proj)
     scales = (getattr(block, "ls1", None), getattr(block, "gamma_1", None))
     return (*inner, *(item for item in scales if not isinstance(item, nn.Identity | None)))

@@ -23,7 +23,15 @@ from visprompt.models.preprocessing import ImageReader, Processed, pixels_of
 
 @dataclass(frozen=True)
 class Family:
-    """What cannot be read off the module: the readout, the tokens before the patches, what the blocks allow."""
+    """Properties of a family of encoders that cannot be read from the module.
+
+    Args:
+        readout: as in `Tower`.
+        prefix: number of tokens before the patches, without registers.
+        registers: register tokens follow them.
+        foldable: as in `Tower`.
+        packed: images are rows of patches, padded to a common length (NaFlex).
+    """
 
     readout: Readout
     prefix: int = 1
@@ -42,16 +50,24 @@ FAMILIES: dict[str, Family] = {
     "deit": Family("cls", prefix=2),
     "vit": Family("cls"),
     "vit_mae": Family("mean"),
-    "beit": Family("cls", foldable=False),  # relative positions are counted over the sequence inside the block
+    "beit": Family("cls", foldable=False),  # the relative positions in its blocks depend on the sequence length
     "ijepa": Family("mean", prefix=0),
 }
 
 
 def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
-    """What a transformers image encoder offers.
+    """Makes the parts of a transformers image encoder and installs the attention shim.
+
+    Args:
+        module: the model.
+        processor: its image processor, or a processor that holds one.
+        tokenizer: its tokenizer, or None.
+
+    Returns:
+        The parts.
 
     Raises:
-        UnsupportedError: for a model type that is not among `FAMILIES`.
+        UnsupportedError: for a model type that is not in `FAMILIES`.
         InvalidInputError: without an image processor.
     """
     image_processor = getattr(processor, "image_processor", processor)
@@ -96,7 +112,14 @@ def parts_of(module: nn.Module, processor: Any, tokenizer: Any) -> Parts:
 
 
 def vision_module(module: nn.Module) -> nn.Module:
-    """The image tower inside a model: the module that has the patch embeddings and the blocks."""
+    """Finds the image tower inside a model: the module with the patch embeddings and the blocks.
+
+    Args:
+        module: the model.
+
+    Returns:
+        The tower's module.
+    """
     tower: Any = getattr(module, "_orig_mod", module)
     while hasattr(tower, "vision_model"):
         tower = tower.vision_model
@@ -105,7 +128,17 @@ def vision_module(module: nn.Module) -> nn.Module:
 
 
 def find_blocks(tower: Any) -> nn.ModuleList:
-    """The list of blocks, under the names that transformers uses."""
+    """Finds the list of blocks, under the names that transformers uses.
+
+    Args:
+        tower: the module of a tower.
+
+    Returns:
+        The blocks.
+
+    Raises:
+        UnsupportedError: if there is none.
+    """
     for path in ("encoder.layers", "encoder.layer", "layers", "model.layer", "layer"):
         found: Any = tower
         for name in path.split("."):
@@ -123,7 +156,17 @@ def _attention_of(block: nn.Module) -> nn.Module:
 
 
 def tower_of(tower: Any, config: Any, kind: str, family: Family) -> Tower:
-    """The attention sites of an image tower."""
+    """Collects the attention sites of an image tower.
+
+    Args:
+        tower: the tower's module.
+        config: its config.
+        kind: its model type, without `_vision_model`.
+        family: its properties.
+
+    Returns:
+        The tower.
+    """
     blocks = tuple(find_blocks(tower))
     heads = int(config.num_attention_heads)
     registers = int(getattr(config, "num_register_tokens", 0) or 0) if family.registers else 0
@@ -164,13 +207,15 @@ def tower_of(tower: Any, config: Any, kind: str, family: Family) -> Tower:
 
 
 def _around(module: nn.Module, tower: nn.Module) -> tuple[nn.Module, ...]:
-    """The tower and the models around it, which may give its states out again; not those that read texts, too."""
+    """The tower and the models around it, which may return its hidden states; without models that read texts
+    as well.
+    """
     around = [item for item in module.modules() if any(inner is tower for inner in item.modules())]
     return tuple(item for item in around if not hasattr(item, "get_text_features"))
 
 
 def _head(module: Any, tower: Any, kind: str) -> Head | None:
-    """From the readout row to the embedding, for the families that have a text tower."""
+    """The map from the readout row to the embedding, for families with a text tower."""
     whole = getattr(module, "_orig_mod", module)
     if kind == "clip":
         projection = getattr(whole, "visual_projection", None)
@@ -187,7 +232,7 @@ def _reader(processor: Any, patch: tuple[int, int]) -> ImageReader:
 
 
 def _packed_reader(processor: Any, patch: int) -> ImageReader:
-    """NaFlex: patches in a row, padded to a common length, the grid's shape beside them."""
+    """The reader for NaFlex: patches in a row, padded to a common length, with the grid's shape."""
     names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
     return ImageReader(processor, Processed(processor, names), functools.partial(_unpacked, patch), (patch, patch))
 
@@ -222,7 +267,7 @@ def _embedder(module: Any, tower: Any, kind: str, config: Any) -> Callable[[dict
         if hasattr(module, "visual_projection"):
             return module(**call).image_embeds
         if kind == "vit_mae":
-            # The masking shuffles patches by noise: ascending noise keeps them in order.
+            # The masking sorts patches by noise: ascending noise keeps their order.
             pixels = call["pixel_values"]
             count = (pixels.shape[-2] // config.patch_size) * (pixels.shape[-1] // config.patch_size)
             call["noise"] = torch.arange(count, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
@@ -230,7 +275,7 @@ def _embedder(module: Any, tower: Any, kind: str, config: Any) -> Callable[[dict
                 return tower(**call).last_hidden_state[:, 1:].mean(dim=1)
         output = tower(**call)
         if kind in ("vit", "deit"):
-            # Their pooler is a classification head's layer that checkpoints often leave untrained.
+            # Their pooler is part of a classification head, which many checkpoints leave untrained.
             return output.last_hidden_state[:, 0]
         if getattr(output, "pooler_output", None) is not None:
             return output.pooler_output
@@ -245,8 +290,9 @@ _masking = threading.Lock()
 
 @contextmanager
 def _unmasked(config: Any) -> Iterator[None]:
-    """ViTMAE throws away 75 % of the patches, which is for pre-training; off for one call, since the ratio is only
-    reachable through the config."""
+    """Turns off ViTMAE's masking of 75 % of the patches (for pre-training) during one call, through the config, which
+    is the only way to set the ratio.
+    """
     with _masking:
         ratio = config.mask_ratio
         config.mask_ratio = 0.0

@@ -1,4 +1,4 @@
-"""Vision-language models: inputs, edits, layouts of image tokens, generation."""
+"""Vision-language models of transformers: inputs, edits, layouts of image tokens, generation."""
 
 from visprompt.models.lvlm.model import (
     LVLM,

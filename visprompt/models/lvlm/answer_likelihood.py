@@ -1,7 +1,7 @@
-"""How likely answers are that somebody else has written: token by token, with gradients, behind prompts of any length.
+"""The likelihood of given answers, token by token, with gradients, for prompts of any length.
 
-Answers stand right behind the prompt as the model itself would have written them: without special tokens, the one that
-ends an answer excepted where it is asked for.
+An answer's tokens follow the prompt as the model itself would have written them: without special tokens, except for the
+one that ends an answer, if wanted.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class AnswerLogProbs:
-    """What a model says to given answers, for the tokens of n answers of at most T tokens.
+    """Log-probabilities of n given answers of at most T tokens.
 
     Args:
-        log_likelihood: `[n, T]` natural logarithm of every token's probability behind those before it, float32; 0
-            behind an answer's end.
-        first_choice: bool `[n, T]`: no other token was more likely; True behind an answer's end. An answer whose tokens
-            all are, the one that ends it among them, is what greedy decoding writes.
-        counted: bool `[n, T]`: tokens of the answers.
+        log_likelihood: `[n, T]` float32: natural logarithm of every token's probability given those before it; 0 after
+            an answer's end.
+        first_choice: bool `[n, T]`: the token is the most likely one; True after an answer's end. If this holds for all
+            tokens, including the one that ends the answer, greedy decoding writes it.
+        counted: bool `[n, T]`: the token belongs to the answer.
     """
 
     log_likelihood: Tensor
@@ -40,12 +40,15 @@ class AnswerLogProbs:
 
 
 def answer_ids(model: LVLM, text: str, ended: bool) -> list[int]:
-    """The tokens of an answer.
+    """Tokenizes an answer.
 
     Args:
-        model: whose tokenizer.
+        model: the model with the tokenizer.
         text: the answer.
-        ended: with the token that ends an answer.
+        ended: append the token that ends an answer.
+
+    Returns:
+        Token ids.
 
     Raises:
         InvalidInputError: for an answer without tokens.
@@ -57,18 +60,23 @@ def answer_ids(model: LVLM, text: str, ended: bool) -> list[int]:
 
 
 def ending(model: LVLM) -> list[int]:
-    """The token with which the model ends an answer: the one of its chat template, or else its tokenizer's; none for a
-    model that knows none.
+    """The token with which the model ends an answer: that of its chat template, or else its tokenizer's.
+
+    Args:
+        model: the model.
+
+    Returns:
+        One token id; none if the model has no such token.
     """
     ends = end_ids(model.module, model.tokenizer, {})
-    behind = model.tokenizer(_behind_an_answer(model), add_special_tokens=False)["input_ids"]
+    ending_ids = model.tokenizer(_template_ending(model), add_special_tokens=False)["input_ids"]
     own = model.tokenizer.eos_token_id
-    found = [int(item) for item in (*behind, own) if item in ends]
+    found = [int(item) for item in (*ending_ids, own) if item in ends]
     return found[:1] or sorted(ends)[:1]
 
 
-def _behind_an_answer(model: LVLM) -> str:
-    """What the chat template writes behind an answer; nothing without a template."""
+def _template_ending(model: LVLM) -> str:
+    """The text that the chat template puts after an answer; empty without a template."""
     template = getattr(model.processor, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)
     if not template or model.family.prompt is not None:
         return ""
@@ -86,7 +94,10 @@ def answer_log_probs(model: LVLM, inputs: ChatInputs, answers: Sequence[Sequence
     Args:
         model: the LVLM.
         inputs: n prompts, from `prepare`.
-        answers: the tokens of n answers, of any lengths.
+        answers: token ids of n answers, of any lengths.
+
+    Returns:
+        Log-probabilities, with gradients.
 
     Raises:
         InvalidInputError: if there are not as many answers as prompts.
@@ -94,7 +105,7 @@ def answer_log_probs(model: LVLM, inputs: ChatInputs, answers: Sequence[Sequence
     if len(answers) != len(inputs.layouts) or not all(answers):
         raise InvalidInputError(f"{len(answers)} answers to {len(inputs.layouts)} questions: give one each.")
     longest = max(map(len, answers))
-    # Padding is written with a token of the answer: every vocabulary has it, and it is no image's.
+    # An answer is padded with its own first token, which is in the vocabulary and is no image token.
     rows = [[*answer, *answer[:1] * (longest - len(answer))] for answer in map(list, answers)]
     tail = torch.tensor(rows, device=model.device)
     lengths = torch.tensor([len(answer) for answer in answers], device=model.device)

@@ -1,4 +1,4 @@
-"""The decoder of a vision-language model: its attention sites."""
+"""The attention sites of a vision-language model's decoder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from visprompt.errors import UnsupportedError
 
 
 def decoder_tower(module: Any, vision: Tower | None) -> Tower:
-    """The decoder's blocks as a tower that is read through its text.
+    """Makes a tower of the decoder's blocks; its readout is the text.
 
     Args:
-        module: the language model of transformers, with its language head.
-        vision: its vision tower, or None where that is not known.
+        module: the model of transformers, with its language head.
+        vision: its vision tower, or None if unknown.
+
+    Returns:
+        The tower.
 
     Raises:
-        UnsupportedError: for a model without a language head, or with a block that has no attention.
+        UnsupportedError: for a model without a language head, or with a block without attention.
     """
     decoder: Any = module.get_decoder() if hasattr(module, "get_decoder") else None
     layers = getattr(decoder, "layers", None)
@@ -35,6 +38,6 @@ def decoder_tower(module: Any, vision: Tower | None) -> Tower:
             )
         heads = int(decoder.config.num_attention_heads)
         sites.append(Site("decoder", index, attention, "transformers", heads, 0, getattr(attention, "o_proj", None)))
-    # What is said where prompt tokens are refused: they go into vision towers, and this one's may not take them.
+    # The reason given when prompt tokens are refused: only vision towers take them, and this model's may not.
     why = "its vision tower is not known" if vision is None else vision.no_tokens or "a decoder takes none"
     return Tower("decoder", tuple(sites), tuple(layers), "text", 0, shareable=False, no_tokens=why)

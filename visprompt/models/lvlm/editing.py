@@ -1,5 +1,5 @@
-"""The scopes in which a vision-language model runs with the edits of a batch of chats: its decoder's and its vision
-tower's, each verified at first use.
+"""The scopes in which a vision-language model runs with the edits of a batch of chats: one for its decoder and one for
+its vision tower, each verified at first use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from visprompt.models.lvlm.edits import decoder_edits, vision_edits
 from visprompt.models.lvlm.inputs import ChatInputs, media_of, prepare
 from visprompt.models.lvlm.prompt_tokens import TileInsertion, tile_tokens
 from visprompt.models.lvlm.vision_tower import packing_of
-from visprompt.models.site_checks import features_of, prove_decoder, prove_vision, prove_vision_tokens
+from visprompt.models.site_checks import features_of, verify_decoder_sites, verify_vision_sites, verify_vision_tokens
 from visprompt.visual_prompt import AttentionEdit, Rows
 
 if TYPE_CHECKING:
@@ -35,7 +35,21 @@ if TYPE_CHECKING:
 def editing(
     model: LVLM, chats: Sequence[Chat], inputs: ChatInputs, read: tuple[int, ...], read_rows: Rows
 ) -> Iterator[Scope | None]:
-    """The scope of `LVLM.editing`."""
+    """The scope of `LVLM.editing`.
+
+    Args:
+        model: the LVLM.
+        chats: the batch.
+        inputs: its inputs, from `prepare`.
+        read: decoder blocks whose attention is kept.
+        read_rows: the rows whose attention is kept.
+
+    Yields:
+        The decoder's scope; None if the decoder is neither edited nor read.
+
+    Raises:
+        InvalidInputError: inside another such scope of this model.
+    """
     if any(is_open_on(tower) for tower in (model.tower, model.vision_tower) if tower is not None):
         raise InvalidInputError(
             f"{model.name} is being run inside model.editing(…) of other chats, whose edits would reach into this "
@@ -51,7 +65,7 @@ def editing(
             return
         counts = [sum(item.geometry.num_patches for item in layouts) for layouts in inputs.layouts]
         programs = compile_programs(model.tower, edits, counts, read, None, read_rows)
-        prove_decoder_once(model)
+        verify_decoder_once(model)
         timeline = TokenPositions(inputs.columns, inputs.images, inputs.padding).to(model.device)
         yield stack.enter_context(open_scope(model.tower, programs, None, model.device, timeline))
 
@@ -63,14 +77,14 @@ def _editing_vision(
     edits: Sequence[Sequence[AttentionEdit]],
     tokens: TileInsertion | None,
 ) -> Scope:
-    """The scope of the vision tower's edits, verified and ready to be entered."""
+    """The scope of the vision tower's edits, verified and not yet entered."""
     assert model.vision_tower is not None
     if tokens is not None and model.is_compiled():
         raise refuse_compiled(model.name)
     tower = model.vision_tower if tokens is None else tokens.tower
     patches = [count for group in inputs.vision_patches for count in group]
     programs = compile_programs(tower, edits, patches)
-    _prove_vision_once(model, chats[0], tokens)
+    _verify_vision_once(model, chats[0], tokens)
     programs.update(_with_plain_runs(model, chats, programs, tower))
     return open_scope(tower, programs, None, model.device, packing_of(model, inputs), tokens)
 
@@ -78,8 +92,8 @@ def _editing_vision(
 def _with_plain_runs(
     model: LVLM, chats: Sequence[Chat], programs: dict[Site, SiteProgram], tower: Tower
 ) -> dict[Site, SiteProgram]:
-    """Runs the vision tower on the images without the prompt (but for its tokens: they are part of the tower that
-    is edited) and hands its row outputs to the gain edits.
+    """Runs the vision tower on the images without the prompt and stores the rows' outputs in the programs with a gain.
+    Prompt tokens stay, since gains edit the tower with its tokens.
     """
     gains = {site: item for site, item in programs.items() if item.needs_reference}
     if not gains:
@@ -105,22 +119,28 @@ def _with_plain_runs(
     return {site: replace(item, reference=scope.outputs[site]) for site, item in gains.items()}
 
 
-def prove_decoder_once(model: LVLM) -> None:
-    """Verifies the decoder's sites, unless that was done before."""
-    model.once("decoder", lambda: prove_decoder(model))
+def verify_decoder_once(model: LVLM) -> None:
+    """Verifies the decoder's sites, unless that was done before.
+
+    Args:
+        model: the LVLM.
+    """
+    model.once("decoder", lambda: verify_decoder_sites(model))
 
 
-def _prove_vision_once(model: LVLM, chat: Chat, tokens: TileInsertion | None) -> None:
-    """Verifies the vision tower's sites, and that prompt tokens in it have an effect, on the images of one chat."""
+def _verify_vision_once(model: LVLM, chat: Chat, tokens: TileInsertion | None) -> None:
+    """Verifies once, on the images of one chat, that the vision tower's sites and prompt tokens in it have an
+    effect.
+    """
     tower = model.vision_tower
     assert tower is not None
 
-    def prove_sites() -> None:
+    def check_sites() -> None:
         inputs = prepare(model, [chat])
         streams = sum(map(len, inputs.vision_patches))
-        prove_vision(model, tower, media_of(inputs), streams, packing_of(model, inputs))
+        verify_vision_sites(model, tower, media_of(inputs), streams, packing_of(model, inputs))
 
-    model.once("vision", prove_sites)
+    model.once("vision", check_sites)
     if tokens is not None:
         width = tokens.tokens.shape[-1]
-        model.once("tokens", lambda: prove_vision_tokens(model, tower, media_of(prepare(model, [chat])), width))
+        model.once("tokens", lambda: verify_vision_tokens(model, tower, media_of(prepare(model, [chat])), width))

@@ -1,4 +1,4 @@
-"""Attention edits of a chat's images: laid over all its image tokens, or cut into the vision tower's tiles."""
+"""Attention edits of a chat's images: widened to all its image tokens, or split into the vision tower's tiles."""
 
 from __future__ import annotations
 
@@ -20,13 +20,25 @@ if TYPE_CHECKING:
 
 
 def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[AttentionEdit]:
-    """Edits of several images, each over its own patches, widened to the patches of all.
+    """Collects the decoder's edits of a chat; each acts on the patches of its own image and is widened to those of all.
 
-    Frames that share tokens, edited alike, count once: a pair of frames with one region is that region, not twice it.
+    Frames that share tokens and have equal edits count once: a pair of frames with one region is edited like one frame.
+
+    Args:
+        model: the LVLM.
+        chat: the chat.
+        layouts: one per image (per group of frames).
+
+    Returns:
+        Edits over all the chat's image tokens.
+
+    Raises:
+        UnsupportedError: for edits that need a reference run, and for towers that cannot be edited.
+        InvalidInputError: for an edit with another number of patches than its image.
     """
     starts = np.cumsum([0, *(item.geometry.num_patches for item in layouts)]).tolist()
     result = []
-    for place, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
+    for image, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
         for edit in prompt.attention:
             if edit.tower != "decoder":
                 model.tower_named(edit.tower)
@@ -37,21 +49,34 @@ def decoder_edits(model: LVLM, chat: Chat, layouts: Sequence[Layout]) -> list[At
                     'so in a decoder there is no such token. Use the vision tower: tower="vision".'
                 )
             wide = _widened(edit, layouts[number].geometry.num_patches, starts[number], starts[-1])
-            result.append((place, wide))
+            result.append((image, wide))
     return _merged(result)
 
 
 def vision_edits(model: LVLM, chats: Sequence[Chat], inputs: ChatInputs) -> list[list[AttentionEdit]]:
-    """Edits of the vision tower, cut into its tiles: every tile is a sequence of its own."""
+    """Collects the vision tower's edits, split into its tiles: every tile is a sequence of its own.
+
+    Args:
+        model: the LVLM.
+        chats: the batch.
+        inputs: its inputs.
+
+    Returns:
+        For every tile, in the order in which the tower gets them, its edits.
+
+    Raises:
+        UnsupportedError: if the tower cannot be edited.
+        InvalidInputError: for an edit with another number of patches than its image.
+    """
     result: list[list[AttentionEdit]] = []
     for chat, layouts in zip(chats, inputs.layouts, strict=True):
         own: list[list[tuple[int, AttentionEdit]]] = [[] for _ in layouts]
-        for place, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
+        for image, (number, prompt) in enumerate(prompts_with_layouts(chat, layouts)):
             edits = [edit for edit in prompt.attention if edit.tower == "vision"]
             if edits and layouts[number].vision is None:
                 model.tower_named("vision")
                 raise UnsupportedError(f"{model.name}: its vision tower cannot be edited for {prompt.request!r}.")
-            own[number] += [(place, edit) for edit in edits]
+            own[number] += [(image, edit) for edit in edits]
         for layout, found in zip(layouts, own, strict=True):
             edits, start = _merged(found), 0
             for tile in layout.vision.tiles if layout.vision is not None else ():
@@ -64,7 +89,15 @@ def vision_edits(model: LVLM, chats: Sequence[Chat], inputs: ChatInputs) -> list
 
 
 def prompts_with_layouts(chat: Chat, layouts: Sequence[Layout]) -> list[tuple[int, VisualPrompt]]:
-    """Every prompt with the number of its image's layout; frames that share tokens share a layout."""
+    """Pairs every prompt with the index of its image's layout; frames that share tokens share a layout.
+
+    Args:
+        chat: the chat.
+        layouts: its layouts.
+
+    Returns:
+        (index of the layout, prompt), in order.
+    """
     shared = -(-len(chat.prompts) // len(layouts))
     return [(number // shared, prompt) for number, prompt in enumerate(chat.prompts)]
 
@@ -92,20 +125,20 @@ def _widened(edit: AttentionEdit, own: int, start: int, total: int) -> Attention
 
 
 def _with_columns(edit: AttentionEdit, change: Callable[[np.ndarray], np.ndarray]) -> AttentionEdit:
-    """The edit with every one of its arrays over the patches changed."""
+    """The edit with each of its arrays over the patches changed by a function."""
     changes: dict[str, Any] = {name: change(values) for name, values in edit.per_patch.items()}
     return replace(edit, **changes)
 
 
 def _merged(edits: list[tuple[int, AttentionEdit]]) -> list[AttentionEdit]:
-    """Edits of several images that say the same are one, over the regions of all: one share of attention, one
-    temperature, the stronger bias. Edits of one image add up, but for shares.
+    """Merges equal edits of several images into one over the regions of all: one target mass, one temperature, the
+    larger bias. Edits of the same image are added up, except for target masses.
     """
     result: list[tuple[set[int], AttentionEdit]] = []
     for image, edit in edits:
-        for place, (owners, other) in enumerate(result):
+        for index, (owners, other) in enumerate(result):
             if _alike(edit, other) and (edit.weights is not None or image not in owners):
-                result[place] = ({*owners, image}, _both(edit, other))
+                result[index] = ({*owners, image}, _both(edit, other))
                 break
         else:
             result.append(({image}, edit))
@@ -118,7 +151,7 @@ def _alike(a: AttentionEdit, b: AttentionEdit) -> bool:
 
 
 def _both(a: AttentionEdit, b: AttentionEdit) -> AttentionEdit:
-    """Two edits that are alike as one: for every patch the number that is larger in absolute value."""
+    """Joins two equal edits: for every patch the number with the larger absolute value."""
     ours = a.per_patch
     changes: dict[str, Any] = {
         name: np.where(np.abs(ours[name]) > np.abs(values), ours[name], values) for name, values in b.per_patch.items()

@@ -1,8 +1,8 @@
-"""Which image token of an LVLM shows which part of the image, family by family.
+"""The layout of image tokens, family by family: which image token of an LVLM shows which part of the image.
 
-A family's `layout` says for an image of some size: the geometry of its tiles as the language model sees them, and
-which of the image's image tokens shows each patch (newline and separator tokens show none). What it says is checked
-against the tokens that the processor makes: a different count is an error, never a shifted map.
+A family's `layout` gives for an image size the geometry of its tiles as the language model sees them, and the image
+token of every patch (newline and separator tokens belong to no patch). It is checked against the tokens that the
+processor makes: a different number is an error, never a shifted map.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 @renamed_attributes(places="patch_token_index")
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where one image's patches stand among its image tokens.
+    """The positions of one image's patches among its image tokens.
 
     Args:
-        geometry: the patches that the language model sees.
-        places: `[P]` number of the image token of every patch, counted within the image.
+        geometry: the P patches that the language model sees.
+        patch_token_index: `[P]` index of the image token of every patch, counted within the image.
         length: number of the image's image tokens.
-        vision: the patches of the vision tower, tile after tile in the order in which the tower gets them; None where
-            edits of the tower are not offered.
+        vision: the patches of the vision tower, tile after tile in the order in which the tower gets them; None if the
+            tower cannot be edited.
     """
 
     geometry: Geometry
@@ -41,9 +41,18 @@ class Layout:
     vision: Geometry | None = None
 
     def moved(self, image_wh: Size, scale_xy: tuple[float, float], offset_xy: tuple[float, float]) -> Layout:
-        """The layout of an image that was first placed on a canvas: `canvas = scale · image + offset`."""
+        """The layout of an image that was placed on a canvas before: `canvas_xy = scale_xy · image_xy + offset_xy`.
 
-        def place(geometry: Geometry) -> Geometry:
+        Args:
+            image_wh: width and height of the image, pixels.
+            scale_xy: scale of x and of y.
+            offset_xy: pixels of the canvas.
+
+        Returns:
+            The layout in pixels of the image.
+        """
+
+        def moved(geometry: Geometry) -> Geometry:
             tiles = [
                 replace(
                     tile,
@@ -57,24 +66,24 @@ class Layout:
             ]
             return Geometry(image_wh, tuple(tiles))
 
-        vision = None if self.vision is None else place(self.vision)
-        return Layout(place(self.geometry), self.patch_token_index, self.length, vision)
+        vision = None if self.vision is None else moved(self.vision)
+        return Layout(moved(self.geometry), self.patch_token_index, self.length, vision)
 
 
 @dataclass(frozen=True)
 class LvlmFamily:
-    """What differs between LVLM families.
+    """The differences between LVLM families.
 
     Args:
         layout: (model, image's width and height, number of images in the chat) → `Layout`.
         prompt: (model, number of images, question, system) → text for the processor, for families without a chat
             template; None: the processor's chat template.
         video_layout: (model, frame's width and height, number of frames) → one `Layout` per group of frames that share
-            image tokens, or None if frames are handed over as images.
-        frames_per_group: frames that share one map.
+            image tokens, or None if frames are passed as images.
+        frames_per_group: number of frames that share one map.
         packing: for vision towers that pack all images into one sequence: (model, tiles of all images) → for every
             position of the sequence the tile, and the patch of that tile.
-        answer_type: the `token_type_ids` of an answer: 0 is text; for PaliGemma it is what is read in both directions.
+        answer_type: the `token_type_ids` of an answer: 0 is text; PaliGemma marks answers with 1.
     """
 
     layout: Callable[[LVLM, Size, int], Layout]
@@ -86,13 +95,32 @@ class LvlmFamily:
 
 
 def one_tile(geometry: Geometry, before: int = 0, after: int = 0, vision: Geometry | None = None) -> Layout:
-    """Patches in one run of image tokens, with tokens that show nothing before or after them (CLS)."""
+    """A layout whose patches are consecutive image tokens, with other tokens (CLS, newline) before or after them.
+
+    Args:
+        geometry: the P patches that the language model sees.
+        before: number of tokens before them.
+        after: number of tokens after them.
+        vision: the patches of the vision tower, or None.
+
+    Returns:
+        The layout.
+    """
     count = geometry.num_patches
     return Layout(geometry, np.arange(count) + before, count + before + after, vision)
 
 
 def scaled_tile(image_wh: Size, input_hw: Size, grid_hw: Size) -> Tile:
-    """A tile that shows the whole image, its aspect ratio given up."""
+    """A tile that shows the whole image without keeping its aspect ratio.
+
+    Args:
+        image_wh: width and height of the image, pixels.
+        input_hw: height and width of the input, pixels.
+        grid_hw: rows and columns of patches.
+
+    Returns:
+        The tile.
+    """
     scale = (input_hw[1] / image_wh[0], input_hw[0] / image_wh[1])
     return Tile(scale, (0.0, 0.0), input_hw, grid_hw)
 
@@ -101,14 +129,23 @@ def scaled_tile(image_wh: Size, input_hw: Size, grid_hw: Size) -> Tile:
 
 
 def llava(model: LVLM, image_wh: Size, images: int) -> Layout:
-    """One tile of the vision tower's patches; `vision_feature_select_strategy="full"` keeps CLS in front."""
+    """One tile with the vision tower's patches; with `vision_feature_select_strategy="full"` CLS stands before them.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat; not used.
+
+    Returns:
+        The layout.
+    """
     geometry = model.reader.geometry(image_wh, "model")
     keeps_cls = model.config.vision_feature_select_strategy == "full" and model.vision_prefix > 0
     return one_tile(geometry, before=model.vision_prefix if keeps_cls else 0, vision=geometry)
 
 
 def _later(path: str) -> Callable[..., Any]:
-    """A function of a module that needs this one, imported at its first call."""
+    """Imports a layout function at its first call, because its module imports this one."""
     module, function = path.split(".")
 
     def call(*args: Any) -> Any:

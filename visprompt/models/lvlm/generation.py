@@ -1,4 +1,4 @@
-"""What a caller asks of `generate`, checked against what edits and maps can follow, and where its answers end."""
+"""Checks the options of `generate`, and finds where its answers end."""
 
 from __future__ import annotations
 
@@ -19,29 +19,40 @@ if TYPE_CHECKING:
 
 #: options of `generate` that visprompt sets itself
 _OURS = ("input_ids", "attention_mask", "inputs_embeds", "output_attentions", "streamer", "return_dict_in_generate")
-#: options that let a draft be written and taken back, in steps that edits and maps cannot follow
+#: options of assisted decoding, which writes drafts and discards them, in steps that edits and maps cannot follow
 _DRAFTS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens")
 
 
 def settings_of(
     module: Any, tokenizer: Any, max_new_tokens: Any, reads: bool, streams: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The options for the model's own `generate`: greedy unless they, or a `generation_config` among them, say
-    otherwise.
+    """Checks and completes the options of the model's own `generate`: greedy unless they, or a `generation_config`
+    among them, set something else.
+
+    Args:
+        module: the model's module.
+        tokenizer: its tokenizer.
+        max_new_tokens: longest answer, in tokens.
+        reads: attention is read.
+        streams: the answer is streamed.
+        options: the caller's options.
+
+    Returns:
+        Options for `generate`.
 
     Raises:
-        InvalidInputError: for options that visprompt sets.
-        UnsupportedError: for ways of writing that edits, maps or streams cannot follow.
+        InvalidInputError: for options that visprompt sets itself.
+        UnsupportedError: for ways of decoding that edits, maps or streams cannot follow.
     """
     if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
         raise InvalidInputError(f"max_new_tokens is a positive number; got {max_new_tokens!r}.")
     settings = dict(options)
     config = settings.pop("generation_config", None)
-    if config is not None:  # only what it sets: the rest is the model's own, as in transformers
+    if config is not None:  # only options that it sets: the others are the model's own, as in transformers
         given = {name: item for name, item in config.to_diff_dict().items() if item is not None and name[0] != "_"}
         given.pop("transformers_version", None)
         if given.pop("max_new_tokens", max_new_tokens) != max_new_tokens:
-            raise InvalidInputError("max_new_tokens is an argument here: give it beside the generation_config.")
+            raise InvalidInputError("max_new_tokens is an argument: give it next to the generation_config.")
         settings = {**given, **settings}
     for name in _OURS:
         if name in settings:
@@ -66,7 +77,7 @@ def settings_of(
         what = "maps are read while one answer is" if reads else "a stream shows one answer as it is"
         raise UnsupportedError(f"{what} written: use num_beams=1.")
     if not settings.setdefault("do_sample", False):
-        for name in ("temperature", "top_p", "top_k"):  # checkpoints set them, and greedy search warns of them
+        for name in ("temperature", "top_p", "top_k"):  # checkpoints set them, and greedy decoding warns about them
             settings.setdefault(name, None)
     if effective("stop_strings"):
         settings.setdefault("tokenizer", tokenizer)
@@ -74,7 +85,16 @@ def settings_of(
 
 
 def end_ids(module: Any, tokenizer: Any, settings: dict[str, Any]) -> set[int]:
-    """The tokens that end an answer."""
+    """The tokens that end an answer.
+
+    Args:
+        module: the model's module.
+        tokenizer: its tokenizer.
+        settings: options of `generate`.
+
+    Returns:
+        Token ids.
+    """
     found = settings.get("eos_token_id", getattr(module.generation_config, "eos_token_id", None))
     found = tokenizer.eos_token_id if found is None else found
     ends = set(found if isinstance(found, list | tuple) else [found])
@@ -82,8 +102,14 @@ def end_ids(module: Any, tokenizer: Any, settings: dict[str, Any]) -> set[int]:
 
 
 def pad_id(module: Any, settings: dict[str, Any]) -> int | None:
-    """The token that follows answers that are ended by something else than a token; None if nothing else ends them,
-    and a model that writes it has written it.
+    """The token that pads answers which were ended by a stop string or criterion instead of a token.
+
+    Args:
+        module: the model's module.
+        settings: options of `generate`.
+
+    Returns:
+        Its id; None if only tokens end answers, so that a padding token in an answer was written by the model.
     """
     if not any(settings.get(name) for name in ("tokenizer", "stopping_criteria")):
         return None
@@ -92,23 +118,23 @@ def pad_id(module: Any, settings: dict[str, Any]) -> int | None:
 
 
 def answer_in(row: Sequence[int], ends: set[int], pad: int | None, longest: int) -> tuple[list[int], int, bool]:
-    """One answer in its row of a batch, behind which the row is padded.
+    """Finds one answer in its row of a padded batch.
+
+    >>> answer_in([7, 8, 2, 0], {2}, 0, 4), answer_in([7, 8, 0, 0], {2}, 0, 4), answer_in([7, 8], {2}, 0, 2)
+    (([7, 8], 3, True), ([7, 8], 2, True), ([7, 8], 2, False))
 
     Args:
-        row: tokens.
-        ends: those that end an answer.
+        row: token ids.
+        ends: ids that end an answer.
         pad: see `pad_id`.
         longest: `max_new_tokens`.
 
     Returns:
-        (its tokens without the one that ended it, the steps in which it was written, whether it came to its end)
-
-    >>> answer_in([7, 8, 2, 0], {2}, 0, 4), answer_in([7, 8, 0, 0], {2}, 0, 4), answer_in([7, 8], {2}, 0, 2)
-    (([7, 8], 3, True), ([7, 8], 2, True), ([7, 8], 2, False))
+        (its tokens without the one that ended it, number of decoding steps, whether it ended before the limit)
     """
-    for place, token in enumerate(row):
-        if token in ends or (token == pad and not any(item != pad for item in row[place:])):
-            return list(row[:place]), place + (token in ends), True
+    for index, token in enumerate(row):
+        if token in ends or (token == pad and not any(item != pad for item in row[index:])):
+            return list(row[:index]), index + (token in ends), True
     return list(row), len(row), len(row) < longest
 
 
@@ -121,16 +147,19 @@ def answers_of(
     blocks: tuple[int, ...],
     settings: dict[str, Any],
 ) -> list[Generation]:
-    """The answers of one batch, with where the decoder looked while it wrote them.
+    """Makes the answers of one batch, with the decoder's attention while they were generated.
 
     Args:
         model: the LVLM.
         chats: the batch.
         inputs: its inputs.
-        output: what the model's own `generate` gave.
-        scope: what the decoder's scope kept, or None.
+        output: the result of the model's own `generate`.
+        scope: the decoder's scope, or None.
         blocks: decoder blocks that were read.
-        settings: what `generate` was called with.
+        settings: options of `generate`.
+
+    Returns:
+        One answer per chat.
     """
     tokens = output if isinstance(output, Tensor) else output.sequences
     tokens = tokens[:, inputs.length :].cpu()
@@ -154,7 +183,7 @@ def answers_of(
 
 
 def _maps(model: LVLM, scope: Scope, blocks: tuple[int, ...]) -> Tensor:
-    """`[n, T, B, H, P]` on the CPU; what several rows of one step read is averaged."""
+    """The attention `[n, T, B, H, P]` on the CPU; several rows of one step are averaged."""
     per_block = []
     for block in blocks:
         steps = [item.mean(dim=2) for item in scope.steps[model.tower.sites[block]]]

@@ -1,4 +1,4 @@
-"""From chats to a batch of an LVLM's inputs, with every image's tokens found in it."""
+"""Converts chats to a batch of an LVLM's inputs and finds every image's tokens in it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 @renamed_attributes(pictures="images")
 @dataclass(frozen=True, eq=False)
 class ChatInputs:
-    """A batch ready for the model.
+    """The inputs of a batch of n chats.
 
     Args:
-        tensors: what the model's forward takes, on its device.
+        tensors: arguments of the model's forward, on its device.
         layouts: for every chat one layout per image (per group of frames, for a video).
         columns: `[n, P]` position of every patch's token in the padded prompt, −1 for none.
-        images: bool `[n, T]`: tokens of images.
-        padding: bool `[n, T]`.
-        vision_patches: for every image with a layout of the vision tower, the patches of its tiles.
+        images: bool `[n, T]`, True for image tokens.
+        padding: bool `[n, T]`, True for padding tokens.
+        vision_patches: for every image with a layout of the vision tower, the number of patches of each tile.
     """
 
     tensors: dict[str, Tensor]
@@ -42,17 +42,24 @@ class ChatInputs:
 
     @property
     def length(self) -> int:
-        """Tokens of the padded prompts."""
+        """T, the number of tokens of the padded prompts."""
         return self.images.shape[1]
 
 
 def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     """Runs the model's processor over a batch of chats, padded on the left.
 
+    Args:
+        model: the LVLM.
+        chats: n chats; all with images or all with videos.
+
+    Returns:
+        The inputs.
+
     Raises:
-        UnsupportedError: for prompt tokens, on a model that takes none.
-        InvalidInputError: for a question that holds an image's token, or videos that make no batch.
-        SiteNotReachedError: if the processor makes another number of image tokens than the layout says.
+        UnsupportedError: for prompt tokens, in a model that takes none.
+        InvalidInputError: for a question that contains an image token, or videos that cannot share a batch.
+        SiteNotReachedError: if the processor makes another number of image tokens than the layout has.
     """
     for chat in chats:
         for prompt in chat.prompts:
@@ -65,7 +72,7 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
     if any(as_video) and not all(as_video):
         raise InvalidInputError("videos and images cannot be asked about in one batch: run them one after the other.")
     if all(as_video) and len({len(chat.prompts) for chat in chats}) > 1:
-        # Some processors cannot stack them, others tell a short video that it has as many frames as the longest.
+        # Some processors cannot stack them, others give a short video the number of frames of the longest.
         raise InvalidInputError("the videos of one batch all have the same number of frames: run others by themselves.")
     layouts = [_layouts(model, chat, video) for chat, video in zip(chats, as_video, strict=True)]
     inputs = _processed(model, texts, images, bool(as_video[0]))
@@ -104,13 +111,31 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
 
 
 def media_of(inputs: ChatInputs) -> dict[str, Tensor]:
-    """The part of the inputs that the vision tower takes."""
+    """Selects the inputs of the vision tower.
+
+    Args:
+        inputs: inputs of a batch.
+
+    Returns:
+        Tensors by name.
+    """
     words = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
     return {name: item for name, item in inputs.tensors.items() if name not in words}
 
 
 def chat_text(model: LVLM, chat: Chat) -> str:
-    """The whole prompt as the processor takes it: the model's chat template around images and question."""
+    """Makes the whole prompt as text for the processor: the model's chat template around images and question.
+
+    Args:
+        model: the LVLM.
+        chat: the chat.
+
+    Returns:
+        The text.
+
+    Raises:
+        UnsupportedError: without a chat template.
+    """
     if model.family.prompt is not None:
         return model.family.prompt(model, len(chat.prompts), chat.text, chat.system)
     template = getattr(model.processor, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)
@@ -129,7 +154,18 @@ def chat_text(model: LVLM, chat: Chat) -> str:
 
 
 def image_token(model: LVLM, video: bool = False) -> int:
-    """Id of the token that stands for a part of an image, or of a video."""
+    """The token that represents a part of an image, or of a video.
+
+    Args:
+        model: the LVLM.
+        video: of a video.
+
+    Returns:
+        Its id.
+
+    Raises:
+        UnsupportedError: if the config names none.
+    """
     config, kind = model.config, "video" if video else "image"
     # Some families write the frames of a video with the token of images.
     for name in (f"{kind}_token_id", f"{kind}_token_index", "image_token_id"):
@@ -162,14 +198,14 @@ def _processed(model: LVLM, texts: list[str], images: list[list[Any]], video: bo
                 "batch_size=1, or set tokenizer.pad_token."
             )
         padded = {"padding": True, "padding_side": "left"}
-    # Templates that write the start token themselves would otherwise get a second one.
+    # Some templates write the start token themselves; the tokenizer must not add a second one.
     start = getattr(model.tokenizer, "bos_token", None)
     special = not (start and all(text.startswith(start) for text in texts))
     return dict(model.processor(text=texts, return_tensors="pt", add_special_tokens=special, **media, **padded))
 
 
 def _require_plain(model: LVLM, chat: Chat) -> None:
-    """Texts must not hold the token that stands for an image: images are put in front of the question."""
+    """Refuses texts that contain the token of an image: images are put before the question."""
     names = (getattr(model.processor, name, None) for name in ("image_token", "video_token", "boi_token"))
     for token in (name for name in names if isinstance(name, str) and name):
         if token in chat.text or token in (chat.system or ""):
@@ -197,8 +233,8 @@ def _frames(frames: list[Any]) -> Any:
 
 
 def _timing(model: LVLM, frames: int) -> dict[str, Any]:
-    """When the frames were taken, which some models tell the decoder: at the rate at which the model's own processor
-    samples videos (two a second where it names none); to say another, set `processor.video_processor.fps`.
+    """The times of the frames, which some models put into the prompt: at the rate at which the model's own processor
+    samples videos, `processor.video_processor.fps` (2 per second if it has none).
     """
     rate = float(getattr(getattr(model.processor, "video_processor", None), "fps", None) or 2.0)
     return {"total_num_frames": frames, "fps": rate, "duration": frames / rate, "frames_indices": list(range(frames))}

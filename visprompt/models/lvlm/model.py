@@ -1,7 +1,7 @@
-"""Large vision-language models of transformers: a vision tower, a projector, and a decoder that writes.
+"""Vision-language models of transformers: a vision tower, a projector, and a decoder that generates text.
 
-What edits and maps need of a family is in `lvlm_layout`; what is asked and answered in `chat`. Here the two meet: a
-batch of chats becomes one call of the model's own `generate`, inside the scopes of its edits.
+The layouts of image tokens are in `families`, questions and answers in `visprompt.models.chat`. This module turns a
+batch of chats into one call of the model's own `generate`, inside the scopes of its edits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from visprompt.models.base import Model, Parts
 from visprompt.models.chat import Chat, Generation
 from visprompt.models.lvlm.answer_likelihood import answer_ids, answer_log_probs
 from visprompt.models.lvlm.decoder_tower import decoder_tower
-from visprompt.models.lvlm.editing import editing, prove_decoder_once
+from visprompt.models.lvlm.editing import editing, verify_decoder_once
 from visprompt.models.lvlm.families import FAMILIES, Layout, LvlmFamily
 from visprompt.models.lvlm.generation import answers_of, settings_of
 from visprompt.models.lvlm.inputs import ChatInputs, prepare
@@ -41,10 +41,10 @@ Size = tuple[int, int]
 
 
 class LVLM(Model):
-    """A vision-language model that visual prompts can be run on. Made by `load_model` and `wrap`.
+    """A vision-language model that visual prompts can be run on, made by `load_model` or `wrap`.
 
-    Its towers are `"decoder"`, through which it reads, and `"vision"` where that can be edited. Images are counted in
-    the image tokens that the decoder gets; `geometry(wh, tower="vision")` counts the vision tower's own patches.
+    Its towers are `"decoder"`, and `"vision"` if that can be edited. Patches are the image tokens that the decoder
+    gets; `geometry(wh, tower="vision")` gives the vision tower's own patches.
     """
 
     generates = True
@@ -62,7 +62,7 @@ class LVLM(Model):
         self.config: Any = inner.config
         self.family: LvlmFamily = FAMILIES[str(self.config.model_type)]
         self.vision_tower, self.vision_prefix, patch = vision_tower(inner, self.family)
-        decoder = decoder_tower(inner, self.vision_tower)  # refuses before anything is changed
+        decoder = decoder_tower(inner, self.vision_tower)  # may raise, so it comes before the module is changed
         restore: list[Callable[[], None]] = []
         for owner, implementation in install_shim(module):
             restore.append(lambda o=owner, i=implementation: setattr(o, "_attn_implementation_internal", i))  # type: ignore[misc]
@@ -71,30 +71,43 @@ class LVLM(Model):
         parts = Parts(self._no_embeddings, reader, decoder, None, None, "transformers", restore)
         super().__init__(module, parts, name)
         self._layouts: LRUCache[tuple[Size, Fit, int], Layout] = LRUCache(maxsize=4096)
-        self._proved_towers: set[str] = set()
+        self._verified_parts: set[str] = set()
 
-    # -- what it is ---------------------------------------------------------------------------------------------------
+    # -- description --------------------------------------------------------------------------------------------------
 
     @property
     def reader(self) -> ImageReader:
-        """Its image processor."""
+        """The reader with its image processor."""
         return self.parts.reader
 
     @property
     def supports(self) -> frozenset[str]:
-        """Pixels, text and attention; prompt tokens where the vision tower takes them."""
+        """Pixels, text and attention; prompt tokens if the vision tower takes them."""
         takes = self.vision_tower is not None and not self.vision_tower.no_tokens
         return frozenset({"pixels", "text", "attention", *(("tokens",) if takes else ())})
 
     def has_tower(self, name: str) -> bool:
-        """True for the decoder, and for a vision tower whose attention can be edited."""
+        """Whether the model has a tower whose attention can be edited.
+
+        Args:
+            name: `"decoder"` or `"vision"`.
+
+        Returns:
+            True for the decoder, and for a known vision tower.
+        """
         return name == "decoder" or (name == "vision" and self.vision_tower is not None)
 
     def _towers(self) -> Sequence[Tower]:
         return (self.tower,) if self.vision_tower is None else (self.tower, self.vision_tower)
 
     def tower_named(self, name: str) -> Tower:
-        """`"decoder"` or `"vision"`.
+        """Looks up a tower.
+
+        Args:
+            name: `"decoder"` or `"vision"`.
+
+        Returns:
+            The tower.
 
         Raises:
             UnsupportedError: for another name, and for a vision tower that cannot be edited.
@@ -107,22 +120,28 @@ class LVLM(Model):
         raise UnsupportedError(f"{self.name} has no tower {name!r} that can be edited{hint}.", model=self)
 
     def geometry(self, image_wh: Size, fit: Fit = "model", tower: str = "decoder") -> Geometry:
-        """Where the pixels of an image of this size go: original pixels ↔ tiles ↔ image tokens.
+        """The map between original pixels, tiles and image tokens for an image size.
 
         Args:
-            image_wh: width and height in pixels.
-            fit: `"model"` as its processor does it; `"pad"` and `"squash"` make the image square first.
+            image_wh: width and height of the image, pixels.
+            fit: `"model"`: fitted by the processor; `"pad"` and `"squash"` make the image square first.
             tower: `"decoder"`: the tokens that the language model gets; `"vision"`: the vision tower's patches.
+
+        Returns:
+            The geometry.
         """
         return self._seen_by(tower, self.layout(image_wh, fit))
 
     def geometry_of(self, prompt: VisualPrompt, tower: str | None = None) -> Geometry:
-        """`geometry` of a prompt's image in its chat: several images, or the frames of a video, may be tiled and
-        pooled in another way than a lone one.
+        """The geometry of a prompt's image in its chat: several images, or the frames of a video, may be tiled and
+        pooled differently from a single one.
 
         Args:
-            prompt: with its image, fit and place in a request.
+            prompt: the prompt, with its image, fit and index in the request.
             tower: `"decoder"` (None) or `"vision"`.
+
+        Returns:
+            The geometry.
         """
         number, count = prompt.place
         size, video = prompt.image.size, self.family.video_layout
@@ -142,7 +161,19 @@ class LVLM(Model):
 
     @renamed_parameters(pictures="images")
     def layout(self, image_wh: Size, fit: Fit = "model", images: int = 1) -> Layout:
-        """Which image token shows which part of an image, in a chat with so many images."""
+        """The layout of an image's tokens, cached.
+
+        Args:
+            image_wh: width and height of the image, pixels.
+            fit: as in `geometry`.
+            images: number of images in the chat.
+
+        Returns:
+            The layout.
+
+        Raises:
+            InvalidInputError: for an image that is too small or too long.
+        """
         image_wh = (int(image_wh[0]), int(image_wh[1]))
         key = (image_wh, fit, min(images, 2))
         with self._lock:
@@ -160,7 +191,15 @@ class LVLM(Model):
 
     @renamed_parameters(picture="image")
     def on_canvas(self, image: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
-        """The image made square, padded or squashed, and the map from the image onto it."""
+        """Makes an image square, padded or squashed.
+
+        Args:
+            image: the image.
+            fit: `"model"` leaves it unchanged.
+
+        Returns:
+            The square image, and scale and offset of the map from the image to it.
+        """
         if fit == "model":
             return image, (1.0, 1.0), (0.0, 0.0)
         side = max(image.size)
@@ -178,21 +217,25 @@ class LVLM(Model):
         stream: Callable[[int, str], None] | None = None,
         **options: Any,
     ) -> list[Generation]:
-        """Answers several chats in one batch, greedily unless the options say otherwise.
+        """Answers several chats in one batch, greedily unless the options set something else.
 
         Args:
-            chats: images with their edits, and a question each.
+            chats: n questions with their images and edits.
             max_new_tokens: longest answer, in tokens.
             read: decoder blocks whose attention over the image tokens is kept, for every token of the answer.
-            read_rows: whose attention: `"answer"`, the position that writes each token; or `"readout"`, the mean over
-                the question's tokens for the first step.
-            stream: called with (number of the chat, new text) as the answers grow.
-            **options: for the model's own `generate` (`do_sample`, `temperature`, `num_beams`, …).
+            read_rows: `"answer"`: the position that writes each token; `"readout"`: the mean over the question's tokens
+                for the first step.
+            stream: called with (index of the chat, new text) while the answers are generated.
+            **options: arguments of the model's own `generate` (`do_sample`, `temperature`, `num_beams`, …).
+
+        Returns:
+            n answers, in order.
 
         Raises:
             InvalidInputError: for edits that do not fit the images or the model, or options that visprompt sets.
             UnsupportedError: for towers that cannot be edited, or take no prompt tokens.
-            SiteNotReachedError: if a block with an edit never ran, or images' tokens are not where they should be.
+            SiteNotReachedError: if a block with an edit never ran, or the processor makes another number of image
+                tokens than expected.
         """
         self._check_open()
         chats = list(chats)
@@ -202,7 +245,7 @@ class LVLM(Model):
         blocks = tuple(block_number(block, self.num_blocks) for block in read)
         found: dict[int, Generation] = {}
         for members in alike(chats):
-            part = [chats[place] for place in members]
+            part = [chats[number] for number in members]
             inputs = prepare(self, part)
             own = dict(settings)
             if stream is not None:
@@ -210,18 +253,20 @@ class LVLM(Model):
             with torch.no_grad(), self._evaluating(), self.editing(part, inputs, blocks, read_rows) as decoder:
                 output = self.module.generate(**inputs.tensors, **own)  # type: ignore[operator]
             found.update(zip(members, answers_of(self, part, inputs, output, decoder, blocks, own), strict=True))
-        return [found[place] for place in range(len(chats))]
+        return [found[number] for number in range(len(chats))]
 
     def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
-        """`[n, len(texts)]` log-likelihood of every text as the answer to every chat: the sum over its tokens, natural
-        logarithm, without the token that ends an answer.
+        """The log-likelihood of texts as answers: the sum over a text's tokens, without the token that ends an answer.
 
         Args:
-            chats: as in `generate`.
-            texts: answers to compare. Longer ones are less likely: compare answers of about one length.
+            chats: n questions, as in `generate`.
+            texts: t answers to compare. Longer answers are less likely: compare answers of similar length.
+
+        Returns:
+            `[n, t]`, natural logarithm.
 
         Raises:
-            InvalidInputError: for a text without a token; else as `generate`.
+            InvalidInputError: for a text without a token; else as in `generate`.
         """
         self._check_open()
         chats = list(chats)
@@ -232,12 +277,12 @@ class LVLM(Model):
         answers = [answer_ids(self, text, ended=False) for text in texts]
         found: dict[int, Tensor] = {}
         for members in alike(chats):
-            part = [chats[place] for place in members]
+            part = [chats[number] for number in members]
             inputs = prepare(self, part)
             with torch.no_grad():
                 rows = [self._score_one(part, inputs, answer) for answer in answers]
             found.update(zip(members, torch.stack(rows, dim=1), strict=True))
-        return torch.stack([found[place] for place in range(len(chats))])
+        return torch.stack([found[number] for number in range(len(chats))])
 
     def _score_one(self, chats: Sequence[Chat], inputs: ChatInputs, answer: list[int]) -> Tensor:
         with self._evaluating(), self.editing(chats, inputs):
@@ -247,39 +292,52 @@ class LVLM(Model):
     def editing(
         self, chats: Sequence[Chat], inputs: ChatInputs, read: tuple[int, ...] = (), read_rows: Rows = "answer"
     ) -> Iterator[Scope | None]:
-        """The scope of a batch's edits, for `generate` or a forward and backward of your own.
+        """Opens the scopes of a batch's edits, for `generate` or for your own forward and backward.
+
+        Args:
+            chats: the batch.
+            inputs: its inputs, from `prepare`.
+            read: decoder blocks whose attention is kept.
+            read_rows: as in `generate`.
 
         Yields:
             The decoder's scope, which keeps what is read; None if the decoder is neither edited nor read.
 
         Raises:
-            InvalidInputError: inside another such scope of this model, whose rows and columns are other prompts', and
-                for prompt tokens of several kinds, which have to run one after the other.
+            InvalidInputError: inside another such scope of this model, and for prompt tokens of several kinds, which
+                must run one after the other.
             UnsupportedError: for prompt tokens in a compiled model.
         """
         with editing(self, chats, inputs, read, read_rows) as decoder:
             yield decoder
 
-    # -- proof --------------------------------------------------------------------------------------------------------
+    # -- verification -------------------------------------------------------------------------------------------------
 
     def verify_sites(self, prompt: VisualPrompt | None = None) -> None:
-        """Verifies the decoder's sites, see `Model.verify`: a few words without an image do, whatever its size."""
-        prove_decoder_once(self)
-
-    def once(self, what: str, check: Callable[[], None]) -> None:
-        """Runs a proof if it has not succeeded yet.
+        """Verifies the decoder's sites once, as `Model.verify_sites`, on a few tokens without an image.
 
         Args:
-            what: what it verifies; proofs are told apart by it.
-            proof: raises if there is no effect.
+            prompt: not used.
+
+        Raises:
+            SiteNotReachedError: naming the sites without an effect.
+        """
+        verify_decoder_once(self)
+
+    def once(self, what: str, check: Callable[[], None]) -> None:
+        """Runs a check unless it has passed before.
+
+        Args:
+            what: name of the check.
+            check: raises if there is no effect.
         """
         with self._lock:
-            if what not in self._proved_towers:
+            if what not in self._verified_parts:
                 with torch.inference_mode(False), torch.enable_grad(), self._evaluating():
                     check()
-                self._proved_towers.add(what)
+                self._verified_parts.add(what)
 
-    # -- what it does not do ------------------------------------------------------------------------------------------
+    # -- not available ------------------------------------------------------------------------------------------------
 
     def _no_embeddings(self, inputs: dict[str, Tensor]) -> Tensor:
         raise UnsupportedError(
@@ -288,7 +346,7 @@ class LVLM(Model):
         )
 
     def encode(self, prompts: Sequence[VisualPrompt], **options: Any) -> Any:
-        """An LVLM has no embedding of an image.
+        """Not available: an LVLM has no embedding of an image.
 
         Raises:
             UnsupportedError: always.
@@ -296,7 +354,7 @@ class LVLM(Model):
         return self._no_embeddings({})
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """An LVLM has no embedding of a text.
+        """Not available: an LVLM has no embedding of a text.
 
         Raises:
             UnsupportedError: always.
@@ -304,9 +362,6 @@ class LVLM(Model):
         return self._no_embeddings({})
 
 
-# -- finding things ---------------------------------------------------------------------------------------------------
-
-
 def _renumbered(stream: Callable[[int, str], None], members: Sequence[int]) -> Callable[[int, str], None]:
-    """A stream for some of the chats, told by their places among all."""
+    """A stream for some of the chats that gets their indices among all chats."""
     return lambda number, text: stream(members[number], text)

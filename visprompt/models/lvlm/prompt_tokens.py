@@ -1,4 +1,4 @@
-"""Prompt tokens in an LVLM's vision tower, whose batch holds the tiles of many images, prompted ones and others."""
+"""Prompt tokens in an LVLM's vision tower, whose batch holds the tiles of many images, with and without tokens."""
 
 from __future__ import annotations
 
@@ -21,24 +21,38 @@ if TYPE_CHECKING:
 
 
 def alike(chats: Sequence[Chat]) -> list[list[int]]:
-    """Positions of the chats that can be asked in one batch: their images' tokens go into the same places.
+    """Groups chats that can run in one batch: those whose images have tokens of the same `kind_of`.
 
-    Chats without tokens stand by themselves, so that they run exactly as without those that have some.
+    Chats without tokens form their own group, so that they run exactly as they do alone.
+
+    Args:
+        chats: the chats.
+
+    Returns:
+        Lists of indices into `chats`.
 
     Raises:
         InvalidInputError: for a chat whose own images have tokens of two kinds.
     """
     found: dict[Any, list[int]] = {}
-    for place, chat in enumerate(chats):
+    for index, chat in enumerate(chats):
         kinds = {kind_of(prompt.tokens) for prompt in chat.prompts} - {None}
         if len(kinds) > 1:
             raise InvalidInputError(_two_kinds("one chat"))
-        found.setdefault(next(iter(kinds), None), []).append(place)
+        found.setdefault(next(iter(kinds), None), []).append(index)
     return list(found.values())
 
 
 def tile_tokens(tower: Tower | None, chats: Sequence[Chat], inputs: ChatInputs) -> TileInsertion | None:
-    """The tokens of a batch's images, tile by tile in the order in which the tower gets them; None without any.
+    """Collects the tokens of a batch's images, tile by tile in the order in which the tower gets them.
+
+    Args:
+        tower: the vision tower, or None.
+        chats: the batch.
+        inputs: its inputs.
+
+    Returns:
+        The tokens for a scope; None without any.
 
     Raises:
         InvalidInputError: for tokens of two kinds, or of shapes that do not fit the tower.
@@ -60,13 +74,12 @@ def tile_tokens(tower: Tower | None, chats: Sequence[Chat], inputs: ChatInputs) 
 class TileInsertion(Insertion):
     """Prompt tokens for some of a tower's tiles.
 
-    Tiles without tokens carry stand-ins, as all sequences of a batch have one length; attention masks hide these from
-    everything in the tile, so that what leaves the tower is the plain model's, but for the rounding of a kernel with a
-    mask.
+    All sequences of a batch have one length, so tiles without tokens get placeholders, which attention masks hide from
+    the whole tile: the tower's output is that of the plain model, up to the rounding of a kernel with a mask.
 
     Args:
         tower: the vision tower.
-        tiles: for every tile its tokens or None; all that are given of one kind.
+        tiles: for every tile its tokens or None, all of one kind.
 
     Raises:
         InvalidInputError: for tokens of two kinds, or of shapes that do not fit the tower.
@@ -81,7 +94,11 @@ class TileInsertion(Insertion):
         self.hidden = torch.tensor([item is None for item in tiles])
 
     def install(self, scope: Scope) -> None:
-        """Hooks the blocks, and their attention where stand-ins have to be hidden."""
+        """Hooks the blocks, and their attention if placeholders must be hidden.
+
+        Args:
+            scope: the scope, which removes the hooks on exit.
+        """
         super().install(scope)
         if self.hidden.any():
             for index in range(self.first_block, self.last_block + 1):

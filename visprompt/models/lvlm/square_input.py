@@ -1,6 +1,7 @@
-"""One square input for towers whose processors cut images into tiles, or make as many patches as an image has.
+"""Square inputs for towers whose processors cut images into tiles, or make a number of patches that depends on the
+image.
 
-To learn on such a tower, every image is brought into one square: pixels `[n, 3, s, s]`, to which gradients flow.
+For training on such a tower every image becomes one square, pixels `[n, 3, s, s]`, to which gradients flow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from visprompt.errors import UnsupportedError
 from visprompt.geometry.analytic import mean_rgb
 from visprompt.geometry.fit import MIN_SIDE_PX, check_processable, fit_image
 from visprompt.geometry.geometry import Geometry, Tile
-from visprompt.models.lvlm.layouts.tiled import TowerInput
+from visprompt.models.lvlm.layouts.tower_input import TowerInput
 from visprompt.models.preprocessing import ImagePixels, ImageReader, pixels_of
 from visprompt.utils.renamed import renamed_names, renamed_parameters
 from visprompt.visual_prompt import Fit
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-#: side of the square that a packed tower gets, pixels, as near as its processor's limits allow: 32 × 32 patches of 14
+#: preferred side of the square for a packed tower, pixels (32 × 32 patches of 14); its processor may limit it
 USUAL_SIDE = 448
 
 
 class SquareInput(ImageReader):
-    """Every image in one square: squashed, or with `fit="pad"` a border around it.
+    """Reads every image as one square: squashed, or padded with `fit="pad"`.
 
     Args:
         processor: the model's own.
         read: a square image of the right size → its inputs.
-        tower: what the vision tower makes of the square.
+        tower: size and patches of the square.
     """
 
     def __init__(self, processor: Any, read: Callable[[Image.Image], dict[str, Tensor]], tower: TowerInput) -> None:
@@ -52,7 +53,19 @@ class SquareInput(ImageReader):
 
     @renamed_parameters(picture="image")
     def one(self, image: Image.Image, fit: Fit, cache: ImagePixels | None = None) -> dict[str, Tensor]:
-        """The inputs of one image, prepared once if there is a cache."""
+        """Prepares the inputs of one image.
+
+        Args:
+            image: the image.
+            fit: `"pad"`; anything else squashes it.
+            cache: returns inputs that were prepared before, and stores new ones.
+
+        Returns:
+            `{"pixel_values": [3, s, s]}`.
+
+        Raises:
+            InvalidInputError: for an image that is too small or too long.
+        """
         cached = cache.get(image, fit) if cache is not None else None
         if cached is not None:
             return cached
@@ -64,7 +77,14 @@ class SquareInput(ImageReader):
 
     @renamed_parameters(picture="image")
     def preprocess(self, image: Image.Image) -> Any:
-        """`[3, s, s]` float32 as the tower sees it."""
+        """Preprocesses one image.
+
+        Args:
+            image: the image.
+
+        Returns:
+            `[3, s, s]` float32 as the tower sees it.
+        """
         return self.one(image, "model")["pixel_values"].float().numpy()
 
     def _fitted(self, image: Image.Image, fit: Fit) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
@@ -79,26 +99,32 @@ class SquareInput(ImageReader):
 
 
 class WholeTile:
-    """Reads a square image of the tower's own input size as one tile, with the language model's processor.
+    """Reads a square image of the tower's own input size as one tile, with the LVLM's image processor.
 
     Args:
-        processor: its image processor.
-        side: of the tower's input, pixels.
-        options: what keeps the processor from cutting the image up.
+        processor: the image processor.
+        side: side of the tower's input, pixels.
+        options: options that keep the processor from tiling the image.
     """
 
     def __init__(self, processor: Any, side: int, options: dict[str, Any]) -> None:
         self.processor, self.side, self.options = processor, side, options
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """`pixel_values` `[3, s, s]`.
+        """Reads one image.
+
+        Args:
+            image: the square image.
+
+        Returns:
+            `{"pixel_values": [3, s, s]}`.
 
         Raises:
-            UnsupportedError: if the processor makes something else of it.
+            UnsupportedError: if the processor makes another input of it.
         """
         batch = self.processor(images=[image], return_tensors="pt", **self.options)
         tiles = torch.as_tensor(batch["pixel_values"])
-        # Of several the first shows the whole image (LLaVA-NeXT, OneVision).
+        # If there are several tiles, the first one shows the whole image (LLaVA-NeXT, OneVision).
         pixels = tiles.reshape(-1, *tiles.shape[-3:])[0]
         if tuple(pixels.shape) != (3, self.side, self.side):
             raise UnsupportedError(
@@ -108,7 +134,7 @@ class WholeTile:
         return {"pixel_values": pixels}
 
 
-#: model type → what keeps its image processor from cutting an image up, or from scaling it on the way
+#: model type → options that keep its image processor from tiling or resizing an image
 WHOLE: dict[str, dict[str, Any]] = {
     "llava_next": {},
     "llava_onevision": {},
@@ -119,7 +145,13 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 
 def tile_reader(model: LVLM) -> SquareInput:
-    """One tile of the tower's own input size, in which the whole image is seen.
+    """Makes a reader for one tile of the tower's own input size that shows the whole image.
+
+    Args:
+        model: the LVLM.
+
+    Returns:
+        The reader.
 
     Raises:
         UnsupportedError: for a processor whose tiles are not squares of that size.
@@ -138,10 +170,10 @@ def tile_reader(model: LVLM) -> SquareInput:
 
 @dataclass(frozen=True)
 class Padding:
-    """How SigLIP 2's NaFlex lays a square image into a row of patches, none of which is padding.
+    """The layout of SigLIP 2's NaFlex for a square image: a row of patches, none of which is padding.
 
     Args:
-        side: of the image, pixels.
+        side: side of the image, pixels.
         patch: side of a patch, pixels.
     """
 
@@ -149,7 +181,14 @@ class Padding:
     patch: int
 
     def pack(self, pixels: Tensor) -> dict[str, Tensor]:
-        """`[n, 3, s, s]` → the tower's inputs, with gradients."""
+        """Converts images to the tower's inputs, with gradients.
+
+        Args:
+            pixels: `[n, 3, s, s]`.
+
+        Returns:
+            `pixel_values` `[n, P, 3 · patch · patch]`, `pixel_attention_mask` `[n, P]` and `spatial_shapes` `[n, 2]`.
+        """
         n, grid = len(pixels), self.side // self.patch
         parts = pixels.reshape(n, 3, grid, self.patch, grid, self.patch).permute(0, 2, 4, 3, 5, 1)
         return {
@@ -160,21 +199,39 @@ class Padding:
 
 
 class PaddedSquare:
-    """Reads a square image with a model's own reader, and lays its patches out as an image again."""
+    """Reads a square image with a model's own reader and puts its patches back into an image.
+
+    Args:
+        reader: the model's reader.
+    """
 
     def __init__(self, reader: ImageReader) -> None:
         self.reader = reader
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """`pixel_values` `[3, s, s]`."""
+        """Reads one image.
+
+        Args:
+            image: the square image.
+
+        Returns:
+            `{"pixel_values": [3, s, s]}`.
+        """
         return {"pixel_values": torch.from_numpy(self.reader.preprocess(image))}
 
 
 def padded_reader(reader: ImageReader, name: str) -> tuple[SquareInput, Padding]:
-    """A square that the processor leaves as it is, with as many patches as it gives an image.
+    """Makes a reader for squares that the processor leaves unchanged, with as many patches as it allows.
+
+    Args:
+        reader: the model's reader.
+        name: the model's name for messages.
+
+    Returns:
+        The square reader, and the layout of its patches.
 
     Raises:
-        UnsupportedError: if there is no such square.
+        UnsupportedError: if the processor leaves no square unchanged.
     """
     assert reader.patch_size is not None
     patch = reader.patch_size[0]
@@ -191,14 +248,14 @@ def padded_reader(reader: ImageReader, name: str) -> tuple[SquareInput, Padding]
 
 @dataclass(frozen=True)
 class Packing:
-    """How Qwen's image processor lays a square image into a sequence of patches: the patches of one token stand
-    together, and every patch holds the image as often as frames of a video share one.
+    """The layout of Qwen's image processor for a square image: a sequence of patches in which the patches of one token
+    follow one another, and every patch repeats the image for the frames of a video that share it.
 
     Args:
-        side: of the image, pixels.
+        side: side of the image, pixels.
         patch: side of a patch, pixels.
         merge: patches along a side of a token.
-        frames: frames that share a patch.
+        frames: number of frames that share a patch.
     """
 
     side: int
@@ -208,55 +265,100 @@ class Packing:
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """Number of patches along a side."""
         return self.side // self.patch
 
     def tile(self) -> Tile:
-        """Its geometry in an image of its own size."""
+        """The geometry of an image of its own size.
+
+        Returns:
+            One tile.
+        """
         return TowerInput(self.side, self.patch).whole((self.side, self.side))
 
     def pack(self, pixels: Tensor) -> Tensor:
-        """`[n, 3, s, s]` → `[n · patches, 3 · frames · patch · patch]`, with gradients."""
+        """Converts images to the tower's sequence, with gradients.
+
+        Args:
+            pixels: `[n, 3, s, s]`.
+
+        Returns:
+            `[n · patches, 3 · frames · patch · patch]`.
+        """
         n, patch, merge, tokens = len(pixels), self.patch, self.merge, self.grid // self.merge
         parts = pixels.reshape(n, 3, tokens, merge, patch, tokens, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
         frames = parts.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, self.frames, -1, -1)
         return frames.reshape(n * self.grid**2, -1)
 
     def unpack(self, patches: Tensor) -> Tensor:
-        """The other way round, of one image: `[patches, …]` → `[3, s, s]`."""
+        """The inverse of `pack` for one image.
+
+        Args:
+            patches: `[patches, 3 · frames · patch · patch]`.
+
+        Returns:
+            `[3, s, s]`.
+        """
         patch, merge, tokens = self.patch, self.merge, self.grid // self.merge
         parts = patches.reshape(tokens, tokens, merge, merge, 3, self.frames, patch, patch)[:, :, :, :, :, 0]
         return parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, self.side, self.side)
 
     def grids(self, n: int, device: torch.device) -> Tensor:
-        """`[n, 3]`: frames, rows and columns of every image, as the tower takes them."""
+        """The grid sizes that the tower takes with the sequence.
+
+        Args:
+            n: number of images.
+            device: device of the tensor.
+
+        Returns:
+            `[n, 3]`: frames, rows and columns of every image.
+        """
         return torch.tensor([[1, self.grid, self.grid]], device=device).expand(n, -1).contiguous()
 
 
 class PackedSquare:
-    """Reads a square image with Qwen's processor, and lays its patches out as an image again."""
+    """Reads a square image with Qwen's processor and puts its patches back into an image.
+
+    Args:
+        processor: the image processor.
+        packing: the layout of its patches.
+    """
 
     def __init__(self, processor: Any, packing: Packing) -> None:
         self.processor, self.packing = processor, packing
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """`pixel_values` `[3, s, s]`."""
+        """Reads one image.
+
+        Args:
+            image: the square image.
+
+        Returns:
+            `{"pixel_values": [3, s, s]}`.
+        """
         patches = self.processor(images=[image], return_tensors="pt")["pixel_values"]
         return {"pixel_values": self.packing.unpack(torch.as_tensor(patches))}
 
 
 def packed_reader(model: LVLM) -> tuple[SquareInput, Packing]:
-    """A square that the processor leaves as it is: whole tokens, as near to `USUAL_SIDE` as its limits allow.
+    """Makes a reader for squares of whole tokens that the processor leaves unchanged, as near to `USUAL_SIDE` as it
+    allows.
+
+    Args:
+        model: the LVLM.
+
+    Returns:
+        The reader, and the layout of its patches.
 
     Raises:
-        UnsupportedError: if there is no such square.
+        UnsupportedError: if the processor leaves no such square unchanged.
     """
     vision, processor = model.config.vision_config, model.reader.processor
     patch, merge = int(vision.patch_size), int(vision.spatial_merge_size)
     token = patch * merge
     wanted = model.layout((USUAL_SIDE, USUAL_SIDE)).vision
     assert wanted is not None
-    # What the processor makes of a square of the usual size is one that it leaves alone, if it is a square.
+    # The processor's result for a square of the usual size, if it is a square, is one that it leaves unchanged.
     rows, columns = wanted.tiles[0].grid_hw
     side = min(rows, columns) * patch // token * token
     packing = Packing(side, patch, merge, int(vision.temporal_patch_size))

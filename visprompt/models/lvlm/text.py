@@ -1,4 +1,4 @@
-"""From a decoder's tokens to text: pieces, endings, streams."""
+"""Converts a decoder's tokens to text: pieces and streams."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from torch import Tensor
 
 
 def pieces_of(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
-    """The text that every token adds: decoding token by token would lose the spaces between words. A character that
-    takes several tokens comes with its last one.
+    """The text that every token adds. Decoding each token alone would lose the spaces between words; a character that
+    takes several tokens is added by the last of them.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        ids: token ids of an answer.
+
+    Returns:
+        One text per token.
     """
     pieces, shown = [], ""
     for count in range(1, len(ids) + 1):
@@ -24,7 +31,14 @@ def pieces_of(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
 
 @dataclass
 class Pieces:
-    """What `generate` calls a streamer: hands new text on, whole characters only."""
+    """A streamer for `generate`: passes new text on, in whole characters.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        count: number of chats.
+        prompt_length: number of tokens of the padded prompts.
+        call: called with (index of the chat, new text).
+    """
 
     tokenizer: Any
     count: int
@@ -37,7 +51,11 @@ class Pieces:
         self.started = False
 
     def put(self, value: Tensor) -> None:
-        """New tokens of every chat; the first call brings the prompt."""
+        """Takes the new tokens of every chat; the first call has the prompts.
+
+        Args:
+            value: `[n]` or `[n, 1]` token ids.
+        """
         if not self.started:
             self.started = True
             return
@@ -46,7 +64,7 @@ class Pieces:
             self._show(number, whole=True)
 
     def end(self) -> None:
-        """Nothing more comes: what is left of a character is shown as the answer has it."""
+        """Passes on incomplete characters at the end of the answers."""
         for number in range(self.count):
             self._show(number, whole=False)
 

@@ -1,4 +1,4 @@
-"""The image encoder inside a model: what learns on encoders learns on the vision tower of a language model too."""
+"""The image encoder inside a model, so that training for encoders also works on the vision tower of an LVLM."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ if TYPE_CHECKING:
 
 Embed = Callable[[dict[str, Tensor]], Tensor]
 
-#: behind the name of a language model, the name of its tower alone
+#: suffix that turns an LVLM's name into that of its vision tower
 VISION = " (vision)"
 
 
 def encoder_of(model: Model) -> Model:
     """A model that encodes images: an encoder itself, or the vision tower of a vision-language model.
 
-    The tower's model shares the module, whose `unwrap` stays with the language model. It is read through its patches,
-    since these are what the decoder gets; its embeddings `[n, d]` are the mean of what it gives, and mean nothing to
-    texts. Its input is one square: where the processor tiles images, a tile that shows the whole image; where it
-    makes as many patches as an image has (Qwen-VL, and SigLIP 2's NaFlex among encoders), a square that it leaves as
-    it is.
+    The tower's model shares the module, which only the LVLM can unwrap. Its readout are the patches, since these are
+    what the decoder gets; its embeddings `[n, d]` are the mean of its output and cannot be compared with texts. Its
+    input is one square: where the processor tiles images, a tile that shows the whole image; where the number of
+    patches depends on the image (Qwen-VL, and SigLIP 2's NaFlex among encoders), a square that the processor leaves
+    unchanged.
 
     Args:
-        model: any.
+        model: any model.
+
+    Returns:
+        The encoder; `model` itself if it is one with inputs of one size.
 
     Raises:
         UnsupportedError: for remote models, and for towers of which no square input is known.
@@ -66,7 +69,7 @@ def encoder_of(model: Model) -> Model:
 
 
 def _square(model: Model) -> Model:
-    """An encoder that pads patches in a row, on squares without padding."""
+    """An encoder with padded rows of patches, on squares without padding."""
     parts = model.parts
     reader, padding = padded_reader(parts.reader, model.name)
 
@@ -79,7 +82,7 @@ def _square(model: Model) -> Model:
 
 
 def _projected(model: LVLM) -> Embed:
-    """Mean of the tokens that the decoder gets."""
+    """Embeds images as the mean of the tokens that the decoder gets."""
 
     def embed(inputs: dict[str, Tensor]) -> Tensor:
         pixels = inputs["pixel_values"]
@@ -90,8 +93,8 @@ def _projected(model: LVLM) -> Embed:
 
 
 def _tile(model: LVLM) -> Embed:
-    """Mean of the patches behind the last block that the decoder gets to see: what comes behind lays several tiles
-    together, and there is one.
+    """Embeds images as the mean of the patches after the last block that the decoder sees. The steps after it join
+    several tiles, and here there is one.
     """
     tower = model.tower_named("vision")
     module = tower_module(model.module)

@@ -1,4 +1,4 @@
-"""The vision tower inside an LVLM: its sites up to the last block that the decoder gets to see."""
+"""The vision tower inside an LVLM: its sites up to the last block that the decoder sees."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-#: why the packed towers take no prompt tokens
+#: reason why packed towers take no prompt tokens
 _PACKED = "its vision tower packs the patches of all images into one sequence, cut by lengths that know of no others"
 _NO_BLOCKS = "its projector takes what goes into the vision tower's first block"
 
 
 def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Size | None]:
-    """(sites or None where they are not offered, tokens in front of the patches, patch height and width)."""
+    """Finds the vision tower of an LVLM.
+
+    Args:
+        module: the LVLM's module.
+        family: its family.
+
+    Returns:
+        (the tower, or None if it cannot be edited; number of tokens before the patches; patch height and width, or
+        None)
+    """
     from visprompt.models.backends.transformers import FAMILIES, Family, tower_of
 
     # towers that exist only inside an LVLM
@@ -41,7 +50,7 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
     prefix = 0 if known is None else known.prefix
     if known is None:
         return None, prefix, patch  # type: ignore[return-value]
-    # The decoder gets all patches, whatever the tower's own readout is; it has no use for a pooling head.
+    # The decoder gets all patches, whatever the tower's own readout is, and nothing from a pooling head.
     whole = tower_of(tower, config, kind, replace(known, readout="mean"))
     seen = _blocks_seen(module.config, len(whole.blocks))
     cut = replace(
@@ -57,7 +66,14 @@ def vision_tower(module: Any, family: LvlmFamily) -> tuple[Tower | None, int, Si
 
 
 def tower_module(module: Any) -> Any:
-    """The vision tower itself, which has the patch embeddings and the blocks; None where there is none."""
+    """Finds the module of the vision tower, which has the patch embeddings and the blocks.
+
+    Args:
+        module: the LVLM's module.
+
+    Returns:
+        The tower's module, or None.
+    """
     from visprompt.models.backends.transformers import vision_module
 
     inner = getattr(getattr(module, "_orig_mod", module), "model", module)
@@ -66,7 +82,15 @@ def tower_module(module: Any) -> Any:
 
 
 def packing_of(model: LVLM, inputs: ChatInputs) -> PackedPositions | None:
-    """Where the patches of a batch's images stand in the tower's sequence; None for towers with a batch axis."""
+    """The positions of a batch's patches in the sequence of a tower that packs images.
+
+    Args:
+        model: the LVLM.
+        inputs: inputs of the batch.
+
+    Returns:
+        The positions; None for towers with a batch axis.
+    """
     if model.family.packing is None:
         return None
     layouts = [item for group in inputs.layouts for item in group]
@@ -85,7 +109,7 @@ def _packed_tower(tower: Any) -> Tower:
 
 
 def _blocks_seen(config: Any, blocks: int) -> int:
-    """Number of blocks in front of the hidden states that the projector takes: all of them, or up to the one that
+    """Number of blocks before the hidden states that the projector takes: all, or up to the one that
     `vision_feature_layer` names (0 is the embedding; negative from the end).
     """
     layer = getattr(config, "vision_feature_layer", None)

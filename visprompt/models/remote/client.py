@@ -1,7 +1,8 @@
-"""One server behind the official `openai` client: key, pace, retries, and errors that people can act on.
+"""One server, reached through the official `openai` client: key, request rate, and error messages that say what to do.
 
-Time-outs, retries, back-off with jitter and `Retry-After` are the client's; what it lacks is here: a pace, and words.
-The key is read from the environment, lives in the client only, and is taken out of everything that is passed on.
+Time-outs, retries, back-off with jitter and `Retry-After` are the client's; this module adds a limit on the request
+rate and the messages. The key is read from the environment, is stored in the client only, and is removed from every
+text that is passed on.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 #: sent to servers that need no key, because the client insists on one
 PLACEHOLDER_KEY = "no-key"
-#: a connection comes about within this many seconds or not at all
+#: time-out of connecting, seconds
 CONNECT_SECONDS = 10.0
-#: characters of a server's own words in an error
+#: most characters of a server's message in an error
 MAX_WORDS = 300
 
 
 class Endpoint:
-    """A server and the way it is asked.
+    """A server and the settings with which requests are sent to it.
 
     Args:
-        model: the name that the server knows it by.
-        base_url: address up to and including `/v1`; None: `OPENAI_BASE_URL` of the environment, else the public one.
-        key_env: environment variable that holds the key; None: `OPENAI_API_KEY`, if there is one.
-        timeout: seconds without an answer, or without the next piece of one, after which an attempt is given up.
+        model: the server's name for the model.
+        base_url: address up to and including `/v1`; None: `OPENAI_BASE_URL` of the environment, else OpenAI's.
+        key_env: environment variable that holds the key; None: `OPENAI_API_KEY`, if it is set.
+        timeout: seconds without an answer, or without the next piece of one, after which an attempt fails.
         max_retries: further attempts after time-outs, lost connections, 408, 409, 429 and 5xx.
-        requests_per_minute: attempts a minute, retries included; None: no limit.
+        requests_per_minute: attempts per minute, retries included; None: no limit.
 
     Raises:
         UnsupportedError: without the `openai` package.
@@ -70,10 +71,10 @@ class Endpoint:
             base_url=address,
             max_retries=max_retries,
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            # a hook sees every attempt; the client's own retries would slip past a wait around its call
+            # a hook runs at every attempt; a wait around the client's call would miss its retries
             http_client=openai.DefaultHttpxClient(event_hooks={"request": [Pace(requests_per_minute)]}),
         )
-        # Servers of the first years know max_tokens only, the newest models of some refuse it: found out once.
+        # Older servers know max_tokens only, and some new models refuse it: after a refusal the other name is used.
         self._limit_name = "max_tokens"
 
     def ask(
@@ -83,13 +84,16 @@ class Endpoint:
         piece: Callable[[str], None] | None,
         gone: threading.Event,
     ) -> Generation:
-        """One question.
+        """Sends one question.
 
         Args:
-            body: what a chat completion takes, without the model and the limit.
-            max_new_tokens: where the answer is cut.
-            piece: gets the answer as it comes; None: it comes in one.
-            gone: set when nobody waits for the answer any more.
+            body: fields of a chat completion, without the model and the limit.
+            max_new_tokens: longest answer, in tokens.
+            piece: called with pieces of the answer as they arrive; None: the answer arrives as a whole.
+            gone: set when the answer is no longer needed.
+
+        Returns:
+            The answer.
 
         Raises:
             Failure: if there is no answer.
@@ -102,7 +106,7 @@ class Endpoint:
             return self._ask(body, max_new_tokens, piece, gone)
         except openai.OpenAIError as error:
             failure = self._failure(error)
-        except (httpx.HTTPError, ValueError) as error:  # a stream that breaks off, JSON that is none
+        except (httpx.HTTPError, ValueError) as error:  # a broken stream, invalid JSON
             failure = Failure(f"{self.host} broke off its answer, or it cannot be read: {self.clean(str(error))}")
         raise failure  # outside the handlers: the client's error, which may quote the key, is not chained to it
 
@@ -132,9 +136,9 @@ class Endpoint:
     def _whole(self, answer: Any) -> Generation:
         choices = getattr(answer, "choices", None)
         if not choices:
-            told = self.clean(answer if isinstance(answer, str) else "")
+            payload = self.clean(answer if isinstance(answer, str) else "")
             raise Failure(
-                f"{self.host} answered something that is no chat completion{': ' + told if told else ''}. Does "
+                f"{self.host} answered something that is no chat completion{': ' + payload if payload else ''}. Does "
                 "base_url end where the API begins (mostly in /v1)?",
                 hopeless=True,
             )
@@ -148,7 +152,7 @@ class Endpoint:
         for chunk in answer:
             if gone.is_set():
                 answer.close()
-                raise Failure("nobody waits for this answer any more.", hopeless=True)
+                raise Failure("this answer is no longer needed.", hopeless=True)
             if not getattr(chunk, "choices", None):  # usage and keep-alive chunks
                 continue
             choice = chunk.choices[0]
@@ -162,7 +166,9 @@ class Endpoint:
         return self._generation("".join(pieces) if pieces or reason == "stop" else None, reason, refusal)
 
     def _generation(self, text: str | None, reason: str | None, refusal: str | None) -> Generation:
-        """An answer of no words is an answer if the model ended it itself; everything else that is empty is none."""
+        """Makes a `Generation`. An answer without words is valid only if the model ended it itself (`finish_reason`
+        "stop").
+        """
         words = (text or "").strip()
         if words or (text is not None and reason == "stop" and not refusal):
             return Generation(words, finished=reason != "length")
@@ -176,13 +182,20 @@ class Endpoint:
             raise Failure(f"the content filter of {self.host} let no answer of {self.model} through.")
         raise Failure(f"{self.host} gave an empty answer (finish_reason {reason!r}).")
 
-    # -- errors for people --------------------------------------------------------------------------------------------
+    # -- error messages -----------------------------------------------------------------------------------------------
 
     def clean(self, text: str) -> str:
-        """A server's words on one line, short, and without the key."""
+        """Shortens a server's message to one line, without the key.
+
+        Args:
+            text: the message.
+
+        Returns:
+            At most `MAX_WORDS` characters.
+        """
         key = self._client.api_key
         if key and key != PLACEHOLDER_KEY:
-            text = text.replace(key, "[key]")  # before it is cut: half a key is still a secret
+            text = text.replace(key, "[key]")  # before the text is cut: half a key is still a secret
         line = " ".join(text.split())
         return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
 
@@ -206,37 +219,40 @@ class Endpoint:
         return Failure(f"{self.host} reports an error: {self.clean(_words(error))}")
 
     def _refused(self, status: int, words: str, tried: str, headers: Mapping[str, str]) -> Failure:
-        said = f" ({status}): {words}" if words else f" ({status})"
-        said += "" if said[-1] in ".!?…" else "."
+        reason = f" ({status}): {words}" if words else f" ({status})"
+        reason += "" if reason[-1] in ".!?…" else "."
         if status in (401, 403):
             if self.key_env is None:
                 advice = f"No key was sent: put it into the environment variable {DEFAULT_KEY_ENV}, or name another "
-                return Failure(f"{self.host} wants a key{said} {advice}with key_env=….", hopeless=True)
+                return Failure(f"{self.host} wants a key{reason} {advice}with key_env=….", hopeless=True)
             return Failure(
-                f"{self.host} does not accept the key from {self.key_env} for {self.model}{said}", hopeless=True
+                f"{self.host} does not accept the key from {self.key_env} for {self.model}{reason}", hopeless=True
             )
         if status in (404, 405):
             advice = "Check the name, and that base_url ends where the API begins (mostly in /v1)."
-            return Failure(f"{self.host} knows no model {self.model!r} at this address{said} {advice}", hopeless=True)
+            return Failure(f"{self.host} knows no model {self.model!r} at this address{reason} {advice}", hopeless=True)
         if status == 429:
             wait = headers.get("retry-after")
             advice = "" if wait is None else f" It asks to wait {self.clean(wait)} s."
             advice += " Set requests_per_minute=… to what your account allows, lower concurrency=…, or try later."
-            return Failure(f"{self.host} still limits requests after {tried}{said}{advice}", hopeless=True)
+            return Failure(f"{self.host} still limits requests after {tried}{reason}{advice}", hopeless=True)
         if status == 413:
-            return Failure(f"{self.host} finds the request too large{said} Make the images smaller or fewer.")
+            return Failure(f"{self.host} finds the request too large{reason} Make the images smaller or fewer.")
         if status >= 500:
-            return Failure(f"{self.host} failed on its side, {tried}{said}")
+            return Failure(f"{self.host} failed on its side, {tried}{reason}")
         advice = ""
         if "temperature" in words:
             advice = " temperature=None leaves it out."
         elif any(word in words.lower() for word in ("too large", "too long", "context", "exceed", "maximum")):
             advice = " Make the images smaller or fewer, or the question shorter."
-        return Failure(f"{self.host} does not take the request{said}{advice}")
+        return Failure(f"{self.host} does not take the request{reason}{advice}")
 
 
 def import_openai() -> Any:
-    """The `openai` package.
+    """Imports the `openai` package.
+
+    Returns:
+        The package.
 
     Raises:
         UnsupportedError: with the command that installs it.
@@ -251,10 +267,17 @@ def import_openai() -> Any:
 
 
 def read_key(key_env: str | None, needed: bool) -> tuple[str, str | None]:
-    """The key and the variable it is from; a placeholder and None where there is none and none is needed.
+    """Reads the key from the environment.
+
+    Args:
+        key_env: the variable; None: `OPENAI_API_KEY`.
+        needed: the server needs a key.
+
+    Returns:
+        The key and its variable; a placeholder and None if there is none and none is needed.
 
     Raises:
-        InvalidInputError: if the variable is not set, or what it holds can be no key. The message never holds it.
+        InvalidInputError: if the variable is not set, or its value cannot be a key. The message never holds the value.
     """
     name = DEFAULT_KEY_ENV if key_env is None else key_env
     if not isinstance(name, str) or not name.replace("_", "a").isalnum() or not name.isascii() or name[0].isdigit():
@@ -276,13 +299,19 @@ def read_key(key_env: str | None, needed: bool) -> tuple[str, str | None]:
 
 
 def host_of(address: str) -> str:
-    """Host and port of an address, the part of it that is shown.
+    """The host and port of an address, the part of it that messages show.
 
     >>> host_of("http://127.0.0.1:8000/v1")
     '127.0.0.1:8000'
 
+    Args:
+        address: the address of the API.
+
+    Returns:
+        `"host:port"`, or `"host"`.
+
     Raises:
-        InvalidInputError: if it is no web address, or carries a name, a password or a query.
+        InvalidInputError: if it is no web address, or holds a user name, a password or a query.
     """
     try:
         parts = urlsplit(address)
@@ -300,7 +329,18 @@ def host_of(address: str) -> str:
 
 
 def check_number(name: str, value: Any, least: float, whole: bool = False, open_end: bool = False) -> None:
-    """Raises InvalidInputError unless it is a finite number of at least (above, with `open_end`) `least`."""
+    """Checks a setting that is a number.
+
+    Args:
+        name: its name for the message.
+        value: its value.
+        least: lower bound.
+        whole: it must be an int.
+        open_end: it must be above `least`.
+
+    Raises:
+        InvalidInputError: if it is not a finite number within the bound.
+    """
     fits = isinstance(value, int) if whole else isinstance(value, int | float) and math.isfinite(value)
     if isinstance(value, bool) or not fits or value < least or (open_end and value == least):
         kind = "whole number" if whole else "number"
@@ -318,7 +358,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _words(error: Exception) -> str:
-    """What a server says: `message` of OpenAI's shape, `detail` of FastAPI's, else the text of the answer."""
+    """A server's message: `message` in OpenAI's format, `detail` in FastAPI's, else the text of the response."""
     body = getattr(error, "body", None)
     if isinstance(body, Mapping):
         for key in ("message", "detail", "error"):

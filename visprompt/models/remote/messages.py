@@ -1,6 +1,7 @@
-"""From a `Chat` to the messages of a chat completion. Images travel as PNG: a lossy format would change the prompt.
+"""Converts a `Chat` to the messages of a chat completion. Images are sent as PNG: a lossy format would change the
+prompt.
 
-It knows no server and no client.
+The module uses no server and no client.
 """
 
 from __future__ import annotations
@@ -15,19 +16,25 @@ from visprompt.errors import InvalidInputError
 from visprompt.models.chat import Chat
 from visprompt.utils.renamed import renamed_parameters
 
-#: sizes a server may be asked to look an image at; None leaves the choice to it
+#: values of the API's `detail`, the resolution at which a server reads an image
 DETAILS = ("auto", "low", "high")
 
 
 @renamed_parameters(picture="image")
 def png_bytes(image: Image.Image) -> bytes:
-    """The image as a PNG file: 8-bit RGB, every pixel exact, nothing else inside; equal images give equal bytes.
+    """Encodes an image as a PNG file: 8-bit RGB, every pixel exact, without metadata; equal images give equal bytes.
 
     >>> Image.open(io.BytesIO(png_bytes(Image.new("RGB", (2, 1), (7, 8, 9))))).getpixel((1, 0))
     (7, 8, 9)
+
+    Args:
+        image: any mode.
+
+    Returns:
+        The file's content.
     """
     plain = image.convert("RGB") if image.mode != "RGB" else image.copy()
-    # A colour profile would be written into the file, and some servers convert by it: pixels are what was asked for.
+    # A colour profile would be written into the file, and some servers would change the pixels by it.
     plain.info = {}
     buffer = io.BytesIO()
     plain.save(buffer, "PNG", compress_level=6)
@@ -36,11 +43,14 @@ def png_bytes(image: Image.Image) -> bytes:
 
 @renamed_parameters(picture="image")
 def data_url(image: Image.Image, max_bytes: int | None = None) -> str:
-    """The image as a `data:` address.
+    """Encodes an image as a `data:` address.
 
     Args:
-        image: any size; it is never made smaller here.
-        max_bytes: size of the PNG file that the server takes; None: no limit.
+        image: any size; it is not resized.
+        max_bytes: size limit of the PNG file; None: no limit.
+
+    Returns:
+        The address.
 
     Raises:
         InvalidInputError: for an image above the limit.
@@ -56,21 +66,25 @@ def data_url(image: Image.Image, max_bytes: int | None = None) -> str:
 
 
 def messages_of(chat: Chat, detail: str | None = None, max_bytes: int | None = None) -> list[dict[str, Any]]:
-    """The system message if there is one, then one user message: the images in order, then the question.
+    """Makes the messages: the system message if there is one, then one user message with the images in order and the
+    question.
 
     Args:
-        chat: attention edits and tokens must have been refused before. Frames of a video go as images.
+        chat: a chat without attention edits and prompt tokens. Frames of a video become images.
         detail: `"auto"`, `"low"`, `"high"`; None leaves it out.
         max_bytes: as in `data_url`.
 
+    Returns:
+        Messages of a chat completion.
+
     Raises:
-        InvalidInputError: for an image above the limit; the message says which.
+        InvalidInputError: for an image above the limit, naming it.
     """
     urls: dict[int, str] = {}
     content: list[dict[str, Any]] = []
     for number, prompt in enumerate(chat.prompts):
         key = id(prompt.image)
-        if key not in urls:  # still frames of a video, and one image asked about twice, are encoded once
+        if key not in urls:  # an image that occurs several times is encoded once
             try:
                 urls[key] = data_url(prompt.image, max_bytes)
             except InvalidInputError as error:

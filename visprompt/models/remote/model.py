@@ -1,7 +1,7 @@
-"""A model behind a chat API: it takes prompted images and questions, and gives text. There is nothing inside to edit.
+"""A model behind a chat API: it takes prompted images and questions and gives text. Nothing inside it can be edited.
 
-`load_model("remote:NAME", base_url=…)` makes one. Pixel strategies run on it as on every model; what needs tokens or
-attention is refused with the names of the strategies that do work.
+`load_model("remote:NAME", base_url=…)` makes one. Pixel strategies run on it as on every model; strategies that need
+tokens or attention are refused with the names of those that work.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class RemoteModel(Model):
     """A model of an OpenAI-compatible server.
 
     Args:
-        name: what the server calls it.
+        name: the server's name for the model.
         **settings: those of `RemoteSettings`: `base_url`, `key_env`, `timeout`, …
 
     Raises:
         UnsupportedError: without the `openai` package (`pip install "visprompt-toolkit[remote]"`).
-        InvalidInputError: for a setting that cannot be used, or a key that is not there.
+        InvalidInputError: for a setting that cannot be used, or a missing key.
     """
 
     #: it writes text: `Runner.generate` runs on it
     generates = True
 
     def __init__(self, name: str, **settings: Any) -> None:
-        # Not Model.__init__: there is neither a module nor parts.
+        # Model.__init__ is not called: there are neither a module nor parts.
         if not isinstance(name, str) or not name.strip():
             raise InvalidInputError('"remote:" is followed by the name that the server knows the model by.')
         chosen = RemoteSettings(**settings)
@@ -58,41 +58,53 @@ class RemoteModel(Model):
         self._endpoint = Endpoint(
             name, chosen.base_url, chosen.key_env, chosen.timeout, chosen.max_retries, chosen.requests_per_minute
         )
-        self._proved, self._wrapped = True, True
+        self._verified, self._wrapped = True, True
         self._lock = threading.RLock()
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def supports(self) -> frozenset[str]:
-        """Pixels and text: all that a chat API takes."""
+        """Pixels and text."""
         return frozenset({"pixels", "text"})
 
     @property
     def device(self) -> torch.device:
-        """The CPU: nothing of it is anywhere else here."""
+        """Always the CPU; no tensors are held locally."""
         return torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32; what the server computes in is not known."""
+        """Always float32; the server's type is unknown."""
         return torch.float32
 
     @property
     def chats_at_once(self) -> int:
-        """Questions that `generate` should get in one call, so that its threads seldom wait for the last of a batch."""
+        """The number of chats per call of `generate` with which its threads seldom wait for the last one of a batch."""
         return max(16, 4 * self.concurrency)
 
     def geometry(self, image_wh: tuple[int, int], fit: Fit = "model", tower: str = "vision") -> Geometry:
-        """The whole image as one patch: where a server's processor puts pixels is not known.
+        """The whole image as one patch, since the server's preprocessing is unknown.
 
-        So no region can be found cut off here, and `fit` changes nothing: the server gets the image as it is.
+        So no region can be found to be cropped away, and `fit` has no effect: the server gets the image as it is.
+
+        Args:
+            image_wh: width and height of the image, pixels.
+            fit: not used.
+            tower: not used.
+
+        Returns:
+            A geometry with one patch.
         """
         width, height = image_wh
         return Geometry((width, height), (Tile((1.0, 1.0), (0.0, 0.0), (height, width), (1, 1)),))
 
     def describe(self) -> dict[str, Any]:
-        """Identity for result rows: name, host, and what answers are asked with; never the key."""
+        """The model's identity for result rows: name, host, and the options of its answers; never the key.
+
+        Returns:
+            Ready for JSON.
+        """
         extra = self.options["extra_body"]
         return {
             "name": self.name,
@@ -103,14 +115,14 @@ class RemoteModel(Model):
             "device": "remote",
             "weights": "",
             **{key: self.options[key] for key in ANSWER_OPTIONS if key != "extra_body"},
-            # fields of one's own may say more than a result row should: names, and a hash that tells values apart
+            # own fields may hold private values: result rows get their names, and a hash of the values
             "extra_body": f"{', '.join(sorted(extra))} ({_digest(extra)})" if extra else "",
         }
 
     def __repr__(self) -> str:
         return f"<RemoteModel {self.name} at {self._endpoint.host}, takes pixels, text>"
 
-    # -- asking it ----------------------------------------------------------------------------------------------------
+    # -- running it ---------------------------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -121,22 +133,24 @@ class RemoteModel(Model):
         stream: Callable[[int, str], None] | None = None,
         **options: Any,
     ) -> list[Generation]:
-        """Answers, in the order of the questions.
+        """Sends the questions and collects the answers.
 
         Args:
-            chats: questions with their prompted images, several per question if you like; frames of a video are sent
-                as images.
-            max_new_tokens: where answers are cut; those have `finished=False`.
-            read: must be empty: a server shows no attention.
-            stream: gets the number of a question and the next piece of its answer, in the calling thread. Pieces of
-                different answers come interleaved when `concurrency` is above 1.
+            chats: n questions with their prompted images; frames of a video are sent as images.
+            max_new_tokens: longest answer, in tokens; cut answers have `finished=False`.
+            read: must be empty: attention cannot be read.
+            stream: called with (index of the question, new text), in the calling thread. With `concurrency` above 1
+                pieces of different answers are interleaved.
             **options: `temperature`, `seed`, `detail`, `extra_body` for these questions, in place of the model's.
+
+        Returns:
+            n answers, in order.
 
         Raises:
             UnsupportedError: for `read`, attention edits or prompt tokens.
             InvalidInputError: for an option that cannot be used.
-            RemoteError: if a question got no answer; `done` has the answers that came, `failed` the reasons. The other
-                questions are asked all the same, unless they would fare no better: then it is `stopped`.
+            RemoteError: if a question was not answered; `done` has the answers, `failed` the reasons. The other
+                questions are still sent, unless they would fail too: then `stopped` is True.
         """
         chats = list(chats)
         check_number("max_new_tokens", max_new_tokens, 1, whole=True)
@@ -165,7 +179,15 @@ class RemoteModel(Model):
         return ask_all(len(chats), ask, self.concurrency, stream)
 
     def require(self, acts_on: frozenset[str], strategy: str) -> None:
-        """Raises UnsupportedError if a strategy changes more than pixels and text."""
+        """Checks that a strategy changes pixels and text only.
+
+        Args:
+            acts_on: as in `Model.require`.
+            strategy: its name for the message.
+
+        Raises:
+            UnsupportedError: if it changes more.
+        """
         if missing := acts_on - self.supports:
             self._refuse(f"strategy {strategy!r} acts on {' and '.join(sorted(missing))}, which it does not offer")
 
@@ -185,7 +207,7 @@ class RemoteModel(Model):
 
     @property
     def module(self) -> nn.Module:  # type: ignore[override]
-        """Nothing that could be given.
+        """Not available for remote models.
 
         Raises:
             UnsupportedError: always.
@@ -194,61 +216,72 @@ class RemoteModel(Model):
 
     @property
     def parts(self) -> Any:  # type: ignore[override]
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("its module is on the server, so nothing inside it can be reached")
 
     @property
     def tower(self) -> Tower:
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("it has no attention that can be read or edited from here")
 
     def weights_hash(self) -> str:
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("its weights are not known")
 
     def unwrap(self) -> nn.Module:
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("there is no module to give back")
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("it gives no text embeddings")
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("it gives no scores")
 
     def score(self, chats: Sequence[Chat], texts: Sequence[str]) -> Tensor:
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("it does not tell how likely an answer is")
 
     def encode(self, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:  # type: ignore[override]
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._check_prompts(prompts)
         self._refuse("it gives no embeddings")
 
     def prompting(self, prompts: Sequence[VisualPrompt], **options: Any) -> NoReturn:  # type: ignore[override]
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("no gradients come back from it")
 
     def embed_pixels(self, pixels: Tensor, prompts: Sequence[VisualPrompt], **options: Any) -> Encoding:
-        """As `module`."""
+        """Not available for remote models; raises `UnsupportedError`."""
         self._refuse("no gradients come back from it")
 
     def verify_sites(self, prompt: VisualPrompt) -> None:
-        """Nothing to verify: nothing inside it is ever edited."""
+        """Does nothing: a remote model is never edited inside."""
 
     def is_compiled(self) -> bool:
-        """False: nothing of it runs here."""
+        """Whether compiled code runs in this process.
+
+        Returns:
+            Always False.
+        """
         return False
 
 
 def load_remote(name: str, **options: Any) -> RemoteModel:
     """`load_model("remote:NAME", …)`.
 
+    Args:
+        name: the server's name for the model.
+        options: settings of `RemoteModel`.
+
+    Returns:
+        The model.
+
     Raises:
         UnknownNameError: for an option that does not exist.
-        InvalidInputError: for a key given as an argument, and as `RemoteModel`.
+        InvalidInputError: for a key given as an argument, and as in `RemoteModel`.
     """
     known = [item.name for item in dataclasses.fields(RemoteSettings)]
     for key in options:

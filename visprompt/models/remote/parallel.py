@@ -1,4 +1,6 @@
-"""Many questions at once with a bound, answers in order, and no answer lost because another question failed."""
+"""Sends many questions in parallel, up to a limit; answers keep their order, and one failure does not lose other
+answers.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ from visprompt.errors import RemoteError
 
 T = TypeVar("T")
 
-#: a run stops asking after this many failures one after another without an answer in between
+#: number of consecutive failures after which no further questions are sent
 STOP_AFTER = 5
 
 
 class Failure(Exception):
-    """One question that got no answer.
+    """A question that was not answered.
 
     Args:
-        message: for people.
-        hopeless: the next question would fare the same (a wrong key, no server): nothing more is asked.
+        message: the reason, for users.
+        hopeless: the next question would fail too (a wrong key, no server): no further questions are sent.
     """
 
     def __init__(self, message: str, hopeless: bool = False) -> None:
@@ -30,10 +32,10 @@ class Failure(Exception):
 
 
 class Pace:
-    """Lets no more than so many calls a minute through, evenly spaced: servers count bursts as well as minutes.
+    """Limits the rate of calls and spaces them evenly, because servers limit bursts as well as minutes.
 
     Args:
-        per_minute: calls a minute; None: as many as come.
+        per_minute: calls per minute; None: no limit.
     """
 
     def __init__(self, per_minute: float | None) -> None:
@@ -42,7 +44,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def __call__(self, *_: object) -> None:
-        """Waits for its turn."""
+        """Waits until the next call is allowed."""
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._next)
@@ -57,23 +59,26 @@ def ask_all(
     concurrency: int,
     stream: Callable[[int, str], None] | None = None,
 ) -> list[T]:
-    """Answers of `ask(0 … count − 1)` in order.
+    """Calls `ask(0 … count − 1)` in threads and collects the answers.
 
     Args:
         count: number of questions.
-        ask: called in threads with the number of the question, a function that takes the next piece of its answer, and
-            an event that is set when nobody waits for the answer any more. Raises `Failure`.
-        concurrency: questions that are under way together, at most.
-        stream: gets the number and the next piece of an answer, in the thread that called `ask_all`.
+        ask: called with the index of the question, a function for pieces of its answer, and an event that is set when
+            the answer is no longer needed. Raises `Failure`.
+        concurrency: largest number of questions at the same time.
+        stream: called with the index and the next piece of an answer, in the thread that called `ask_all`.
+
+    Returns:
+        The answers, in order.
 
     Raises:
-        RemoteError: if a question failed, after all that were under way have ended. The others are asked all the same,
-            unless the failure is hopeless, or `STOP_AFTER` came one after another. Its `done` holds the answers.
+        RemoteError: if a question failed, after all running ones have ended. Further questions are still sent, unless
+            the failure is hopeless or `STOP_AFTER` failures followed one another. Its `done` holds the answers.
     """
     events: queue.SimpleQueue[tuple[int, object] | None] = queue.SimpleQueue()
     numbers = iter(range(count))
     enough = threading.Event()  # start nothing new
-    gone = threading.Event()  # nobody waits any more
+    gone = threading.Event()  # answers are no longer needed
     lock = threading.Lock()
 
     def work() -> None:
@@ -90,7 +95,7 @@ def ask_all(
                 events.put((number, error))
         events.put(None)
 
-    # Daemon threads: after Ctrl-C nobody should wait until a slow server has answered or a retry has come round.
+    # Daemon threads: Ctrl-C must not wait for a slow server or a retry.
     workers = [
         threading.Thread(target=work, name="visprompt-remote", daemon=True) for _ in range(min(concurrency, count))
     ]
@@ -142,14 +147,23 @@ def _collected(
         raise broken
     if failed:
         done, failed = dict(sorted(done.items())), dict(sorted(failed.items()))
-        # a single question is not given up, it failed
+        # with a single question nothing was left to send
         stopped = enough.is_set() and count > 1
         raise RemoteError(summary(done, failed, stopped), done, failed, enough.is_set())
     return [done[number] for number in range(count)]
 
 
 def summary(done: Mapping[int, object], failed: Mapping[int, str], stopped: bool) -> str:
-    """What a `RemoteError` says, by the answers and the reasons that it carries."""
+    """The message of a `RemoteError`.
+
+    Args:
+        done: answers by the index of their question.
+        failed: reasons by the index of their question; at least one.
+        stopped: further questions were not sent.
+
+    Returns:
+        The message.
+    """
     first = min(failed)
     if not done and len(failed) == 1 and not stopped:
         return failed[first]

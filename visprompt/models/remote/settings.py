@@ -1,4 +1,4 @@
-"""How a remote model is reached, and what its answers are asked with."""
+"""Settings of a remote model: its server, and the options of its answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visprompt.errors import InvalidInputError
 from visprompt.models.remote.client import check_number
 from visprompt.models.remote.messages import DETAILS
 
-#: what an answer may be asked with, at loading or call by call
+#: options of answers, set for the model or per call
 ANSWER_OPTIONS = ("temperature", "seed", "detail", "extra_body")
 
 
@@ -20,19 +20,19 @@ class RemoteSettings:
     """The settings of a `RemoteModel`.
 
     Args:
-        base_url: address of the API, mostly ending in `/v1`; None: `OPENAI_BASE_URL`, else OpenAI's own.
-        key_env: name of the environment variable that holds the key; None: `OPENAI_API_KEY` if it is set, otherwise
-            no key, for servers of your own. The key itself is never an argument.
-        timeout: seconds without an answer, or without its next piece, after which an attempt is given up.
-        max_retries: further attempts after time-outs, lost connections and answers 408, 409, 429 and 5xx: after 0.5 s,
-            1 s, 2 s, … at most 8 s, with jitter, or after what the server asks for (`Retry-After`, up to 2 minutes).
-        concurrency: requests under way at the same time.
-        requests_per_minute: attempts a minute, evenly spaced, retries included; None: no limit.
-        temperature: 0 for the likeliest answer; None leaves it to the server.
-        seed: for servers that take one.
-        detail: `"auto"`, `"low"` or `"high"`, for servers that look at images in several sizes; None leaves it out.
-        extra_body: further fields of the request, as the server's documentation names them.
-        max_image_bytes: largest PNG that is sent, in bytes; None: no limit. Images are never made smaller here.
+        base_url: address of the API, usually ending in `/v1`; None: `OPENAI_BASE_URL`, else OpenAI's own.
+        key_env: name of the environment variable that holds the key; None: `OPENAI_API_KEY` if it is set, otherwise no
+            key, for your own servers. The key itself is never an argument.
+        timeout: seconds without an answer, or without its next piece, after which an attempt fails.
+        max_retries: further attempts after time-outs, lost connections and responses 408, 409, 429 and 5xx: after 0.5
+            s, 1 s, 2 s, … at most 8 s, with jitter, or after the time in the server's `Retry-After` (up to 2 minutes).
+        concurrency: number of requests at the same time.
+        requests_per_minute: attempts per minute, evenly spaced, retries included; None: no limit.
+        temperature: 0 for the most likely answer; None: the server's default.
+        seed: for servers that support one.
+        detail: `"auto"`, `"low"` or `"high"`, for servers that read images at several resolutions; None leaves it out.
+        extra_body: further fields of the request, named as in the server's documentation.
+        max_image_bytes: largest PNG that is sent, in bytes; None: no limit. Images are not resized.
 
     Raises:
         InvalidInputError: for a setting that cannot be used.
@@ -61,16 +61,29 @@ class RemoteSettings:
         self.answer_options()
 
     def answer_options(self) -> dict[str, Any]:
-        """What answers are asked with, unless a call says otherwise, by the names in `ANSWER_OPTIONS`."""
+        """The options of answers.
+
+        Returns:
+            Values by the names in `ANSWER_OPTIONS`.
+
+        Raises:
+            InvalidInputError: as in `checked_answer_options`.
+        """
         options = {name: getattr(self, name) for name in ANSWER_OPTIONS}
         return checked_answer_options({**options, "extra_body": dict(self.extra_body or {})})
 
 
 def checked_answer_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, if they can be used.
+    """Checks the options of answers.
+
+    Args:
+        options: values by the names in `ANSWER_OPTIONS`.
+
+    Returns:
+        The same.
 
     Raises:
-        InvalidInputError: naming the one that cannot.
+        InvalidInputError: naming the option that cannot be used.
     """
     if options["temperature"] is not None:
         check_number("temperature", options["temperature"], 0)

@@ -36,7 +36,7 @@ def runner(model, name=None, **options):
 
 
 def silenced(model):
-    """With the vision tower's attention off, a token shows its own pixels and no others."""
+    """With the vision tower's attention off, a token depends on its own pixels only."""
     tower = getattr(model.module.model, "visual", None) or model.module.model.vision_tower
     with torch.no_grad():
         for name, parameter in tower.named_parameters():
@@ -333,7 +333,7 @@ def test_edits_in_every_block_equal_a_mask_in_eager_attention(name):
 
 @pytest.mark.parametrize("window", [8, 20, 33, 47])
 def test_a_window_shorter_than_the_prompt(window):
-    """Prefill sees the window through the mask; while writing, the image moves out of the cache."""
+    """The prompt pass applies the window by the mask; during generation the image leaves the cache."""
     model, fresh = (tiny_gemma3(sliding_window=window) for _ in range(2))
     randomise(model.module), randomise(fresh.module)
     maps = check_against_eager(vp.wrap(model.module.eval(), model.processor), fresh.module.eval(), steps=8)
@@ -396,7 +396,7 @@ def test_drafts_are_refused():
 
 @pytest.mark.parametrize("name", ["gemma3", "paligemma-2"])
 def test_target_mass_leaves_what_a_window_hides(name):
-    """A region that a block's window has left behind gets nothing there, and its share elsewhere."""
+    """A region outside a block's window gets no attention there, and its target mass in other blocks."""
     made = tiny_gemma3(sliding_window=20) if name == "gemma3" else tiny_paligemma2(sliding_window=20)
     model = vp.wrap(randomise(made.module).eval(), made.processor)
     request = vp.Request(noise(high=255), region=(0, 0, 40, 30), query=QUESTION)
@@ -514,7 +514,7 @@ def test_frames_are_edited_in_the_packed_tower_pair_by_pair(name):
 
 @pytest.mark.parametrize("name", QWEN)
 def test_unleash_compares_the_packed_tower_with_a_plain_run(name):
-    """Nothing is amplified where nothing changed: the plain run's rows are put back together image by image."""
+    """Gains change nothing without a prompt: the reference rows are assembled image by image."""
     model = wrapped(name)
     images = [noise((72, 40), high=255), noise((40, 56), seed=1, high=255)]
     features = {}
@@ -563,7 +563,7 @@ def test_paligemma_takes_several_images(name):
 
 
 def test_a_scored_answer_is_read_forwards_only():
-    """In PaliGemma's prompt every word sees every other; an answer's words must not see those that come later."""
+    """In PaliGemma's prompt all tokens see each other; an answer's tokens must not see later ones."""
     model = wrapped("paligemma")
     request = vp.Request(noise(high=255), query=QUESTION)
     short, longer = runner(model).score([request], ["red", "red star"])[0]
@@ -652,7 +652,7 @@ def test_a_kernel_that_knows_what_is_causal_itself(name):
 
 
 class Kernel(torch.nn.Module):
-    """Stands for an attention module whose config names a kernel."""
+    """A stand-in for an attention module whose config names a kernel."""
 
     def __init__(self, name: str, causal: bool = True) -> None:
         super().__init__()

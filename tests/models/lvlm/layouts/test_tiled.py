@@ -1,4 +1,4 @@
-"""Families that cut images into tiles: where every token looks, at odd sizes, in several images, in videos."""
+"""Families that tile images: the pixels of every token, for odd sizes, several images and videos."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_frames_are_squashed_into_one_input(name):
 
 
 def test_vision_edits_stay_in_the_tiles_that_show_the_region(model):
-    """In a batch: the edited image is the second one, and only what shows the region's tile changes."""
+    """In a batch whose second image is edited, only the tokens of the region's tile change."""
     wh = (96, 96)
     vision = model.layout(wh).vision
     counts = [tile.grid_hw[0] * tile.grid_hw[1] for tile in vision.tiles]

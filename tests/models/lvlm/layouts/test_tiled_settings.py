@@ -1,4 +1,4 @@
-"""Families that cut images into tiles: the released settings, and settings that contradict each other."""
+"""Families that tile images: released settings, and settings that contradict each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE_336, SIDE_384 = {"height": 336, "width": 336}, {"height": 384, "width": 384
 
 
 def stand_in(processor, config, prefix: int = 0):
-    """What a layout asks a model for, with a family's released settings and without its weights."""
+    """A stand-in for a model with the attributes that layouts read: a family's released settings, no weights."""
     reader = SimpleNamespace(processor=processor.image_processor)
     return SimpleNamespace(name="stand-in", config=config, processor=processor, reader=reader, vision_prefix=prefix)
 
@@ -71,7 +71,7 @@ RELEASED = {
 @pytest.mark.parametrize("name", RELEASED)
 @pytest.mark.parametrize("wh", [(640, 480), (427, 641), (1111, 300)], ids=str)
 def test_tiles_of_the_released_processor_show_what_the_geometry_says(name, wh):
-    """Red grows with x and green with y: the mean colour of a patch is the place that it shows."""
+    """Red grows with x and green with y: the mean colour of a patch encodes its position."""
     model, layout = RELEASED[name]()
     x, y = np.meshgrid((np.arange(wh[0]) + 0.5) / wh[0], (np.arange(wh[1]) + 0.5) / wh[1])
     ramps = np.round(np.stack((x, y, np.zeros_like(x)), -1) * 255).astype(np.uint8)
@@ -129,7 +129,7 @@ def test_as_many_tokens_as_the_released_processor_makes(name):
 
 
 def test_idefics3_cuts_as_many_rows_and_columns_as_the_processor():
-    """Rounding at every resize: what its own count of tiles forgets is what the processor does."""
+    """The layout rounds at every resize as the processor does."""
     config = transformers.Idefics3Config(vision_config={"image_size": 32, "patch_size": 4}, scale_factor=2)
     for longest in (96, 97, 60, 20):
         images = transformers.Idefics3ImageProcessor(

@@ -1,1 +1,1 @@
-"""Which image token shows which pixels: one module per way of arranging tokens."""
+"""Layouts of image tokens: one module per way of arranging them."""

@@ -1,7 +1,7 @@
-"""Layouts of the families whose images keep their own resolution (Qwen-VL), and of PaliGemma and Gemma 3.
+"""Layouts of families whose images keep their own resolution (Qwen-VL), and of PaliGemma and Gemma 3.
 
-Sizes are never computed here by a copy of the processor's rule: the processor itself is run on an image of the right
-size that has no pixels (a tensor on torch's `meta` device), and says what it makes of it.
+The processor's rule for sizes is not copied: the processor itself is run on an image of the right size without pixel
+values (a tensor on torch's `meta` device).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PAN_AND_SCAN = (
 
 
 def _asked(model: LVLM, processor: Any, kind: str, shape: tuple[int, ...]) -> Any:
-    """What a processor makes of an image, or of a video, whose pixels have this shape.
+    """Runs a processor on an image or video whose pixels have the given shape; raises `UnsupportedError` if it fails.
 
     Raises:
         UnsupportedError: if it cannot take it.
@@ -56,15 +56,23 @@ def _asked(model: LVLM, processor: Any, kind: str, shape: tuple[int, ...]) -> An
 
 # -- Qwen2-VL, Qwen2.5-VL, Qwen3-VL -----------------------------------------------------------------------------------
 
-#: frames of a video that share image tokens
+#: number of frames of a video that share image tokens
 QWEN_FRAMES = 2
 
 
 def qwen_vl(model: LVLM, image_wh: Size, images: int) -> Layout:
     """One tile of the image's own shape; every image token shows a square of merged patches.
 
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat; not used.
+
+    Returns:
+        The layout.
+
     Raises:
-        UnsupportedError: for image processors that are not Qwen's, and settings that make no whole number of tokens.
+        UnsupportedError: for other image processors than Qwen's, and settings without a whole number of tokens.
     """
     processor = _qwen_processor(model, "image_processor")
     thw = _asked(model, processor, "image", (3, image_wh[1], image_wh[0]))["image_grid_thw"][0].tolist()
@@ -74,8 +82,16 @@ def qwen_vl(model: LVLM, image_wh: Size, images: int) -> Layout:
 def qwen_video(model: LVLM, frame_wh: Size, frames: int) -> list[Layout]:
     """One layout per pair of frames, which share image tokens; the last frame of an odd number is its own pair.
 
+    Args:
+        model: the LVLM.
+        frame_wh: width and height of the frames, pixels.
+        frames: number of frames.
+
+    Returns:
+        The layouts.
+
     Raises:
-        UnsupportedError: as `qwen_vl`, and for models that merge another number of frames.
+        UnsupportedError: as in `qwen_vl`, and for models that merge another number of frames.
     """
     processor = _qwen_processor(model, "video_processor")
     if int(processor.temporal_patch_size) != QWEN_FRAMES:
@@ -107,8 +123,15 @@ def _qwen_processor(model: LVLM, name: str) -> Any:
 
 
 def qwen_packing(model: LVLM, tiles: list[Tile]) -> tuple[np.ndarray, np.ndarray]:
-    """Tile and patch at every position of the vision tower's sequence: patches that make one token stand together, and
-    in Qwen2.5-VL the tokens of one attention window.
+    """The order of patches in the vision tower's sequence: patches of one token follow one another, and in Qwen2.5-VL
+    the tokens of one attention window.
+
+    Args:
+        model: the LVLM.
+        tiles: tiles of all images.
+
+    Returns:
+        For every position of the sequence the index of the tile, and of the patch in that tile.
     """
     vision = model.config.vision_config
     merge = int(vision.spatial_merge_size)
@@ -143,18 +166,38 @@ def _merged(model: LVLM, processor: Any, image_wh: Size, thw: list[int]) -> Layo
 
 
 def paligemma(model: LVLM, image_wh: Size, images: int) -> Layout:
-    """One tile of the vision tower's patches, in front of the text.
+    """One tile with the vision tower's patches, before the text.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat; not used.
+
+    Returns:
+        The layout.
 
     Raises:
-        UnsupportedError: if the processor makes images of another size than the tower was built for.
+        UnsupportedError: if the processor makes images of another size than the tower takes.
     """
     geometry = _fixed_size(model, model.reader.geometry(image_wh, "model"))
     return one_tile(geometry, vision=geometry)
 
 
 def paligemma_prompt(model: LVLM, images: int, text: str, system: str | None) -> str:
-    """PaliGemma has no chat template: images, then the text as it stands (its checkpoints know prefixes such as
-    `"answer en …"` and `"caption en"`; the processor adds the start token and the line break behind).
+    """The prompt of PaliGemma, which has no chat template: images, then the unchanged text. Its checkpoints know
+    prefixes such as `"answer en …"` and `"caption en"`; the processor adds the start token and the final line break.
+
+    Args:
+        model: the LVLM.
+        images: number of images.
+        text: the question.
+        system: system message; must be None.
+
+    Returns:
+        The text for the processor.
+
+    Raises:
+        UnsupportedError: for a system message.
     """
     if system is not None:
         raise UnsupportedError(f"{model.name} takes an image and a text, no system instruction.")
@@ -175,8 +218,16 @@ def _fixed_size(model: LVLM, geometry: Geometry) -> Geometry:
 
 
 def gemma3(model: LVLM, image_wh: Size, images: int) -> Layout:
-    """The whole image, squashed to a square, and with pan and scan its crops behind it; every image token is the
-    mean of a square of patches.
+    """The whole image squashed to a square, with pan and scan followed by its crops; every image token is the mean of a
+    square of patches.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat; not used.
+
+    Returns:
+        The layout.
 
     Raises:
         UnsupportedError: if patches do not divide into tokens, or the sizes of processor and tower differ.
@@ -207,14 +258,14 @@ def _crop(xyxy: Pixels, side: int, patches: int) -> Tile:
 
 def _pan_and_scan(model: LVLM, processor: Any, image_wh: Size) -> list[Pixels]:
     """The crops that the processor takes besides the whole image, as boxes of the image's pixels."""
-    # What the whole processor says goes before what its image processor says.
+    # Settings of the whole processor override those of its image processor.
     own = {name: getattr(processor, name, None) for name in ("do_pan_and_scan", *_PAN_AND_SCAN)}
     settings = {**own, **getattr(model.processor, "images_kwargs", {})}
     if not settings["do_pan_and_scan"]:
         return []
     chosen = {name: settings[name] for name in _PAN_AND_SCAN}
     width, height = image_wh
-    # It cuts an image without pixels; where the pieces were cut out is read off their addresses.
+    # The processor cuts an image without pixel values; the memory offsets of the crops give their positions.
     if hasattr(processor, "pan_and_scan_batched"):
         crops = processor.pan_and_scan_batched(torch.empty((1, 1, height, width), device="meta"), **chosen)
         starts = [int(crop.storage_offset()) for crop in crops]

@@ -1,7 +1,8 @@
-"""LVLMs whose tiles stay apart and whose tokens are squares of patches (pixel shuffle): Idefics3, SmolVLM, InternVL.
+"""Layouts of LVLMs whose tiles stay separate and whose tokens are squares of patches (pixel shuffle): Idefics3,
+SmolVLM, InternVL.
 
-The image is scaled to whole tiles, its aspect ratio given up a little, and cut; behind the tiles stands the whole
-image, squashed into one. Every tile's tokens are a run of their own, with text between them.
+The image is scaled to whole tiles, which changes its aspect ratio slightly, and cut; after the tiles comes the whole
+image, squashed into one tile. The tokens of every tile are consecutive, with text between the tiles.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from visprompt.geometry.analytic import Pair, Size
 from visprompt.geometry.geometry import Geometry
 from visprompt.models.lvlm.families import Layout, one_tile
-from visprompt.models.lvlm.layouts.tiled import TowerInput, refuse, setting, square, video_processor
+from visprompt.models.lvlm.layouts.tower_input import TowerInput, refuse, setting, square, video_processor
 
 if TYPE_CHECKING:
     from visprompt.models.lvlm.model import LVLM
 
-#: no image of Idefics3 gets larger; a constant of its processor, not one of its settings
+#: largest side of an image after Idefics3's resize, pixels; a constant of its processor, not a setting
 LARGEST_PX = 4096
 
 
 def _layout(image_wh: Size, tower: TowerInput, merged: int, tiles_hw: Size, whole: bool) -> Layout:
-    """Tiles that cover the image exactly, and the whole image behind them if it is asked for."""
+    """Tiles that cover the image exactly, followed by the whole image if `whole`."""
     rows, columns = tiles_hw
     scale: Pair = (columns * tower.side / image_wh[0], rows * tower.side / image_wh[1])
 
@@ -35,7 +36,7 @@ def _layout(image_wh: Size, tower: TowerInput, merged: int, tiles_hw: Size, whol
 
 
 def _tower_input(model: LVLM, side: int, merged: float) -> TowerInput:
-    """Checks that patches merge into whole tokens.
+    """Checks that patches merge into whole tokens, and makes the tower's input.
 
     Raises:
         UnsupportedError: if they do not.
@@ -51,6 +52,14 @@ def _tower_input(model: LVLM, side: int, merged: float) -> TowerInput:
 
 def idefics3(model: LVLM, image_wh: Size, images: int) -> Layout:
     """Tiles row by row, then the whole image; an image that fits into one tile is one tile only.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat; not used.
+
+    Returns:
+        The layout.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -72,6 +81,14 @@ def idefics3(model: LVLM, image_wh: Size, images: int) -> Layout:
 
 def smolvlm_video(model: LVLM, image_wh: Size, frames: int) -> list[Layout]:
     """Every frame is squashed into one input.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the frames, pixels.
+        frames: number of frames.
+
+    Returns:
+        One layout per frame.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -116,6 +133,14 @@ def _resized(model: LVLM, processor: Any, image_wh: Size) -> Size:
 def internvl(model: LVLM, image_wh: Size, images: int) -> Layout:
     """Tiles row by row, then a thumbnail; an image that takes one tile has no thumbnail.
 
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat; not used.
+
+    Returns:
+        The layout.
+
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
     """
@@ -127,6 +152,14 @@ def internvl(model: LVLM, image_wh: Size, images: int) -> Layout:
 
 def internvl_video(model: LVLM, image_wh: Size, frames: int) -> list[Layout]:
     """Every frame is squashed into one input.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the frames, pixels.
+        frames: number of frames.
+
+    Returns:
+        One layout per frame.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -152,9 +185,10 @@ def _internvl_tower(model: LVLM, processor: Any) -> tuple[TowerInput, int]:
 
 
 def _closest_grid(image_wh: Size, side: int, fewest: int, most: int) -> Size:
-    """Rows and columns of tiles: of all grids of so many tiles the one whose aspect ratio is closest to the image's.
+    """Rows and columns of tiles: among all grids with an allowed number of tiles, the one whose aspect ratio is closest
+    to the image's.
 
-    Among equally close ones a larger grid is taken as long as less than half of its pixels are made up.
+    Among equally close ones a larger grid is chosen if less than half of its pixels are interpolated.
     """
     grids = [
         (rows, columns)

@@ -1,8 +1,8 @@
-"""LVLMs that cut an image into tiles and lay what the vision tower saw of them together again: LLaVA-NeXT, OneVision.
+"""Layouts of LVLMs that cut an image into tiles and join the vision tower's outputs again: LLaVA-NeXT, OneVision.
 
-The image is scaled into the best of some canvases, a padding around it; the canvas is cut into tiles of the tower's
-input size. In front of the tiles stands the whole image, squashed into one. For the decoder the tiles' tokens are
-one grid again, without the rows or columns of padding, and with a newline token behind every row.
+The image is scaled into the best of several canvases, with padding around it; the canvas is cut into tiles of the
+tower's input size. The first tile is the whole image, squashed. The decoder gets the tokens of the other tiles as one
+grid, without the rows or columns of padding, and with a newline token after every row.
 """
 
 from __future__ import annotations
@@ -14,105 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visprompt.errors import UnsupportedError
 from visprompt.geometry.analytic import Pair, Size
 from visprompt.geometry.geometry import Geometry, Tile
 from visprompt.models.lvlm.families import Layout, one_tile
+from visprompt.models.lvlm.layouts.tower_input import TowerInput as TowerInput
+from visprompt.models.lvlm.layouts.tower_input import UnevenTile as UnevenTile
+from visprompt.models.lvlm.layouts.tower_input import refuse, setting, square, video_processor
 
 if TYPE_CHECKING:
     from visprompt.models.lvlm.model import LVLM
-
-
-def setting(size: Any, name: str) -> int | None:
-    """One number of what a processor calls a size, which is a dict or an object."""
-    found = size.get(name) if isinstance(size, dict) else getattr(size, name, None)
-    return None if found is None else int(found)
-
-
-def refuse(model: LVLM, reason: str) -> UnsupportedError:
-    """The error for settings under which the place of a token is not known."""
-    return UnsupportedError(f"{model.name}: where the tokens of an image lie is not known if {reason}.")
-
-
-def square(model: LVLM, value: Any, what: str) -> int:
-    """The side of something that has to be square, pixels.
-
-    Raises:
-        UnsupportedError: if it is not.
-    """
-    sides = set(value) if isinstance(value, list | tuple) else {value}
-    if len(sides) != 1:
-        raise refuse(model, f"{what} is {value}, not square")
-    return int(sides.pop())
-
-
-@dataclass(frozen=True)
-class TowerInput:
-    """What the vision tower makes of one input.
-
-    Args:
-        side: side of its square input, pixels.
-        patch: side of a patch, pixels; the rest of an input that is not a whole number of patches is ignored.
-
-    >>> TowerInput(384, 14).grid, TowerInput(384, 14).ignored
-    (27, 6)
-    """
-
-    side: int
-    patch: int
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.side // self.patch
-
-    @property
-    def ignored(self) -> int:
-        """Pixels at the right and lower border that no patch shows."""
-        return self.side - self.grid * self.patch
-
-    def whole(self, image_wh: Size, merged: int = 1) -> Tile:
-        """The whole image squashed into one input; `merged` patches each way make a token."""
-        return self.tile((self.side / image_wh[0], self.side / image_wh[1]), (0.0, 0.0), 0, 0, merged)
-
-    def tile(self, scale_xy: Pair, offset_xy: Pair, row: int, column: int, merged: int = 1) -> Tile:
-        """One input out of a canvas, `canvas_xy = scale_xy · image_xy + offset_xy`."""
-        offset = (offset_xy[0] - column * self.side, offset_xy[1] - row * self.side)
-        count, token = self.grid // merged, float(self.patch * merged)
-        return Tile(scale_xy, offset, (self.side, self.side), (count, count), (token, token))
-
-    def tiles(self, scale_xy: Pair, offset_xy: Pair, tiles_hw: Size, merged: int = 1) -> list[Tile]:
-        """All inputs of a canvas, row by row."""
-        rows, columns = tiles_hw
-        return [self.tile(scale_xy, offset_xy, row, column, merged) for row in range(rows) for column in range(columns)]
-
-    def pixels(self, borders: np.ndarray) -> np.ndarray:
-        """Borders of patches along a canvas, counted in patches → in pixels.
-
-        What a tile ignores counts to the patch before it, but behind the last one.
-        """
-        tile, inside = np.divmod(np.round(borders, 9), self.grid)
-        found: np.ndarray = tile * self.side + inside * self.patch
-        if inside[-1] == 0:
-            found[-1] -= self.ignored
-        return found
-
-
-@dataclass(frozen=True)
-class UnevenTile(Tile):
-    """A grid over several inputs whose borders the tower ignores, so that its patches are not evenly spaced.
-
-    Args:
-        borders_xy: borders of the patches along x `[columns + 1]` and y `[rows + 1]`, pixels of the input. The other
-            arguments describe the even grid that comes closest, which is what maps are drawn with.
-    """
-
-    borders_xy: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
-
-    def edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """Patch borders in original pixels: x `[columns + 1]` and y `[rows + 1]`."""
-        (sx, sy), (ox, oy) = self.scale_xy, self.offset_xy
-        return (np.asarray(self.borders_xy[0]) - ox) / sx, (np.asarray(self.borders_xy[1]) - oy) / sy
 
 
 # -- the canvas -------------------------------------------------------------------------------------------------------
@@ -123,7 +33,7 @@ class Canvas:
     """An image on the canvas that fits it best.
 
     Args:
-        image_wh: size of the image.
+        image_wh: width and height of the image, pixels.
         tiles_hw: rows and columns of tiles.
         scale_xy: with `offset_xy`: `canvas_xy = scale_xy · image_xy + offset_xy`.
         offset_xy: pixels of the canvas.
@@ -136,7 +46,16 @@ class Canvas:
 
     @classmethod
     def best(cls, image_wh: Size, sizes_hw: list[list[int]], side: int) -> Canvas:
-        """The canvas that keeps most of the image's pixels, and of those the one with the least padding."""
+        """Chooses the canvas that keeps most of the image's pixels, and among those the one with the least padding.
+
+        Args:
+            image_wh: width and height of the image, pixels.
+            sizes_hw: heights and widths of the canvases, pixels.
+            side: side of a tile, pixels.
+
+        Returns:
+            The image on that canvas.
+        """
         from transformers.image_processing_utils import select_best_resolution
 
         width, height = image_wh
@@ -151,9 +70,14 @@ class Canvas:
         return cls(image_wh, (canvas_h // side, canvas_w // side), (new_w / width, new_h / height), offset)
 
     def kept(self, grid: int) -> tuple[range, range]:
-        """Rows and columns of the canvas's patches that the decoder gets: those of the padding are cut off.
+        """The patches of the canvas that the decoder gets: those of the padding are cut off. The cut is counted in
+        whole patches, half at each end, so some padding may stay.
 
-        How much is cut off is counted in whole patches, half at each end, so some padding may stay.
+        Args:
+            grid: number of patches along a side of a tile.
+
+        Returns:
+            Their rows and columns.
         """
         width, height = self.image_wh
         rows, columns = self.tiles_hw[0] * grid, self.tiles_hw[1] * grid
@@ -165,7 +89,15 @@ class Canvas:
         return range(cut_h, rows - cut_h), range(cut_w, columns - cut_w)
 
     def assembled(self, tower: TowerInput, most: float = math.inf) -> Tile:
-        """The kept patches as one grid; if they are more than `most` by too much, a coarser one of about that many."""
+        """The kept patches as one grid; a coarser one if there are many more than `most`.
+
+        Args:
+            tower: the tower's input.
+            most: largest number of patches.
+
+        Returns:
+            The grid as a tile.
+        """
         rows, columns = self.kept(tower.grid)
         counts = [len(rows), len(columns)]
         ratio = math.sqrt(counts[0] * counts[1] / most)
@@ -192,11 +124,11 @@ class Canvas:
 
 
 def _tiled(canvas: Canvas, tower: TowerInput, most: float = math.inf) -> Layout:
-    """The whole image, then the canvas with a newline token behind every row."""
+    """The layout of the whole image, then the canvas with a newline token after every row."""
     first, base = tower.whole(canvas.image_wh), tower.grid**2
     vision = Geometry(canvas.image_wh, (first, *tower.tiles(canvas.scale_xy, canvas.offset_xy, canvas.tiles_hw)))
     kept = canvas.kept(tower.grid)
-    if not all(kept):  # a strip so thin that all of its canvas counts as padding
+    if not all(kept):  # an image so narrow that its whole canvas counts as padding
         return one_tile(Geometry(canvas.image_wh, (first,)), after=len(kept[0]), vision=vision)
     grid = canvas.assembled(tower, most)
     rows, columns = grid.grid_hw
@@ -210,7 +142,8 @@ def _tiled(canvas: Canvas, tower: TowerInput, most: float = math.inf) -> Layout:
 
 
 def _tower_input(model: LVLM, processor: Any) -> TowerInput:
-    """The input size that the processor makes and the vision tower takes, and the tower's patches.
+    """The input size that the processor makes and the vision tower takes; raises `UnsupportedError` if the two differ
+    or the processor crops.
 
     Raises:
         UnsupportedError: if the two differ, or the processor cuts something off.
@@ -238,7 +171,7 @@ def _canvas_sizes(model: LVLM, side: int) -> list[list[int]]:
 
 
 def _check_prefix(model: LVLM) -> None:
-    """Tokens only make a grid if those in front of the patches (CLS) are taken away, and nothing else."""
+    """Checks that the tokens before the patches (CLS) are removed and nothing else, so that the others form a grid."""
     strategy, prefix = model.config.vision_feature_select_strategy, model.vision_prefix
     if prefix != (1 if strategy == "default" else 0):
         before = f"{prefix} tokens before its patches"
@@ -249,7 +182,15 @@ def _check_prefix(model: LVLM) -> None:
 
 
 def llava_next(model: LVLM, image_wh: Size, images: int) -> Layout:
-    """Base image, then the unpadded canvas, whatever the number of images.
+    """The whole image, then the canvas without padding, for any number of images.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat; not used.
+
+    Returns:
+        The layout.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -260,7 +201,16 @@ def llava_next(model: LVLM, image_wh: Size, images: int) -> Layout:
 
 
 def llava_onevision(model: LVLM, image_wh: Size, images: int) -> Layout:
-    """As LLaVA-NeXT, made coarser if there are too many tokens; several images are not tiled but made square.
+    """As LLaVA-NeXT, with a coarser grid if there are too many tokens; several images are padded to squares and not
+    tiled.
+
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the image, pixels.
+        images: number of images in the chat.
+
+    Returns:
+        The layout.
 
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
@@ -287,6 +237,14 @@ def llava_onevision_video(model: LVLM, image_wh: Size, frames: int) -> list[Layo
     """Every frame is squashed into one input, whose patches are averaged down to half as many each way (rounded up);
     one newline token ends the video.
 
+    Args:
+        model: the LVLM.
+        image_wh: width and height of the frames, pixels.
+        frames: number of frames.
+
+    Returns:
+        One layout per frame.
+
     Raises:
         UnsupportedError: if the settings of processor and model contradict each other.
     """
@@ -302,15 +260,3 @@ def llava_onevision_video(model: LVLM, image_wh: Size, frames: int) -> list[Layo
     layouts = [one_tile(geometry, vision=Geometry(image_wh, (whole,))) for _ in range(frames)]
     layouts[-1] = one_tile(geometry, after=1, vision=Geometry(image_wh, (whole,)))
     return layouts
-
-
-def video_processor(model: LVLM) -> Any:
-    """The processor of videos.
-
-    Raises:
-        UnsupportedError: if the model came without one.
-    """
-    found = getattr(model.processor, "video_processor", None)
-    if found is None:
-        raise UnsupportedError(f"{model.name}: its processor takes no videos; ask about the frames as images.")
-    return found
