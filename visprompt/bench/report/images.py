@@ -45,7 +45,7 @@ def png_of(figure: Figure) -> bytes:
 
 def missing_plots() -> list[str]:
     """What a report says where figures cannot be drawn."""
-    return [] if plots.have_matplotlib() else ['Figures need matplotlib: pip install "visprompt-toolkit[plots]".']
+    return [] if plots.have_matplotlib() else [NO_PLOTS]
 
 
 def plotted(drawn: Mapping[str, tuple[Callable[[], Plot | None], str, str]]) -> dict[str, tuple[Figure, ...]]:
