@@ -97,7 +97,7 @@ def answered(name: str, path: Path, log: RowLog, **options: Any) -> Any:
     Says.asked.clear()
     questions = BENCHMARKS[name].read(path)
     outcome = answer_all(
-        questions, Writer(), options.pop("pointing", Condition("none")), log, make_runner=Says, **options
+        questions, Writer(), options.pop("condition", Condition("none")), log, make_runner=Says, **options
     )
     return questions, outcome
 

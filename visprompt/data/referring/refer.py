@@ -98,9 +98,7 @@ def _referred(coco: _Coco, entry: dict[str, Any], number: int, where: str) -> tu
     ref = entry.get("ref_id", f"entry{number}")
     annotated = coco.annotated.get(image_id)
     if annotated is None:
-        raise InvalidInputError(
-            f"{where}: {instances} has no image {image_id}; do the two belong together?"
-        )
+        raise InvalidInputError(f"{where}: {instances} has no image {image_id}; do the two belong together?")
     wanted = gold_ids(entry["ann_id"])
     boxes = [one["bbox"] for one in annotated if str(one["id"]) in wanted]
     gold = xyxy_from_xywh(boxes, f"{instances}, annotation {entry['ann_id']}")
