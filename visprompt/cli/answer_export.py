@@ -64,9 +64,7 @@ def answer(
         raise InvalidInputError(f"--out {out} is the question file itself, and would be overwritten: name another.")
     if out.suffix != known.suffix:
         raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
-    prompter_of(
-        prompter, options.preset, options.option, saved=True
-    )  # reports a wrong option before the model is loaded
+    prompter_of(prompter, options.preset, options.option, saved=True)  # reports a wrong option early
     chosen_fit = checked_fit(loading.fit)
     loaded = model_of(model, loading.device, loading.dtype, base_url)
     if not loaded.generates:
@@ -95,9 +93,8 @@ def answer(
     label = loaded.name if condition.strategy == "none" else f"{loaded.name} + {condition.label}"
     known.write(out, asked, answers, label, {"run": outcome.run, "prompter": condition.describe()})
     _warn_about(outcome.errors, len(outcome.rows) + len(outcome.errors), "asked")
-    again = f", {outcome.reused} of them from before" if outcome.reused else ""
-    written = f"wrote {len(answers)} answers{again} to {out} (for {known.evaluator}); every answer: {log.path}"
-    typer.echo(written, err=True)
+    again = f"answers, {outcome.reused} of them from before" if outcome.reused else "answers"
+    typer.echo(f"wrote {len(answers)} {again} to {out} (for {known.evaluator}); every answer: {log.path}", err=True)
     _show_scores(scores(outcome.rows), len(outcome.rows))
 
 

@@ -200,16 +200,14 @@ def evaluate(
 
     Args:
         task: what is asked.
-        model: as `load_model` returns it.
-        condition: how regions are pointed out.
+        model, condition: as `load_model` returns it; how regions are pointed out.
         samples: the data, of the type that the task takes.
         data: identity of the data (hash, split, …), a part of the run's hash.
         identity: what `model.describe()` returned, if known; computing it hashes all weights.
         log: file of rows. Rows of the same run in it are reused. None: nothing is written.
         limit: number of images to use, from the first; None: all.
         chunk: number of images per call of the runner; at most so many are lost when the process is killed.
-        progress: called with the number of images finished since its last call.
-        make_runner: see `Scorer`.
+        progress, make_runner: called with the number of images finished since its last call; see `Scorer`.
 
     Returns:
         The rows with accuracy and interval.

@@ -176,7 +176,7 @@ def scores(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         Rows with `kind` ("overall" last), `n`, `correct`, `accuracy` and `ci95` (Wilson's interval, or a bootstrap over
-            images if images have several questions); empty if no right answer is known.
+        images if images have several questions); empty if no right answer is known.
     """
     known = [row for row in rows if row.get("correct") is not None]
     if not known:

@@ -42,7 +42,7 @@ def map_quality(
 
     Returns:
         Rows with `source`, `block`, `share` (fraction of the mass in the box), `ci95` (normal, over questions),
-            `uniform` (the box's fraction of the tokens) and `n`.
+        `uniform` (the box's fraction of the tokens) and `n`.
 
     Raises:
         InvalidInputError: if no question is about exactly one object.

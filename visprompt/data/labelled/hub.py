@@ -81,24 +81,21 @@ def read_hub(
         validation: fraction of the training part that becomes the validation part if there is no such split.
         seed: seed of that random split, 0 or more.
         on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
-        columns: names of columns. A column that is not given is found by its declared feature: for images the only
-            image column that is not a mask; for labels the only column of class labels, or one called `label`; for the
-            others the usual names in `COLUMNS`.
+        columns: names of columns. Others are found: the only image column that is not a mask; the only column of class
+            labels, or one called `label`; for the rest the usual names in `COLUMNS`.
         classes: class names, a file of them, or their number; required for masks.
         zero_is_none: True: in masks, 0 stands for no class and the classes are numbered from 1.
         ignore_index: value of the mask's pixels that are left out of losses and metrics.
-        parts: the data set's split for each part, for example `{"train": "train", "test": "validation"}`; None: by the
-            splits' names.
+        parts: split of each part, for example `{"train": "train", "test": "validation"}`; None: by the splits' names.
         version: configuration and revision; None: the only configuration, at its latest revision.
-        name: name of the data set; None: its name on the hub, or the folder's name.
-        labels: False: only the column of images is read.
+        name, labels: name of the data set (None: that of hub or folder); False: only the images are read.
 
     Returns:
-        The three parts; the kind depends on the columns.
+        The parts; their kind depends on the columns.
 
     Raises:
         UnsupportedError: if the `datasets` package is not installed.
-        InvalidInputError: if the data set cannot be loaded, or the columns cannot be recognised.
+        InvalidInputError: if the data set cannot be loaded, or its columns are not clear.
     """
     wished, chosen = columns or ColumnSpec(), version or HubVersion()
     if wished.split is not None:

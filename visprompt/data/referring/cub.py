@@ -43,15 +43,14 @@ def read_cub(
     Args:
         where: the folder `CUB_200_2011`.
         split: "train" or "test" (the authors' split, from `train_test_split.txt`), or "all".
-        images: folder of the images; None: the folder `images` in `where`. No image is opened here; a missing one
-            becomes an error of its own items when a task opens it.
+        images: folder of the images, none of which is opened here; None: the folder `images` in `where`.
         merge_sides: True: "left eye" and "right eye" are both called "eye", and likewise legs and wings. This leaves 12
             of the 15 part names.
         problems: list to which a sentence is appended for what was left out; None: warn instead.
 
     Returns:
         One `PointedImage` for every bird with a visible part, in the order of `images.txt`. Points are pixels of the
-            original image; `extra` has `class` (the class number, from 1) and `bird_xyxy` (the bird's box in pixels).
+        original image; `extra` has `class` (the class number, from 1) and `bird_xyxy` (the bird's box in pixels).
 
     Raises:
         UnknownNameError: for a split that does not exist.
@@ -148,7 +147,7 @@ def _by_number(
     missing = [number for number in known or {} if number not in found]
     if missing:
         raise InvalidInputError(
-            f"{path} has no line for {len(missing)} of the {len(known or {})} images of images.txt, the first: "
+            f"{path} says nothing about {len(missing)} of the {len(known or {})} images of images.txt, the first: "
             f"{missing[0]}. Is the file cut off?"
         )
     return found

@@ -146,7 +146,7 @@ def shape_alpha(shape: str, radius_px: float, offset_xy: tuple[float, float], ti
 
     Returns:
         float32 array ``(side, side)`` in [0, 1] with ``side = 2 * ceil(radius_px) + 3``; the centre pixel is in the
-            middle.
+        middle.
     """
     half = int(np.ceil(radius_px)) + 1
     side = 2 * half + 1

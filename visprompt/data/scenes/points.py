@@ -33,8 +33,7 @@ def scene_points(
     Args:
         n: number of scenes.
         kind: kind of scene, as in `visprompt.data.scenes.world.scene`.
-        split: "train", "validation" or "test".
-        seed: an integer, 0 or more.
+        split, seed: "train", "validation" or "test"; an integer, 0 or more.
         size_wh: width and height of the images in pixels.
         points: number of points per scene, limited by its number of objects.
 

@@ -234,9 +234,6 @@ def scene(
         size_wh: Width and height in pixels, each at least 24.
         n_objects: Number of objects; by default drawn at random within the limits of ``kind``.
 
-    Returns:
-        The scene.
-
     Raises:
         ValueError: For an unknown split or kind, an image that is too small, a negative seed, or a number of objects
             outside the limits of the kind.
@@ -305,9 +302,7 @@ class SceneSequence(Sequence[Scene]):
 
     Slices are sequences too. Two passes give equal images.
 
-    Args:
-        indices: Indices of the scenes in the seed's sequence.
-        split, seed, kind, size_wh: As in `scene`.
+    The arguments are indices in the seed's sequence, and those of `scene`.
     """
 
     def __init__(self, indices: range, split: str, seed: int, kind: Kind, size_wh: tuple[int, int]) -> None:
