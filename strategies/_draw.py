@@ -223,15 +223,12 @@ def inside_share(regions: Sequence[Region], wh: tuple[int, int], shape: str) -> 
 
 @renamed_parameters(picture="image")
 def lay_over(image: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> Image.Image:
-    """Composites an image or a colour over an image.
+    """Returns a new image: an image or a colour composited over an image.
 
     Args:
         image: the lower image.
         top: the upper image, or a colour.
         share: opacity of `top`, `[H, W]` in [0, 1].
-
-    Returns:
-        A new image.
     """
     layer = top if isinstance(top, Image.Image) else Image.new("RGB", image.size, top)
     return Image.composite(layer, image, Image.fromarray(np.round(share * 255).astype(np.uint8)))

@@ -54,14 +54,11 @@ class Heatmap:
     raw: RawMap
 
     def over_image(self, interpolation: str = "lanczos", outside: float = 1.0) -> np.ndarray:
-        """The heatmap at the pixels of the image.
+        """The heatmap at the pixels of the image: `[H, W]`, float32 in [0, 1], in steps of 1/255.
 
         Args:
             interpolation: one of `INTERPOLATIONS`.
             outside: value of pixels that the model did not see.
-
-        Returns:
-            `[H, W]`, float32 in [0, 1], in steps of 1/255.
         """
         return over_image(self.values, self.geometry, interpolation, outside)
 
@@ -72,9 +69,7 @@ class Heatmap:
         return patch_means(self.over_image("bilinear", outside=0.0), geometry)
 
     def share_in(self, region: Region) -> float:
-        """The fraction of the heatmap's mass in a region; a uniform map gives the region's fraction of the image's
-        area.
-        """
+        """The fraction of the heatmap's mass in a region; a uniform map gives the region's fraction of the area."""
         total = float(self.values.sum())
         return float((self.values * self.geometry.coverage(region)).sum()) / total if total > 0 else 0.0
 
@@ -245,14 +240,5 @@ def _shares(edges: np.ndarray, count: int) -> np.ndarray:
 
 
 #: names of 0.4.0
-__getattr__ = renamed_names(
-    __name__,
-    {
-        "over_picture": "over_image",
-        "ALIGNMENTS": "strategies._views.ALIGNMENTS",
-        "View": "strategies._views.View",
-        "assembled": "strategies._views.assembled",
-        "views": "strategies._views.views",
-    },
-    globals(),
-)
+_MOVED = {name: f"strategies._views.{name}" for name in ("ALIGNMENTS", "View", "assembled", "views")}
+__getattr__ = renamed_names(__name__, {"over_picture": "over_image", **_MOVED}, globals())

@@ -125,12 +125,7 @@ def run_suite(
         UnsupportedError: if none of the models can be used.
     """
     started = time.monotonic()
-    for old, new in (("pictures", "examples"), ("listener", "progress")):
-        if old in options:
-            _warn(f"run_suite({old}=…)", f"{new}=…")
-    unknown = set(options) - set(RunOptions.__annotations__)
-    if unknown:
-        raise TypeError(f"run_suite() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+    _check_options(options)
     whole = load_suite(suite) if isinstance(suite, str | Path) else suite
     kind, images = kind_of(whole), options.get("images")
     if images is not None and kind.with_images is not None:
@@ -155,6 +150,16 @@ def run_suite(
     rows = _Run(context, kind, options.get("pictures", examples)).run()
     files, seconds = kind.extra(context), time.monotonic() - started
     return SuiteResult(whole, rows, context.problems, settings.out, context.examples, files, seconds)
+
+
+def _check_options(options: Any) -> None:
+    """Warns of the names that two arguments had in 0.4.0, and refuses arguments that do not exist."""
+    for old, new in (("pictures", "examples"), ("listener", "progress")):
+        if old in options:
+            _warn(f"run_suite({old}=…)", f"{new}=…")
+    unknown = set(options) - set(RunOptions.__annotations__)
+    if unknown:
+        raise TypeError(f"run_suite() got an unexpected keyword argument {sorted(unknown)[0]!r}")
 
 
 class _Run:

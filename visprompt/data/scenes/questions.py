@@ -21,10 +21,9 @@ object.
 first object is the nearest along that axis, whatever its position along the other. Target: the object that is *asked
 about*, not the red star.
 
-There are two difficulties. *Easy* images are those of `scenes.scene` with 2 to 4 objects (3 or 4 for leftmost and
-relation). *Hard* images are those of `scenes_small.small_scene` with 5 or 6 small objects, and the leftmost object
-(rightmost, …) is only two to five pixels from the next. A question depends only on (split, seed, difficulty, kind,
-number), and the splits are disjoint as those of the scenes are. This module imports no models.
+*Easy* images are those of `world.scene` with 2 to 4 objects (3 or 4 for leftmost and relation). *Hard* images are
+those of `small.small_scene` with 5 or 6 small objects, and the leftmost object (rightmost, …) is only two to
+five pixels from the next. A question depends only on (split, seed, difficulty, kind, number); splits are disjoint.
 """
 
 from __future__ import annotations

@@ -96,12 +96,8 @@ def prepare(model: LVLM, chats: Sequence[Chat]) -> ChatInputs:
             columns[row, start : start + len(at)] = at
             first, start = first + item.length, start + len(at)
     mask = inputs.get("attention_mask", torch.ones_like(ids))
-    vision = [
-        [tile.grid_hw[0] * tile.grid_hw[1] for tile in item.vision.tiles]
-        for group in layouts
-        for item in group
-        if item.vision is not None
-    ]
+    towers = [item.vision for group in layouts for item in group if item.vision is not None]
+    vision = [[tile.grid_hw[0] * tile.grid_hw[1] for tile in geometry.tiles] for geometry in towers]
     tensors = {
         name: item.to(model.device, model.dtype) if name.startswith("pixel_values") else item.to(model.device)
         for name, item in inputs.items()
