@@ -1,1 +1,1 @@
-"""Benchmark suites (YAML), published figures, and the speed benchmark."""
+"""Benchmark suites (YAML), published figures, and speed benchmarks."""

@@ -1,4 +1,4 @@
-"""How the speed benchmarks measure: ways in turns in one process, peak memory in processes of their own."""
+"""Measurement for the speed benchmarks: alternating calls in one process, peak memory in separate processes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,29 @@ from torch import Tensor, nn
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Fastest time of every call in seconds, measured in turns."""
+    """The shortest time of every call, measured in alternation.
+
+    Args:
+        calls: functions by name.
+        repeats: measured calls of each, after one to warm up.
+        clock: gives seconds.
+
+    Returns:
+        Seconds by name.
+    """
     best = dict.fromkeys(calls, float("inf"))
     for turn in range(repeats + 1):
         for name, call in calls.items():
             start = clock()
             call()
-            if turn:  # the first turn warms up
+            if turn:  # the first round warms up
                 best[name] = min(best[name], clock() - start)
     return best
 
 
 def peak_bytes() -> int:
-    """The high-water mark of this process's memory."""
-    # Linux hands a parent's ru_maxrss on to its children, so the high-water mark is read where there is one.
+    """The peak resident memory of this process, bytes."""
+    # On Linux a child inherits its parent's ru_maxrss, so VmHWM is read where it exists.
     status = Path("/proc/self/status")
     if status.exists():
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
@@ -43,29 +52,48 @@ Times = list[tuple[float, float]]
 
 
 def rounds_of(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, Times]:
-    """Wall and processor time in seconds of every round, measured in turns; who starts alternates."""
+    """Wall and processor time of every round, measured in alternation; the order is reversed every round.
+
+    Args:
+        calls: functions by name.
+        rounds: measured rounds, after one to warm up.
+
+    Returns:
+        (wall, processor) seconds per round, by name.
+    """
     times: dict[Any, Times] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         order = list(calls) if turn % 2 else list(reversed(calls))
         for name in order:
             wall, processor = time.perf_counter(), time.process_time()
             calls[name]()
-            if turn:  # the first turn warms up
+            if turn:  # the first round warms up
                 times[name].append((time.perf_counter() - wall, time.process_time() - processor))
     return times
 
 
 def ratio(times: Times, to: Times) -> list[str]:
-    """Medians of `times ÷ to`, round by round: wall and processor time."""
+    """Medians of `times ÷ to`, round by round.
+
+    Args:
+        times: (wall, processor) seconds per round.
+        to: the reference.
+
+    Returns:
+        The ratios of wall and of processor time, as text.
+    """
     return [f"{median(a[clock] / b[clock] for a, b in zip(times, to, strict=True)):.3f}" for clock in (0, 1)]
 
 
 def saved_bytes(step: Callable[[], Any], module: nn.Module) -> int:
-    """What autograd keeps for one backward pass, every storage once, a module's weights left out.
+    """The memory that autograd saves for one backward pass, every storage counted once.
 
     Args:
         step: forward and backward.
-        module: whose weights and buffers do not count.
+        module: its weights and buffers are not counted.
+
+    Returns:
+        Bytes.
     """
     weights = {item.untyped_storage().data_ptr() for item in module.state_dict().values()}
     seen: dict[int, int] = {}
@@ -82,11 +110,14 @@ def saved_bytes(step: Callable[[], Any], module: nn.Module) -> int:
 
 
 def peak_above(step: Callable[[], Any], first: Callable[[], Any]) -> int:
-    """Bytes of this process's high-water mark after two steps, above what it held before.
+    """The peak memory of this process during two steps, above its memory before.
 
     Args:
-        step: what is measured.
-        first: called before, so that what happens once does not count.
+        step: is measured.
+        first: called before, so that one-time allocations do not count.
+
+    Returns:
+        Bytes.
     """
     first()
     status = Path("/proc/self/status").read_text()
@@ -97,14 +128,14 @@ def peak_above(step: Callable[[], Any], first: Callable[[], Any]) -> int:
 
 
 def print_table(what: str, clock: str, head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> None:
-    """The figures with the circumstances that they depend on, for the terminal or for a page.
+    """Prints figures with the circumstances they depend on.
 
     Args:
-        what: what was measured, on which model.
-        clock: "wall" or "cpu"; "" where no time was measured.
+        what: what was measured, and on which model.
+        clock: "wall" or "cpu"; "" if no time was measured.
         head: one heading per column.
         rows: figures, as text.
-        markdown: as a Markdown table.
+        markdown: print a Markdown table.
     """
     clock = f"{clock} time, {torch.get_num_threads()} thread(s), " if clock else ""
     title = f"{what}, {clock}torch {torch.__version__}, {platform.machine()}"

@@ -1,13 +1,13 @@
-"""Does a language model's decoder look where a patch is that was learned on its vision tower alone?
+"""Attention gain in an LVLM's decoder of a patch that was learned on its vision tower alone.
 
-    python benchmarks/patch_decoder.py                      # bundled:scenes-llava and the patch that ships for it
+    python benchmarks/patch_decoder.py                      # bundled:scenes-llava and its bundled patch
     python benchmarks/patch_decoder.py --model llava-hf/llava-1.5-7b-hf --patch runs/patch --count 200 --markdown
 
-The attention gain as on encoders, of the decoder: the share of what falls on the image's image tokens that falls on
-the marked ones while the answer is written (mean over heads and the answer's tokens), against the same tokens of the
-image as it is. Places are squares of the patch's size anywhere in generated scenes, and questions are asked in turn
-that have nothing to do with them. The circle is inscribed in the square; random patches have the patch's shape and
-size, and colours drawn anew for every few images.
+The attention gain is defined as on encoders, for the decoder: the fraction of the attention on image tokens that falls
+on the marked ones during the answer (mean over heads and the answer's tokens), compared with the same tokens of the
+unmarked image. The marked squares have the patch's size and random positions in generated scenes; the questions do not
+refer to them. The circle is inscribed in the square; random patches have the patch's shape and size, and random colours
+that change every few images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import visprompt as vp
 from visprompt.data.scenes.unlabelled import generated
 from visprompt.tasks.gain import Masses, marked_square, mass_on, random_patch, summary
 
-#: asked in turn
+#: each image gets the next one
 QUESTIONS = (
     "what colour is the leftmost object?",
     "how many objects are there?",
@@ -37,14 +37,17 @@ _SEED, _RANDOM = 552, 16
 def decoder_masses(
     model: Any, prompters: Sequence[vp.Prompter] | None, images: Sequence[Image.Image], size: float, seed: int = _SEED
 ) -> Masses:
-    """Share of every decoder block's attention over the image that falls on the marked tokens, `[n, B]`.
+    """The fraction of every decoder block's attention on the image that falls on the marked tokens.
 
     Args:
         model: a vision-language model that sees an image in one tile.
-        prompters: mark the images in turn; None: nothing does.
-        images: any.
-        size: of the marked square, tokens of the vision tower.
-        seed: of the places.
+        prompters: mark the images in turn; None: no marker.
+        images: any images.
+        size: side of the marked square, tokens of the vision tower.
+        seed: of the positions.
+
+    Returns:
+        `[n, B]`, a value per image and block.
     """
     found: list[Masses] = []
     runners = [vp.Runner(model, one, batch_size=16, progress=False) for one in prompters or [None]]
@@ -61,7 +64,7 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="bundled:scenes-llava")
-    parser.add_argument("--patch", help="a saved patch; default: the one that ships for the model")
+    parser.add_argument("--patch", help="a saved patch; default: the bundled one for the model")
     parser.add_argument("--count", type=int, default=500, help="scenes")
     parser.add_argument("--side", type=int, default=64, help="of the scenes, pixels")
     parser.add_argument("--markdown", action="store_true")

@@ -1,13 +1,13 @@
-"""What is left of a patch's attention gain on the way from its file, through an image's file, to the model.
+"""The fraction of a patch's attention gain that remains after saving the patch and the image in files of 8 bits.
 
     python benchmarks/patch_survival.py                            # learns a patch on bundled:scenes-clip, 400 scenes
     python benchmarks/patch_survival.py --patch runs/patch --markdown
 
-Directly: the patch as it is learned, in floating point, averaged into the model's own input, behind resizing and
-normalising. As it is used: the saved patch of 8 bits, pasted into the image at its own resolution, 8 bits again, the
-image written to a file and read, then the model's own processor. Both mark the same places of the same images; what
-is given is the gain of the one over that of the other, with a 95 % interval from a bootstrap over images. A patch
-given with `--patch` has 8 bits already: the direct way then differs in the pixels alone.
+Directly: the learned patch in floating point, pasted into the model's normalised input. In use: the saved patch of 8
+bits, pasted into the image at its own resolution, the image rounded to 8 bits, written to a file and read, then the
+model's processor. Both mark the same positions in the same images; the result is the ratio of the gains, with a 95 %
+interval from a bootstrap over images. A patch from `--patch` has 8 bits already: the direct way then differs only in
+the pasting.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from visprompt.training.objectives.patch_attention import spread
 from visprompt.training.patch.pasting import Marks, Normalisation, paste_batch
 from visprompt.visual_prompt import Fit, VisualPrompt
 
-#: smaller than the bundled models' input, as large, larger, and not square
+#: (width, height), pixels: smaller than the bundled models' input, equal, larger, and not square
 SIZES = ((48, 48), (64, 64), (100, 100), (224, 224), (500, 500), (160, 100), (300, 500), (1024, 768))
-#: how an image gets into bytes: Pillow's format, and its options
+#: file formats: Pillow's format, and its options
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "PNG": ("PNG", {}),
     "JPEG 90": ("JPEG", {"quality": 90}),
@@ -51,15 +51,15 @@ Masses = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Survival:
-    """Gain in the last block, on images of one size.
+    """The attention gain in the last block, on images of one size.
 
     Args:
-        direct: of the patch in floating point at the model's input.
-        used: of the patch on its way through an image's file.
+        direct: gain of the patch in floating point at the model's input.
+        used: gain of the patch after saving and reading the image.
         kept: `used / direct`.
-        low: lower end of the 95 % interval of that.
-        high: upper end.
-        count: images.
+        low: lower bound of the 95 % interval of `kept`.
+        high: upper bound.
+        count: number of images.
     """
 
     direct: float
@@ -71,14 +71,14 @@ class Survival:
 
 
 class Way:
-    """One set of images with a place in each, to be marked in several ways.
+    """A set of images with a position in each, marked in several ways.
 
     Args:
         model: an encoder.
         images: of any sizes; the model's processor resizes them.
-        size: of the patch, tokens.
-        fit: how images are brought into the model's input.
-        seed: of the places.
+        size: side of the patch, tokens.
+        fit: how an image is brought to the input's size.
+        seed: of the positions.
     """
 
     def __init__(
@@ -97,10 +97,13 @@ class Way:
         self.under = np.stack([item.coverage(box) for item, box in zip(geometries, self.boxes, strict=True)])
 
     def direct(self, learned: Any) -> Masses:
-        """Attention under a patch that is put into the model's input, `[n]`; nothing is rounded to 8 bits.
+        """The attention under a patch that is pasted into the model's input without rounding to 8 bits.
 
         Args:
-            learned: a patch strategy, as it was learned.
+            learned: a patch strategy in floating point.
+
+        Returns:
+            `[n]`, fractions of the readout's attention.
         """
         colours, options = Normalisation.of(self.model.parts.reader), learned.options
         found = []
@@ -122,7 +125,7 @@ class Way:
         return np.asarray((np.concatenate(found) * self.under).sum(axis=1))
 
     def marks(self, part: slice) -> Marks:
-        """Where the patch is in the model's input, from where the boxes are in the images."""
+        """The boxes of some images in pixels of the model's input."""
         centres, sides = [], []
         for box, tile in zip(self.boxes[part], self.tiles[part], strict=True):
             x, y = ((a + b) / 2 * s + o for a, b, s, o in zip(*halves(box), tile.scale_xy, tile.offset_xy, strict=True))
@@ -131,18 +134,28 @@ class Way:
         return Marks(torch.tensor(centres).double(), torch.tensor(sides).double(), torch.ones(len(centres)).double())
 
     def spread_over(self, pixels: Tensor) -> NDArray[np.float32]:
-        """The last block's attention over the tokens of inputs that are ready, sum 1, `[n, P]`."""
+        """The last block's attention over the tokens of prepared inputs.
+
+        Args:
+            pixels: `[n, 3, h, w]`, normalised.
+
+        Returns:
+            `[n, P]`, each with sum 1.
+        """
         last = self.model.num_blocks - 1
         blank = VisualPrompt(Image.new("RGB", (pixels.shape[-1], pixels.shape[-2])))
         with self.model.prompting([blank] * len(pixels), read=[last], stop=True) as encode:
             return spread(encode(pixels.to(self.model.device, self.model.dtype)).attention[last]).cpu().numpy()
 
     def used(self, prompter: vp.Prompter | None = None, kind: str = "PNG") -> Masses:
-        """Attention on the same places of images that were marked, written and read again, `[n]`.
+        """The attention at the same positions of images that are marked, written to a file and read.
 
         Args:
-            prompter: marks them; None: nothing does.
-            kind: of file, one of `FILES`.
+            prompter: marks them; None: no marker.
+            kind: file format, one of `FILES`.
+
+        Returns:
+            `[n]`, fractions of the readout's attention.
         """
         images = self.images
         if prompter is not None:
@@ -155,34 +168,39 @@ class Way:
         return np.asarray((spreads * self.under).sum(axis=1))
 
     def compared(self, learned: Any, saved: vp.Prompter, kind: str = "PNG") -> Survival:
-        """The gain through files of one kind over the gain directly.
+        """Compares the gain after files of one format with the direct gain.
 
         Args:
-            learned: the patch as it was learned.
-            saved: the same, from its file.
-            kind: of file, one of `FILES`; what is compared with went through such a file too.
+            learned: the patch in floating point.
+            saved: the same patch, loaded from its file.
+            kind: file format, one of `FILES`; the unmarked images pass through the same format.
         """
-        there, used = self.direct(learned), self.used(saved, kind)
+        unrounded, used = self.direct(learned), self.used(saved, kind)
         before = self.used()
         plain = before if kind == "PNG" else self.used(kind=kind)
         count = len(self.images)
         drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
         gains = [
             now[drawn].mean(axis=1) / without[drawn].mean(axis=1) - 1
-            for now, without in ((used, plain), (there, before))
+            for now, without in ((used, plain), (unrounded, before))
         ]
         low, high = np.quantile(gains[0] / gains[1], [0.025, 0.975])
-        direct, through = float(there.mean() / before.mean() - 1), float(used.mean() / plain.mean() - 1)
+        direct, through = float(unrounded.mean() / before.mean() - 1), float(used.mean() / plain.mean() - 1)
         return Survival(direct, through, through / direct, float(low), float(high), count)
 
 
 def halves(box: Box) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A box's top left and bottom right corner."""
+    """The top left and the bottom right corner of a box, each (x, y)."""
     return (box.x0, box.y0), (box.x1, box.y1)
 
 
 def as_file(image: Image.Image, kind: str = "PNG") -> Image.Image:
-    """An image written to a file of this kind and read again."""
+    """The image after writing it to a file in memory and reading it, RGB.
+
+    Args:
+        image: the image.
+        kind: file format, one of `FILES`.
+    """
     form, options = FILES[kind]
     content = BytesIO()
     image.save(content, form, **options)
@@ -191,16 +209,19 @@ def as_file(image: Image.Image, kind: str = "PNG") -> Image.Image:
 
 
 def learn(model: vp.Model, folder: str, data: Any = None, **settings: Any) -> tuple[Any, vp.Prompter]:
-    """A patch as it was learned, still in floating point, and the same from the folder that it was saved to.
+    """Learns a patch and saves it.
 
     Args:
-        model: the teacher.
+        model: the model it is learned on.
         folder: where it is saved.
         data: as in `Patch.fit`.
         **settings: of `fit`.
+
+    Returns:
+        The patch in floating point, and the same loaded from its folder.
     """
     learned: Any = vp.Prompter.from_name("patch")
-    # The shared loop's own `fit`: a patch's throws away, in the end, what 8 bits do not hold.
+    # `Learned.fit`, since `Patch.fit` rounds the patch to 8 bits at the end.
     Learned.fit(learned, model, learned.splits(model, data), **settings)
     learned.save_pretrained(folder)
     return learned, vp.Prompter.from_pretrained(folder)
@@ -213,7 +234,7 @@ def main() -> None:
     parser.add_argument("--patch", help="a saved patch; without one, it is learned first, with the defaults")
     parser.add_argument("--count", type=int, default=400, help="scenes")
     parser.add_argument("--sizes", type=int, nargs="+", help="of square images, instead of the usual ones")
-    parser.add_argument("--seed", type=int, default=_SEED, help="of scenes and places")
+    parser.add_argument("--seed", type=int, default=_SEED, help="of scenes and positions")
     parser.add_argument("--fit", default="model", choices=["model", "pad", "squash"])
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()

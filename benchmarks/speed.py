@@ -1,18 +1,18 @@
-"""How much a prompt costs: FALIP on ViT-B/16 with many regions of one image, as ratios to one plain forward.
+"""The cost of a prompt: FALIP on ViT-B/16 with many regions of one image, as ratios to one plain forward.
 
     python benchmarks/speed.py                       # transformers, 1 3 10 30 100 regions
     python benchmarks/speed.py --backend open_clip --regions 10
     python benchmarks/speed.py --markdown
-    python benchmarks/speed.py tuning                # what a training step of learned prompts costs: speed_tuning.py
-    python benchmarks/speed.py patch                 # what a step of learning a patch costs: speed_patch.py
+    python benchmarks/speed.py tuning                # the cost of a training step of prompt tokens: speed_tuning.py
+    python benchmarks/speed.py patch                 # the cost of a training step of a patch: speed_patch.py
 
-Everything is measured in one process, in turns (plain, shared, plain, shared, …), because machines drift; the ratio of
-the fastest of each is reported. `--clock cpu` counts processor time on one thread instead of wall time: slower, but
-steady on a machine that other programs use as well. Weights are random: they do not change the cost.
+All calls are measured in one process, in alternation (plain, shared, plain, shared, …), since machines drift; the ratio
+of the shortest times is reported. `--clock cpu` measures processor time on one thread instead of wall time: slower, but
+stable on a shared machine. Weights are random, which does not change the cost.
 
-Rows: `shared` is what the Runner does (blocks before the first edit once, readouts folded into one sequence, the
-readout row alone in the last block); `expanded` shares the same blocks but runs the first edited block once per region;
-`each` is one whole forward per region, the way the authors' code works.
+Columns: `shared` is the Runner's way (blocks before the first edit run once, readouts are folded into one sequence, the
+last block computes the readout row alone); `expanded` shares the same blocks but runs the first edited block once per
+region; `each` is one whole forward per region, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from visprompt.models.preprocessing import ImagePixels
 
 
 def build(backend: str) -> vp.Model:
-    """A ViT-B/16 CLIP image tower with random weights."""
+    """A ViT-B/16 CLIP image tower with random weights, of one of the three backends."""
     torch.manual_seed(0)
     if backend == "transformers":
         from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -61,7 +61,12 @@ def build(backend: str) -> vp.Model:
 
 
 def prompts(model: vp.Model, regions: int) -> list[vp.VisualPrompt]:
-    """FALIP prompts (the authors' settings: blocks 8 to 11) for random boxes of one image."""
+    """FALIP prompts (the authors' settings: blocks 8 to 11) for random boxes of one image.
+
+    Args:
+        model: gives the geometry.
+        regions: number of boxes.
+    """
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8))
     corners = random.integers(0, 140, (regions, 2))
@@ -70,7 +75,13 @@ def prompts(model: vp.Model, regions: int) -> list[vp.VisualPrompt]:
 
 
 def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: ImagePixels) -> Callable[[], Any]:
-    """Sharing without folding, for comparison."""
+    """A function that encodes with shared blocks and without folding, for comparison.
+
+    Args:
+        model: the model.
+        items: prompts on one image.
+        cache: preprocessed pixels.
+    """
     from dataclasses import replace
 
     plain = vp.Model(
@@ -80,7 +91,16 @@ def expanded(model: vp.Model, items: list[vp.VisualPrompt], cache: ImagePixels) 
 
 
 def own_peak(backend: str, regions: int, batch: int) -> float:
-    """Peak memory of this process in GiB after one shared forward; fewer than one region: after a plain one."""
+    """Peak memory of this process after one shared forward.
+
+    Args:
+        backend: the library.
+        regions: number of regions; fewer than one: a plain forward.
+        batch: regions per forward.
+
+    Returns:
+        GiB.
+    """
     model = build(backend)
     items = prompts(model, max(regions, 1))
     if regions < 1:
@@ -92,7 +112,16 @@ def own_peak(backend: str, regions: int, batch: int) -> float:
 
 
 def peak_gib(backend: str, regions: int, batch: int) -> float:
-    """`own_peak` in a process of its own, so that no other measurement counts."""
+    """`own_peak` in a separate process, so that other measurements do not count.
+
+    Args:
+        backend: the library.
+        regions: number of regions; 0: a plain forward.
+        batch: regions per forward.
+
+    Returns:
+        GiB.
+    """
     command = [sys.executable, __file__, "--backend", backend, "--peak-of", str(regions or -1), "--batch", str(batch)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -168,18 +197,6 @@ def main() -> None:
     ]
     what = f"FALIP, ViT-B/16, {arguments.backend}"
     print_table(what, arguments.clock, head, rows, arguments.markdown)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--backend", choices=["transformers", "open_clip", "timm"], default="transformers")
-    parser.add_argument("--regions", type=int, nargs="+", default=[1, 3, 10, 30, 100])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--batch", type=int, default=64, help="regions per forward, as in the Runner")
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What API's heatmaps cost, as a ratio to the plain forward of the same images and questions: CLIP ViT-B/16.
+"""The cost of API's heatmaps, as a ratio to the plain forward of the same images and questions: CLIP ViT-B/16.
 
     python benchmarks/speed_api.py
     python benchmarks/speed_api.py --clock cpu --backend open_clip --markdown
 
-Measured in one process, in turns, because machines drift; the ratio of the fastest of each is reported. Weights are
-random: they do not change the cost. Images are prepared in every way alike, so that their cost is in none.
+All calls are measured in one process, in alternation, since machines drift; the ratio of the shortest times is
+reported. Weights are random, which does not change the cost. All calls prepare the images in the same way.
 
-Rows: `plain` embeds the images and the questions; `maps` gives Ψ_cls and S of every image and question besides;
-`strategy` is all that `api` does: preparing the images, maps, masks, overlays (against `plain` with its preparing).
+Columns: `plain` embeds the images and the questions; `maps` also computes Ψ_cls and S of every image and question;
+`strategy` is all of `api`: preparation of the images, maps, masks and overlays (`plain` includes the preparation too).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUESTION = "what does the small red sign on the left say and who is the person b
 
 
 def build(backend: str) -> vp.Model:
-    """A CLIP ViT-B/16 with its text tower, random weights."""
+    """A CLIP ViT-B/16 with its text tower and random weights, of one of the backends."""
     torch.manual_seed(0)
     import open_clip
 
@@ -54,7 +54,7 @@ def build(backend: str) -> vp.Model:
 
 
 def material(count: int) -> tuple[list[Image.Image], list[str]]:
-    """Images of the model's size and questions."""
+    """Random images of the model's input size, and questions."""
     random = np.random.default_rng(0)
     images = [Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(count)]
     return images, [" ".join(random.permutation(QUESTION.split())) for _ in range(count)]

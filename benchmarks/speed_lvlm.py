@@ -1,15 +1,15 @@
-"""What reading and editing costs an LVLM: `generate` of 32 tokens, as ratios to the plain call.
+"""The cost of reading and editing an LVLM's attention: `generate` of 32 tokens, as ratios to the plain call.
 
     python benchmarks/speed_lvlm.py
     python benchmarks/speed_lvlm.py --clock cpu --markdown
 
 A LLaVA-shaped model with random weights (CLIP ViT-B/16 at 224 px, 196 image tokens, a Llama decoder of 12 blocks and
-width 768: about 250 M parameters) answers one question about one image. All ways are measured in one process, in
-turns, because machines drift; the ratio of the fastest of each is reported. Weights do not change the cost.
+width 768: about 250 M parameters) answers one question about one image. All calls are measured in one process, in
+alternation, since machines drift; the ratio of the shortest times is reported. Weights do not change the cost.
 
 Rows: `read 1 block` keeps one decoder block's map for every token of the answer; `read all` every block's; `FALIP`
-biases the text's attention in every block; `eager` is what `output_attentions` needs: the whole model without a fused
-kernel, every row of every block kept. Peak memory is measured in processes of their own, above the plain call's.
+biases the text's attention in every block; `eager` is `output_attentions`: the whole model without a fused kernel,
+every attention row of every block kept. Peak memory is measured in separate processes, above that of the plain call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BLOCK = 7
 
 
 def build() -> vp.Model:
-    """The LLaVA-shaped model, float32."""
+    """The LLaVA-shaped model with random weights, float32."""
     import transformers
 
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def build() -> vp.Model:
 
 
 def calls(model: vp.Model) -> dict[str, Callable[[], Any]]:
-    """Every way of answering."""
+    """The functions to measure, by name; each answers one question."""
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     request = vp.Request(
         Image.fromarray(noise), region=vp.Box(60, 60, 150, 150), query="what is the dog on the left of"
@@ -90,8 +90,12 @@ def calls(model: vp.Model) -> dict[str, Callable[[], Any]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description="What reading and editing costs an LVLM.")
+    """Measures and prints a table.
+
+    Args:
+        arguments: the command line; None: that of the process.
+    """
+    parser = argparse.ArgumentParser(description="The cost of reading and editing an LVLM's attention.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")

@@ -1,15 +1,15 @@
-"""What a step of learning a patch costs, against a plain forward and backward to the pixels: ViT-B/16, 224 px, batch 8.
+"""The cost of a training step of a patch, relative to a plain forward and backward to the pixels: ViT-B/16, batch 8.
 
-    python benchmarks/speed.py patch                         # timm's ViT and transformers' CLIP: read through CLS
-    python benchmarks/speed.py patch --models siglip mae     # read through a pooling probe, through all patches
-    python benchmarks/speed.py patch --at -1 5 --markdown    # block 5 alone: those behind it do not run
+    python benchmarks/speed.py patch                         # timm's ViT and transformers' CLIP: CLS readout
+    python benchmarks/speed.py patch --models siglip mae     # readouts: pooling probe, mean of the patches
+    python benchmarks/speed.py patch --at -1 5 --markdown    # block 5 alone: later blocks do not run
 
-The reference step (`plain`) is the model's own forward, with its own fused attention, and a backward from what it makes
-of an image to the pixels: the least that any method has to do which changes the image by gradients. Ours is a whole
-step of `visprompt fit patch` behind the reading of images: the neural prior makes the patch, places are drawn, it is
-pasted, the frozen encoder runs, the readout's row of attention is read, the divergence goes back to the prior's
-weights, and AdamW changes these. Both run in one process in turns; what is given is the median over rounds, of ratios
-the median of each round's own, in wall and in processor time. Weights are random: they do not change the cost.
+The reference step (`plain`) is the model's own forward, with its own fused attention, and a backward from the readout
+to the pixels: the minimum for any method that changes the image by gradients. Ours is a whole step of `visprompt fit
+patch` without the loading of images: the neural prior computes the patch, positions are drawn, the patch is pasted, the
+frozen encoder runs, the readout's attention is read, the divergence is propagated back to the prior's weights, and
+AdamW updates these. Both run in one process in alternation; medians over rounds are reported (of ratios, the median of
+each round's ratio), of wall and of processor time. Weights are random, which does not change the cost.
 
 Memory is as in `speed.py tuning`.
 """
@@ -45,8 +45,8 @@ class Subject:
     """A frozen model, and its own forward.
 
     Args:
-        model: wrapped.
-        own: pixels `[n, 3, h, w]` → what it is read through, `[n, d]`.
+        model: the wrapped model.
+        own: pixels `[n, 3, h, w]` → readout `[n, d]`.
     """
 
     model: vp.Model
@@ -54,7 +54,7 @@ class Subject:
 
 
 def timm_vit(depth: int) -> Subject:
-    """timm's ViT, read through CLS."""
+    """timm's ViT, CLS readout."""
     import timm
 
     module = timm.create_model("vit_base_patch16_224", num_classes=0, depth=depth).eval()
@@ -63,7 +63,7 @@ def timm_vit(depth: int) -> Subject:
 
 
 def clip(depth: int) -> Subject:
-    """transformers' CLIP, read through CLS."""
+    """transformers' CLIP, CLS readout."""
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
@@ -74,7 +74,7 @@ def clip(depth: int) -> Subject:
 
 
 def siglip(depth: int) -> Subject:
-    """transformers' SigLIP: no CLS, a pooling probe behind the last block."""
+    """transformers' SigLIP: no CLS, a pooling probe after the last block."""
     from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
     config = SiglipVisionConfig(num_hidden_layers=depth, image_size=SIDE)
@@ -83,13 +83,13 @@ def siglip(depth: int) -> Subject:
 
 
 def mae(depth: int) -> Subject:
-    """transformers' ViTMAE without masking, read through the mean of its patches: every row of attention is needed."""
+    """transformers' ViTMAE without masking; the readout is the mean of the patches, which needs every attention row."""
     from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEModel
 
     module = ViTMAEModel(ViTMAEConfig(mask_ratio=0.0, num_hidden_layers=depth)).eval()
 
     def own(pixels: Tensor) -> Tensor:
-        noise = torch.arange(196.0).expand(len(pixels), -1)  # its random order, which nothing is masked by
+        noise = torch.arange(196.0).expand(len(pixels), -1)  # sets the order of the patches; none is masked
         return module(pixel_values=pixels, noise=noise).last_hidden_state[:, 1:].mean(1)
 
     return Subject(vp.wrap(module, ViTImageProcessor()), own)
@@ -99,13 +99,13 @@ BUILD: dict[str, Callable[[int], Subject]] = {"timm": timm_vit, "clip": clip, "s
 
 
 class Step:
-    """One step, again and again.
+    """A training step that can be repeated.
 
     Args:
         subject: the model.
-        at: the block whose attention teaches, or `PLAIN`: forward and backward to the pixels alone.
-        batch: images.
-        size: of the patch, tokens.
+        at: the block whose attention is trained, or `PLAIN`: forward and backward to the pixels alone.
+        batch: number of images.
+        size: side of the patch, tokens.
     """
 
     def __init__(self, subject: Subject, at: str, batch: int, size: float = 3.0) -> None:
@@ -139,13 +139,24 @@ class Step:
 
 
 def own_peak(name: str, depth: int, at: str, batch: int, size: float) -> int:
-    """Bytes of this process's high-water mark above what it held before its first step."""
+    """Peak memory of this process during a step, above its memory before the first step.
+
+    Args:
+        name: of the model, one of `MODELS`.
+        depth: number of blocks.
+        at: as in `Step`.
+        batch: number of images.
+        size: side of the patch, tokens.
+
+    Returns:
+        Bytes.
+    """
     step = Step(BUILD[name](depth), at, batch, size)
-    return peak_above(step, Step(step.subject, at, 1, size))  # what happens once, on one image
+    return peak_above(step, Step(step.subject, at, 1, size))  # one-time allocations, on one image
 
 
 def peak_mib(name: str, depth: int, at: str, batch: int, size: float) -> float:
-    """`own_peak` in a process of its own."""
+    """`own_peak` in a separate process, in MiB; the same arguments."""
     speed = Path(__file__).with_name("speed.py")
     command = [sys.executable, str(speed), "patch", "--models", name, f"--peak-of={at}", "--blocks", str(depth)]
     command += ["--batch", str(batch), "--size", str(size), "--threads", str(torch.get_num_threads())]
@@ -156,11 +167,11 @@ def main(arguments: list[str]) -> None:
     """Prints a table.
 
     Args:
-        arguments: of the command line, behind `patch`.
+        arguments: the command line after `patch`.
     """
     parser = argparse.ArgumentParser(prog="speed.py patch", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", choices=MODELS, nargs="+", default=["timm", "clip"])
-    parser.add_argument("--at", nargs="+", default=["-1"], help="blocks whose attention teaches, one row for each")
+    parser.add_argument("--at", nargs="+", default=["-1"], help="blocks whose attention is trained, one row for each")
     parser.add_argument("--size", type=float, default=3.0, help="of the patch, tokens")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=8)
@@ -180,7 +191,7 @@ def main(arguments: list[str]) -> None:
     for name in given.models:
         subject = BUILD[name](given.blocks)
         last = subject.model.num_blocks - 1
-        # A pooling probe can only be learned from where it is.
+        # With a pooling probe only the probe's own attention can be trained.
         wanted = ["-1"] if subject.model.tower.readout == "probe" else list(dict.fromkeys(given.at))
         steps = {at: Step(subject, at, given.batch, given.size) for at in (PLAIN, *wanted)}
         times = rounds_of(dict(steps), given.rounds)

@@ -1,16 +1,16 @@
-"""What a training step with gated prompts and temperatures costs, against plain prepended prompts: ViT-B/16.
+"""The cost of a training step with gated prompts and temperatures, relative to plain prompt tokens: ViT-B/16.
 
     python benchmarks/speed.py tuning                         # timm and transformers, float32 and bfloat16
     python benchmarks/speed.py tuning --models timm open_clip beit --rounds 5 --markdown
 
-The reference step (`plain`) is what one would write by hand: m learned tokens concatenated behind CLS, the model's own
-blocks with the model's own fused attention, a linear head; the model is frozen, one forward, one backward, one step of
-SGD. Ours is the same with `model.prompting`: the prompt tokens, a gate between any two blocks, a temperature in every
-block. Both run in one process in turns; what is given is the median over rounds, of ratios the median of each round's
-own, in wall and in processor time. Weights are random: they do not change the cost.
+The reference step (`plain`) is a hand-written one: m learned tokens concatenated after CLS, the model's own blocks with
+the model's own fused attention, a linear head; the model is frozen, one forward, one backward, one step of SGD. Ours is
+the same with `model.prompting`: the prompt tokens, a gate between any two blocks, a temperature in every block. Both
+run in one process in alternation; medians over rounds are reported (of ratios, the median of each round's ratio), of
+wall and of processor time. Weights are random, which does not change the cost.
 
-Memory: *saved* are the bytes of all tensors that autograd keeps for the backward pass, weights left out; *peak* is the
-high-water mark of a process that does nothing else, above what it held before its first step.
+Memory: *saved* are the bytes of all tensors that autograd saves for the backward pass, without weights; *peak* is the
+peak memory of a separate process, above its memory before the first step.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ WAYS = ("plain", "ours")
 
 @dataclass(frozen=True)
 class Subject:
-    """A frozen model and the same forward by hand.
+    """A frozen model and a hand-written forward with prompt tokens.
 
     Args:
-        model: wrapped.
+        model: the wrapped model.
         by_hand: `(pixels [n, 3, h, w], prompts [1, m, d])` → embeddings `[n, d]`.
     """
 
@@ -52,12 +52,21 @@ class Subject:
 
 
 def behind_cls(hidden: Tensor, prompts: Tensor, own: int = 1) -> Tensor:
-    """`[n, N, d]` with m prompts behind the model's own `own` tokens."""
+    """Inserts prompt tokens after the model's own leading tokens.
+
+    Args:
+        hidden: `[n, N, d]`.
+        prompts: `[1, m, d]`.
+        own: number of the model's leading tokens.
+
+    Returns:
+        `[n, N + m, d]`.
+    """
     return torch.cat((hidden[:, :own], prompts.expand(len(hidden), -1, -1), hidden[:, own:]), dim=1)
 
 
 def timm_vit(depth: int) -> Subject:
-    """timm's ViT, read through CLS."""
+    """timm's ViT, CLS readout."""
     import timm
 
     module = timm.create_model("vit_base_patch16_224", num_classes=0, depth=depth).eval()
@@ -72,7 +81,9 @@ def timm_vit(depth: int) -> Subject:
 
 
 def timm_beit(depth: int) -> Subject:
-    """timm's BEiT: each block has a bias over positions, which is made for the prompts as well; mean of the patches."""
+    """timm's BEiT: each block has a relative position bias, which is padded for the prompts; readout: mean of the
+    patches.
+    """
     import timm
 
     module = timm.create_model("beit_base_patch16_224", num_classes=0, depth=depth).eval()
@@ -101,7 +112,7 @@ def timm_beit(depth: int) -> Subject:
 
 
 def transformers_vit(depth: int) -> Subject:
-    """transformers' ViT, read through CLS."""
+    """transformers' ViT, CLS readout."""
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
     module = ViTModel(ViTConfig(num_hidden_layers=depth), add_pooling_layer=False).eval()
@@ -116,7 +127,7 @@ def transformers_vit(depth: int) -> Subject:
 
 
 def transformers_mae(depth: int) -> Subject:
-    """transformers' ViTMAE without masking, read through the mean of its patches."""
+    """transformers' ViTMAE without masking; readout: mean of the patches."""
     from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEModel
 
     module = ViTMAEModel(ViTMAEConfig(mask_ratio=0.0, num_hidden_layers=depth)).eval()
@@ -132,7 +143,7 @@ def transformers_mae(depth: int) -> Subject:
 
 
 def open_clip_vit(depth: int) -> Subject:
-    """open_clip's image tower, with its projection."""
+    """open_clip's image tower with its projection."""
     import open_clip
 
     module, _, transform = open_clip.create_model_and_transforms("ViT-B-16")
@@ -158,16 +169,16 @@ BUILD: dict[str, Callable[[int], Subject]] = {
 
 
 class Step:
-    """One training step, again and again.
+    """A training step that can be repeated.
 
     Args:
         subject: the model.
         way: `"plain"` or `"ours"`.
-        batch: images.
-        count: m, prompt tokens.
-        half: under bfloat16 autocast.
-        temper: ours with temperatures.
-        gated: ours with gates.
+        batch: number of images.
+        count: m, number of prompt tokens.
+        half: whether to use bfloat16 autocast.
+        temper: whether "ours" has temperatures.
+        gated: whether "ours" has gates.
     """
 
     def __init__(
@@ -192,11 +203,11 @@ class Step:
         self.image = Image.new("RGB", (SIDE, SIDE))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bfloat16 or nothing."""
+        """A bfloat16 autocast if `half`, otherwise a scope without effect."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
 
     def loss(self, embeddings: Tensor) -> Tensor:
-        """Of the linear head."""
+        """Cross-entropy of the linear head on embeddings `[n, d]`."""
         return F.cross_entropy(self.head(embeddings).float(), self.labels)
 
     def __call__(self) -> None:
@@ -222,13 +233,25 @@ class Step:
 
 
 def own_peak(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> int:
-    """Bytes of this process's high-water mark above what it held before its first step."""
+    """Peak memory of this process during a step, above its memory before the first step.
+
+    Args:
+        name: of the model, one of `MODELS`.
+        depth: number of blocks.
+        way: `"plain"` or `"ours"`.
+        batch: number of images.
+        count: number of prompt tokens.
+        half: whether to use bfloat16 autocast.
+
+    Returns:
+        Bytes.
+    """
     step = Step(BUILD[name](depth), way, batch, count, half)
-    return peak_above(step, Step(step.subject, way, 1, count, half))  # what happens once, on one image
+    return peak_above(step, Step(step.subject, way, 1, count, half))  # one-time allocations, on one image
 
 
 def peak_mib(name: str, depth: int, way: str, batch: int, count: int, half: bool) -> float:
-    """`own_peak` in a process of its own."""
+    """`own_peak` in a separate process, in MiB; the same arguments."""
     speed = Path(__file__).with_name("speed.py")
     command = [sys.executable, str(speed), "tuning", "--models", name, "--peak-of", way]
     command += [
@@ -248,7 +271,7 @@ def main(arguments: list[str]) -> None:
     """Prints a table.
 
     Args:
-        arguments: of the command line, behind `tuning`.
+        arguments: the command line after `tuning`.
     """
     parser = argparse.ArgumentParser(prog="speed.py tuning", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", choices=MODELS, nargs="+", default=["timm", "transformers"])
@@ -257,7 +280,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--blocks", type=int, default=12, help="fewer than 12 for a quick look")
-    parser.add_argument("--parts", action="store_true", help="ours without temperatures, and without gates, as well")
+    parser.add_argument("--parts", action="store_true", help="also ours without temperatures, without gates")
     parser.add_argument("--no-peak", action="store_true", help="leave out the processes that measure peak memory")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--peak-of", choices=WAYS, help=argparse.SUPPRESS)

@@ -4,7 +4,7 @@
     python examples/a_benchmark_of_ones_own.py --model openai/clip-vit-base-patch16
 
 The task is made of generated scenes, so nothing is downloaded. docs/benchmarks.md has the sources that read data of
-your own. When it is started again, the rows that are there are used again.
+your own. When it is started again, existing rows are reused.
 """
 
 import argparse

@@ -4,14 +4,15 @@
     python examples/learn_a_patch.py photos/ --model facebook/dinov2-small --epochs 12
 
 Without arguments it learns on a few generated scenes for some seconds, and compares the result with the patch that
-ships with the package, which was learned in the same way for longer. patch-progress.png shows how it came about.
+ships with the package, which was learned in the same way for longer. patch-progress.png shows the patch at several
+steps of the training.
 """
 
 import argparse
 from pathlib import Path
 
 import visprompt as vp
-from visprompt.data.labelled.unlabelled import generated
+from visprompt.data.scenes.unlabelled import generated
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
         measured["that ships"] = shipped.evaluate(model, data.test)
     for name, figures in measured.items():
         gain, low, high = (figures[key] for key in ("gain", "gain_low", "gain_high"))
-        shares = f"{figures['mass_without']:.0%} to {figures['mass']:.0%} of the attention on the marked place"
+        shares = f"{figures['mass_without']:.0%} to {figures['mass']:.0%} of the attention on the marked square"
         print(f"patch {name}: from {shares}, a gain of {gain:.2f} (95 % interval {low:.2f} to {high:.2f})")
     print(f"wrote {given.out / 'patch.png'} and {given.out / 'patch-progress.png'}")
 

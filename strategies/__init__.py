@@ -1,1 +1,1 @@
-"""The strategies that come with visprompt, one module each; plug-ins register theirs through the same entry points."""
+"""The built-in strategies, one module each; plug-ins register theirs through the same entry points."""

@@ -1,4 +1,7 @@
-"""What the manual markers share: colours, shapes and drawing. No model, no registry."""
+"""Shared parts of the drawn markers: colours, checks of options, fractional masks of shapes, and compositing.
+
+Imports no model and no registry.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,17 @@ SHAPES = ("mask", "box")
 
 
 def parse_colour(value: Any, known: dict[str, Rgb] | None = None) -> Rgb:
-    """A colour name, `#rrggbb`, grey level or RGB triple as RGB, 0–255.
+    """Converts a colour name, `#rrggbb`, grey level or RGB triple to RGB.
 
     >>> parse_colour("red"), parse_colour((0, 10, 255)), parse_colour(128)
     ((255, 0, 0), (0, 10, 255), (128, 128, 128))
+
+    Args:
+        value: the colour.
+        known: more colour names.
+
+    Returns:
+        Red, green and blue, 0 to 255.
 
     Raises:
         InvalidInputError: for anything else.
@@ -51,7 +61,16 @@ def _is_level(value: Any) -> bool:
 
 
 def frozen_colour(options: Any, name: str, known: dict[str, Rgb] | None = None) -> None:
-    """Checks a colour option early; lists, as YAML and JSON give them, become tuples."""
+    """Checks a colour option; lists, as YAML and JSON give them, become tuples.
+
+    Args:
+        options: the options object.
+        name: name of the option.
+        known: more colour names.
+
+    Raises:
+        InvalidInputError: if the value is no colour.
+    """
     value = getattr(options, name)
     parse_colour(value, known)
     if isinstance(value, list):
@@ -59,7 +78,18 @@ def frozen_colour(options: Any, name: str, known: dict[str, Rgb] | None = None) 
 
 
 def check_number(name: str, value: Any, low: float, high: float | None = None, unit: str = "") -> None:
-    """Refuses options that are no finite number within their range."""
+    """Checks that an option is a finite number within a range.
+
+    Args:
+        name: name of the option.
+        value: its value.
+        low: smallest value.
+        high: largest value; None: no limit.
+        unit: named in the error.
+
+    Raises:
+        InvalidInputError: if it is not.
+    """
     fine = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(float(value))
     if not fine or value < low or (high is not None and value > high):
         span = f"{low:g} or more" if high is None else f"between {low:g} and {high:g}"
@@ -67,23 +97,43 @@ def check_number(name: str, value: Any, low: float, high: float | None = None, u
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Refuses options that are none of the names allowed."""
+    """Checks that an option is one of the allowed names.
+
+    Args:
+        name: name of the option.
+        value: its value.
+        allowed: the names.
+
+    Raises:
+        InvalidInputError: if it is not.
+    """
     if value not in allowed:
         raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {value!r}.")
 
 
 def check_sigma(sigma: Any, sigma_px: Any) -> None:
-    """Refuses a blur that is no share of a side, or no number of pixels."""
+    """Checks the standard deviation of a blur.
+
+    Args:
+        sigma: a fraction of the image's side, 0 to 1.
+        sigma_px: pixels, or None.
+
+    Raises:
+        InvalidInputError: for a value out of range.
+    """
     check_number("sigma", sigma, 0, 1, unit="shares of the image's side")
     if sigma_px is not None:
         check_number("sigma_px", sigma_px, 0, unit="pixels")
 
 
 def placed(prompt: VisualPrompt) -> tuple[Region, ...]:
-    """The prompt's regions within its image, points with their radius filled in.
+    """The prompt's regions clipped to its image, points with their default radius.
+
+    Args:
+        prompt: a prompt with at least one region.
 
     Raises:
-        InvalidInputError: if there is none, or one lies outside.
+        InvalidInputError: without a region, or if one lies outside the image.
     """
     if not prompt.regions:
         raise InvalidInputError("this strategy needs a region: give vp.Request(…, region=vp.Box(x0, y0, x1, y1)).")
@@ -91,7 +141,12 @@ def placed(prompt: VisualPrompt) -> tuple[Region, ...]:
 
 
 def stroke_width(wh: tuple[int, int], width: int | None) -> int:
-    """Line width in pixels; None: 1/200 of the longer side, at least one pixel."""
+    """Width of a line in pixels.
+
+    Args:
+        wh: width and height of the image, pixels.
+        width: the option; None: 1/200 of the longer side, at least 1.
+    """
     return max(1, int(max(wh) / 200)) if width is None else width
 
 
@@ -101,9 +156,14 @@ def padded(xyxy: Xyxy, padding: float) -> Xyxy:
 
 
 def ellipse_share(xyxy: Xyxy, wh: tuple[int, int]) -> np.ndarray:
-    """Share of every pixel inside the ellipse inscribed in a box, float32 `[H, W]`; smooth to a pixel at the edge.
+    """The fraction of every pixel inside the ellipse inscribed in a box, antialiased at the edge.
 
-    All zero for a box without area, as the inside of a ring may be.
+    Args:
+        xyxy: the box, pixels.
+        wh: width and height of the image, pixels.
+
+    Returns:
+        float32 `[H, W]` in [0, 1]; all zero for a box without area.
     """
     width, height = wh
     result = np.zeros((height, width), dtype=np.float32)
@@ -128,7 +188,15 @@ def ellipse_share(xyxy: Xyxy, wh: tuple[int, int]) -> np.ndarray:
 
 
 def rectangle_share(xyxy: Xyxy, wh: tuple[int, int]) -> np.ndarray:
-    """Share of every pixel inside a box, float32 `[H, W]`; all zero for a box without area or outside."""
+    """The fraction of every pixel inside a box.
+
+    Args:
+        xyxy: the box, pixels.
+        wh: width and height of the image, pixels.
+
+    Returns:
+        float32 `[H, W]` in [0, 1]; all zero for a box without area or outside the image.
+    """
     x0, y0, x1, y1 = max(xyxy[0], 0.0), max(xyxy[1], 0.0), min(xyxy[2], float(wh[0])), min(xyxy[3], float(wh[1]))
     if x1 <= x0 or y1 <= y0:
         return np.zeros((wh[1], wh[0]), dtype=np.float32)
@@ -136,7 +204,16 @@ def rectangle_share(xyxy: Xyxy, wh: tuple[int, int]) -> np.ndarray:
 
 
 def inside_share(regions: Sequence[Region], wh: tuple[int, int], shape: str) -> np.ndarray:
-    """Share of every pixel inside any of the regions, float32 `[H, W]`; `shape="box"` takes the boxes around them."""
+    """The fraction of every pixel inside any of the regions.
+
+    Args:
+        regions: the regions.
+        wh: width and height of the image, pixels.
+        shape: "mask" for the regions' own shapes, "box" for the boxes around them.
+
+    Returns:
+        float32 `[H, W]` in [0, 1].
+    """
     result = np.zeros((wh[1], wh[0]), dtype=np.float32)
     for region in regions:
         share = region.rasterise(wh) if shape == "mask" or isinstance(region, Box) else rectangle_share(region.xyxy, wh)
@@ -146,12 +223,30 @@ def inside_share(regions: Sequence[Region], wh: tuple[int, int], shape: str) -> 
 
 @renamed_parameters(picture="image")
 def lay_over(image: Image.Image, top: Image.Image | Rgb, share: np.ndarray) -> Image.Image:
-    """A copy of `image` with `top` (an image or a colour) over it, as opaque as `share` says, `[H, W]` in [0, 1]."""
+    """Composites an image or a colour over an image.
+
+    Args:
+        image: the lower image.
+        top: the upper image, or a colour.
+        share: opacity of `top`, `[H, W]` in [0, 1].
+
+    Returns:
+        A new image.
+    """
     layer = top if isinstance(top, Image.Image) else Image.new("RGB", image.size, top)
     return Image.composite(layer, image, Image.fromarray(np.round(share * 255).astype(np.uint8)))
 
 
 @renamed_parameters(picture="image")
 def blurred_outside(image: Image.Image, inside: np.ndarray, sigma_px: float) -> Image.Image:
-    """A copy that is sharp where `inside` is 1, `[H, W]` in [0, 1], and blurred by a Gaussian elsewhere."""
+    """Blurs an image outside a mask by a Gaussian.
+
+    Args:
+        image: the image.
+        inside: `[H, W]` in [0, 1], 1 where it stays sharp.
+        sigma_px: standard deviation, pixels.
+
+    Returns:
+        A new image.
+    """
     return lay_over(image, image.filter(ImageFilter.GaussianBlur(sigma_px)), 1 - inside)

@@ -1,4 +1,4 @@
-"""Where labels go: inside their regions where they fit, beside them where not, and never over one another."""
+"""Positions of labels: inside their regions where they fit, otherwise beside them, and never overlapping."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: longer side of the grid on which places are searched, at most twice that
+#: images with a longer side of twice this or more are searched for positions on a coarser grid
 SEARCH_SIDE_PX = 400
 
 
 @dataclass(frozen=True)
 class PlacedLabel:
-    """A label and its plate.
+    """A label and the position of its plate.
 
     Args:
-        text: what it says.
-        xyxy: its plate, whole pixels of the image, the end not included.
+        text: the text.
+        xyxy: the plate, whole pixels of the image, right and bottom excluded.
         text_px: height of the text, pixels.
     """
 
@@ -29,27 +29,28 @@ class PlacedLabel:
 def place_labels(
     masks: Sequence[np.ndarray], texts: Sequence[str], plates_wh: Sequence[tuple[int, int]], text_px: int
 ) -> list[PlacedLabel] | None:
-    """Places one label per mask.
+    """Finds a position for one label per mask.
 
-    Smallest mask first, as there is least room for it: at the pixel deepest inside what smaller masks and labels leave
-    of it, if the whole plate fits there; else as near to it as possible without hiding it or other small masks.
+    Masks are taken from the smallest to the largest. A label is put at the pixel deepest inside the part of its mask
+    that smaller masks and labels leave free, if the whole plate fits; otherwise as near to the mask as possible without
+    hiding it or other small masks.
 
     Args:
         masks: bool `[H, W]` each.
         texts: one per mask.
         plates_wh: width and height of each label's plate, pixels.
-        text_px: handed on.
+        text_px: height of the text, stored in the result.
 
     Returns:
-        In the order of the masks; None if one finds no place. No two overlap, and all lie inside the image.
+        Labels in the order of the masks, inside the image and without overlap; None if one does not fit.
     """
-    # Large images are searched on a grid of whole steps: plates keep apart on it, so they do in the image.
+    # Large images are searched on a coarser grid; plates that do not overlap on it do not overlap in the image.
     step = max(1, max(masks[0].shape) // SEARCH_SIDE_PX)
     grids = [_coarse(mask, step) for mask in masks]
     height, width = grids[0].shape
     areas = np.array([int(mask.sum()) for mask in grids])
     smaller, taken = np.zeros((height, width), dtype=bool), np.zeros((height, width), dtype=bool)
-    # What a label hides counts for more the smaller the region it is part of: its pixels are most of it.
+    # A hidden pixel costs 1 / area of its region, so that small regions stay visible.
     worth = np.zeros((height, width), dtype=np.float32)
     for mask, area in zip(grids, areas, strict=True):
         np.maximum(worth, mask / np.float32(area), out=worth)
@@ -72,34 +73,37 @@ def place_labels(
 def _best_place(
     mask: np.ndarray, smaller: np.ndarray, taken: np.ndarray, worth: np.ndarray, wh: tuple[int, int]
 ) -> tuple[int, int]:
-    """Row and column of the plate's corner; (−1, −1) if labels take all the room there is."""
+    """Row and column of the plate's upper left corner; (−1, −1) if labels leave no room."""
     w, h = wh
     free = mask & ~smaller & ~taken
     fits = _sums(free, w, h) == w * h
-    # Costs are of the plate's middle, and so of the same shape as `fits`.
+    # Costs are taken at the plate's middle, which gives them the shape of `fits`.
     middle = (slice(h // 2, h // 2 + fits.shape[0]), slice(w // 2, w // 2 + fits.shape[1]))
     if fits.any():
         rows, columns = np.nonzero(free)
         yy, xx = np.ogrid[: mask.shape[0], : mask.shape[1]]
-        # In a rectangle a whole line is deepest: of several the one in the middle.
+        # Of several deepest pixels (a line in a rectangle) the one nearest to the mean position.
         central = np.hypot(yy - rows.mean(), xx - columns.mean()) / max(mask.shape)
         cost = (central - depth_inside(free))[middle]
     else:
         fits = _sums(taken, w, h) == 0
         if not fits.any():
             return -1, -1
-        # Hiding a whole region costs as much as standing a tenth of the image away from one's own.
+        # Hiding a whole region costs as much as a distance of a tenth of the image from the label's own region.
         cost = depth_inside(~mask, border=False)[middle] + 0.1 * max(mask.shape) * _sums(worth, w, h)
     row, column = np.unravel_index(int(np.argmin(np.where(fits, cost, np.inf))), fits.shape)
     return int(row), int(column)
 
 
 def depth_inside(mask: np.ndarray, border: bool = True) -> np.ndarray:
-    """Distance of every pixel inside to the nearest outside, float32 `[H, W]`; 0 outside.
+    """Distance of every pixel inside a mask to the nearest pixel outside.
 
     Args:
         mask: bool `[H, W]`.
-        border: what lies beyond the image is outside too.
+        border: whether pixels beyond the image count as outside.
+
+    Returns:
+        float32 `[H, W]`, pixels; 0 outside.
     """
     import cv2
 
@@ -108,7 +112,7 @@ def depth_inside(mask: np.ndarray, border: bool = True) -> np.ndarray:
 
 
 def _coarse(mask: np.ndarray, step: int) -> np.ndarray:
-    """Cells of step × step pixels that lie inside, or touch the mask if none does; the rest at the end is left out."""
+    """Reduces a mask to cells of step × step pixels that lie inside it; if none does, to the cells that touch it."""
     if step == 1:
         return mask
     rows, columns = mask.shape[0] // step, mask.shape[1] // step
@@ -116,13 +120,13 @@ def _coarse(mask: np.ndarray, step: int) -> np.ndarray:
     found = cells.all(axis=(1, 3))
     if not found.any():
         found = cells.any(axis=(1, 3))
-    if not found.any():  # it lies in the part left out
+    if not found.any():  # the mask lies in the rest beyond the last whole cell
         row, column = np.argwhere(mask)[0] // step
         found[min(row, rows - 1), min(column, columns - 1)] = True
     return found
 
 
 def _sums(values: np.ndarray, w: int, h: int) -> np.ndarray:
-    """Sum over the w × h window that starts at each pixel, `[H − h + 1, W − w + 1]`."""
+    """Sums over the w × h window that starts at each pixel, `[H − h + 1, W − w + 1]`."""
     table = np.pad(values.astype(np.float64), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
     return table[h:, w:] - table[:-h, w:] - table[h:, :-w] + table[:-h, :-w]

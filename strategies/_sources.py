@@ -1,4 +1,4 @@
-"""Where API's maps come from: an encoder's embedding taken apart, or an LVLM's attention while it answers."""
+"""The maps of API: attribution of an encoder's embedding, or an LVLM's attention during its answer."""
 
 from __future__ import annotations
 
@@ -21,30 +21,38 @@ if TYPE_CHECKING:
 
 __all__ = ["can_look", "raw_maps", "refuse"]
 
-#: what a map is compared with for `relative`
+#: default texts of the reference map for `relative`
 GENERIC_CAPTION = "a photo"
 GENERIC_QUESTION = "Write a general description of the image."
 
 
 def raw_maps(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
-    """One map per prompt; prompts on one image with one query are looked at once.
+    """One map per prompt; prompts with the same image and query share one computation.
 
     Args:
-        model: the model that looks.
-        prompts: images and queries; those of one request stand together.
+        model: the model whose maps are computed.
+        prompts: images and queries; those of one request follow each other.
         options: those of `api`: `block`, `maps`, `align`, `relative`, `generic`, `max_new_tokens`.
+
+    Returns:
+        Maps in the order of the prompts.
     """
     return (_from_lvlm if can_reflect(model) else _from_encoder)(model, prompts, options)
 
 
 def refuse(model: Any, strategy: str) -> UnsupportedError:
-    """The error for a model that cannot say where it looks; names what to do and what works without."""
+    """The error for a model without maps; it names an auxiliary model and strategies that work.
+
+    Args:
+        model: the model.
+        strategy: name of the strategy.
+    """
     from visprompt.registry import strategies_on
 
-    lacks = "its attention is out of reach" if model.generates else "it has no text tower to be asked with"
+    lacks = "its attention cannot be read" if model.generates else "it has no text tower"
     return UnsupportedError(
-        f"strategy {strategy!r} asks a model where it looks for the query, and {model.name} cannot say: {lacks}. Name "
-        f'another to look: vp.Prompter.from_name({strategy!r}, auxiliary="openai/clip-vit-base-patch16"), or a model '
+        f"strategy {strategy!r} needs a heatmap of the query, and {model.name} cannot compute one: {lacks}. Name an "
+        f'auxiliary model: vp.Prompter.from_name({strategy!r}, auxiliary="openai/clip-vit-base-patch16"), or a model '
         f"from vp.load_model. Strategies that work on it as it is: {', '.join(strategies_on(model))}."
     )
 
@@ -53,8 +61,9 @@ def refuse(model: Any, strategy: str) -> UnsupportedError:
 
 
 def _from_encoder(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
-    """Ψ_cls and S of every query. Relative ones are differences: they are parts of a logit, and to divide
-    likelihoods is to subtract logits."""
+    """Ψ_cls and S of every query. A relative map is the difference to the map of a generic caption, since Ψ and S are
+    summands of a logit, and a difference of logits is a ratio of likelihoods.
+    """
     if isinstance(options.block, tuple):
         raise InvalidInputError(f"{model.name} is an encoder and takes one block; got block={options.block}.")
     generic = options.generic or GENERIC_CAPTION
@@ -93,8 +102,9 @@ def _key(prompt: VisualPrompt) -> tuple[int, str]:
 
 
 def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> list[RawMap]:
-    """The decoder's attention while it answers. Relative maps are divided by those of a generic question (Zhang et
-    al., ICLR 2025, https://arxiv.org/abs/2502.17422)."""
+    """The decoder's attention during the answer. A relative map is divided by that of a generic question (Zhang et al.,
+    ICLR 2025, https://arxiv.org/abs/2502.17422).
+    """
     if options.align == "slide":
         raise InvalidInputError('align="slide" cuts the image up, and an LVLM is asked about a whole one: use "pad".')
     if options.maps == "comp":
@@ -110,7 +120,7 @@ def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> lis
         start += len(group)
         shown = tuple(_as_shown(prompt, options.align, model) for prompt in group)
         video = group[0].request is not None and group[0].request.video
-        edits = tuple(id(edit) for prompt in shown for edit in prompt.attention)  # it looks under them
+        edits = tuple(id(edit) for prompt in shown for edit in prompt.attention)  # edits change the maps
         key = (tuple(id(prompt.image) for prompt in group), edits, group[0].query, video)
         if key not in chats:
             chats[key] = Chat(shown, str(group[0].query), video=video)
@@ -123,17 +133,19 @@ def _from_lvlm(model: Any, prompts: Sequence[VisualPrompt], options: Any) -> lis
         for key, other in zip(chats, found[len(asked) :], strict=True):
             of_key[key] = [_divided(a, b) for a, b in zip(of_key[key], other, strict=True)]
     made: dict[tuple[Any, int], RawMap] = {}
-    for prompt, place in zip(prompts, where, strict=True):
-        if place not in made:
-            maps, number = of_key[place[0]], place[1]
-            item = maps[number // -(-len(chats[place[0]].prompts) // len(maps))]  # frames of a video share maps
+    for prompt, source in zip(prompts, where, strict=True):
+        if source not in made:
+            maps, number = of_key[source[0]], source[1]
+            item = maps[number // -(-len(chats[source[0]].prompts) // len(maps))]  # frames of a video share maps
             part, view = RawMap(item.values, None, item.geometry), View(prompt.image, "model")
-            made[place] = assembled([part], [view], prompt.image.size, options.align)
-    return [made[place] for place in where]
+            made[source] = assembled([part], [view], prompt.image.size, options.align)
+    return [made[source] for source in where]
 
 
 def _as_shown(prompt: VisualPrompt, align: str, model: Any) -> VisualPrompt:
-    """The prompt as the looking model gets it; edits tied to its patches go with the fit that they were made for."""
+    """The prompt as it is given to the model that computes the map; edits with columns keep the `fit` they were made
+    for.
+    """
     if any(edit.has_columns for edit in prompt.attention):
         return prompt
     return VisualPrompt(prompt.image, query=prompt.query, fit=views(prompt.image, align, model)[0].fit)

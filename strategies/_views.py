@@ -1,4 +1,4 @@
-"""Which parts of an image a model is shown for a map, how they are fitted, and their maps put together to one."""
+"""The parts of an image from which a map is computed, how they are fitted, and how their maps are combined."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ ALIGNMENTS = ("auto", "pad", "slide", "squash", "crop", "paper")
 @renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class View:
-    """A part of an image that a model is shown, and how it is fitted."""
+    """A part of an image as a model's input.
+
+    Args:
+        image: the part.
+        fit: how it is brought to the input's size.
+        left: x of its left edge in the whole image, pixels.
+        top: y of its upper edge in the whole image, pixels.
+    """
 
     image: Image.Image
     fit: Fit
@@ -33,10 +40,15 @@ class View:
 
 @renamed_parameters(picture="image")
 def views(image: Image.Image, align: str, model: Any) -> list[View]:
-    """What the model is shown so that its map can be laid over the image.
+    """The parts of an image to compute a map from, by the option `align`.
 
-    `"auto"`: as its processor does it if that leaves nothing out, else squashed for an encoder and padded for a model
-    that writes; `"slide"`: windows of the model's own aspect ratio along the longer side, each at full resolution.
+    `"auto"`: the whole image, as the processor fits it; if that would crop, squashed for an encoder and padded for an
+    LVLM. `"slide"`: windows of the model's aspect ratio along the longer side, each at full resolution.
+
+    Args:
+        image: the image.
+        align: one of `ALIGNMENTS`.
+        model: the model that computes the map.
     """
     own = model.geometry(image.size, "model")
     if align == "auto":
@@ -56,18 +68,25 @@ def views(image: Image.Image, align: str, model: Any) -> list[View]:
         for top in _starts(image.height, size[1])
     ]
     if len(windows) == 1:
-        return [View(image, "squash")]  # of the model's own aspect ratio, but for rounding
+        return [View(image, "squash")]  # the model's aspect ratio, apart from rounding
     return [View(image.crop(box), "squash", box[0], box[1]) for box in windows]
 
 
 def _starts(length: int, window: int) -> list[int]:
-    """Evenly spaced windows that cover a length."""
+    """Starts of evenly spaced windows that cover a length."""
     count = max(math.ceil(length / window - 1e-9), 1)
     return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
 
 
 def assembled(parts: Sequence[RawMap], shown: Sequence[View], image_wh: tuple[int, int], align: str) -> RawMap:
-    """One map of an image from the maps of its views, without the patches that show only padding."""
+    """Combines the maps of views into one map of the image, without patches that show only padding.
+
+    Args:
+        parts: one map per view.
+        shown: the views.
+        image_wh: width and height of the image, pixels.
+        align: one of `ALIGNMENTS`; `"paper"` stretches the grid over the whole image.
+    """
     tiles: list[Tile] = []
     kept: list[np.ndarray] = []
     start = 0
@@ -87,7 +106,7 @@ def assembled(parts: Sequence[RawMap], shown: Sequence[View], image_wh: tuple[in
 
 
 def _stretched(tile: Tile, image_wh: tuple[int, int]) -> Tile:
-    """The authors' placement: the grid over the whole image, wherever its pixels came from."""
+    """The placement in the authors' code: the patch grid stretched over the whole image, whatever was cropped."""
     rows, columns = tile.grid_hw
     return Tile((columns / image_wh[0], rows / image_wh[1]), (0.0, 0.0), (rows, columns), tile.grid_hw, (1.0, 1.0))
 
@@ -98,7 +117,7 @@ def _moved(tile: Tile, view: View) -> Tile:
 
 
 def _trimmed(tile: Tile, numbers: np.ndarray, image_wh: tuple[int, int]) -> tuple[Tile, np.ndarray] | None:
-    """Without rows and columns of padding: they must not count in means and extremes."""
+    """Removes rows and columns of padding, which would distort means and extremes."""
     x, y = tile.edges()
     across = np.flatnonzero((x[1:] > 1e-6) & (x[:-1] < image_wh[0] - 1e-6))
     down = np.flatnonzero((y[1:] > 1e-6) & (y[:-1] < image_wh[1] - 1e-6))

@@ -1,4 +1,4 @@
-"""API: attention prompting on image. What the question does not ask about is dimmed, as a model sees it."""
+"""API: attention prompting on image. Dims the parts of the image that a model finds irrelevant to the question."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class ApiOptions(Options):
     """Options of `api`.
 
     Args:
-        auxiliary: the model that looks: from `load_model` or `wrap`, or a name for `load_model`. None: the model that
-            is prompted looks itself.
+        auxiliary: the model that computes the heatmap: from `load_model` or `wrap`, or a name for `load_model`. None:
+            the prompted model itself.
         block: block ℓ whose attention is read; a float is a fraction of the depth. None: the second-last one of an
             encoder, or its pooling head; the middle of an LVLM's decoder, where a tuple names several.
-        maps: `"cls"` what patches give to the readout, `"comp"` what they leave to others, `"both"` their soft OR. An
-            LVLM has the first only.
-        enhance: coefficient of the sigmoid that separates high from low; None: no sigmoid.
+        maps: `"cls"`: contribution of the patches to the readout; `"comp"`: the complement of their similarity with the
+            text; `"both"`: their soft OR. An LVLM has `"cls"` only.
+        enhance: coefficient of the sigmoid, larger is more contrast; None: no sigmoid.
         kernel_size: side of the mean filter in patches, odd; 1: none.
         interpolation: from patches to pixels: `"lanczos"`, `"bicubic"`, `"bilinear"` or `"nearest"`.
         grey: grey level that the image is dimmed towards, 0 (black) to 255.
-        floor: share of a pixel that is always left, 0 (paper) to 1 (nothing is dimmed). On the bundled LVLM's
+        floor: smallest weight of a pixel, 0 (paper) to 1 (nothing is dimmed). On the bundled LVLM's
             validation questions 0.7 costs nothing where 0.5 costs 3 to 5 points of colours and shapes.
-        align: what the looking model is shown. `"auto"`: the whole image; where its processor would crop, squashed
-            for an encoder, padded for an LVLM; `"pad"`, `"squash"`: always so; `"slide"`: windows of its own shape,
-            side by side; `"crop"`: as its processor crops, and pixels that it does not see are left alone; `"paper"`:
-            the same crop, with the mask stretched over the whole image.
-        relative: the map against that of a generic question: takes out what is looked at whatever is asked.
+        align: input of the model that computes the heatmap. `"auto"`: the whole image; where its processor would crop,
+            squashed for an encoder, padded for an LVLM; `"pad"`, `"squash"`: always; `"slide"`: windows of its aspect
+            ratio, side by side; `"crop"`: as its processor crops, without dimming the rest; `"paper"`: the same crop,
+            with the mask stretched over the whole image.
+        relative: compare the map with that of a generic question, to remove what is attended to for any question.
         generic: that question; None: "a photo", or "Write a general description of the image." for an LVLM.
-        max_new_tokens: longest answer during which an LVLM is watched, in tokens.
+        max_new_tokens: longest answer over which an LVLM's attention is averaged, in tokens.
         apply: `"pixels"` dims the image; `"attention"` raises the readout's attention by the map instead.
         strength: with `apply="attention"`: logits that the attention rises where the map is 1.
         first_block: with `apply="attention"`: first block that is edited; a float is a fraction of the depth. None: the
@@ -95,9 +95,9 @@ class ApiOptions(Options):
 
 
 class Api(Prompter):
-    """API (Yu et al., ECCV 2024, https://arxiv.org/abs/2409.17143): a heatmap of the question, laid over the image.
+    """API (Yu et al., ECCV 2024, https://arxiv.org/abs/2409.17143): dims the image by a heatmap of the question.
 
-    With Ψ_cls what every patch gives to `cos(image, question)` through block ℓ, S what it says by itself:
+    Ψ_cls is the contribution of every patch to `cos(image, question)` through block ℓ, S its own similarity:
     `A = sigmoid(enhance · z(minmax(Ψ_cls)))`, `B = (max S − S)/(max S − min S)`, both mean-filtered, mask
     `m = minmax(A + B − A·B)`, image `x · m + grey · (1 − m)` with `m ← floor + (1 − floor) · m`. With an LVLM Ψ is
     its decoder's attention over the image tokens while it answers, and `m = minmax(A)`.
@@ -114,7 +114,8 @@ class Api(Prompter):
 
     Raises:
         InvalidInputError: without a query, or for a block that the image is not read through.
-        UnsupportedError: if the model that looks has no text tower and writes none (name an `auxiliary`).
+        UnsupportedError: if the model that computes the heatmap has no text tower and generates no text (name an
+            `auxiliary`).
     """
 
     Options = ApiOptions
@@ -130,7 +131,7 @@ class Api(Prompter):
         self._lock = threading.Lock()
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Any) -> list[VisualPrompt]:
-        """Looks for all queries in batches, then dims or edits."""
+        """Computes the heatmaps of all queries in batches, then dims the images or adds attention edits."""
         self.check(prompts, model)
         options: ApiOptions = self.options
         if options.strength == 0 if options.apply == "attention" else options.floor == 1:
@@ -142,7 +143,7 @@ class Api(Prompter):
                 edited = prompt.adding(self._soft_region(heatmap, prompt, model))
             else:
                 key = (id(prompt.image), id(heatmap.raw))
-                if key not in done:  # one image for all regions of a request, which then share its forward
+                if key not in done:  # one image object for all regions of a request, which then share its forward
                     mask = heatmap.over_image(options.interpolation)
                     done[key] = overlay(prompt.image, mask, options.grey, options.floor)
                 edited = prompt.with_(image=done[key])
@@ -150,32 +151,37 @@ class Api(Prompter):
         return result
 
     def _soft_region(self, heatmap: Heatmap, prompt: VisualPrompt, model: Any) -> AttentionEdit:
-        """The map as an attention bias on the tower that the image is read through, as FALIP has a box."""
+        """The heatmap as an attention bias on the tower of the readout, as FALIP does with a box."""
         tower, first = model.tower.name, self.options.first_block
         values = heatmap.per_patch(model.geometry_of(prompt, tower))
         first = (0 if tower == "decoder" else 0.5) if first is None else first
         return AttentionEdit(tower=tower, bias=self.options.strength * values, first_block=first)
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """One prompt; `edit_all` looks at many in one forward."""
+        """Edits one prompt; `edit_all` computes several heatmaps in one forward."""
         return self.edit_all([prompt], model)[0].with_(label=prompt.label)
 
     def heatmaps(self, prompts: Sequence[VisualPrompt], model: Any) -> list[Heatmap]:
-        """Where the model looks for the query of every prompt, before anything is done to images."""
+        """The heatmap of every prompt's query, computed before images are edited.
+
+        Args:
+            prompts: images and queries.
+            model: the prompted model.
+        """
         from visprompt.strategies import _sources  # torch comes with it, and listing strategies needs none
 
         options: ApiOptions = self.options
-        if options.auxiliary is not None:  # edits of another model's attention are not for its eyes
+        if options.auxiliary is not None:  # the edits are for the prompted model
             prompts = [prompt.with_(attention=()) for prompt in prompts]
         raw = _sources.raw_maps(self.looking(model), prompts, options)
         masks = [mask_of(item, options.maps, options.enhance, options.kernel_size) for item in raw]
         return [Heatmap(mask, item.geometry, item) for mask, item in zip(masks, raw, strict=True)]
 
     def looking(self, model: Any) -> Any:
-        """The model that looks: the auxiliary, or the prompted model itself.
+        """The model that computes the heatmap: the auxiliary, or the prompted model itself.
 
         Raises:
-            UnsupportedError: if it cannot say where it looks.
+            UnsupportedError: if it provides no heatmap.
         """
         from visprompt.strategies import _sources
 
@@ -194,6 +200,7 @@ class Api(Prompter):
         return looking
 
     def check(self, prompts: Sequence[VisualPrompt], model: Any) -> None:
+        """As `Prompter.check`, and checks that the model that computes the heatmap can do so."""
         super().check(prompts, model)
         self.looking(model)
 

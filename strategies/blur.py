@@ -1,4 +1,4 @@
-"""Blurring: everything but the region goes out of focus."""
+"""Blurs everything outside the region."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class BlurOptions(Options):
     """Options of `blur`.
 
     Args:
-        sigma: standard deviation of the Gaussian as a share of the image's longer side. 0: no blur.
-        sigma_px: the same in pixels of the image; if given, it counts instead of `sigma`. 0: no blur.
+        sigma: standard deviation of the Gaussian as a fraction of the image's longer side. 0: no blur.
+        sigma_px: the same in pixels of the image; replaces `sigma` if given. 0: no blur.
         shape: `"mask"` keeps the region's own shape sharp, `"box"` the box around it.
     """
 
@@ -31,10 +31,10 @@ class BlurOptions(Options):
 
 
 class Blur(Prompter):
-    """Blur outside (FGVP, Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356): keep only the region sharp.
+    """Blur outside (FGVP, Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356): keeps only the region sharp.
 
-    With m the share of a pixel inside the region: `m · image + (1 − m) · (image ∗ Gaussian(σ))`. The finer the
-    region's mask, the better it works; FGVP takes masks of a segmenter.
+    With m the fraction of a pixel inside the region: `m · image + (1 − m) · (image ∗ Gaussian(σ))`. It works
+    best with fine masks; FGVP takes those of a segmenter.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -43,7 +43,7 @@ class Blur(Prompter):
     >>> Blur(BlurOptions(sigma_px=4)).edit(prompt, model=None).image.getpixel((8, 8))
     (2, 2, 2)
 
-    Units: pixels of the image that the request gives, or shares of its longer side.
+    Units: pixels of the image that the request gives, or fractions of its longer side.
 
     Raises:
         InvalidInputError: without a region, or for an option out of range.
@@ -55,7 +55,7 @@ class Blur(Prompter):
     neutral: ClassVar[dict[str, Any]] = {"sigma": 0.0, "sigma_px": None}
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """Blurs what lies outside all regions."""
+        """Blurs the image outside all regions."""
         options: BlurOptions = self.options
         regions, image = _draw.placed(prompt), prompt.image
         sigma = options.sigma * max(image.size) if options.sigma_px is None else options.sigma_px

@@ -1,4 +1,4 @@
-"""The box outline: a rectangle drawn around the region."""
+"""Draws a rectangle around the region."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BoxOptions(Options):
     Args:
         colour: name, `#rrggbb` or RGB triple.
         width: of the line, pixels of the image; None: 1/200 of its longer side, at least 1. 0: none.
-        padding: room between the region and the line's outer edge, pixels.
+        padding: distance between the region and the line's outer edge, pixels.
     """
 
     colour: str | tuple[int, int, int] = "red"
@@ -34,7 +34,7 @@ class BoxOptions(Options):
 
 
 class BoxOutline(Prompter):
-    """Box outline, the rectangle that the red circle was compared with (https://arxiv.org/abs/2304.06712).
+    """Box outline: draws a rectangle, a baseline of the red circle's paper (https://arxiv.org/abs/2304.06712).
 
     Pixels inside the region's box, grown by `padding`, and less than `width` from its edge get the colour.
 

@@ -1,4 +1,4 @@
-"""The red circle: an ellipse drawn around the region."""
+"""Draws a red ellipse around the region."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CircleOptions(Options):
         colour: name, `#rrggbb` or RGB triple (paper: red).
         width: of the line, pixels of the image; None: 1/200 of its longer side, at least 1 (the authors' rule);
             0: none.
-        padding: room between the box and the ellipse's box, pixels.
+        padding: distance between the region's box and the ellipse's box, pixels.
         blur_outside: standard deviation of the Gaussian that blurs everything outside the ellipse, pixels (the authors'
             variant: 100). 0: none.
         antialiased: smooth edges; False draws hard ones, as the authors do.
@@ -45,7 +45,7 @@ class CircleOptions(Options):
 
 
 class Circle(Prompter):
-    """Red circle (Shtedritski et al., ICCV 2023, https://arxiv.org/abs/2304.06712): draw an ellipse around the region.
+    """Red circle (Shtedritski et al., ICCV 2023, https://arxiv.org/abs/2304.06712): draws an ellipse around the region.
 
     Pixels with `((x − cx)/a)² + ((y − cy)/b)² ≤ 1` in the ellipse inscribed in the region's box, and not in the one
     `width` pixels smaller on every side, get the colour; with `blur_outside=σ` everything outside is blurred first.

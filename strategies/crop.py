@@ -1,4 +1,4 @@
-"""Cropping: the model sees the region and nothing else."""
+"""Crops the image to the region."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class CropOptions(Options):
     """Options of `crop`.
 
     Args:
-        margin: image kept around the region, as a share of the region's width and height on each side.
-        fit: how the crop is brought into the model. The default gives up its aspect ratio, so that a processor's centre
-            crop cannot cut the region's ends off; `"pad"` keeps it; None leaves the choice to the prompt.
+        margin: image kept around the region, as a fraction of the region's width and height on each side.
+        fit: how the crop is brought to the input's size. The default changes its aspect ratio, so that a processor's
+            centre crop cannot cut off parts of the region; `"pad"` keeps it; None: as the prompt says.
     """
 
     margin: float = 0.0
@@ -37,8 +37,8 @@ class Crop(Prompter):
     """Crop (as ReCLIP isolates its proposals, Subramanian et al., ACL 2022, https://arxiv.org/abs/2204.05991).
 
     The image becomes its part from `⌊x0 − m·w⌋` to `⌈x1 + m·w⌉`, likewise in y, with the region re-mapped into it, so
-    `crop+falip` and `crop+circle` work. Several regions in one prompt: the crop holds them all. Crops below 16 pixels
-    are enlarged, and slivers beyond 50 to 1 widened, because processors cannot take them.
+    `crop+falip` and `crop+circle` work. With several regions in one prompt the crop contains them all. Crops below 16
+    pixels are enlarged, and aspect ratios beyond 50 to 1 widened, since processors refuse them.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -58,13 +58,13 @@ class Crop(Prompter):
     needs = frozenset({"region"})
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """Cuts the regions out."""
+        """Crops the image to the regions."""
         options: CropOptions = self.options
         regions, (width, height) = _draw.placed(prompt), prompt.image.size
         corners = list(zip(*(region.xyxy for region in regions), strict=True))
         x0, y0, x1, y1 = min(corners[0]), min(corners[1]), max(corners[2]), max(corners[3])
         extra_x, extra_y = options.margin * (x1 - x0), options.margin * (y1 - y0)
-        # a sliver gets so much of its surroundings that its sides are no more than 50 to 1
+        # a narrow region gets enough of its surroundings for an aspect ratio of at most 50 to 1
         extra_x = max(extra_x, (y1 - y0) / MAX_ASPECT - (x1 - x0))
         extra_y = max(extra_y, (x1 - x0) / MAX_ASPECT - (y1 - y0))
         left, right = _whole(x0 - extra_x, x1 + extra_x, width)
@@ -83,6 +83,6 @@ class Crop(Prompter):
 
 
 def _whole(low: float, high: float, size: int) -> tuple[int, int]:
-    """Whole pixels around [low, high], within the image, at least one."""
+    """The whole pixels that contain [low, high], within the image, at least one."""
     first = min(max(math.floor(low), 0), size - 1)
     return first, max(min(math.ceil(high), size), first + 1)

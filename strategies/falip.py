@@ -36,22 +36,22 @@ class FalipOptions(Options):
         strength: α, in logits: how much the attention logits rise on the region (paper: 0.2). 0: the plain model.
             None: 4, unless `target_mass` is given; from the middle of the depth, 4 is where the bundled models'
             validation accuracy levels off.
-        target_mass: instead of `strength`, the share in (0, 1) of the readout's attention that the region gets in every
-            head; one number that means the same on every model.
-        tower: "vision", or "decoder" for the attention from the text to the image tokens of an LVLM; None: the one
-            that the model is read through.
+        target_mass: instead of `strength`, the fraction in (0, 1) of the readout's attention that the region gets in
+            every head; comparable between models.
+        tower: "vision", or "decoder" for the attention from the text to the image tokens of an LVLM; None: the
+            tower of the model's readout.
         first_block: first block it acts in; a float is a fraction of the depth (paper: block 8 of 12). None: the middle
             of an image tower, the first block of a decoder.
         last_block: last block, included; None: to the end.
         heads: head indices; None: all.
-        rows: query rows that look there: "readout" (whatever the model reads the image through), "cls", "patches",
-            "all", "answer" (decoders), or row numbers. The paper compares rows in its ablations; CLS alone is best.
+        rows: attention rows that are edited: "readout" (of the model's readout), "cls", "patches", "all", "answer"
+            (decoders), or row numbers. The paper compares rows in its ablations; CLS alone is best.
         profile: "flat", or "foveal": the paper's Gaussian bump.
         sigma_tokens: standard deviation of the foveal bump in tokens; None: the paper's 100, which makes it a
             paraboloid.
-        rounding: "coverage" weighs patches by the share that the region covers; "touched" takes every patch that it
-            touches fully; "paper" is the authors' rounding of boxes to tokens.
-        fit: how the image is brought into the model: None leaves that to the prompt; "squash" is the paper's.
+        rounding: "coverage" weights patches by the fraction that the region covers; "touched" gives every patch that it
+            touches weight 1; "paper" is the authors' rounding of boxes to tokens.
+        fit: how the image is brought to the input's size; None: as the prompt says; "squash" is the paper's.
     """
 
     strength: float | None = None
@@ -91,11 +91,11 @@ class FalipOptions(Options):
 
 
 class Falip(Prompter):
-    """FALIP (Zhuang et al., ECCV 2024, https://arxiv.org/abs/2407.05578): look there without painting anything.
+    """FALIP (Zhuang et al., ECCV 2024, https://arxiv.org/abs/2407.05578): raises the attention on the region.
 
     In blocks ≥ `first_block` the readout row's attention logits become `s + α·m`, with m on the patches of the region:
     its coverage, or the paper's `m = minmax(exp(−½ (dist/σ)²))`. With `target_mass=t` they become `s + log m + β`,
-    where β gives the region the share t of the row (`AttentionEdit`).
+    where β gives the region the fraction t of the row (`AttentionEdit`).
 
     >>> import visprompt as vp
     >>> vp.Prompter.from_name("falip", preset="paper").options.strength
@@ -171,7 +171,7 @@ def _authors_rectangle(geometry: Geometry, region: Region) -> np.ndarray:
     (a, b), (c, d) = geometry.to_input((x0, y0)), geometry.to_input((x1, y1))
 
     def token(value: float, side: int, count: int) -> int:
-        # 32-bit as in the authors' code: one rounding more would move boxes that end on a patch border.
+        # float32 as in the authors' code: another rounding would move boxes that end on a patch border.
         return min(max(int(np.ceil(np.float32(value) / np.float32(side / count))), 1), count) - 1
 
     result = np.zeros((rows, columns), dtype=np.float32)

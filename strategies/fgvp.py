@@ -1,4 +1,4 @@
-"""Fine-grained visual prompting: everything outside the object's own outline goes out of focus."""
+"""Fine-grained visual prompting: blurs everything outside the object's outline."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from visprompt.regions.shapes import Region
 
 MASKS = ("grabcut", "given")
-#: longer side of what GrabCut works on, pixels: above it time grows and outlines do not get better
+#: longer side of GrabCut's input, pixels; larger inputs take longer and give no better outlines
 GRABCUT_SIDE_PX = 256
 GRABCUT_ROUNDS = 5
-#: an outline that keeps less of its box than this is a failure, not an object
+#: a mask with a smaller fraction of its box counts as a failure
 MIN_SHARE_OF_BOX = 0.05
 
 
@@ -33,12 +33,12 @@ class FgvpOptions(Options):
     """Options of `fgvp`.
 
     Args:
-        sigma: standard deviation of the Gaussian as a share of the image's side. 0: no blur.
-        sigma_px: the same in pixels of the image; if given, it counts instead of `sigma`. 0: no blur.
-        per: the side that `sigma` is a share of, `"longer"` or `"shorter"`.
-        mask: what is done where the region is no mask: `"grabcut"` cuts the object out of the box (or a point's disc);
-            `"given"` refuses. Masks are used as they are either way.
-        fit: how the image is brought into the model: None leaves that to the prompt; `"squash"` is the paper's.
+        sigma: standard deviation of the Gaussian as a fraction of the image's side. 0: no blur.
+        sigma_px: the same in pixels of the image; replaces `sigma` if given. 0: no blur.
+        per: the side that `sigma` is a fraction of, `"longer"` or `"shorter"`.
+        mask: for regions that are no mask: `"grabcut"` segments the object in the box (or a point's disc); `"given"`
+            raises an error. Masks are always used unchanged.
+        fit: how the image is brought to the input's size; None: as the prompt says; `"squash"` is the paper's.
     """
 
     sigma: float = 0.1
@@ -56,11 +56,11 @@ class FgvpOptions(Options):
 
 
 class Fgvp(Prompter):
-    """FGVP (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356): blur outside a fine mask.
+    """FGVP (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356): blurs outside a fine mask.
 
-    With m the mask, 1 on the object's own pixels: `m · image + (1 − m) · (image ∗ Gaussian(σ))`. The authors take m
-    from Segment Anything, asked with the box. Give yours as `vp.Mask`; for a box m is found here, by GrabCut (Rother et
-    al., SIGGRAPH 2004) on the box and its surroundings: good on an object of its own colours, poor on camouflage.
+    With m the mask, 1 on the object's pixels: `m · image + (1 − m) · (image ∗ Gaussian(σ))`. The authors take m from
+    Segment Anything, prompted with the box. Give a mask as `vp.Mask`; for a box, m is computed by GrabCut (Rother et
+    al., SIGGRAPH 2004) on the box and its surroundings, which works if object and background differ in colour.
 
     >>> import numpy as np
     >>> from PIL import Image
@@ -72,7 +72,7 @@ class Fgvp(Prompter):
     >>> bool((edited[24:40, 24:40] == pixels[24:40, 24:40]).all()), bool((edited[18, 18:46] == pixels[18, 18:46]).all())
     (True, False)
 
-    Units: pixels of the image that the request gives, or shares of its side. Deterministic: GrabCut runs on a fixed
+    Units: pixels of the image that the request gives, or fractions of its side. Deterministic: GrabCut runs on a fixed
     seed of OpenCV's generator, which is set on the calling thread.
 
     Raises:
@@ -86,7 +86,7 @@ class Fgvp(Prompter):
     neutral: ClassVar[dict[str, Any]] = {"sigma": 0.0, "sigma_px": None, "fit": None}
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """Blurs what lies outside the masks of all regions."""
+        """Blurs the image outside the masks of all regions."""
         options: FgvpOptions = self.options
         regions, image = _draw.placed(prompt), prompt.image
         if options.fit is not None:
@@ -119,21 +119,21 @@ class Fgvp(Prompter):
 
 @renamed_parameters(picture="image")
 def cut_out(image: Image.Image, region: Region) -> Mask | None:
-    """The object in a box or disc, by GrabCut: colours inside against colours around it, smooth along edges.
+    """Segments the object in a box or disc by GrabCut, from the colours inside and around the region.
 
     Args:
         image: RGB.
-        region: nothing outside it is taken.
+        region: the mask lies inside it.
 
     Returns:
-        Its mask, as large as the image; None if there is nothing around the region to compare with, or next to
-        nothing of it is left.
+        The mask, as large as the image; None if nothing surrounds the region, or if less than 5 % of the region is
+            left.
     """
     import cv2
 
     wh = image.size
     x0, y0, x1, y1 = region.xyxy
-    # As much surroundings as there is region, on every side half: their colours say what the object is not.
+    # Half the region's size on every side, from which GrabCut learns the background's colours.
     grown = _draw.padded((x0, y0, x1, y1), max(8.0, (x1 - x0) / 2, (y1 - y0) / 2))
     left, top = (max(int(value), 0) for value in grown[:2])
     right, bottom = (min(int(np.ceil(value)), side) for value, side in zip(grown[2:], wh, strict=True))
@@ -160,7 +160,7 @@ def cut_out(image: Image.Image, region: Region) -> Mask | None:
 
 
 def _without_specks(mask: np.ndarray, area: int) -> np.ndarray:
-    """Without connected parts below 1 % of an area; the authors drop islands and fill holes below 400 pixels."""
+    """Removes connected parts below 1 % of an area; the authors remove islands and fill holes below 400 pixels."""
     import cv2
 
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)

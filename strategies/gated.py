@@ -1,4 +1,4 @@
-"""Gated prompt tuning: tokens that pass by blocks which have nothing to tell them, and attention as sharp as needed."""
+"""Gated prompt tuning (arXiv 2306.05067): prompt tokens with a gate and an attention temperature per block."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 10.0
 
 @dataclass(frozen=True)
 class GatedOptions(TokenOptions):
-    """Options of `gated`, beside those of `TokenOptions`.
+    """Options of `gated`, in addition to those of `TokenOptions`.
 
     Args:
-        gates: mix what a block makes of the prompts with what it was given, by one learned number per block.
+        gates: mix the prompt tokens before and after a block, weighted by one learned gate per block.
         shaping: one learned temperature per block divides the attention logits of all tokens.
         gamma: γ: the gates start at sigmoid(−γ), almost closed (5 in the authors' example, 10 in their defaults).
     """
@@ -45,10 +45,10 @@ class GatedOptions(TokenOptions):
 class Gated(TokenPrompter):
     """Gated prompt tuning (Yoo et al., ICML 2023, https://arxiv.org/abs/2306.05067), for self-supervised ViTs.
 
-    m tokens go in before block b. Behind every block but the last, `P ← g · P̃ + (1 − g) · P`, with P̃ what the block
-    made of the prompts P it was given and `g = sigmoid(logit)` learned; so the prompts reach the blocks that suit the
-    task nearly as they were put in. In every block the attention is `softmax(q kᵀ · scale / τ)` with a learned τ in
-    [0.01, 10], for all tokens.
+    m tokens are inserted before block b. After every block but the last, `P ← g · P̃ + (1 − g) · P`, with P the prompt
+    tokens before the block, P̃ after it, and `g = sigmoid(logit)` learned; a small g lets the tokens pass a block
+    nearly unchanged. In every block the attention is `softmax(q kᵀ · scale / τ)` with a learned τ in [0.01, 10], for
+    all tokens.
 
     Without gates and shaping it is VPT-shallow.
 
@@ -59,7 +59,7 @@ class Gated(TokenPrompter):
     Shapes: tokens `[1, m, d]`, gate logits `[L − 1 − b]`, temperatures `[L]`.
 
     Raises:
-        InvalidInputError: before it was trained or loaded.
+        InvalidInputError: if it is untrained.
         UnsupportedError: on another backbone than the one it was trained on, and on towers that take no tokens.
     """
 
@@ -68,7 +68,7 @@ class Gated(TokenPrompter):
     neutral: ClassVar[dict[str, Any]] = {"prompts": 0, "shaping": False}
 
     def make(self, model: Model, generator: torch.Generator) -> nn.Module:
-        """Tokens as for `vpt`; gate logits −γ; temperatures 1."""
+        """Tokens as for `vpt`; gate logits −γ `[L − 1 − b]`; temperatures 1 `[L]`."""
         import torch
         from torch import nn
 
@@ -90,6 +90,7 @@ class Gated(TokenPrompter):
                 temperatures.clamp_(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
     def edits(self, tensors: dict[str, Tensor]) -> tuple[AttentionEdit, ...]:
+        """One attention edit per block with its temperature; empty without `shaping`."""
         temperatures = tensors.get("temperatures")
         if temperatures is None:
             return ()

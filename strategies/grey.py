@@ -1,4 +1,4 @@
-"""Greying out: everything but the region becomes one grey."""
+"""Paints everything outside the region grey."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class GreyOptions(Options):
 
 
 class Grey(Prompter):
-    """Grey outside, a masking of the kind FGVP compares (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356).
+    """Grey outside, a baseline of FGVP (Yang et al., NeurIPS 2023, https://arxiv.org/abs/2306.04356).
 
-    With m the share of a pixel inside the region: `image + α · (1 − m) · (level − image)`. Position and size
-    stay visible, the surroundings do not.
+    With m the fraction of a pixel inside the region: `image + α · (1 − m) · (level − image)`. The region keeps its
+    position and size, unlike with `crop`.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -56,7 +56,7 @@ class Grey(Prompter):
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """Greys out what lies outside all regions."""
+        """Paints the image grey outside all regions."""
         options: GreyOptions = self.options
         regions, image = _draw.placed(prompt), prompt.image
         if options.alpha == 0:

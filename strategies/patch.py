@@ -1,4 +1,4 @@
-"""A learned patch: the small pattern that draws a model's attention to wherever it is pasted."""
+"""A learned patch: a small pattern that attracts a model's attention to the point where it is pasted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from visprompt.regions.shapes import Pair
     from visprompt.training.objectives.base import Objective
 
-#: tokens along a side of a ViT-B/16 at 224 pixels: how large a token is taken to be if nothing better is known
+#: assumed tokens along a side of the input if the patch grid is unknown: those of a ViT-B/16 at 224 pixels
 USUAL_GRID = 14
 #: pixels along a side of a patch made for a model without tokens
 USUAL_SIDE = 48
@@ -33,31 +33,31 @@ USUAL_SIDE = 48
 
 @dataclass(frozen=True)
 class PatchOptions(Options):
-    """Options of `patch`; the second half matters only while it is learned.
+    """Options of `patch`; those from `prior` on affect only its training.
 
     Args:
         size: side of the patch in tokens of the model, so that one patch serves any resolution.
-        size_share: instead of `size`, side as a share of the image's shorter side, on any model. None: tokens; on
-            models whose tokens are not known (remote ones) the share that `size` tokens had of the input of the model
-            it was learned on.
-        shape: what of the patch is pasted: "circle", a ring; "square", a frame; "full", all of it.
+        size_share: instead of `size`, side as a fraction of the image's shorter side, on any model. None: tokens; on
+            models whose tokens are not known (remote ones) the fraction that `size` tokens have of the input of the
+            model it was learned on.
+        shape: the part of the patch that is pasted: "circle", a ring; "square", a frame; "full", all of it.
         ratio: λ, size of the hole of a ring or frame over its own size, 0 to below 1.
         opacity: 0 (nothing is pasted) to 1.
         blending: "over": the patch covers what is below it; "add": it lightens and darkens it.
-        place: where it goes: "centre" of a box or mask (of a mask: where it is deepest), or where a point is; "rim":
-            several along the outline; "corners": four that touch the corners of the region's box from outside, which
-            hide nothing of it.
-        rim_marks: how many on a rim, evenly spaced from the middle of the top on; a point has no rim and gets one.
-        scale: a factor on its side where it is used, 0.05 to 20.
-        colours: "learned", or "random": colours drawn uniformly in their place, the control.
-        prior: "conv": while it is learned the patch is what a small convolutional auto-encoder makes of fixed noise
-            (Deep Image Prior); "none": its pixels are learned directly.
-        pixels: of the patch along a side; None: as many as the model's input has there, 8 to 128.
-        sigma_tokens: standard deviation of the Gaussian that attention is to follow.
-        blocks: whose attention; numbers from 0, negative ones from the end, or fractions of the depth.
-        jitter_shift: how far from a token's centre the patch may be put, 1: anywhere, 0: on centres only.
-        jitter_scale: s: its side varies by factors of 1/(1 + s) to 1 + s.
-        jitter_brightness: b: its colours vary by factors of 1 − b to 1 + b.
+        place: position: "centre" of a box (of a mask: its deepest pixel), or the point; "rim": several patches along
+            the outline; "corners": four patches that touch the corners of the region's box from outside.
+        rim_marks: number of patches on a rim, evenly spaced from the middle of the top on; a point gets one.
+        scale: a factor on the side in use, 0.05 to 20.
+        colours: "learned", or "random": uniformly random colours instead, as a control.
+        prior: "conv": in training a small convolutional network computes the patch from fixed noise (Deep Image
+            Prior); "none": its pixels are parameters.
+        pixels: of the patch along a side; None: the resolution of the model's input, 8 to 128.
+        sigma_tokens: standard deviation of the target Gaussian of attention, tokens.
+        blocks: blocks whose attention is trained; numbers from 0, negative ones from the end, or fractions of the
+            depth.
+        jitter_shift: range of the distance from a token's centre in training; 1: any position, 0: centres only.
+        jitter_scale: s: the side varies by factors from 1/(1 + s) to 1 + s.
+        jitter_brightness: b: the colours vary by factors from 1 − b to 1 + b.
     """
 
     size: float = 3.0
@@ -110,40 +110,40 @@ class PatchOptions(Options):
 
 
 class Patch(ImagePrompter):
-    """Learned patch prompt (Rezaei et al. 2024, https://arxiv.org/abs/2406.03303): the marker a model cannot ignore.
+    """Learned patch prompt (Rezaei et al. 2024, https://arxiv.org/abs/2406.03303): a pattern that attracts attention.
 
-    Without labels: images, a random place in each, the patch P pasted there, and as the loss the Kullback–Leibler
-    divergence from a Gaussian around the place to the readout's attention over the tokens,
-    `KL(t ‖ a) = Σ t log(t / a)`. P = sigmoid(f(z)), f a small convolutional auto-encoder with learned weights and z a
-    fixed noise. Used, it is paint: 8-bit pixels in the image, before the model's own resize, so that it works on any
-    model, also on one it was not learned on. Patches ship for the bundled models: `from_name("patch")` finds them by
-    the model's weights.
+    It is trained without labels: the patch P is pasted at a random position in each image, and the loss is the
+    Kullback–Leibler divergence from a Gaussian t around the position to the readout's attention a over the tokens,
+    `KL(t ‖ a) = Σ t log(t / a)`. P = sigmoid(f(z)), with f a small convolutional network with trained weights and z a
+    fixed noise. In use, its 8-bit pixels are pasted into the image before the model's resize, so that it works on any
+    model, also on one it was not learned on. The package has patches for the bundled models: `from_name("patch")`
+    finds them by the model's weights.
 
     >>> import visprompt as vp
     >>> vp.Prompter.from_name("patch", shape="full").options.size
     3.0
 
-    Shapes: saved as uint8 `[4, r, r]`, red, green, blue and alpha, and as `patch.png` to look at.
+    Shapes: saved as uint8 `[4, r, r]`, red, green, blue and alpha, and as the image `patch.png`.
 
-    Units: tokens; a mark of s tokens is s tokens of the model's input wide and high, and what that is in the image.
+    Units: tokens; a patch of size s covers s × s tokens of the model's input, converted to pixels of the image.
 
     Raises:
-        InvalidInputError: if it was neither learned nor loaded and none ships for the model, without a region, or for
-            an option out of range.
-        UnsupportedError: when it is learned on a model whose attention cannot be read.
+        InvalidInputError: if it is untrained and the package has none for the model, without a region, or for an option
+            out of range.
+        UnsupportedError: in training, on a model whose attention cannot be read.
     """
 
     Options = PatchOptions
     needs: ClassVar[frozenset[str]] = frozenset({"training", "region"})
     neutral: ClassVar[dict[str, Any] | None] = {"opacity": 0.0}
-    #: the others belong to what was learned
+    #: the other options affect training
     free: ClassVar[frozenset[str]] = frozenset({"place", "rim_marks", "opacity", "size_share", "scale", "colours"})
     option_hint: ClassVar[str] = "scale=… pastes it larger or smaller"
 
     # -- using it -----------------------------------------------------------------------------------------------------
 
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
-        """Pastes it once per region, along the regions' rims, or at their corners."""
+        """Pastes the patch at the region's centre, along its outline, or at its corners, as `place` says."""
         options: PatchOptions = self.options
         if options.opacity == 0:
             return prompt
@@ -158,10 +158,10 @@ class Patch(ImagePrompter):
         pasted = paste_all(image, patch, marks, opacity=options.opacity, blending=options.blending)
         return prompt if pasted is image else prompt.with_(image=pasted)
 
-    def _side(self, spot: Pair, wh: tuple[int, int], geometry: Geometry | None) -> Pair:
-        """Width and height of the patch at a place, pixels of the image."""
+    def _side(self, center: Pair, wh: tuple[int, int], geometry: Geometry | None) -> Pair:
+        """Width and height of the patch at a point, pixels of the image."""
         options: PatchOptions = self.options
-        found = None if geometry is None else square_at(geometry, spot, options.scale * options.size)
+        found = None if geometry is None else square_at(geometry, center, options.scale * options.size)
         if found is not None:
             return found
         grid = (self.backbone or {}).get("grid_hw") or (USUAL_GRID, USUAL_GRID)
@@ -172,7 +172,7 @@ class Patch(ImagePrompter):
     # -- learning it --------------------------------------------------------------------------------------------------
 
     def make(self, model: Model, generator: torch.Generator) -> nn.Module:
-        """The prior, with its weights drawn and its patch as large as the options say."""
+        """The prior with initial weights, at the resolution that the options give."""
         import torch
 
         from visprompt.training.patch.pasting import side_for
@@ -185,7 +185,7 @@ class Patch(ImagePrompter):
         return (ConvPrior if options.prior == "conv" else PixelPrior)(alpha, generator)
 
     def patch(self, device: torch.device) -> Tensor:
-        """The patch as it is learned, `[4, r, r]` in [0, 1], with gradients; without any if its colours are random."""
+        """The current patch, `[4, r, r]` in [0, 1], with gradients unless its colours are random."""
         import torch
 
         source: Any = self.parameters
@@ -195,11 +195,17 @@ class Patch(ImagePrompter):
         return found.to(device)
 
     def objective(self, model: Model, data: Labelled) -> type[Objective]:
+        """Always `AttentionTarget`; labels are not used."""
         from visprompt.training.objectives.patch_attention import AttentionTarget
 
         return AttentionTarget
 
     def require_learnable(self, sweep: Mapping[str, Sequence[Any]]) -> None:
+        """As `LearnedFromImages.require_learnable`, and checks the options.
+
+        Raises:
+            InvalidInputError: also for options with which the patch has no pixels or no gradients.
+        """
         options: PatchOptions = self.options
         if options.opacity == 0:
             raise InvalidInputError("with opacity=0 nothing is pasted, so nothing can be learned: leave it out.")
@@ -208,7 +214,7 @@ class Patch(ImagePrompter):
         super().require_learnable(sweep)
 
     def about(self) -> str:
-        """Shape and size, in words."""
+        """Shape and size of the patch in a sentence."""
         if self.parameters is None:
             return ""
         options: PatchOptions = self.options

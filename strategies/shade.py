@@ -1,4 +1,4 @@
-"""The colour shade: a tint over the region, and the text that says so."""
+"""Tints the region with a colour and names the colour in the text."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ShadeOptions(Options):
         alpha: opacity of the tint, 0 to 1 (paper: 127/255). 0: neither tint nor text.
         shape: `"box"` tints the box around the region, `"mask"` the region's own shape.
         text: add the suffix to texts.
-        suffix: what is added; `{colour}` stands for the colour's name.
-        colour_name: how the text calls the colour; None: `colour` itself, which then must be a name.
+        suffix: the suffix; `{colour}` stands for the colour's name.
+        colour_name: name of the colour in the text; None: `colour` itself, which then must be a name.
     """
 
     colour: str | tuple[int, int, int] = "red"
@@ -60,10 +60,10 @@ class ShadeOptions(Options):
 
 
 class Shade(Prompter):
-    """CPT colour shade (Yao et al., 2021, https://arxiv.org/abs/2109.11797): tint it, and say so in the text.
+    """CPT colour shade (Yao et al., 2021, https://arxiv.org/abs/2109.11797): tints the region, names the colour.
 
     Inside the box `(1 − α) · image + α · tint`, with tint (240, 0, 30) and α = 127/255; a text "the dog" becomes "the
-    dog is in red color.", so image and text share a word for the place.
+    dog is in red color.", so that the text refers to the region by its colour.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -72,7 +72,7 @@ class Shade(Prompter):
     >>> edited.image.getpixel((32, 32)), edited.text("the dog")
     ((120, 0, 15), 'the dog is in red color.')
 
-    Units: α as a share, 0 to 1.
+    Units: α is an opacity, 0 to 1.
 
     Raises:
         InvalidInputError: without a region, or for an option out of range.
@@ -86,7 +86,7 @@ class Shade(Prompter):
     def __init__(self, options: ShadeOptions | None = None) -> None:
         super().__init__(options)
         if not self.options.text:
-            self.acts_on = frozenset({"pixels"})  # type: ignore[misc]  # nothing is done to texts then
+            self.acts_on = frozenset({"pixels"})  # type: ignore[misc]  # texts stay unchanged
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
         """Tints the regions and adds the suffix to texts."""

@@ -1,4 +1,4 @@
-"""Set-of-Mark: outlines and numbers on all regions, so that a question and an answer can name them."""
+"""Set-of-Mark: outlines and labels on all regions, so that questions and answers can refer to them by number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from visprompt.regions.shapes import Region
 
 LABELS = ("numbers", "letters", "none")
-#: colours that are far from one another; marks take the one that stands out most where they are
+#: distinct colours; a mark takes the one with the highest contrast to the image around its outline
 PALETTE: tuple[Rgb, ...] = (
     (230, 25, 75),
     (60, 180, 75),
@@ -35,7 +35,7 @@ PALETTE: tuple[Rgb, ...] = (
     (0, 128, 128),
     (210, 245, 60),
 )
-#: smallest label text, pixels: below it digits run together
+#: smallest text height of a label, pixels; smaller digits are illegible
 MIN_TEXT_PX = 8
 
 
@@ -47,10 +47,10 @@ class SomOptions(Options):
         labels: `"numbers"` (1, 2, 3, …), `"letters"` (a, b, …, z, aa, …) or `"none"`; the first region is 1.
         alpha: opacity of the fill, 0 to 1 (authors' code: 0.1). 0: none.
         width: of the outlines, pixels of the image; None: 1/200 of its longer side, at least 1; 0: none.
-        text_px: height of the labels' text, pixels of the image; None: 1/25 of its longer side, at least 10. Smaller,
-            down to 8, where there are more labels than room.
-        colour: one colour for all marks: name, `#rrggbb` or RGB triple; None: one each, as far as possible from what is
-            under it.
+        text_px: height of the labels' text, pixels of the image; None: 1/25 of its longer side, at least 10. Reduced
+            down to 8 if the labels do not fit.
+        colour: one colour for all marks: name, `#rrggbb` or RGB triple; None: a colour per mark with high contrast to
+            the image.
     """
 
     labels: str = "numbers"
@@ -71,12 +71,12 @@ class SomOptions(Options):
 
 
 class Som(Prompter):
-    """Set-of-Mark (Yang et al., 2023, https://arxiv.org/abs/2310.11441): number the regions, talk about the numbers.
+    """Set-of-Mark (Yang et al., 2023, https://arxiv.org/abs/2310.11441): outlines and numbers the regions.
 
-    Every region is outlined and lightly filled in a colour of its own, and gets a label: its number among the regions.
-    Labels are placed as in the paper's algorithm 1: smallest region first, at the pixel deepest inside what smaller
-    regions leave of it (the maximum of the distance transform). Beyond it, labels never cover one another nor leave the
-    image, and stand beside regions that are too small for them.
+    Every region gets an outline and a light fill in its own colour, and its number as a label. Labels are placed as in
+    the paper's algorithm 1: smallest region first, at the pixel deepest inside the part that smaller regions leave free
+    (the maximum of the distance transform). In addition, labels never overlap or leave the image, and are put beside
+    regions that are too small for them.
 
     >>> from PIL import Image
     >>> from visprompt import Box, VisualPrompt
@@ -87,8 +87,9 @@ class Som(Prompter):
     >>> Som().edit(prompt, model=None).image.size
     (200, 100)
 
-    All regions come into one image with `Request(…, regions_as="together")`; with `"each"` every image has one
-    mark, 1. Units: pixels of the image that the request gives, before the model's resize.
+    `Request(…, regions_as="together")` marks all regions in one image; with `"each"` every image has one mark, 1.
+
+    Units: pixels of the image that the request gives, before the model's resize.
 
     Raises:
         InvalidInputError: without a region, for an option out of range, or for more labels than the image has room
@@ -110,7 +111,7 @@ class Som(Prompter):
         masks = [_pixels(region, image.size) for region in regions]
         colours = self._colours(image, masks)
         marked = image.copy()
-        for index in np.argsort([-int(mask.sum()) for mask in masks], kind="stable"):  # small regions on top of large
+        for index in np.argsort([-int(mask.sum()) for mask in masks], kind="stable"):  # small regions over large ones
             left, top, right, bottom = _window(masks[index])
             inside = masks[index][top:bottom, left:right]
             share = np.where(inside & (depth_inside(inside) <= width), 1.0, options.alpha * inside)
@@ -121,7 +122,11 @@ class Som(Prompter):
         return prompt.with_(image=marked)
 
     def marks(self, prompt: VisualPrompt) -> list[PlacedLabel]:
-        """The labels with their places, in the order of the regions: what a number in an answer refers to."""
+        """The labels with their positions, in the order of the regions.
+
+        Args:
+            prompt: gives the image and the regions.
+        """
         return self._labels(prompt.image.size, [_pixels(region, prompt.image.size) for region in _draw.placed(prompt)])
 
     def _labels(self, wh: tuple[int, int], masks: list[np.ndarray]) -> list[PlacedLabel]:
@@ -160,7 +165,7 @@ class Som(Prompter):
             inside = mask[top:bottom, left:right]
             edge = pixels[top:bottom, left:right][inside & (depth_inside(inside) <= 3)]
             under = lab(edge[:: 1 + len(edge) // 1000])
-            # The least distance over most of the outline, not the mean: a mark must stand out all around.
+            # The 20th percentile of the distance, not the mean: most of the outline must be visible.
             apart = np.percentile(np.linalg.norm(under[:, None] - palette, axis=2), 20, axis=0)
             best = int(np.argmax(apart - 1000 * used))
             used[best] += 1
@@ -169,19 +174,21 @@ class Som(Prompter):
 
 
 def _pixels(region: Region, wh: tuple[int, int]) -> np.ndarray:
-    """The pixels that are mostly inside, bool `[H, W]`; at least those with most of a region thinner than a pixel."""
+    """The pixels with at least half their area inside, bool `[H, W]`; for very thin regions, those with the largest
+    fraction.
+    """
     share = region.rasterise(wh)
     return share >= min(0.5, float(share.max()))
 
 
 def _window(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The smallest box around a mask, whole pixels: outlines are found in it and not in the whole image."""
+    """The smallest box around a mask, whole pixels; outlines are computed only inside it."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
 def _letters(number: int) -> str:
-    """1 → a, 26 → z, 27 → aa, as columns of a table are lettered."""
+    """1 → a, 26 → z, 27 → aa, as the columns of a spreadsheet."""
     text = ""
     while number:
         number, rest = divmod(number - 1, 26)
@@ -195,7 +202,7 @@ def _plate(text: str, text_px: int) -> tuple[int, int]:
 
 
 def _ink(colour: Rgb) -> str:
-    """Black or white, whichever stands out more: a contrast ratio of at least 4.5 on every colour (WCAG 2.1)."""
+    """Black or white, whichever has more contrast: a ratio of at least 4.5 on every colour (WCAG 2.1)."""
     linear = [
         level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in np.divide(colour, 255)
     ]
@@ -204,11 +211,11 @@ def _ink(colour: Rgb) -> str:
 
 
 def _write(image: Image.Image, label: PlacedLabel, colour: Rgb) -> None:
-    """Text in black or white on a plate of the mark's colour: legible on any background."""
+    """Draws a label: black or white text on a plate of the mark's colour."""
     draw = ImageDraw.Draw(image)
     x0, y0, x1, y1 = label.xyxy
     ink = _ink(colour)
-    # On small images a frame would take the digits' room.
+    # Small plates have no room for a frame.
     draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour, outline=ink if label.text_px > 10 else None)
     font = ImageFont.load_default(label.text_px)
     draw.text(((x0 + x1) / 2, (y0 + y1) / 2), label.text, fill=ink, font=font, anchor="mm")

@@ -1,4 +1,4 @@
-"""Unleash: amplifies in the last blocks what another prompt changed in the heads that respond to it."""
+"""Unleash: amplifies the effect of another prompt in the last blocks, in the heads that respond to it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class UnleashOptions(Options):
     """Options of `unleash`.
 
     Args:
-        gain: g, how much of the change is added once more (paper: 1). 0: the prompt alone.
-        responsive: only heads whose output moved by at least this share of its norm; None: all heads.
+        gain: g, factor of the change that is added once more (paper: 1). 0: the prompt alone.
+        responsive: only heads whose output changed by at least this fraction of its norm; None: all heads.
         first_block: first block it acts in; a float is a fraction of the depth (paper: the last four of 12).
         last_block: last block, included; None: to the end.
         heads: head indices; None: all.
@@ -38,9 +38,9 @@ class UnleashOptions(Options):
 
 
 class Unleash(Prompter):
-    """Unleash (FALIP, Zhuang et al., ECCV 2024, https://arxiv.org/abs/2407.05578, §4): louder prompts.
+    """Unleash (FALIP, Zhuang et al., ECCV 2024, https://arxiv.org/abs/2407.05578, §4): amplifies a prompt.
 
-    With G a head's attention output for the readout row without the visual prompt and G' with it, the head gives
+    With G a head's attention output for the readout row without the visual prompt and G' with it, the output becomes
     `G' + g·(G' − G)` in the last blocks. It follows another prompt: `circle+unleash`, `falip+unleash`.
 
     >>> import visprompt as vp
@@ -61,7 +61,11 @@ class Unleash(Prompter):
     follows: ClassVar[str] = "circle"
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """Adds the gain edit, with the request's own image as the reference."""
+        """Adds the gain edit, with the request's own image as the reference.
+
+        Raises:
+            InvalidInputError: if there is no prompt before it.
+        """
         options: UnleashOptions = self.options
         if prompt.label == "none" and options.gain:
             raise InvalidInputError(

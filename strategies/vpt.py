@@ -1,4 +1,4 @@
-"""VPT: learned tokens in the sequence of a frozen ViT, put in once or anew in every block."""
+"""VPT: learned tokens in the sequence of a frozen ViT, inserted once or in every block."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenOptions(Options):
-    """What all strategies with prompt tokens have in common.
+    """Options that all strategies with prompt tokens share.
 
     Args:
-        prompts: m, the number of tokens; 0: none, which leaves a trained head on the frozen model (a linear probe).
-        first_block: block b that they go into; a float is a fraction of the depth, negative numbers count from the end.
-        dropout: share of a prompt's numbers that are set to zero in training, drawn anew for every image.
-        pool: for models that average their patches: "model" over the patches alone, "with_prompts" over the prompts
-            too (the authors' choice for MAE); None: "with_prompts" where that is possible. Dense features never have
-            the prompts in them.
+        prompts: m, the number of tokens; 0: none, so that only a head is trained (a linear probe).
+        first_block: block b into which they are inserted; a float is a fraction of the depth, negative numbers count
+            from the end.
+        dropout: fraction of a token's values that are set to zero in training, drawn for every image.
+        pool: for models that average their patches: "model" averages the patches alone, "with_prompts" the prompt
+            tokens too (the authors' choice for MAE); None: "with_prompts" where possible. Dense features never contain
+            the prompt tokens.
     """
 
     prompts: int = 50
@@ -50,11 +51,11 @@ class TokenOptions(Options):
 
 @dataclass(frozen=True)
 class VptOptions(TokenOptions):
-    """Options of `vpt`, beside those of `TokenOptions`.
+    """Options of `vpt`, in addition to those of `TokenOptions`.
 
     Args:
-        deep: False: the tokens go in once (VPT-shallow); True: every block from `first_block` on gets tokens of its
-            own, and what the block before made of the last ones is dropped (VPT-deep).
+        deep: False: the tokens are inserted once (VPT-shallow); True: every block from `first_block` on gets its own
+            tokens, which replace the outputs of the previous ones (VPT-deep).
     """
 
     deep: bool = False
@@ -66,17 +67,19 @@ class VptOptions(TokenOptions):
 
 
 class TokenPrompter(Learned):
-    """Base of the strategies that put learned tokens into a tower: making, dropout, pooling."""
+    """Base of the strategies that insert learned tokens into a tower: initialisation, dropout, pooling."""
 
     #: tensors of the parameters by name; sub-classes add theirs
     Options: ClassVar[type[Options]] = TokenOptions
 
     def depth(self, blocks: int) -> int:
-        """Number of blocks that get tokens of their own."""
+        """Number of blocks with their own tokens, of a tower with `blocks` blocks."""
         return 1
 
     def make(self, model: Model, generator: torch.Generator) -> nn.Module:
-        """Tokens `[depth, m, d]`, uniform in (−v, v) with v = √(6 / (3 p² + d)), p the patch's side in pixels."""
+        """Tokens `[depth, m, d]`, uniform in (−v, v) with v = √(6 / (3 p² + d)), p the patch's side in pixels of the
+        input.
+        """
         import torch
         from torch import nn
 
@@ -95,11 +98,11 @@ class TokenPrompter(Learned):
         return {} if self.parameters is None else dict(self.parameters.named_parameters())
 
     def edit(self, prompt: VisualPrompt, model: Model) -> VisualPrompt:
-        """Puts the tokens into one prompt."""
+        """Inserts the tokens into one prompt."""
         return self._with(prompt, *self._data(model, {name: item.detach() for name, item in self.tensors().items()}))
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
-        """One and the same `PromptTokens` in all: the model then carries them once for the whole batch."""
+        """Inserts the same `PromptTokens` object into all prompts, so that the model processes them once per batch."""
         self.check(prompts, model)
         data = self._data(model, {name: item.detach() for name, item in self.tensors().items()})
         return [self._labelled(self._with(prompt, *data)) for prompt in prompts]
@@ -107,12 +110,18 @@ class TokenPrompter(Learned):
     def training_edit(
         self, prompts: Sequence[VisualPrompt], model: Model, draws: Sequence[int] | None
     ) -> list[VisualPrompt]:
-        """With gradients, and with dropout where there are draws."""
+        """As `edit_all`, with gradients, and with dropout if there are seeds.
+
+        Args:
+            prompts: one per image.
+            model: the model.
+            draws: one seed per prompt for dropout; None: no dropout.
+        """
         import torch
 
         live = self.tensors()
         rate = float(self.options.dropout)
-        # The very same edits for all: the model then makes one programme of them for the whole batch.
+        # The same objects for all prompts: the model then compiles them once for the whole batch.
         tokens, edits = self._data(model, live)
         if draws is None or rate == 0 or tokens is None:
             return [self._with(prompt, tokens, edits) for prompt in prompts]
@@ -124,7 +133,11 @@ class TokenPrompter(Learned):
         return found
 
     def edits(self, tensors: dict[str, Tensor]) -> tuple[AttentionEdit, ...]:
-        """Attention edits that go with the tokens."""
+        """Attention edits in addition to the tokens.
+
+        Args:
+            tensors: the parameters by name.
+        """
         return ()
 
     def _data(self, model: Model, tensors: dict[str, Tensor]) -> tuple[PromptTokens | None, tuple[AttentionEdit, ...]]:
@@ -150,16 +163,16 @@ class TokenPrompter(Learned):
         return prompt.adding(*edits) if tokens is None else prompt.with_(tokens=tokens).adding(*edits)
 
     def first_of(self, blocks: int) -> int:
-        """b as a number."""
+        """b as a block number, of a tower with `blocks` blocks."""
         return block_number(self.options.first_block, blocks, "first_block")
 
     def blocks_table(self) -> list[dict[str, Any]]:
-        """What was learned, block by block: for `visprompt inspect`.
+        """The learned values per block, for `visprompt inspect`.
 
         Returns:
-            One dict per block: `block`; `tokens`, the mean norm of the tokens that go in there, `gate`, `temperature`
-            and `selection`, the share that the block's output has in the last block's prompts (Fig. 4 of the gated
-            prompt paper); None where there is no such thing. `selection` of the tokens themselves is that of block −1.
+            One dict per block: `block`; `tokens`, the mean norm of the tokens inserted at the block; `gate`;
+            `temperature`; `selection`, the fraction of the block's output in the last block's prompt tokens (Fig. 4 of
+            the gated prompt paper); None where the block has none. Block −1 has the fraction of the initial tokens.
         """
         if self.parameters is None or self.backbone is None:
             return []
@@ -172,17 +185,17 @@ class TokenPrompter(Learned):
         ]
         by_block = {row["block"]: row for row in rows}
         if tensors["tokens"].shape[1]:
-            for place, item in enumerate(tensors["tokens"]):
-                by_block[first + place]["tokens"] = float(item.norm(dim=-1).mean())
+            for index, item in enumerate(tensors["tokens"]):
+                by_block[first + index]["tokens"] = float(item.norm(dim=-1).mean())
         if "temperatures" in tensors:
             for block, value in enumerate(tensors["temperatures"].tolist()):
                 by_block[block]["temperature"] = value
         if "gate_logits" in tensors:
             left = 1.0
             gates = tensors["gate_logits"].sigmoid().tolist()
-            for place in reversed(range(len(gates))):
-                by_block[first + place].update(gate=gates[place], selection=gates[place] * left)
-                left *= 1 - gates[place]
+            for index in reversed(range(len(gates))):
+                by_block[first + index].update(gate=gates[index], selection=gates[index] * left)
+                left *= 1 - gates[index]
             by_block[-1]["selection"] = left
         return rows
 
@@ -190,8 +203,8 @@ class TokenPrompter(Learned):
 class Vpt(TokenPrompter):
     """Visual prompt tuning (Jia et al., ECCV 2022, https://arxiv.org/abs/2203.12119): m learned tokens in the sequence.
 
-    `[CLS, P, patches]` goes into block b; with `deep=True` every block from b on gets tokens of its own instead of
-    what the block before made of the last ones. Inserting at different b is Fig. 1 of gated prompt tuning
+    The input of block b is `[CLS, P, patches]`; with `deep=True` every block from b on gets its own tokens, which
+    replace the outputs of the previous ones. Inserting at different b is Fig. 1 of gated prompt tuning
     (arXiv 2306.05067). With `prompts=0` only a head is trained.
 
     >>> import visprompt as vp
@@ -201,7 +214,7 @@ class Vpt(TokenPrompter):
     Shapes: tokens `[1, m, d]`, or `[L − b, m, d]` if deep.
 
     Raises:
-        InvalidInputError: before it was trained or loaded.
+        InvalidInputError: if it is untrained.
         UnsupportedError: on another backbone than the one it was trained on, and on towers that take no tokens.
     """
 
@@ -210,6 +223,7 @@ class Vpt(TokenPrompter):
     head_preset: ClassVar[str | None] = "linear"
 
     def depth(self, blocks: int) -> int:
+        """The number of blocks from `first_block` on if `deep`, else 1."""
         return blocks - self.first_of(blocks) if self.options.deep else 1
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from visprompt.visual_prompt import PromptTokens as PromptTokens
     from visprompt.visual_prompt import VisualPrompt as VisualPrompt
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 
 def _refuse_namesake() -> None:

@@ -1,4 +1,4 @@
-"""The recipe of the bundled models: ``python -m zoo`` trains and exports all of them.
+"""Training recipes of the bundled models: ``python -m zoo`` trains and exports all of them.
 
-Not part of the wheel: users get the weights, whoever doubts them gets this.
+Not part of the wheel, which has only the weights.
 """

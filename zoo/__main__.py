@@ -1,13 +1,12 @@
-"""``python -m zoo``: train the bundled models and put them where the package looks for them.
+"""``python -m zoo``: trains the bundled models and writes them into the package.
 
     python -m zoo                                  # all, into visprompt/bundled: what `make zoo` does
     python -m zoo scenes-clip --into /somewhere    # one, elsewhere
     python -m zoo patches                          # the learned patches of all of them; patch-scenes-clip: of one
-    python -m zoo --export-only                    # what the checkpoints hold now, while training goes on
+    python -m zoo --export-only                    # exports the current checkpoints, also during training
 
-Killed? The same command goes on from the last checkpoint in ``--work``. How good the result is, ``make bench`` tells.
-The LVLM starts from the vision tower of the scenes-clip that lies in visprompt/bundled, and patches are learned on the
-models that lie there.
+After a kill, the same command resumes from the last checkpoint in ``--work``. ``make bench`` evaluates the result.
+The LVLM starts from the vision tower of scenes-clip in visprompt/bundled, and patches are learned on the models there.
 """
 
 from __future__ import annotations
@@ -26,7 +25,11 @@ from zoo.train import RECIPES, train
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train and export the models named on the command line, all by default."""
+    """Trains and exports models.
+
+    Args:
+        arguments: the command line; None: that of the process.
+    """
     known = [*RECIPES, *LLAVA_RECIPES, *MAE_RECIPES, *PATCH_RECIPES]
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Train the bundled models and patches.")
     parser.add_argument(
@@ -36,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--work", type=Path, default=Path("build/zoo"), help="checkpoints and logs (default: build/zoo)"
     )
     parser.add_argument("--into", type=Path, help="folder for the model folders (default: visprompt/bundled)")
-    parser.add_argument("--export-only", action="store_true", help="do not train, export the checkpoints there are")
+    parser.add_argument("--export-only", action="store_true", help="export existing checkpoints without training")
     options = parser.parse_args(arguments)
     names = [one for name in options.names for one in (PATCH_RECIPES if name == "patches" else [name])]
     unknown = [name for name in names if name not in known]

@@ -1,4 +1,4 @@
-"""Turns a checkpoint into a folder that transformers loads offline: float16 weights, config, tokenizer, processor."""
+"""Exports a checkpoint as a folder that transformers loads offline: float16 weights, config, tokenizer, processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.train import new_model
 
 
 def image_processor() -> Any:
-    """Build the processor: shorter side to 64 px, centre crop, normalise."""
+    """The image processor: shorter side to 64 px, centre crop, normalisation."""
     from transformers import CLIPImageProcessor
 
     return CLIPImageProcessor(
@@ -31,14 +31,14 @@ def image_processor() -> Any:
 
 
 def export(checkpoint: Path, folder: Path) -> int:
-    """Write the model folder; its README.md, if there is one, stays.
+    """Writes the model folder; an existing README.md is kept.
 
     Args:
-        checkpoint: What `zoo.train.train` left behind.
-        folder: Where to write.
+        checkpoint: the file that `zoo.train.train` wrote.
+        folder: the model folder.
 
     Returns:
-        The number of steps that the checkpoint has seen.
+        The number of steps of the checkpoint.
     """
     from transformers import CLIPProcessor
 
@@ -50,9 +50,15 @@ def export(checkpoint: Path, folder: Path) -> int:
 
 
 def write(model: Any, processor: Any, folder: Path) -> None:
-    """Write weights in float16, config, tokenizer and processor."""
+    """Writes weights in float16, config, tokenizer and processor.
+
+    Args:
+        model: a transformers model; it is converted to float16.
+        processor: a transformers processor with an image processor.
+        folder: the model folder.
+    """
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes for the owner only, and wheels keep modes
+        file.chmod(0o644)  # safetensors restricts files to their owner, and wheels keep modes

@@ -1,7 +1,7 @@
-"""The training pass over a ``CLIPModel``: the module's own arithmetic, less the rows that nobody reads.
+"""The training forward of a ``CLIPModel``: the module's own arithmetic, without rows that are not used.
 
-In the last block of the vision tower only the CLS row matters, in the last block of the text tower only the row of
-``<eos>``; leaving the others out saves a tenth of the time. `tests/bundled` checks it against the module's own forward.
+The last block of the vision tower is computed for the CLS row only, that of the text tower for the row of ``<eos>``;
+this saves a tenth of the time. `tests/bundled` compares it with the module's own forward.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _norm(layer: Any, x: Tensor) -> Tensor:
 def _block(
     layer: Any, x: Tensor, rows: Tensor | None = None, causal: bool = False, mask: Tensor | None = None
 ) -> Tensor:
-    """Run one transformer block; with ``rows`` (one index per sample) return these rows only."""
+    """Runs one transformer block on ``(n, length, width)``; with ``rows`` (one index per sample) returns these rows."""
     attention = layer.self_attn
     heads, width = attention.num_heads, x.shape[-1]
     normed = _norm(layer.layer_norm1, x)
@@ -38,7 +38,7 @@ def _block(
         queries, kept = normed.gather(1, pick), x.gather(1, pick)
     q, k, v = _linear(attention.q_proj, queries), _linear(attention.k_proj, normed), _linear(attention.v_proj, normed)
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    # Written out: on CPUs the fused kernel's backward takes longer than all the rest of the step together.
+    # Explicit attention: on CPUs the fused kernel's backward takes longer than the rest of the step together.
     scores = (q * attention.head_dim**-0.5) @ k.transpose(-1, -2)
     if causal:
         length = scores.shape[-1]
@@ -52,16 +52,16 @@ def _block(
 
 
 def encode_images(model: Any, pixels: Tensor, cls_from: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-    """Embed images.
+    """Encodes images.
 
     Args:
-        model: A ``CLIPModel``.
-        pixels: ``(n, 3, 64, 64)``, normalised; its dtype is the dtype of the pass.
-        cls_from: Optional ``(n,)``: the CLS row skips all blocks before this one (see `zoo.train`).
+        model: a ``CLIPModel``.
+        pixels: ``(n, 3, 64, 64)``, normalised; its dtype is the dtype of the forward.
+        cls_from: optional ``(n,)``: the CLS row skips all blocks before this one (see `zoo.train`).
 
     Returns:
-        Unnormalised embeddings ``(n, d)``, and the patch rows ``(n, 64, width)`` that enter
-        each of the last three blocks.
+        Embeddings ``(n, d)``, not normalised, and the patch rows ``(n, 64, width)`` at the input of each of the last
+            three blocks.
     """
     vision = model.vision_model
     dtype = pixels.dtype
@@ -92,7 +92,16 @@ def encode_images(model: Any, pixels: Tensor, cls_from: Tensor | None = None) ->
 
 
 def encode_texts(model: Any, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """Embed captions ``(n, length)``; unnormalised ``(n, d)``."""
+    """Encodes captions.
+
+    Args:
+        model: a ``CLIPModel``.
+        tokens: ids ``(n, length)``.
+        dtype: of the forward.
+
+    Returns:
+        Embeddings ``(n, d)``, not normalised.
+    """
     text = model.text_model
     length = tokens.shape[1]
     x = text.embeddings.token_embedding(tokens).to(dtype) + text.embeddings.position_embedding.weight[:length].to(dtype)

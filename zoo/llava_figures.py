@@ -1,9 +1,9 @@
 """``python -m zoo.llava_figures``: the figures of the LVLM's card, measured on the bundled weights.
 
-Per kind of question on the test split: per cent right with a 95 % interval, and what dimming and pointing change. A
-question counts as right when the first word is, and ``<eos>`` follows. Pointing is a bias on the attention of all rows
-of the question on the patches of a box, in every block; `visprompt bench scenes-vqa` measures it with the package's own
-strategies.
+Per kind of question on the test split: per cent right with a 95 % interval, plain, with a dimmed image, and with
+attention biases. An answer is right when its first word is right and ``<eos>`` follows. The bias is added to the
+attention of all rows of the question on the patches of a box, in every block; `visprompt bench scenes-vqa` measures the
+same with the package's own strategies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from zoo.llava_train import answered
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print one table per difficulty."""
+    """Prints one table per difficulty.
+
+    Args:
+        arguments: the command line; None: that of the process.
+    """
     from transformers import AutoModelForImageTextToText
 
     parser = argparse.ArgumentParser(prog="python -m zoo.llava_figures", description="Measure the bundled LVLM.")

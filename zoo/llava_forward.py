@@ -1,8 +1,8 @@
-"""The training pass over a ``LlavaForConditionalGeneration``: the module's own arithmetic, many questions per image.
+"""The training forward of a ``LlavaForConditionalGeneration``: the module's own arithmetic, many questions per image.
 
-A causal decoder reads the image before the question, so the rows of the image are the same for all questions about
-it: they are computed once, and every question attends to them and to itself only. In the last block only the rows that
-predict something go on. `tests/bundled` checks the pass against the module's own forward.
+In a causal decoder the rows of the image do not depend on the question that follows: they are computed once, and every
+question attends to them and to itself. The last block is computed only for the rows with a prediction. `tests/bundled`
+compares the forward with the module's own.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from zoo.llava_text import BOS, PREFIX, USER
 
 
 class Reading(NamedTuple):
-    """What `answer` returns.
+    """The result of `answer`.
 
     Attributes:
         logits: ``(n, questions, 4, words)``, float32: at the question's last two tokens, at ``<assistant>`` and at the
             answer.
-        image: The image's rows ``(n, 64, width)`` as they enter blocks 0, 1, 2 and 3.
-        looks: Attention logits ``(n, heads, questions, SLOT, 64)`` of the questions' rows on the image's in block
+        image: the image's rows ``(n, 64, width)`` at the input of blocks 0, 1, 2 and 3.
+        looks: attention logits ``(n, heads, questions, SLOT, 64)`` from the questions' rows to the image's in block
             `GROUNDED`.
-        words: The questions' rows ``(n, questions, SLOT, width)`` as they enter the block after that.
+        words: the questions' rows ``(n, questions, SLOT, width)`` at the input of the next block.
     """
 
     logits: Tensor
@@ -35,7 +35,7 @@ class Reading(NamedTuple):
     words: Tensor
 
 
-#: The block in which a question's word is taught to look at the objects that it names.
+#: block in which a question's word is trained to attend to the objects that it names
 GROUNDED = 2
 
 
@@ -44,11 +44,11 @@ def _rms(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def see(model: Any, pixels: Tensor) -> Tensor:
-    """Encode images as the model does: the patch rows that enter the tower's last block, projected.
+    """Encodes images as the model does: the patch rows at the input of the tower's last block, projected.
 
     Args:
-        model: A ``LlavaForConditionalGeneration``.
-        pixels: ``(n, 3, 64, 64)``, normalised; its dtype is the dtype of the pass.
+        model: a ``LlavaForConditionalGeneration``.
+        pixels: ``(n, 3, 64, 64)``, normalised; its dtype is the dtype of the forward.
 
     Returns:
         ``(n, 64, width of the decoder)``.
@@ -93,15 +93,15 @@ def _mlp(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Tensor | None = None) -> Reading:
-    """Read questions about images.
+    """Runs the decoder on questions about images.
 
     Args:
-        model: A ``LlavaForConditionalGeneration``.
-        image_rows: What `see` returns, ``(n, 64, width)``.
-        tokens: ``(n, questions, SLOT)`` ids.
-        ask: ``(n, questions)``: where ``<assistant>`` stands; empty slots may hold anything that is a place.
-        bias: Optional ``(n, questions, 64)``, added to the attention of all of a question's rows on the image's, in
-            every block: for looking at what pointing does, never in training.
+        model: a ``LlavaForConditionalGeneration``.
+        image_rows: result of `see`, ``(n, 64, width)``.
+        tokens: ids ``(n, questions, SLOT)``.
+        ask: index of ``<assistant>`` in each slot, ``(n, questions)``; any valid index in empty slots.
+        bias: optional ``(n, questions, 64)``, added to the attention logits of a question's rows on the image's, in
+            evaluation.
     """
     decoder = model.model.language_model
     config = decoder.config
@@ -109,10 +109,10 @@ def answer(model: Any, image_rows: Tensor, tokens: Tensor, ask: Tensor, bias: Te
     heads, head_dim, dtype = config.num_attention_heads, config.head_dim, image_rows.dtype
     start = decoder.embed_tokens(torch.tensor([BOS, USER])).expand(n, -1, -1)
     text = decoder.embed_tokens(tokens).flatten(1, 2)
-    # Rows and attention weights stay float32 whatever the dtype: rounded to bfloat16, what a block adds is half lost.
+    # Rows and attention weights are always float32, since bfloat16 would round away half of a block's update.
     x = torch.cat([start, image_rows.float(), text], dim=1)
-    places = torch.cat([torch.arange(PREFIX), PREFIX + torch.arange(length).repeat(slots)])
-    cos, sin = _rotary(places, head_dim, config.rope_parameters["rope_theta"], dtype)
+    positions = torch.cat([torch.arange(PREFIX), PREFIX + torch.arange(length).repeat(slots)])
+    cos, sin = _rotary(positions, head_dim, config.rope_parameters["rope_theta"], dtype)
     rows = (torch.arange(slots) * length + ask.clamp_min(2)).unsqueeze(-1) + torch.arange(-2, 2)
     rows = PREFIX + rows.flatten(1)
     causal_prefix, causal_own = _causal(PREFIX, dtype), _causal(length, dtype)

@@ -1,4 +1,4 @@
-"""Images and questions that the bundled LVLM is trained on: a batch for every step number, seeded."""
+"""Training data of the bundled LVLM: images and questions, one batch per step number, seeded."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from visprompt.data.scenes.world import MAX_OBJECTS, Scene, scene
 from zoo.llava_text import SLOT, encode
 from zoo.samples import Batch, _whole
 
-#: Questions of one image, answered in one pass.
+#: questions per image, answered in one forward
 SLOTS = 10
-#: How often a kind of question is asked, relative to the others.
+#: relative frequency of each kind of question
 WEIGHTS = {
     "colour": 1.0,
     "shape": 1.0,
@@ -28,7 +28,8 @@ WEIGHTS = {
     "leftmost": 1.0,
     "relation": 1.0,
 }
-#: The same towards the end: what is known well, and places, which shall leave something to gain, give way to counting.
+#: the same in the last steps: more counting; fewer questions that are already solved, and none of "leftmost", so that
+#: visual prompts can still improve these
 LATE_WEIGHTS = {
     "colour": 0.7,
     "shape": 0.7,
@@ -43,19 +44,19 @@ CROWDED = 0.45
 
 
 def batch(seed: int, step: int, size: int, full: float = 1.0, weights: Mapping[str, float] = WEIGHTS) -> Batch:
-    """Make the batch of one step.
+    """Creates the batch of one step.
 
     Args:
-        seed: Of the run.
-        step: Number of the step.
-        size: Number of images.
-        full: How full images are, 0 to 1: at first there are three objects at most and no crowded images.
-        weights: How often each kind of question is asked.
+        seed: of the run.
+        step: number of the step.
+        size: number of images.
+        full: difficulty of the images, 0 to 1: at 0 there are at most three objects and no crowded images.
+        weights: relative frequency of each kind of question.
 
     Returns:
-        ``images`` uint8 ``(size, 64, 64, 3)``; ``tokens`` int64 ``(size, SLOTS, SLOT)``; ``ask`` int64
-        ``(size, SLOTS)``: where ``<assistant>`` stands, -1 in an empty slot; ``kinds`` int64 ``(size, SLOTS)``;
-        ``patch_labels`` int64 ``(size, 64, 2)``: colour and shape per patch.
+        ``images`` uint8 ``(size, 64, 64, 3)``; ``tokens`` int64 ``(size, SLOTS, SLOT)``; ``ask`` int64 ``(size,
+            SLOTS)``: index of ``<assistant>``, -1 in an empty slot; ``kinds`` int64 ``(size, SLOTS)``; ``patch_labels``
+            int64 ``(size, 64, 2)``: colour and shape per patch.
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
     images, labels = [], []
@@ -82,7 +83,16 @@ def batch(seed: int, step: int, size: int, full: float = 1.0, weights: Mapping[s
 def draw_questions(
     rng: np.random.Generator, made: Scene, kinds: tuple[str, ...], weights: Mapping[str, float] = WEIGHTS
 ) -> list[Candidate]:
-    """Draw up to ``SLOTS`` different questions about a scene; yes and no, and numbers, are as likely as each other."""
+    """Draws up to ``SLOTS`` different questions about a scene.
+
+    Yes and no are equally likely answers, and so are all numbers.
+
+    Args:
+        rng: random generator.
+        made: the scene.
+        kinds: kinds of questions to draw from.
+        weights: relative frequency of each kind.
+    """
     pool: dict[str, dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     for one in questions_about(made, [kind for kind in kinds if weights[kind] > 0]):
         pool[one.kind][one.answer if one.kind in ("presence", "count") else ""].append(one)
@@ -103,9 +113,16 @@ def draw_questions(
 
 
 def photometric(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Change an image's light as a whole, half of the time: nothing here depends on what is asked.
+    """Changes the light of a whole image with probability ½, independently of the questions.
 
-    Dimmed, washed towards a grey, less or more contrast, slightly noisy or out of focus.
+    Dims, blends with a grey, changes the contrast, adds noise or blurs slightly.
+
+    Args:
+        rng: random generator.
+        image: uint8 ``(64, 64, 3)``.
+
+    Returns:
+        uint8 ``(64, 64, 3)``.
     """
     if rng.random() < 0.5:
         return image
@@ -125,11 +142,17 @@ def photometric(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[n
 
 
 def held_out(n_per_kind: int, seed: int, difficulty: str, split: str = "validation") -> Batch:
-    """Make a batch of questions to measure with, one image each, ``n_per_kind`` of every kind.
+    """Creates a batch for evaluation with one question per image, ``n_per_kind`` of every kind.
+
+    Args:
+        n_per_kind: questions of each kind.
+        seed: of the scenes.
+        difficulty: "easy" or "hard".
+        split: "validation" or "test".
 
     Returns:
-        As `batch`, with one slot; ``answer`` is in the slot behind ``ask``. ``target`` and ``wrong`` bool
-        ``(n, 64)``: patches that the target's box and the wrong box cover by a quarter or more.
+        As `batch`, with one slot; the token after ``ask`` is the answer. ``target`` and ``wrong``, bool ``(n, 64)``:
+            patches that the target's box and the wrong box cover by a quarter or more.
     """
     rng = np.random.default_rng(0)
     questions = scene_questions(split, seed, n_per_kind * len(KINDS[difficulty]), difficulty)
@@ -146,11 +169,11 @@ def held_out(n_per_kind: int, seed: int, difficulty: str, split: str = "validati
 
 
 def covered(box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """Say which of the 64 patches a box covers by a quarter or more."""
+    """The patches that a box covers by a quarter or more, bool ``(64,)``."""
     x0, y0, x1, y1 = box
     inside = np.zeros((64, 64), dtype=np.float32)
     inside[y0:y1, x0:x1] = 1.0
     return np.asarray(inside.reshape(8, 8, 8, 8).mean(axis=(1, 3)).reshape(-1) >= 0.25)
 
 
-assert MAX_OBJECTS == 6  # `_whole` has as many rows
+assert MAX_OBJECTS == 6  # `_whole` creates arrays of this length

@@ -1,4 +1,4 @@
-"""The language of the bundled LVLM: its words, tokenizer and chat template, and questions as rows of ids."""
+"""The language of the bundled LVLM: vocabulary, tokenizer, chat template, and the encoding of questions as ids."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _WORDS = (
     *("?", ".", ",", ":"),
 )
 VOCABULARY = {**SPECIAL, **{word: i + len(SPECIAL) for i, word in enumerate(dict.fromkeys(_WORDS))}}
-#: A question's rows in a training step: its words, <assistant>, the answer. <eos> is only ever predicted.
+#: tokens of a question in a training step: its words, <assistant>, the answer; <eos> is only predicted
 SLOT = 14
-#: What stands before every question: <bos>, <user> and the 64 tokens of the picture.
+#: tokens before every question: <bos>, <user> and the 64 tokens of the image
 N_IMAGE_TOKENS = 64
 PREFIX = 2 + N_IMAGE_TOKENS
 MAX_TOKENS = 1024
 
-# Pictures first, wherever they stand in the message: that is the order of the training. What a system message says is
-# left out; there is nothing in it that the model could understand.
+# Images come first, whatever their position in the message, as in training. System messages are left out, since the
+# model would not understand them.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -63,21 +63,21 @@ CHAT_TEMPLATE = """\
 
 
 def words_of(text: str) -> list[str]:
-    """Split as the tokenizer does: words, and marks on their own."""
+    """Splits a text as the tokenizer does: words, and punctuation marks."""
     return text.lower().replace("?", " ?").split()
 
 
 def encode(rng: np.random.Generator, question: str, answer: str, reword: bool = True) -> tuple[NDArray[np.int64], int]:
-    """Turn a question and its answer into one slot of ids.
+    """Encodes a question and its answer as one slot of ids.
 
     Args:
-        rng: Source of the wording.
-        question: As `visprompt.data.scenes.questions` words it.
-        answer: One word.
-        reword: Say it a little differently now and then, with an unknown word here and there.
+        rng: random generator for the wording.
+        question: in the wording of `visprompt.data.scenes.questions`.
+        answer: one word.
+        reword: vary the wording at random, with an occasional unknown word.
 
     Returns:
-        int64 ``(SLOT,)``, padded on the right, and the place of ``<assistant>`` in it; the answer follows.
+        int64 ``(SLOT,)``, padded on the right, and the index of ``<assistant>`` in it; the answer is the next token.
     """
     words = words_of(question)
     if reword:
@@ -98,7 +98,7 @@ def encode(rng: np.random.Generator, question: str, answer: str, reword: bool = 
 
 
 def tokenizer() -> Any:
-    """Build the fast tokenizer: lower case, one token a word, nothing added in front or behind."""
+    """The fast tokenizer: lower case, one token per word, no tokens added."""
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

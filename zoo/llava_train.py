@@ -1,6 +1,7 @@
 """Trains the bundled LVLM: seeded, resumable after a kill, two threads, a log line every 50 steps.
 
-The vision tower starts from the bundled scenes-clip and learns on, slowly; projector and decoder start from scratch.
+The vision tower starts from the bundled scenes-clip with a lower learning rate; projector and decoder start from
+scratch.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class LlavaRecipe:
     """The LVLM's schedule.
 
     Attributes:
-        steps: Optimiser steps; the learning rates fall to zero along a cosine over exactly these.
-        late_from: Step from which questions are asked as often as `zoo.llava_samples.LATE_WEIGHTS` says.
-        tower_lr: Share of the learning rate that the vision tower gets.
-        early_loss: Weight of the answer at the question's last two tokens.
-        named_loss: Weight of a word's looking at what it names; see `grounding`.
-        patch_loss: Weight of the naming of colour and shape under every patch.
-        place_loss: Weight of the naming of every patch's row and column.
-        validate_every: Steps between measurements on validation questions.
+        steps: optimiser steps; the learning rates fall to zero along a cosine over exactly these.
+        late_from: step from which `zoo.llava_samples.LATE_WEIGHTS` give the frequencies of questions.
+        tower_lr: learning rate of the vision tower as a fraction of the others'.
+        early_loss: weight of the loss of the answer at the question's last two tokens.
+        named_loss: weight of `grounding`, the attention of words to the objects they name.
+        patch_loss: weight of the classification of colour and shape under every patch.
+        place_loss: weight of the classification of every patch's row and column.
+        validate_every: steps between evaluations on validation questions.
     """
 
     name: str = "scenes-llava"
@@ -67,7 +68,7 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {"scenes-llava": LlavaRecipe()}
 
 
 def new_llava() -> Any:
-    """Build the untrained model: a tower like scenes-clip's and 5 Llama blocks of width 192 with 6 heads."""
+    """The untrained model: a tower like that of scenes-clip and 5 Llama blocks of width 192 with 6 heads."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     vision = CLIPVisionConfig(
@@ -110,14 +111,16 @@ def new_llava() -> Any:
 
 @torch.no_grad()
 def _start_even(model: Any) -> None:
-    """Start from words, images and attention of the same size, and small additions by the blocks.
+    """Initialises embeddings, image tokens and attention at the same scale, and the blocks with small updates.
 
-    With the library's own initialisation a word's row is so short that the first block's output drowns which word it
-    was, and for hundreds of steps the decoder names any object, not the one asked about.
+    With the library's own initialisation the norm of an embedding is so small that the first block hides which word it
+    was, and for hundreds of steps the decoder names any object.
     """
     decoder, projector = model.model.language_model, model.model.multi_modal_projector
     decoder.embed_tokens.weight.normal_()
-    projector.linear_1.weight.normal_(std=0.25 * projector.linear_1.in_features**-0.5)  # the tower's rows are long
+    projector.linear_1.weight.normal_(
+        std=0.25 * projector.linear_1.in_features**-0.5
+    )  # the tower's rows have large norms
     projector.linear_2.weight.normal_(std=(2 / projector.linear_2.in_features) ** 0.5)
     width = decoder.config.hidden_size
     for layer in decoder.layers:
@@ -130,7 +133,7 @@ def _start_even(model: Any) -> None:
 
 @torch.no_grad()
 def _take_tower(model: Any) -> None:
-    """Copy the vision tower of the bundled scenes-clip."""
+    """Copies the vision tower of the bundled scenes-clip."""
     from transformers import CLIPModel
 
     source = CLIPModel.from_pretrained(bundled.path("scenes-clip"), local_files_only=True, dtype=torch.float32)
@@ -138,11 +141,10 @@ def _take_tower(model: Any) -> None:
 
 
 class Aids(nn.Module):
-    """Auxiliary losses on the image's rows, not shipped: what stands at a patch, and where the patch is.
+    """Auxiliary losses on the image's rows, in training only: the object at a patch, and the patch's row and column.
 
-    A patch is named with the decoder's own words: its row must be close to "red" and to "star" among the words as they
-    are read (the embedding) and as they are said (the head). Without that the decoder learns at once to name some
-    object, and for a long time not which one is meant. The places keep rows and columns readable.
+    A patch's row must be close to "red" and to "star" among the input embeddings and among those of the head. Without
+    this loss the decoder soon learns to name some object, and only much later the right one.
     """
 
     def __init__(self, width: int, n_taps: int) -> None:
@@ -153,18 +155,18 @@ class Aids(nn.Module):
         self.scale = nn.Parameter(torch.full((2,), 1.0))
 
     def forward(self, model: Any, rows: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the names, loss of the places.
+        """The loss of colours and shapes, and the loss of rows and columns.
 
         Args:
-            model: The model whose words name the patches.
-            rows: Per tap ``(n, 64, width)``.
+            model: the model whose words are the classes.
+            rows: per tap ``(n, 64, width)``.
             labels: int64 ``(n, 64, 2)``, colour and shape, -100 where undecided.
         """
         ids = torch.tensor([VOCABULARY[word] for word in (*COLOURS, *SHAPES)])
-        read, said = model.model.language_model.embed_tokens.weight[ids], model.lm_head.weight[ids]
+        read, spoken_as = model.model.language_model.embed_tokens.weight[ids], model.lm_head.weight[ids]
         where = torch.arange(GRID)
         place = torch.stack(torch.meshgrid(where, where, indexing="ij"), dim=-1).reshape(1, -1).expand(len(labels), -1)
-        # Background fills most patches; it counts a fifth, or the rows would spend themselves on it.
+        # Background fills most patches and would dominate the loss; its weight is a fifth.
         weight = torch.ones(NOTHING + 1)
         weight[NOTHING] = 0.2
         truth = labels.reshape(-1, 2)
@@ -173,7 +175,7 @@ class Aids(nn.Module):
             normed = norm(row.float())
             places = places + F.cross_entropy(head(normed).reshape(-1, GRID), place.reshape(-1))
             empty = nothing(normed).reshape(-1, 2, 2)
-            for way, words in enumerate((read, said)):
+            for way, words in enumerate((read, spoken_as)):
                 logits = self.scale[way] * (normed @ F.normalize(words, dim=-1).T).reshape(-1, 2, len(COLOURS))
                 logits = torch.cat([logits, empty[:, :, way : way + 1]], dim=-1)
                 for attribute in range(2):
@@ -184,7 +186,7 @@ class Aids(nn.Module):
 
 
 class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """One batch for every step number; lives in the loader's own process."""
+    """One batch per step number; used in the loader's own process."""
 
     def __init__(self, recipe: LlavaRecipe) -> None:
         self.recipe = recipe
@@ -203,14 +205,15 @@ class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
 def answered(
     model: Any, data: dict[str, Any], dtype: torch.dtype = torch.float32, dim: float = 1.0, biases: Tensor | None = None
 ) -> Tensor:
-    """Say which questions are answered rightly: the right word, and then ``<eos>``.
+    """Whether questions are answered correctly: the right word, followed by ``<eos>``.
 
     Args:
-        model: A ``LlavaForConditionalGeneration``.
-        data: What `zoo.llava_samples.held_out` returns.
-        dtype: Of the pass.
-        dim: Factor on the images' brightness.
-        biases: Ways of pointing to try, ``(n, ways, 64)``, as in `zoo.llava_forward.answer`; None: only without a bias.
+        model: a ``LlavaForConditionalGeneration``.
+        data: result of `zoo.llava_samples.held_out`.
+        dtype: of the forward.
+        dim: factor on the images' brightness.
+        biases: attention biases to try, ``(n, ways, 64)``, as in `zoo.llava_forward.answer`; None: one way, without a
+            bias.
 
     Returns:
         Boolean ``(n, ways)``.
@@ -221,17 +224,17 @@ def answered(
     right = []
     for at in range(0, len(images), 256):
         part = slice(at, at + 256)
-        rows, places = tokens[part].expand(-1, ways, -1), ask[part].expand(-1, ways)
+        rows, asked_at = tokens[part].expand(-1, ways, -1), ask[part].expand(-1, ways)
         shift = None if biases is None else biases[part]
-        said = answer(model, see(model, normalised(images[part], dtype)), rows, places, shift).logits.argmax(-1)
-        truth = rows.gather(2, places[..., None] + 1)[..., 0]
-        # The last row has read the right answer; where the word before is wrong it does not matter what follows.
-        right.append((said[:, :, 2] == truth) & (said[:, :, 3] == EOS))
+        found = answer(model, see(model, normalised(images[part], dtype)), rows, asked_at, shift).logits.argmax(-1)
+        truth = rows.gather(2, asked_at[..., None] + 1)[..., 0]
+        # The prediction of <eos> is conditioned on the right answer; it does not count where the answer is wrong.
+        right.append((found[:, :, 2] == truth) & (found[:, :, 3] == EOS))
     return torch.cat(right)
 
 
 def measure(model: Any, data: dict[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, float]:
-    """Share of rightly answered questions, by kind; the arguments are those of `answered`."""
+    """The fraction of correctly answered questions by kind; arguments as in `answered`."""
     correct, kinds = answered(model, data, dtype)[:, 0].float(), torch.as_tensor(data["kinds"])[:, 0]
     return {kind: float(correct[kinds == i].mean()) for i, kind in enumerate(KINDS["easy"]) if bool((kinds == i).any())}
 
@@ -239,7 +242,7 @@ def measure(model: Any, data: dict[str, Any], dtype: torch.dtype = torch.float32
 def _loss(
     model: Any, aids: Aids, recipe: LlavaRecipe, data: dict[str, Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, list[Tensor]]:
-    """The loss of a batch, and what it is made of, in the order of ``_LOGGED`` (without the gradient's norm)."""
+    """The loss of a batch, and its terms in the order of ``_LOGGED`` (without the gradient's norm)."""
     images = see(model, normalised(data["images"], dtype))
     read = answer(model, images, data["tokens"], data["ask"])
     words, early, ends = spoken(read.logits, data["tokens"], data["ask"])
@@ -254,14 +257,14 @@ def _loss(
 def train_llava(
     recipe: LlavaRecipe, out: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 2, stop_at: int | None = None
 ) -> Path:
-    """Train the LVLM, or go on with it where the last checkpoint left it.
+    """Trains the LVLM, or resumes from the last checkpoint.
 
     Args:
-        recipe: The schedule.
-        out: Folder for ``<name>.pt`` (checkpoint) and ``<name>.jsonl`` (log).
-        dtype: Of the forward and backward pass; weights and optimiser stay float32.
-        threads: Of the training process; images are made in one more process.
-        stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
+        recipe: the schedule.
+        out: folder for ``<name>.pt`` (checkpoint) and ``<name>.jsonl`` (log).
+        dtype: of the forward and backward pass; weights and optimiser stay float32.
+        threads: of the training process; one more process creates the images.
+        stop_at: stop after this step, as a kill would (for tests); the schedule is unchanged.
 
     Returns:
         The checkpoint's path.
@@ -310,10 +313,11 @@ def train_llava(
 
 
 def spoken(logits: Tensor, tokens: Tensor, ask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of the answers, of the answers two tokens early, and of ``<eos>`` behind; empty slots take no part.
+    """Cross-entropy of the answers, of the answers two tokens early, and of ``<eos>`` after them; empty slots are
+    ignored.
 
-    At its last word a question is known already. Having the answer there takes one step (find the star, read its
-    colour) where ``<assistant>`` needs two, which are hard to learn at once.
+    At its last word the question is complete, and the answer takes one step (find the star, read its colour) where
+    ``<assistant>`` takes two, which are hard to learn at once. Shapes as in `zoo.llava_forward.answer`.
     """
     asked = ask >= 0
     truth = tokens.gather(2, ask.clamp_min(0)[..., None] + 1)[..., 0]
@@ -323,11 +327,11 @@ def spoken(logits: Tensor, tokens: Tensor, ask: Tensor) -> tuple[Tensor, Tensor,
 
 
 class Named(NamedTuple):
-    """What the last word of a question that names something stands for.
+    """The objects that a question names, and the word that completes the name.
 
     Attributes:
-        at: Where that word is, -1 if there is none; ``(n, questions)``.
-        patches: Patches of the objects that are named up to it ("red star": of all red stars); ``(n, questions, 64)``.
+        at: index of that word, -1 if there is none; ``(n, questions)``.
+        patches: patches of the named objects ("red star": of all red stars); ``(n, questions, 64)``.
     """
 
     at: Tensor
@@ -335,26 +339,20 @@ class Named(NamedTuple):
 
 
 def named_objects(tokens: Tensor, ask: Tensor, labels: Tensor) -> Named:
-    """Find what questions name: "star" in "the first object left of the red star", and the patches of all red stars.
-
-    What is asked *about* takes no part unless it is named: finding the leftmost object, or the one left of the star, is
-    not taught by what is made from this.
-
-    Args:
-        tokens, ask: As in a batch.
-        labels: int64 ``(n, 64, 2)``: colour and shape per patch.
+    """Finds the named objects of questions: "star" in "the first object left of the red star", and the patches of all
+    red stars; the object in question is not included unless it is named. Arguments as in a batch.
     """
-    places = torch.arange(tokens.shape[2])
-    asking = torch.where(places < ask[..., None], tokens, PAD)
+    positions = torch.arange(tokens.shape[2])
+    asking = torch.where(positions < ask[..., None], tokens, PAD)
     named = _NAMED[asking]  # (n, questions, SLOT, 2)
     wanted = named.amax(dim=2)[:, :, None]
     fits = ((labels[:, None] == wanted) | (wanted < 0)).all(-1) & ((labels >= 0) & (labels < NOTHING)).all(-1)[:, None]
-    at = torch.where((named >= 0).any(-1), places, -1).amax(dim=2)
+    at = torch.where((named >= 0).any(-1), positions, -1).amax(dim=2)
     return Named(torch.where(fits.any(-1), at, -1), fits)
 
 
 def grounding(looks: Tensor, named: Named) -> Tensor:
-    """How little the named objects are looked at: -log of their share of two heads' attention on the image."""
+    """The loss of attention to named objects: −log of their fraction of two heads' attention on the image."""
     use = named.at >= 0
     rows = looks[:, :2].movedim(1, 2)[use]  # (used, heads, SLOT, 64)
     rows = rows.gather(2, named.at[use][:, None, None, None].expand(-1, 2, 1, 64))[:, :, 0].float()
@@ -376,7 +374,7 @@ _NAMED = _named_by_words()
 
 
 def _groups(parameters: dict[str, Tensor], recipe: LlavaRecipe) -> list[dict[str, Any]]:
-    """Parameters by learning rate and decay."""
+    """Parameter groups by learning rate and weight decay."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, value in parameters.items():
         share = recipe.tower_lr if "vision_tower" in name else 1.0

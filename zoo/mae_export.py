@@ -1,7 +1,7 @@
-"""Turns the auto-encoder's checkpoint into a folder that transformers loads offline: the encoder, the decoder apart.
+"""Exports the auto-encoder's checkpoint as a folder that transformers loads offline, with the decoder in its own file.
 
-`AutoModel` gives the encoder, a ``ViTMAEModel``. The decoder is not part of it: it lies beside it in
-``decoder.safetensors``, for those who want to see what the model makes of an image; `with_decoder` puts both together.
+`AutoModel` loads the encoder, a ``ViTMAEModel``. The decoder is in ``decoder.safetensors``, to reconstruct images;
+`with_decoder` loads both.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ DECODER = "decoder.safetensors"
 
 
 def export_mae(checkpoint: Path, folder: Path) -> int:
-    """Write the model folder; its README.md, if there is one, stays.
+    """Writes the model folder; an existing README.md is kept.
 
     Args:
-        checkpoint: What `zoo.mae_train.train_mae` left behind.
-        folder: Where to write.
+        checkpoint: the file that `zoo.mae_train.train_mae` wrote.
+        folder: the model folder.
 
     Returns:
-        The number of steps that the checkpoint has seen.
+        The number of steps of the checkpoint.
     """
     saved = torch.load(checkpoint, weights_only=True)
     model = new_mae(MAE_RECIPES["scenes-mae"].mask_ratio)
@@ -40,12 +40,12 @@ def export_mae(checkpoint: Path, folder: Path) -> int:
     )
     image_processor().save_pretrained(folder)
     for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes for the owner only, and wheels keep modes
+        file.chmod(0o644)  # safetensors restricts files to their owner, and wheels keep modes
     return int(saved["step"])
 
 
 def with_decoder(folder: Path) -> Any:
-    """Load encoder and decoder of an exported folder as a ``ViTMAEForPreTraining`` in float32."""
+    """Loads encoder and decoder of an exported folder as a ``ViTMAEForPreTraining`` in float32."""
     from transformers import ViTMAEModel
 
     encoder = ViTMAEModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)

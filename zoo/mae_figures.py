@@ -1,10 +1,10 @@
-"""``python -m zoo.mae_figures``: the figures of the masked auto-encoder's card, and the image of what it paints.
+"""``python -m zoo.mae_figures``: the figures of the masked auto-encoder's card, and the image of its reconstructions.
 
-A linear probe per downstream set (`visprompt.data.scenes.downstream`): features of a frozen encoder, standardised,
-and a softmax on them, fitted to the 800 training images; its weight decay is chosen on the 200 validation images,
-not on the test split. Whole images are read as the mean over patches. Segments are read patch by patch, fitted
-to the shares of the classes in each, and the scores enlarged bilinearly to pixels. Beside the bundled encoder stand its
-untrained self and the tower of scenes-clip, which was trained with captions.
+A linear probe per downstream set (`visprompt.data.scenes.downstream`): standardised features of a frozen encoder and a
+softmax classifier, fitted to the 800 training images; the weight decay is chosen on the 200 validation images. Whole
+images are represented by the mean over patches. For segmentation every patch is classified, fitted to the fractions of
+the classes in it, and the logits are upsampled bilinearly to pixels. The bundled encoder is compared with an untrained
+one and with the tower of scenes-clip, which was trained with captions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ Encoder = Callable[[Tensor], Tensor]
 
 
 def mae_rows(encoder: Any) -> Encoder:
-    """Patch rows of a ``ViTMAEModel`` that leaves nothing out: ``(n, 3, 64, 64)`` to ``(n, 64, 128)``."""
+    """An encoder that gives the patch rows of a ``ViTMAEModel`` without masking: ``(n, 3, 64, 64)`` to ``(n, 64,
+    128)``.
+    """
     encoder.config.mask_ratio = 0.0
     return lambda pixels: encoder(pixels, noise=torch.arange(N_PATCHES).float().expand(len(pixels), -1))[0][:, 1:]
 
@@ -56,7 +58,15 @@ def encoders() -> dict[str, Encoder]:
 
 @cache
 def tensors(name: str, split: str) -> tuple[Tensor, Tensor, int]:
-    """Images uint8 ``(n, 64, 64, 3)``, labels ``(n,)`` or ``(n, 64, 64)``, and the number of classes."""
+    """A downstream set as tensors.
+
+    Args:
+        name: of the set.
+        split: "train", "validation" or "test".
+
+    Returns:
+        Images uint8 ``(n, 64, 64, 3)``, labels ``(n,)`` or ``(n, 64, 64)``, and the number of classes.
+    """
     data = downstream(name, split)
     images = np.stack([np.asarray(data.image(i)) for i in range(len(data))])
     labels = np.stack([np.asarray(data.label(i)) for i in range(len(data))])
@@ -65,13 +75,32 @@ def tensors(name: str, split: str) -> tuple[Tensor, Tensor, int]:
 
 @torch.no_grad()
 def read(encoder: Encoder, images: Tensor, pooled: bool) -> Tensor:
-    """Features, ``(n, 128)`` or ``(n, 64, 128)``."""
+    """Features of images.
+
+    Args:
+        encoder: gives patch rows.
+        images: uint8 ``(n, 64, 64, 3)``.
+        pooled: average over patches.
+
+    Returns:
+        ``(n, 128)`` if pooled, else ``(n, 64, 128)``.
+    """
     rows = torch.cat([encoder(normalised(part, torch.float32)) for part in images.split(250)])
     return rows.mean(1) if pooled else rows
 
 
 def fit(features: Tensor, decay: float, score: Callable[[Tensor], Tensor], classes: int) -> Tensor:
-    """Weights and bias ``(width + 1, classes)`` with the least ``score(logits)`` + decay · |weights|²."""
+    """Fits a linear classifier by L-BFGS: minimises ``score(logits)`` + decay · |weights|².
+
+    Args:
+        features: ``(n, width)``.
+        decay: weight decay.
+        score: loss of logits ``(n, classes)``.
+        classes: number of classes.
+
+    Returns:
+        Weights and bias, ``(width + 1, classes)``.
+    """
     weights = torch.zeros(features.shape[-1] + 1, classes, requires_grad=True)
     optimiser = torch.optim.LBFGS([weights], max_iter=150, line_search_fn="strong_wolfe")
 
@@ -86,36 +115,69 @@ def fit(features: Tensor, decay: float, score: Callable[[Tensor], Tensor], class
 
 
 def apply(weights: Tensor, features: Tensor) -> Tensor:
-    """Logits."""
+    """Applies a linear classifier.
+
+    Args:
+        weights: weights and bias `(width + 1, classes)`, from `fit`.
+        features: `(…, width)`.
+
+    Returns:
+        Logits `(…, classes)`.
+    """
     return features @ weights[:-1] + weights[-1]
 
 
 def enlarged(logits: Tensor) -> Tensor:
-    """Scores per patch ``(n, 64, classes)`` to scores per pixel ``(n, classes, 64, 64)``."""
+    """Upsamples logits per patch ``(n, 64, classes)`` to logits per pixel ``(n, classes, 64, 64)``."""
     grid = logits.movedim(-1, 1).unflatten(2, (GRID, GRID))
     return F.interpolate(grid, scale_factor=64 // GRID, mode="bilinear", align_corners=False)
 
 
 def shares(labels: Tensor, classes: int) -> Tensor:
-    """Share of every class in every patch, float ``(n, 64, classes)``, of labels ``(n, 64, 64)``."""
+    """The fraction of every class in every patch.
+
+    Args:
+        labels: `(n, 64, 64)`.
+        classes: number of classes.
+
+    Returns:
+        float `(n, 64, classes)`.
+    """
     tiles = labels.long().unflatten(1, (GRID, -1)).unflatten(3, (GRID, -1)).transpose(2, 3).flatten(3).flatten(1, 2)
     return F.one_hot(tiles, classes).float().mean(2)
 
 
 def counts(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Pixels of every image's intersections and unions: ``(n, 2, classes)``."""
-    found, there = (F.one_hot(part.long(), classes).bool() for part in (guess, truth))
-    return torch.stack([(found & there).sum((1, 2)), (found | there).sum((1, 2))], dim=1).double()
+    """Pixels in the intersection and union of prediction and label, per image and class.
+
+    Args:
+        guess: predicted classes ``(n, h, w)``.
+        truth: labels ``(n, h, w)``.
+        classes: number of classes.
+
+    Returns:
+        float64 ``(n, 2, classes)``.
+    """
+    found, labelled = (F.one_hot(part.long(), classes).bool() for part in (guess, truth))
+    return torch.stack([(found & labelled).sum((1, 2)), (found | labelled).sum((1, 2))], dim=1).double()
 
 
 def mean_iou(tally: Tensor) -> float:
-    """Mean intersection over union, over all images of `counts`."""
+    """Mean intersection over union, from `counts` summed over all images."""
     both, either = tally.sum(0)
     return float((both / either.clamp_min(1)).mean())
 
 
 def probe(encoder: Encoder, name: str) -> tuple[float, float, float, int]:
-    """Accuracy (segments: mean intersection over union) on the test split, its 95 % interval, and n."""
+    """Fits and measures a linear probe.
+
+    Args:
+        encoder: gives patch rows.
+        name: of the downstream set.
+
+    Returns:
+        Accuracy (segmentation: mean intersection over union) on the test split, its 95 % interval, and n.
+    """
     dense = name == "segment"
     images, labels, (classes, *_) = zip(*(tensors(name, split) for split in SPLITS), strict=True)
     rows = [read(encoder, part, not dense) for part in images]
@@ -147,10 +209,14 @@ def probe(encoder: Encoder, name: str) -> tuple[float, float, float, int]:
 
 
 def painting(n: int = 6, scale: int = 3) -> Image.Image:
-    """Original, what the encoder sees, and what the decoder paints, for the first test scenes, one column each.
+    """A sheet of the first test scenes, one column each: original, visible patches, and reconstruction.
 
-    The model paints patches that are normalised (`zoo.mae_train.patch_statistics`): outlines and contrasts, but not the
-    mean colour. For the image mean and contrast are taken from the original; a patch of background is grain.
+    The model predicts normalised patches (`zoo.mae_train.patch_statistics`), without mean and contrast; these are taken
+    from the original.
+
+    Args:
+        n: number of scenes.
+        scale: integer factor of enlargement.
     """
     made = torch.from_numpy(np.stack([one.image for one in scenes(n, "test", seed=4)]))
     pixels = normalised(made, torch.float32)
@@ -171,9 +237,13 @@ def painting(n: int = 6, scale: int = 3) -> Image.Image:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table, and write the image if asked to."""
+    """Prints the table, and writes the image if requested.
+
+    Args:
+        arguments: the command line; None: that of the process.
+    """
     parser = argparse.ArgumentParser(prog="python -m zoo.mae_figures", description="Measure the bundled auto-encoder.")
-    parser.add_argument("--image", type=Path, help="also write what it paints to this PNG file")
+    parser.add_argument("--image", type=Path, help="also write reconstructions to this PNG file")
     options = parser.parse_args(arguments)
     if options.image is not None:
         painting().save(options.image)

@@ -1,8 +1,8 @@
 """Trains the bundled masked auto-encoder: seeded, resumable after a kill, two threads, a log line every 50 steps.
 
 The paper: He et al., Masked Autoencoders Are Scalable Vision Learners, https://arxiv.org/abs/2111.06377. Most patches
-of an image are left out, the encoder sees the others, and a small decoder paints what is missing. Nothing but pixels
-takes part: the scenes' objects, masks and captions are thrown away before an image gets here.
+of an image are masked, the encoder gets the others, and a small decoder reconstructs the masked ones. Only pixels are
+used: objects, masks and captions of the scenes are dropped before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from visprompt.data.scenes.world import scene
 from zoo.samples import IMAGE_PX, PATCH_PX
 from zoo.shared import Log, batches, cosine_lr, decay_groups, keep, normalised, position_waves
 
-EDGE = 1.5  # how much louder outlines are than colours in the untrained patch filters
+EDGE = 1.5  # initial scale of the patch filters' deviation from their mean (edges) relative to the mean (colour)
 N_PATCHES = (IMAGE_PX // PATCH_PX) ** 2
 
 
@@ -30,11 +30,10 @@ class MaeRecipe:
     """The masked auto-encoder's schedule.
 
     Attributes:
-        steps: Optimiser steps; the learning rate falls to zero along a cosine over exactly these.
-        mask_ratio: Share of the patches that are left out.
-        crops: Share of images that are a random part of a scene, enlarged.
-        target_floor: Variance added to that of a patch when the patch to be painted is normalised, in units of the
-            normalised input.
+        steps: optimiser steps; the learning rate falls to zero along a cosine over exactly these.
+        mask_ratio: fraction of the patches that are masked.
+        crops: fraction of images that are an enlarged random part of a scene.
+        target_floor: added to a patch's variance when the target is normalised, in units of the normalised input.
     """
 
     name: str = "scenes-mae"
@@ -58,7 +57,7 @@ MAE_RECIPES: dict[str, MaeRecipe] = {"scenes-mae": MaeRecipe()}
 
 
 def new_mae(mask_ratio: float = 0.6) -> Any:
-    """Build the untrained ``ViTMAEForPreTraining``: scenes-clip's tower, a decoder of 2 blocks of width 96."""
+    """The untrained ``ViTMAEForPreTraining``: a tower like that of scenes-clip, a decoder of 2 blocks of width 96."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     config = ViTMAEConfig(
@@ -74,7 +73,7 @@ def new_mae(mask_ratio: float = 0.6) -> Any:
         decoder_num_hidden_layers=2,
         mask_ratio=mask_ratio,
         norm_pix_loss=True,
-        attn_implementation="eager",  # the fused CPU kernel's backward takes half of a step
+        attn_implementation="eager",  # the backward of the fused CPU kernel takes half of a step
     )
     model = ViTMAEForPreTraining(config)
     _start_with_places(model)
@@ -83,10 +82,10 @@ def new_mae(mask_ratio: float = 0.6) -> Any:
 
 @torch.no_grad()
 def _start_with_places(model: Any) -> None:
-    """Write the fixed positions, and start from patch filters that see outlines as well as colours.
+    """Writes the fixed position embeddings, and initialises patch filters that respond to edges as well as to colours.
 
-    transformers (5.23) leaves both tables of fixed positions at zero in a model that is not loaded from a checkpoint,
-    so no patch would know where it is. Linear layers start as the paper has them.
+    transformers (5.23) leaves both tables of fixed positions at zero in a model that is not loaded from a checkpoint.
+    Linear layers are initialised as in the paper.
     """
     embeddings, decoder = model.vit.embeddings, model.decoder
     side = IMAGE_PX // PATCH_PX
@@ -105,7 +104,15 @@ def _start_with_places(model: Any) -> None:
 
 
 def images(recipe: MaeRecipe, step: int) -> NDArray[np.uint8]:
-    """Make the images of one step, uint8 ``(batch_size, 64, 64, 3)``: a function of recipe and step alone."""
+    """Creates the images of one step: a function of recipe and step alone.
+
+    Args:
+        recipe: the schedule.
+        step: number of the step.
+
+    Returns:
+        uint8 ``(batch_size, 64, 64, 3)``.
+    """
     size = recipe.batch_size
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([recipe.seed, step])))
     made = []
@@ -124,7 +131,7 @@ def _cropped(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.u
 
 
 class Steps(torch.utils.data.Dataset[Tensor]):
-    """The images of every step number; lives in the loader's own process."""
+    """The images of every step number; used in the loader's own process."""
 
     def __init__(self, recipe: MaeRecipe) -> None:
         self.recipe = recipe
@@ -137,21 +144,31 @@ class Steps(torch.utils.data.Dataset[Tensor]):
 
 
 def patch_statistics(patches: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """Mean of every patch, and sqrt(variance + ``floor``): what its target is normalised by, ``(n, 64, 1)`` each.
+    """Mean of every patch, and sqrt(variance + ``floor``), with which its target is normalised.
 
-    The floor keeps flat background, which is nothing but grain, from being blown up to full contrast.
+    The floor keeps the grain of flat background from being scaled to full contrast.
+
+    Args:
+        patches: ``(n, 64, 192)``.
+        floor: as `MaeRecipe.target_floor`.
+
+    Returns:
+        Two tensors ``(n, 64, 1)``.
     """
     return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + floor).sqrt()
 
 
 def reconstruction_loss(painted: Tensor, patches: Tensor, mask: Tensor, floor: float) -> Tensor:
-    """Mean squared error over the masked patches, each of them normalised.
+    """Mean squared error over the masked patches, with normalised targets.
 
     Args:
-        painted: The decoder's ``(n, 64, 192)``.
-        patches: What the encoder took in, patch by patch, ``(n, 64, 192)``.
-        mask: ``(n, 64)``, 1 where a patch was left out.
-        floor: As `MaeRecipe.target_floor`.
+        painted: prediction of the decoder, ``(n, 64, 192)``.
+        patches: the normalised input as patches, ``(n, 64, 192)``.
+        mask: ``(n, 64)``, 1 for masked patches.
+        floor: as `MaeRecipe.target_floor`.
+
+    Returns:
+        A scalar.
     """
     middle, spread = patch_statistics(patches, floor)
     error = (painted.float() - (patches - middle) / spread).square().mean(-1)
@@ -161,14 +178,14 @@ def reconstruction_loss(painted: Tensor, patches: Tensor, mask: Tensor, floor: f
 def train_mae(
     recipe: MaeRecipe, out: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 2, stop_at: int | None = None
 ) -> Path:
-    """Train the auto-encoder, or go on with it where the last checkpoint left it.
+    """Trains the auto-encoder, or resumes from the last checkpoint.
 
     Args:
-        recipe: The schedule.
-        out: Folder for ``<name>.pt`` (checkpoint) and ``<name>.jsonl`` (log).
-        dtype: Of the forward and backward pass; weights and optimiser stay float32.
-        threads: Of the training process; images are made in one more process.
-        stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
+        recipe: the schedule.
+        out: folder for ``<name>.pt`` (checkpoint) and ``<name>.jsonl`` (log).
+        dtype: of the forward and backward pass; weights and optimiser stay float32.
+        threads: of the training process; one more process creates the images.
+        stop_at: stop after this step, as a kill would (for tests); the schedule is unchanged.
 
     Returns:
         The checkpoint's path.

@@ -1,4 +1,4 @@
-"""What training minimises: a contrastive loss with known truth, and an auxiliary naming of patches."""
+"""Losses of scenes-clip: a contrastive loss with known truth, and an auxiliary classification of patches."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from zoo.samples import FALSE, IGNORE, NOTHING, TRUE
 
 
 class PatchNames(nn.Module):
-    """Names the colour and the shape under every patch from its row; used in training only, not shipped.
+    """Classifies the colour and the shape under every patch from its row; used in training only, not exported.
 
-    It keeps the patch rows local: what a late block reads at a patch is the object that stands there.
+    The loss keeps the patch rows local: a late block reads the object at the patch.
+
+    Args:
+        width: of the tower.
+        n_taps: number of blocks whose input rows are used.
     """
 
     def __init__(self, width: int, n_taps: int) -> None:
@@ -24,13 +28,16 @@ class PatchNames(nn.Module):
         """Cross-entropy over patches and taps.
 
         Args:
-            rows: Per tap ``(n, patches, width)``.
+            rows: per tap ``(n, patches, width)``.
             labels: int64 ``(n, patches, 2)``, -100 where undecided.
+
+        Returns:
+            A scalar.
         """
         total = rows[0].new_zeros((), dtype=torch.float32)
         flat = labels.reshape(-1)
         known = flat != IGNORE
-        # Background fills most patches; it counts a fifth, or the heads would spend themselves on it.
+        # Background fills most patches and would dominate the loss; its weight is a fifth.
         weight = torch.ones(NOTHING + 1)
         weight[NOTHING] = 0.2
         for tap, norm, head in zip(rows, self.norms, self.heads, strict=True):
@@ -40,15 +47,18 @@ class PatchNames(nn.Module):
 
 
 def contrastive(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """Both directions of the softmax loss, every true caption against all the false ones.
+    """The softmax loss in both directions, every true caption against all false ones.
 
-    For a true pair (i, c) the loss is -log(e^s_ic / (e^s_ic + sum of e^s over what is false for i)), and the same over
-    the images for which c is false. Other true captions and undecided ones take no part.
+    For a true pair (i, c) the loss is -log(e^s_ic / (e^s_ic + Σ e^s over the captions that are false for i)), and the
+    same over the images for which c is false. Other true captions and undecided ones are left out.
 
     Args:
         logits: ``(images, captions)``, scaled similarities, float32.
         truth: int8 of the same shape: 1, 0, or -1 for undecided.
-        weight: ``(captions,)``.
+        weight: ``(captions,)``, weight of each caption.
+
+    Returns:
+        A scalar.
     """
     true, false = truth == TRUE, truth == FALSE
     masked = logits.masked_fill(~false, float("-inf"))
@@ -56,10 +66,10 @@ def contrastive(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     loss = logits.new_zeros(())
     for dim in (1, 0):
         rest = torch.logsumexp(masked, dim=dim, keepdim=True)
-        # Nothing false on this side: the pair has nothing to be told from and adds nothing.
+        # Without a false caption (or image) the pair has a loss of 0.
         rest = rest.clamp_min(-1e4)
         pair = F.softplus(rest - logits)
-        if dim == 1:  # every image counts the same, however much can be said about it
+        if dim == 1:  # every image has the same weight, however many captions are true of it
             row = share / share.sum(dim=1, keepdim=True).clamp_min(1e-6)
             loss = loss + (pair * row).sum() / len(logits)
         else:

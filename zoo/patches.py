@@ -1,8 +1,8 @@
-"""Learns the bundled patches: one for every bundled model, through the public API, measured beside their controls.
+"""Learns the bundled patches, one per bundled model, through the public API, and measures them with their controls.
 
 The paper: Rezaei et al., Learning Visual Prompts for Guiding the Attention of Vision Transformers,
-https://arxiv.org/abs/2406.03303. A run leaves a checkpoint every 100 steps and a line of ``metrics.jsonl`` at every
-evaluation in its folder; the same command goes on there, or is done at once if it was finished.
+https://arxiv.org/abs/2406.03303. A run writes a checkpoint every 100 steps and a line of ``metrics.jsonl`` at every
+evaluation; the same command resumes it, or loads the result if it has finished.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ PREFIX = "patch-"
 
 @dataclass(frozen=True)
 class PatchRecipe:
-    """What a bundled patch is learned with.
+    """The settings of a bundled patch.
 
     Attributes:
-        model: Name of the bundled model.
-        options: Options of `patch`, beside the defaults.
-        settings: Settings of `fit`, beside those of `patch`.
-        data_seed: Of the scenes it is learned and chosen on.
-        seed: Of the first patch, the order and the places.
-        test_seed: Of the scenes and places it is reported on: nothing is chosen there.
-        test_images: How many.
-        parts: Images for learning and choosing, and for the loop's own figures; None: those of `patch` without data.
+        model: name of the bundled model.
+        options: options of `patch`, overriding the defaults.
+        settings: settings of `fit`, overriding those of `patch`.
+        data_seed: seed of the scenes for training and validation.
+        seed: of the initial patch, the order of images and the positions.
+        test_seed: seed of the scenes and positions for the reported figures; nothing is chosen on them.
+        test_images: number of these scenes.
+        parts: numbers of images per split; None: those of `patch` without data.
     """
 
     model: str
@@ -45,36 +45,37 @@ class PatchRecipe:
 
     @property
     def name(self) -> str:
-        """What the patch is called: ``patch-scenes-clip``."""
+        """Name of the patch, e.g. ``patch-scenes-clip``."""
         return PREFIX + self.model
 
 
 PATCH_RECIPES: dict[str, PatchRecipe] = {
     recipe.name: recipe
     for recipe in (
-        # Trainings differ: this one had 3.8 times the red circle's gain on 200 validation scenes of seed 77, two with
-        # other seeds 3.2 each. One of these had 2.9 on the test scenes of seed 20,260. Those have been looked at by
-        # now, so this one is reported on others.
+        # Seeds differ: this one has 3.8 times the red circle's gain on 200 validation scenes of seed 77, two others 3.2
+        # each. One of these has 2.9 on the test scenes of seed 20,260. Since these have been used, this patch is
+        # reported on other scenes.
         PatchRecipe("scenes-clip", data_seed=1000, test_seed=20_270),
         PatchRecipe("scenes-clip-annotated"),
-        # All its patches' rows are read, which look at patches like their own: places get much the same of it, and a
-        # ring draws half of what a full patch does (validation: 0.09 and 0.19). More steps change nothing.
+        # The readout averages the rows of all patches, which attend to patches similar to themselves, so that attention
+        # is spread evenly; a ring attracts half as much as a full patch (validation: 0.09 and 0.19), also with more
+        # steps.
         PatchRecipe("scenes-mae", options={"shape": "full"}, settings={"lr": 0.01, "epochs": 6}),
-        # A hole of 0.2, no hole, pixels learned directly: all end between 2.8 and 2.9 times the circle.
+        # A hole of 0.2, no hole, and pixels learned directly all reach 2.8 to 2.9 times the circle's gain.
         PatchRecipe("scenes-llava"),
     )
 }
 
 
 def learn_patch(recipe: PatchRecipe, work: Path) -> Any:
-    """Learn a patch, or go on with it where it was left.
+    """Learns a patch, or resumes its training.
 
     Args:
-        recipe: What is learned.
-        work: Folder for the run's own, ``<work>/<name>``.
+        recipe: the settings.
+        work: parent of the run's folder ``<work>/<name>``.
 
     Returns:
-        The strategy with the patch in it.
+        The strategy with the learned patch.
     """
     import visprompt as vp
     from visprompt.data.scenes.unlabelled import generated
@@ -90,15 +91,15 @@ def learn_patch(recipe: PatchRecipe, work: Path) -> Any:
 
 
 def measure_patch(recipe: PatchRecipe, prompter: Any, work: Path) -> None:
-    """Measure a patch and its controls on scenes nobody tuned on, and put the figures into its record.
+    """Measures a patch and its controls on unused scenes, and adds the gains to its record.
 
     The controls: the red circle as the library draws it, inscribed in the square that the patch covers, and a patch of
-    the same shape with colours of uniform noise. Every block is in the log, the last one in the card.
+    the same shape with colours of uniform noise. The log has every block, the card the last one.
 
     Args:
-        recipe: Says how many scenes, and which.
-        prompter: As from `learn_patch`.
-        work: Where the log is.
+        recipe: gives the number and the seed of the scenes.
+        prompter: from `learn_patch`.
+        work: folder of the log.
     """
     import visprompt as vp
     from visprompt.data.scenes.unlabelled import generated
@@ -137,11 +138,11 @@ def measure_patch(recipe: PatchRecipe, prompter: Any, work: Path) -> None:
 
 
 def export_patch(prompter: Any, folder: Path) -> None:
-    """Write a patch into a folder as `save_pretrained` does, whole or not at all.
+    """Writes a patch into a folder as `save_pretrained` does, atomically.
 
     Args:
-        prompter: With figures in its record.
-        folder: Is replaced.
+        prompter: with gains in its record.
+        folder: is replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
@@ -152,12 +153,12 @@ def export_patch(prompter: Any, folder: Path) -> None:
 
 
 def make_patch(recipe: PatchRecipe, work: Path, folder: Path) -> None:
-    """Learn, measure and write one patch.
+    """Learns, measures and writes one patch.
 
     Args:
-        recipe: What is learned.
-        work: For checkpoints and logs.
-        folder: Where the patch goes.
+        recipe: the settings.
+        work: folder for checkpoints and logs.
+        folder: folder of the patch.
     """
     prompter = learn_patch(recipe, work)
     measure_patch(recipe, prompter, work)

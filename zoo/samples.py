@@ -1,8 +1,8 @@
-"""Training images and what is true of them, one batch for every step number: seeded, so a resumed run sees the same.
+"""Training data of scenes-clip: images and the truth of captions, one batch per step number, seeded.
 
 Three sources: whole scenes, single objects, and *zooms* (one object cut out and enlarged, as a crop would do). The
-default model gets nothing else. For the annotated model some images are marked: circled in red, or blurred outside an
-object's box; of those only the marked object's captions count as true.
+default model is trained on these alone. For the annotated model some images are marked: circled in red, or blurred
+outside an object's box; of those only the marked object's captions count as true.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMAGE_PX = 64
 PATCH_PX = 8
 GRID = IMAGE_PX // PATCH_PX
 TRUE, FALSE, UNKNOWN = 1, 0, -1
-NOTHING = 8  # the class of patches that show background, for colour and for shape
+NOTHING = 8  # class of background patches, for colour and for shape
 IGNORE = -100
 _ABSENT, _PRESENT, _PARTLY = 0, 1, 2
 _PLACED_PAIRS = 32
@@ -28,7 +28,7 @@ _PLACED_PAIRS = 32
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the kinds of images, each in [0, 1]; the rest are whole scenes, half of them hard or with twins."""
+    """Fractions of the kinds of images, each in [0, 1]; the rest are whole scenes, half of them hard or with twins."""
 
     single: float
     zoom: float
@@ -38,9 +38,15 @@ class Mixture:
 
 @dataclass
 class SampleImage:
-    """One training image: pixels, objects as arrays of length 6, labels of its 64 patches.
+    """One training image.
 
-    Of a placeless image (a zoom) nothing is said about left and right.
+    Args:
+        image: uint8 ``(64, 64, 3)``.
+        attributes: colour and shape of each object, ``(6, 2)``.
+        state: absent, present or partly visible, ``(6,)``.
+        centre: of each object, fractions of width and height, ``(6, 2)``.
+        patch_labels: colour and shape per patch, ``(64, 2)``.
+        placeless: whether captions with a position are undecided (zooms).
     """
 
     image: NDArray[np.uint8]
@@ -55,13 +61,18 @@ Batch = dict[str, NDArray[np.generic]]
 
 
 def batch(seed: int, step: int, size: int, mixture: Mixture) -> Batch:
-    """Make the batch of one step.
+    """Creates the batch of one step.
+
+    Args:
+        seed: of the run.
+        step: number of the step.
+        size: number of images.
+        mixture: fractions of the kinds of images.
 
     Returns:
-        ``images`` uint8 ``(size, 64, 64, 3)``; ``tokens`` int64 ``(captions, 16)``; ``truth`` int8
-        ``(size, captions)``: 1 true, 0 false, -1 undecided;
-        ``weight`` float32 ``(captions,)``; ``patch_labels`` int64 ``(size, 64, 2)``:
-        colour and shape per patch.
+        ``images`` uint8 ``(size, 64, 64, 3)``; ``tokens`` int64 ``(captions, 16)``; ``truth`` int8 ``(size,
+            captions)``: 1 true, 0 false, -1 undecided; ``weight`` float32 ``(captions,)``; ``patch_labels`` int64
+            ``(size, 64, 2)``: colour and shape per patch.
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
     images = [image(rng, seed, step * size + i, mixture) for i in range(size)]
@@ -81,13 +92,17 @@ def batch(seed: int, step: int, size: int, mixture: Mixture) -> Batch:
 
 
 def truth(images: list[SampleImage], captions: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Decide which captions are true of which images.
+    """Decides which captions are true of which images.
 
-    A caption with a position is true only where such an object stands on that side, false where the object stands on
-    the other side or is missing, and undecided close to the middle.
+    A caption with a position is true if such an object is on that side, false if it is on the other side or missing,
+    and undecided close to the middle.
+
+    Args:
+        images: the images.
+        captions: ``(captions, 3)``: colour, shape and position, -1 for none.
 
     Returns:
-        int8 array ``(images, captions)`` of TRUE, FALSE and UNKNOWN.
+        int8 ``(images, captions)`` of TRUE, FALSE and UNKNOWN.
     """
     attributes = np.stack([p.attributes for p in images])[:, :, None, :]  # image, object, 1, (colour, shape)
     state = np.stack([p.state for p in images])[:, :, None]
@@ -98,7 +113,7 @@ def truth(images: list[SampleImage], captions: NDArray[np.int64]) -> NDArray[np.
         [sign * (centre[:, :, axis] - 0.5) for axis, sign in POSITIONS.values()] + [np.ones(centre.shape[:2])], axis=-1
     )
     signed[np.array([p.placeless for p in images]), :, :4] = 0.5 * POSITION_MARGIN
-    # Index -1 (no position asked for) lands on the last column, which is always on the right side.
+    # Index -1 (no position) selects the last column, which is 1.
     on_side = signed[:, :, captions[:, 2]]
     certain = fits & (state == _PRESENT) & (on_side >= POSITION_MARGIN)
     possible = fits & (on_side > 0.0)
@@ -107,7 +122,14 @@ def truth(images: list[SampleImage], captions: NDArray[np.int64]) -> NDArray[np.
 
 
 def image(rng: np.random.Generator, seed: int, index: int, mixture: Mixture) -> SampleImage:
-    """Make one training image of the mixture."""
+    """Creates one training image of the mixture.
+
+    Args:
+        rng: random generator.
+        seed: of the run.
+        index: number of the image.
+        mixture: fractions of the kinds of images.
+    """
     draw = float(rng.random())
     if draw < mixture.single:
         return _whole(scene(seed, "train", index=index, n_objects=1))
@@ -139,7 +161,9 @@ def _whole(made: Scene, only: int | None = None, image: NDArray[np.uint8] | None
 
 
 def _patch_labels(labels: NDArray[np.int64], attributes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Label a patch by the object that covers a quarter of it or more; a few pixels of an object leave it undecided."""
+    """Labels a patch by the object that covers a quarter of it or more; undecided if an object covers only a few
+    pixels.
+    """
     tiles = labels.reshape(GRID, PATCH_PX, GRID, PATCH_PX).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
     share = (tiles[:, :, None] == np.arange(MAX_OBJECTS + 1)).mean(axis=1)
     most = share[:, 1:].argmax(axis=1)
@@ -153,7 +177,7 @@ def _zoomed(rng: np.random.Generator, made: Scene) -> SampleImage:
     which = int(rng.integers(len(made.objects)))
     x0, y0, x1, y1 = made.objects[which].box_xyxy
     width, height = made.size_wh
-    if rng.random() < 0.5:  # half of them square, as a crop that keeps the aspect ratio is
+    if rng.random() < 0.5:  # half of them square, as a crop that keeps the aspect ratio
         grow_x, grow_y = max(0, (y1 - y0) - (x1 - x0)) / 2, max(0, (x1 - x0) - (y1 - y0)) / 2
     else:
         grow_x = grow_y = 0.0

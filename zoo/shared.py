@@ -1,4 +1,4 @@
-"""What the recipes have in common: how images enter, the learning rate, where patches start from, the log."""
+"""Shared parts of the recipes: normalisation, learning rate, position embeddings, checkpoints and the log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,27 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn uint8 ``(n, h, w, 3)`` into the processor's ``(n, 3, h, w)``."""
+    """Normalises images as the processor does.
+
+    Args:
+        images: uint8 `(n, h, w, 3)`.
+        dtype: of the result.
+
+    Returns:
+        `(n, 3, h, w)`.
+    """
     x = images.permute(0, 3, 1, 2).float() / 255
     return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).to(dtype)
 
 
 def position_waves(side: int, width: int) -> Tensor:
-    """Sines and cosines of row and column for a grid of patches, ``(side * side, width)``, root mean square 0.71.
+    """Sines and cosines of row and column for a patch grid, ``(side * side, width)``, root mean square 0.71.
 
-    The slowest wave is 1/100 radian per patch or more: a grid of 8 needs no slower ones.
+    The lowest frequency is 1/100 radian per patch or more, low enough for a grid of 8.
+
+    Args:
+        side: rows and columns of the grid.
+        width: of the embeddings, a multiple of 4.
     """
     quarter = width // 4
     frequency = 1.0 / 10.0 ** (torch.arange(quarter) / quarter * 2.0)
@@ -36,7 +48,14 @@ def position_waves(side: int, width: int) -> Tensor:
 
 
 def cosine_lr(step: int, steps: int, peak: float, warmup_steps: int) -> float:
-    """Learning rate at a step: linear warm-up to ``peak``, then a cosine that ends at zero after ``steps``."""
+    """Learning rate at a step: linear warm-up to ``peak``, then a cosine to zero after ``steps``.
+
+    Args:
+        step: from 0.
+        steps: of the whole run.
+        peak: largest learning rate.
+        warmup_steps: steps of the warm-up.
+    """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(steps - warmup_steps, 1)
@@ -44,7 +63,7 @@ def cosine_lr(step: int, steps: int, peak: float, warmup_steps: int) -> float:
 
 
 def one_thread(_worker: int) -> None:
-    """Keep a loader's process to one thread: the others belong to the training process."""
+    """Limits a loader's process to one thread; the others are for the training process."""
     import cv2
 
     torch.set_num_threads(1)
@@ -52,7 +71,13 @@ def one_thread(_worker: int) -> None:
 
 
 def batches(steps: torch.utils.data.Dataset[Any], first: int, last: int) -> torch.utils.data.DataLoader[Any]:
-    """The batches of the steps from ``first`` up to ``last``, made ahead in a process of their own."""
+    """The batches of the steps from ``first`` up to ``last``, created in advance in one process.
+
+    Args:
+        steps: dataset whose key is the step.
+        first: first step.
+        last: last step, excluded.
+    """
     return torch.utils.data.DataLoader(
         steps,
         batch_size=None,
@@ -64,7 +89,12 @@ def batches(steps: torch.utils.data.Dataset[Any], first: int, last: int) -> torc
 
 
 def keep(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint as a whole: a kill leaves the one before."""
+    """Writes a checkpoint atomically: after a kill the previous one is intact.
+
+    Args:
+        checkpoint: the file.
+        state: its content.
+    """
     with replacing(checkpoint) as partial:
         torch.save(state, partial)
 
@@ -72,20 +102,29 @@ def keep(checkpoint: Path, state: dict[str, Any]) -> None:
 def decay_groups(
     parameters: Mapping[str, Tensor], weight_decay: float, is_plain: Callable[[str, Tensor], bool]
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: weights that decay, and those that do not: where ``is_plain(name, weight)`` holds."""
+    """Parameter groups with and without weight decay.
+
+    Args:
+        parameters: by name.
+        weight_decay: of the first group.
+        is_plain: given name and weight, True for weights without decay.
+
+    Returns:
+        Two groups for a torch optimiser.
+    """
     plain = [p for n, p in parameters.items() if is_plain(n, p)]
     decayed = [p for n, p in parameters.items() if not is_plain(n, p)]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 class Log:
-    """Means over the steps since the last line, the pace and the time left; one JSON object a line.
+    """A JSON log with means over the steps since the last line, the pace and the remaining time.
 
     Args:
-        path: The file; lines are appended.
-        steps: Of the whole run.
-        step: At which this process begins.
-        digits: Decimal places by the name of what is measured, in the order of the values of `add`.
+        path: the file; lines are appended.
+        steps: of the whole run.
+        step: first step of this process.
+        digits: decimal places by the name of the value, in the order of the values of `add`.
     """
 
     #: steps between lines
@@ -96,11 +135,17 @@ class Log:
         self.began, self.began_at, self.sums = time.monotonic(), step, torch.zeros(len(digits))
 
     def add(self, values: Tensor) -> None:
-        """Adds what one step measured, one value for every name."""
+        """Adds the values of one step, one per name."""
         self.sums += values
 
     def line(self, step: int, lr: float, **more: Any) -> dict[str, Any]:
-        """The line after ``step`` steps, with ``more`` behind the means; what follows is summed up anew."""
+        """The line after ``step`` steps; resets the means.
+
+        Args:
+            step: number of steps done.
+            lr: learning rate.
+            **more: further entries.
+        """
         seconds = (time.monotonic() - self.began) / (step - self.began_at)
         sums = zip(self.digits.items(), self.sums, strict=True)
         line: dict[str, Any] = {"step": step}

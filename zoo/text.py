@@ -1,4 +1,4 @@
-"""The bundled models' language: what can be said about a scene, in which words, and the tokenizer for it."""
+"""The language of the bundled CLIP models: captions of scenes, their wording, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from visprompt.data.scenes.world import COLOURS, POSITIONS, SHAPES
 
 MAX_TOKENS = 24
-# Longest caption a training step sees; later positions exist so that longer texts do not crash.
+# Longest caption in training; further positions exist so that longer texts do not fail.
 TRAINED_TOKENS = 16
-# "eos" must not be 2: transformers takes that for a sign of old checkpoints and pools at the largest id instead.
+# "eos" must not be 2: for transformers this identifies old checkpoints, whose texts are pooled at the largest id.
 PAD, UNK, BOS, EOS = 0, 1, 3, 4
 SPECIAL = {"<pad>": PAD, "<unk>": UNK, "<mask>": 2, "<bos>": BOS, "<eos>": EOS}
 _FUNCTION_WORDS = (
@@ -62,7 +62,13 @@ _PLACES = {
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """Everything that can be said, as rows of (colour, shape, position) numbers; -1 leaves one out."""
+    """All captions, as arrays of (colour, shape, position) numbers; -1 leaves one out.
+
+    Args:
+        pairs: colour and shape, ``(64, 3)``.
+        placed: colour, shape and position, ``(256, 3)``.
+        single: colour or shape, ``(16, 3)``.
+    """
 
     pairs: NDArray[np.int64]
     placed: NDArray[np.int64]
@@ -70,7 +76,7 @@ class CaptionSet:
 
 
 def every_caption() -> CaptionSet:
-    """List all 64 pairs, 256 pairs with a position (four rows for each pair) and 16 single attributes."""
+    """All 64 pairs, 256 pairs with a position (four lines per pair) and 16 single attributes."""
     pairs = [(c, s, ANY) for c in range(8) for s in range(8)]
     placed = [(c, s, p) for c, s, _ in pairs for p in range(4)]
     single = [(c, ANY, ANY) for c in range(8)] + [(ANY, s, ANY) for s in range(8)]
@@ -78,7 +84,14 @@ def every_caption() -> CaptionSet:
 
 
 def wording(rng: np.random.Generator, colour: int, shape: int, position: int) -> str:
-    """Put a caption's numbers into words, differently every time."""
+    """A caption in words, with random wording.
+
+    Args:
+        rng: random generator.
+        colour: number of the colour, or -1.
+        shape: number of the shape, or -1.
+        position: number of the position, or -1.
+    """
     noun = SHAPES[shape] if shape != ANY else _NOUNS[int(rng.integers(3))]
     words = f"{COLOURS[colour]} {noun}" if colour != ANY else noun
     if position != ANY:
@@ -89,7 +102,15 @@ def wording(rng: np.random.Generator, colour: int, shape: int, position: int) ->
 
 
 def encode(rng: np.random.Generator, text: str) -> NDArray[np.int64]:
-    """Turn a caption into ids, now and then with an unknown word in it, so that such words come to mean nothing."""
+    """Encodes a caption as ids, sometimes with an unknown word, so that the model learns to ignore these.
+
+    Args:
+        rng: random generator.
+        text: the caption.
+
+    Returns:
+        int64 ``(TRAINED_TOKENS,)``, padded on the right.
+    """
     ids = [VOCABULARY[word] for word in text.split()]
     while rng.random() < 0.08 and len(ids) < TRAINED_TOKENS - 2:
         ids.insert(int(rng.integers(len(ids) + 1)), UNK)
@@ -99,7 +120,7 @@ def encode(rng: np.random.Generator, text: str) -> NDArray[np.int64]:
 
 
 def tokenizer() -> Any:
-    """Build the fast tokenizer: lower case, one token a word, ``<bos> … <eos>``."""
+    """The fast tokenizer: lower case, one token per word, ``<bos> … <eos>``."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -1,8 +1,8 @@
-"""Trains one bundled model: seeded, resumable after a kill, two threads, a log line every 50 steps.
+"""Trains one bundled CLIP model: seeded, resumable after a kill, two threads, a log line every 50 steps.
 
-The annotated model starts from the default's weights. Two things keep the CLS row's late reading meaningful, neither of
-them a visual prompt: the auxiliary patch loss (`zoo.objective`), and that in training CLS joins late at random: for
-each image it skips the first 0 to 3 blocks, so what it takes in early is never relied on.
+The annotated model starts from the default model's weights. Two measures, neither a visual prompt, make the CLS row
+depend on what it reads in late blocks: the auxiliary patch loss (`zoo.objective`), and that in training CLS skips the
+first 0 to 3 blocks at random for each image.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Recipe:
     """One model's schedule.
 
     Attributes:
-        steps: Optimiser steps; the learning rate falls to zero along a cosine over exactly these.
-        first: Mixture at step 0.
-        last: Mixture from ``curriculum`` on; linear in between.
-        curriculum: Share of the steps over which the mixture changes.
-        start_from: Name of the model whose final weights this one starts from.
+        steps: optimiser steps; the learning rate falls to zero along a cosine over exactly these.
+        first: mixture at step 0.
+        last: mixture after ``curriculum``; linear in between.
+        curriculum: fraction of the steps over which the mixture changes.
+        start_from: name of the model whose final weights are the initial ones.
     """
 
     name: str
@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def new_model() -> Any:
-    """Build the untrained ``CLIPModel``: 64 px, patches of 8, width 128, 6 + 2 blocks, 4 heads, 128-d embeddings."""
+    """The untrained ``CLIPModel``: 64 px, patches of 8, width 128, 6 + 2 blocks, 4 heads, 128-d embeddings."""
     from transformers import CLIPConfig, CLIPModel
 
     shared = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "hidden_act": "gelu"}
@@ -98,9 +98,9 @@ def new_model() -> Any:
 
 @torch.no_grad()
 def _start_seeing_shapes(embeddings: Any) -> None:
-    """Start from embeddings in which place and outline are as loud as colour.
+    """Initialises embeddings in which position and edges have the same scale as colour.
 
-    With the library's own initialisation the mean colour of a patch drowns its position and its edges; colours are then
+    With the library's own initialisation the mean colour of a patch dominates its position and edges; colours are then
     learned within minutes and shapes stay at chance for thousands of steps.
     """
     side = embeddings.image_size // embeddings.patch_size
@@ -111,7 +111,7 @@ def _start_seeing_shapes(embeddings: Any) -> None:
 
 
 class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """One batch for every step number; lives in the loader's own process."""
+    """One batch per step number; used in the loader's own process."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -127,7 +127,7 @@ class Steps(torch.utils.data.Dataset[dict[str, Tensor]]):
 def _losses(
     model: Any, names: PatchNames, data: dict[str, Tensor], cls_from: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Of a batch: the contrastive loss of images and texts, and that of the patches' names."""
+    """The contrastive loss of a batch, and the loss of the patch classification."""
     images, rows = encode_images(model, normalised(data["images"], dtype), cls_from)
     texts = encode_texts(model, data["tokens"], dtype)
     images, texts = (torch.nn.functional.normalize(t.float(), dim=-1) for t in (images, texts))
@@ -136,10 +136,10 @@ def _losses(
 
 
 def _start(recipe: Recipe, out: Path) -> dict[str, Any] | None:
-    """The recipe's own checkpoint, or that of the recipe it starts from; None: it starts from nothing.
+    """The recipe's own checkpoint, or that of the recipe it starts from; None: it starts from scratch.
 
     Raises:
-        FileNotFoundError: The model to start from has not been trained.
+        FileNotFoundError: the model to start from has not been trained.
     """
     checkpoint = out / f"{recipe.name}.pt"
     if not checkpoint.exists():
@@ -157,20 +157,21 @@ def _start(recipe: Recipe, out: Path) -> dict[str, Any] | None:
 def train(
     recipe: Recipe, out: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 2, stop_at: int | None = None
 ) -> Path:
-    """Train a model, or go on with it where the last checkpoint left it.
+    """Trains a model, or resumes from the last checkpoint.
 
     Args:
-        recipe: The schedule.
-        out: Folder for ``<name>.pt`` (checkpoint), ``<name>.jsonl`` (log); must hold the checkpoint of ``start_from``.
-        dtype: Of the forward and backward pass; weights and optimiser stay float32.
-        threads: Of the training process; images are made in one more process.
-        stop_at: Stop early, after this step, as a kill would (for rehearsals); the schedule stays the recipe's.
+        recipe: the schedule.
+        out: folder for ``<name>.pt`` (checkpoint) and ``<name>.jsonl`` (log); must hold the checkpoint of
+            ``start_from``.
+        dtype: of the forward and backward pass; weights and optimiser stay float32.
+        threads: of the training process; one more process creates the images.
+        stop_at: stop after this step, as a kill would (for tests); the schedule is unchanged.
 
     Returns:
         The checkpoint's path.
 
     Raises:
-        FileNotFoundError: The model to start from has not been trained.
+        FileNotFoundError: the model to start from has not been trained.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log_path = out / f"{recipe.name}.pt", out / f"{recipe.name}.jsonl"

@@ -147,7 +147,7 @@ class TestFit:
 
         copy = tmp_path / "data"
         shutil.copytree(data, copy)
-        (copy / "test" / "red" / "0.png").write_bytes(b"no picture")
+        (copy / "test" / "red" / "0.png").write_bytes(b"no image")
         words = ("fit", "gated", "-m", MODEL, "--data", copy, "--out", tmp_path / "run", *QUICK, "--check")
         with pytest.raises(InvalidInputError, match=r"red/0\.png"):
             invoke(*words)
@@ -212,7 +212,7 @@ class TestPredict:
         assert [Path(row["image"]).parent.name for row in json.loads(found.stdout)] == ["blue", "blue", "red", "red"]
 
     def test_bad_images_are_left_out(self, fitted: Path, data: Path, tmp_path: Path) -> None:
-        (tmp_path / "bad.png").write_bytes(b"no picture")
+        (tmp_path / "bad.png").write_bytes(b"no image")
         with pytest.warns(UserWarning, match="1 of 2 images left out"):
             run("predict", fitted, tmp_path / "bad.png", data / "test" / "red" / "0.png")
         with (

@@ -305,7 +305,7 @@ class TestTables:
 def test_only_images_that_can_be_used_are_measured(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (20, 20)).save(tmp_path / f"{number}.png")
-    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "1.png").write_bytes(b"no image")
     opened = Opened(unlabelled(sorted(tmp_path.glob("*.png")), on_bad="skip"), most=2)
     assert len(opened) == 2
     assert [one.size for one in opened] == [(20, 20), (20, 20)]

@@ -348,7 +348,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
 def test_bad_images_are_skipped_and_the_rest_counts_in_full(tmp_path: Path) -> None:
     """A step with a bad image is the step of the good ones."""
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     good = toy_dataset(7)
     items = [(good.image(i), good.labels[i]) for i in range(7)]
     with_bad = Labelled([*items, (bad, 0)], good.classes, name="mixed", on_bad="skip")

@@ -1,4 +1,4 @@
-"""The small models that ship with the package, and what was learned on them: where their folders are.
+"""The small models in the package and the patches learned on them: names and folders.
 
     >>> from visprompt import bundled
     >>> bundled.names()
@@ -9,7 +9,7 @@
     'scenes-clip'
 
 Each folder is a complete ``transformers`` checkpoint (weights, config, processor, model card, a tokenizer where there
-is language), so ``CLIPModel.from_pretrained(bundled.path(name))`` works without a network, for scenes-llava
+is a text tower), so ``CLIPModel.from_pretrained(bundled.path(name))`` works without a network, for scenes-llava
 ``AutoModelForImageTextToText``, for scenes-mae ``ViTMAEModel``. Patches are folders that ``save_pretrained`` wrote;
 ``Prompter.from_pretrained("bundled:patch-scenes-clip")`` loads one. This module does not load anything.
 """
@@ -32,18 +32,21 @@ _PATCH = "patch-"
 
 
 def names() -> tuple[str, ...]:
-    """List the bundled models; ``bundled:<name>`` is what `load_model` takes."""
+    """The names of the bundled models; `load_model` takes ``bundled:<name>``."""
     return tuple(_FOLDERS)
 
 
 def path(name: str) -> Path:
-    """Find a bundled model's folder.
+    """The folder of a bundled model.
 
     Args:
         name: One of `names`, with or without the ``bundled:`` in front.
 
+    Returns:
+        Its path.
+
     Raises:
-        ValueError: There is no such model; the message lists those there are.
+        ValueError: There is no such model; the message lists all of them.
     """
     key = name.removeprefix("bundled:").replace("_", "-").lower()
     if key not in _FOLDERS:
@@ -54,35 +57,38 @@ def path(name: str) -> Path:
 
 
 def patches() -> tuple[str, ...]:
-    """List the learned patches: ``patch-<name of the model>``, for those models that have one."""
+    """The names of the learned patches: ``patch-<name of the model>``, for those models that have one."""
     found = (name for name in _FOLDERS if (_HERE / "patches" / name / "config.json").is_file())
     return tuple(f"{_PATCH}{name}" for name in found)
 
 
 def patch_of(name: str) -> str:
-    """Name of the patch that was learned on a bundled model.
+    """The name of the patch that was learned on a bundled model.
+
+    >>> patch_of("scenes-clip")
+    'bundled:patch-scenes-clip'
 
     Args:
         name: One of `names`, with or without the ``bundled:`` in front.
 
     Returns:
-        What `Prompter.from_pretrained` takes, ``bundled:patch-<name>``; empty if there is none.
-
-    >>> patch_of("scenes-clip")
-    'bundled:patch-scenes-clip'
+        ``bundled:patch-<name>``, for `Prompter.from_pretrained`; empty if there is none.
     """
     key = f"{_PATCH}{name.removeprefix('bundled:')}"
     return f"bundled:{key}" if key in patches() else ""
 
 
 def patch_path(name: str) -> Path:
-    """Find a learned patch's folder.
+    """The folder of a learned patch.
 
     Args:
         name: One of `patches`, with or without the ``bundled:`` in front.
 
+    Returns:
+        Its path.
+
     Raises:
-        ValueError: There is no such patch; the message lists those there are.
+        ValueError: There is no such patch; the message lists all of them.
     """
     key = name.removeprefix("bundled:")
     if key not in patches():

@@ -1,4 +1,4 @@
-"""`visprompt answer` and `visprompt export`: a benchmark's questions, answered here or prompted for other tools."""
+"""`visprompt answer` and `visprompt export`: answer a benchmark's questions, or write its prompted images."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _File = Annotated[Path, typer.Argument(help="The benchmark's question file (MMMU: or folder).", show_default=False)]
 _Name = Annotated[str, typer.Option("--benchmark", "-b", help="mm-vet, llava-wild, mmmu or vlmevalkit (a TSV).")]
 _Images = Annotated[
-    Path | None, typer.Option("--images", help="Folder of the images; default: images beside the file, as it ships.")
+    Path | None, typer.Option("--images", help="Folder of the images; default: the folder images next to the file.")
 ]
 _Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N questions.")]
-_Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Reuse what is there, or start over.")]
+_Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Reuse results that exist, or start over.")]
 
 
 def answer(
@@ -42,18 +42,18 @@ def answer(
     out: Annotated[Path, typer.Option("--out", help="The file for the benchmark's evaluator.")],
     images: _Images = None,
     *,
-    model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; remote:NAME for a server.")] = (
-        "bundled:scenes-llava"
-    ),
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model, as in vp.load_model; remote:NAME for a server.")
+    ] = ("bundled:scenes-llava"),
     base_url: BaseUrlArg = None,
     prompter: SavedPrompterArg = "none",
     options: StrategyFlags,
     max_new_tokens: TokensArg = 64,
     limit: _Limit = None,
     resume: _Resume = True,
-    place: InputFlags,
+    loading: InputFlags,
 ) -> None:
-    """Answer a benchmark's questions into the file that its evaluator takes; a run that was stopped continues."""
+    """Answer a benchmark's questions and write the file for its evaluator; a run that was stopped continues."""
     from visprompt.utils.files import require_file
     from visprompt.utils.hashing import file_digest
     from visprompt.utils.jsonl import RowLog
@@ -64,9 +64,11 @@ def answer(
         raise InvalidInputError(f"--out {out} is the question file itself, and would be overwritten: name another.")
     if out.suffix != known.suffix:
         raise InvalidInputError(f"--out {out}: {benchmark}'s evaluator takes a {known.suffix} file.")
-    prompter_of(prompter, options.preset, options.option, saved=True)  # a wrong option should not wait for the model
-    chosen_fit = checked_fit(place.fit)
-    loaded = model_of(model, place.device, place.dtype, base_url)
+    prompter_of(
+        prompter, options.preset, options.option, saved=True
+    )  # reports a wrong option before the model is loaded
+    chosen_fit = checked_fit(loading.fit)
+    loaded = model_of(model, loading.device, loading.dtype, base_url)
     if not loaded.generates:
         raise UnsupportedError(f"{loaded.name} is an encoder and writes no answers: name a model that does.")
 
@@ -89,12 +91,13 @@ def answer(
             limit=limit,
             progress=step,
         )
-    told = {row["id"]: str(row["answer"]) for row in outcome.rows}
+    answers = {row["id"]: str(row["answer"]) for row in outcome.rows}
     label = loaded.name if condition.strategy == "none" else f"{loaded.name} + {condition.label}"
-    known.write(out, asked, told, label, {"run": outcome.run, "prompter": condition.describe()})
+    known.write(out, asked, answers, label, {"run": outcome.run, "prompter": condition.describe()})
     _warn_about(outcome.errors, len(outcome.rows) + len(outcome.errors), "asked")
     again = f", {outcome.reused} of them from before" if outcome.reused else ""
-    typer.echo(f"wrote {len(told)} answers{again} to {out} (for {known.evaluator}); every answer: {log.path}", err=True)
+    written = f"wrote {len(answers)} answers{again} to {out} (for {known.evaluator}); every answer: {log.path}"
+    typer.echo(written, err=True)
     _show_scores(scores(outcome.rows), len(outcome.rows))
 
 
@@ -109,7 +112,7 @@ def export(
     model: ModelArg = DEFAULT_MODEL,
     limit: _Limit = None,
     resume: _Resume = True,
-    place: DeviceFlags,
+    loading: DeviceFlags,
 ) -> None:
     """Write prompted images of a benchmark as PNG, for lmms-eval and VLMEvalKit (docs/export.md says how)."""
     from visprompt.utils.files import require_folder
@@ -121,8 +124,8 @@ def export(
 
     from visprompt.tasks import export as exporting
 
-    # Markers need no model, but composition does not know which parts do.
-    loaded = None if made is None else model_of(model, place.device, place.dtype)
+    # Drawn markers need no model, but a composition does not tell which parts need one.
+    loaded = None if made is None else model_of(model, loading.device, loading.dtype)
     if not resume:
         (out / exporting.MANIFEST).unlink(missing_ok=True)
     with progress_bar(f"exporting · {prompter}", len(asked[:limit])) as step:
@@ -142,7 +145,7 @@ def _asked(name: str, path: Path, images: Path | None) -> tuple[Benchmark, list[
 
 
 def _require_apart(out: Path, questions: Path, asked: list[Question]) -> None:
-    """Makes sure that an export replaces neither the questions nor the images that it is made from.
+    """Checks that an export overwrites neither the questions nor the images that it is made from.
 
     Raises:
         InvalidInputError: if it would.

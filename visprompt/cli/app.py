@@ -1,6 +1,6 @@
 """The command line: `visprompt list | show | score | ask | answer | export | fit | predict | inspect | bench`.
 
-Only typer is imported here; what needs torch is imported inside of a command, so that `--help` answers at once.
+This module imports only typer; commands import what needs torch when they run, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _strategies() -> list[dict[str, Any]]:
 
 
 def _models() -> list[dict[str, Any]]:
-    # Not through visprompt.models: that takes torch's time to say two names.
+    # Not through visprompt.models: that would import torch for a list of names.
     from visprompt import bundled
 
     return [
@@ -126,7 +126,7 @@ def _suites() -> list[dict[str, Any]]:
 
 
 def _short(key: str, value: Any) -> str:
-    """Our own strategies need no version on a narrow terminal; `--json` has it."""
+    """Returns a cell of the table: "built in" for visprompt's own strategies; `--json` has their version."""
     from visprompt.registry import OWN_DISTRIBUTION
 
     own = key == "origin" and str(value).partition(" ")[0] == OWN_DISTRIBUTION
@@ -137,7 +137,7 @@ def _text(value: Any) -> str:
     return ", ".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
 
 
-#: commands that have a module of their own, in the order of `--help`, each with an example
+#: commands with their own module and their example, in the order of `--help`
 _COMMANDS = (
     (show, "visprompt show cat.jpg --region 40,30,200,180 -p circle+falip -o strength=2 --out cat.png"),
     (score, 'visprompt score cat.jpg "a cat" "a dog" --region 40,30,200,180 -p falip --json'),
@@ -154,7 +154,7 @@ for _command, _example in _COMMANDS:
 
 
 def main() -> None:
-    """Entry point: errors that visprompt raises on purpose become one line on standard error, and exit code 2."""
+    """Runs the command line; errors that visprompt raises become one line on standard error and exit code 2."""
     warnings.showwarning = _warn
     # Before torch is imported: threads that wait by spinning make small models five times slower as soon as anything
     # else wants a core.
@@ -167,7 +167,7 @@ def main() -> None:
             raise
         _say("red", "error", error)
         sys.exit(2)
-    except OSError as error:  # a full disk, a folder that went away
+    except OSError as error:  # for example a full disk, or a deleted folder
         if _debug:
             raise
         _say("red", "error", f"{error.filename or type(error).__name__}: {error.strerror or error}")
@@ -175,13 +175,13 @@ def main() -> None:
 
 
 def _warn(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    told = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
-    if is_first_process() and not issubclass(category, told):
+    hidden = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
+    if is_first_process() and not issubclass(category, hidden):
         _say("yellow", "warning", message)
 
 
 def _say(colour: str, kind: str, message: Any) -> None:
-    # Several processes mostly fail of the same; one that fails alone must not do so in silence.
+    # Processes of one run mostly fail for the same reason, but one that fails alone must still be reported.
     of = "" if is_first_process() else " in another process"
     typer.secho(f"{kind}{of}: {' '.join(str(message).split())}", fg=colour, err=True)
 

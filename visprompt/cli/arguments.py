@@ -1,4 +1,4 @@
-"""What the commands take in the same words: images, regions, a model, a strategy and its options."""
+"""Arguments that several commands share: images, regions, a model, a strategy and its options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("xyxy", "xywh", "normalised", "qwen")
 DEFAULT_MODEL = "bundled:scenes-clip"
-#: under these names launchers say which of several processes this is
+#: environment variables in which launchers give the rank of the process
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
@@ -36,14 +36,14 @@ RegionArg = Annotated[
 FormatArg = Annotated[
     str,
     typer.Option(
-        "--format", help="What they are: xyxy or xywh in pixels, normalised (0–1, xyxy), qwen (0–1000, xyxy)."
+        "--format", help="Coordinates of --region: xyxy or xywh in pixels, normalised (0–1, xyxy), qwen (0–1000, xyxy)."
     ),
 ]
 PointArg = Annotated[list[str] | None, typer.Option("--point", help="x,y or x,y,radius in pixels.")]
 MaskArg = Annotated[
-    list[Path] | None, typer.Option("--mask", help="An image as large as the image: bright is the region.")
+    list[Path] | None, typer.Option("--mask", help="A mask image of the image's size; the region is bright.")
 ]
-ModelArg = Annotated[str, typer.Option("--model", "-m", help="As in load_model.")]
+ModelArg = Annotated[str, typer.Option("--model", "-m", help="Model, as in vp.load_model.")]
 SavedPrompterArg = Annotated[
     str,
     typer.Option(
@@ -54,7 +54,9 @@ SavedPrompterArg = Annotated[
 ]
 PresetArg = Annotated[str | None, typer.Option("--preset", help="Named settings of the strategy, e.g. paper.")]
 OptionArg = Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value, e.g. -o strength=0.5.")]
-FitArg = Annotated[str, typer.Option("--fit", help="model (its own crop), pad or squash (the whole image).")]
+FitArg = Annotated[
+    str, typer.Option("--fit", help="How the image is resized: model (its own crop), pad or squash (the whole image).")
+]
 DeviceArg = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 DtypeArg = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
 BaseUrlArg = Annotated[
@@ -65,19 +67,19 @@ SavedArg = Annotated[
     str, typer.Argument(metavar="FOLDER", help="What `visprompt fit` wrote, or a hub id.", show_default=False)
 ]
 SavedModelArg = Annotated[
-    str | None, typer.Option("--model", "-m", help="As in load_model; default: the model it was learned on.")
+    str | None, typer.Option("--model", "-m", help="Model, as in vp.load_model; default: the model it was learned on.")
 ]
 TokensArg = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 
 
 def options_of(pairs: list[str] | None) -> dict[str, Any]:
-    """`["strength=0.5", "heads=[0, 1]"]` as a dict; values are read as YAML.
+    """Parses `["strength=0.5", "heads=[0, 1]"]` into a dict; values are read as YAML.
 
     >>> options_of(["strength=0.5", "fit=pad", "last_block=null"])
     {'strength': 0.5, 'fit': 'pad', 'last_block': None}
 
     Raises:
-        InvalidInputError: for anything that is not key=value.
+        InvalidInputError: for a text that is not key=value.
     """
     import yaml
 
@@ -94,13 +96,13 @@ def options_of(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def grid_of(pairs: list[str] | None) -> dict[str, list[Any]]:
-    """What `--sweep` says, as lists of values; each value is read as YAML.
+    """Parses the values of `--sweep` into lists; each value is read as YAML.
 
     >>> grid_of(["lr=0.1,1,1e1", "optimizer=sgd,adamw"])
     {'lr': [0.1, 1, 10.0], 'optimizer': ['sgd', 'adamw']}
 
     Raises:
-        InvalidInputError: for anything that is not name=value,value, or a name that is given twice.
+        InvalidInputError: for a text that is not name=value,value, or a name that is given twice.
     """
     found: dict[str, list[Any]] = {}
     for pair in pairs or []:
@@ -115,17 +117,22 @@ def grid_of(pairs: list[str] | None) -> dict[str, list[Any]]:
 
 
 def _as_meant(value: Any) -> Any:
-    # YAML 1.1 takes 1e-3 for a text; people do not.
+    # YAML 1.1 reads 1e-3 as a text; here it is a number.
     if isinstance(value, list):
         return [_as_meant(item) for item in value]
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def numbers_of(text: str, counts: tuple[int, ...], what: str) -> list[float]:
-    """`"1,2,3,4"` (or with spaces) as numbers.
+    """Parses numbers separated by commas or spaces, such as `"1,2,3,4"`.
+
+    Args:
+        text: the numbers.
+        counts: allowed numbers of numbers.
+        what: name of the option, for the message.
 
     Raises:
-        InvalidInputError: if they are not numbers, or not as many as asked for.
+        InvalidInputError: if the text is not numbers, or not as many as allowed.
     """
     try:
         values = [float(part) for part in text.replace(",", " ").split()]
@@ -140,11 +147,21 @@ def numbers_of(text: str, counts: tuple[int, ...], what: str) -> list[float]:
 def regions_of(
     image: Path, boxes: list[str] | None, layout: str, points: list[str] | None, masks: list[Path] | None
 ) -> list[Region]:
-    """What `--region`, `--point` and `--mask` say, in this order.
+    """Returns the regions given by `--region`, `--point` and `--mask`, in this order.
+
+    Args:
+        image: path of the image, opened if its size is needed.
+        boxes: values of `--region`, four numbers each.
+        layout: format of the boxes.
+        points: values of `--point`, in pixels.
+        masks: paths of mask images.
+
+    Returns:
+        Regions in pixels of the image.
 
     Raises:
-        InvalidInputError: for numbers that are no region, or masks that cannot be read.
-        UnknownNameError: for a layout that does not exist.
+        InvalidInputError: for numbers that are not a region, or masks that cannot be read.
+        UnknownNameError: for a format that does not exist.
     """
     from visprompt.imaging.load import load_image
     from visprompt.request import Box, Mask, Point
@@ -153,7 +170,7 @@ def regions_of(
         raise unknown_name("format", layout, FORMATS)
     parsed = [numbers_of(text, (4,), "--region") for text in boxes or []]
     found: list[Region] = []
-    # Opened only for those that need its size; the request opens it in any case.
+    # The image is opened only if its size is needed; the request opens it later in any case.
     size = load_image(image).size if layout in ("normalised", "qwen") and parsed else (0, 0)
     for x, y, third, fourth in parsed:
         if layout == "xyxy":
@@ -175,10 +192,16 @@ def regions_of(
 
 
 def request_of(image: Path, regions: list[Region], query: str | None, together: bool = False) -> Request:
-    """The request, with its image read.
+    """Returns the request, with its image read.
+
+    Args:
+        image: path of the image.
+        regions: regions in pixels of the image.
+        query: the question or text, or None.
+        together: True: all regions belong to one prompt; False: one prompt per region.
 
     Raises:
-        InvalidInputError: about the image or a region, before a model is loaded.
+        InvalidInputError: for an image or region that cannot be used, before a model is loaded.
     """
     from visprompt.request import Request
 
@@ -188,10 +211,10 @@ def request_of(image: Path, regions: list[Region], query: str | None, together: 
 
 
 def checked_fit(name: str) -> Fit:
-    """The way of fitting of that name.
+    """Returns the value of `--fit` if it exists.
 
     Raises:
-        UnknownNameError: if there is none.
+        UnknownNameError: if it does not.
     """
     from visprompt.visual_prompt import FITS
 
@@ -202,13 +225,13 @@ def checked_fit(name: str) -> Fit:
 
 
 def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: bool = False) -> Prompter | None:
-    """The strategy with its options; None for `none`.
+    """Returns the strategy with its options; None for `none`.
 
     Args:
-        name: of a strategy, or several joined.
-        preset: its settings by name.
-        option: `key=value` each.
-        saved: `name`, or a part of it, may also be a folder that a strategy was saved in, or a learned one that ships.
+        name: name of a strategy, or several joined with `+` or `|`.
+        preset: named settings of the strategy.
+        option: texts `key=value`.
+        saved: True: `name` or its parts may also be folders of saved strategies or bundled learned ones.
 
     Raises:
         UnknownNameError: for a strategy, preset or option that does not exist.
@@ -237,14 +260,14 @@ def prompter_of(name: str, preset: str | None, option: list[str] | None, saved: 
 
 
 def saved_of(folder: str) -> Prompter:
-    """A strategy that was saved, from a folder or the hub.
+    """Loads a saved strategy from a folder or the hub.
 
     Raises:
         InvalidInputError: if there is none.
     """
     from visprompt.prompter import Prompter as Maker
 
-    # OWNER/NAME may be on the hub, but where a folder OWNER lies, a typing error is likelier.
+    # OWNER/NAME may be a hub id, but if a folder OWNER exists, a typing error is likelier.
     path = Path(folder).expanduser()
     named = path.exists() or folder.startswith("bundled:")
     if not named and (folder.count("/") != 1 or path.parent.is_dir()):
@@ -258,11 +281,17 @@ def saved_of(folder: str) -> Prompter:
 
 
 def backbone_of(made: Learned, model: str | None, device: str, dtype: str = "auto") -> Model:
-    """The model that a prompt was learned on, or the one that the user names; another one is refused.
+    """Loads the model that a prompt was learned on, or the model that the user names; a different model is refused.
+
+    Args:
+        made: the learned strategy.
+        model: the user's model, or None.
+        device: where the model is loaded.
+        dtype: number type of the weights.
 
     Raises:
-        InvalidInputError: if it cannot be told or loaded.
-        UnsupportedError: if it is another model.
+        InvalidInputError: if the model is not known or cannot be loaded.
+        UnsupportedError: if it is another model than the prompt was learned on.
     """
     name = model or str((made.backbone or {}).get("name") or "")
     if not name:
@@ -274,18 +303,24 @@ def backbone_of(made: Learned, model: str | None, device: str, dtype: str = "aut
             raise
         raise InvalidInputError(
             f"the prompt was learned on {name!r}, which cannot be loaded here: {error} If the model lies elsewhere, "
-            "say where with --model."
+            "give its path with --model."
         ) from error
     made.check_backbone(loaded)
     return loaded
 
 
 def model_of(spec: str, device: str, dtype: str = "auto", base_url: str | None = None) -> Model:
-    """The model, while a spinner turns.
+    """Loads a model while a spinner is shown.
+
+    Args:
+        spec: the model, as in `load_model`.
+        device: where the model is loaded.
+        dtype: number type of the weights.
+        base_url: address of the server of a `remote:` model.
 
     Raises:
-        UnknownNameError: if there is none of that name.
-        InvalidInputError: for a server's address with a model that is loaded here.
+        UnknownNameError: if there is no model of that name.
+        InvalidInputError: for a server address with a model that is not remote.
     """
     if base_url is not None and not spec.startswith("remote:"):
         raise InvalidInputError(f"--base-url is where a server listens: give --model remote:NAME with it, not {spec}.")
@@ -299,13 +334,13 @@ def model_of(spec: str, device: str, dtype: str = "auto", base_url: str | None =
 
 
 def is_first_process() -> bool:
-    """True for the one process that prints, where torchrun, accelerate or MPI started several; without torch."""
+    """True for the process that prints: rank 0 if torchrun, accelerate or MPI started several; imports no torch."""
     ranks = (os.environ.get(name, "") for name in _RANKS)
     return next((rank for rank in ranks if rank), "0") == "0"
 
 
 def own_device(device: str) -> str:
-    """The device of this process: where a launcher started several each has its own, otherwise what the user says."""
+    """Returns the device of this process: its own if a launcher started several, otherwise the user's choice."""
     from visprompt.training import distributed as processes
 
     return device if processes.launched() == 1 else str(processes.device())
@@ -313,7 +348,7 @@ def own_device(device: str) -> str:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """A spinner on standard error, on a terminal: for what takes long and cannot say how far it is."""
+    """Shows a spinner on standard error, if that is a terminal, during work without known progress."""
     if not sys.stderr.isatty() or not is_first_process():
         yield
         return
@@ -325,7 +360,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Keeps the libraries' own progress bars off the terminal."""
+    """Turns off the libraries' own progress bars."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""`visprompt ask`: a question about one or several images, and what a model that writes answers."""
+"""`visprompt ask`: asks a model a question about one or several images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask(
     *,
     regions: RegionFlags,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="As in load_model; remote:NAME for a server.")
+        str, typer.Option("--model", "-m", help="Model, as in vp.load_model; remote:NAME for a server.")
     ] = DEFAULT_MODEL,
     base_url: BaseUrlArg = None,
     prompter: SavedPrompterArg = "none",
@@ -54,9 +54,9 @@ def ask(
     ] = None,
     video: Annotated[bool, typer.Option("--video", help="The images are frames of one video, in order.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    place: InputFlags,
+    loading: InputFlags,
 ) -> None:
-    """Ask a model that writes about an image, with or without a strategy; the answer goes to standard output."""
+    """Ask a question about an image, with or without a strategy; the answer is printed to standard output."""
     from visprompt.runner.runner import Runner
     from visprompt.utils.files import require_file
 
@@ -71,8 +71,8 @@ def ask(
     made = prompter_of(prompter, options.preset, options.option, saved=True)
     if made is None and _has_regions(request):
         raise InvalidInputError("a region without a strategy changes nothing: name one with --prompter, e.g. falip.")
-    chosen = checked_fit(place.fit)
-    loaded = model_of(model, place.device, place.dtype, base_url)
+    chosen = checked_fit(loading.fit)
+    loaded = model_of(model, loading.device, loading.dtype, base_url)
     runner = Runner(loaded, made, fit=chosen, progress=False)
     live = sys.stdout.isatty() and not as_json if stream is None else stream
     answer = _asked(runner, request, max_new_tokens, live)
@@ -88,7 +88,7 @@ def ask(
 
 
 def images_and_question(words: list[str]) -> tuple[list[Path], str]:
-    """The last word is the question, the others are images.
+    """Splits the arguments: the last one is the question, the others are image paths.
 
     >>> images_and_question(["one.jpg", "two.jpg", "What is different?"])[1]
     'What is different?'
@@ -117,17 +117,17 @@ def _request(paths: list[Path], question: str, flags: RegionFlags, video: bool) 
     regions = flags.of(paths[0])
     images: Any = paths if several else paths[0]
     request = Request(images, region=regions or None, query=question, regions_as="together", video=video)
-    request.units()  # a bad image or region should not wait for a model
+    request.units()  # reports a bad image or region before the model is loaded
     return request
 
 
 def _has_regions(request: Request) -> bool:
-    """True if some place was pointed at."""
+    """True if the request has a region."""
     return any(prompt.regions for prompt in request.units())
 
 
 def _asked(runner: Runner, request: Request, max_new_tokens: int, live: bool) -> Answer:
-    """The answer, printed piece by piece if `live`."""
+    """Returns the answer, and prints it piece by piece if `live`."""
     if not live:
         with waiting("answering"):
             return runner.answer(request, max_new_tokens=max_new_tokens)[0]

@@ -1,4 +1,4 @@
-"""`visprompt fit`: learn a prompt for a frozen model from images, with labels or without."""
+"""`visprompt fit`: learns a prompt for a frozen model from images, with or without labels."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
     from visprompt.models.base import Model
 
-#: of the training images, split off for validation
+#: fraction of the training images that is split off for validation
 SHARE = 0.2
-_DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and going on"
+_DATA, _TRAINING, _CHOOSING = "Data", "Training (default: what the strategy's authors used)", "Choosing and resuming"
 
 
 @dataclass(frozen=True)
 class DataFlags:
-    """What is learned from."""
+    """Flags of `fit` for the training data."""
 
     data: Annotated[
         str | None,
@@ -54,7 +54,9 @@ class DataFlags:
     ] = None
     validation: Annotated[
         float,
-        typer.Option("--validation", help="Share split off where data have no validation part.", rich_help_panel=_DATA),
+        typer.Option(
+            "--validation", help="Fraction split off if the data have no validation part.", rich_help_panel=_DATA
+        ),
     ] = SHARE
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most N images of every part.", rich_help_panel=_DATA)
@@ -73,28 +75,36 @@ class DataFlags:
     ] = False
 
     def require(self, made: Learned, out: Path) -> None:
-        """Makes sure, before a model is loaded, that the flags go together and with the strategy.
+        """Checks, before a model is loaded, that the flags fit together and fit the strategy.
+
+        Args:
+            made: the strategy.
+            out: folder of the run.
 
         Raises:
             InvalidInputError: if they do not.
-            UnknownNameError: for a way of `--on-bad` that does not exist.
+            UnknownNameError: for a value of `--on-bad` that does not exist.
         """
         if self.data is not None and Path(self.data).expanduser().resolve() == out.expanduser().resolve():
             raise InvalidInputError(f"--out {out} is the folder of the data: give the run a folder of its own.")
         if self.on_bad not in (None, "refuse", "skip"):
             raise unknown_name("way of --on-bad", self.on_bad, ("refuse", "skip"))
         if self.data is None and not _learns_without_labels(made):
-            raise InvalidInputError(f"{made.name!r} learns from labelled images: say where they are with --data.")
+            raise InvalidInputError(f"{made.name!r} learns from labelled images: give them with --data.")
         if self.data is None and (self.data_option or self.format or self.on_bad or self.validation != SHARE):
             raise InvalidInputError(
                 "--format, --data-option, --on-bad and --validation go with --data; without it, scenes are generated."
             )
 
     def read(self, seed: int, labels: bool) -> Splits | None:
-        """The data of `--data`, with labels or without; None without `--data`.
+        """Reads the data of `--data`; returns None without `--data`.
+
+        Args:
+            seed: seed of splits and limits.
+            labels: False: only images are read.
 
         Raises:
-            InvalidInputError: if they cannot be read, or an option of the reader is a flag.
+            InvalidInputError: if the data cannot be read, or `--data-option` sets something that has its own flag.
         """
         from visprompt.data.labelled.splits import load_splits
 
@@ -119,7 +129,7 @@ class DataFlags:
 
 @dataclass(frozen=True)
 class ChoosingFlags:
-    """What is tried, and whether a run goes on."""
+    """Flags of `fit` for the sweep, and for resuming a run."""
 
     sweep: Annotated[
         list[str] | None,
@@ -137,19 +147,20 @@ class ChoosingFlags:
         ),
     ] = False
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start anew; by default a run goes on.", rich_help_panel=_CHOOSING)
+        bool,
+        typer.Option("--restart", help="Start again; by default a stopped run continues.", rich_help_panel=_CHOOSING),
     ] = False
 
 
 def fit(
     strategy: Annotated[str, typer.Argument(help="A strategy that learns: gated, vpt, patch, …", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, figures and the prompt.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="As in load_model; its weights stay as they are.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model, as in vp.load_model; its weights do not change.")],
     source: DataFlags,
     options: StrategyFlags,
     given: Annotated[dict[str, Any], SettingsOf(FitSettings, {TRAINING: _TRAINING, CHOOSING: _CHOOSING})],
     choosing: ChoosingFlags,
-    place: DeviceFlags,
+    loading: DeviceFlags,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -161,14 +172,12 @@ def fit(
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option(
-            "--compare/--no-compare", help="Measure a patch beside a red circle and random colours at the end."
-        ),
+        typer.Option("--compare/--no-compare", help="At the end, measure a patch, a red circle and random colours."),
     ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Learn a prompt (and a head) for a frozen model; the same command goes on with a run that was stopped."""
+    """Learn a prompt (and a head) for a frozen model; the same command continues a run that was stopped."""
     from visprompt.utils.files import require_folder
 
     made = _learned(strategy, options)
@@ -176,7 +185,7 @@ def fit(
     seed = _checked(made, settings, grid)
     require_folder(out)
     source.require(made, out)
-    loaded, splits = _loaded(made, model, source, place, seed)
+    loaded, splits = _loaded(made, model, source, loading, seed)
     first = is_first_process()
     if first and not quiet and _learns_without_labels(made):
         announce(splits, out, bool(grid))
@@ -191,19 +200,19 @@ def fit(
     if not first:
         return
     if ended:
-        typer.echo(f"{out}: this run had ended before; what it gave follows (--restart: train anew)", err=True)
+        typer.echo(f"{out}: this run had ended before; its results follow (--restart: train again)", err=True)
     if compare and _learns_without_labels(made) and not made.record.get("gains"):
         with waiting("comparing it with a red circle and random colours"):
             compare_markers(made, loaded, splits, out)
     show(made, fitted, out, model, as_json, None if ended else seconds)
 
 
-def _loaded(made: Learned, model: str, source: DataFlags, place: DeviceFlags, seed: int) -> tuple[Model, Splits]:
-    """The model and the data. The data come first: what is wrong with them should not wait for a model."""
+def _loaded(made: Learned, model: str, source: DataFlags, loading: DeviceFlags, seed: int) -> tuple[Model, Splits]:
+    """Loads the data, then the model, so that errors in the data are reported first."""
     splits = source.read(seed, labels=not _learns_without_labels(made))
-    loaded = model_of(model, own_device(place.device), place.dtype)
+    loaded = model_of(model, own_device(loading.device), loading.dtype)
     if splits is None:
-        # A strategy that learns without labels needs no data: scenes are drawn to the model's measure.
+        # A strategy that learns without labels needs no data: scenes of the model's input size are generated.
         splits = made.splits(loaded, None, seed=seed).limited(source.limit, seed)  # type: ignore[attr-defined]
     if source.check:
         with waiting("opening every image"):
@@ -216,7 +225,7 @@ def _learns_without_labels(made: Learned) -> bool:
 
 
 def _learned(name: str, options: StrategyFlags) -> Learned:
-    """The strategy, if there is something to learn about it."""
+    """Returns the strategy, which must have learnable parts."""
     from visprompt.learned.strategy import Learned
     from visprompt.registry import list_strategies
 
@@ -229,11 +238,11 @@ def _learned(name: str, options: StrategyFlags) -> Learned:
 
 
 def _checked(made: Learned, given: dict[str, Any], grid: dict[str, list[Any]]) -> int:
-    """Makes sure, before data and model are loaded, that settings and sweep can be used; gives the seed.
+    """Checks, before data and model are loaded, that settings and sweep can be used; returns the seed.
 
     Raises:
         UnknownNameError: for a setting or option that does not exist.
-        InvalidInputError: for a value it cannot have.
+        InvalidInputError: for a value that it cannot have.
     """
     from visprompt.registry import checked_options
     from visprompt.registry import settings as of_strategy
@@ -259,5 +268,5 @@ def _interruptible(first: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if first:
-            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+            typer.echo("stopped; the same command continues from the last checkpoint", err=True)
         raise

@@ -1,4 +1,4 @@
-"""What `visprompt fit` says: before training, about the comparison with other markers, and what it gave."""
+"""Output of `visprompt fit`: before training, the comparison with other markers, and the results."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ if TYPE_CHECKING:
     from visprompt.persistence.model_card import Metric
     from visprompt.training.result import Fitted
 
-#: optimiser steps that the patches that ship took
+#: number of optimiser steps of the bundled patches
 ENOUGH_STEPS = 2400
 
 
 def announce(splits: Splits, out: Path, sweep: bool) -> None:
-    """Says what is learned from, and where it can be watched."""
+    """Prints what is learned from, and the file in which progress can be watched."""
     from visprompt.training.progress_images import STRIP
 
     held = {name: len(part) for name in ("validation", "test") if (part := getattr(splits, name)) is not None}
-    beside = "".join(f", {n:,} for {name}" for name, n in held.items())
+    held_out_parts = "".join(f", {n:,} for {name}" for name, n in held.items())
     count = "1 image" if len(splits.train) == 1 else f"{len(splits.train):,} images"
-    typer.echo(f"learning from {count} without labels{beside}. {splits.protocol}", err=True)
+    typer.echo(f"learning from {count} without labels{held_out_parts}. {splits.protocol}", err=True)
     typer.echo(f"to watch it: {out / 'sweep' / '*' / STRIP if sweep else out / STRIP}", err=True)
 
 
 def say_if_short(made: Learned, given: dict[str, Any], images: int) -> None:
-    """A patch takes many steps; the epochs that are enough for a thousand images are few for twenty."""
+    """Prints a note if the number of optimiser steps is small for a patch.
+
+    The default number of epochs suits about a thousand images; with twenty images it gives few steps.
+    """
     from visprompt.registry import settings as of_strategy
     from visprompt.training.settings import settings_from
 
@@ -52,8 +55,8 @@ def say_if_short(made: Learned, given: dict[str, Any], images: int) -> None:
 
 
 def compare_markers(made: Learned, model: Model, splits: Splits, out: Path) -> None:
-    """Measures gain as it is used, beside controls, on held-out images; saves it with the rest."""
-    from visprompt.cli.gain_table import beats_chance, compare, held_out, told
+    """Measures the gain of the patch and of controls on held-out images and saves it with the strategy."""
+    from visprompt.cli.gain_table import beats_chance, compare, gains_for_card, held_out
     from visprompt.persistence.model_card import add_gains, base_name
 
     part, images = held_out(splits)
@@ -65,7 +68,7 @@ def compare_markers(made: Learned, model: Model, splits: Splits, out: Path) -> N
     except VispromptError as error:
         typer.echo(f"not compared with other markers: {error}", err=True)
         return
-    gains, how = told(made, results, base_name([made], model.name), f"{len(images)} {part} images")
+    gains, how = gains_for_card(made, results, base_name([made], model.name), f"{len(images)} {part} images")
     add_gains(made, gains, len(images), how)
     made.save_pretrained(out)
     if not beats_chance(made, results):
@@ -77,8 +80,10 @@ def compare_markers(made: Learned, model: Model, splits: Splits, out: Path) -> N
 
 
 def had_ended(out: Path) -> bool:
-    """True if a run in the folder has ended; of one that has not, says that it goes on. Whether it is the same run is
-    decided by the library, which refuses another."""
+    """Returns True if the folder has a finished run; prints a message if it has an unfinished one, which continues.
+
+    The library checks whether it is the same run, and refuses another.
+    """
     runs = [path for path in (out / "run.json", *sorted((out / "sweep").glob("*/run.json"))) if path.is_file()]
     ended = [path for path in runs if '"finished"' in path.read_text(encoding="utf-8", errors="replace")]
     if out / "run.json" in ended:
@@ -87,11 +92,12 @@ def had_ended(out: Path) -> bool:
         steps = [path.name.partition("-")[2] for run in runs for path in run.parent.glob("checkpoint-*")]
         at = f" from step {steps[-1]}" if steps else ""
         of_sweep = f"; runs of the sweep that have ended: {len(ended)}" if ended else ""
-        typer.echo(f"{out}: going on{at}{of_sweep} (--restart: train anew)", err=True)
+        typer.echo(f"{out}: going on{at}{of_sweep} (--restart: train again)", err=True)
     return False
 
 
 def show(made: Learned, fitted: Fitted, out: Path, model: str, as_json: bool, seconds: float | None = None) -> None:
+    """Prints the results of a run: as JSON, or as tables with the commands to run next."""
     from visprompt.persistence.model_card import figures_of
 
     record = {**made.record, "metric": fitted.metric, "validation": fitted.validation, "test": fitted.test}

@@ -1,4 +1,4 @@
-"""Tables of a learned prompt for a terminal: its figures, and the settings that a sweep tried."""
+"""Terminal tables for a learned prompt: its figures, and the settings that a sweep tried."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def figures_table(figures: list[Metric], title: str) -> Any:
-    """Figures with their intervals, for a terminal."""
+    """Makes a table of metrics with their intervals."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -23,7 +23,7 @@ def figures_table(figures: list[Metric], title: str) -> Any:
 
 
 def sweep_table(rows: list[dict[str, Any]]) -> Any:
-    """The settings that were tried, best first."""
+    """Makes a table of the settings that were tried, best first."""
     from rich.markup import escape
     from rich.table import Table
 

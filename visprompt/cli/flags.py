@@ -1,8 +1,8 @@
-"""Flags of a command from dataclasses: a group of flags is one parameter, and a setting of `fit` is one field.
+"""Flags of commands from dataclasses: a dataclass of flags is one parameter, and settings of `fit` are fields.
 
-typer reads flags from a function's signature. `with_flags` writes that signature: a parameter whose type is a
-dataclass becomes one flag per field, and one that is marked with `SettingsOf` becomes the flags that the settings'
-own fields describe. No heavy library is imported here, so that `--help` answers at once.
+typer reads flags from a function's signature, and `with_flags` writes that signature. A parameter whose type is a
+dataclass becomes one flag per field; a parameter marked with `SettingsOf` becomes the flags that the fields of the
+settings describe. This module imports no large library, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class RegionFlags:
         return bool(self.region or self.point or self.mask)
 
     def of(self, image: Path) -> list[Region]:
-        """The regions that the flags name, in pixels of `image`.
+        """Returns the regions that the flags give, in pixels of `image`.
 
         Raises:
-            InvalidInputError: for numbers that are no region, or masks that cannot be read.
+            InvalidInputError: for numbers that are not a region, or masks that cannot be read.
             UnknownNameError: for a format that does not exist.
         """
         return regions_of(image, self.region, self.format, self.point, self.mask)
@@ -69,7 +69,7 @@ class StrategyFlags:
 
 @dataclass(frozen=True)
 class DeviceFlags:
-    """`--device` and `--dtype`: where a model is loaded, and with which type of numbers."""
+    """`--device` and `--dtype`: where the model is loaded, and the number type of its weights."""
 
     device: DeviceArg = "auto"
     dtype: DtypeArg = "auto"
@@ -77,7 +77,7 @@ class DeviceFlags:
 
 @dataclass(frozen=True)
 class InputFlags:
-    """`--fit`, `--device` and `--dtype`: how an image comes into the model, and where the model is loaded."""
+    """`--fit`, `--device` and `--dtype`: how images are resized, and where the model is loaded."""
 
     fit: FitArg = "model"
     device: DeviceArg = "auto"
@@ -86,19 +86,19 @@ class InputFlags:
 
 @dataclass(frozen=True)
 class SettingsOf:
-    """Marks a parameter that takes settings which were given as flags, as `{field's name: value}`.
+    """Marks a parameter that takes settings given as flags, as `{field name: value}`.
 
     Args:
-        kind: the dataclass of the settings, as `"package.module:Name"`; its fields have the metadata `flag`, a
-            `visprompt.training.settings.Flag`, if they are flags of their own. Other fields are not flags.
-        panels: title of the group in the help text by the name that `Flag.panel` has.
+        kind: dataclass of the settings, as `"package.module:Name"`. Fields with the metadata `flag`, a
+            `visprompt.training.settings.Flag`, become flags; other fields do not.
+        panels: title of the group in the help text, by the name in `Flag.panel`.
     """
 
     kind: type
     panels: dict[str, str]
 
     def parameters(self) -> list[inspect.Parameter]:
-        """One parameter per field that has a flag; None stands for "not given"."""
+        """Returns one parameter per field with a flag; its default None means "not given"."""
         hints = get_type_hints(self.kind)
         made = []
         for field in dataclasses.fields(self.kind):
@@ -116,11 +116,11 @@ class SettingsOf:
 
 
 def with_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """The same command with a signature that typer reads: groups of flags are written out.
+    """Gives a command a signature that typer reads, with one parameter per flag.
 
     Args:
-        function: a command. Parameters that are dataclasses or marked with `SettingsOf` are made from flags; all
-            others stay as they are.
+        function: a command. Parameters that are dataclasses or marked with `SettingsOf` are built from flags; others
+            are unchanged.
 
     Returns:
         A function with one parameter per flag, which calls `function`.
@@ -158,17 +158,17 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def settings_of(given: dict[str, Any], pairs: list[str] | None) -> dict[str, Any]:
-    """Settings that were given, as flags of their own or with `--set`.
+    """Returns the settings given as flags of their own or with `--set`.
 
     >>> settings_of({"epochs": 2}, ["momentum=0.8"])
     {'epochs': 2, 'momentum': 0.8}
 
     Args:
         given: values of flags by the setting's name; None: not given.
-        pairs: `name=value` each, the value as YAML.
+        pairs: texts `name=value`, with the value as YAML.
 
     Raises:
-        InvalidInputError: for one that is given both ways.
+        InvalidInputError: for a setting that is given both ways.
     """
     found = {name: value for name, value in given.items() if value is not None}
     for name, value in options_of(pairs).items():
@@ -179,7 +179,7 @@ def settings_of(given: dict[str, Any], pairs: list[str] | None) -> dict[str, Any
 
 
 def _group(kind: Any) -> tuple[Callable[..., Any], list[inspect.Parameter]] | None:
-    """What makes a parameter's value, and the flags that it is made from; None for a parameter of its own."""
+    """Returns the constructor of a parameter's value and the flags it takes; None for an ordinary parameter."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
         inner = [_parameter(field.name, hints[field.name], _default(field)) for field in dataclasses.fields(kind)]
@@ -201,7 +201,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _plain(kind: Any) -> Any:
-    """The type that a flag reads: without None, and the type of the values where only some are allowed."""
+    """Returns the type that a flag reads: without None, and for a Literal the type of its values."""
     if get_origin(kind) in (Union, types.UnionType):
         (kind,) = (one for one in get_args(kind) if one is not type(None))
     return type(get_args(kind)[0]) if get_origin(kind) is Literal else kind

@@ -1,4 +1,4 @@
-"""`visprompt inspect`: what is in a learned prompt, where it makes a model look, and how it was trained."""
+"""`visprompt inspect`: shows the parameters of a learned prompt, its effect on attention, and its training curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from visprompt.training.progress_images import IMAGE, enlarged, png_of
 if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
 
-#: side of a patch that is enlarged, pixels
+#: side in pixels of an enlarged patch
 PATCH_PX = 480
 
 
@@ -48,14 +48,14 @@ def inspect(
     dtype: DtypeArg = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Draw what was learned: a patch, gates, temperatures and tokens by block, attention before and after, curves."""
+    """Draw what was learned: a patch, gates, temperatures and tokens per block, attention before and after, curves."""
     from visprompt.learned.strategy import learned_parts
     from visprompt.plots import base as plots
     from visprompt.request import Box
     from visprompt.utils.files import require_folder
 
     if not plots.have_matplotlib():
-        plots.new_figure((1.0, 1.0))  # says what to install
+        plots.new_figure((1.0, 1.0))  # raises an error that says what to install
     boxes: list[Any] = [Box(*numbers_of(text, (4,), "--region")) for text in region or []]
     shown, all_of_them = opened(image or [], boxes)
     made = saved_of(folder)
@@ -78,7 +78,7 @@ def inspect(
 
 
 def _print(parts: list[Learned], found: list[dict[str, Any]], written: list[Path], as_json: bool) -> None:
-    """What is known of every part, as JSON or for people, and which files were written."""
+    """Prints the facts about every part, as JSON or as tables, and the files written."""
     if as_json:
         content = [{**one, "figures_written": [str(path) for path in written]} for one in found]
         typer.echo(json.dumps(content if len(content) > 1 else content[0], indent=2, ensure_ascii=False, default=str))
@@ -90,14 +90,14 @@ def _print(parts: list[Learned], found: list[dict[str, Any]], written: list[Path
 
 
 def _folder_for(folder: str) -> Path:
-    """Where figures go if nobody says: into the folder of the prompt, or for one of the hub, into `inspect`."""
+    """Returns the default folder of the figures: in the prompt's folder, or `inspect` for a prompt from the hub."""
     if Path(folder).is_dir():
         return Path(folder) / "inspect"
     return Path("inspect") / folder.replace("/", "-").replace(":", "-")
 
 
 def _write(figures: dict[str, Any], out: Path) -> list[Path]:
-    """Writes figures as PNG files; gives their paths."""
+    """Writes figures as PNG files and returns their paths."""
     from visprompt.plots.base import to_png
 
     out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _show(part: Learned, found: dict[str, Any]) -> None:
         shape = f", {blocks} blocks of width {width}" if blocks and width else ""
         rows.append(("backbone", f"{describe(part.backbone)}{shape}"))
     head = found["head"] or {}
-    if head or "pixels" not in part.acts_on:  # nothing reads what paint does
+    if head or "pixels" not in part.acts_on:  # a strategy that edits pixels has no head
         rows.append(("head", ", ".join(f"{key} {value}" for key, value in head.items()) or "none"))
     rows.append(("trained", trained_text(part.record)))
     for split in ("train", "validation", "test"):
@@ -224,7 +224,7 @@ def _gain_by_block(rows: list[dict[str, Any]]) -> Any:
 
 
 def _own_figures(part: Learned, found: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Figures that need no model."""
+    """Makes the figures that need no model."""
     from visprompt.plots.learned import blocks_figure, tokens_figure
     from visprompt.plots.training_curve import curve_figure, curve_of
 
@@ -244,7 +244,7 @@ def _own_figures(part: Learned, found: dict[str, Any], folder: str) -> dict[str,
 
 
 def _metrics(part: Learned, folder: str) -> list[dict[str, Any]]:
-    """The rows of the run that was kept: the folder's own, or those of the run of a sweep with the same settings."""
+    """Returns the metrics of the run that was kept: of the folder, or of the sweep's run with the same settings."""
     from visprompt.training.metrics_log import read
 
     rows = read(folder)

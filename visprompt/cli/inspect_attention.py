@@ -1,4 +1,4 @@
-"""Attention without and with a learned prompt, and a patch's gain in every block: figures of `visprompt inspect`."""
+"""Figures of `visprompt inspect`: attention without and with a learned prompt, and a patch's gain in every block."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     #: a name, an image, and the region that a strategy gets
     Shown: TypeAlias = tuple[str, Image, Region | None]
 
-#: images and blocks that are shown where nothing is asked for
+#: default numbers of images and blocks shown
 IMAGES, BLOCKS = 2, 4
-#: longer side of a map, at least
+#: smallest length of a map's longer side
 MAP_PX = 400
-#: images on which a patch's gain is measured, at most and at least, and the seed of scenes for it
+#: largest and smallest number of images for a patch's gain, and the seed of generated scenes
 GAINS, FEWEST, SEED = 64, 8, 1
 
 
@@ -45,8 +45,21 @@ def attention_figures(
     device: str,
     dtype: str,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Figures of attention without and with the prompt, and of a patch its gain in every block, with its rows; nothing
-    where no image was given and none is at hand."""
+    """Makes figures of attention without and with the prompt, and for a patch its gain in every block.
+
+    Args:
+        made: the strategy.
+        part: its learned part.
+        model: the user's model, or None for the model it was learned on.
+        shown: images to draw maps of, with their regions.
+        data: images to measure a patch's gain on, or None for generated scenes.
+        blocks: block numbers, negative from the end; None: four of them.
+        device: where the model is loaded.
+        dtype: number type of its weights.
+
+    Returns:
+        Figures by name, and the rows of gains; both empty if there are no images.
+    """
     name = model or str((part.backbone or {}).get("name") or "")
     is_patch = isinstance(part, HasImage) and made is part
     if not shown and not is_patch and not name.startswith("bundled:"):
@@ -56,7 +69,7 @@ def attention_figures(
     if is_patch:
         from visprompt.models.lvlm.vision_encoder import encoder_of
 
-        loaded = encoder_of(loaded)  # of a language model, its vision tower
+        loaded = encoder_of(loaded)  # the vision tower of a language model
     if loaded.generates:
         typer.echo(f"no attention maps: {loaded.name} answers in words; visprompt show draws where it looks", err=True)
         return {}, []
@@ -75,7 +88,7 @@ def attention_figures(
 def _gains(
     part: Learned, model: Model, name: str, data: Labelled | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Gain in every block beside a circle's and random colours', on images that were given or on generated scenes."""
+    """Measures the gain in every block next to a circle's and random colours', on given images or generated scenes."""
     from visprompt.cli.gain_table import Opened, compare, gain_rows
     from visprompt.plots.gain import gain_figure
 
@@ -94,7 +107,7 @@ def _gains(
 
 
 def _scenes(model: Model) -> Labelled:
-    """Generated scenes as large as the model's input, of a seed that no training has by itself."""
+    """Generates scenes of the model's input size, with a seed that no training uses by default."""
     from visprompt.data.scenes.unlabelled import generated
 
     height, width = model.geometry((256, 256)).tiles[0].input_hw
@@ -104,7 +117,7 @@ def _scenes(model: Model) -> Labelled:
 
 
 def _with_places(part: Learned, model: Model, shown: list[Shown]) -> list[Shown]:
-    """The same images with a place for the patch where none was given; scenes where there are no images."""
+    """Adds a region for the patch to images without one; uses generated scenes if there are no images."""
     from visprompt.tasks.gain import GainMeter
 
     if not shown:
@@ -117,7 +130,7 @@ def _with_places(part: Learned, model: Model, shown: list[Shown]) -> list[Shown]
             (label, image, region or meter.place(number, image.size))
             for number, (label, image, region) in enumerate(shown)
         ]
-    except VispromptError:  # larger than the input, as the gains have said
+    except VispromptError:  # the patch is larger than the input; `_gains` has reported it
         return shown
 
 
@@ -142,7 +155,18 @@ def _maps(made: Prompter, model: Model, name: str, shown: list[Shown], blocks: l
 
 
 def opened(paths: Sequence[Path], boxes: Sequence[Region]) -> tuple[list[Shown], Labelled | None]:
-    """Images to draw maps of, with their regions, and all that were given; of a folder the first ones are drawn."""
+    """Opens images and pairs them with regions.
+
+    Args:
+        paths: images, and folders of images; the first images of a folder are drawn.
+        boxes: regions, one per file, or none.
+
+    Returns:
+        The images to draw maps of, and all images as a data set (None without images).
+
+    Raises:
+        InvalidInputError: if there are not as many regions as files.
+    """
     from visprompt.data.labelled.unlabelled import read_images, unlabelled
     from visprompt.imaging.load import load_image
 
@@ -174,15 +198,18 @@ def looks_of(
     blocks: Sequence[int] | None = None,
     region: Region | None = None,
 ) -> tuple[list[BlockLooks], Image]:
-    """Attention without and with a prompt in some blocks, and the image as the prompt has it.
+    """Reads the attention without and with a prompt in some blocks.
 
     Args:
-        model: the backbone.
+        model: the model.
         made: the strategy.
-        image: what is looked at.
-        blocks: numbers, negative from the end; None: four spread over the depth, the last among them, or the pooling
-            head where the model is read through one.
-        region: for a strategy that needs one.
+        image: the image.
+        blocks: block numbers, negative from the end; None: four spread over the depth including the last, or the
+            pooling head if the model is read through one.
+        region: region for a strategy that needs one.
+
+    Returns:
+        The maps per block, and the prompted image.
     """
     from visprompt.learned.strategy import learned_parts
     from visprompt.plots.learned import BlockLooks
@@ -194,8 +221,8 @@ def looks_of(
     tower = model.tower
     if blocks is None and tower.readout != "probe":
         count = min(tower.num_blocks, BLOCKS)
-        blocks = sorted({round((place + 1) * tower.num_blocks / count) - 1 for place in range(count)})
-    # Images come into the model as they did in training.
+        blocks = sorted({round((index + 1) * tower.num_blocks / count) - 1 for index in range(count)})
+    # Images are resized as in training.
     settings = [_mapping(part.record.get("settings")) for part in learned_parts(made)]
     fit = checked_fit(next((str(one["fit"]) for one in settings if one.get("fit")), "model"))
     (before,) = Runner(model, None, fit=fit, progress=False).attention(Request(image), blocks)
@@ -205,22 +232,22 @@ def looks_of(
     looks = [
         BlockLooks(
             number,
-            _look(before.values[place].mean(0).cpu().numpy(), before.geometry),
-            _look(after.values[place].mean(0).cpu().numpy(), after.geometry),
+            _look(before.values[index].mean(0).cpu().numpy(), before.geometry),
+            _look(after.values[index].mean(0).cpu().numpy(), after.geometry),
             _look(tokens[number].patches.mean(0), after.geometry) if number in tokens else None,
             tokens[number].readout if number in tokens else None,
         )
-        for place, number in enumerate(before.blocks)
+        for index, number in enumerate(before.blocks)
     ]
     return looks, prompt.image
 
 
 def _look(shares: np.ndarray, geometry: Geometry) -> Look:
-    """`[P]` shares of attention as a map over the image."""
+    """Turns fractions of attention per patch, `[P]`, into a map over the image."""
     from visprompt.plots.learned import Look
 
     total = float(shares.sum())
-    # Whole patches: nobody should read more into a map than the model has.
+    # Whole patches, so that the map shows no finer resolution than the model's.
     values = geometry.to_map(shares * (shares.size / total if total > 0 else 1.0), "nearest", outside=float("nan"))
     step = max(1, max(values.shape) // MAP_PX)
     return Look(values[::step, ::step], total)

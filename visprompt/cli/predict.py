@@ -1,4 +1,4 @@
-"""`visprompt predict`: what the head of a learned prompt says about images."""
+"""`visprompt predict`: classifies images with the head of a learned prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from visprompt.runner.predictions import Prediction
     from visprompt.utils.jsonl import RowLog
 
-#: images that are read before the first of them is shown
+#: number of images read at a time
 AT_ONCE = 64
 ROWS = "predictions.jsonl"
 
@@ -40,7 +40,7 @@ def predict(
     dtype: DtypeArg = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Name the class of images, or of every pixel, with a prompt that `visprompt fit` learned."""
+    """Classify images, or every pixel of them, with a prompt that `visprompt fit` learned."""
     from visprompt.runner.predictions import with_head
     from visprompt.runner.runner import Runner
 
@@ -73,20 +73,20 @@ def predict(
     if not rows:
         raise InvalidInputError("none of the images can be used.")
     if as_json:
-        order = {str(path): place for place, path in enumerate(paths)}
+        order = {str(path): index for index, path in enumerate(paths)}
         rows.sort(key=lambda row: order[row["id"]])
         typer.echo(json.dumps([_shown(row) for row in rows], indent=2, ensure_ascii=False))
     if out is not None:
         again = sum(1 for row in rows if row.get("again"))
-        said = f", {again} of them from before" if again else ""
-        typer.echo(f"wrote {len(rows)} predictions{said} to {out}", err=True)
+        reused = f", {again} of them from before" if again else ""
+        typer.echo(f"wrote {len(rows)} predictions{reused} to {out}", err=True)
 
 
 def images_of(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the images in them, sorted.
+    """Returns image files as they are, and the sorted images of folders.
 
     Raises:
-        InvalidInputError: for a path that is not there, or a folder without images.
+        InvalidInputError: for a path that does not exist, or a folder without images.
     """
     from visprompt.data.labelled.items import IMAGE_SUFFIXES
 
@@ -129,7 +129,7 @@ def _run_of(made: Any) -> str:
 def _batches(
     paths: list[Path], done: dict[str, dict[str, Any]], top: int, rows: list[dict[str, Any]], problems: list[str]
 ) -> Iterator[list[tuple[Path, str, Request]]]:
-    """Images that can be read and are not done yet, some at a time; the others go into `rows` or `problems`."""
+    """Yields readable images that are not done yet, some at a time; the others are added to `rows` or `problems`."""
     from visprompt.request import Request
     from visprompt.utils.hashing import file_digest
 
@@ -164,7 +164,7 @@ def _row(found: Prediction, top: int) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    """For people: `cat.jpg: cat 97.1 %, dog 2.0 %`."""
+    """Formats a row for the terminal: `cat.jpg: cat 97.1 %, dog 2.0 %`."""
     return f"{row['id']}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in row["top"].items())
 
 
@@ -196,7 +196,7 @@ def _write_mask(out: Path, name: str, request: Request, found: Prediction) -> st
 
 
 def _name(path: Path, paths: Iterable[Path]) -> str:
-    """The file's name without its ending; with its folders, and at last the ending, where others have the same."""
+    """Returns a unique file name without ending, with folders and then the original ending added if names collide."""
     folders = [part for part in path.parent.parts if part not in (path.anchor, "..")]
     if sum(1 for one in paths if one.stem == path.stem) == 1:
         return path.stem

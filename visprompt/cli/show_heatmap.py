@@ -1,4 +1,4 @@
-"""What `visprompt show` draws: attention without and with a strategy, a question's heatmap, or a look at an answer."""
+"""Figures of `visprompt show`: attention without and with a strategy, heatmaps of questions and answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 def before_and_after(
     model: Model, request: Request, made: Prompter | None, name: str, fit: Fit, blocks: Sequence[int] | None
 ) -> Figure:
-    """The image with the region, what an encoder gets, and its readout attention without and with the strategy."""
+    """Draws the image with the region, the encoder's input, and the readout's attention without and with the strategy.
+
+    Args:
+        model: an encoder.
+        request: the image with its region.
+        made: the strategy, or None.
+        name: name of the strategy, for titles.
+        fit: how the image is resized.
+        blocks: at most one block number; None: the last block.
+    """
     from visprompt.plots import base as plots
     from visprompt.runner.runner import Runner
 
@@ -51,7 +60,18 @@ def before_and_after(
 
 
 def heatmap(model: Model, request: Request, made: Prompter | None, fit: Fit, blocks: Sequence[int] | None) -> Figure:
-    """Where a text-image encoder looks for a text: API's map over the image, and the image dimmed by it."""
+    """Draws where a text-image encoder looks for a text: API's map over the image, and the image dimmed by it.
+
+    Args:
+        model: an encoder with a text tower.
+        request: the image with its question or text.
+        made: the strategy `api` with its options, or None for its defaults.
+        fit: how the image is resized.
+        blocks: at most one block number; None: the default of `api`.
+
+    Raises:
+        InvalidInputError: if a block is given together with `api`, whose option it is.
+    """
     from visprompt.plots import heatmaps as plots_heat
     from visprompt.prompter import Prompter as Maker
 
@@ -84,7 +104,20 @@ def answers(
     blocks: Sequence[int] | None,
     max_new_tokens: int,
 ) -> Figure:
-    """Where a model that writes looked while it answered: plain, and with the strategy if there is one."""
+    """Draws where a model that generates text looked while it answered, without and with the strategy.
+
+    Args:
+        model: a vision-language model.
+        request: the image with its question, and a region if the strategy needs one.
+        made: the strategy, or None.
+        name: name of the strategy, for titles.
+        fit: how the image is resized.
+        blocks: decoder blocks to draw; None: the middle block.
+        max_new_tokens: longest answer, in tokens.
+
+    Raises:
+        InvalidInputError: without a question.
+    """
     from visprompt.plots import heatmaps as plots_heat
     from visprompt.runner.runner import Runner
     from visprompt.visual_prompt import block_number
@@ -109,7 +142,7 @@ def answers(
 
 
 def warn_of_crop(answer: Answer) -> None:
-    """Says what part of an image was seen, where the model's processor cuts the rest off."""
+    """Warns which part of the image the model saw, if its processor crops the rest."""
     for found in answer.maps:
         whole, seen = (0.0, 0.0, *map(float, found.geometry.image_wh)), found.geometry.visible_xyxy()
         if seen != whole:

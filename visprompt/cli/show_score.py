@@ -1,4 +1,4 @@
-"""`visprompt show` and `visprompt score`: one image, one place or question, one strategy."""
+"""`visprompt show` and `visprompt score`: one image, one region or question, one strategy."""
 
 from __future__ import annotations
 
@@ -56,25 +56,25 @@ def show(
     ] = None,
     max_new_tokens: TokensArg = 20,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("visprompt.png"),
-    place: InputFlags,
+    loading: InputFlags,
 ) -> None:
-    """Save where a model looks: for a question, or at a region without and with a strategy."""
+    """Save a figure of where a model looks: for a question, or at a region without and with a strategy."""
     from visprompt.cli import show_heatmap as cli_heat
     from visprompt.plots import base as plots
     from visprompt.utils.files import require_file
 
     if not plots.have_matplotlib():
-        plots.new_figure((1.0, 1.0))  # says what to install, before a model is loaded for nothing
+        plots.new_figure((1.0, 1.0))  # raises an error if plots cannot be drawn, before a model is loaded
     if out.suffix.lower() != ".png":
         raise InvalidInputError(f"--out should end in .png; got {out}.")
     text = _one_of(question, query)
     require_file(out, "--out")
-    # The request first: a bad image or region should not wait for a model.
+    # The request comes first, so that a bad image or region is reported before the model is loaded.
     request = request_of(image, regions.of(image), text, together=True)
     name = prompter or ("falip" if text is None else "none")
     made = prompter_of(name, options.preset, options.option, saved=True)
-    chosen = checked_fit(place.fit)
-    loaded = model_of(model, place.device, place.dtype)
+    chosen = checked_fit(loading.fit)
+    loaded = model_of(model, loading.device, loading.dtype)
     if loaded.generates:
         figure = cli_heat.answers(loaded, request, made, name, chosen, block, max_new_tokens)
     elif text is not None and (made is None or hasattr(made, "heatmaps")):
@@ -132,7 +132,7 @@ def score(
 def _print_scores(
     title: str, texts: list[str], names: list[str], scores: list[list[float]], probs: list[list[float]]
 ) -> None:
-    """A table with one row per region: logits, and their softmax over the texts."""
+    """Prints a table with one row per region: logits, and their softmax over the texts."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

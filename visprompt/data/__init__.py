@@ -1,5 +1,5 @@
-"""Where images and expressions come from: generated scenes and readers of published annotation files.
+"""Data sets: generated scenes, and readers of published annotation files.
 
-Nothing here imports torch, and nothing here knows about models or strategies. Import the module you need, for example
-``from visprompt.data import scenes``; this file stays empty of code so that one reader never pays for another.
+No module of this package imports torch, models or strategies. Import the module you need, for example ``from
+visprompt.data import scenes``: this file imports nothing, so that one reader does not load the others.
 """

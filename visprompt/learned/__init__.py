@@ -1,4 +1,4 @@
-"""Prompts that are learned: the base class, baselines, and the patches that ship."""
+"""Learned prompts: the base class, baselines, and the learned patches in the package."""
 
 from visprompt.learned.strategy import (
     Learned,

@@ -1,4 +1,4 @@
-"""What learned prompts are measured against: the whole model trained, and prompts that nobody trained."""
+"""Baselines for learned prompts: full fine-tuning, a linear probe, and untrained prompts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A model that was trained itself.
+    """A fine-tuned model.
 
     Attributes:
-        model: the trained copy, ready for prompts.
-        prompter: holds the head; its prompt has no tokens. `prompter.evaluate(model, data)` and
-            `Runner(model, prompter).predict(…)` take both together.
-        fitted: what was measured; `fitted.parameters["model"]` is how many numbers of the model were trained.
+        model: the trained copy, wrapped.
+        prompter: holds the trained head; its prompt has no tokens. Use it with `prompter.evaluate(model, data)` or
+            `Runner(model, prompter).predict(…)`.
+        fitted: the metrics of the run; `fitted.parameters["model"]` is the number of trained parameters of the model.
     """
 
     model: Model
@@ -49,22 +49,25 @@ def fine_tuned(
     title: str = "",
     test: bool = True,
 ) -> Tuned:
-    """Trains a copy of a whole model with a head on labelled images; the model itself stays as it is.
+    """Trains a copy of a whole model with a head on labelled images; the model itself is unchanged.
 
-    Nothing is written: `Tuned.model.module` can be saved with the library that made it.
+    No file is written: save `Tuned.model.module` with the library that made it.
 
     Args:
-        model: an encoder. What is trained is a deep copy of its module, every weight of it.
+        model: an encoder; all weights of a deep copy of its module are trained.
         splits: the data.
-        settings: how; the learning rate is that of the model's weights too.
-        progress: True, False or None: if someone is watching.
-        title: in front of the progress bar.
+        settings: the hyperparameters; the learning rate applies to the model's weights too.
+        progress: True, False, or None: only on a terminal.
+        title: shown before the progress bar.
         test: measure the test split at the end.
 
+    Returns:
+        The trained copy, its head, and the metrics.
+
     Raises:
-        UnsupportedError: for models that answer in words.
-        InvalidInputError: for a zero-shot head, whose texts the copy could not read.
-        DivergedError: if the loss stops being a number.
+        UnsupportedError: for models that generate text.
+        InvalidInputError: for a zero-shot head, which needs the text tower that the copy does not have.
+        DivergedError: if the loss becomes NaN or infinite.
     """
     if model.generates:
         raise UnsupportedError(
@@ -76,13 +79,13 @@ def fine_tuned(
     tuned = wrap(module, model.parts.reader.processor, name=f"{model.name}, fine-tuned")
     prompter = head_alone()
     fitted = train(prompter, tuned, splits, settings, progress=progress, title=title, test=test, also=module)
-    # Only now is it the model that the head belongs to.
+    # The identity of the trained model, for which the head was trained.
     prompter.backbone = identity(tuned, prompter.tower)
     return Tuned(tuned, prompter, fitted)
 
 
 def head_alone() -> Learned:
-    """A strategy that leaves the model as it is, so that training it trains a head alone (a linear probe).
+    """A strategy that does not change the model, so that training it trains only a head (a linear probe).
 
     Returns:
         The first registered strategy whose class itself sets `Learned.head_preset`, with that preset.
@@ -99,19 +102,23 @@ def head_alone() -> Learned:
 
 
 def untrained(strategy: str, **options: Any) -> Learned:
-    """A strategy whose prompts stay as they are drawn, so that only the head learns: a control.
+    """A control: a strategy whose prompts keep their random initial values, so that only the head is trained.
 
-    If trained prompts are no better than these, it was room that helped, or nothing, and not what they learned.
+    If trained prompts are no better than these, the gain comes from the additional tokens and not from what they
+    learned.
 
     >>> untrained("vpt", prompts=4).options.prompts
     4
 
     Args:
-        strategy: the name of one that learns.
-        **options: its options.
+        strategy: name of a learned strategy.
+        **options: options of the strategy.
+
+    Returns:
+        The strategy, without parameters yet.
 
     Raises:
-        UnsupportedError: for a strategy that learns nothing anyway.
+        UnsupportedError: for a strategy without trainable parameters.
     """
     kind = get_class(strategy)
     if not issubclass(kind, Learned):

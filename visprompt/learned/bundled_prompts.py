@@ -1,7 +1,7 @@
-"""The learned prompts that ship with the package: which of them is of a strategy's kind and was learned on a model.
+"""The learned prompts in the package: finds the one of a strategy that was learned on a given model.
 
-A model is recognised by its weights, not by its name. Which strategy a bundled prompt belongs to stands in its
-`config.json`; this module knows none by name.
+A model is recognised by its weights, not by its name. The `config.json` of a bundled prompt names its strategy; this
+module knows none by name.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def prompt_for(kind: type[Learned], model: Model) -> Learned | None:
     """The bundled prompt of a strategy that was learned on a model's vision tower.
 
-    A copy of a bundled model in another folder or floating type is recognised, a fine-tuned one is another model.
-    Of a vision-language model only the tower counts.
+    A copy of a bundled model in another folder or dtype is recognised; a fine-tuned copy is another model. Of a
+    vision-language model only the vision tower counts.
 
     Args:
         kind: the strategy's class, or a sub-class of it.
-        model: the model that the prompt is to be used on.
+        model: the model that the prompt is used on.
 
     Returns:
         The loaded prompt, shared by all callers: it must not be changed. None if there is none.
@@ -50,12 +50,15 @@ def names_of(kind: type[Learned]) -> tuple[str, ...]:
 
     Args:
         kind: the strategy's class, or a sub-class of it.
+
+    Returns:
+        Names, e.g. "patch-scenes-clip"; may be empty.
     """
     return tuple(name for name in bundled.patches() if issubclass(kind, _kind_of(name)))
 
 
 def _kind_of(name: str) -> type[Any]:
-    """The class of the strategy that a bundled prompt belongs to; one that nothing has if that is not installed."""
+    """The class of the strategy of a bundled prompt; an unused new class if the strategy is not installed."""
     try:
         return get_class(_config(name)["parts"][0]["name"])
     except UnknownNameError:
@@ -63,13 +66,13 @@ def _kind_of(name: str) -> type[Any]:
 
 
 def digests_of(kind: type[Learned]) -> dict[str, str]:
-    """For every bundled prompt of a strategy a hash of its weights and options: what results may depend on.
+    """A hash of the weights and options of every bundled prompt of a strategy, since results depend on them.
 
     Args:
         kind: the strategy's class, or a sub-class of it.
 
     Returns:
-        Name of the bundled prompt → hash; empty for a strategy of which none ships.
+        Name of the bundled prompt → hash; may be empty.
     """
     return {name: _digest(name) for name in names_of(kind)}
 
@@ -89,15 +92,15 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def used_as(prompter: Learned, found: Learned) -> Learned:
-    """A bundled prompt, used with the options of a strategy that has learned nothing itself.
+    """A bundled prompt with the options of an untrained strategy.
 
     Args:
-        prompter: the strategy as it was asked for.
+        prompter: the untrained strategy, with the user's options.
         found: the bundled prompt for the model, from `prompt_for`.
 
     Returns:
-        A new strategy with what `found` learned, and with those options of `prompter` that may be chosen anew
-        (`Learned.free`).
+        A new strategy with the parameters of `found` and those options of `prompter` that may be changed after training
+            (`Learned.free`).
 
     Raises:
         InvalidInputError: if another option was given a value that `found` was not learned with.
@@ -107,13 +110,13 @@ def used_as(prompter: Learned, found: Learned) -> Learned:
     free: dict[str, Any] = {}
     wrong = []
     for item in dataclasses.fields(kind.Options):
-        own, there = getattr(prompter.options, item.name), getattr(found.options, item.name)
-        if own == there or not (item.name in prompter.given or all(own != getattr(one, item.name) for one in usual)):
-            continue  # the same, or not asked for
+        own, learned = getattr(prompter.options, item.name), getattr(found.options, item.name)
+        if own == learned or not (item.name in prompter.given or all(own != getattr(one, item.name) for one in usual)):
+            continue  # equal, or not set by the user
         if item.name in prompter.free:
             free[item.name] = own
         else:
-            wrong.append(f"{item.name}={there!r}, and {item.name}={own!r} is asked for")
+            wrong.append(f"{item.name}={learned!r}, and {item.name}={own!r} is asked for")
     if wrong:
         hint = f" ({kind.option_hint})" if kind.option_hint else ""
         raise InvalidInputError(
@@ -128,7 +131,7 @@ def used_as(prompter: Learned, found: Learned) -> Learned:
 
 
 def none_ships(prompter: Learned, model: Model) -> str:
-    """What to do about a strategy that has learned nothing, on a model that none of its bundled prompts is for.
+    """The error message for an untrained strategy on a model without a bundled prompt: how to train or load one.
 
     Args:
         prompter: a strategy whose learned prompts may be used on any model (`Learned.transferable`).

@@ -1,4 +1,4 @@
-"""Strategies that learn from images without labels: which images, on which tower, and how they are measured."""
+"""Base class of strategies that are learned from images without labels: data, tower and evaluation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class LearnedFromImages(Learned):
     """Base of strategies that are learned from images alone, on an image encoder or a model's vision tower."""
 
     def require_learnable(self, sweep: Mapping[str, Sequence[Any]]) -> None:
-        """Refuses options with which nothing can be learned; called before anything is read.
+        """Checks that a sweep varies options that matter in training; called before any data are read.
 
         Args:
             sweep: values per setting or option, as in `fit`.
 
         Raises:
-            InvalidInputError: if an option that only says how the strategy is used is in the sweep.
+            InvalidInputError: if the sweep varies an option that does not affect training.
         """
         of_use = sorted((self.free - set(self.neutral or ())) & set(sweep))
         if of_use:
@@ -41,36 +41,42 @@ class LearnedFromImages(Learned):
         """Learns the prompt from images; see `Learned.fit`.
 
         Args:
-            model: an image encoder, or a vision-language model, on whose vision tower it is learned; it stays as it
-                was.
-            data: images: a folder (all images below it) or anything else that `load_splits` reads, paths or images in
-                a list, labelled images, whose labels are not looked at, or their splits. None: generated scenes.
+            model: an image encoder, or a vision-language model, whose vision tower is used; it is unchanged.
+            data: images: a folder (all images below it) or anything else that `load_splits` reads, a list of paths or
+                images, labelled images (labels are ignored), or their splits. None: generated scenes.
             **options: of `Learned.fit`.
+
+        Returns:
+            The metrics of the run.
 
         Raises:
             UnsupportedError: if the model's attention cannot be read.
-            InvalidInputError: for data without images, for options with which nothing is learned, and as
+            InvalidInputError: for data without images, for a sweep over options that do not affect training, and as
                 `Learned.fit`.
         """
         from visprompt.models.lvlm.vision_encoder import encoder_of
 
         self.require_learnable(options.get("sweep") or {})
         seed = options.get("seed", 0)
-        # Seeds that are none are refused with the other settings.
+        # `FitSettings` refuses an invalid seed later.
         splits = self.splits(model, data, seed=seed if isinstance(seed, int) and seed >= 0 else 0)
         return super().fit(encoder_of(model), splits, **options)
 
     def evaluate(
         self, model: Model, data: Labelled | Splits | str | os.PathLike[str] | None = None, **settings: Any
     ) -> dict[str, float]:
-        """Measures it, or what ships for the model, on a model: any, not only where it was learned.
+        """Metrics of the prompt, or of the bundled one for the model, on any model, not only the one it was learned on.
 
-        It is used as it was learned; of the options of use those of `neutral` and the controls count.
+        The options are those of the training, except `neutral` options and controls, which are the prompter's own.
 
         Args:
-            model: an image encoder.
-            data: images, as in `fit`; of splits the test part, or what there is. None: generated scenes.
+            model: an image encoder, or a vision-language model.
+            data: images, as in `fit`; of splits, the test split, else validation, else training. None: generated
+                scenes.
             **settings: as in `Learned.evaluate`.
+
+        Returns:
+            Metrics by name.
         """
         from visprompt.data.labelled.dataset import Labelled
         from visprompt.data.labelled.unlabelled import without_labels
@@ -85,12 +91,15 @@ class LearnedFromImages(Learned):
         return super().evaluate(encoder, splits.test or splits.validation or splits.train, **settings)
 
     def splits(self, model: Model, data: Any, seed: int = 0) -> Splits:
-        """Images to learn from, without labels, in their parts.
+        """Images without labels, divided into splits.
 
         Args:
-            model: scenes are generated as large as its input.
+            model: generated scenes have the size of its input.
             data: as in `fit`.
-            seed: of generated scenes, and of the images that are kept for validation.
+            seed: of generated scenes, and of the choice of validation images.
+
+        Returns:
+            Splits, with a validation split.
 
         Raises:
             InvalidInputError: for data of another type.

@@ -1,6 +1,7 @@
-"""Strategies whose learned prompt is a small image with an alpha channel: how it is kept, saved and looked at.
+"""Base class of strategies whose learned prompt is a small image with an alpha channel: storage and saving.
 
-While it is learned it is what a prior makes (`visprompt.training.patch.priors`); what is kept are its pixels in 8 bits.
+During training a prior computes the image (`visprompt.training.patch.priors`); afterwards its pixels are kept in 8
+bits.
 """
 
 from __future__ import annotations
@@ -32,20 +33,25 @@ if TYPE_CHECKING:
 class ImagePrompter(LearnedFromImages):
     """Base of strategies that learn a small RGBA image and put it into other images.
 
-    Sub-classes write `make` (a prior, `PatchSource` and module in one) and `edit`. `parameters` is the prior while it
-    is learned, and the pixels (`Baked`) afterwards.
+    Sub-classes write `make` (a prior: a module that is a `PatchSource`) and `edit`. `parameters` is the prior during
+    training, and the pixels (`Baked`) afterwards.
 
-    Shapes: saved as `prompt.rgba`, uint8 `[4, r, r]`, red, green, blue and alpha, and as a PNG file to look at.
+    The image is saved as `prompt.rgba`, uint8 `[4, r, r]`: red, green, blue and alpha; and as a PNG file.
     """
 
     acts_on: ClassVar[frozenset[str]] = frozenset({"pixels"})
-    #: pixels are seen by any model
+    #: any model can read pixels
     transferable: ClassVar[bool] = True
 
     # -- making and using ---------------------------------------------------------------------------------------------
 
     def build(self, model: Model, seed: int = 0) -> None:
-        """Makes an image for a model, untrained; also for models without attention, since any can look at it."""
+        """Initialises the image for a model; works for models without attention too.
+
+        Args:
+            model: the model.
+            seed: of the initial values.
+        """
         import torch
 
         model.require(self.acts_on, self.name)
@@ -63,16 +69,17 @@ class ImagePrompter(LearnedFromImages):
     fit.__doc__ = LearnedFromImages.fit.__doc__
 
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        """As `Learned.check`; a switched-off prompt needs no parameters."""
         if self.parameters is None and self.switched_off:
-            Prompter.check(self, prompts, model)  # it changes nothing, whatever it would be
+            Prompter.check(self, prompts, model)  # a switched-off prompt needs no parameters
         else:
             super().check(prompts, model)
 
     def array(self) -> np.ndarray:
-        """The image in 8 bits, float32 `[4, r, r]` in [0, 1].
+        """The image in 8 bits, as float32 `[4, r, r]` in [0, 1].
 
         Raises:
-            InvalidInputError: if nothing was learned.
+            InvalidInputError: if there is no learned image.
         """
         if self.parameters is None:
             raise InvalidInputError(
@@ -82,31 +89,34 @@ class ImagePrompter(LearnedFromImages):
         return found
 
     def image(self) -> Image.Image:
-        """The image to look at, RGBA.
+        """The image, RGBA.
 
         Raises:
-            InvalidInputError: if nothing was learned.
+            InvalidInputError: if there is no learned image.
         """
         return to_rgba(self.array())
 
     # -- what is saved ------------------------------------------------------------------------------------------------
 
     def baked(self) -> Baked:
-        """The pixels as they are now, without the prior that made them."""
+        """The current pixels, without the prior that computed them."""
         from visprompt.training.patch.priors import Baked, bake
 
         source: Any = self.parameters
         return source if isinstance(source, Baked) else bake(source)
 
     def state(self) -> dict[str, Tensor]:
-        """The pixels, `prompt.rgba`: the prior that made them is not kept."""
+        """The pixels as `prompt.rgba`, uint8 `[4, r, r]` on the CPU; empty if there is no image."""
         return {} if self.parameters is None else {"prompt.rgba": self.baked().rgba.cpu().clone()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Puts other pixels in the place of what there is.
+        """Replaces the pixels.
+
+        Args:
+            state: `{"prompt.rgba": uint8 [4, r, r]}`.
 
         Raises:
-            InvalidInputError: if the tensors are no image.
+            InvalidInputError: if the tensors are not one such image.
         """
         import torch
 
@@ -121,6 +131,7 @@ class ImagePrompter(LearnedFromImages):
         self.parameters = Baked(rgba.clone())
 
     def remake(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        """Black transparent pixels of the given shape, to be filled by `load_state`."""
         import torch
 
         from visprompt.training.patch.priors import Baked
@@ -129,11 +140,11 @@ class ImagePrompter(LearnedFromImages):
 
 
 def _backbone(model: Model) -> dict[str, Any]:
-    """What is remembered of the model that an image was made for: `identity` where there is a tower, and the grid."""
+    """The record of the model that an image was made for: `identity` if it has a vision tower, and its patch grid."""
     from visprompt.models.identity import identity
     from visprompt.models.lvlm.vision_encoder import VISION
 
-    # The tower of a language model is loaded by that model's name.
+    # The vision tower of an LVLM is loaded by the LVLM's name.
     name, tile = model.name.removesuffix(VISION), input_tile(model)
     if tile is not None:
         return {**identity(model), "name": name, "grid_hw": list(tile.grid_hw)}

@@ -1,4 +1,4 @@
-"""Strategies with something to learn: what they share is here; the loop that teaches them is `visprompt.training`."""
+"""The base class of strategies with trainable parameters; the training loop is in `visprompt.training`."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 class Learned(Prompter):
     """A strategy whose prompt is trained on a frozen model, and then belongs to that model.
 
-    Sub-classes write `make` (the parameters) and `edit` (how they get into a prompt); `training_edit` and `constrain`
-    if training differs from use. Defaults for training stand in `<module>.yaml` under `training:`.
+    Sub-classes write `make` (the parameters) and `edit` (how they enter a prompt); `training_edit` and `constrain` if
+    training differs from use. Training defaults are in `<module>.yaml` under `training:`.
 
     Attributes:
-        parameters: what is learned, float32; None before `build`, `fit` or `from_pretrained`.
-        head: what reads the tuned features (a classifier, …), or None.
+        parameters: the trained module, float32; None before `build`, `fit` or `from_pretrained`.
+        head: a head on the tuned features (a classifier, …), or None.
         backbone: the identity of the model it was made for (`visprompt.models.identity`).
-        record: what is known about the training: data, settings, figures, class names, the head's description.
+        record: data, settings, metrics and class names of the training, and the head's description.
     """
 
     acts_on: ClassVar[frozenset[str]] = frozenset({"tokens"})
     needs: ClassVar[frozenset[str]] = frozenset({"training"})
-    #: the tower whose tokens or attention it changes
+    #: the tower whose tokens or attention the prompt changes
     tower: ClassVar[str] = "vision"
-    #: it works on other models than the one it was learned on
+    #: whether the prompt works on other models than the one it was learned on
     transferable: ClassVar[bool] = False
-    #: options that only say how it is used, and may be chosen anew for what is learned already
+    #: options that do not affect training and may be changed afterwards
     free: ClassVar[frozenset[str]] = frozenset()
-    #: what to give instead of an option that belongs to what was learned, for an error's text
+    #: hint in the error about an option that cannot be changed after training
     option_hint: ClassVar[str] = ""
-    #: preset with which it changes nothing in the model, so that training it trains a head alone; None: it has none
+    #: preset with which the prompt is empty and training trains only a head; None: there is none
     head_preset: ClassVar[str | None] = None
 
     def __init__(self, options: Any = None) -> None:
@@ -59,7 +59,18 @@ class Learned(Prompter):
     # -- for sub-classes ----------------------------------------------------------------------------------------------
 
     def make(self, model: Model, generator: torch.Generator) -> nn.Module:
-        """The parameters for a model, float32 on the CPU, drawn with `generator`."""
+        """Initialises the parameters for a model.
+
+        Args:
+            model: the model.
+            generator: for the initial values.
+
+        Returns:
+            A module in float32 on the CPU.
+
+        Raises:
+            TypeError: if a sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define make().")
 
     def training_edit(
@@ -68,29 +79,29 @@ class Learned(Prompter):
         """Edits the prompts of a training batch, with gradients.
 
         Args:
-            prompts: one for every image.
+            prompts: one per image.
             model: the model.
-            draws: a seed for every prompt, for what is random in training; None: nothing is.
+            draws: one seed per prompt for random choices in training; None: no random choices.
         """
         return self.edit_all(prompts, model)
 
     def constrain(self) -> None:
-        """Puts the parameters back into the range they may have; called before every forward in training."""
+        """Puts the parameters back into their allowed range; called before every forward in training."""
 
     def objective(self, model: Model, data: Labelled) -> type[Objective]:
-        """What it is taught with data of this kind."""
+        """The objective class for labelled images of this kind."""
         from visprompt.training.objectives.select import objective_for
 
         return objective_for(model, data)
 
     def sketch(self, folder: Path, number: int = 0) -> None:
-        """Writes an image of what is learned into a folder: of a run at every checkpoint, and wherever it is saved.
+        """Writes an image of the prompt as a PNG file: at every checkpoint of a run, and where the prompt is saved.
 
-        A strategy that has an `image()` writes that as a PNG file, the others nothing.
+        Strategies without an `image()` write nothing.
 
         Args:
             folder: it exists.
-            number: place among the parts of a composition, for the names of files.
+            number: index among the parts of a composition, for the file name.
         """
         from visprompt.persistence.prompt_image import HasImage
         from visprompt.training.progress_images import png_of
@@ -113,16 +124,20 @@ class Learned(Prompter):
         return f"{number}-{IMAGE}" if number else IMAGE
 
     def about(self) -> str:
-        """What it is once it is learned, in a sentence or two for its card; empty where its name says enough."""
+        """One or two sentences about the learned prompt for its model card; may be empty."""
         return ""
 
     # -- making and using ---------------------------------------------------------------------------------------------
 
     def build(self, model: Model, seed: int = 0) -> None:
-        """Makes the parameters for a model, untrained.
+        """Initialises the parameters for a model.
+
+        Args:
+            model: the model.
+            seed: of the initial values.
 
         Raises:
-            UnsupportedError: if the model cannot take them in.
+            UnsupportedError: if the model does not support the prompt.
         """
         import torch
 
@@ -149,24 +164,23 @@ class Learned(Prompter):
         """Trains the prompt (and a head, where the data need one) on a frozen model.
 
         Args:
-            model: the model; its weights, flags and modes are afterwards as they were.
-            data: labelled images, their splits, or where they are (`visprompt.data.labelled.dataset.load_splits`).
-            out: folder for checkpoints, metrics and the result. A run that was killed goes on there. None: nothing is
-                written.
+            model: the model; its weights, flags and modes are restored.
+            data: labelled images, their splits, or a path to them (`visprompt.data.labelled.dataset.load_splits`).
+            out: folder for checkpoints, metrics and the result; an unfinished run is resumed. None: no file is written.
             sweep: values per setting (or option of the strategy); every combination is trained, the best on validation
                 is kept.
-            final: after choosing, train once more on training and validation images together and keep the last
-                weights (VTAB-1k's protocol).
-            restart: start anew where an earlier run's traces lie.
-            progress: True, False, or None: if someone is watching.
-            **settings: `FitSettings`, over the strategy's own defaults.
+            final: after the sweep, train once more on training and validation images together and keep the last weights
+                (VTAB-1k's protocol).
+            restart: overwrite an earlier run in `out`.
+            progress: True, False, or None: only on a terminal.
+            **settings: `FitSettings`, overriding the strategy's defaults.
 
         Returns:
-            What was measured; the prompter itself holds what was learned, and after an error what it held before.
+            The metrics; the prompter holds the trained parameters, or after an error its previous ones.
 
         Raises:
-            InvalidInputError: for data or settings that do not go together, or another run's traces in `out`.
-            UnsupportedError: if the model cannot take in what is to be learned.
+            InvalidInputError: for data or settings that do not go together, or another run in `out`.
+            UnsupportedError: if the model does not support the prompt.
         """
         from visprompt.training.fit import fit
 
@@ -184,33 +198,33 @@ class Learned(Prompter):
                 settings=settings,
             )
         except BaseException:
-            # What is half trained would be used as if it were learned.
+            # Otherwise half-trained parameters would be used as if they were learned.
             self.options, self.parameters, self.head, self.backbone, self.record = before
             raise
 
     def evaluate(self, model: Model, data: Labelled, **settings: Any) -> dict[str, float]:
-        """Measures what was learned on other data with the same classes.
+        """Metrics of the prompt and its head on other data with the same classes.
 
         Args:
-            model: the model that it was learned on.
+            model: the model that the prompt was learned on.
             data: labelled images.
-            **settings: of `FitSettings` that matter here (`batch_size`, `fit`, `precision`); the rest is as it was
-                trained.
+            **settings: `FitSettings` that matter for evaluation (`batch_size`, `fit`, `precision`); by default those of
+                the training.
 
         Raises:
-            InvalidInputError: if nothing was learned yet, or the classes are others.
+            InvalidInputError: if the strategy is untrained, or the classes differ.
         """
         from visprompt.training.fit import evaluate_on
 
         return evaluate_on(self, model, data, settings)
 
     def on(self, model: Model) -> Learned:
-        """What is used on a model: the strategy itself, or, where it has learned nothing, what ships for that model.
+        """The strategy that is used on a model: itself, or, if it is untrained, the bundled prompt for that model.
 
-        The strategy stays as it is, so that one object serves several models, and several threads.
+        The strategy itself is unchanged, so that one object serves several models and several threads.
 
         Raises:
-            InvalidInputError: if an option was given that is another than what ships was learned with.
+            InvalidInputError: if an option has a value that the bundled prompt was not learned with.
         """
         if self.parameters is not None or self.switched_off:
             return self
@@ -221,16 +235,23 @@ class Learned(Prompter):
 
     @property
     def switched_off(self) -> bool:
-        """True if its options are those with which it changes nothing (`neutral`)."""
+        """True if its options are the neutral ones (`neutral`), with which it changes nothing."""
         return bool(self.neutral) and all(
             getattr(self.options, name) == value for name, value in (self.neutral or {}).items()
         )
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
+        """As `Prompter.edit_all`, with the strategy or bundled prompt that `on(model)` gives."""
         used = self.on(model)
         return super().edit_all(prompts, model) if used is self else used.edit_all(prompts, model)
 
     def check(self, prompts: Sequence[VisualPrompt], model: Model) -> None:
+        """As `Prompter.check`, and checks that there are parameters for the model.
+
+        Raises:
+            InvalidInputError: if the strategy is untrained and there is no bundled prompt for the model.
+            UnsupportedError: if the prompt was learned on another model and is not `transferable`.
+        """
         used = self.on(model)
         if used is not self:
             used.check(prompts, model)
@@ -241,7 +262,7 @@ class Learned(Prompter):
         self.check_backbone(model)
 
     def nothing_learned(self, model: Model) -> str:
-        """What to do about a strategy that is used on a model before it has learned anything."""
+        """The error message for an untrained strategy on a model."""
         from visprompt.learned.bundled_prompts import names_of, none_ships
 
         if self.transferable and names_of(type(self)):
@@ -252,7 +273,7 @@ class Learned(Prompter):
         )
 
     def check_backbone(self, model: Model) -> None:
-        """Refuses a model that is not the one it was learned on, unless it is `transferable`.
+        """Checks that a model is the one that the prompt was learned on, unless it is `transferable`.
 
         Raises:
             UnsupportedError: with the difference.
@@ -276,12 +297,12 @@ class Learned(Prompter):
     # -- what is saved ------------------------------------------------------------------------------------------------
 
     def trainable(self) -> dict[str, nn.Module]:
-        """What training changes and `save_pretrained` writes, by name: `prompt` and, if there is one, `head`."""
+        """The trained modules by name: `prompt` and, if there is one, `head`."""
         found = {"prompt": self.parameters, "head": self.head}
         return {name: module for name, module in found.items() if module is not None}
 
     def state(self) -> dict[str, Tensor]:
-        """All that was learned, as tensors on the CPU."""
+        """All trained parameters and buffers, as tensors on the CPU, by name."""
         return {
             f"{name}.{key}": value.detach().cpu().clone()
             for name, module in self.trainable().items()
@@ -292,7 +313,7 @@ class Learned(Prompter):
         """The record that `save_pretrained` writes: options, backbone, training record and tensors.
 
         Raises:
-            InvalidInputError: if it has learned nothing yet.
+            InvalidInputError: if the strategy is untrained.
         """
         if self.parameters is None:
             raise InvalidInputError(
@@ -302,10 +323,14 @@ class Learned(Prompter):
         return SavedPart(self.name, dataclasses.asdict(self.options), entry, self.state())
 
     def learned_parts(self) -> list[Any]:
+        """The strategy itself, in a list."""
         return [self]
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Puts tensors of `state()` back; the parameters must exist.
+        """Loads tensors of `state()`; the parameters must exist.
+
+        Args:
+            state: tensors by name.
 
         Raises:
             InvalidInputError: if names or shapes are not those of this strategy.
@@ -319,7 +344,12 @@ class Learned(Prompter):
                 raise InvalidInputError(f"these weights do not fit {self.name!r}: {reason}") from None
 
     def restore(self, state: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
-        """Makes parameters and head from what `save_pretrained` wrote."""
+        """Builds parameters and head from what `save_pretrained` wrote.
+
+        Args:
+            state: tensors by name.
+            content: `backbone` and `record`.
+        """
         import torch
 
         from visprompt.training.heads import head_from
@@ -334,18 +364,18 @@ class Learned(Prompter):
             self.load_state(state)
 
     def remake(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
-        """Parameters of these shapes, values to come; the default suits modules that hold plain parameters."""
+        """Zero parameters of the given shapes, to be filled by `load_state`; for modules that hold plain parameters."""
         import torch
         from torch import nn
 
         return nn.ParameterDict({name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
 
     def describe(self) -> dict[str, Any]:
-        """Name, options, and which weights: results of another training are other results.
+        """Name, options and hashes of the weights, on which results depend.
 
         Returns:
-            As `Prompter.describe`, with `learned`, a hash of the weights; where nothing was learned, `bundled`, hashes
-            of the bundled prompts that may be used instead, if any ship for this strategy.
+            As `Prompter.describe`, with `learned`, a hash of the weights; for an untrained strategy `bundled`, hashes
+                of the bundled prompts that may be used instead, if there are any.
         """
         import hashlib
 
@@ -363,5 +393,5 @@ class Learned(Prompter):
 
 
 def learned_parts(prompter: Prompter) -> list[Learned]:
-    """The learned strategies in a strategy, composition or ensemble, in order."""
+    """The learned strategies of a strategy, composition or ensemble, in order."""
     return prompter.learned_parts()

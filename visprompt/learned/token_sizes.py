@@ -1,6 +1,6 @@
-"""How large a model's tokens are, in its input and at a place of an image: for what is measured in tokens.
+"""The size of a model's tokens in its input and at a point of an image, for prompts measured in tokens.
 
-It knows models and geometry, no strategies.
+This module imports models and geometry, no strategies.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def input_tile(model: Model) -> Tile | None:
-    """The input of an image encoder for a square image, with its grid of tokens.
+    """The input of an image encoder for a square image, with its patch grid.
 
     Args:
-        model: any.
+        model: any model.
 
     Returns:
-        None for a model without a vision tower, and for one that generates.
+        The first tile; None for a model without a vision tower or one that generates text.
     """
     if model.generates or not model.has_tower("vision"):
         return None
@@ -31,14 +31,14 @@ def input_tile(model: Model) -> Tile | None:
 
 
 def vision_geometry(prompt: VisualPrompt, model: Model) -> Geometry:
-    """Where the tokens of a model lie in a prompt's image.
+    """The geometry from a prompt's image to the tokens of a model.
 
     Args:
-        prompt: its image and how it is fitted count.
-        model: any.
+        prompt: gives the image and `fit`.
+        model: any model.
 
     Returns:
-        The geometry of the vision tower; where that is not known, of what the model is read through.
+        The geometry of the vision tower; if the tower's geometry is unknown, that of the readout.
     """
     if model.has_tower("vision"):
         try:
@@ -49,15 +49,15 @@ def vision_geometry(prompt: VisualPrompt, model: Model) -> Geometry:
 
 
 def square_at(geometry: Geometry, spot: Pair, tokens: float) -> Pair | None:
-    """Width and height in the image of a square of so many tokens along a side, at a place.
+    """Size in the image of a square with a side given in tokens, at a point.
 
     Args:
         geometry: of the image.
         spot: x and y, pixels of the image.
-        tokens: side of the square.
+        tokens: side of the square, tokens.
 
     Returns:
-        Pixels of the image, each at least 1; None for a model whose tokens are not known.
+        Width and height, pixels of the image, each at least 1; None for a model whose tokens are not known.
     """
     if geometry.num_patches == 1:
         return None
@@ -68,7 +68,7 @@ def square_at(geometry: Geometry, spot: Pair, tokens: float) -> Pair | None:
 
 
 def _coarsest_tile_at(geometry: Geometry, spot: Pair) -> Tile:
-    """Of the tiles that show a place, the one with the coarsest tokens: a mark is then large enough in all of them."""
+    """The tile with the coarsest tokens among those that show a point: a square is then large enough in all of them."""
 
     def shows(tile: Tile) -> bool:
         x0, y0, x1, y1 = tile.seen_xyxy

@@ -1,1 +1,1 @@
-"""Saved prompts and their model cards."""
+"""Files of saved prompts and their model cards."""

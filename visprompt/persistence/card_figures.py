@@ -1,4 +1,4 @@
-"""Figures that were measured, with their intervals, as cards and tables show them."""
+"""Metrics with their intervals, as model cards and tables show them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from visprompt.learned.strategy import Learned
     from visprompt.tasks.gain import BlockGain
 
-#: shares of images that were answered right: the only figures for which an interval can be told from n
+#: fractions of images with a right answer: the only metrics whose interval follows from value and n
 SHARES = ("accuracy", "answer_accuracy", "top1", "top5", "exact_match")
-#: what stands among figures and is none
+#: keys among the metrics that are counts
 _COUNTS = ("n", "count")
-#: ends of an interval that was measured with a figure: `gain`, `gain_low`, `gain_high`
+#: suffixes of the bounds of a measured interval: `gain`, `gain_low`, `gain_high`
 _LOW, _HIGH = "_low", "_high"
-#: images with next to nothing to compare with dominate it
+#: not shown: dominated by images with almost no attention without the prompt
 _ASIDE = ("image_gain",)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that was measured.
+    """One measured metric.
 
     Args:
         split: "validation" or "test".
         metric: its name.
-        value: as measured; shares lie in [0, 1].
-        n: images, or None if it is not known.
-        interval: 95 % bounds: those that were measured with it, or for shares of right answers Wilson's; else None.
-        chosen: True for the figure that validation chose by.
+        value: as measured; fractions lie in [0, 1].
+        n: number of images, or None if unknown.
+        interval: 95 % bounds: measured ones, or Wilson's for fractions of right answers; else None.
+        chosen: whether this metric chooses on the validation split.
     """
 
     split: str
@@ -46,33 +46,51 @@ class Metric:
     chosen: bool = False
 
     def text(self) -> str:
-        """The value as people write it."""
+        """The value, formatted for readers."""
         return shown(self.metric, self.value)
 
     def interval_text(self) -> str:
-        """The interval, or a dash."""
+        """The interval, formatted for readers, or a dash."""
         if self.interval is None:
             return "–"
         low, high = self.interval
         if is_share(self.metric):
             return f"{low * 100:.1f}–{high * 100:.1f} %"
         ends = [shown(self.metric, end) for end in (low, high)]
-        return (" to " if any(end.startswith("-") for end in ends) else "–").join(ends)  # a dash and a minus are alike
+        return (" to " if any(end.startswith("-") for end in ends) else "–").join(
+            ends
+        )  # a dash before a minus sign would be unreadable
 
 
 def figures_of(record: Mapping[str, Any]) -> list[Metric]:
-    """What a training record holds on validation and test, the chosen figure first.
+    """The metrics of a training record on validation and test, the choosing metric first.
 
     >>> record = {"metric": "accuracy", "test": {"loss": 0.5, "accuracy": 0.8}, "data": {"test": {"n": 10}}}
     >>> [(one.metric, one.text(), one.interval_text()) for one in figures_of(record)]
     [('accuracy', '80.0 %', '49.0–94.3 %'), ('loss', '0.5000', '–')]
+
+    Args:
+        record: `Learned.record`.
+
+    Returns:
+        Metrics with their intervals.
     """
     chosen = str(record.get("metric") or "")
     return [figure for split in ("validation", "test") for figure in of_split(record.get(split), split, chosen, record)]
 
 
 def of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -> Iterator[Metric]:
-    """The figures of one split, or of a control measured on it."""
+    """The metrics of one split, or of a control on that split.
+
+    Args:
+        figures: metrics by name; anything else gives nothing.
+        split: "validation" or "test".
+        chosen: name of the metric that chooses on validation.
+        record: the training record, for the number of images.
+
+    Yields:
+        Metrics, the choosing one first and the loss last.
+    """
     if not isinstance(figures, Mapping):
         return
     described = mapping_of(mapping_of(record.get("data")).get(split))
@@ -90,17 +108,21 @@ def of_split(figures: Any, split: str, chosen: str, record: Mapping[str, Any]) -
 
 
 def is_shown(name: str, among: Collection[str]) -> bool:
-    """False for figures that are part of another one, or too rough to be read alone.
+    """False for bounds of another metric, and for metrics too imprecise to be shown alone.
 
     >>> [is_shown(name, ("gain", "gain_low", "gain_high")) for name in ("gain", "gain_low", "gain_high")]
     [True, False, False]
+
+    Args:
+        name: of a metric.
+        among: names of all metrics of the split.
     """
     end = next((end for end in (_LOW, _HIGH) if name.endswith(end)), "")
     return name not in _ASIDE and not (end and name.removesuffix(end) in among)
 
 
 def add_gains(prompter: Learned, gains: Mapping[str, BlockGain], n: int, how: str) -> None:
-    """Puts measured gains, of a patch and of its controls, into what is saved with it and into its card.
+    """Adds attention gains of a patch and its controls to the training record and so to the model card.
 
     >>> from visprompt.learned.strategy import Learned
     >>> from visprompt.tasks.gain import BlockGain
@@ -111,10 +133,9 @@ def add_gains(prompter: Learned, gains: Mapping[str, BlockGain], n: int, how: st
 
     Args:
         prompter: a learned strategy; `save_pretrained` writes them.
-        gains: one row each by its name: the patch, and what it is compared with.
-        n: images.
-        how: one sentence or two: which model, block, images and places. What was put in with the same words before
-            is replaced.
+        gains: by the name of the marker: the patch and its controls.
+        n: number of images.
+        how: one or two sentences: model, block, images and positions. Replaces an earlier table with the same text.
     """
     rows = [{"marker": str(name), **asdict(gain)} for name, gain in gains.items()]
     others = [one for one in prompter.record.get("gains") or [] if one.get("how") != how]
@@ -122,7 +143,14 @@ def add_gains(prompter: Learned, gains: Mapping[str, BlockGain], n: int, how: st
 
 
 def gains_table(record: Mapping[str, Any]) -> list[str]:
-    """What `add_gains` put into a record, as lines of Markdown."""
+    """The gains of a training record as lines of Markdown.
+
+    Args:
+        record: `Learned.record`.
+
+    Returns:
+        Lines; empty without gains.
+    """
     lines: list[str] = []
     for table in map(mapping_of, record.get("gains") or []):
         lines += ["", escaped(str(table.get("how") or "")), ""] if lines else [escaped(str(table.get("how") or "")), ""]
@@ -137,21 +165,24 @@ def gains_table(record: Mapping[str, Any]) -> list[str]:
 
 
 def mapping_of(value: Any) -> Mapping[str, Any]:
-    """The value if it has names, else nothing."""
+    """The value if it is a mapping, else {}."""
     return value if isinstance(value, Mapping) else {}
 
 
 def is_number(value: Any) -> bool:
-    """True for finite numbers."""
+    """True for a finite int or float, not for a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def escaped(text: str) -> str:
-    """A text as Markdown shows it, whatever is in it: names of classes and files are other people's.
+    r"""Escapes a text for Markdown, since names of classes and files may contain any character.
 
     >>> print(escaped("a|b <i>*c*</i>"), escaped("snake_case, 3 - 4"))
-    a\\|b &lt;i>\\*c\\*&lt;/i> snake_case, 3 - 4
+    a\|b &lt;i>\*c\*&lt;/i> snake_case, 3 - 4
+
+    Args:
+        text: any text; white space is collapsed.
     """
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    # An underscore inside a word is one.
+    # An underscore inside a word needs no escape.
     return re.sub(r"([\\`*\[\]|#~]|(?<!\w)_|_(?!\w))", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""The model card of a learned prompt: `README.md` with what was learned on what, how well, and how to load it."""
+"""The model card of a learned prompt: `README.md` with data, metrics, settings and how to load it."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Metric", "add_gains", "base_name", "card", "figures_of", "is_shown", "trained_text"]
 
-#: the hub's words for what is learned from a kind of data
+#: the hub's task names by kind of data
 TASKS = {
     "classification": "image-classification",
     "segmentation": "image-segmentation",
     "answers": "visual-question-answering",
 }
-#: settings that say little to people
+#: settings that the card leaves out
 _QUIET = ("workers", "tensorboard", "checkpoint_every")
 
 
 def card(prompter: Prompter, fitted: Fitted | None = None) -> str:
-    """The card as Markdown, with the hub's metadata in front.
+    """The model card as Markdown, with the hub's metadata in front.
 
-    The licence is left to whoever shares it. What is not known is left out.
+    No licence is named; unknown values are left out.
 
     Args:
-        prompter: a learned strategy, or a composition with some.
-        fitted: what `fit` gave, for its sweep; the prompter's own record mostly has the same.
+        prompter: a learned strategy, or a composition with learned parts.
+        fitted: the result of `fit`, for its sweep; None: that of the prompter's record.
     """
     parts = prompter.learned_parts()
     lines = [f"# {escaped(_title(prompter, parts))}", "", _what(prompter, parts), "", *_looks(parts)]
@@ -82,7 +82,7 @@ def _metadata(prompter: Prompter, parts: Sequence[Learned]) -> str:
         name = _dataset(data)
         kind = _kind(part.record)
         base = str((part.backbone or {}).get("name") or "")
-        # The hub follows these; names that only this machine or this package knows would lead nowhere.
+        # The hub links to these names; local paths and bundled names would be dead links.
         if base.count("/") == 1 and ":" not in base and not _is_local(base):
             bases.append(base)
         if name.startswith("hf:"):
@@ -147,11 +147,11 @@ def _what(prompter: Prompter, parts: Sequence[Learned]) -> str:
 
 
 def _looks(parts: Sequence[Learned]) -> list[str]:
-    """What is learned, as an image and in words, where it is one."""
+    """The image of each learned part that has one, and its description."""
     lines: list[str] = []
     for number, part in enumerate(parts):
         if name := part.sketch_name(number):
-            # Markdown has no sizes, and a patch is some 24 pixels wide.
+            # HTML, since Markdown cannot enlarge an image and a patch is about 24 pixels wide.
             lines += [f'<img src="{name}" alt="the patch" width="192" style="image-rendering: pixelated">', ""]
         lines += [about, ""] if (about := part.about()) else []
     return lines
@@ -176,7 +176,10 @@ def _loading(prompter: Prompter, parts: Sequence[Learned]) -> list[str]:
         f"print(vp.Runner(model, prompter).{use})",
         "```",
         *(
-            ["", "It is paint in the image, so `model` may also be another one, a vision-language model among them."]
+            [
+                "",
+                "It is pasted into the image, so `model` may also be another one, e.g. a vision-language model.",
+            ]
             if parts and all(part.transferable for part in parts)
             else []
         ),
@@ -198,14 +201,14 @@ def _figures(record: Mapping[str, Any]) -> list[str]:
     notes = []
     if any(one.interval for one in found):
         how = "" if any(one.metric == "gain" for one in found) else " Wilson's"
-        notes.append(f"Intervals are{how} over the images; they do not hold the spread between trainings.")
+        notes.append(f"Intervals are{how} over the images; they do not include the variation between trainings.")
     if any(one.metric == "gain" for one in found):
         notes.append(
-            "Gain is (mass − mass without) / mass without; mass is the share of the attention on the tokens that it "
-            "lies on, at one random place in every image, the rim included."
+            "Gain is (mass − mass without) / mass without; mass is the fraction of the attention on the tokens under "
+            "the patch, at one random position in every image, the border included."
         )
     if any(one.split == "validation" for one in found):
-        notes.append("Validation chose the epoch (and the settings of a sweep), so its figures flatter.")
+        notes.append("Validation chose the epoch (and the settings of a sweep), so its figures are optimistic.")
     classes = record.get("classes")
     if isinstance(classes, list) and len(classes) > 1 and any(one.metric == "accuracy" for one in found):
         notes.append(f"Guessing one of the {len(classes)} classes at random is right {100 / len(classes):.1f} %.")
@@ -228,20 +231,26 @@ def _backbone(part: Learned) -> list[str]:
     blocks, width = part.backbone.get("blocks"), part.backbone.get("width")
     if blocks and width:
         found.append(f"{blocks} blocks of width {width}.")
-    # A strategy says so if what it learned may be used on other models too.
+    # A transferable prompt may be used on other models too.
     if part.transferable:
         found.append("It was learned on this model; other models may be tried.")
     else:
-        found.append("Another model, also one of the same shape, is refused.")
+        found.append("Another model, even one of the same shape, is refused.")
     trained = trained_text(part.record)
     return [*found, *([f"Trained: {trained}."] if trained else [])]
 
 
 def trained_text(record: Mapping[str, Any]) -> str:
-    """How many numbers were trained, and their share of the backbone's.
+    """The number of trained parameters, and their fraction of the backbone's.
 
     >>> trained_text({"parameters": {"prompt": 1000, "head": 500}, "backbone_parameters": 100000})
     'prompt 1,000, head 500 numbers: 1.50 % of the backbone'
+
+    Args:
+        record: `Learned.record`.
+
+    Returns:
+        A text; empty if the numbers are unknown.
     """
     if record.get("task") == "attention":
         drawn = sum(int(n) for n in mapping_of(record.get("parameters")).values() if is_number(n))
@@ -281,7 +290,7 @@ def _settings(part: Learned) -> list[str]:
 
     given = {f"{part.name}: {name}": value for name, value in dataclasses.asdict(part.options).items()}
     settings = mapping_of(part.record.get("settings"))
-    # Of the two ways to say a rate, one was used; templates are read by a zero-shot head alone.
+    # `lr` replaces `base_lr`; only a zero-shot head uses templates.
     unused = {"base_lr"} if settings.get("lr") is not None else set()
     unused |= {"templates"} if settings.get("head") != "zero-shot" else set()
     given |= {
@@ -298,7 +307,7 @@ def _settings(part: Learned) -> list[str]:
 
 
 def _sweep(record: Mapping[str, Any], fitted: Fitted | None) -> list[str]:
-    """The settings that were tried, best on validation first."""
+    """Table of the settings that were tried, best on validation first."""
     tried = fitted.sweep if fitted is not None and fitted.sweep else record.get("sweep")
     entries = [row for row in tried if isinstance(row, Mapping)] if isinstance(tried, list) else []
     if not entries:
@@ -311,25 +320,23 @@ def _sweep(record: Mapping[str, Any], fitted: Fitted | None) -> list[str]:
 def _limits(parts: Sequence[Learned]) -> list[str]:
     lines = [
         *(
-            ["- It belongs to the weights that it was trained on; visprompt compares them when it is used."]
+            ["- The prompt belongs to the weights that it was trained on; visprompt compares them when it is used."]
             if not all(part.transferable for part in parts)
             else [
                 "- On another model than the one it was learned on it may do little: measure it there.",
-                "- It draws attention, which is all that was taught and measured here; whether answers become better "
-                "is another question.",
-                "- What it lies on the model does not see: put where it hides the thing that is asked about, it hurts.",
+                "- It was trained to attract attention, and only attention was measured, not the quality of answers.",
+                "- It hides the pixels under it: placed on the object in question, it does harm.",
             ]
         ),
-        "- It knows its training images: on images of another kind it may do less."
+        "- On images of another kind than its training images it may have less effect."
         if all(_kind(part.record) == "images" for part in parts)
-        else "- It knows its training data: images of another kind, and classes that it was not taught, are out of "
-        "reach.",
+        else "- It was trained on these data: do not expect it to work on other kinds of images or classes.",
     ]
     if any(part.head is not None or part.record.get("head") for part in parts):
-        lines.append("- The head always answers with one of its classes, also where none fits.")
+        lines.append("- The head always answers with one of its classes, even where none fits.")
     return [
         *lines,
-        "- No licence is named here: those of the backbone and of the data may bind what was learned from them.",
+        "- No licence is named here: those of the backbone and of the data may apply to the prompt.",
     ]
 
 
@@ -337,7 +344,12 @@ def _limits(parts: Sequence[Learned]) -> list[str]:
 
 
 def base_name(parts: Sequence[Learned], otherwise: str) -> str:
-    """The backbone's name; of a folder on this machine only the last part, since cards are for others."""
+    """The backbone's name; of a local folder only the last part, since cards are published.
+
+    Args:
+        parts: the learned parts; the first one's backbone counts.
+        otherwise: result if the name is unknown.
+    """
     name = str((parts[0].backbone or {}).get("name") or otherwise) if parts else otherwise
     return Path(name).name or name if _is_local(name) else name
 
@@ -347,7 +359,7 @@ def _is_local(name: str) -> bool:
 
 
 def _dataset(data: Mapping[str, Any]) -> str:
-    """The name that the parts share: "count" of "count-train" and "count-test"."""
+    """The common part of the splits' names: "count" of "count-train" and "count-test"."""
     names = [
         str(name) for split in ("train", "validation", "test") if (name := mapping_of(data.get(split)).get("name"))
     ]

@@ -1,7 +1,7 @@
-"""Saved prompts as files: records in, records out; `visprompt.prompter` makes strategies of them.
+"""Files of saved prompts: reads and writes records; `visprompt.prompter` builds strategies from them.
 
-A folder holds `config.json` (names and options of the strategies, in order), for learned ones `prompt.safetensors` and
-a model card. The hub holds the same files.
+A folder holds `config.json` (names and options of the strategies, in order); for learned strategies also
+`prompt.safetensors` and a model card. The hub holds the same files.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class SavedPart:
     """One strategy of a saved prompt.
 
     Attributes:
-        name: its name in the registry.
+        name: name of the strategy in the registry.
         options: its options, ready for JSON.
-        learned: what else a learned strategy's entry holds (`backbone`, `record`); empty for others.
-        tensors: what it learned, on the CPU, by the names of `Learned.state`.
+        learned: `backbone` and `record` of a learned strategy; empty for others.
+        tensors: trained tensors on the CPU, by the names of `Learned.state`.
     """
 
     name: str
@@ -44,7 +44,13 @@ class SavedPart:
 
 @dataclass(frozen=True, eq=False)
 class SavedPrompt:
-    """What a folder holds: the parts in order, and the version of visprompt that wrote it."""
+    """The content of a folder.
+
+    Attributes:
+        file: path of its `config.json`.
+        version: version of visprompt that wrote it.
+        parts: its strategies in order.
+    """
 
     file: Path
     version: str
@@ -54,15 +60,15 @@ class SavedPrompt:
 def write_prompt(
     path: str | os.PathLike[str], parts: Sequence[SavedPart], beside: Callable[[Path], None] | None = None
 ) -> None:
-    """Writes a prompt into a folder, made if it is not there. Every file is replaced in one go.
+    """Writes a prompt into a folder, created if necessary. Every file is replaced atomically.
 
     Args:
         path: the folder.
-        parts: its strategies in order.
-        beside: for learned ones: writes what lies beside the weights (a card, images) into the folder.
+        parts: the strategies in order.
+        beside: writes further files (model card, images) into the folder, for prompts with tensors.
 
     Raises:
-        InvalidInputError: if there can be no such folder.
+        InvalidInputError: if the folder cannot be created.
     """
     from visprompt import __version__
 
@@ -81,8 +87,8 @@ def write_prompt(
     if tensors:
         from safetensors.torch import save
 
-        # Weights first: a folder with a config always has weights. After a crash in between they may be newer than it.
-        written = save(tensors, metadata={"format": "pt"})  # two would come in any order
+        # Weights first: a folder with a config then always has weights. After a crash they may be newer than it.
+        written = save(tensors, metadata={"format": "pt"})  # one entry, since several have no fixed order
         write_bytes(folder / WEIGHTS, written)
         content["weights_sha256"] = hashlib.sha256(written).hexdigest()
         if beside is not None:
@@ -91,15 +97,18 @@ def write_prompt(
 
 
 def read_prompt(path: str | os.PathLike[str], **hub: Any) -> SavedPrompt:
-    """Reads what `write_prompt` wrote, from a folder, from what ships with visprompt, or from the hub.
+    """Reads a prompt that `write_prompt` wrote, from a folder, from the package, or from the hub.
 
     Args:
         path: the folder; `bundled:NAME`; or a hub id, if there is no such folder.
         **hub: options for the hub (`hub_options`).
 
+    Returns:
+        The record of the prompt.
+
     Raises:
-        InvalidInputError: if there is no readable `config.json`, or its weights are missing or do not fit.
-        UnknownNameError: if none ships under that name.
+        InvalidInputError: if there is no readable `config.json`, or its weights are missing or do not match.
+        UnknownNameError: if there is no bundled prompt of that name.
     """
     folder = _bundled(str(path)) or Path(path).expanduser()
     if not folder.exists() and _is_hub_id(str(path)):
@@ -110,7 +119,7 @@ def read_prompt(path: str | os.PathLike[str], **hub: Any) -> SavedPrompt:
 
 
 def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some options that are for the hub: `revision`, `token`, `cache_dir`, …"""
+    """Those of the options that are for the hub: `revision`, `token`, `cache_dir`, …"""
     return {name: value for name, value in options.items() if name in _HUB_OPTIONS}
 
 
@@ -126,7 +135,7 @@ def _bundled(name: str) -> Path | None:
 
 
 def is_saved(name: str) -> bool:
-    """True for a folder that a strategy was saved in, and for what ships (`bundled:…`), if it is there or not."""
+    """True for a folder with a saved strategy, and for any name `bundled:…`, whether it exists or not."""
     joined = "+" in name or "|" in name
     return (Path(name).expanduser() / CONFIG).is_file() or (name.startswith("bundled:") and not joined)
 
@@ -138,7 +147,7 @@ def _read_folder(folder: Path) -> SavedPrompt:
         parts = [(str(part["name"]), dict(part["options"]), dict(part)) for part in content["parts"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         unfinished = (folder / "run.json").is_file()
-        hint = " A training run lies there unfinished: the same fit command goes on with it." if unfinished else ""
+        hint = " An unfinished training run lies there: the same fit command goes on with it." if unfinished else ""
         raise InvalidInputError(
             f"{file} is not a saved strategy ({type(error).__name__}): expected what save_pretrained wrote.{hint}"
         ) from None
@@ -154,7 +163,7 @@ def _read_folder(folder: Path) -> SavedPrompt:
 
 
 def _renamed(value: Any) -> Any:
-    """What a record of 0.4.0 says, in today's words."""
+    """A record of 0.4.0 with today's keys and values."""
     if isinstance(value, dict):
         found = {
             ("image_gain" if key == "picture_gain" else key): _renamed(item) for key, item in value.items()
@@ -199,7 +208,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _mixin() -> Any:
-    """The hub's own mixin around a saved prompt, made on first use: importing it takes a while."""
+    """The hub's mixin around a saved prompt, created on first use, since importing it is slow."""
     from huggingface_hub import ModelHubMixin, snapshot_download
 
     class Stored(ModelHubMixin, library_name="visprompt", tags=["visual-prompting"]):  # type: ignore[call-arg]
@@ -248,16 +257,16 @@ def _from_hub(name: str, **options: Any) -> SavedPrompt:
 
 
 def push_prompt(write: Callable[[Path], None], card: Callable[[], str], repo_id: str, **options: Any) -> str:
-    """Uploads a prompt; the token comes from the environment or `token=…`, never into a file.
+    """Uploads a prompt; the token comes from the environment or `token=…` and is never written to a file.
 
     Args:
-        write: writes its files into a folder.
-        card: its card as Markdown.
+        write: writes the prompt's files into a folder.
+        card: gives the model card as Markdown.
         repo_id: "user/name".
-        **options: as huggingface_hub's `push_to_hub` has them.
+        **options: as in huggingface_hub's `push_to_hub`.
 
     Returns:
-        Where it is.
+        The address of the upload.
     """
     return str(_mixin()(write=write, card=card).push_to_hub(repo_id, **options))
 

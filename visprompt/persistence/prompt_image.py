@@ -1,4 +1,4 @@
-"""Prompts that can be looked at."""
+"""The protocol of strategies whose prompt is an image."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class HasImage(Protocol):
     """A strategy whose prompt is an image."""
 
     def image(self) -> Image:
-        """What is learned, as it is now."""
+        """The current prompt as an image, RGBA."""
         ...

@@ -1,4 +1,4 @@
-"""Plots, with matplotlib (extra `plots`)."""
+"""Plots with matplotlib (extra `plots`)."""
 
 from visprompt.plots.base import (
     MAP,

@@ -1,8 +1,8 @@
-"""Figures: accuracies with their intervals, attention over an image, a prompt before and after.
+"""Shared plotting functions, and figures of accuracies, of attention over an image, and of a prompt's effect.
 
-matplotlib is an extra (`pip install "visprompt-toolkit[plots]"`) and is imported when a figure is made, not before.
-Figures are made without pyplot, so no window system is touched and threads do not share state. Colours are Okabe and
-Ito's, which people with a colour-vision deficiency can tell apart; maps use inferno: the brighter, the more.
+matplotlib is an extra (`pip install "visprompt-toolkit[plots]"`) and is imported when a figure is made. Figures are
+made without pyplot, so no window system is used and threads share no state. Colours are those of Okabe and Ito, which
+people with a colour-vision deficiency can distinguish; maps use inferno, where brighter is more.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-#: Okabe and Ito without black and yellow, which is too faint on white
+#: Okabe and Ito's colours without black, and without yellow, which is too faint on white
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 RIGHT, WRONG, OTHER = "#009E73", "#D55E00", "#7A7A7A"
 MAP = "inferno"
-#: colours of words and of grid lines
+#: colours of text and of grid lines
 TEXT, GRID = "#222222", "#DDDDDD"
 _Map = NDArray[Any]
 
 
 def have_matplotlib() -> bool:
-    """True if figures can be made here: matplotlib is there, and not only as a name."""
+    """True if matplotlib can be imported."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -42,19 +42,23 @@ def have_matplotlib() -> bool:
 
 
 def literal(text: str) -> str:
-    """Text from outside for matplotlib, which would take what stands between two dollars for a formula."""
+    """Escapes dollar signs, between which matplotlib would read a formula.
+
+    Args:
+        text: any text, e.g. the name of a model or class.
+    """
     return text.replace("$", r"\$")
 
 
 def bar_chart(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
-    """Accuracies with 95 % intervals: one panel per task, one line per strategy, one colour per model.
+    """Accuracies with 95 % intervals: one panel per task, one bar group per strategy, one colour per model.
 
     Args:
-        rows: as in `results.jsonl`; rows without a value are left out.
+        rows: rows of `results.jsonl`; those without a value are left out.
         columns: panels side by side.
 
     Raises:
-        UnsupportedError: without matplotlib, naming what to install.
+        UnsupportedError: without matplotlib; the message names the package to install.
     """
     rows = [row for row in rows if row.get("value") is not None]
     tasks = _ordered(rows, "task")
@@ -84,19 +88,19 @@ def _bars_of_task(
 ) -> None:
     """One panel of `bar_chart`: the rows of one task."""
     bar = 0.8 / max(len(models), 1)
-    for place, model in enumerate(models):
+    for index, model in enumerate(models):
         chosen = {row["row"]: row for row in rows if row["model"] == model}
         where = [i for i, name in enumerate(strategies) if name in chosen]
         values = np.array([chosen[strategies[i]]["value"] for i in where]) * 100
         bounds = np.array([_ends(chosen[strategies[i]]) for i in where]).reshape(-1, 2) * 100
         errors = np.abs(bounds.T - values) if len(where) else None
         panel.barh(
-            np.array(where) + (place - (len(models) - 1) / 2) * bar,
+            np.array(where) + (index - (len(models) - 1) / 2) * bar,
             values,
             height=bar * 0.92,
-            color=PALETTE[place % len(PALETTE)],
-            # Colour is not the only difference: every second model is hatched.
-            hatch="////" if place % 2 else None,
+            color=PALETTE[index % len(PALETTE)],
+            # Every second model is hatched, so that colour is not the only difference.
+            hatch="////" if index % 2 else None,
             edgecolor="white",
             linewidth=0.0,
             xerr=errors,
@@ -115,7 +119,7 @@ def _bars_of_task(
 
 
 def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """Thin grid lines behind what is drawn, small labels without ticks, no frame at the top and on the right.
+    """Draws thin grid lines behind the data, small labels without ticks, and no frame at the top and right.
 
     Args:
         axes: a panel.
@@ -136,14 +140,14 @@ def heatmap(
     title: str = "",
     vmax: float | None = None,
 ) -> Figure:
-    """A map over an image, with a colour bar.
+    """An attention map over an image, with a colour bar.
 
     Args:
-        image: the image; it is shown in grey, so that all colour is the map's.
-        attention: `[H, W]` over the whole image, any resolution of the same aspect.
+        image: the image; it is shown in grey, so that all colour comes from the map.
+        attention: `[H, W]` over the whole image, any resolution of the same aspect ratio.
         region_xyxy: outlined, pixels of the image.
         title: above the image.
-        vmax: top of the colour scale; by default the map's maximum.
+        vmax: top of the colour scale; None: the map's maximum.
     """
     figure = new_figure((4.2, 3.6 * image.height / max(image.width, 1) + 0.6))
     axes = figure.subplots()
@@ -163,16 +167,17 @@ def before_after(
     prompted_region_xyxy: Sequence[float] | None = None,
     label: str = "prompted",
 ) -> Figure:
-    """What a strategy did: image and region, image as the model gets it, readout attention without and with it.
+    """The effect of a strategy in four panels: image and region, prompted image, readout attention without and with the
+    prompt.
 
     Args:
         image: the original.
-        prompted: what the strategy made of it.
+        prompted: the image after the strategy's edit.
         before: `[h, w]` map over `image`, without the prompt.
         after: `[h, w]` map over `image`, or over `prompted` if that has another size (crop).
         region_xyxy: the region, pixels of `image`.
         prompted_region_xyxy: the region, pixels of `prompted`.
-        label: the strategy.
+        label: the strategy's name.
     """
     aspect = max(image.height / max(image.width, 1), prompted.height / max(prompted.width, 1))
     figure = new_figure((12.0, 0.5 + 2.75 * min(aspect, 2.5)))
@@ -195,7 +200,14 @@ def before_after(
 def image_pair(
     image: Image, prompted: Image, region_xyxy: Sequence[float] | None = None, label: str = "prompted"
 ) -> Figure:
-    """Image with region, and what a strategy made of it: for models whose attention cannot be read."""
+    """Image with region beside the prompted image, for models whose attention cannot be read.
+
+    Args:
+        image: the original.
+        prompted: the image after the strategy's edit.
+        region_xyxy: the region, pixels of `image`.
+        label: the strategy's name.
+    """
     figure = new_figure((6.4, 3.4))
     panels = figure.subplots(1, 2)
     show_image(panels[0], image, "image and region")
@@ -213,7 +225,19 @@ def draw_map(
     vmax: float | None = None,
     extent_xyxy: Sequence[float] | None = None,
 ) -> Any:
-    """Draws a map over the grey image, or over the part `extent_xyxy`; returns the mappable for a colour bar."""
+    """Draws an attention map over the grey image.
+
+    Args:
+        axes: the panel.
+        image: the image.
+        attention: `[h, w]`, at any resolution.
+        region_xyxy: outlined, pixels of the image.
+        vmax: top of the colour scale; None: the map's maximum.
+        extent_xyxy: the part of the image that the map covers, pixels; None: the whole image.
+
+    Returns:
+        The mappable for a colour bar.
+    """
     extent = (0.0, float(image.width), float(image.height), 0.0)
     axes.imshow(image.convert("L"), cmap="gray", extent=extent, vmin=-40, vmax=235)
     top = float(vmax if vmax is not None else attention.max()) or 1.0
@@ -222,7 +246,7 @@ def draw_map(
 
     # Attention is peaked: on a linear scale all but the peak would be black. The colour bar has the same scale.
     norm = PowerNorm(0.6, 0.0, top)
-    # One opacity for all values: the image stays visible, and the eye compares brightness only.
+    # One opacity for all values, so that the image stays visible and only brightness differs.
     x0, y0, x1, y1 = (0.0, 0.0, image.width, image.height) if extent_xyxy is None else extent_xyxy
     over = (x0, x1, y1, y0)
     axes.imshow(np.maximum(attention, 0), cmap=MAP, extent=over, norm=norm, alpha=0.62, interpolation="nearest")
@@ -231,17 +255,20 @@ def draw_map(
     axes.set_ylim(image.height, 0)
     axes.set_xticks([])
     axes.set_yticks([])
-    # The colour bar is opaque: see-through, its colours would be mixed with white and not with an image.
+    # The colour bar is opaque, since a transparent one would mix its colours with white instead of the image.
     return ScalarMappable(norm, MAP)
 
 
 def share_in_box(attention: _Map, size_wh: tuple[int, int], region_xyxy: Sequence[float]) -> float:
-    """Which share of a map lies in a box, in [0, 1]; pixels on the border count by their area.
+    """The fraction of a map's mass in a box; pixels on the border count by their area.
 
     Args:
         attention: `[h, w]` over a whole image.
-        size_wh: the image's size in pixels.
-        region_xyxy: the box, in its pixels.
+        size_wh: width and height of the image, pixels.
+        region_xyxy: the box, pixels of the image.
+
+    Returns:
+        A fraction in [0, 1]; 0 for an empty map.
     """
     height, width = attention.shape
     x0, x1 = (region_xyxy[i] * width / size_wh[0] for i in (0, 2))
@@ -254,17 +281,25 @@ def share_in_box(attention: _Map, size_wh: tuple[int, int], region_xyxy: Sequenc
 
 
 def to_png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as a PNG file."""
+    """The figure as the bytes of a PNG file.
+
+    Args:
+        figure: the figure.
+        dpi: dots per inch.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of that width and height in inches.
+    """An empty figure.
+
+    Args:
+        size: width and height, inches.
 
     Raises:
-        UnsupportedError: without matplotlib, naming what to install.
+        UnsupportedError: without matplotlib; the message names the package to install.
     """
     try:
         from matplotlib.figure import Figure as NewFigure
@@ -275,7 +310,13 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 @renamed_parameters(picture="image")
 def show_image(axes: Axes, image: Image, title: str) -> None:
-    """Draws an image without ticks; pixels stay pixels."""
+    """Draws an image without ticks and without smoothing.
+
+    Args:
+        axes: the panel.
+        image: the image.
+        title: above the image.
+    """
     axes.imshow(np.asarray(image), extent=(0, image.width, image.height, 0), interpolation="nearest")
     axes.set_title(literal(title), fontsize=9, color=TEXT)
     axes.set_xticks([])
@@ -283,13 +324,18 @@ def show_image(axes: Axes, image: Image, title: str) -> None:
 
 
 def outline(axes: Axes, region_xyxy: Sequence[float] | None) -> None:
-    """Frames a box, if there is one."""
+    """Draws the outline of a box.
+
+    Args:
+        axes: the panel.
+        region_xyxy: the box in data coordinates; None: nothing is drawn.
+    """
     if region_xyxy is None:
         return
     from matplotlib.patches import Rectangle
 
     x0, y0, x1, y1 = region_xyxy
-    # Black below white: visible on every image and on both ends of the colour map.
+    # White on wider black is visible on every image and at both ends of the colour map.
     for colour, width in (("black", 2.6), ("white", 1.3)):
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
 
@@ -301,7 +347,7 @@ def _share(attention: _Map, image: Image, region_xyxy: Sequence[float] | None) -
 
 
 def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The ends of a row's interval; the value itself where there is none, as from one item."""
+    """The bounds of a row's interval; the value itself for one item or without an interval."""
     if row["low"] is None or row["high"] is None or row["n"] < 2:
         return row["value"], row["value"]
     return row["low"], row["high"]

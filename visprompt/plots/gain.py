@@ -1,4 +1,4 @@
-"""Figures of attention gain: per block (arXiv 2406.03303, Fig. 4), from model to model, over a sweep (Fig. 3)."""
+"""Figures of attention gain: per block (arXiv 2406.03303, Fig. 4), transfer between models, and sweeps (Fig. 3)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _Row = Mapping[str, Any]
-#: learned patches are blue, drawn markers warm, controls grey and dashed; lines differ in more than their colour
+#: (colour, line, symbol): learned patches are blue, drawn markers warm, controls grey and dashed
 _LEARNED = (("#0072B2", "-", "o"), ("#56B4E9", "--", "D"), ("#009E73", "--", "P"), ("#004D7A", ":", "X"))
 _DRAWN = (("#D55E00", "-", "s"), ("#E69F00", "-.", "^"), ("#CC79A7", ":", "v"), (PALETTE[4], "--", "<"))
 _CONTROLS = ((OTHER, (0, (4, 3)), "x"), ("#AAAAAA", (0, (1, 2)), "+"), ("#555555", (0, (6, 2, 1, 2)), "1"))
 
 
 def gain_figure(rows: Sequence[_Row], columns: int = 2) -> Figure:
-    """Gain per block, a panel per model, a line per marker; bands are 95 % intervals.
+    """Gain per block: a panel per model, a line per marker; bands are 95 % intervals.
 
     Args:
-        rows: of the task "gain" of `results.jsonl`.
+        rows: rows of the task "gain" of `results.jsonl`.
         columns: panels side by side.
     """
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -38,7 +38,7 @@ def gain_figure(rows: Sequence[_Row], columns: int = 2) -> Figure:
     down = math.ceil(len(models) / across)
     figure = new_figure((0.4 + 4.7 * across, 0.75 + 3.0 * down))
     panels = figure.subplots(down, across, squeeze=False)
-    shift = {label: (place - (len(styles) - 1) / 2) * 0.05 for place, label in enumerate(styles)}
+    shift = {label: (index - (len(styles) - 1) / 2) * 0.05 for index, label in enumerate(styles)}
     for number, axes in enumerate(panels.flat):
         if number >= len(models):
             axes.set_visible(False)
@@ -67,7 +67,14 @@ def gain_figure(rows: Sequence[_Row], columns: int = 2) -> Figure:
 
 
 def markers_of(rows: Sequence[_Row]) -> list[str]:
-    """Labels in the suite's order, controls last; a model may lack some, so the longest list leads."""
+    """Labels of the markers in the suite's order, controls last.
+
+    Args:
+        rows: rows of the task "gain"; a model may lack some markers, so the model with the most gives the order.
+
+    Returns:
+        Labels without repetition.
+    """
     models: dict[str, list[_Row]] = {}
     for row in rows:
         models.setdefault(row["model"], []).append(row)
@@ -99,7 +106,7 @@ def _curve(axes: Axes, row: _Row, style: tuple[str, Any, str], shift: float) -> 
     own = bool(row["own"])
     look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": symbol, "label": literal(row["row"])}
     look |= {"linewidth": 2.6 if own else 1.6, "markersize": 6 if own else 5, "zorder": 4 if own else 3}
-    if len(blocks) == 1:  # a model that reads the image in one block only: no line, so whiskers
+    if len(blocks) == 1:  # one block only, so whiskers instead of a line with a band
         bounds = np.abs(np.stack((low, high)) - gains)
         axes.errorbar(blocks + shift * 8, gains, yerr=bounds, capsize=3, elinewidth=1.2, **look)
         axes.set_xlim(blocks[0] - 2, blocks[0] + 2)
@@ -109,18 +116,18 @@ def _curve(axes: Axes, row: _Row, style: tuple[str, Any, str], shift: float) -> 
 
 
 def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequence[_Row] = ()) -> Figure | None:
-    """Heat map: patches down, models across, gain in each model's last block; below, what they are compared with.
+    """Heat map of transfer: patches (rows) on models (columns), gain in each model's last block; below, a marker to
+    compare with.
 
-    Colours are on every model's own scale, as shares of the highest gain on it, since gains of two models say nothing
-    about each other.
+    Colours are fractions of the highest gain in the column, since gains of two models cannot be compared.
 
     Args:
-        rows: of the task "transfer" of `results.jsonl`.
-        compare_with: label of the marker that stands below, or None.
-        beside: rows of the task "gain", of which those of that marker are taken.
+        rows: rows of the task "transfer" of `results.jsonl`.
+        compare_with: label of the marker in the last line, or None.
+        beside: rows of the task "gain", which have that marker.
 
     Returns:
-        None without rows.
+        The figure; None without rows.
     """
     if not rows:
         return None
@@ -150,14 +157,14 @@ def transfer_figure(rows: Sequence[_Row], compare_with: str | None, beside: Sequ
     axes.set_yticks(range(len(lines)), [literal(one) for one in lines])
     axes.xaxis.tick_top()
     axes.tick_params(labelsize=9, length=0)
-    axes.set_xlabel("gain in the last block of … (colour: share of the column's highest)", fontsize=9, color=TEXT)
+    axes.set_xlabel("gain in the last block of … (colour: fraction of the column's highest)", fontsize=9, color=TEXT)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
 
 
 def _gain_cell(axes: Axes, across: int, down: int, row: _Row, colour: str) -> None:
-    """A gain and its interval in a cell of `transfer_figure`, framed where a patch stands on its own model."""
+    """Writes a gain and its interval into a cell of `transfer_figure`, framed for a patch on its own model."""
     axes.text(
         across, down - 0.13, _signed(row["value"]), ha="center", va="center", fontsize=11, color=colour,
         fontweight="bold" if row.get("own") else "normal",
@@ -172,26 +179,28 @@ def _gain_cell(axes: Axes, across: int, down: int, row: _Row, colour: str) -> No
 
 
 def sweep_figure(rows: Sequence[_Row]) -> Figure | None:
-    """Two heat maps over size (down) and shape with λ (across): gain, and gain over that of a circle of that size.
+    """Two heat maps over size (rows) and shape with λ (columns): gain, and gain divided by that of a circle of the same
+    size.
+
     Colours are on a logarithmic scale.
 
     Args:
-        rows: of the task "sweep" of `results.jsonl`; means over their seeds are shown.
+        rows: rows of the task "sweep" of `results.jsonl`; means over seeds are shown.
 
     Returns:
-        None without rows.
+        The figure; None without rows.
     """
     if not rows:
         return None
     sizes = sorted({row["options"]["size"] for row in rows})
     kinds = sorted({_kind(row) for row in rows}, key=lambda one: (SHAPES.index(one[0]), one[1]))
-    by_place = {(row["options"]["size"], _kind(row)): row for row in rows}
+    by_cell = {(row["options"]["size"], _kind(row)): row for row in rows}
     circles = {row["options"]["size"]: row["circle"] for row in rows}
     wide = 1.5 + 0.66 * (len(kinds) + 1)
     figure = new_figure((2 * wide, 1.7 + 0.46 * len(sizes)))
     left, right = figure.subplots(1, 2)
-    gains = np.array([[_of(by_place, size, kind, "value") for kind in kinds] for size in sizes])
-    ratios = np.array([[_of(by_place, size, kind, "ratio") for kind in kinds] for size in sizes])
+    gains = np.array([[_of(by_cell, size, kind, "value") for kind in kinds] for size in sizes])
+    ratios = np.array([[_of(by_cell, size, kind, "ratio") for kind in kinds] for size in sizes])
     names = [_kind_name(kind) for kind in kinds]
     drawn = np.array([[circles[size]] for size in sizes])
     _heat(left, np.hstack([gains, drawn]), sizes, [*names, "drawn\ncircle"], "Attention gain, last block")
@@ -221,7 +230,7 @@ def _heat(axes: Axes, values: np.ndarray, sizes: Sequence[float], names: Sequenc
     from matplotlib.colors import LogNorm, Normalize
 
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    # Gains of small and large marks differ by factors: on a linear scale all but the smallest would look alike.
+    # Gains of small and large patches differ by factors: on a linear scale most cells would look alike.
     norm: Any = LogNorm(low, high) if low > 0 else Normalize(low, high)
     axes.imshow(np.ma.masked_invalid(values), cmap="viridis", norm=norm, aspect="auto")
     for (down, across), value in np.ndenumerate(values):
@@ -241,14 +250,14 @@ def _heat(axes: Axes, values: np.ndarray, sizes: Sequence[float], names: Sequenc
 @renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """One image with one marker, as the report shows it.
+    """One image with one marker, for the report.
 
     Args:
-        label: the marker.
-        image: with the marker.
+        label: name of the marker.
+        image: the image with the marker.
         attention: `[h, w]` over the whole image, mean over heads of the last block.
         box_xyxy: the marked square, pixels.
-        share: of the attention on it.
+        share: fraction of the attention on the square, 0 to 1.
     """
 
     label: str
@@ -259,10 +268,10 @@ class Marked:
 
 
 def marked_figure(lines: Sequence[Sequence[Marked]]) -> Figure:
-    """Images with every marker, and below each where the model looks; maps of one image are on one scale.
+    """Images with every marker, and below each the attention map; the maps of one image have one colour scale.
 
     Args:
-        lines: per image, one for every marker.
+        lines: per image, one entry per marker.
     """
     from visprompt.plots.base import draw_map
 
@@ -288,10 +297,11 @@ def marked_figure(lines: Sequence[Sequence[Marked]]) -> Figure:
 
 
 def patch_figure(patch: np.ndarray, random: np.ndarray | None = None) -> Figure:
-    """A learned patch on a checkerboard, pixel by pixel, and beside it its random control.
+    """A learned patch on a chequerboard, pixel by pixel, and its control with random colours.
 
     Args:
-        patch, random: `[4, r, r]` in [0, 1].
+        patch: `[4, r, r]` in [0, 1].
+        random: the control, `[4, r, r]` in [0, 1], or None.
     """
     shown = [("learned", patch)] + ([("random", random)] if random is not None else [])
     figure = new_figure((1.6 * len(shown), 1.85))

@@ -1,4 +1,4 @@
-"""Figures of where a model looks for a question: a heatmap of the question, and a look at an answer, tile by tile."""
+"""Figures of an LVLM's attention: a heatmap of a question, and the attention during an answer, tile by tile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from visprompt.regions.shapes import Xyxy
 
-#: width of a panel in inches, its title included in the height that comes on top
+#: width of a panel and of a tile, inches, and tiles per row
 PANEL = 3.1
 TILE = 1.9
 TILES_IN_A_ROW = 6
@@ -27,10 +27,10 @@ TILES_IN_A_ROW = 6
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One map over the whole image.
+    """One attention map over the whole image.
 
     Args:
-        title: above it.
+        title: above the map.
         values: `[H, W]`, attention per image token at every pixel.
     """
 
@@ -40,11 +40,11 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class TileMap:
-    """One tile as the model saw it.
+    """The attention map of one tile.
 
     Args:
         values: `[h, w]`, attention per image token.
-        seen_xyxy: what it shows, pixels of the image; it may reach beyond.
+        seen_xyxy: the part of the image that the tile shows, pixels; it may extend beyond the image.
     """
 
     values: np.ndarray
@@ -54,17 +54,17 @@ class TileMap:
 @renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Look:
-    """One answer, and where the model looked while it wrote it.
+    """One answer, and the model's attention while it generated it.
 
     Args:
-        label: what is different about this run.
-        image: what the maps lie over: the prompted image.
+        label: name of this run.
+        image: the prompted image, below the maps.
         shown: the same with attention edits tinted.
-        answer: what it wrote.
-        panels: assembled maps.
-        tiles: one by one, where there are several.
+        answer: the generated text.
+        panels: maps over the whole image.
+        tiles: maps of single tiles, if there are several.
         regions_xyxy: outlined, pixels of the image.
-        tiles_title: which block the tiles are of.
+        tiles_title: the block of the tiles' maps.
     """
 
     label: str
@@ -78,16 +78,16 @@ class Look:
 
 
 def answer_figure(question: str, looks: Sequence[Look]) -> Figure:
-    """The question; per run a row of maps over the image with a colour bar each, its tiles, and the answer.
+    """The question; per run a row of maps over the image with colour bars, its tiles, and the answer.
 
-    Runs are on one scale, panel by panel, so that they can be compared.
+    All runs share one colour scale per panel, so that they can be compared.
 
     Args:
         question: the title.
         looks: one per run, with as many panels each.
 
     Raises:
-        UnsupportedError: without matplotlib, naming what to install.
+        UnsupportedError: without matplotlib; the message names the package to install.
     """
     columns = 1 + max(len(look.panels) for look in looks)
     width = max(PANEL * columns, *(TILE * _tile_grid(len(look.tiles))[1] for look in looks))
@@ -95,7 +95,7 @@ def answer_figure(question: str, looks: Sequence[Look]) -> Figure:
     title = _wrapped(question, int(width * 9))
     heights = []
     for look in looks:
-        answer_lines = _wrapped(_said(look), letters).count("\n") + 1
+        answer_lines = _wrapped(_answer_text(look), letters).count("\n") + 1
         heights.append(0.75 + 0.2 * answer_lines + _height(look.image, PANEL))
         if look.tiles:
             heights.append(0.35 + _tile_grid(len(look.tiles))[0] * (TILE * _tile_aspect(look) + 0.25))
@@ -124,13 +124,13 @@ def question_figure(
     Args:
         question: the title.
         image: the image.
-        dimmed: what the strategy makes of it.
+        dimmed: the image after the strategy's edit.
         values: `[H, W]` in [0, 1] over its pixels.
         regions_xyxy: outlined, pixels of the image.
-        shares: of every region: the share of the map in it, and of the image's area.
+        shares: per region: the fraction of the map's mass in it, and its fraction of the image's area.
 
     Raises:
-        UnsupportedError: without matplotlib, naming what to install.
+        UnsupportedError: without matplotlib; the message names the package to install.
     """
     title = _wrapped(question, 85)
     figure = new_figure((3 * PANEL + 0.4, 0.95 + _height(image, PANEL) + 0.22 * title.count("\n")))
@@ -160,7 +160,7 @@ def _draw_look(figure: SubFigure, look: Look, tops: Sequence[float], letters: in
             outline(axes, box)
         axes.set_title(panel.title, fontsize=9)
         _bar(figure, drawn, axes)
-    figure.supxlabel(literal(_wrapped(_said(look), letters)), fontsize=11)
+    figure.supxlabel(literal(_wrapped(_answer_text(look), letters)), fontsize=11)
 
 
 def _draw_tiles(figure: SubFigure, look: Look) -> None:
@@ -189,17 +189,17 @@ def _bar(figure: SubFigure, drawn: Any, axes: Any) -> None:
 
 
 def _tile_grid(count: int) -> tuple[int, int]:
-    """Rows and columns for so many tiles, in rows of about the same length."""
+    """Rows and columns for a number of tiles, in rows of about the same length."""
     down = math.ceil(count / TILES_IN_A_ROW)
     return down, math.ceil(count / max(down, 1))
 
 
-def _said(look: Look) -> str:
+def _answer_text(look: Look) -> str:
     return f"answer: {look.answer or '(nothing)'}"
 
 
 def _height(image: Image, width: float) -> float:
-    """Of a panel in inches; very tall images are drawn smaller."""
+    """Height of a panel, inches; very tall images are drawn smaller."""
     return width * 0.68 * min(image.height / max(image.width, 1), 2.5)
 
 

@@ -1,6 +1,6 @@
-"""Figures of a learned prompt: what it has in every block, and where it makes a model look.
+"""Figures of a learned prompt: its parameters in every block, and its effect on attention.
 
-What can be looked at a strategy says itself, through `blocks_table()` (`HasBlocks`); nothing here knows one.
+A strategy provides its values through `blocks_table()` (`HasBlocks`); this module knows no strategy.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ _Row = Mapping[str, Any]
 
 @runtime_checkable
 class HasBlocks(Protocol):
-    """A strategy whose prompt can be told block by block."""
+    """A strategy with parameters per block."""
 
     def blocks_table(self) -> list[dict[str, Any]]:
-        """One dict per block: `block`, and what it has there (`gate`, `temperature`, `selection`, `tokens`), None where
-        it has none; the tokens' own share in the last block's prompts is the `selection` of block −1."""
+        """The prompt's values per block.
+
+        Returns:
+            One dict per block: `block`, and `gate`, `temperature`, `selection` and `tokens`, each None where the block
+                has none; block −1 stands for the initial tokens and has their `selection`.
+        """
         ...
 
 
@@ -43,7 +47,7 @@ class _Column:
     title: str
     axis: str
     colour: str
-    #: what changes nothing; bars begin there
+    #: the neutral value, at which bars begin
     base: float = 0.0
     logarithmic: bool = False
 
@@ -64,14 +68,14 @@ COLUMNS = (
 
 
 def blocks_figure(rows: Sequence[_Row], title: str = "") -> Figure | None:
-    """Selection ratios, gates, temperatures and norms of the tokens over the blocks, a panel each.
+    """Selection ratios, gates, temperatures and norms of the tokens per block, a panel each.
 
     Args:
-        rows: as `blocks_table()` gives them.
-        title: above all.
+        rows: as `blocks_table()` returns them.
+        title: above all panels.
 
     Returns:
-        None where no block differs from another in anything (VPT-shallow: tokens at one block, and nothing else).
+        The figure; None if no value is given for more than one block (VPT-shallow has tokens in one block only).
     """
     shown = [column for column in COLUMNS if sum(row.get(column.key) is not None for row in rows) > 1]
     if not shown:
@@ -81,7 +85,7 @@ def blocks_figure(rows: Sequence[_Row], title: str = "") -> Figure | None:
     for axes, column in zip(panels, shown, strict=True):
         _bars(axes, rows, column)
     blocks = [int(row["block"]) for row in rows]
-    # From 16 blocks on the numbers would touch.
+    # With more blocks the numbers would touch.
     step = 1 if len(blocks) <= 26 else 2
     labelled = [block for block in blocks if block < 0 or block % step == 0]
     panels[-1].set_xticks(labelled, ["tokens" if block < 0 else str(block) for block in labelled])
@@ -123,7 +127,7 @@ def _bars(axes: Axes, rows: Sequence[_Row], column: _Column) -> None:
 
 
 def _plain_ticks(axes: Axes, reach: float) -> None:
-    """1.5 instead of 1.5 × 10⁰, at numbers that people count in."""
+    """Ticks at round numbers, written as 1.5 instead of 1.5 × 10⁰."""
     known = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 0.9, 1.0, 1.1, 1.33, 2.0, 5.0, 10.0)
     ticks = [tick for tick in known if abs(np.log(tick)) <= reach]
     if len(ticks) > 5:
@@ -133,12 +137,12 @@ def _plain_ticks(axes: Axes, reach: float) -> None:
 
 
 def tokens_figure(norms: np.ndarray, first_block: int = 0, title: str = "") -> Figure:
-    """The norm of every prompt token: tokens that stayed near 0 do little.
+    """The norm of every prompt token; tokens with a norm near 0 have little effect.
 
     Args:
-        norms: `[depth, m]`: a row per block that has tokens of its own.
-        first_block: the block of the first row.
-        title: above all.
+        norms: `[depth, m]`: one line per block with its own tokens.
+        first_block: the block of the first line.
+        title: above the figure.
     """
     depth, count = norms.shape
     figure = new_figure((9.2, 3.0 if depth == 1 else 1.5 + min(0.24 * depth, 4.5)))
@@ -168,12 +172,12 @@ def tokens_figure(norms: np.ndarray, first_block: int = 0, title: str = "") -> F
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Where some rows of attention look.
+    """An attention map of some attention rows.
 
     Args:
-        values: `[h, w]` over the whole image, at any resolution: multiples of what a patch would get if all patches
-            got the same of what falls on patches; NaN where the model did not see the image.
-        on_patches: share of the attention that falls on patches at all.
+        values: `[h, w]` over the whole image, at any resolution: multiples of the attention that a patch would get if
+            all patches got the same; NaN where the model did not see the image.
+        on_patches: fraction of the attention on patches, 0 to 1.
     """
 
     values: np.ndarray
@@ -182,14 +186,14 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class BlockLooks:
-    """One image's attention in one block.
+    """The attention maps of one image in one block.
 
     Args:
-        block: its number.
-        before: the readout's without the prompt.
-        after: the same with it.
-        tokens: the prompt tokens', their mean; None if they do not pass here.
-        on_tokens: share of the readout's attention that falls on the tokens; None if there are none.
+        block: number of the block.
+        before: the readout's attention without the prompt.
+        after: the readout's attention with the prompt.
+        tokens: mean attention of the prompt tokens; None if the block has no prompt tokens.
+        on_tokens: fraction of the readout's attention on the prompt tokens; None if there are none.
     """
 
     block: int
@@ -208,15 +212,16 @@ def attention_figure(
     region_xyxy: Sequence[float] | None = None,
     prompted: Image | None = None,
 ) -> Figure:
-    """The readout's attention without and with the prompt, and the prompt tokens' own, block by block, on one scale.
+    """The readout's attention without and with the prompt, and that of the prompt tokens, per block, on one colour
+    scale.
 
     Args:
         image: the image.
         looks: one per block.
         name: of the strategy.
-        title: above all.
-        region_xyxy: outlined, pixels of the image; how much of the attention falls into it is said.
-        prompted: the image as the strategy changed it, which the maps with it lie over; None: it did not.
+        title: above all panels.
+        region_xyxy: outlined, pixels of the image; panel titles give the fraction of attention in it.
+        prompted: the image after the strategy's edit, below the maps with the prompt; None: unchanged.
     """
     below = [image, *[prompted or image] * 2]
     with_tokens = any(one.tokens is not None for one in looks)
@@ -237,9 +242,9 @@ def attention_figure(
     shown = [look for one in looks for look in (one.before, one.after, one.tokens) if look is not None]
     top = max(float(np.nanmax(look.values)) for look in shown)
     drawn: Any = None
-    for place, one in enumerate(looks, 1):
+    for column, one in enumerate(looks, 1):
         for line, look in enumerate((one.before, one.after, one.tokens)[:lines]):
-            axes = panels[line, place]
+            axes = panels[line, column]
             if look is None:
                 axes.set_visible(False)
                 continue
@@ -253,7 +258,7 @@ def attention_figure(
                 share = f"{_inside(look.values, region_xyxy, image.size):.0%} in the box"
             axes.set_title(f"{words}\n{share}", fontsize=8.5, color=TEXT)
     bar = figure.colorbar(drawn, ax=panels, shrink=0.6, aspect=30)
-    bar.set_label("attention of a place, × the even share", fontsize=9, color=TEXT)
+    bar.set_label("attention on a patch, × uniform attention", fontsize=9, color=TEXT)
     bar.ax.tick_params(labelsize=8)
     if title:
         figure.suptitle(literal(title), fontsize=12, color=TEXT)
@@ -261,7 +266,7 @@ def attention_figure(
 
 
 def _inside(values: np.ndarray, xyxy: Sequence[float], wh: tuple[int, int]) -> float:
-    """Share of a map in a box: 0.5 where half of what it holds lies there.
+    """The fraction of a map's mass in a box.
 
     >>> _inside(np.array([[1.0, 1.0], [1.0, np.nan]]), (0, 0, 4, 2), (4, 4))
     0.6666666666666666
@@ -296,9 +301,12 @@ def _bare(axes: Axes) -> None:
 
 
 def short(value: float) -> str:
-    """Three digits, without an exponent: for labels on bars and cells of tables.
+    """A number with three digits and no exponent, for labels on bars and cells of tables.
 
     >>> short(0.96698), short(0.0000123), short(12.345), short(0.0067)
     ('0.967', '0.000', '12.3', '0.007')
+
+    Args:
+        value: the number.
     """
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,4 +1,4 @@
-"""Class maps as images: a PNG of class numbers with a palette that shows them, and a look with a legend."""
+"""Segmentation masks as images: a PNG of class numbers with a palette, and a figure with a legend."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-#: of pixels that the model did not see
+#: colour of pixels that the model did not see
 UNSEEN_RGB = (255, 255, 255)
 _GROUND = ("background", "void", "unlabelled", "unlabeled", "other")
-#: so many classes are named beside an image, the largest first
+#: largest number of classes in the legend
 NAMED = 12
 
 
 def class_colours(classes: Sequence[str]) -> np.ndarray:
-    """`[C, 3]` uint8, a colour per class.
+    """A colour per class.
 
     The first seven are Okabe and Ito's, with yellow; further ones go round the colour wheel by the golden angle, in
-    three lightnesses. A background is grey, so that what lies on it stands out.
+    three lightnesses. A background class is grey.
+
+    Args:
+        classes: names of the classes.
+
+    Returns:
+        `[C, 3]`, uint8.
     """
     count = len(classes)
     first = [*PALETTE, "#F0E442"]
@@ -41,7 +47,15 @@ def class_colours(classes: Sequence[str]) -> np.ndarray:
 
 
 def mask_png(mask: np.ndarray, classes: Sequence[str]) -> bytes:
-    """A PNG of class numbers, `[h, w]` uint8 or uint16: with a palette up to 255 classes, in 16 bits above."""
+    """A PNG of class numbers: with a palette up to 255 classes, in 16 bits above.
+
+    Args:
+        mask: `[h, w]`, uint8 or uint16; 255 in 8 bits: not seen by the model.
+        classes: names of the classes.
+
+    Returns:
+        The bytes of the file.
+    """
     from PIL import Image
 
     if mask.dtype == np.uint8:
@@ -59,13 +73,13 @@ def mask_png(mask: np.ndarray, classes: Sequence[str]) -> bytes:
 
 @renamed_parameters(picture="image")
 def mask_figure(image: Image, mask: np.ndarray, classes: Sequence[str], title: str = "") -> Figure:
-    """The image, its classes laid over it, and a legend of those that occur with their shares.
+    """The image, its classes laid over it, and a legend of the classes that occur with their fractions of the area.
 
     Args:
         image: the image.
-        mask: `[h, w]` numbers of classes; the type's largest where the model did not look.
-        classes: their names.
-        title: above all.
+        mask: `[h, w]`, class numbers; the dtype's largest value where the model did not see the image.
+        classes: names of the classes.
+        title: above the figure.
     """
     from matplotlib.patches import Patch
 
@@ -76,7 +90,7 @@ def mask_figure(image: Image, mask: np.ndarray, classes: Sequence[str], title: s
     colours = class_colours(classes)
     seen = mask < len(classes)
     shown = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
-    # One opacity everywhere, so that a class has one colour wherever it lies on a plain ground.
+    # One opacity everywhere, so that a class has the same colour everywhere on a plain ground.
     shown[seen] = 0.3 * shown[seen] + 0.7 * colours[mask[seen]]
     from PIL import Image
 

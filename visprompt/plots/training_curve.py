@@ -1,4 +1,4 @@
-"""How a prompt was trained: loss, validation figure and learning rate over the epochs, from `metrics.jsonl`."""
+"""Training curves: loss, validation metric and learning rate over the epochs, from `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ _Row = Mapping[str, Any]
 
 
 def curve_figure(curve: Curve, title: str = "") -> Figure | None:
-    """Loss, validation figure and learning rate over the epochs; None if nothing was measured.
+    """Loss, validation metric and learning rate over the epochs, a panel each.
 
     Args:
         curve: from `curve_of`.
-        title: above all.
+        title: above all panels.
+
+    Returns:
+        The figure; None if there is nothing to draw.
     """
     panels = [name for name in ("loss", "metric", "lr") if name in curve.panels()]
     if not panels:
@@ -46,8 +49,8 @@ def curve_figure(curve: Curve, title: str = "") -> Figure | None:
     last = axes[panels[-1]]
     last.set_xlabel(curve.over, fontsize=9, color=TEXT)
     last.xaxis.get_major_locator().set_params(integer=True)
-    if len(places := curve.places()) == 1:
-        last.set_xticks(places)
+    if len(positions := curve.places()) == 1:
+        last.set_xticks(positions)
     if title:
         figure.suptitle(literal(title), fontsize=12, color=TEXT)
     return figure
@@ -55,10 +58,10 @@ def curve_figure(curve: Curve, title: str = "") -> Figure | None:
 
 def _metric_panel(axes: Axes, curve: Curve) -> None:
     share = is_share(curve.metric_name)
-    points = [(place, value * (100 if share else 1)) for place, value in curve.metric]
+    points = [(x, value * (100 if share else 1)) for x, value in curve.metric]
     if curve.band:
-        places, low, high = zip(*curve.band, strict=True)
-        axes.fill_between(places, low, high, color=PALETTE[2], alpha=0.15, linewidth=0, label="95 % over images")
+        x, low, high = zip(*curve.band, strict=True)
+        axes.fill_between(x, low, high, color=PALETTE[2], alpha=0.15, linewidth=0, label="95 % over images")
     _line(axes, points, PALETTE[2], "-", f"validation {curve.metric_name}")
     _star(axes, points, curve, curve.metric_name, " %" if share else "")
     axes.set_ylabel(literal(curve.metric_name) + (", %" if share else ""), fontsize=9, color=TEXT)
@@ -67,7 +70,7 @@ def _metric_panel(axes: Axes, curve: Curve) -> None:
 
 
 def _star(axes: Axes, points: Sequence[tuple[float, float]], curve: Curve, name: str, unit: str) -> None:
-    """Marks the evaluation that was best by the figure that validation chose by, which need not be the one drawn."""
+    """Marks the best evaluation by the metric that chooses on validation, which may differ from the metric drawn."""
     value = dict(points).get(curve.best) if curve.best is not None else None
     if value is not None:
         by = "best" if curve.chosen in ("", name) else f"best by {curve.chosen}"
@@ -79,14 +82,25 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style:
     if not points:
         return
     marker = "o" if len(points) <= 40 else ""
-    places, values = zip(*points, strict=True)
-    axes.plot(places, values, style, color=colour, linewidth=1.8, marker=marker, markersize=4, label=literal(label))
+    x, values = zip(*points, strict=True)
+    axes.plot(x, values, style, color=colour, linewidth=1.8, marker=marker, markersize=4, label=literal(label))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What `metrics.jsonl` says, as points to draw; `over` is what the first number of a point counts, and `best` where
-    the weights that are best on validation were."""
+    """The points of a training curve; the first number of a point is an epoch or a step.
+
+    Args:
+        over: "epoch" or "step".
+        train_loss: points of the training loss.
+        validation_loss: points of the validation loss.
+        metric: points of the validation metric.
+        metric_name: its name.
+        best: epoch or step of the best weights on validation, or None.
+        chosen: name of the metric that chooses on validation.
+        lr: points of the learning rate.
+        band: (epoch or step, low, high) of the metric, where its interval was measured.
+    """
 
     over: str
     train_loss: list[tuple[float, float]]
@@ -96,30 +110,32 @@ class Curve:
     best: float | None
     chosen: str
     lr: list[tuple[float, float]]
-    #: (place, low, high) of the metric, where its interval was measured
     band: tuple[tuple[float, float, float], ...] = ()
 
     def places(self) -> list[float]:
-        """Where anything was measured."""
+        """The epochs or steps with at least one point."""
         lines = (self.train_loss, self.validation_loss, self.metric, self.lr)
-        return sorted({place for line in lines for place, _ in line})
+        return sorted({x for line in lines for x, _ in line})
 
     def panels(self) -> set[str]:
-        """The panels that have something in them."""
+        """The panels with at least one point: "loss", "metric", "lr"."""
         found = {"loss"} if self.train_loss or self.validation_loss else set()
         return found | ({"metric"} if self.metric else set()) | ({"lr"} if self.lr else set())
 
 
 def curve_of(rows: Sequence[_Row], metric: str | None = None) -> Curve:
-    """Points from the rows of `metrics.jsonl`.
+    """Reads the points from the rows of `metrics.jsonl`.
 
     >>> rows = [{"epoch": 1, "train": {"loss": 2.0}, "validation": {"accuracy": 0.4, "loss": 1.9}, "lr": 0.1}]
     >>> curve_of(rows).metric, curve_of(rows).metric_name
     ([(1.0, 0.4)], 'accuracy')
 
     Args:
-        rows: `epoch` or `step`; `train`, `validation`: figures by name; `lr`. What is not there is not drawn.
-        metric: the figure that validation chose by; None: the first that is no loss.
+        rows: dicts with `epoch` or `step`; `train`, `validation`: metrics by name; `lr`. Missing keys are not drawn.
+        metric: name of the metric that chooses on validation; None: the first one that is not a loss.
+
+    Returns:
+        The points.
     """
     over = "epoch" if all("epoch" in row for row in rows) else "step"
 
@@ -145,5 +161,5 @@ def curve_of(rows: Sequence[_Row], metric: str | None = None) -> Curve:
         next((float(row.get(over, 0)) for row in reversed(rows) if row.get("best") is True), None),
         metric or "",
         points("lr") or points("train", "lr"),
-        tuple((place, low[place], high[place]) for place in low if place in high),
+        tuple((x, low[x], high[x]) for x in low if x in high),
     )

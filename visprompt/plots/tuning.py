@@ -1,4 +1,4 @@
-"""Figures of a comparison of ways of tuning: methods side by side, insertion blocks, gates, temperatures, images."""
+"""Figures of a comparison of tuning methods: accuracies, insertion blocks, gates, temperatures, example images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _Row = Mapping[str, Any]
 
 
 def methods_figure(rows: Sequence[_Row]) -> Figure:
-    """One panel per set, one bar per method: means over seeds with the single seeds as dots.
+    """One panel per data set, one bar per method: means over seeds, with the single seeds as dots.
 
     Whiskers are standard deviations over seeds; with one seed, 95 % intervals over images.
 
     Args:
-        rows: as in `results.jsonl`; those without a value, or not for the table, are left out.
+        rows: rows of `results.jsonl`; those without a value, or with `table` false, are left out.
     """
     rows = [row for row in rows if row["value"] is not None and row["table"]]
     sets = list(dict.fromkeys(row["task"] for row in rows))
@@ -35,9 +35,9 @@ def methods_figure(rows: Sequence[_Row]) -> Figure:
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, sets, strict=True):
         of_set = {row["row"]: row for row in rows if row["task"] == key}
-        for place, label in enumerate(labels):
+        for index, label in enumerate(labels):
             if label in of_set:
-                _bar(axes, place, of_set[label])
+                _bar(axes, index, of_set[label])
         first = next(iter(of_set.values()))
         chance = next((row["chance"] for row in of_set.values() if row.get("chance") is not None), None)
         if chance is not None:
@@ -53,7 +53,7 @@ def methods_figure(rows: Sequence[_Row]) -> Figure:
     return figure
 
 
-def _bar(axes: Axes, place: int, row: _Row) -> None:
+def _bar(axes: Axes, index: int, row: _Row) -> None:
     value = 100 * row["value"]
     colour = OTHER if row["control"] else PALETTE[{"full": 4}.get(row["how"], 2 if _richness(row) else 0)]
     several = len(row["values"]) > 1
@@ -63,23 +63,29 @@ def _bar(axes: Axes, place: int, row: _Row) -> None:
     elif row["low"] is not None and row["n"] > 1:
         bounds = np.abs(np.array([[100 * row["low"]], [100 * row["high"]]]) - value)
     axes.barh(
-        place, value, height=0.7, color=colour, alpha=0.9, linewidth=0, xerr=bounds,
+        index, value, height=0.7, color=colour, alpha=0.9, linewidth=0, xerr=bounds,
         error_kw={"ecolor": TEXT, "elinewidth": 1.2, "capsize": 3},
     )  # fmt: skip
     if several:
         dots = [100 * one for one in row["values"]]
-        axes.plot(dots, [place + 0.22] * len(dots), "o", markersize=3, color=TEXT, markeredgewidth=0)
+        axes.plot(dots, [index + 0.22] * len(dots), "o", markersize=3, color=TEXT, markeredgewidth=0)
     end = value + (float(bounds[1, 0]) if bounds is not None else 0.0)
     end = max(end, 100 * max(row["values"]))
     axes.annotate(
-        f"{value:.1f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5, color=TEXT
+        f"{value:.1f}", (end, index), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5, color=TEXT
     )
 
 
 def insertion_points(rows: Sequence[_Row]) -> dict[str, list[tuple[int, _Row]]]:
-    """Per set, (block, row) of plain prompts that go in at one block only; sets with fewer than three are left out.
+    """Rows of plain prompts that are inserted at one block only, per data set.
 
-    What is compared is alike but for the block: as many tokens, trained for as long.
+    Rows that are compared differ in the block alone: same number of tokens, same number of epochs.
+
+    Args:
+        rows: rows of `results.jsonl`.
+
+    Returns:
+        (block, row) by data set; data sets with fewer than three blocks are left out.
     """
     found: dict[tuple[str, int, int], list[tuple[int, _Row]]] = {}
     for row in rows:
@@ -94,7 +100,14 @@ def insertion_points(rows: Sequence[_Row]) -> dict[str, list[tuple[int, _Row]]]:
 
 
 def insertion_figure(rows: Sequence[_Row]) -> Figure | None:
-    """Accuracy over the block that the tokens go into (Fig. 1 of arXiv 2306.05067); None if that was not measured."""
+    """Accuracy over the block into which the tokens are inserted (Fig. 1 of arXiv 2306.05067).
+
+    Args:
+        rows: rows of `results.jsonl`.
+
+    Returns:
+        The figure; None if this was not measured.
+    """
     points = insertion_points(rows)
     if not points:
         return None
@@ -124,15 +137,18 @@ def insertion_figure(rows: Sequence[_Row]) -> Figure | None:
 
 
 def gates_figure(rows: Sequence[_Row]) -> Figure | None:
-    """What gated prompts learned, block by block, a line per set: gates, selection ratio, temperatures.
+    """Learned values of gated prompts per block, a line per data set: gates, selection ratio, temperatures.
 
-    Whiskers are standard deviations over seeds. Where several methods have gates, the first one is drawn.
+    Whiskers are standard deviations over seeds. Of several methods with gates, the first one is drawn.
+
+    Args:
+        rows: rows of `results.jsonl`.
 
     Returns:
-        None if nothing was learned block by block.
+        The figure; None if no method learned values per block.
     """
     names = (
-        ("gate", "Gates: share of a block's output\nin its prompts", "gate g"),
+        ("gate", "Gates: fraction of a block's output\nin its prompts", "gate g"),
         ("selection", "Selection ratio: what the last\nblock's prompts are made of", "share r"),
         ("temperature", "Temperatures: below 1, attention\nis sharper than the model's", "temperature τ"),
     )
@@ -183,19 +199,19 @@ def gates_figure(rows: Sequence[_Row]) -> Figure | None:
 
 
 def _richness(row: _Row) -> int:
-    """How many kinds of numbers were learned block by block: gates, what they select, temperatures."""
+    """The number of kinds of values per block: gates, selection ratios, temperatures."""
     names = ("gate", "selection", "temperature")
     return sum(any(one.get(name) is not None for one in row.get("blocks") or ()) for name in names)
 
 
 def _head_alone(rows: Sequence[_Row], key: str) -> _Row | None:
-    """The first method of a set that trains a head without prompt tokens."""
+    """The first method of a data set that trains a head without prompt tokens."""
     own = (row for row in _measured(rows, key) if row["how"] == "prompt")
     return next((row for row in own if (row.get("options") or {}).get("prompts") == 0), None)
 
 
 def _richest(rows: Sequence[_Row], key: str) -> _Row | None:
-    """Of a set, the first of the methods that learned the most block by block; None if none did."""
+    """The first of the methods with the most kinds of values per block; None if none has any."""
     found = max(_measured(rows, key), key=_richness, default=None)
     return found if found is not None and _richness(found) else None
 
@@ -207,14 +223,15 @@ def _measured(rows: Sequence[_Row], key: str) -> list[_Row]:
 @renamed_attributes(picture="image")
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One test image, as the report shows it.
+    """One test image, for the report.
 
     Args:
-        image: as the data have it.
+        image: the original image.
         truth: name of its class.
-        guesses: per method, the class that it said and whether that is right.
-        before, after: `[h, w]` where the readout looks without and with the prompt, shares.
-        tokens: `[h, w]` where the prompt tokens look, their mean; None without tokens.
+        guesses: per method, the predicted class and whether it is right.
+        before: `[h, w]`, the readout's attention without the prompt, sum 1.
+        after: `[h, w]`, the readout's attention with the prompt, sum 1.
+        tokens: `[h, w]`, mean attention of the prompt tokens; None without tokens.
     """
 
     image: Image
@@ -226,13 +243,13 @@ class Shown:
 
 
 def images_figure(shown: Sequence[Shown], name: str) -> Figure:
-    """Test images with what each method said, and the attention before and after.
+    """Test images with each method's prediction, and the attention before and after.
 
-    Maps are multiples of an even share, all on one scale.
+    Maps are multiples of uniform attention, all on one colour scale.
 
     Args:
         shown: the images.
-        name: of the method whose attention it is.
+        name: name of the method whose attention is shown.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm
@@ -242,7 +259,7 @@ def images_figure(shown: Sequence[Shown], name: str) -> Figure:
     width, margin = 2.5 + 1.75 * columns, 1.45
     figure = new_figure((width, 0.7 + 1.75 * len(shown)))
     engine: Any = figure.get_layout_engine()
-    engine.set(rect=(margin / width, 0, 1 - margin / width, 1))  # what stands left of the images is not laid out
+    engine.set(rect=(margin / width, 0, 1 - margin / width, 1))  # the layout engine ignores the text left of the images
     panels = figure.subplots(len(shown), columns, squeeze=False)
     maps = [[_evenly(one.before), _evenly(one.after), _evenly(one.tokens)][: columns - 1] for one in shown]
     top = max(float(item.max()) for line in maps for item in line if item is not None)
@@ -251,8 +268,8 @@ def images_figure(shown: Sequence[Shown], name: str) -> Figure:
         extent = (0.0, float(one.image.width), float(one.image.height), 0.0)
         panels[line, 0].imshow(np.asarray(one.image.convert("RGB")), extent=extent, interpolation="nearest")
         _guesses(panels[line, 0], one)
-        for place, values in enumerate(maps[line], 1):
-            axes = panels[line, place]
+        for column, values in enumerate(maps[line], 1):
+            axes = panels[line, column]
             if values is None:
                 axes.set_visible(False)
                 continue
@@ -266,17 +283,17 @@ def images_figure(shown: Sequence[Shown], name: str) -> Figure:
     for axes, title in zip(panels[0], titles, strict=False):
         axes.set_title(literal(title), fontsize=9, color=TEXT)
     bar = figure.colorbar(ScalarMappable(norm, MAP), ax=panels, shrink=0.7, aspect=30)
-    bar.set_label("attention on a patch, × the even share", fontsize=8.5, color=TEXT)
+    bar.set_label("attention on a patch, × uniform attention", fontsize=8.5, color=TEXT)
     bar.ax.tick_params(labelsize=8)
     return figure
 
 
 def _guesses(axes: Axes, one: Shown) -> None:
-    """The right class and every method's answer, left of the image."""
+    """Writes the right class and every method's prediction left of the image."""
     lines = [(f"right: {one.truth}", TEXT)]
     lines += [
-        (f"{label}{f': {said}' if said else ''} {'✓' if right else '✗'}", RIGHT if right else WRONG)
-        for label, (said, right) in one.guesses.items()
+        (f"{label}{f': {guess}' if guess else ''} {'✓' if right else '✗'}", RIGHT if right else WRONG)
+        for label, (guess, right) in one.guesses.items()
     ]
     for number, (text, colour) in enumerate(lines):
         drawn = axes.annotate(

@@ -1,6 +1,6 @@
-"""Evaluations: one module per task, a loop that runs any of them, and where their data comes from.
+"""Evaluation tasks: one module per task, the loop that runs them, and the sources of their data.
 
->>> from visprompt.tasks import Pointing, Referring
+>>> from visprompt.tasks import Condition, Referring
 >>> Referring().settings()["template"]
 'a photo of {}'
 """
@@ -28,8 +28,8 @@ __all__ = [
     "evaluate",
 ]
 
-#: the tasks by the name that suites use
+#: tasks by their names in suites
 TASKS: dict[str, type[Task]] = {"referring": Referring, "naming": Naming, "keypoints": Keypoints, "vqa": Vqa}
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"Pointing": "Condition"}, globals())

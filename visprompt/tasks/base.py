@@ -1,7 +1,7 @@
-"""What a task is, and the loop all evaluations share: chunks of images in, rows out.
+"""The interface of a task, and the evaluation loop that all tasks share.
 
-What is asked and what counts as right is a `Task`'s business; how the region is pointed out is a `Condition`'s. A run
-resumes, and a bad image costs itself only.
+A `Task` defines what is asked and which answers are right; a `Condition` defines how the region is pointed out to the
+model. A run can be resumed, and an image that cannot be read loses its own items only.
 """
 
 from __future__ import annotations
@@ -29,23 +29,34 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
 
 Row = dict[str, Any]
-#: errors that belong to one image: it is missing, damaged, its boxes are not usable, or a server refuses it
+#: errors of a single image: it is missing or damaged, its boxes are not usable, or a server refuses it
 _ITEM_ERRORS = (InvalidInputError, OSError, RemoteError)
 
 
 class Asker(Protocol):
-    """A task, a model and a way of pointing, joined: gives rows."""
+    """A task joined with a model and a condition: turns images into result rows."""
 
     def ask(self, samples: Sequence[Any]) -> list[Row]:
-        """The rows of some images.
+        """Evaluates some images.
+
+        Args:
+            samples: images of the type that the task takes.
+
+        Returns:
+            One row per item.
 
         Raises:
-            RegionNotVisibleError: if something cannot be pointed at; `evaluate_per_region` then says what of one image.
+            RegionNotVisibleError: if a region cannot be pointed at; `evaluate_per_region` then evaluates the other
+                regions.
             InvalidInputError: if an image cannot be read.
         """
 
     def evaluate_per_region(self, sample: Any) -> tuple[list[Row], list[str]]:
-        """As `ask`, for one image in which not all can be pointed at; and why, for items of which nothing can."""
+        """Evaluates one image of which some regions cannot be pointed at.
+
+        Returns:
+            The rows, and one message for every item none of whose regions can be pointed at.
+        """
 
 
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
@@ -53,54 +64,71 @@ class Asker(Protocol):
 class Task:
     """What is asked about images. Sub-classes are frozen dataclasses whose fields are the task's settings.
 
-    The data are images of one type each: `ReferringImage` for tasks that score regions, `Question` for those that
-    ask a model in words. All have `id`, `image_name`, and `image` or `images`.
+    A data set consists of images of one type: `ReferringImage` for tasks that score regions, `Question` for tasks that
+    a model answers in words. All types have `id`, `image_name`, and `image` or `images`.
     """
 
     name: ClassVar[str] = ""
     metric: ClassVar[str] = "accuracy"
-    #: True if it asks in words, so that the model must write; False if it scores texts, so that it must embed
+    #: True if the model must generate text; False if the task scores texts, so that the model must embed them
     writes: ClassVar[bool] = False
 
     def prepare(self, samples: Sequence[Any]) -> Task:
-        """A copy that knows what it needs of the whole data set (label set, negatives)."""
+        """Returns a copy with the settings that depend on the whole data set (label set, negatives)."""
         return self
 
     def settings(self) -> dict[str, Any]:
-        """The settings as they go into every row."""
+        """Returns the settings as they are written into every row."""
         return {"task": self.name, **dataclasses.asdict(self)}
 
     def refusal(self, model: Any) -> str | None:
-        """Why a model cannot do this task at all; None if it can."""
+        """Returns the reason why a model cannot do this task, or None if it can."""
         if self.writes and not getattr(model, "generates", False):
             return f"{getattr(model, 'name', model)} writes no text, and {self.name} asks in words."
         return None
 
     def questions(self, sample: Any) -> list[str]:
-        """The ids of the items that an image holds."""
+        """Returns the ids of an image's items.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define questions().")
 
     def chance(self, sample: Any) -> list[float]:
-        """For every item the probability that a random answer is right."""
+        """Returns, for every item of an image, the probability that a random answer is right.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define chance().")
 
     def asker(self, model: Any, condition: Condition, make_runner: RunnerFactory) -> Asker:
-        """What asks a model, pointing in one way."""
+        """Joins the task with a model and a condition.
+
+        Args:
+            model: as `load_model` returns it.
+            condition: how regions are pointed out.
+            make_runner: makes the runner; see `Scorer`.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define asker().")
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One row of a table, with the items it was made from.
+    """One row of a results table, with the items behind it.
 
     Attributes:
-        rows: the answered items.
-        errors: items that could not be asked, each with `id` and `error`.
-        chance: expected accuracy of a random answer.
-        seconds: time spent, without what was already there.
-        reused: items taken from an earlier run.
-        run: hash of everything that decides the rows but the images' files, whose stamps are in the rows (`file`);
-            rows with the same hash and stamp are interchangeable.
+        rows: the rows of the answered items.
+        errors: items that could not be evaluated, each with `id` and `error`.
+        chance: expected accuracy of random answers, in [0, 1].
+        seconds: time spent in this run, without reused items.
+        reused: number of items taken from an earlier run.
+        run: hash of everything that determines the rows, except the image files, whose stamps are in the rows (`file`).
+            Rows with the same hash and stamp are interchangeable.
     """
 
     rows: list[Row]
@@ -112,12 +140,12 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
-        """Share of items answered right; NaN without items."""
+        """Fraction of items answered right, in [0, 1]; NaN without items."""
         return float(np.mean([row["correct"] for row in self.rows])) if self.rows else float("nan")
 
     @property
     def unpointable(self) -> int:
-        """Items of which at least one candidate lies outside the image, or is cropped away, and cannot be chosen."""
+        """Number of items with a candidate outside the image or cropped away, which cannot be chosen."""
         return sum(bool(row.get("unpointable")) for row in self.rows)
 
     @property
@@ -130,7 +158,14 @@ class Outcome:
 
 @renamed_parameters(pointing="condition")
 def run_hash(task: Task, identity: Any, condition: Condition, data: Any) -> str:
-    """The hash that ties a row to model, strategy, task, data and code, plug-ins and libraries included."""
+    """Returns the hash of everything that determines a row: model, strategy, task, data, code, plug-ins and libraries.
+
+    Args:
+        task: the task.
+        identity: what `model.describe()` returns.
+        condition: how regions are pointed out.
+        data: identity of the data.
+    """
     identity = None if condition.strategy == "random" else identity
     members = condition.members()
     parts = {
@@ -161,23 +196,26 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     make_runner: RunnerFactory = default_runner,
 ) -> Outcome:
-    """Runs one task with one way of pointing.
+    """Evaluates one task under one condition.
 
     Args:
         task: what is asked.
-        model: as `load_model` gives it.
-        pointing: how the region is pointed out.
-        images: the data, of the type that the task takes.
-        data: identity of the data (hash, split, …), part of the run's hash.
-        identity: what `model.describe()` says, for those who have it already (it hashes all weights).
-        log: where rows are kept; rows of the same run are not made again. None: nothing is written.
-        limit: only the first so many images.
-        chunk: images that go to the runner in one call, and are lost at most when the process is killed.
-        progress: called with the number of images done since the last call.
+        model: as `load_model` returns it.
+        condition: how regions are pointed out.
+        samples: the data, of the type that the task takes.
+        data: identity of the data (hash, split, …), a part of the run's hash.
+        identity: what `model.describe()` returned, if known; computing it hashes all weights.
+        log: file of rows. Rows of the same run in it are reused. None: nothing is written.
+        limit: number of images to use, from the first; None: all.
+        chunk: number of images per call of the runner; at most so many are lost when the process is killed.
+        progress: called with the number of images finished since its last call.
         make_runner: see `Scorer`.
 
+    Returns:
+        The rows with accuracy and interval.
+
     Raises:
-        InvalidInputError: if two items have one id, or not one of the items of the first chunk could be asked.
+        InvalidInputError: if two items have the same id, or no item of the first chunk could be evaluated.
         UnsupportedError: if the model cannot run the strategy.
     """
     task = task.prepare(samples)
@@ -209,7 +247,14 @@ def evaluate(
 
 
 def kept_answers(task: Task, samples: Sequence[Any], log: RowLog | None, run: str) -> dict[str, Row]:
-    """The answers of a run that need not be asked for again, by item: their images' files have not changed since."""
+    """Returns the reusable rows of a run by item id: those whose image files have not changed.
+
+    Args:
+        task: the task.
+        samples: the data.
+        log: file of rows, or None.
+        run: hash of the run, from `run_hash`.
+    """
     stamps = _stamps(task, samples)
     rows = log.rows(run) if log else []
     return {
@@ -222,11 +267,11 @@ def kept_answers(task: Task, samples: Sequence[Any], log: RowLog | None, run: st
 def _asked(
     task: Task, asker: Any, samples: list[Any], chunk: int, can_be_none: bool
 ) -> Iterator[tuple[int, list[Row]]]:
-    """Rows of `chunk` images at a time, with the number of these images.
+    """Yields the rows of `chunk` images at a time, with the number of these images.
 
     Raises:
-        InvalidInputError: if not one item of the first images could be asked, unless `can_be_none`: then the folder
-            or the options are wrong, not an image.
+        InvalidInputError: if no item of the first images could be evaluated, unless `can_be_none`: then the folder or
+            the options are wrong, not an image.
     """
     for start in range(0, len(samples), chunk):
         part = samples[start : start + chunk]
@@ -238,7 +283,7 @@ def _asked(
 
 
 def _chance(task: Task, samples: Sequence[Any]) -> float:
-    """Mean accuracy of guessing; NaN if the task says nothing of it."""
+    """Returns the mean accuracy of random answers; NaN if the task does not define it."""
     chances = [value for sample in samples for value in task.chance(sample)]
     return float(np.mean(chances)) if chances else float("nan")
 
@@ -248,7 +293,7 @@ def _stamps(task: Task, samples: Sequence[Any]) -> dict[str, list[Any] | None]:
 
 
 def _numbered(task: Task, samples: Sequence[Any]) -> dict[str, int]:
-    """For every item the number of its image."""
+    """Returns the index of the image of every item."""
     items = [(item, number) for number, sample in enumerate(samples) for item in task.questions(sample)]
     twice = [item for item, count in Counter(item for item, _ in items).items() if count > 1]
     if twice:
@@ -261,7 +306,10 @@ def _numbered(task: Task, samples: Sequence[Any]) -> dict[str, int]:
 
 @renamed_parameters(picture="sample")
 def stamp_of(sample: Any) -> list[Any] | None:
-    """Name, bytes and time of an image's file (of several, in order); None without files, or if one is gone."""
+    """Returns name, size in bytes and time of change of an image's files, in order.
+
+    It is None if the image is not a file, or a file is missing.
+    """
     found: list[Any] = []
     for image in getattr(sample, "images", None) or (sample.image,):
         if not isinstance(image, Path):
@@ -279,12 +327,12 @@ def _file(stamp: list[Any] | None) -> Row:
 
 
 def _chunk(task: Task, asker: Asker, samples: list[Any]) -> tuple[list[Row], list[str]]:
-    """The rows, and for every item that no place in its image could be pointed at for why that is so."""
+    """Returns the rows, and a message for every item none of whose regions can be pointed at."""
     try:
         return asker.ask(samples), []
     except _ITEM_ERRORS as error:
         _require_going_on(error)
-    # One of them is bad; asked one by one, the others still get their answer.
+    # One image is bad: evaluating the images one by one still gives rows for the others.
     rows: list[Row] = []
     blame: list[str] = []
     for sample in samples:
@@ -300,7 +348,7 @@ def _chunk(task: Task, asker: Asker, samples: list[Any]) -> tuple[list[Row], lis
             failure = {"image": sample.image_name, "error": str(error)}
             new = [{"id": item, **failure} for item in task.questions(sample)]
             rows += new
-            # That numbers overflow is a result of the row, not a mistake of who asked.
+            # Overflowing numbers are a result, not a wrong argument, so the run goes on.
             blame += [] if isinstance(error, NotFiniteError) else [row["error"] for row in new]
     return rows, blame
 
@@ -314,13 +362,15 @@ def _per_region(asker: Any) -> Callable[[Any], tuple[list[Row], list[str]]]:
 
 
 def _require_going_on(error: Exception) -> None:
-    """A server that is gone, or a key that is wrong, is nobody's image: what was answered before is kept."""
+    """Raises errors that concern all images, such as a lost server or a wrong key; rows made before are kept."""
     if isinstance(error, RemoteError) and error.stopped:
         raise error
 
 
 def softmax(values: Scores) -> Scores:
-    """Softmax over the last axis, safe for large logits; −inf gets nothing, unless there is nothing else.
+    """Softmax over the last axis, safe for large logits.
+
+    Logits of −inf get probability 0, unless all logits are −inf.
 
     >>> softmax(np.array([[-np.inf, 0.0, 0.0], [-np.inf, -np.inf, -np.inf]])).round(2).tolist()
     [[0.0, 0.5, 0.5], [0.33, 0.33, 0.33]]
@@ -331,11 +381,11 @@ def softmax(values: Scores) -> Scores:
 
 
 def pick(scores: Scores, rng: np.random.Generator) -> int:
-    """Index of the highest score; exact ties are broken by chance, because the first place means something in files."""
+    """Returns the index of the highest score; ties are broken at random, because the order in files is not random."""
     best = np.flatnonzero(scores == scores.max())
     return int(best[0]) if len(best) == 1 else int(best[int(rng.integers(len(best)))])
 
 
 def rounded(values: Scores, digits: int = 5) -> list[float | None]:
-    """Numbers as they go into a row; −inf, which JSON does not have, becomes None."""
+    """Rounds numbers for a row; −inf, which JSON does not have, becomes None."""
     return [round(float(value), digits) if np.isfinite(value) else None for value in values]

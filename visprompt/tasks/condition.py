@@ -1,6 +1,6 @@
-"""One way of pointing, as a row of a table: a strategy or an ensemble of them, or a control.
+"""A condition is one row of a results table: a strategy, an ensemble of strategies, or a control.
 
-It knows runners and regions; it does not know what the scores are used for.
+This module uses runners and regions; it does not depend on how tasks use the scores.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from visprompt.request import Request
 
 Scores = NDArray[np.float64]
-#: what regions are pointed at in
+#: image types that have regions
 Sample = ReferringImage | PointedImage
 Aggregate = Literal["sum", "max"]
 RegionChoice = Literal["own", "mask", "all", "random", "other", "everywhere"]
-#: choices of a region that no strategy should lose to
+#: choices of `region` that are controls
 CONTROLS = ("random", "other", "everywhere")
 
 
 class NotFiniteError(InvalidInputError):
-    """A model's scores are NaN or infinite: the image is not to blame, but nothing can be said about it."""
+    """A model's scores are NaN or infinite, so the item has no answer; the cause is not the image."""
 
 
 class RunnerLike(Protocol):
-    """What is needed of a `visprompt.Runner`."""
+    """The part of `visprompt.Runner` that a `Scorer` needs."""
 
     def score(self, requests: Any, texts: Sequence[str]) -> Any: ...
 
@@ -49,7 +49,7 @@ RunnerFactory = Callable[[Any, "Prompter | None", Fit], RunnerLike]
 
 
 def default_runner(model: Any, prompter: Prompter | None, fit: Fit) -> RunnerLike:
-    """A `visprompt.Runner` with its own settings; the progress bar is the caller's."""
+    """Makes a `visprompt.Runner` with default settings and without a progress bar."""
     from visprompt.runner.runner import Runner
 
     return Runner(model, prompter, fit=fit, progress=False)
@@ -60,21 +60,22 @@ class Condition:
     """How the region is pointed out to the model.
 
     Args:
-        strategy: a strategy's name, compositions (`circle+falip`) and ensembles (`circle|falip`) included; `"none"` is
-            the model without a prompt, `"random"` answers by chance, without a model. Parts may be folders of saved
-            strategies, and what ships (`bundled:patch-scenes-clip`).
-        options: its options.
+        strategy: name of a strategy; compositions (`circle+falip`) and ensembles (`circle|falip`) are allowed. `"none"`
+            is the model without a prompt, `"random"` answers at random without a model. Parts may be folders of saved
+            strategies, and bundled ones (`bundled:patch-scenes-clip`).
+        options: options of the strategy.
         preset: named settings of the strategy.
-        label: the row's name; by default the strategy with what differs from its defaults.
-        aggregate: how the scores of an ensemble's members are joined.
-        region: `"own"`: the region that is meant; `"mask"`: its outline, where the data have one (questions only);
-            `"all"`: every object, without a hint which is meant (questions only). The controls: `"random"`: a box of
-            the same size somewhere else in the image; `"other"`: another object's box; `"everywhere"`: no place, but
-            the whole image as much darker or brighter as the strategy makes it on average.
-        seed: of the random places and choices.
-        fit: how images are brought into the model, unless the strategy says otherwise. `"model"` keeps the model's
-            own centre crop, so candidates at the edge of a photograph can be cropped away; they are then never chosen.
-        control: it stands in the table to be beaten, whatever its region is.
+        label: name of the row; by default the strategy's name and the options that differ from its defaults.
+        aggregate: how the scores of an ensemble's members are combined.
+        region: the region to point at. `"own"`: the item's region; `"mask"`: its outline, if the data have one
+            (questions only); `"all"`: every object, without telling which one is asked about (questions only).
+            Controls: `"random"`: a box of the same size at a random position; `"other"`: another object's box;
+            `"everywhere"`: no region; the whole image becomes as much darker or brighter as the strategy makes it on
+            average.
+        seed: seed of random positions and choices.
+        fit: how images are resized for the model, unless the strategy determines it. `"model"` keeps the model's centre
+            crop: candidates at the edge of a photograph can be cropped away and are then never chosen.
+        control: True: the row is a control, whatever its region is.
 
     Raises:
         InvalidInputError: for a value that does not exist.
@@ -100,28 +101,28 @@ class Condition:
 
     @property
     def is_plain(self) -> bool:
-        """True for `none` and `random`, which do not point."""
+        """True for the strategies `none` and `random`, which point at no region."""
         return self.strategy in ("none", "random")
 
     @property
     def is_control(self) -> bool:
-        """True for rows that no method should lose to."""
+        """True for baselines and controls, which a strategy should beat."""
         return self.control or self.is_plain or self.region in CONTROLS
 
     def members(self) -> list[Prompter | None]:
-        """The prompters whose scores are joined: one, or an ensemble's; `[None]` is the plain model.
+        """Returns the prompters whose scores are combined: one, or those of an ensemble; `[None]` is the plain model.
 
-        They are made once (again, if the files of a saved strategy have changed); every call gives copies of its own,
-        so that what a prompter remembers of one run does not reach another one.
+        They are built once (and again if the files of a saved strategy change). Every call returns new copies, so that
+        state of one run does not reach another.
         """
         made = self._prototypes()
         try:
             return [copy_of(member) for member in made]
-        except Exception:  # a plug-in may hold what cannot be copied
+        except Exception:  # the attributes of a plug-in may not be copyable
             return self._make()
 
     def _prototypes(self) -> list[Prompter | None]:
-        """The members, to be described and copied, never run."""
+        """Returns the members for description and copying; they are never run."""
         stamp = saved_files(self.strategy)
         made: tuple[Any, list[Prompter | None]] | None = vars(self).get("_made")
         if made is None or made[0] != stamp:
@@ -130,7 +131,7 @@ class Condition:
         return made[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes make their own.
+        # Worker processes build their own strategies.
         return {name: value for name, value in vars(self).items() if name != "_made"}
 
     def _make(self) -> list[Prompter | None]:
@@ -149,7 +150,7 @@ class Condition:
         return members
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the row's figures, defaults filled in; ready for JSON."""
+        """Returns all settings that determine the row's figures, with defaults, ready for JSON."""
         members = [None if member is None else member.describe() for member in self._prototypes()]
         described: dict[str, Any] = {"strategy": self.strategy, "preset": self.preset, "members": members}
         if len(members) > 1:
@@ -160,7 +161,11 @@ class Condition:
         return described
 
     def rng(self, key: str) -> np.random.Generator:
-        """Random numbers that depend on the item only, not on what was asked before it."""
+        """Returns a random generator that depends only on the item, not on the items evaluated before it.
+
+        Args:
+            key: id of the item.
+        """
         return np.random.default_rng([self.seed, zlib.crc32(key.encode())])
 
     def _default_label(self) -> str:
@@ -179,12 +184,13 @@ _PLACES = {"random": "random region", "other": "other region", "all": "all objec
 
 @renamed_attributes(pointing="condition", score_apart="score_per_region")
 class Scorer:
-    """A way of pointing, joined to a model: scores regions against texts.
+    """A condition joined with a model: scores regions against texts.
 
     Args:
-        model: as `load_model` gives it; unused by `"random"`.
-        pointing: how to point.
-        make_runner: makes the runner of one member; a seam for tests and for runners with other settings.
+        model: as `load_model` returns it; unused by the strategy `"random"`.
+        condition: how regions are pointed out.
+        make_runner: makes the runner of one member, from model, prompter and fit; tests and callers with other runner
+            settings replace it.
     """
 
     def __init__(self, model: Any, condition: Condition, make_runner: RunnerFactory = default_runner) -> None:
@@ -193,18 +199,18 @@ class Scorer:
 
     @renamed_parameters(pictures="samples")
     def score(self, samples: Sequence[Sample], boxes: Sequence[Boxes], texts: Sequence[str]) -> list[Scores]:
-        """Logits of every region against every text, all images in one call so that the runner can batch them.
+        """Computes the logits of every region against every text; all images are passed in one call, for batching.
 
         Args:
-            images: the images.
-            boxes: for every image `[k, 4]` regions.
-            texts: the texts, complete with their template.
+            samples: n images.
+            boxes: for every image `[k, 4]` regions, xyxy in pixels of the original image.
+            texts: m texts, complete with their template.
 
         Returns:
-            for every image `[k, len(texts)]`.
+            For every image an array `[k, m]` of logits.
 
         Raises:
-            RegionNotVisibleError: if one of the regions cannot be pointed at; `score_per_region` then tells which.
+            RegionNotVisibleError: if a region cannot be pointed at; `score_per_region` finds out which.
             NotFiniteError: if a score is NaN or infinite.
             InvalidInputError: if an image cannot be read.
         """
@@ -223,7 +229,7 @@ class Scorer:
         requests = [self.request(samples[number], None if plain else boxes[number]) for number in used]
         joined = self._joined(requests, texts)
         if plain:
-            # One score per image, the same for all of its regions: ties are then exact, and broken by chance.
+            # One score per image for all of its regions, so that ties are exact and are broken at random.
             found = {
                 number: np.repeat(row[None], counts[number], axis=0) for number, row in zip(used, joined, strict=True)
             }
@@ -233,10 +239,15 @@ class Scorer:
         return [found.get(number, np.zeros((0, len(texts)))) for number in range(len(samples))]
 
     def score_per_region(self, sample: Sample, boxes: Boxes, texts: Sequence[str]) -> tuple[Scores, str]:
-        """As `score` for one image, every region on its own: −inf for those that cannot be pointed at.
+        """Scores the regions of one image one by one; regions that cannot be pointed at get −inf.
+
+        Args:
+            sample: the image.
+            boxes: `[k, 4]` regions, xyxy in pixels.
+            texts: m texts.
 
         Returns:
-            `[k, len(texts)]`, and what is wrong with the first of those regions ("" if there is none).
+            Logits `[k, m]`, and the error message of the first region that cannot be pointed at ("" if there is none).
         """
         scores, why = np.full((len(boxes), len(texts)), -np.inf), ""
         request = self.request(sample, boxes)
@@ -249,7 +260,15 @@ class Scorer:
 
     @renamed_parameters(picture="sample")
     def request(self, sample: Sample, boxes: Boxes | None) -> Request:
-        """The request for the regions of one image; `None`: for the image alone."""
+        """Returns the request for the regions of one image.
+
+        Args:
+            sample: the image.
+            boxes: `[k, 4]` regions, xyxy in pixels; None: the request has no region.
+
+        Raises:
+            UnsupportedError: for a choice of region that only questions have.
+        """
         from visprompt.request import Request
 
         if boxes is None:
@@ -275,7 +294,7 @@ class Scorer:
         if np.isfinite(array).all():
             return array
         names = ", ".join(str(request.id) for request in requests[:3]) + (", …" if len(requests) > 3 else "")
-        # The model's, if it says so: runners may give float32 of what was computed in half of that.
+        # The model's own dtype if known: a runner may return float32 for values computed in half precision.
         dtype = str(self.dtype or getattr(value, "dtype", array.dtype)).removeprefix("torch.")
         bad = int((~np.isfinite(array)).sum())
         advice = "Load the model with dtype float32" if "16" in dtype else "Check the model's weights"
@@ -286,7 +305,16 @@ class Scorer:
 
 
 def elsewhere(boxes: Boxes, size_wh: tuple[int, int], rng: np.random.Generator) -> Boxes:
-    """Boxes of the same sizes at random places, overlapping the original as little as 30 draws allow."""
+    """Draws boxes of the same sizes at random positions, with as little overlap with the original as 30 draws allow.
+
+    Args:
+        boxes: `[k, 4]`, xyxy in pixels.
+        size_wh: width and height of the image in pixels.
+        rng: random generator.
+
+    Returns:
+        `[k, 4]`, xyxy in pixels.
+    """
     wh = boxes[:, 2:] - boxes[:, :2]
     room = np.maximum(np.asarray(size_wh) - wh, 0.0)
     corners = rng.random((30, len(boxes), 2)) * room
@@ -294,14 +322,23 @@ def elsewhere(boxes: Boxes, size_wh: tuple[int, int], rng: np.random.Generator) 
     overlap = np.stack(
         [[iou(box[None], own[None])[0, 0] for box, own in zip(row, boxes, strict=True)] for row in drawn]
     )
-    # The first draw that stays clear of the original; always taking the least overlap would favour the far corners.
+    # The first draw without overlap; always taking the least overlap would favour the far corners.
     clear = overlap < 0.05
     first = np.where(clear.any(axis=0), clear.argmax(axis=0), overlap.argmin(axis=0))
     return np.asarray(drawn[first, np.arange(len(boxes))])
 
 
 def swapped(boxes: Boxes, candidates: Boxes, rng: np.random.Generator) -> Boxes:
-    """For every box another candidate of the image; an image with one candidate keeps it."""
+    """Replaces every box by another candidate of the image, drawn at random; a single candidate is kept.
+
+    Args:
+        boxes: `[k, 4]`, xyxy in pixels.
+        candidates: `[n, 4]`, all candidates of the image.
+        rng: random generator.
+
+    Returns:
+        `[k, 4]`.
+    """
     chosen = []
     for box in boxes:
         others = [one for one in candidates if not np.array_equal(one, box)]
@@ -310,7 +347,7 @@ def swapped(boxes: Boxes, candidates: Boxes, rng: np.random.Generator) -> Boxes:
 
 
 def _require_readable(sample: Sample) -> None:
-    """Chance needs no image, but should answer the same items as the rows it stands beside."""
+    """Raises an error if the image cannot be read, so that random answers cover the same items as the other rows."""
     if isinstance(sample.image, Path):
         from visprompt.request import Request
 
@@ -327,5 +364,5 @@ def _array(value: Any) -> Scores:
     return np.asarray(value, dtype=np.float64)
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"Pointing": "Condition", "Pointer": "Scorer", "Pictured": "Sample"}, globals())

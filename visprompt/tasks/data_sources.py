@@ -1,8 +1,8 @@
-"""Data by description: what a suite's `data:` section means.
+"""Data sources: turns the `data:` section of a suite into images with annotations.
 
-`{source: scenes, kind: hard, split: test, n: 1000}`, `{source: reclip, file: …}` or `{source: refer, refs: …}`; with
-points `{source: scenes-points, …}` or `{source: cub, …}`; for tasks that ask in words
-`{source: scenes-vqa, difficulty: hard, …}`, `{source: mmmu, …}`, `{source: vlmevalkit, …}`.
+Examples: `{source: scenes, kind: hard, split: test, n: 1000}`, `{source: reclip, file: …}` or `{source: refer, refs:
+…}`; with points `{source: scenes-points, …}` or `{source: cub, …}`; for tasks answered in words `{source: scenes-vqa,
+difficulty: hard, …}`, `{source: mmmu, …}`, `{source: vlmevalkit, …}`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _HASHED_QUESTIONS = 16
 @renamed_attributes(pictures="images")
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Images, and what they are.
+    """Images with their annotations, and the identity of the data set.
 
     Attributes:
         images: `ReferringImage`s, `PointedImage`s or `Question`s in a fixed order; a limit takes the first.
-        identity: source, settings and hash; goes into every result row.
-        boxes: "gold" or "detector".
-        problems: sentences for people about what was left out or is missing.
+        identity: source, settings and hash of the data; written into every result row.
+        boxes: origin of the candidate boxes: "gold", "detector", or "no" for questions.
+        problems: sentences about what was left out or is missing.
     """
 
     images: list[Any]
@@ -51,16 +51,19 @@ class Data:
 
 
 def load_data(spec: Mapping[str, Any], images: str | Path | None = None, annotations: str | Path | None = None) -> Data:
-    """Reads or makes the data that a `data:` section describes.
+    """Reads or generates the data that a `data:` section describes.
 
     Args:
-        spec: the section.
+        spec: the section, with the key `source`.
         images: folder of the images; only for sources that read files.
-        annotations: folder that the file names in the section are relative to.
+        annotations: folder that file names in the section are relative to.
+
+    Returns:
+        The data.
 
     Raises:
         UnknownNameError: for a source or key that does not exist.
-        InvalidInputError: for files that are missing or are not what they should be.
+        InvalidInputError: for files that are missing or in another format.
     """
     source = spec.get("source")
     if source not in _SOURCES:
@@ -85,7 +88,7 @@ def _scenes(spec: Mapping[str, Any], images: str | Path | None, annotations: str
         total.update(np.asarray(sample.image).tobytes())
         total.update("\n".join(one.text for one in sample.expressions).encode())
         total.update(sample.candidates_xyxy.tobytes())
-    # The number of scenes is left out: a longer run may then reuse the rows of a shorter one.
+    # The number of scenes is left out, so that a longer run can reuse the rows of a shorter one.
     identity = {"source": "scenes", **settings, "size_wh": list(settings["size_wh"]), "hash": total.hexdigest()[:16]}
     return Data(samples, identity, "gold")
 
@@ -94,7 +97,14 @@ def _scenes(spec: Mapping[str, Any], images: str | Path | None, annotations: str
 def scene_images(
     n: int, kind: str = "hard", split: str = "test", seed: int = 0, size_wh: tuple[int, int] = (64, 64)
 ) -> tuple[ReferringImage, ...]:
-    """Generated scenes as referring data, one expression each, so that items are independent draws.
+    """Generates scenes as referring data, with one expression each, so that items are independent draws.
+
+    Args:
+        n: number of scenes; scenes without an expression are left out.
+        kind, split, seed, size_wh: as in `visprompt.data.scenes.world.scene`.
+
+    Returns:
+        One image per scene.
 
     Raises:
         InvalidInputError: for a kind or split that does not exist.
@@ -109,12 +119,12 @@ def scene_images(
     for number, scene in enumerate(made):
         if not scene.referring:
             continue
-        said = scene.referring[0]
+        expression = scene.referring[0]
         key = f"{kind}-{split}-{seed}-{number:05d}"
-        boxes = np.array([scene.objects[index].box_xyxy for index in said.candidates], dtype=np.float64)
-        names = tuple(scene.objects[index].name for index in said.candidates)
-        gold = np.array([said.box_xyxy], dtype=np.float64)
-        found.append(ReferringImage(key, scene.pil, boxes, (Expression(key, said.text, gold),), names))
+        boxes = np.array([scene.objects[index].box_xyxy for index in expression.candidates], dtype=np.float64)
+        names = tuple(scene.objects[index].name for index in expression.candidates)
+        gold = np.array([expression.box_xyxy], dtype=np.float64)
+        found.append(ReferringImage(key, scene.pil, boxes, (Expression(key, expression.text, gold),), names))
     return tuple(found)
 
 
@@ -131,7 +141,7 @@ def _scenes_points(spec: Mapping[str, Any], images: str | Path | None, annotatio
     for sample in scene_points(_HASHED_SCENES, **settings):
         total.update(np.asarray(sample.image).tobytes())
         total.update(repr((sample.points_xy.tolist(), sample.names)).encode())
-    # As for scenes, their number is left out of the identity.
+    # As for scenes, the number is left out of the identity.
     identity = {"source": "scenes-points", **settings, "size_wh": list(settings["size_wh"])}
     return Data(samples, {**identity, "hash": total.hexdigest()[:16]}, "gold")
 
@@ -178,14 +188,14 @@ def _scenes_vqa(spec: Mapping[str, Any], images: str | Path | None, annotations:
         "kinds": tuple(spec["kinds"]) if spec.get("kinds") else None,
     }
     found = list(scene_vqa(int(spec.get("n", 1000)), **settings))
-    # As for scenes, their number is left out of the identity.
+    # As for scenes, the number is left out of the identity.
     described = {**settings, "kinds": list(settings["kinds"]) if settings["kinds"] else "all"}
     total = content_hash(scene_vqa(_HASHED_QUESTIONS, **settings))
     return Data(found, {"source": "scenes-vqa", **described, "hash": total}, "gold")
 
 
 def _asked(spec: Mapping[str, Any], images: str | Path | None, annotations: str | Path | None) -> Data:
-    """Questions of a benchmark's files; those whose answer is not known, or only a judge can tell, are left out."""
+    """Reads a benchmark's questions; those without a published answer, or that need a judge, are left out."""
     from visprompt.data.questions.mmmu import read_mmmu
     from visprompt.data.questions.vlmevalkit import read_tsv
 
@@ -214,9 +224,9 @@ _SOURCES: dict[Any, tuple[tuple[str, ...], _Loader]] = {
     "mmmu": (("file", "images"), _asked),
     "vlmevalkit": (("file", "images"), _asked),
 }
-#: the keys of every source, for those who check a suite before anything is loaded
+#: keys of every source, for checking a suite before data are loaded
 SOURCE_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (keys, _) in _SOURCES.items()}
-#: what a source takes for a key that decides which images these are, and is left out
+#: default values of the keys that determine which images a source gives
 SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
     "scenes": {"kind": "hard", "split": "test", "size_wh": [64, 64]},
     "scenes-points": {"kind": "hard", "split": "test", "size_wh": [64, 64], "points": 1},
@@ -227,7 +237,7 @@ SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _identity(spec: Mapping[str, Any], folder: Path, *used: Path | None) -> dict[str, Any]:
-    """Settings, contents of the files, and where the images are; the images' own stamps are kept with the rows."""
+    """Returns settings, hashes of the files and the folder of the images; rows keep the stamps of the images."""
     files = [file for file in used if file is not None]
     named = {key: value for key, value in spec.items() if key != "images"}
     return {
@@ -265,5 +275,5 @@ def _folder(spec: Mapping[str, Any], images: str | Path | None) -> Path:
     return folder
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"scene_pictures": "scene_images"}, globals())

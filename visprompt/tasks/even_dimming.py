@@ -1,4 +1,4 @@
-"""The control for strategies that dim: as dark on average, but evenly, so that nothing is pointed at."""
+"""The control for strategies that dim the image: the same mean brightness, but equal at every pixel."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from visprompt.visual_prompt import VisualPrompt
 
 
 class UniformDimming(Prompter):
-    """Gives an image the mean brightness that another strategy gives it, the same factor for every pixel.
+    """Multiplies an image by one factor, so that its mean brightness is that of another strategy's image.
 
-    If a strategy that darkens what a question is not about does no better than this, then where it darkens does not
-    matter. Made by `Pointing(…, region="everywhere")`; it is no strategy of the registry.
+    If a strategy that darkens the image outside a region is not better than this control, then the position of the
+    darkening has no effect. `Condition(…, region="everywhere")` makes it; it is not in the registry.
 
     Args:
-        inner: the strategy.
+        inner: the strategy whose mean brightness is used.
 
     Raises:
-        UnsupportedError: for a strategy that changes no pixels.
+        UnsupportedError: for a strategy that does not edit pixels.
     """
 
     def __init__(self, inner: Prompter) -> None:
@@ -43,7 +43,7 @@ class UniformDimming(Prompter):
         ]
 
     def edit(self, prompt: VisualPrompt, model: Any) -> VisualPrompt:
-        """One prompt; `edit_all` does many at once."""
+        """Edits one prompt, as `edit_all` edits many."""
         return self.edit_all([prompt], model)[0].with_(label=prompt.label)
 
     def check(self, prompts: Sequence[VisualPrompt], model: Any) -> None:
@@ -55,10 +55,14 @@ class UniformDimming(Prompter):
 
 @renamed_parameters(picture="image")
 def scaled(image: Image.Image, factor: float) -> Image.Image:
-    """Every pixel times a factor, clipped at 255.
+    """Multiplies every pixel by a factor and clips at 255.
 
     >>> scaled(Image.new("RGB", (1, 1), (100, 200, 0)), 0.5).getpixel((0, 0))
     (50, 100, 0)
+
+    Args:
+        image: the image, converted to RGB.
+        factor: finite, 0 or more.
 
     Raises:
         InvalidInputError: for a factor that is negative or not finite.
@@ -70,10 +74,10 @@ def scaled(image: Image.Image, factor: float) -> Image.Image:
 
 
 def _factor(before: Image.Image, after: Image.Image) -> float:
-    """How much brighter the mean pixel became; a black image stays as it is."""
+    """Returns the ratio of the mean pixel values, after by before; 1 for a black image."""
     means = [float(np.asarray(one.convert("RGB"), dtype=np.float64).mean()) for one in (before, after)]
     return means[1] / means[0] if means[0] > 0 else 1.0
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"Everywhere": "UniformDimming"}, globals())

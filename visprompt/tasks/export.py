@@ -1,7 +1,8 @@
-"""Prompted images as files, for evaluation tools that run models themselves (lmms-eval, VLMEvalKit).
+"""Writes prompted images to files, for evaluation tools that run models themselves (lmms-eval, VLMEvalKit).
 
-A folder holds `images/*.png`, `manifest.jsonl` (one line a question: its images, its text, what was done),
-`vlmevalkit.tsv`, and the benchmark's own question file with the new images. PNG: JPEG would change the prompt.
+A folder contains `images/*.png`, `manifest.jsonl` (one line per question: its images, its text, the edits made),
+`vlmevalkit.tsv`, and the benchmark's own question file with the new images. The format is PNG because JPEG would change
+the prompt.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ def export(
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Row], list[Row]]:
-    """Prompts the images of all questions and writes the folder; what is there already is not made again.
+    """Prompts the images of all questions and writes the folder; files that exist and match are not made again.
 
     Args:
-        questions: of any benchmark.
-        prompter: a strategy that acts on pixels (and text); None: the images as they are, the baseline's folder.
-        model: what the strategy may need to look through; unused by markers.
+        questions: questions of any benchmark.
+        prompter: a strategy that edits pixels (and text); None: the images unchanged, for a baseline.
+        model: the model that the strategy may need for its edit; drawn markers do not use it.
         out: the folder.
-        benchmark: the benchmark's name, whose own question file is written too.
-        limit: only the first so many questions.
-        progress: called with the number of questions done since the last call.
+        benchmark: name of the benchmark whose own question file is written too.
+        limit: number of questions to use, from the first; None: all.
+        progress: called with the number of questions finished since its last call.
 
     Returns:
-        the rows of the manifest, and of the questions that could not be prompted, with `error`.
+        The rows of the manifest, and one row with `error` for every question that could not be prompted.
 
     Raises:
-        UnsupportedError: for a strategy that acts on attention or tokens: no image shows that.
-        InvalidInputError: if not one question could be prompted.
+        UnsupportedError: for a strategy that edits attention or tokens, which an image cannot show.
+        InvalidInputError: if no question could be prompted.
     """
     _require_visible(prompter)
     out, asked = Path(out), list(questions[:limit])
@@ -84,7 +85,13 @@ def export(
 
 
 def exported(folder: str | Path) -> dict[str, Row]:
-    """The manifest of an export by question id, paths of images made absolute: what hooks into other tools read.
+    """Reads the manifest of an export, for adapters in other tools.
+
+    Args:
+        folder: the folder that `export` wrote.
+
+    Returns:
+        The manifest's rows by question id, with absolute image paths.
 
     Raises:
         InvalidInputError: if there is no manifest, or it is damaged.
@@ -115,7 +122,7 @@ def _run(prompter: Prompter | None, model: Any) -> str:
     members = [prompter]
     looks = prompter is not None and (
         ("map" in prompter.needs and not auxiliary_weights(members))
-        or bool(learned_parts(prompter))  # what ships for a model, and tokens of its size, are that model's
+        or bool(learned_parts(prompter))  # learned parts depend on the model
     )
     return digest(
         {
@@ -140,12 +147,12 @@ def _chunk(
         pass
     rows: list[Row] = []
     errors: list[Row] = []
-    for question in questions:  # one of them is bad
+    for question in questions:  # one question is bad: the others are still made
         try:
             rows += _made([question], prompter, model, out, names)
         except (InvalidInputError, OSError) as error:
             if isinstance(error, OSError) and error.filename and str(out) in str(error.filename):
-                raise  # a full disk is nobody's image
+                raise  # a full disk concerns all images
             errors.append({"id": question.id, "image": question.image_name, "error": str(error)})
     return rows, errors
 
@@ -191,7 +198,7 @@ def _written(question: Question, prompts: Sequence[VisualPrompt], out: Path, nam
     return {
         "id": question.id,
         "images": images,
-        "text": question.text,  # a strategy's text edit is for captions that are compared with the image
+        "text": question.text,  # text edits of strategies are for captions, not for questions
         "prompter": first.label,
         "fit": first.fit,
         "sizes_wh": [list(prompt.image.size) for prompt in prompts],
@@ -208,12 +215,12 @@ def _still_there(out: Path, row: Row) -> bool:
 
 
 def _names(questions: Sequence[Question]) -> dict[str, str]:
-    """A file name for every id; two ids never share one, whatever characters they have."""
+    """Returns a unique file name for every id, whatever characters the ids have."""
     found: dict[str, str] = {}
     taken: set[str] = set()
     for question in questions:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", question.id).strip(".-")[:100] or "question"
-        # Some file systems do not tell capitals.
+        # Some file systems do not distinguish upper and lower case.
         if name != question.id or name.lower() in taken:
             name = f"{name}-{digest(question.id)[:6]}"
         taken.add(name.lower())

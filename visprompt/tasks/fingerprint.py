@@ -1,4 +1,7 @@
-"""Which code makes a figure besides visprompt's own: plug-ins and libraries. An answer is reused only for the same."""
+"""Hashes of the code behind a figure other than visprompt's own: plug-ins and libraries.
+
+A row is reused only if these hashes are the same.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("visprompt-toolkit", "torch", "transformers", "open_clip_torch", "timm", "numpy", "pillow")
 _SUFFIXES = (".py", ".yaml", ".yml", ".json")
-#: stands for code that has no file: it is not known whether the next process has the same
+#: hash of code without a file; it is unique to this process, because another process may have other code
 _THIS_PROCESS = uuid.uuid4().hex
 
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of visprompt and of the libraries that models and images go through; those that are installed."""
+    """Returns the versions of visprompt and of the installed libraries that load models and images."""
     versions = {}
     for name in _LIBRARIES:
         try:
@@ -35,9 +38,12 @@ def library_versions() -> dict[str, str]:
 
 
 def strategy_code(members: Iterable[Prompter | None]) -> list[dict[str, Any]]:
-    """For every strategy class of a row its name, the distribution it comes with, and a hash of its source.
+    """Returns name, distribution and source hash of every strategy class behind a row.
 
     Classes of visprompt itself have no hash here: `source_digest` covers them.
+
+    Args:
+        members: the prompters of the row; None is the plain model.
     """
     kinds = sorted({kind for member in members if member is not None for kind in _kinds(member)}, key=_full_name)
     return [
@@ -46,16 +52,19 @@ def strategy_code(members: Iterable[Prompter | None]) -> list[dict[str, Any]]:
 
 
 def auxiliary_weights(members: Iterable[Prompter | None]) -> dict[str, str]:
-    """Hashes of the weights of bundled models that strategies look through (`api`'s auxiliary), by name.
+    """Returns the weight hashes of bundled models that strategies use as auxiliary encoders (`api`), by name.
 
-    Other models are known by their name only: hashing them would mean to load them.
+    Other auxiliary models are identified by their name only, because hashing their weights would require loading them.
+
+    Args:
+        members: the prompters of the row; None is the plain model.
     """
     names = {name for member in members if member is not None for name in _auxiliaries(member)}
     return {name: model_files(name) for name in sorted(names)}
 
 
 def model_files(name: str) -> str:
-    """A hash of the files of a bundled model; empty for others."""
+    """Returns a hash of the files of a bundled model; "" for other models."""
     from visprompt import bundled
 
     if not name.startswith("bundled:") or name.partition(":")[2] not in bundled.names():
@@ -96,7 +105,7 @@ def _distribution(kind: type) -> str | None:
 
 @functools.cache
 def _sources(kind: type) -> dict[str, str]:
-    """For the class and everything it inherits from: the digest of the folder of its module, or of the file alone."""
+    """Returns the source hash of a class and its base classes: of the module's folder, or of the file alone."""
     modules = {base.__module__ for base in kind.__mro__} - {"builtins"}
     foreign = sorted(name for name in modules if name.partition(".")[0] != "visprompt")
     return {name: _module_digest(name) for name in foreign}
@@ -109,7 +118,7 @@ def _module_digest(name: str) -> str:
         return _THIS_PROCESS
     files = {path, *(path.with_suffix(suffix) for suffix in _SUFFIXES[1:])}
     if getattr(module, "__package__", ""):
-        # Helpers of a plug-in lie beside its strategy.
+        # A plug-in's helper modules are in the same folder as its strategy.
         files |= {other for other in path.parent.iterdir() if other.suffix in _SUFFIXES}
     try:
         return file_digest(*sorted(file for file in files if file.is_file()))

@@ -1,7 +1,7 @@
-"""Attention gain: how much more the readout attends to what a marker lies on (arXiv 2406.03303, Fig. 4).
+"""Attention gain: how much more the readout attends to a region when a marker is on it (arXiv 2406.03303, Fig. 4).
 
-Markers are compared as they are used: painted into the image in 8 bits, through the model's own processor, at the
-same places.
+Markers are measured as they are used: painted into the image in 8 bits, read by the model's own processor, and all at
+the same positions.
 
 >>> import visprompt as vp
 >>> from visprompt.data.scenes.unlabelled import generated
@@ -51,18 +51,18 @@ __all__ = [
 ]
 
 _SALT = 603304
-#: images that are in memory at once
+#: number of images in memory at once
 _CHUNK = 64
 
 
 @dataclass(frozen=True, eq=False)
 class GainResult:
-    """Gain in every block that was looked at.
+    """Attention gain in every block that was measured.
 
     Args:
-        blocks: one for each block, in order.
-        masses: `[n, B]`, image by image, with the marker.
-        without: `[n, B]`, without.
+        blocks: gain with interval, one entry per block, in order.
+        masses: `[n, B]`, fraction of the attention on the marked tokens with the marker, per image and block.
+        without: `[n, B]`, the same without the marker.
     """
 
     blocks: tuple[BlockGain, ...]
@@ -72,27 +72,28 @@ class GainResult:
 
 @renamed_attributes(pictures="images")
 class GainMeter:
-    """Measures markers on one model and one set of images; places and plain attention are found once for all of them.
+    """Measures markers on one model and one set of images; positions and plain attention are computed once.
 
-    A place is a square of `size_tokens` tokens, wholly visible, drawn from the seed and the image's number alone, so
-    that all markers are measured at the same places. It is the region that a strategy gets; a patch of that size covers
-    it, a circle is inscribed in it. What counts is the attention on tokens under the square, in proportion to how much
-    of them it covers.
+    In every image, the marked region is a wholly visible square of `size_tokens` tokens. Its position is drawn from the
+    seed and the image's index alone, so all markers are measured at the same positions. The square is the region that a
+    strategy gets: a patch of that size covers it, a circle is inscribed in it. The mass is the attention on tokens
+    under the square, weighted by the fraction of each token that it covers.
 
     Args:
-        model: an encoder with attention, or a vision-language model, whose vision tower is looked at.
-        images: paths, PIL images or arrays; a sequence is read anew for every marker, so that it may be lazy and
-            large. Anything else that can be gone through is made a list.
-        size_tokens: side of the square.
-        blocks: numbers, negative ones from the end; None: all. Of every block the row that sums the image up is read
-            (CLS, a pooling probe, or the mean over all patches' rows).
-        seed: of the places.
-        without: `[n, B]`, plain masses that an earlier meter with the same arguments found; None: they are measured.
-        **runner: of `Runner` (`batch_size`, `fit`, …).
+        model: an encoder with attention, or a vision-language model, whose vision tower is measured.
+        images: paths, PIL images or arrays. A sequence is read again for every marker, so it may be lazy and large;
+            other iterables are turned into a list.
+        size_tokens: side of the square in tokens.
+        blocks: block numbers, negative ones from the end; None: all. In each block the readout's row is used (CLS, a
+            pooling probe, or the mean over all patches' rows).
+        seed: seed of the positions.
+        without: `[n, B]`, masses without a marker from an earlier meter with the same arguments; None: they are
+            measured.
+        **runner: arguments of `Runner` (`batch_size`, `fit`, …).
 
     Raises:
-        UnsupportedError: for a model without attention of its own image tokens.
-        InvalidInputError: without images, or for a square that does not fit into the model's input.
+        UnsupportedError: for a model without attention between its own image tokens.
+        InvalidInputError: without images, or for a square larger than the model's input.
     """
 
     @renamed_parameters(pictures="images")
@@ -110,7 +111,7 @@ class GainMeter:
         from visprompt.models.lvlm.vision_encoder import encoder_of
 
         self.model = encoder_of(model)
-        self._tower = self.model.tower  # raises for a model without attention
+        self._tower = self.model.tower  # raises UnsupportedError for a model without attention
         if isinstance(images, str | bytes) or not isinstance(images, Iterable):
             raise InvalidInputError(
                 f"images is a list of paths, PIL images or arrays; got {type(images).__name__}. A data set's are "
@@ -130,31 +131,42 @@ class GainMeter:
 
     @property
     def without(self) -> Masses:
-        """`[n, B]`: the marked tokens' share of the attention without any marker; measured when first asked for."""
+        """`[n, B]`: fraction of the attention on the marked tokens without a marker; measured on first access."""
         if self._without is None:
             self._without = self.masses(None)
         return self._without
 
     def read_blocks(self) -> tuple[int, ...]:
-        """Numbers of the blocks that are measured."""
+        """Returns the numbers of the blocks that are measured."""
         tower = self._tower
         if self.blocks is not None:
             return tuple(block_number(block, tower.num_blocks) for block in self.blocks)
         return tuple(range(tower.num_blocks))
 
     def place(self, number: int, wh: tuple[int, int]) -> Box:
-        """The square in an image of that width and height, pixels."""
+        """Returns the marked square in an image.
+
+        Args:
+            number: index of the image.
+            wh: its width and height in pixels.
+
+        Returns:
+            The square, in pixels of the image.
+        """
         return self._place(number, wh)[0]
 
     def measure(
         self, prompter: Prompter | Sequence[Prompter], on_done: Callable[[int], None] | None = None
     ) -> GainResult:
-        """Gain of a marker.
+        """Measures the gain of a marker.
 
         Args:
-            prompter: any strategy that takes a region. Of several, the first marks the first image, the second the
-                second, and so on in turn: what varies from one to the next is then part of the interval.
-            on_done: is told how many images are through since the last call.
+            prompter: any strategy that takes a region. Several strategies are used in turn, the first on the first
+                image; the interval then includes their variation.
+            on_done: called with the number of images finished since its last call.
+
+        Returns:
+            The gain per block with intervals, and the masses.
         """
         masses = self.masses(prompter, on_done)
         return GainResult(summary(masses, self.without, self.read_blocks()), masses, self.without)
@@ -162,11 +174,17 @@ class GainMeter:
     def masses(
         self, prompter: Prompter | Sequence[Prompter] | None, on_done: Callable[[int], None] | None = None
     ) -> Masses:
-        """`[n, B]`: share of the attention over the patches on the marked tokens, image by image.
+        """Measures the fraction of the attention over the patches that is on the marked tokens.
 
         Args:
             prompter: as in `measure`; None: no marker.
             on_done: as in `measure`.
+
+        Returns:
+            `[n, B]`, per image and block.
+
+        Raises:
+            InvalidInputError: if `prompter` is not a strategy or a list of strategies.
         """
         import visprompt as vp
 
@@ -194,7 +212,7 @@ class GainMeter:
             box, covered = self._place(number, request.pil_image.size)
             requests.append(Request(request.pil_image, region=box))
             under.append(covered)
-        # Of a model with a pooling probe the blocks before it too: attention received from all patches.
+        # For a model with a pooling probe, blocks before it are read too: attention averaged over all patches' rows.
         maps = runner.attention(requests, self.read_blocks(), rows="summary")
         return [mass_on(item.values.float().numpy(), tokens) for item, tokens in zip(maps, under, strict=True)]
 
@@ -207,10 +225,10 @@ class GainMeter:
 
 
 class _InTurn(Prompter):
-    """Several strategies, the first for the first image, and so on in turn.
+    """Several strategies used in turn: the first on the first image, and so on.
 
     Args:
-        prompters: of one kind.
+        prompters: strategies of one class.
     """
 
     name = "in turn"
@@ -219,17 +237,17 @@ class _InTurn(Prompter):
         super().__init__()
         self.prompters = list(prompters)
         self.acts_on, self.needs = self.prompters[0].acts_on, self.prompters[0].needs  # type: ignore[misc]
-        #: number of the image that comes next
+        #: index of the next image
         self.next = 0
 
     def edit_all(self, prompts: Sequence[VisualPrompt], model: Model) -> list[VisualPrompt]:
         found: dict[int, VisualPrompt] = {}
         for turn, one in enumerate(self.prompters):
-            own = [place for place in range(len(prompts)) if (self.next + place) % len(self.prompters) == turn]
+            own = [index for index in range(len(prompts)) if (self.next + index) % len(self.prompters) == turn]
             if own:
-                found.update(zip(own, one.edit_all([prompts[place] for place in own], model), strict=True))
+                found.update(zip(own, one.edit_all([prompts[index] for index in own], model), strict=True))
         self.next += len(prompts)
-        return [found[place] for place in range(len(prompts))]
+        return [found[index] for index in range(len(prompts))]
 
 
 @renamed_parameters(pictures="images")
@@ -243,29 +261,33 @@ def attention_gain(
     seed: int = 0,
     **runner: Any,
 ) -> GainResult:
-    """Gain of one marker at one place in every image; for several markers a `GainMeter` does not look at the plain
-    images again.
+    """Measures the gain of one marker on one square per image.
+
+    For several markers, a `GainMeter` measures the plain images only once.
 
     Args:
         model, images, size_tokens, blocks, seed, **runner: as in `GainMeter`.
         prompter: any strategy that takes a region.
 
+    Returns:
+        The gain per block with intervals, and the masses.
+
     Raises:
-        UnsupportedError: for a model without attention of its own image tokens.
-        InvalidInputError: without images, or for a square that does not fit into the model's input.
+        UnsupportedError: for a model without attention between its own image tokens.
+        InvalidInputError: without images, or for a square larger than the model's input.
     """
     return GainMeter(model, images, size_tokens=size_tokens, blocks=blocks, seed=seed, **runner).measure(prompter)
 
 
 def random_patch(patch: Any, seed: int) -> Any:
-    """The control of a learned patch: a copy of the same shape, size and alpha whose colours are uniform noise.
+    """Returns the control of a learned patch: the same shape, size and alpha, with uniformly random colours.
 
     Args:
-        patch: a `patch` strategy with something learned.
-        seed: of the colours.
+        patch: a `patch` strategy with a learned patch.
+        seed: seed of the colours.
 
     Raises:
-        InvalidInputError: if there is nothing learned in it.
+        InvalidInputError: if nothing was learned.
     """
     import copy
 
@@ -282,10 +304,18 @@ def random_patch(patch: Any, seed: int) -> Any:
 
 
 def marked_square(geometry: Geometry, size_tokens: float, seed: Sequence[int]) -> Box:
-    """A square of so many tokens somewhere in what the model sees of an image, in pixels of the image.
+    """Draws the position of a square within the part of an image that the model sees.
+
+    Args:
+        geometry: how the image is mapped to the model's input.
+        size_tokens: side of the square in tokens.
+        seed: seed of the position, a sequence of integers.
+
+    Returns:
+        The square, in pixels of the image.
 
     Raises:
-        InvalidInputError: if it is larger than that, or the model makes several tiles.
+        InvalidInputError: if the square is larger than that part, or the model splits the image into tiles.
     """
     if len(geometry.tiles) != 1:
         raise InvalidInputError("gain is measured on models that see an image in one tile.")

@@ -1,4 +1,4 @@
-"""Attention gain from masses: what is drawn with a marker against without, with bootstrap intervals over the images."""
+"""Attention gain from masses with and without a marker, with bootstrap intervals over images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class BlockGain:
     """Gain in one block.
 
     Args:
-        block: its number.
-        gain: `(mass − mass_without) / mass_without`, of the means over the images.
-        low: lower end of its 95 % interval, a bootstrap over images.
-        high: upper end.
-        mass: mean share of the attention over the patches that the marked tokens get.
+        block: number of the block.
+        gain: `(mass − mass_without) / mass_without`, with masses averaged over images.
+        low: lower end of the 95 % interval, a bootstrap over images.
+        high: upper end of the 95 % interval.
+        mass: mean fraction of the attention over the patches that is on the marked tokens.
         mass_without: the same without the marker.
     """
 
@@ -37,15 +37,15 @@ class BlockGain:
 
 @dataclass(frozen=True)
 class GainRatio:
-    """One marker's gain in a block against another's at the same places of the same images.
+    """Two markers' gains in one block, compared on the same positions of the same images.
 
     Args:
-        ratio: one gain over the other; None where the other is not above 0, so that a ratio means nothing.
-        ratio_low: lower end of its 95 % interval, a bootstrap that draws images with both markers' masses.
-        ratio_high: upper end; None: no upper bound, since the other's gain may be 0.
-        difference: one gain minus the other.
-        low: lower end of its 95 % interval.
-        high: upper end.
+        ratio: first gain divided by the second; None if the second is not above 0.
+        ratio_low: lower end of the ratio's 95 % interval, a bootstrap that draws images with both markers' masses.
+        ratio_high: upper end; None: unbounded, because the second gain may be 0.
+        difference: first gain minus the second.
+        low: lower end of the difference's 95 % interval.
+        high: upper end of the difference's 95 % interval.
     """
 
     ratio: float | None
@@ -57,11 +57,14 @@ class GainRatio:
 
 
 def summary(masses: Masses, without: Masses, blocks: Sequence[int]) -> tuple[BlockGain, ...]:
-    """Gain per block with its interval.
+    """Computes the gain per block with its interval.
 
     Args:
-        masses, without: `[n, B]`.
+        masses, without: `[n, B]`, with and without the marker.
         blocks: numbers of the B blocks.
+
+    Returns:
+        One `BlockGain` per block.
     """
     drawn = _draws(len(masses))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -70,21 +73,24 @@ def summary(masses: Masses, without: Masses, blocks: Sequence[int]) -> tuple[Blo
     return tuple(
         BlockGain(
             block,
-            float(gains[place]),
-            float(low[place]),
-            float(high[place]),
-            float(masses[:, place].mean()),
-            float(without[:, place].mean()),
+            float(gains[index]),
+            float(low[index]),
+            float(high[index]),
+            float(masses[:, index].mean()),
+            float(without[:, index].mean()),
         )
-        for place, block in enumerate(blocks)
+        for index, block in enumerate(blocks)
     )
 
 
 def compared(these: Masses, others: Masses, without: Masses) -> GainRatio:
-    """Two markers' gains in one block, image by image on the same places.
+    """Compares two markers' gains in one block, image by image on the same positions.
 
     Args:
-        these, others, without: `[n]`, masses with one marker, with the other, and without any.
+        these, others, without: `[n]`, masses with the first marker, with the second, and without any.
+
+    Returns:
+        Ratio and difference with intervals.
 
     >>> import numpy as np
     >>> round(compared(np.full(9, 0.5), np.full(9, 0.3), np.full(9, 0.2)).ratio, 6)
@@ -97,7 +103,7 @@ def compared(these: Masses, others: Masses, without: Masses) -> GainRatio:
     low, high = np.quantile(one - other, [0.025, 0.975])
     if its <= 0:
         return GainRatio(None, None, None, mine - its, float(low), float(high))
-    # Where the other gains nothing in a resample, the ratio is beyond any number, on the side of what is gained.
+    # If the other gain is not positive in a resample, the ratio is infinite, with the sign of the first gain.
     ratios = np.where(other > 0, one / np.where(other > 0, other, 1.0), np.where(one > 0, np.inf, -np.inf))
     ends = [float(item) for item in np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")]
     bounds = [item if np.isfinite(item) else None for item in ends]
@@ -110,17 +116,20 @@ def _gain(mass: Any, plain: Any) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _draws(count: int) -> Masses:
-    """Bootstrap resamples of `count` images, as the weight of every image in every resample, `[R, n]`."""
+    """Returns bootstrap resamples of `count` images as weights of the images, `[R, n]`."""
     rng = np.random.default_rng(0)
     return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
 
 
 def mass_on(values: NDArray[np.float32], under: NDArray[np.float32]) -> Masses:
-    """Share of the attention on what is covered, `[B]`: mean over heads, sum 1 over the patches.
+    """Computes the fraction of the attention on covered patches.
 
     Args:
-        values: `[B, H, P]`, attention over the patches.
-        under: `[P]`, how much of every patch is covered.
+        values: `[B, H, P]`, attention of the readout over P patches, per block and head.
+        under: `[P]`, covered fraction of every patch, 0 to 1.
+
+    Returns:
+        `[B]`, averaged over heads; the attention over all patches is normalised to 1.
     """
     mean = values.astype(np.float64).mean(axis=1)
     return np.asarray((mean / mean.sum(axis=1, keepdims=True)) @ under)

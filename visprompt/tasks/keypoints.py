@@ -1,7 +1,7 @@
-"""Keypoint naming: a point is marked; which part, or which object, is it?
+"""Keypoint naming: which part or object is at a marked point?
 
-Zero-shot, by texts such as "the beak of a bird": every point of an image is pointed out on its own, and the name whose
-text scores highest is the answer (Rezaei et al., https://arxiv.org/abs/2406.03303, on CUB-200-2011).
+It is zero-shot, with texts such as "the beak of a bird": every point of an image is pointed out separately, and the
+name whose text has the highest score is the answer (Rezaei et al., https://arxiv.org/abs/2406.03303, on CUB-200-2011).
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ Among = Literal["all", "image"]
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Keypoints(Naming):
-    """Names what is at every point of an image.
+    """Names the part or object at every point of an image.
 
-    Points are regions without a size of their own; whatever wants one (circles, crops, attention on patches) gets the
-    disc that `visprompt.Point` has by default, 5 % of the image's shorter side around the point, and so is the same
-    place for all strategies.
+    A point has no size. Strategies that need one (circles, crops, attention on patches) use the default disc of
+    `visprompt.Point`, whose radius is 5 % of the image's shorter side, so the region is the same for all strategies.
 
     Args:
-        template: the prompt; `{}` stands for a name.
-        labels: the names to choose from; by default all that occur in the data.
+        template: the text; `{}` stands for a name.
+        labels: names to choose from; by default all that occur in the data.
         subtract: "unprompted" subtracts the score of the plain image, as in `Naming`.
-        weight: how much of it.
-        among: "all": the answer is one of the labels; "image": one of those that occur in the image, so that what is
-            asked is only which of them is at the point. ("image", its old name, is read until the next release.)
+        weight: factor of the subtracted score.
+        among: "all": the answer is one of the labels; "image": one of those that occur in the image, so that only their
+            assignment to the points is tested. (Its name in visprompt 0.4.0, "picture", is accepted for one release.)
 
     Raises:
-        InvalidInputError: for a template without `{}`, for data without points, or names that are no labels.
+        InvalidInputError: for a template without `{}`, data without points, or names outside the labels.
     """
 
     name: ClassVar[str] = "keypoints"
@@ -53,11 +52,12 @@ class Keypoints(Naming):
         if self.among not in get_args(Among):
             raise unknown_name("among", self.among, get_args(Among))
 
-    def settings(self) -> dict[str, Any]:
-        # Answers are found again by this, also those of 0.4.0: it keeps the name of that release.
-        return {**super().settings(), "among": "picture" if self.among == "image" else self.among}
-
     def prepare(self, samples: Sequence[Any]) -> Keypoints:
+        """Returns a copy whose labels are the names that occur in the data, unless labels were given.
+
+        Raises:
+            InvalidInputError: for images without points, or names outside the labels.
+        """
         other = next((sample for sample in samples if not isinstance(sample, PointedImage)), None)
         if other is not None:
             raise InvalidInputError(
@@ -76,7 +76,7 @@ class Keypoints(Naming):
         return list(sample.ids)
 
     def regions(self, sample: Any) -> Boxes:
-        """`[k, 4]` squares around the points' discs."""
+        """Returns `[k, 4]` squares around the points' discs, xyxy in pixels."""
         found: Boxes = sample.candidates_xyxy
         return found
 
@@ -95,7 +95,7 @@ class Keypoints(Naming):
         return [1.0 / max(len(labels), 1)] * len(sample.ids)
 
     def _labels(self, sample: PointedImage) -> tuple[str, ...]:
-        """The names to choose from at this image's points, in a fixed order."""
+        """Returns the names to choose from for an image's points, in a fixed order."""
         if self.among == "all":
             return self.labels
         return tuple(sorted(set(sample.choices or sample.names)))

@@ -1,4 +1,4 @@
-"""LVLM benchmarks by name: how each is read, and what its evaluator takes. Answering one, with what can be scored here.
+"""LVLM benchmarks by name: their readers, the files of their evaluators, and answering with scores for known answers.
 
 >>> sorted(BENCHMARKS)
 ['llava-wild', 'mm-vet', 'mmmu', 'vlmevalkit']
@@ -24,7 +24,7 @@ from visprompt.utils.jsonl import RowLog
 from visprompt.utils.renamed import renamed_in_methods, renamed_parameters
 from visprompt.utils.statistics import accuracy_interval
 
-#: questions that go to the model in one call, and are lost at most when the process is killed
+#: number of questions per call of the model; at most so many are lost when the process is killed
 CHUNK = 16
 
 
@@ -34,14 +34,15 @@ class _Reader(Protocol):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark's files.
+    """Reader and writer of a benchmark's files.
 
     Attributes:
-        name: as on the command line.
-        read: its questions from its files.
-        write: (path, questions, answers by id, model id, what the answers depend on) → the file its evaluator takes.
-        suffix: of that file.
-        evaluator: who judges, for people.
+        name: name on the command line.
+        read: reads the questions.
+        write: writes the file for the benchmark's evaluator, from (path, questions, answers by id, model id, settings
+            that the answers depend on).
+        suffix: suffix of that file.
+        evaluator: description of the evaluator, for messages.
     """
 
     name: str
@@ -83,7 +84,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """Returns the benchmark of a name.
 
     Raises:
         UnknownNameError: if there is none.
@@ -96,7 +97,7 @@ def benchmark(name: str) -> Benchmark:
 @renamed_in_methods(pictures="images")
 @dataclass(frozen=True)
 class Answering(Vqa):
-    """Asks all questions and keeps whole answers; those whose right answer is not known have `correct: null`."""
+    """Asks all questions and keeps the whole answers; questions without a known answer get `correct: null`."""
 
     name: ClassVar[str] = "answer"
     plain_without_place: ClassVar[bool] = False
@@ -133,22 +134,25 @@ def answer_all(
     progress: Callable[[int], None] | None = None,
     make_runner: RunnerFactory = default_runner,
 ) -> Outcome:
-    """Answers questions, appending every answer to a log; what is there already is not asked again.
+    """Answers questions and appends every answer to a log; answers that are in the log already are reused.
 
     Args:
-        questions: of any benchmark.
-        model: one that writes.
-        pointing: the strategy; `Pointing("none")`: the plain model.
-        log: where answers are kept.
-        data: identity of the data, part of what an answer depends on.
+        questions: questions of any benchmark.
+        model: a model that generates text.
+        condition: the strategy; `Condition("none")`: the plain model.
+        log: file of answers.
+        data: identity of the data, a part of the run's hash.
         max_new_tokens: longest answer, in tokens.
-        limit: only the first so many questions.
-        progress: called with the number of questions done since the last call.
-        make_runner: see `visprompt.tasks.condition.Pointer`.
+        limit: number of questions to use, from the first; None: all.
+        progress: called with the number of questions finished since its last call.
+        make_runner: see `visprompt.tasks.condition.Scorer`.
+
+    Returns:
+        The answers, old and new.
 
     Raises:
-        UnsupportedError: if the model writes no text, or cannot run the strategy.
-        InvalidInputError: if not one of the first questions could be asked.
+        UnsupportedError: if the model does not generate text, or cannot run the strategy.
+        InvalidInputError: if none of the first questions could be asked.
     """
     return evaluate(
         Answering(max_new_tokens=max_new_tokens),
@@ -165,11 +169,14 @@ def answer_all(
 
 
 def scores(rows: Sequence[Row]) -> list[Row]:
-    """Exact-match accuracy per kind and overall, for answers whose right answer is known; empty if none is.
+    """Computes exact-match accuracy per kind and overall, over the answers whose right answer is known.
+
+    Args:
+        rows: rows of `answer_all`.
 
     Returns:
-        rows with `kind` ("overall" last), `n`, `correct`, `accuracy` and `ci95` (Wilson's, or a bootstrap over images
-        that several questions are about).
+        Rows with `kind` ("overall" last), `n`, `correct`, `accuracy` and `ci95` (Wilson's interval, or a bootstrap over
+            images if images have several questions); empty if no right answer is known.
     """
     known = [row for row in rows if row.get("correct") is not None]
     if not known:

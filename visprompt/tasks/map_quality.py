@@ -1,6 +1,6 @@
-"""Do maps lie where the question points? The share of a map's mass in the box of the object that is asked about.
+"""Map quality: the fraction of an attribution map's mass in the box of the object that a question is about.
 
-Every block on its own; beside it the box's share of the image tokens, which a map that knows nothing would have.
+It is computed for every block, next to the box's fraction of the image tokens, which a uniform map would have.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ def map_quality(
     auxiliaries: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> list[Row]:
-    """How much of each map lies in the box that the question is about.
+    """Measures how much of each map lies in the box that the question is about.
 
-    - `decoder`: the attention of the positions that write the answer, softmax over the image tokens, mean over heads
-      and tokens (API's self-reflection before anything is enhanced);
-    - of every auxiliary encoder `Ψ_cls` and `1 − S` (raw maps of the strategy that has `heatmaps`), each stretched to
-      [0, 1]: they are signed, and this is what API goes on with.
+    - `decoder`: attention of the positions that generate the answer, softmax over the image tokens, mean over heads and
+    tokens (API's self-reflection before enhancement);
+    - for every auxiliary encoder `Ψ_cls` and `1 − S` (raw maps of the strategy that has `heatmaps`), each rescaled to
+    [0, 1], because the raw maps are signed; API continues with the rescaled maps.
 
     Args:
         model: an LVLM.
-        questions: those about one object are used, the others left out.
+        questions: questions about exactly one object are used, others are left out.
         auxiliaries: names of text-image encoders, for `load_model`.
-        progress: called with the number of questions done since the last call, for every map source.
+        progress: called with the number of questions finished since its last call, for every map source.
 
     Returns:
-        rows with `source`, `block`, `share`, `ci95` (normal, over questions), `uniform`, `n`.
+        Rows with `source`, `block`, `share` (fraction of the mass in the box), `ci95` (normal, over questions),
+            `uniform` (the box's fraction of the tokens) and `n`.
 
     Raises:
-        InvalidInputError: if no question is about one object.
+        InvalidInputError: if no question is about exactly one object.
     """
     chosen = usable(questions)
     if not chosen:
@@ -62,7 +63,7 @@ def map_quality(
 
 
 def usable(questions: Sequence[Question]) -> list[Question]:
-    """Questions about exactly one object."""
+    """Returns the questions about exactly one object."""
     return [question for question in questions if len(question.targets) == 1]
 
 
@@ -74,7 +75,7 @@ def _summed(values: _Shares) -> Row:
 
 
 def _of_decoder(model: Any, questions: Sequence[Question], progress: Any) -> tuple[_Shares, _Shares]:
-    """`[blocks, n]` shares, and `[n]` shares of the image tokens."""
+    """Returns the fractions of mass in the box `[blocks, n]`, and the box's fractions of the image tokens `[n]`."""
     from visprompt.request import Request
     from visprompt.runner.runner import Runner
 
@@ -124,7 +125,10 @@ def _of_encoder(name: str, questions: Sequence[Question], progress: Any) -> dict
 
 
 def _share(values: NDArray[Any], cover: NDArray[Any]) -> float:
-    """Share of a signed map after it is stretched to [0, 1]; a flat one has the box's share of the tokens."""
+    """Returns the fraction of a signed map's mass in the box after rescaling to [0, 1].
+
+    A constant map gets the box's fraction of the tokens.
+    """
     stretched = values.astype(np.float64) - float(values.min())
     total = float(stretched.sum())
     return float((stretched * cover).sum()) / total if total > 0 else float(cover.mean())

@@ -1,7 +1,7 @@
-"""Naming: one object is pointed out; which of all the names is it?
+"""Naming: which of all the names is the object that is pointed out?
 
-Ranking the boxes of one image is easy to get right for the wrong reason (any hint towards one of four boxes wins).
-Picking one of 64 names, with other objects in view, needs the model to see the region and nothing else.
+Ranking the few boxes of one image can succeed for the wrong reason, because any hint towards one of four boxes is
+enough. Choosing one of 64 names, with other objects in view, requires that the model attends to the region.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _SHOWN = 5
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Naming(ScoringTask):
-    """Names the object that the first expression of an image is about.
+    """Names the object that the first expression of an image refers to.
 
-    With `subtract="unprompted"`, a name's score becomes `s(prompted, name) − w · s(plain image, name)`: what counts
-    is how much pointing raised it.
+    With `subtract="unprompted"`, a name's score is `s(prompted, name) − w · s(plain image, name)`: the increase that
+    the prompt causes.
 
     Args:
-        template: the prompt; `{}` stands for a name.
-        labels: the names to choose from; by default all names that occur in the data.
+        template: the text; `{}` stands for a name.
+        labels: names to choose from; by default all names that occur in the data.
         subtract: as above.
         weight: w.
 
@@ -58,10 +58,15 @@ class Naming(ScoringTask):
 
     @property
     def needs_plain(self) -> bool:  # type: ignore[override]
-        """The plain image is scored too if it is subtracted."""
+        """True if the plain image is scored too, because its score is subtracted."""
         return self.subtract == "unprompted"
 
     def prepare(self, samples: Sequence[ReferringImage]) -> Naming:
+        """Returns a copy whose labels are the names that occur in the data, unless labels were given.
+
+        Raises:
+            InvalidInputError: for images whose candidates have no names.
+        """
         unnamed = next((sample for sample in samples if len(sample.names) != len(sample.candidates_xyxy)), None)
         if unnamed is not None:
             raise InvalidInputError(
@@ -96,14 +101,14 @@ class Naming(ScoringTask):
 def named_row(
     sample: Any, item: str, marked: int, labels: Sequence[str], values: Scores, rng: np.random.Generator
 ) -> Row:
-    """The row of one thing that was to be named.
+    """Returns the row of one named object.
 
     Args:
-        image: with `candidates_xyxy` and `names`.
-        item: its id.
-        marked: which candidate it is.
-        labels: the names to choose from.
-        values: their scores.
+        sample: the image, with `candidates_xyxy` and `names`.
+        item: id of the item.
+        marked: index of the candidate that was pointed out.
+        labels: names to choose from.
+        values: scores of the labels, `[len(labels)]`.
         rng: breaks ties.
     """
     answer = pick(values, rng)

@@ -1,4 +1,4 @@
-"""Prompters that are made once and copied for every run."""
+"""Prompters that are built once and copied for every run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _LOCKS: dict[type[Any], Any] = {type(make()): make for make in (threading.Lock, 
 
 
 def copy_of(member: Prompter | None) -> Prompter | None:
-    """A copy with a state of its own; options are never changed, and shared."""
+    """Returns a copy of a prompter with its own state; options are shared, because they never change."""
     memo: dict[int, Any] = {}
     for part in [] if member is None else _parts(member):
         memo[id(part.options)] = part.options
         for value in vars(part).values():
-            if type(value) in _LOCKS:  # a lock cannot be copied; a free one of the same kind does
+            if type(value) in _LOCKS:  # a lock cannot be copied, so the copy gets a new one
                 memo[id(value)] = _LOCKS[type(value)]()
     return copy.deepcopy(member, memo)
 
 
 def _parts(member: Prompter) -> Iterator[Prompter]:
-    """A prompter and all that are joined in it."""
+    """Yields a prompter and all prompters that it is composed of."""
     yield member
     inner = getattr(member, "inner", None)
     for part in (*getattr(member, "parts", ()), *getattr(member, "members", ()), *(() if inner is None else (inner,))):
@@ -35,10 +35,13 @@ def _parts(member: Prompter) -> Iterator[Prompter]:
 
 
 def saved_files(strategy: str) -> tuple[tuple[str, int, int], ...]:
-    """The files of the saved strategies in a name, each with its time of change in nanoseconds and its size in bytes.
+    """Returns the files of the saved strategies in a name.
 
     Args:
         strategy: names and folders, joined with `+` and `|`.
+
+    Returns:
+        Path, time of change in nanoseconds and size in bytes of every file.
     """
     found = []
     for name in {strategy, *re.split(r"[+|]", strategy)}:

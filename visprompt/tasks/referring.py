@@ -1,7 +1,7 @@
-"""Referring expression comprehension: which of the boxes is meant?
+"""Referring expression comprehension: which of the boxes does the expression refer to?
 
-Every candidate is pointed out in turn, and the expression is scored against each of the images that this gives; the
-candidate with the highest score is the answer. It is right if it overlaps a gold box with IoU > 0.5 (ReCLIP,
+Every candidate is pointed out in turn, and the expression is scored against each prompted image; the candidate with the
+highest score is the answer. It is right if it overlaps a gold box with IoU > 0.5 (ReCLIP,
 https://arxiv.org/abs/2204.05991; FALIP, https://arxiv.org/abs/2407.05578).
 """
 
@@ -28,20 +28,21 @@ Subtract = Literal["none", "negatives"]
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Referring(ScoringTask):
-    """Picks one of the candidate boxes for every expression.
+    """Chooses one of the candidate boxes for every referring expression.
 
-    With `subtract="negatives"`, a region's score becomes `s(region, text) − w · mean of s(region, t)` over a fixed
-    sample t of the data's other expressions: a region that fits every text well no longer wins by that (Shtedritski et
-    al., https://arxiv.org/abs/2304.06712, and FALIP's code do so). Subtracting the score of the unprompted
-    image instead would change nothing here, because it is the same for all candidates.
+    With `subtract="negatives"`, a region's score is `s(region, text) − w · mean of s(region, t)` over a fixed sample of
+    other expressions t from the data. A region that has high scores with every text then has no advantage (Shtedritski
+    et al., https://arxiv.org/abs/2304.06712, and FALIP's code do so). Subtracting the score of the unprompted image
+    would have no effect, because it is the same for all candidates.
 
     Args:
-        template: the prompt; `{}` stands for the lower-cased expression.
-        boxes: `"gold"` or `"detector"`: what the candidates are. Recorded, because it is worth 1 to 9 points.
+        template: the text; `{}` stands for the lower-cased expression.
+        boxes: `"gold"` or `"detector"`: origin of the candidates. It is recorded, because it changes results by 1 to 9
+            points.
         subtract: as above.
         weight: w.
-        num_negatives: size of the sample.
-        seed: of the sample.
+        num_negatives: number of expressions in the sample.
+        seed: seed of the sample.
         negatives: the sample; filled in by `prepare`.
 
     Raises:
@@ -69,6 +70,7 @@ class Referring(ScoringTask):
             raise InvalidInputError(f"num_negatives must be at least 1; got {self.num_negatives}.")
 
     def prepare(self, samples: Sequence[ReferringImage]) -> Referring:
+        """Returns a copy with the sample of other expressions, if `subtract` needs one."""
         if self.subtract == "none" or self.negatives:
             return self
         texts = sorted({self.prompt(one.text) for sample in samples for one in sample.expressions})
@@ -76,7 +78,7 @@ class Referring(ScoringTask):
         return dataclasses.replace(self, negatives=tuple(texts[number] for number in sorted(order)))
 
     def prompt(self, expression: str) -> str:
-        """The text that the model gets.
+        """Returns the text that the model gets for an expression.
 
         >>> Referring().prompt("The red star")
         'a photo of the red star'
@@ -100,7 +102,7 @@ class Referring(ScoringTask):
             if self.negatives:
                 others = [count + i for i, negative in enumerate(self.negatives) if negative != text]
                 if others:
-                    # −inf (cannot be pointed at) stays what it is
+                    # −inf (cannot be pointed at) stays −inf
                     usual = np.where(np.isneginf(column), 0.0, scores[:, others].mean(axis=1))
                     column = column - self.weight * usual
             yield self._row(sample, number, text, column, condition)
@@ -115,7 +117,7 @@ class Referring(ScoringTask):
         expression = sample.expressions[number]
         row: Row = {"id": expression.id, "image": sample.image_name, "text": expression.text, "prompt": text}
         candidates = sample.candidates_xyxy
-        if not len(candidates):  # the detector found nothing: an answer that cannot be right
+        if not len(candidates):  # the detector found no box, so no answer is right
             return {**row, "probs": [], "pred": None, "box": None, "bboxes": [], "correct": False, "gold_index": None}
         answer = pick(scores, condition.rng(expression.id))
         overlap = iou(candidates, expression.gold_xyxy).max(axis=1)

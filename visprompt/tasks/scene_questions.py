@@ -1,4 +1,4 @@
-"""Questions by description: the sources of a suite's `data:` section for tasks that ask in words."""
+"""The data source `scenes-vqa`: questions about generated scenes, for tasks answered in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from visprompt.data.questions.question import Question
 def scene_vqa(
     n: int, difficulty: str = "easy", split: str = "test", seed: int = 0, kinds: tuple[str, ...] | None = None
 ) -> tuple[Question, ...]:
-    """Questions about generated scenes, one image each, so that items are independent draws.
+    """Generates questions about scenes with one image each, so that items are independent draws.
+
+    Args:
+        n: number of questions.
+        difficulty, split, seed, kinds: as in `visprompt.data.scenes.questions.scene_questions`.
 
     Raises:
         InvalidInputError: for a difficulty, split or kind that does not exist.
@@ -47,17 +51,17 @@ def scene_vqa(
 
 
 def content_hash(questions: Sequence[Question]) -> str:
-    """A hash over images, questions and places, which changes with whatever makes them."""
+    """Returns a hash of images, questions and regions, which changes whenever the generator changes them."""
     total = hashlib.sha256()
     for one in questions:
         total.update(np.asarray(one.images[0]).tobytes())
-        places: list[Any] = [region.xyxy for region in (*one.targets, *one.wrong, *one.objects)]
-        total.update(repr((one.text, one.answer, places)).encode())
+        boxes: list[Any] = [region.xyxy for region in (*one.targets, *one.wrong, *one.objects)]
+        total.update(repr((one.text, one.answer, boxes)).encode())
     return total.hexdigest()[:16]
 
 
 def _choices(kind: str, detail: str, difficulty: str) -> int:
-    """Answers that someone who does not look has to choose from."""
+    """Returns the number of answers that a guess without the image chooses from."""
     from visprompt.data.scenes.world import COLOURS, SHAPES
 
     if kind == "count":

@@ -1,4 +1,4 @@
-"""Tasks in which a model scores texts against regions: what they have in common."""
+"""The base class of tasks in which a model scores texts against regions."""
 
 from __future__ import annotations
 
@@ -17,23 +17,41 @@ from visprompt.utils.renamed import renamed_attributes, renamed_in_methods
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class ScoringTask(Task):
-    """A task that is answered by scores: regions × texts."""
+    """A task that is answered by scores of regions against texts."""
 
-    #: True if the score of the image without a prompt is needed as well
+    #: True if the image without a prompt is scored as well
     needs_plain: ClassVar[bool] = False
 
     def regions(self, sample: ReferringImage) -> Boxes:
-        """`[k, 4]` boxes to be pointed at."""
+        """Returns the boxes to point at, `[k, 4]`, xyxy in pixels.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define regions().")
 
     def texts(self, sample: ReferringImage) -> list[str]:
-        """The texts that the regions are scored against."""
+        """Returns the texts that the regions of an image are scored against.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define texts().")
 
     def rows(self, sample: ReferringImage, scores: Scores, plain: Scores | None, condition: Condition) -> Iterable[Row]:
-        """One row per item, from `[k, len(texts(image))]` scores; `plain` are those of the unprompted image.
+        """Makes the result rows of an image from its scores.
 
-        A region that cannot be pointed at has −inf everywhere.
+        Args:
+            sample: the image.
+            scores: `[k, len(texts(sample))]` logits; a region that cannot be pointed at has −inf everywhere.
+            plain: the scores of the unprompted image, or None if they are not needed.
+            condition: how the regions were pointed out.
+
+        Returns:
+            One row per item.
+
+        Raises:
+            TypeError: if the sub-class does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not define rows().")
 
@@ -44,19 +62,19 @@ class ScoringTask(Task):
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @renamed_attributes(pointing="condition", ask_apart="evaluate_per_region", pointer="scorer")
 class Scoring:
-    """Scores the regions of images, and makes rows of it."""
+    """Scores the regions of images and makes result rows."""
 
     def __init__(self, task: ScoringTask, model: Any, condition: Condition, make_runner: RunnerFactory) -> None:
         self.task, self.scorer = task, Scorer(model, condition, make_runner)
         self.plain = Scorer(model, Condition("none", fit=condition.fit), make_runner) if task.needs_plain else None
 
     def ask(self, samples: Sequence[ReferringImage]) -> list[Row]:
-        """The rows of some images, scored in one call."""
+        """Returns the rows of some images, scored in one call."""
         texts, boxes = self._texts(samples), [self.task.regions(sample) for sample in samples]
         return self._rows(samples, texts, boxes, self.scorer.score(samples, boxes, texts))
 
     def evaluate_per_region(self, sample: ReferringImage) -> tuple[list[Row], list[str]]:
-        """The rows of one image, whose regions that cannot be pointed at are never chosen."""
+        """Returns the rows of one image; regions that cannot be pointed at are never chosen."""
         texts, boxes = self._texts([sample]), self.task.regions(sample)
         scores, why = self.scorer.score_per_region(sample, boxes, texts)
         lost = np.flatnonzero(np.isneginf(scores).all(axis=1)).tolist()

@@ -1,8 +1,8 @@
-"""Questions about images, answered in words: exact match, every kind of question on its own.
+"""Visual question answering: questions about images, answered in words and scored by exact match per kind.
 
-A strategy is given the place that the question is about, where the data know it: the same questions are asked in every
-row, so rows can be compared item by item. A question about nothing in the image ("is there a red star?", and there is
-none) is asked without a prompt by strategies that need a place; the answer's row says so (`pointed`).
+A strategy gets the region that the question is about, if the data have one. All rows of a table ask the same questions,
+so rows can be compared item by item. A question about no object in the image ("is there a red star?" where there is
+none) is asked without a prompt if the strategy needs a region; the answer's row records this (`pointed`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _SHOWN_CHARACTERS = 200
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @dataclass(frozen=True)
 class Vqa(Task):
-    """Asks a model that writes, and compares its answer with the right one.
+    """Asks a model that generates text, and compares its answer with the right one.
 
-    Open questions: equal after `visprompt.data.questions.normalised` (case, articles, punctuation). Multiple choice:
-    the option's letter, as `letter_of` reads it; an answer that names none is wrong.
+    Open questions: answers are equal after `visprompt.data.questions.normalised` (case, articles, punctuation).
+    Multiple choice: the option's letter, as `letter_of` reads it; an answer that names no option is wrong.
 
     Args:
-        max_new_tokens: longest answer.
-        template: what is asked; `{}` stands for the question.
+        max_new_tokens: longest answer, in tokens.
+        template: the text that is asked; `{}` stands for the question.
 
     Raises:
         InvalidInputError: for a template without `{}`, or data in which a question has no answer.
@@ -40,7 +40,7 @@ class Vqa(Task):
 
     name: ClassVar[str] = "vqa"
     writes: ClassVar[bool] = True
-    #: False: a strategy that needs a place is an error where the data know none
+    #: False: for a question without a region, a strategy that needs one raises an error
     plain_without_place: ClassVar[bool] = True
 
     max_new_tokens: int = 8
@@ -53,6 +53,11 @@ class Vqa(Task):
             raise InvalidInputError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}.")
 
     def prepare(self, samples: Sequence[Question]) -> Vqa:
+        """Returns the task unchanged, after checking that every question has an answer.
+
+        Raises:
+            InvalidInputError: if a question has none.
+        """
         unknown = next((one for one in samples if one.answer is None), None)
         if unknown is not None:
             raise InvalidInputError(
@@ -70,7 +75,14 @@ class Vqa(Task):
         return Asking(self, model, condition, make_runner)
 
     def row(self, question: Question, answer: str, regions: Sequence[Any], pointed: bool) -> Row:
-        """The row of one answer."""
+        """Returns the row of one answer.
+
+        Args:
+            question: the question.
+            answer: the model's answer.
+            regions: the regions that were pointed at.
+            pointed: False if the question was asked without a prompt.
+        """
         return {
             "id": question.id,
             "image": question.image_name,
@@ -84,7 +96,7 @@ class Vqa(Task):
         }
 
     def judged(self, question: Question, answer: str) -> Row:
-        """Whether an answer is right, and which option it was read as."""
+        """Returns whether an answer is right, and for multiple choice the letter that was read from it."""
         if question.options:
             letter = letter_of(answer, question.options)
             return {"correct": letter == question.answer, "letter": letter}
@@ -94,7 +106,7 @@ class Vqa(Task):
 @renamed_in_methods(picture="sample", pictures="samples", pointing="condition")
 @renamed_attributes(pointing="condition", ask_apart="evaluate_per_region")
 class Asking:
-    """Asks questions, pointing in one way."""
+    """Asks a model questions under one condition."""
 
     def __init__(self, task: Vqa, model: Any, condition: Condition, make_runner: RunnerFactory) -> None:
         if condition.strategy == "random":
@@ -109,7 +121,12 @@ class Asking:
         self.plain = make_runner(model, None, condition.fit) if self.needs_region else self.runner
 
     def ask(self, samples: Sequence[Question]) -> list[Row]:
-        """The rows of some questions, asked in one call (two, if some have nothing to point at)."""
+        """Returns the rows of some questions, asked in one call, or two if some questions have no region.
+
+        Raises:
+            InvalidInputError: if the strategy needs a region, a question has none, and the task does not ask it without
+                one.
+        """
         regions = [self.regions(question) for question in samples]
         pointed = [bool(found) for found in regions]
         if not self.needs_region:
@@ -124,8 +141,8 @@ class Asking:
             chosen = [number for number, is_pointed in enumerate(pointed) if is_pointed == wanted]
             if chosen:
                 requests = [self.request(samples[i], regions[i] if wanted else []) for i in chosen]
-                told = runner.generate(requests, max_new_tokens=self.task.max_new_tokens)  # type: ignore[attr-defined]
-                for number, answer in zip(chosen, told, strict=True):
+                generated = runner.generate(requests, max_new_tokens=self.task.max_new_tokens)  # type: ignore[attr-defined]
+                for number, answer in zip(chosen, generated, strict=True):
                     answers[number] = str(answer)
         return [
             self.task.row(question, answer, found if is_pointed else [], is_pointed)
@@ -133,7 +150,7 @@ class Asking:
         ]
 
     def evaluate_per_region(self, sample: Question) -> tuple[list[Row], list[str]]:
-        """One question whose place the model's crop removes: asked without a prompt."""
+        """Asks one question without a prompt, because the model's crop removes its region."""
         try:
             return self.ask([sample]), []
         except RegionNotVisibleError as error:
@@ -143,7 +160,7 @@ class Asking:
             return [{**row, "unpointable": [0], "unpointable_why": str(error)}], [str(error)]
 
     def regions(self, question: Question) -> list[Any]:
-        """Where the strategy is told to point; empty for strategies that need no place."""
+        """Returns the regions that the strategy points at; empty for strategies that need no region."""
         if not self.needs_region:
             return []
         choice = self.condition.region
@@ -162,7 +179,7 @@ class Asking:
         return list(question.targets)
 
     def request(self, question: Question, regions: Sequence[Any]) -> Any:
-        """The request; of several images, regions are on the first."""
+        """Returns the request; if the question has several images, the regions are on the first."""
         from visprompt.request import Request
 
         samples: Any = question.pil_images

@@ -1,6 +1,6 @@
-"""Tools to test strategies and models with: tiny random models, and the conformance checks.
+"""Tools for testing strategies and models: tiny random models, and the conformance checks.
 
-Public, so that plug-ins are held to what the built-in strategies are held to:
+They are public, so that plug-ins can run the checks of the built-in strategies:
 
 ```python
 from visprompt.testing import check_strategy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from visprompt.testing.tiny import tiny as tiny_model
     from visprompt.testing.tiny import tiny_names as tiny_names
 
-# `tiny` is offered as `tiny_model`, because the sub-module of the same name would shadow it here.
+# `tiny` is exported as `tiny_model`, since the sub-module of the same name would shadow it.
 _WHERE = {
     "Tiny": ("tiny", "Tiny"),
     "tiny_model": ("tiny", "tiny"),

@@ -1,4 +1,6 @@
-"""A small chat server on loopback, for tests of remote models: it answers what it is told to and keeps what it got."""
+"""A small chat server on the loopback interface, for tests of remote models: it gives set replies and records
+requests.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ Reply: TypeAlias = tuple[int, dict[str, str], Any]
 
 
 def completion(text: str | None, reason: str = "stop", **message: Any) -> Reply:
-    """The reply that holds an answer.
+    """The reply with an answer.
 
     Args:
         text: the answer.
@@ -34,12 +36,23 @@ def completion(text: str | None, reason: str = "stop", **message: Any) -> Reply:
 
 
 def refusal(status: int, message: str, **headers: str) -> Reply:
-    """The reply that holds an error; `Retry_After="2"` becomes the header `Retry-After: 2`."""
+    """The reply with an error.
+
+    Args:
+        status: HTTP status.
+        message: text of the error.
+        **headers: HTTP headers; `Retry_After="2"` becomes `Retry-After: 2`.
+    """
     return status, {key.replace("_", "-"): value for key, value in headers.items()}, {"error": {"message": message}}
 
 
 def chunk(text: str | None, reason: str | None = None) -> str:
-    """One event of a streamed answer; the last one has a reason."""
+    """One event of a streamed answer.
+
+    Args:
+        text: the next part of the answer.
+        reason: why the answer ended, in the last event.
+    """
     choice = {"index": 0, "finish_reason": reason, "delta": {"content": text}}
     content = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     return f"data: {json.dumps(content)}\n\n"
@@ -51,19 +64,27 @@ def question(body: Body) -> str:
 
 
 def images(body: Body) -> list[Image.Image]:
-    """The images of a request, as files that Pillow has opened (`.format` says which kind)."""
+    """The images of a request, opened with Pillow (`.format` is the file format)."""
     parts = body["messages"][-1]["content"]
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
 
 
 class ChatServer:
-    """Answers every request with `reply(body, number of the request)`: a `Reply`, or the events of a stream.
+    """A server that answers every request with `reply(body, number of the request)`: a `Reply`, or the events of a
+    stream.
 
     >>> with ChatServer() as server:
     ...     server.reply = lambda body, number: completion("red")
     ...     server.base_url.startswith("http://127.0.0.1:")
     True
+
+    Attributes:
+        reply: computes the reply to a request.
+        bodies: the content of every request.
+        headers: the HTTP headers of every request.
+        times: when every request arrived, seconds of a monotonic clock.
+        most_at_once: the largest number of requests at the same time.
     """
 
     def __init__(self) -> None:
@@ -83,7 +104,7 @@ class ChatServer:
                 outer._handle(self)
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -93,7 +114,7 @@ class ChatServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops; connections are refused from then on."""
+        """Stops the server; further connections are refused."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -118,7 +139,7 @@ class ChatServer:
         finally:
             with self._lock:
                 self._at_once -= 1
-        with contextlib.suppress(OSError):  # the client has gone: a test of time-outs
+        with contextlib.suppress(OSError):  # the client has disconnected, as in tests of time-outs
             _send(handler, reply)
 
 

@@ -1,8 +1,8 @@
-"""What every strategy must hold on every model family: the checks that our own strategies and plug-ins pass.
+"""Conformance checks that every strategy must pass on every model family, built-in or plug-in.
 
-Each check takes the name of a strategy and of a tiny model and raises `AssertionError` with the reason. Nothing is
-listed by hand: who enumerates `list_strategies()` × `tiny_names()` forgets nobody. The readers of a check's numbers are
-plain library calls, never the code under test.
+Each check takes the names of a strategy and of a tiny model and raises `AssertionError` with the reason. Enumerate
+`list_strategies()` × `tiny_names()` to check every combination. The expected values come from plain library calls, not
+from the code under test.
 
 | check | holds when |
 |---|---|
@@ -54,7 +54,7 @@ from visprompt.testing.watching import shuffled as shuffled
 from visprompt.testing.watching import snapshot as snapshot
 from visprompt.utils.renamed import renamed_names
 
-#: rounding that other batch shapes bring, relative to the size of the embedding
+#: largest deviation between batch shapes, relative to the largest value of the embedding
 ROUNDING = 1e-5
 
 # -- models --------------------------------------------------------------------------------------------------------
@@ -62,14 +62,16 @@ ROUNDING = 1e-5
 
 @functools.cache
 def wrapped(model_name: str) -> tuple[Tiny, Any]:
-    """A tiny model and its wrapped form, made once per process."""
+    """A tiny model and its wrapped form, created once per process."""
     made = tiny(model_name)
     return made, vp.wrap(made.module, made.processor, made.tokenizer)
 
 
 def expected_support(strategy: str, model_name: str) -> bool:
-    """Pixels and text can be edited on every model, attention where there is some; a map of the query needs a model
-    that can be asked: one with attention and a text tower.
+    """Whether a strategy should run on a tiny model.
+
+    Pixels and text can be edited on every model, attention and tokens on models with attention; a map of the query
+    needs attention and a text tower.
     """
     made, _ = wrapped(model_name)
     kind = get_class(strategy)
@@ -86,10 +88,13 @@ def _apart(one: torch.Tensor, two: torch.Tensor) -> float:
 
 
 def check_support(strategy: str, model_name: str) -> str:
-    """Runs the strategy, or holds its refusal to the promise: the error names strategies that do work here.
+    """The strategy runs, or is refused with an error that names strategies that work on the model.
 
     Returns:
         `"supported"` or `"refused"`.
+
+    Raises:
+        AssertionError: if it should run and does not, or if the error names no strategy or one that does not work.
     """
     _, model = wrapped(model_name)
     items = requests()
@@ -121,7 +126,7 @@ def _runs(strategy: str, model: Any) -> bool:
 
 
 def check_effect(strategy: str, model_name: str) -> None:
-    """The strategy moves the embedding of every image: a prompt that silently does nothing fails here."""
+    """The strategy changes the embedding of every image."""
     _, model = wrapped(model_name)
     plain = encode(model, without(strategy), requests())
     prompted = encode(model, prompter_of(strategy), requests())
@@ -130,7 +135,7 @@ def check_effect(strategy: str, model_name: str) -> None:
 
 
 def check_neutral(strategy: str, model_name: str) -> None:
-    """At its neutral setting the strategy equals the plain model, bit for bit."""
+    """With its neutral options the strategy gives the plain model's embeddings, bit for bit."""
     options = neutral_options(strategy)
     assert options is not None, f"{strategy} declares no `neutral` options"
     _, model = wrapped(model_name)
@@ -140,7 +145,12 @@ def check_neutral(strategy: str, model_name: str) -> None:
 
 
 def check_leaves_no_trace(strategy: str, model_name: str) -> None:
-    """Before and after are bit-identical: around a normal run, bad input, and a model that raises mid-forward."""
+    """The model is bit-identical before and after a normal run, a run on bad input, and an error in the middle of a
+    forward.
+
+    Raises:
+        AssertionError: naming the run and what it changed.
+    """
     made, model = wrapped(model_name)
     before, state = encode(model, None, requests()), snapshot(made.module)
     runner = vp.Runner(model, ready(prompter_of(strategy), model), batch_size=1)
@@ -176,7 +186,7 @@ def check_leaves_no_trace(strategy: str, model_name: str) -> None:
 
 
 def check_batching(strategy: str, model_name: str) -> None:
-    """Batch size, shared prefixes and the order of requests change nothing but rounding."""
+    """Batch size, shared prefixes and the order of requests change results only by rounding."""
     _, model = wrapped(model_name)
     prompter = prompter_of(strategy)
     items = crowded_requests()
@@ -196,7 +206,7 @@ def check_batching(strategy: str, model_name: str) -> None:
 
 
 def check_threads(strategy: str, model_name: str, rounds: int = 4) -> None:
-    """Two threads, each with its own region, on one model: each gets what it gets alone."""
+    """Two threads with different regions on one model get the same results as alone, in `rounds` runs each."""
     _, model = wrapped(model_name)
     prompter = prompter_of(strategy)
     regions = [vp.Box(14, 20, 50, 62), vp.Box(44, 40, 84, 84)]
@@ -229,13 +239,13 @@ def check_threads(strategy: str, model_name: str, rounds: int = 4) -> None:
 
 
 def check_mass_rises(strategy: str, model_name: str) -> None:
-    """Readout attention on the region rises with `strength`, in every head, on every aspect ratio."""
+    """The readout's attention on the region rises with `strength`, in every head, at every aspect ratio."""
     _, model = wrapped(model_name)
     strengths = (0.0, 0.5, 1.0, 2.0, 4.0)
     for item in requests():
         masses = []
         for strength in strengths:
-            # The last block alone: an edit further down changes what later blocks attend to by themselves.
+            # The last block alone, since an edit of an earlier block changes the attention of later ones.
             prompter = prompter_of(strategy, strength=strength, first_block=-1)
             inside = model.geometry(item.pil_image.size).coverage(item.regions[0]) > 0
             masses.append(readout_attention(model, prompter, item)[:, inside].sum(axis=1))
@@ -245,7 +255,7 @@ def check_mass_rises(strategy: str, model_name: str) -> None:
 
 
 def check_target_mass(strategy: str, model_name: str, share: float = 0.9) -> None:
-    """With `target_mass` the region gets the asked share of the readout's attention, in every head."""
+    """With `target_mass=share` the region gets that fraction of the readout's attention, in every head."""
     _, model = wrapped(model_name)
     for item in requests():
         inside = model.geometry(item.pil_image.size).coverage(item.regions[0]) > 0
@@ -255,10 +265,10 @@ def check_target_mass(strategy: str, model_name: str, share: float = 0.9) -> Non
 
 
 def check_geometry(model_name: str, fit: Any = "model") -> None:
-    """A painted region changes the patches that geometry says it covers, and no others.
+    """A painted region changes the patches that the geometry says it covers, and no others.
 
-    Resizing smears a region's border by the reach of its kernel, so patches within that reach may change or not; the
-    reach is smaller than half a patch.
+    Resizing blurs a region's border by the reach of its kernel, so patches within that reach may change or not; the
+    reach is smaller than half a patch. `fit` is how an image is brought to the input's size.
     """
     _, model = wrapped(model_name)
     for wh, box in IMAGES.items():
@@ -275,7 +285,7 @@ def check_geometry(model_name: str, fit: Any = "model") -> None:
 
 
 def _patch_change(model_name: str, wh: tuple[int, int], box: vp.Box, fit: Any, num_patches: int) -> np.ndarray:
-    """Which patch embeddings change when the region turns from black to white, bool `[P]`."""
+    """The patch embeddings that change when the region turns from black to white, bool `[P]`."""
     made, model = wrapped(model_name)
     seen: list[torch.Tensor] = []
     handle = made.module.get_submodule(made.patch_embedding).register_forward_hook(lambda *call: seen.append(call[2]))
@@ -293,7 +303,7 @@ def _patch_change(model_name: str, wh: tuple[int, int], box: vp.Box, fit: Any, n
 
 
 def check_gradients(strategy: str, model_name: str) -> None:
-    """Gradients flow from the prompted embedding to the pixels, and the prompt shows in them."""
+    """Gradients flow from the prompted embedding to the pixels, and differ from those without a prompt."""
     made, model = wrapped(model_name)
     item = requests()[0]
     pixels = input_pixels(made, item.pil_image)
@@ -311,7 +321,7 @@ def check_gradients(strategy: str, model_name: str) -> None:
 
 
 def check_dtype(strategy: str, model_name: str, dtype: torch.dtype) -> None:
-    """Runs in half precision and gives about what it gives in float32."""
+    """In half precision (`dtype`) the strategy runs and gives embeddings close to those in float32."""
     _, exact = wrapped(model_name)
     made = tiny(model_name)
     model = vp.wrap(made.module.to(dtype), made.processor, made.tokenizer)
@@ -323,7 +333,7 @@ def check_dtype(strategy: str, model_name: str, dtype: torch.dtype) -> None:
     assert (similarity > 0.98).all(), f"{dtype} gives something else than float32: cosine {similarity.tolist()}"
 
 
-#: what `check_strategy` runs where the strategy is supported
+#: the checks that `check_strategy` runs where the strategy is supported
 CHECKS: dict[str, Callable[[str, str], None]] = {
     "effect": check_effect,
     "leaves no trace": check_leaves_no_trace,
@@ -333,7 +343,10 @@ CHECKS: dict[str, Callable[[str, str], None]] = {
 
 
 def check_strategy(strategy: str, models: Sequence[str] | None = None) -> dict[str, str]:
-    """Holds a strategy to everything here, on tiny models of every family: the one call for a plug-in's test.
+    """Runs all checks of a strategy on tiny models of every family: the only call that a plug-in's test needs.
+
+    >>> check_strategy("circle", models=["timm-vit"])
+    {'timm-vit': 'supported'}
 
     Args:
         strategy: its name in the registry.
@@ -343,10 +356,7 @@ def check_strategy(strategy: str, models: Sequence[str] | None = None) -> dict[s
         For every model `"supported"` or `"refused"`.
 
     Raises:
-        AssertionError: naming the check, the strategy and the model.
-
-    >>> check_strategy("circle", models=["timm-vit"])
-    {'timm-vit': 'supported'}
+        AssertionError: with the names of the check, the strategy and the model.
     """
     outcomes = {}
     for model_name in tiny_names() if models is None else models:

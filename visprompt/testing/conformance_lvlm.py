@@ -1,4 +1,4 @@
-"""What every strategy must hold on every LVLM: the counterpart of `conformance` for models that write.
+"""Conformance checks that every strategy must pass on every LVLM: `conformance` for models that generate text.
 
 | check | holds when |
 |---|---|
@@ -34,13 +34,18 @@ def request() -> vp.Request:
 
 @functools.cache
 def wrapped(model_name: str) -> tuple[TinyLvlm, Any]:
-    """A tiny LVLM and its wrapped form, made once per process."""
+    """A tiny LVLM and its wrapped form, created once per process."""
     made = tiny_lvlm(model_name)
     return made, vp.wrap(made.module, made.processor, name=model_name)
 
 
 def first_logits(model: Any, prompter: vp.Prompter | None) -> torch.Tensor:
-    """`[V]`: logits of the first token of the answer."""
+    """The logits of the first token of the answer, `[V]`.
+
+    Args:
+        model: a wrapped LVLM.
+        prompter: the strategy; None: without a prompt.
+    """
     asked = request()
     prompts = asked.units() if prompter is None else prompter.prompt(asked, model)
     chats = [Chat((prompts[0],), QUESTION)]
@@ -50,8 +55,10 @@ def first_logits(model: Any, prompter: vp.Prompter | None) -> torch.Tensor:
 
 
 def expected_support(strategy: str, model_name: str) -> bool:
-    """Everything runs, but what needs a vision tower that can be edited where there is none, and prompt tokens where
-    the tower packs its images into one sequence.
+    """Whether a strategy should run on a tiny LVLM.
+
+    All do, except strategies that edit the vision tower where it cannot be edited, and prompt tokens where the tower
+    packs its images into one sequence.
     """
     made, _ = wrapped(model_name)
     kind = get_class(strategy)
@@ -61,10 +68,13 @@ def expected_support(strategy: str, model_name: str) -> bool:
 
 
 def check_support(strategy: str, model_name: str) -> str:
-    """Runs the strategy, or holds its refusal to the promise: the error names strategies that do work here.
+    """The strategy runs, or is refused with an error that names strategies that work on the model.
 
     Returns:
         `"supported"` or `"refused"`.
+
+    Raises:
+        AssertionError: if it should run and does not, or if the error names no strategy or one that does not work.
     """
     _, model = wrapped(model_name)
     try:
@@ -83,14 +93,14 @@ def check_support(strategy: str, model_name: str) -> str:
 
 
 def check_effect(strategy: str, model_name: str) -> None:
-    """The strategy moves the answer's first logits."""
+    """The strategy changes the logits of the answer's first token."""
     _, model = wrapped(model_name)
     plain, prompted = first_logits(model, without(strategy)), first_logits(model, ready(prompter_of(strategy), model))
     assert not torch.equal(plain, prompted), "it changes nothing"
 
 
 def check_neutral(strategy: str, model_name: str) -> None:
-    """At its neutral setting the strategy equals the plain model, bit for bit."""
+    """With its neutral options the strategy gives the plain model's logits, bit for bit."""
     options = neutral_options(strategy)
     assert options is not None, f"{strategy} declares no `neutral` options"
     _, model = wrapped(model_name)
@@ -100,7 +110,11 @@ def check_neutral(strategy: str, model_name: str) -> None:
 
 
 def check_leaves_no_trace(strategy: str, model_name: str) -> None:
-    """Before and after are bit-identical: around a normal run, and a model that raises in the middle of one."""
+    """The model is bit-identical before and after a normal run and an error in the middle of a forward.
+
+    Raises:
+        AssertionError: naming the run and what it changed.
+    """
     made, model = wrapped(model_name)
     before, state = first_logits(model, None), snapshot(made.module)
     runner = vp.Runner(model, ready(prompter_of(strategy), model))

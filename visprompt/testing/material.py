@@ -1,4 +1,4 @@
-"""What the checks of `visprompt.testing.conformance` are made with: images, requests, strategies ready to run."""
+"""Inputs of the conformance checks: images, requests, and strategies that are ready to run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visprompt.models.identity import difference
 from visprompt.registry import first_strategy, get_class
 from visprompt.testing.tiny import Tiny
 
-#: image size → a region that every processor leaves in view, centre crops included
+#: image size (w, h) → a region that stays visible with every processor, even after a centre crop
 IMAGES: dict[tuple[int, int], vp.Box] = {
     (96, 96): vp.Box(14, 20, 50, 62),
     (144, 48): vp.Box(54, 8, 80, 40),
@@ -26,7 +26,12 @@ IMAGES: dict[tuple[int, int], vp.Box] = {
 
 @functools.cache
 def image(wh: tuple[int, int], seed: int = 0) -> Image.Image:
-    """An image with structure at every scale, so that no two patches look alike."""
+    """A random image with structure at every scale, so that no two patches are alike.
+
+    Args:
+        wh: width and height, pixels.
+        seed: of the random numbers.
+    """
     generator = np.random.default_rng([seed, *wh])
     coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(wh, Image.Resampling.BICUBIC)
     noise = generator.normal(0, 20, (wh[1], wh[0], 3))
@@ -39,7 +44,7 @@ def requests() -> list[vp.Request]:
 
 
 def crowded_requests() -> list[vp.Request]:
-    """Several regions on one image, and two on another: what prefixes are shared for."""
+    """Several regions on one image, and two on another, whose forwards can share a prefix."""
     first = [vp.Box(14, 20, 50, 62), vp.Box(40, 44, 84, 84), vp.Box(30, 14, 64, 40)]
     return [
         vp.Request(image((96, 96)), region=first, query="the red dog"),
@@ -48,32 +53,46 @@ def crowded_requests() -> list[vp.Request]:
 
 
 def encode(model: Any, prompter: vp.Prompter | None, items: Iterable[vp.Request], **options: Any) -> torch.Tensor:
-    """Image embeddings, without gradients."""
+    """Image embeddings `[n, d]`, without gradients.
+
+    Args:
+        model: a wrapped model.
+        prompter: the strategy; None: without a prompt.
+        items: requests.
+        **options: of `Runner`.
+    """
     with torch.no_grad():
         return vp.Runner(model, ready(prompter, model), **options).encode(items)
 
 
 def ready(prompter: vp.Prompter | None, model: Any) -> vp.Prompter | None:
-    """The strategy with what it would have learned on this model: random numbers, the same every time.
+    """Gives an untrained strategy random parameters for a model, the same every time.
+
+    Args:
+        prompter: the strategy, or None.
+        model: a wrapped model.
+
+    Returns:
+        The strategy itself.
 
     Raises:
-        UnsupportedError: if the model cannot take them in.
+        UnsupportedError: if the model does not support the prompt.
     """
     for part in learned_parts(prompter) if prompter is not None else ():
         if part.on(model) is not part:
-            continue  # something ships for this model
+            continue  # there is a bundled prompt for this model
         if part.backbone is None or (not part.transferable and difference(part.backbone, model)):
             part.build(model, seed=0)
     return prompter
 
 
 def neutral_options(strategy: str) -> dict[str, Any] | None:
-    """The options with which a strategy says that it changes nothing, or None if it has no such setting."""
+    """The options with which a strategy changes nothing, or None if it has none."""
     return getattr(get_class(strategy), "neutral", None)
 
 
 def recipe(strategy: str) -> tuple[str | None, str]:
-    """What to compare with, and what to run: strategies that need a prompt before them are put behind one.
+    """The strategy to run, after the strategy that it needs before it.
 
     >>> recipe("falip"), recipe("unleash")
     ((None, 'falip'), ('circle', 'circle+unleash'))
@@ -82,8 +101,8 @@ def recipe(strategy: str) -> tuple[str | None, str]:
         strategy: its name in the registry.
 
     Returns:
-        What stands before it, or None, and the two joined. It is what the strategy itself names (`Prompter.follows`),
-        else the first strategy by name that paints and needs a region alone.
+        Name of the strategy before it, or None; and both names joined. The first is `Prompter.follows`, or else the
+            first strategy by name that edits pixels and needs only a region.
     """
     kind = get_class(strategy)
     if "prompt" not in kind.needs:
@@ -93,18 +112,27 @@ def recipe(strategy: str) -> tuple[str | None, str]:
 
 
 def prompter_of(strategy: str, **options: Any) -> vp.Prompter:
-    """The strategy, ready to run, behind what it needs before it."""
+    """The strategy, ready to run, after the strategy that it needs before it."""
     return vp.Prompter.from_name(recipe(strategy)[1], **options)
 
 
 def without(strategy: str) -> vp.Prompter | None:
-    """What `prompter_of` gives, without the strategy itself."""
+    """The prompter of `prompter_of` without the strategy itself; None if nothing is left."""
     before, _ = recipe(strategy)
     return None if before is None else vp.Prompter.from_name(before)
 
 
 def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request) -> np.ndarray:
-    """`[heads, patches]` readout attention of the last block (or pooling head), one region."""
+    """The readout's attention in the last block (or pooling head), for one region.
+
+    Args:
+        model: a wrapped model.
+        prompter: the strategy; None: without a prompt.
+        item: a request with one region.
+
+    Returns:
+        `[heads, patches]`.
+    """
     ready(prompter, model)
     prompts = item.units() if prompter is None else prompter.prompt(item, model)
     last = model.num_blocks - 1
@@ -113,7 +141,11 @@ def readout_attention(model: Any, prompter: vp.Prompter | None, item: vp.Request
 
 
 class FittedAs(vp.Prompter):
-    """Only asks for another way of fitting the image."""
+    """A strategy that only sets `fit`.
+
+    Args:
+        fit: how an image is brought to the input's size.
+    """
 
     needs = frozenset()
     name = "fitted"
@@ -123,11 +155,12 @@ class FittedAs(vp.Prompter):
         self.fit_image = fit
 
     def edit(self, prompt: vp.VisualPrompt, model: Any) -> vp.VisualPrompt:
+        """The prompt with that `fit`."""
         return prompt.with_(fit=self.fit_image)
 
 
 def input_pixels(made: Tiny, image: Image.Image) -> torch.Tensor:
-    """The image as the model's own processor hands it over, `[1, 3, h, w]`."""
+    """The image as the model's own processor prepares it, `[1, 3, h, w]`."""
     if made.backend == "transformers":
         return made.processor(images=image, return_tensors="pt")["pixel_values"]
     return made.processor(image)[None]

@@ -1,4 +1,4 @@
-"""Writes the support matrix: which strategy runs on which model family, found out by running them.
+"""Writes the support matrix: which strategy runs on which model family, determined by running them.
 
 ```
 python -m visprompt.testing.matrix docs/support-matrix.md
@@ -17,17 +17,17 @@ from visprompt.testing.tiny import tiny_names
 
 _HEAD = """# Support matrix
 
-What runs on what. This file is written by `make support-matrix`, which runs every strategy on a tiny random model of
-every family, and the test suite fails when it is out of date.
+Which strategy runs on which model family. `make support-matrix` writes this file by running every strategy on a tiny
+random model of every family; the test suite fails when it is out of date.
 
 - ✓: it runs, and the conformance checks hold it to the rest: off means the plain model bit for bit, no trace is left
   behind, the batch does not matter, threads do not mix.
 - –: it is refused, with an error that names the strategies that work instead.
 
-Strategies with something to learn run with random numbers here: whether a model can take in what is learned, not
-whether it was learned on it. A patch is paint, so it runs everywhere; which models can teach one is another question.
+Learned strategies run with random parameters here: the matrix shows which models support them, not which have trained
+ones. A patch is pasted into the image, so it runs everywhere; training one needs a model with readable attention.
 
-*Readout* is what the model reads the image through, and so the rows of attention that a strategy edits.
+*Readout* is how the model reads the image out, and gives the attention rows that a strategy edits.
 """
 
 _LVLM_HEAD = """

@@ -1,8 +1,8 @@
 """Tiny random models of every family, built from configs: no downloads, a fraction of a second each.
 
 They have the family's real architecture, its real image processor and a tokenizer that works offline; only the sizes
-are small. Every parameter is drawn anew: as their authors initialise them, LayerScales are 1e-5 and bias tables zero,
-and a model whose attention reaches nothing would pass any test of an attention edit that changes nothing.
+are small. All parameters are random: with the authors' initialisation LayerScales are 1e-5 and bias tables zero, so
+that attention has no effect, and a test could not detect an attention edit without effect.
 
 >>> small = tiny("transformers-clip")
 >>> small.backend, small.readout, small.grid_hw
@@ -42,23 +42,22 @@ _BUILDERS: dict[str, Callable[[], Tiny]] = {}
 
 @dataclass
 class Tiny:
-    """A tiny model with what is known about it, so that tests need not ask the code under test.
+    """A tiny model with its properties, so that tests need not use the code under test to find them.
 
     Args:
         name: name in the registry of tiny models.
         module: the model, in eval mode, every parameter random.
-        processor: what turns an image into its input: a transformers image processor or a torchvision transform.
+        processor: a transformers image processor or a torchvision transform.
         tokenizer: its tokenizer, or None if it has no text tower.
         backend: the library it comes from.
-        patch_size: side of a patch in pixels of the model's input; for a convolutional model, of a cell of
-            its last map.
-        grid_hw: patch grid of its ordinary input; None if it depends on the image (NaFlex).
+        patch_size: side of a patch in pixels of the model's input; convolutional models: of a cell of the last map.
+        grid_hw: rows and columns of the patch grid; None if they depend on the image (NaFlex).
         patch_embedding: path of the sub-module whose output holds one vector per patch.
         has_text: whether it can score texts.
-        readout: what the image is read through: CLS token, attention-pooling probe, mean of the patches, CoCa's
-            attention pooler, or nothing with attention that can be edited.
+        readout: CLS token, attention-pooling probe, mean of the patches, CoCa's attention pooler, or none with
+            attention that can be edited.
         processing: how the processor fits an image: `"crop"` (shortest edge, then centre crop), `"squash"`,
-            `"squash-crop"` (DeiT: squashed a bit larger, then cropped) or `"naflex"` (ratio kept, grid varies).
+            `"squash-crop"` (DeiT: squashed larger, then cropped) or `"naflex"` (aspect ratio kept, grid varies).
         num_blocks: attention blocks, without a pooling head.
     """
 
@@ -77,12 +76,12 @@ class Tiny:
 
     @property
     def has_attention(self) -> bool:
-        """Whether there is a readout attention that edits can reach."""
+        """Whether the readout has attention that can be edited."""
         return self.readout != "none"
 
 
 def register(builder: Callable[[], Tiny]) -> Callable[[], Tiny]:
-    """Decorator: the builder of a tiny model, named after the function (underscores become hyphens)."""
+    """Decorator that registers the builder of a tiny model under the function's name (underscores become hyphens)."""
     _BUILDERS[builder.__name__.replace("_", "-")] = builder
     return builder
 
@@ -95,17 +94,20 @@ def tiny_names() -> list[str]:
     """
     for family in _FAMILIES:
         importlib.import_module(f"visprompt.testing.{family}")
-    # By family, whichever was imported first: test runners that share work want one order everywhere.
-    place = {f"visprompt.testing.{family}": index for index, family in enumerate(_FAMILIES)}
-    return sorted(_BUILDERS, key=lambda name: place.get(_BUILDERS[name].__module__, len(place)))
+    # By family, independent of the order of imports, since parallel test runners need one order in all processes.
+    rank = {f"visprompt.testing.{family}": index for index, family in enumerate(_FAMILIES)}
+    return sorted(_BUILDERS, key=lambda name: rank.get(_BUILDERS[name].__module__, len(rank)))
 
 
 def tiny(name: str, seed: int = 0) -> Tiny:
-    """Builds a tiny model; the same name and seed give the same weights, and the global random state is left alone.
+    """Builds a tiny model; the same name and seed give the same weights, and the global random state is unchanged.
 
     Args:
         name: one of `tiny_names()`.
-        seed: seed of every parameter.
+        seed: of all parameters.
+
+    Returns:
+        The model with its properties.
 
     Raises:
         UnknownNameError: if there is no tiny model of that name.
@@ -117,7 +119,14 @@ def tiny(name: str, seed: int = 0) -> Tiny:
 
 
 def built(builder: Callable[[], Made], name: str, seed: int = 0) -> Made:
-    """What a builder makes, named, every parameter drawn anew, in eval mode; the global random state is left alone."""
+    """Runs a builder, names the model, randomises its parameters and sets eval mode; the global random state is
+    unchanged.
+
+    Args:
+        builder: creates the model.
+        name: its name, which also determines the seed.
+        seed: added to that.
+    """
     with torch.random.fork_rng(devices=[]):
         made = builder()
     made.name = name
@@ -128,15 +137,18 @@ def built(builder: Callable[[], Made], name: str, seed: int = 0) -> Made:
 
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Draws every parameter anew, in place, at a scale at which everything in the model has an effect.
+    """Randomises all parameters in place, at a scale at which every part of the model has an effect.
 
-    Matrices get a variance of 1 / fan-in, so that attention logits have a spread of about one; norms stay close to
-    the identity; LayerScales lie between 0.5 and 1; position and relative-position tables, class, register and mask
-    tokens are of the size of the patches; logit scales are sane.
+    Matrices get a variance of 1 / fan-in, so that attention logits have a standard deviation of about one; norms are
+    close to the identity; LayerScales lie between 0.5 and 1; position tables, relative-position tables, and class,
+    register and mask tokens have the scale of the patch embeddings; logit scales are those of CLIP.
 
     Args:
         module: any model.
-        seed: seed of the draw.
+        seed: of the random numbers.
+
+    Returns:
+        The module.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -168,7 +180,7 @@ def _draw(
 ) -> torch.Tensor:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "logit_scale":
-        return torch.full(parameter.shape, 2.66)  # ln(1 / 0.07), where CLIP starts
+        return torch.full(parameter.shape, 2.66)  # ln(1 / 0.07), CLIP's initial value
     if leaf == "logit_bias":
         return torch.full(parameter.shape, -1.0)
     if is_norm_weight:

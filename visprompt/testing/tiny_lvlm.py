@@ -41,7 +41,7 @@ CHAT = (
 
 @dataclass
 class TinyLvlm:
-    """A tiny LVLM with what is known about it, so that tests need not ask the code under test.
+    """A tiny LVLM with its properties, so that tests need not use the code under test to find them.
 
     Args:
         name: its name among `tiny_lvlm_names()`.
@@ -49,7 +49,7 @@ class TinyLvlm:
         processor: its processor, offline.
         token_px: side of an image token in pixels of the tower's input.
         tiled: whether images are cut into tiles.
-        video: whether it takes videos.
+        video: whether it supports videos.
         vision_edits: whether its vision tower can be edited.
     """
 
@@ -63,7 +63,7 @@ class TinyLvlm:
 
 
 def register_lvlm(builder: Callable[[], TinyLvlm]) -> Callable[[], TinyLvlm]:
-    """Decorator: the builder of a tiny LVLM, named after the function (underscores become hyphens)."""
+    """Decorator that registers the builder of a tiny LVLM under the function's name (underscores become hyphens)."""
     _BUILDERS[builder.__name__.replace("_", "-")] = builder
     return builder
 
@@ -76,7 +76,14 @@ def tiny_lvlm_names() -> list[str]:
 
 
 def tiny_lvlm(name: str, seed: int = 0) -> TinyLvlm:
-    """Builds a tiny LVLM; the same name and seed give the same weights, and the global random state is left alone.
+    """Builds a tiny LVLM; the same name and seed give the same weights, and the global random state is unchanged.
+
+    Args:
+        name: one of `tiny_lvlm_names()`.
+        seed: of all parameters.
+
+    Returns:
+        The model with its properties.
 
     Raises:
         UnknownNameError: if there is no tiny LVLM of that name.
@@ -88,9 +95,13 @@ def tiny_lvlm(name: str, seed: int = 0) -> TinyLvlm:
 
 
 def chat_tokenizer(special: list[str]) -> Any:
-    """A tiny tokenizer with `<pad>`, `<s>`, `</s>` and a family's own special tokens, for left padding."""
+    """A tiny tokenizer with `<pad>`, `<s>`, `</s>` and a family's own special tokens, which pads on the left.
+
+    Args:
+        special: the family's special tokens.
+    """
     tokenizer = word_tokenizer("<s>", "</s>", "<pad>", 8192, ["input_ids", "attention_mask"])
-    # A decoder's prompt begins with <s> and has no end.
+    # A decoder's prompt begins with <s> and has no end token.
     from tokenizers import processors
 
     start = tokenizer.convert_tokens_to_ids("<s>")
@@ -103,13 +114,19 @@ def chat_tokenizer(special: list[str]) -> Any:
 
 
 def text_config(tokenizer: Any, **changes: Any) -> dict[str, Any]:
-    """A tiny decoder's settings that fit a tokenizer."""
+    """The settings of a tiny decoder for a tokenizer.
+
+    Args:
+        tokenizer: gives vocabulary size and special tokens.
+        **changes: settings that differ.
+    """
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return {**TEXT, "vocab_size": len(tokenizer), **ids, **changes}
 
 
 @register_lvlm
 def llava() -> TinyLvlm:
+    """LLaVA 1.5: a CLIP tower and a Llama decoder."""
     tokenizer = chat_tokenizer(["<image>"])
     side = {"height": 64, "width": 64}
     images = transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=side)

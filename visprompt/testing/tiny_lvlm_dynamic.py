@@ -1,4 +1,4 @@
-"""Tiny random models of the families with dynamic resolution or other masks: Qwen-VL, PaliGemma, Gemma 3."""
+"""Tiny random LVLMs with dynamic resolution or special attention masks: Qwen-VL, PaliGemma, Gemma 3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from visprompt.testing.tiny_lvlm import CHAT, VISION, TinyLvlm, chat_tokenizer, 
 
 
 def _made(module: Any, processor: Any, token_px: int, **facts: Any) -> TinyLvlm:
-    """Answers are words: special tokens, which have no text, are never written."""
+    """A tiny LVLM that never generates special tokens, which have no text."""
     tokenizer = processor.tokenizer
     module.generation_config.suppress_tokens = sorted({*tokenizer.all_special_ids} - {tokenizer.eos_token_id})
     return TinyLvlm("", module, processor, token_px, **facts)
@@ -45,7 +45,7 @@ def _old_videos() -> Any:
 
 
 def _mrope(**more: Any) -> dict[str, Any]:
-    """Positions in time, height and width share the 4 frequencies of a head of 8."""
+    """Rotary positions in time, height and width, which divide the 4 frequencies of a head of width 8."""
     return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], **more}
 
 
@@ -55,6 +55,7 @@ def _qwen(module: Any, processor: Any) -> TinyLvlm:
 
 @register_lvlm
 def qwen2_vl() -> TinyLvlm:
+    """Qwen2-VL."""
     tokenizer = chat_tokenizer(_QWEN_TOKENS)
     config = transformers.Qwen2VLConfig(
         vision_config={**_QWEN_VISION, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2},
@@ -67,6 +68,7 @@ def qwen2_vl() -> TinyLvlm:
 
 @register_lvlm
 def qwen2_5_vl() -> TinyLvlm:
+    """Qwen2.5-VL, with windowed attention in the vision tower."""
     tokenizer = chat_tokenizer(_QWEN_TOKENS)
     vision = {**_QWEN_VISION, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
     config = transformers.Qwen2_5_VLConfig(
@@ -90,6 +92,7 @@ def _qwen3_processor(tokenizer: Any) -> Any:
 
 @register_lvlm
 def qwen3_vl() -> TinyLvlm:
+    """Qwen3-VL, with deepstack features."""
     tokenizer = chat_tokenizer(_QWEN_TOKENS)
     config = transformers.Qwen3VLConfig(
         vision_config=_qwen3_vision(),
@@ -101,6 +104,7 @@ def qwen3_vl() -> TinyLvlm:
 
 @register_lvlm
 def qwen3_vl_moe() -> TinyLvlm:
+    """Qwen3-VL with a mixture of experts."""
     tokenizer = chat_tokenizer(_QWEN_TOKENS)
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     config = transformers.Qwen3VLMoeConfig(
@@ -132,16 +136,22 @@ def _paligemma(text: Any, **changes: Any) -> TinyLvlm:
 
 @register_lvlm
 def paligemma() -> TinyLvlm:
+    """PaliGemma, on Gemma."""
     return _paligemma(transformers.GemmaConfig)
 
 
 def tiny_paligemma2(sliding_window: int = 96) -> TinyLvlm:
-    """A PaliGemma 2, on Gemma 2: capped logits, and a window of so many tokens in blocks 0 and 2."""
+    """A PaliGemma 2, on Gemma 2, with soft-capped logits and sliding-window attention in blocks 0 and 2.
+
+    Args:
+        sliding_window: width of the window, tokens.
+    """
     return _paligemma(transformers.Gemma2Config, sliding_window=sliding_window, query_pre_attn_scalar=8)
 
 
 @register_lvlm
 def paligemma_2() -> TinyLvlm:
+    """PaliGemma 2 with the default window."""
     return tiny_paligemma2()
 
 
@@ -151,10 +161,10 @@ _GEMMA_TOKENS = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
 
 
 def tiny_gemma3(sliding_window: int = 50, **images: Any) -> TinyLvlm:
-    """A Gemma 3 with a window of so many tokens in blocks 0 and 2.
+    """A Gemma 3 with sliding-window attention in blocks 0 and 2.
 
     Args:
-        sliding_window: tokens.
+        sliding_window: width of the window, tokens.
         **images: settings of its image processor (`do_pan_and_scan`, …).
     """
     tokenizer = chat_tokenizer(_GEMMA_TOKENS)
@@ -180,4 +190,5 @@ def tiny_gemma3(sliding_window: int = 50, **images: Any) -> TinyLvlm:
 
 @register_lvlm
 def gemma3() -> TinyLvlm:
+    """Gemma 3 with the default window."""
     return tiny_gemma3()

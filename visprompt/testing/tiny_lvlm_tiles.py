@@ -1,4 +1,4 @@
-"""Tiny random models of families that tile images: LLaVA-NeXT, OneVision, Idefics3, SmolVLM, InternVL."""
+"""Tiny random LVLMs that cut images into tiles: LLaVA-NeXT, OneVision, Idefics3, SmolVLM, InternVL."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def _square(side: int) -> dict[str, int]:
 
 @register_lvlm
 def llava_next() -> TinyLvlm:
+    """LLaVA-NeXT, with a CLIP tower and a Mistral decoder."""
     sizes = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
     tokenizer = chat_tokenizer(["<image>"])
     images = transformers.LlavaNextImageProcessor(
@@ -45,7 +46,9 @@ def llava_next() -> TinyLvlm:
 
 @register_lvlm
 def llava_onevision() -> TinyLvlm:
-    """As in the released models, the tower ignores a border of its input: 26 pixels are 4 patches of 6."""
+    """LLaVA-OneVision. As in the released models, the tower ignores a border of its input: 26 pixels are 4 patches of
+    6.
+    """
     sizes = [[26 * rows, 26 * columns] for rows in range(1, 4) for columns in range(1, 4)]
     tokenizer = chat_tokenizer(["<image>", "<video>"])
     images = transformers.LlavaOnevisionImageProcessor(size=_square(26), image_grid_pinpoints=sizes)
@@ -83,6 +86,7 @@ def _idefics3_tokenizer(*more: str) -> Any:
 
 @register_lvlm
 def idefics3() -> TinyLvlm:
+    """Idefics3, with pixel shuffle."""
     tokenizer = _idefics3_tokenizer()
     images = transformers.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = transformers.Idefics3Processor(
@@ -100,6 +104,7 @@ def idefics3() -> TinyLvlm:
 
 @register_lvlm
 def smolvlm() -> TinyLvlm:
+    """SmolVLM, with pixel shuffle and video."""
     tokenizer = _idefics3_tokenizer("<video>")
     size, tile = {"longest_edge": 96}, {"longest_edge": 32}
     processor = transformers.SmolVLMProcessor(
@@ -121,6 +126,7 @@ def smolvlm() -> TinyLvlm:
 
 @register_lvlm
 def internvl() -> TinyLvlm:
+    """InternVL, with pixel shuffle and video."""
     names = {
         "start_image_token": "<img>",
         "end_image_token": "</img>",

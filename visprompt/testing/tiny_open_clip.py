@@ -46,8 +46,7 @@ def _tiny(module: Any, patch_embedding: str, squash: bool = False, **facts: Any)
 
 
 def _with_trunk(trunk: Any, text: dict[str, Any], **options: Any) -> CustomTextCLIP:
-    # open_clip makes timm towers by name, at their full size; timm's own test models are small, and one of them holds
-    # the place until ours is put in.
+    # open_clip creates timm towers by name in their full size; the small test model of timm is replaced by our trunk.
     vision = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "none", "image_size": 64}
     module = CustomTextCLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, **options)
     module.visual.trunk = trunk
@@ -56,11 +55,13 @@ def _with_trunk(trunk: Any, text: dict[str, Any], **options: Any) -> CustomTextC
 
 @register
 def open_clip_vit() -> Tiny:
+    """A CLIP with open_clip's own ViT."""
     return _tiny(CLIP(embed_dim=24, vision_cfg=_VISION, text_cfg=_TEXT), "visual.conv1")
 
 
 @register
 def open_clip_coca() -> Tiny:
+    """CoCa, with an attention pooler as readout."""
     from open_clip.coca_model import CoCa
 
     vision = {**_VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
@@ -74,6 +75,7 @@ def open_clip_coca() -> Tiny:
 
 @register
 def open_clip_siglip() -> Tiny:
+    """SigLIP with a timm tower, whose readout is a pooling probe."""
     trunk = timm.create_model(
         "vit_base_patch16_siglip_224",
         img_size=64,
@@ -91,6 +93,7 @@ def open_clip_siglip() -> Tiny:
 
 @register
 def open_clip_eva02() -> Tiny:
+    """A CLIP with a timm EVA-02 tower."""
     trunk = timm.create_model(
         "eva02_base_patch16_clip_224",
         img_size=64,
@@ -107,7 +110,7 @@ def open_clip_eva02() -> Tiny:
 
 @register
 def open_clip_resnet() -> Tiny:
-    """A convolutional CLIP: it takes pixel prompts and has no attention over patches to edit."""
+    """A convolutional CLIP: it supports edits of pixels and has no attention over patches."""
     vision = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "patch_size": None}
     module = CLIP(embed_dim=32, vision_cfg=vision, text_cfg=_TEXT)
     return _tiny(module, "visual.layer4", patch_size=32, grid_hw=(2, 2), readout="none", num_blocks=0)

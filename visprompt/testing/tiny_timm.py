@@ -1,4 +1,4 @@
-"""Tiny models of timm, made by their published names with smaller sizes."""
+"""Tiny models of timm, created by their published names with smaller sizes."""
 
 from __future__ import annotations
 
@@ -38,37 +38,41 @@ def _tiny(name: str, readout: Any, side: int = 64, patch: int = 8, crop_pct: flo
 
 @register
 def timm_vit() -> Tiny:
-    """With its classification head on, as it comes when one forgets `num_classes=0`."""
+    """A ViT with its classification head, which is created unless `num_classes=0` is given."""
     return _tiny("vit_tiny_patch16_224", "cls", num_classes=10)
 
 
 @register
 def timm_deit_distilled() -> Tiny:
+    """A DeiT with a distillation token."""
     return _tiny("deit_tiny_distilled_patch16_224", "cls")
 
 
 @register
 def timm_vit_mean() -> Tiny:
-    """As MAE checkpoints are fine-tuned: mean over the patches."""
+    """A ViT with the mean over the patches as readout, as MAE checkpoints are fine-tuned."""
     return _tiny("vit_base_patch16_224.mae", "mean", global_pool="avg")
 
 
 @register
 def timm_vit_token() -> Tiny:
-    """As MoCo v3 checkpoints are used: the CLS token."""
+    """A ViT with the CLS token as readout, as MoCo v3 checkpoints are used."""
     return _tiny("vit_base_patch16_224.mae", "cls", global_pool="token")
 
 
 @register
 def timm_dinov2_registers() -> Tiny:
+    """DINOv2 with register tokens."""
     return _tiny("vit_small_patch14_reg4_dinov2", "cls", side=56, patch=14, crop_pct=1.0)
 
 
 @register
 def timm_eva02() -> Tiny:
+    """EVA-02 with the mean over the patches as readout."""
     return _tiny("eva02_tiny_patch14_224", "mean", crop_pct=1.0, ref_feat_shape=(8, 8))
 
 
 @register
 def timm_beit() -> Tiny:
+    """BEiT with the mean over the patches as readout."""
     return _tiny("beit_base_patch16_224", "mean")

@@ -22,20 +22,24 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'!?:"
 
 
 def word_tokenizer(start: str | None, end: str, pad: str, max_length: int, inputs: list[str]) -> Any:
-    """A tokenizer over a tiny vocabulary; words it does not know are spelt, so different texts stay different.
+    """A tokenizer with a tiny vocabulary; unknown words are spelled letter by letter, so different texts stay
+    different.
 
     Args:
-        start: the token put in front, or None.
-        end: the token put behind.
-        pad: the padding token; may be the same as `end`, as it is for CLIP.
+        start: the token before the text, or None.
+        end: the token after the text.
+        pad: the padding token; may be the same as `end`, as for CLIP.
         max_length: `model_max_length`.
         inputs: `model_input_names`.
+
+    Returns:
+        A fast tokenizer of transformers.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = list(dict.fromkeys(token for token in ("<unk>", pad, start, end) if token is not None))
     tokens = [*_VOCABULARY.split(), *_LETTERS, *("##" + letter for letter in _LETTERS)]
-    # Special tokens last but for padding, as in CLIP's vocabulary, where the end of text has the highest id.
+    # Special tokens come last, except padding, as in CLIP's vocabulary, where the end of text has the highest id.
     ordered = list(dict.fromkeys([*(["<pad>"] if pad == "<pad>" else []), *tokens, *special]))
     vocabulary = {token: index for index, token in enumerate(ordered)}
     model = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
@@ -87,6 +91,7 @@ def _tiny(module: Any, processor: Any, patch_embedding: str, **facts: Any) -> Ti
 
 @register
 def transformers_clip() -> Tiny:
+    """CLIP with both towers."""
     tokenizer = _clip_tokenizer()
     text = {
         **_TEXT,
@@ -102,6 +107,7 @@ def transformers_clip() -> Tiny:
 
 @register
 def transformers_clip_vision() -> Tiny:
+    """CLIP's vision tower with its projection."""
     config = transformers.CLIPVisionConfig(**_VIT, projection_dim=24)
     module = transformers.CLIPVisionModelWithProjection(config)
     return _tiny(module, _clip_processor(), "vision_model.embeddings.patch_embedding", processing="crop")
@@ -131,17 +137,19 @@ def _siglip(end: str, side: int) -> Tiny:
 
 @register
 def transformers_siglip() -> Tiny:
+    """SigLIP, whose readout is a pooling probe."""
     return _siglip("</s>", 64)
 
 
 @register
 def transformers_siglip2() -> Tiny:
-    """SigLIP 2 at a fixed resolution: the same classes as SigLIP, with Gemma's tokens."""
+    """SigLIP 2 at a fixed resolution: the classes of SigLIP with Gemma's tokens."""
     return _siglip("<eos>", 48)
 
 
 @register
 def transformers_siglip2_naflex() -> Tiny:
+    """SigLIP 2 with packed images of any aspect ratio (NaFlex)."""
     tokenizer = _siglip_tokenizer("<eos>")
     text = {
         **_TEXT,
@@ -165,13 +173,13 @@ def transformers_siglip2_naflex() -> Tiny:
 
 
 def _dino_sizes() -> dict[str, Any]:
-    # Trained at one size and used at another, as the real ones are: position embeddings are interpolated.
+    # Training size and input size differ, as in the real models, so that position embeddings are interpolated.
     sizes = {key: value for key, value in _WIDTH.items() if key != "intermediate_size"}
     return {**sizes, "mlp_ratio": 2, "image_size": 98, "patch_size": 14}
 
 
 def _dino_processor() -> Any:
-    # The ratio of the real one (256 to 224), at a quarter of its size.
+    # The real processor's ratio (256 to 224) at a quarter of its size.
     return transformers.BitImageProcessor(
         size={"shortest_edge": 64},
         crop_size={"height": 56, "width": 56},
@@ -182,6 +190,7 @@ def _dino_processor() -> Any:
 
 @register
 def transformers_dinov2() -> Tiny:
+    """DINOv2."""
     module = transformers.Dinov2Model(transformers.Dinov2Config(**_dino_sizes()))
     path = "embeddings.patch_embeddings.projection"
     return _tiny(module, _dino_processor(), path, patch_size=14, grid_hw=(4, 4), processing="crop")
@@ -189,6 +198,7 @@ def transformers_dinov2() -> Tiny:
 
 @register
 def transformers_dinov2_registers() -> Tiny:
+    """DINOv2 with register tokens."""
     config = transformers.Dinov2WithRegistersConfig(**_dino_sizes(), num_register_tokens=4)
     module = transformers.Dinov2WithRegistersModel(config)
     path = "embeddings.patch_embeddings.projection"
@@ -197,6 +207,7 @@ def transformers_dinov2_registers() -> Tiny:
 
 @register
 def transformers_dinov3() -> Tiny:
+    """DINOv3 with register tokens and rotary positions."""
     config = transformers.DINOv3ViTConfig(**_VIT, num_register_tokens=4)
     processor = transformers.DINOv3ViTImageProcessor(size=_SIDE)
     return _tiny(transformers.DINOv3ViTModel(config), processor, "embeddings.patch_embeddings")
@@ -204,6 +215,7 @@ def transformers_dinov3() -> Tiny:
 
 @register
 def transformers_deit() -> Tiny:
+    """DeiT with a distillation token."""
     module = transformers.DeiTModel(transformers.DeiTConfig(**_VIT))
     processor = transformers.DeiTImageProcessor(size={"height": 72, "width": 72}, crop_size=_SIDE)
     return _tiny(module, processor, "embeddings.patch_embeddings.projection", processing="squash-crop")
@@ -211,6 +223,7 @@ def transformers_deit() -> Tiny:
 
 @register
 def transformers_vit() -> Tiny:
+    """A ViT with the CLS token as readout."""
     module = transformers.ViTModel(transformers.ViTConfig(**_VIT))
     processor = transformers.ViTImageProcessor(size=_SIDE)
     return _tiny(module, processor, "embeddings.patch_embeddings.projection")
@@ -218,7 +231,7 @@ def transformers_vit() -> Tiny:
 
 @register
 def transformers_vit_mae() -> Tiny:
-    """With its mask ratio of 0.75, as it is published: who embeds images with it must turn the masking off."""
+    """ViTMAE with its published mask ratio of 0.75: to embed images, masking must be switched off."""
     decoder = {
         "decoder_hidden_size": 32,
         "decoder_intermediate_size": 64,
@@ -232,6 +245,7 @@ def transformers_vit_mae() -> Tiny:
 
 @register
 def transformers_beit() -> Tiny:
+    """BEiT with relative position biases; the readout is the mean over the patches."""
     config = transformers.BeitConfig(**_VIT, use_relative_position_bias=True, drop_path_rate=0.0)
     processor = transformers.BeitImageProcessor(size=_SIDE, do_center_crop=False)
     path = "embeddings.patch_embeddings.projection"
@@ -240,6 +254,7 @@ def transformers_beit() -> Tiny:
 
 @register
 def transformers_ijepa() -> Tiny:
+    """I-JEPA; the readout is the mean over the patches."""
     module = transformers.IJepaModel(transformers.IJepaConfig(**_VIT))
     processor = transformers.ViTImageProcessor(size=_SIDE)
     return _tiny(module, processor, "embeddings.patch_embeddings.projection", readout="mean")

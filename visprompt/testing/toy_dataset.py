@@ -1,4 +1,4 @@
-"""A tiny labelled data set, for tests of what learns."""
+"""A tiny labelled data set, for tests of training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from visprompt.utils.renamed import renamed_names
 
 
 def toy_dataset(n: int, seed: int = 0) -> Labelled:
-    """Images that are rather red, green or blue: a random encoder can tell them apart a little.
+    """Random images with a red, green or blue tint, which even a random encoder partly separates.
 
-    >>> blotches(4).labels
+    >>> toy_dataset(4).labels
     [0, 1, 2, 0]
 
     Args:
-        n: how many, classes in turn.
-        seed: another one gives other images.
+        n: number of images; the classes alternate.
+        seed: of the random pixels.
+
+    Returns:
+        Labelled images of 48 × 48 pixels with three classes.
     """
     generator = np.random.default_rng(seed)
     items = []

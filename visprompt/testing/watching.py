@@ -1,4 +1,4 @@
-"""Looking at a module from outside, without any visprompt code: what the conformance checks compare with."""
+"""Inspection of a module without visprompt code: snapshots, reference embeddings, and errors on purpose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from visprompt.testing.tiny import Tiny
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
-    """Everything about a module that a prompt could leave changed: our hooks, configs, modes, overrides, weights."""
+    """The state of a module that a prompt could change: our hooks, configs, modes, attributes, weights, gradients.
+
+    Args:
+        module: any module.
+
+    Returns:
+        Values by the path of the sub-module and their name.
+    """
     state: dict[str, Any] = {}
     for path, child in module.named_modules():
         state[f"{path} hooks"] = own_hooks(child)
@@ -32,12 +39,12 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """The entries of two snapshots that differ."""
+    """The names of the entries that differ between two snapshots."""
     return sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
 
 
 def own_hooks(module: nn.Module) -> int:
-    """How many hooks of ours one module carries; libraries leave some of their own, which are not counted."""
+    """The number of visprompt's hooks on a module; hooks of libraries are not counted."""
     count = 0
     for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         for hook in getattr(module, kind).values():
@@ -46,12 +53,19 @@ def own_hooks(module: nn.Module) -> int:
 
 
 class Crash(RuntimeError):
-    """The error of a model that fails mid-forward."""
+    """The error of a model that fails in the middle of a forward."""
 
 
 @contextmanager
 def crashing(module: nn.Module) -> Iterator[None]:
-    """For the time of the block the sub-module raises when it is called."""
+    """Inside `with`, a sub-module raises an error when it is called.
+
+    Args:
+        module: the sub-module.
+
+    Raises:
+        Crash: in a forward of the model.
+    """
 
     def crash(*_: Any) -> None:
         raise Crash("crashed on purpose")
@@ -64,7 +78,15 @@ def crashing(module: nn.Module) -> Iterator[None]:
 
 
 def library_embedding(made: Tiny, image: Image.Image) -> torch.Tensor:
-    """What the library itself gives for an image, without any visprompt code: for before-and-after comparisons."""
+    """The embedding that the library itself gives for an image.
+
+    Args:
+        made: a tiny model.
+        image: the image.
+
+    Returns:
+        The library's output: embeddings `[1, d]`, or hidden states `[1, N, d]`.
+    """
     torch.manual_seed(0)  # ViTMAE shuffles its patches
     with torch.no_grad():
         if made.backend == "transformers":
@@ -79,7 +101,15 @@ def library_embedding(made: Tiny, image: Image.Image) -> torch.Tensor:
 
 
 def shuffled(items: Sequence[Any], seed: int = 0) -> tuple[list[Any], list[int]]:
-    """A seeded permutation and the order it was made with."""
+    """A random permutation.
+
+    Args:
+        items: any sequence.
+        seed: of the permutation.
+
+    Returns:
+        The permuted items, and the index of each in `items`.
+    """
     order = list(range(len(items)))
     random.Random(seed).shuffle(order)
     return [items[index] for index in order], order

@@ -1,11 +1,13 @@
-"""Learning prompts: one loop for every strategy that has something to learn, and what it is taught with.
+"""Training of learned prompts: one training loop for every strategy with trainable parameters.
 
-- `fit`: from data to a finished folder, by one run or a sweep; `run`: one run; `sweep`: several, chosen on validation;
-- `settings`: how long, how fast, with what (`FitSettings`);
-- `loop`: optimiser steps on accelerate, with checkpoints, resuming and early stop; `evaluation`: figures of a split;
-- `objectives`: what is learned from one kind of data;
-- `heads`: what reads the features that a tuned tower gives;
+- `fit`: from data to a finished run folder, by one run or by a sweep; `run`: one run; `sweep`: several runs, of which
+  the validation split chooses one;
+- `settings`: the hyperparameters (`FitSettings`);
+- `loop`: optimiser steps on accelerate, with checkpoints, resuming and early stopping; `evaluation`: metrics of a
+  split;
+- `objectives`: the loss and the metrics for one kind of data;
+- `heads`: classifiers and decoders on the features of a tuned tower;
 - `dataset`: from labelled images to a model's inputs; `pixel_labels`: the same for labels per pixel.
 
-Nothing here knows a strategy or a model class.
+No module here imports a strategy or a model class.
 """

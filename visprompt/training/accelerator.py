@@ -1,4 +1,4 @@
-"""What training changes outside of itself, and puts back: the model's flags and modes, and accelerate's state."""
+"""What training changes in the model and in accelerate's global state, restored afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def frozen(model: Model, modules: dict[str, nn.Module]) -> Iterator[None]:
-    """The model wants no gradients and is in evaluation mode; afterwards flags, modes and buffers are as they were."""
+    """Freezes the model and puts it into evaluation mode inside `with`; flags, modes and gradients are restored
+    afterwards.
+
+    Args:
+        model: the model; its parameters get `requires_grad=False`, except those of `modules`.
+        modules: the trained modules by name; their gradients are set to None at the end.
+    """
     trained = {id(item) for module in modules.values() for item in module.parameters()}
     flags = [(item, item.requires_grad) for item in model.module.parameters() if id(item) not in trained]
     modes = [module for module in model.module.modules() if module.training]
@@ -41,8 +47,21 @@ def frozen(model: Model, modules: dict[str, nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def accelerator_of(settings: FitSettings, model: Model) -> Iterator[Accelerator]:
-    """An `Accelerator` on the model's device, with nothing of one that the user may have: all of a process share their
-    precision and how they accumulate. What was there is there again afterwards.
+    """Opens an `Accelerator` on the model's device, independent of one that the caller may have.
+
+    accelerate keeps precision and gradient accumulation in state that all accelerators of a process share. This state
+    is emptied before and restored afterwards.
+
+    Args:
+        settings: gives the precision.
+        model: gives the device.
+
+    Yields:
+        The accelerator.
+
+    Raises:
+        InvalidInputError: if the precision is not available on the device, or if accelerate works on another device
+            than the model's.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -56,7 +75,7 @@ def accelerator_of(settings: FitSettings, model: Model) -> Iterator[Accelerator]
         shared.clear()
     try:
         try:
-            # Accumulation is the loop's own; launchers say theirs in the environment.
+            # The loop accumulates gradients itself; launchers may set a number of steps in the environment.
             plugin = GradientAccumulationPlugin(num_steps=1)
             cpu = model.device.type == "cpu"
             made = Accelerator(mixed_precision=settings.precision, cpu=cpu, gradient_accumulation_plugin=plugin)

@@ -1,6 +1,7 @@
-"""Which images a step sees: a function of seed, epoch and step, so that a run goes on where it was.
+"""Which images each optimiser step sees: a function of seed, epoch and step, so that a resumed run continues exactly.
 
-A step's images do not depend on how they are spread: one process with batches of 16 sees the same as two with 8.
+The images of a step do not depend on the number of processes: one process with batches of 16 sees the same as two with
+8.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ class Plan:
     """The order of the training images.
 
     Args:
-        images: how many there are.
+        images: number of training images.
         batch_size: images per process and forward.
-        accumulate: forwards per step.
-        processes: how many share a step.
+        accumulate: forwards per optimiser step.
+        processes: number of processes that share a step.
         epochs: passes over the images.
-        max_steps: ends the run earlier, or None.
+        max_steps: optimiser steps after which the run ends earlier, or None.
         seed: of the order.
     """
 
@@ -41,37 +42,61 @@ class Plan:
 
     @property
     def per_step(self) -> int:
-        """Images of a full step."""
+        """Images of a full optimiser step, over all processes."""
         return self.batch_size * self.accumulate * self.processes
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimiser steps of one pass over the images."""
         return math.ceil(self.images / self.per_step)
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Optimiser steps of the whole run."""
         whole = self.steps_per_epoch * self.epochs
         return whole if self.max_steps is None else min(whole, self.max_steps)
 
     def step(self, number: int) -> list[int]:
-        """The images of step `number`, counted over all epochs; the last step of an epoch may have fewer.
+        """Indices of the images of one step; the last step of an epoch may have fewer.
 
         >>> plan = Plan(5, 2, 1, 1, epochs=2, max_steps=None, seed=0)
         >>> sorted(plan.step(0) + plan.step(1) + plan.step(2))
         [0, 1, 2, 3, 4]
+
+        Args:
+            number: the step, from 0, counted over all epochs.
+
+        Returns:
+            Indices into the training images, at most `per_step`.
         """
-        epoch, place = divmod(number, self.steps_per_epoch)
+        epoch, index_in_epoch = divmod(number, self.steps_per_epoch)
         order = _order(self.seed, epoch, self.images)
-        return [int(index) for index in order[place * self.per_step : (place + 1) * self.per_step]]
+        start = index_in_epoch * self.per_step
+        return [int(index) for index in order[start : start + self.per_step]]
 
     def batches(self, number: int, process: int) -> list[list[int]]:
-        """What one process sees of a step, forward by forward; may be empty at the end of an epoch."""
+        """Indices of the images that one process sees in a step, per forward.
+
+        Args:
+            number: the step, from 0, counted over all epochs.
+            process: number of the process, from 0.
+
+        Returns:
+            One list of at most `batch_size` indices per forward; may be empty at the end of an epoch.
+        """
         own = self.step(number)[process :: self.processes]
         return [own[start : start + self.batch_size] for start in range(0, len(own), self.batch_size)]
 
     def draw(self, epoch: int, index: int) -> int:
-        """A seed for what is random about an image in an epoch."""
+        """A seed for the random choices about one image in one epoch.
+
+        Args:
+            epoch: from 0.
+            index: of the image.
+
+        Returns:
+            A whole number below 2⁶³.
+        """
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
         return int(state[0]) << 31 ^ int(state[1])
 
@@ -82,12 +107,12 @@ def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 
 
 class Keys:
-    """For a `DataLoader`: the keys `(index, epoch)` of all forwards from a step on, lazily.
+    """Batch sampler of a `DataLoader`: lazily gives the keys `(index, epoch)` of every forward from a step on.
 
     Args:
-        plan: the plan.
-        process: whose part.
-        start: first step.
+        plan: the order of the images.
+        process: number of the process, from 0.
+        start: first step, from 0.
     """
 
     def __init__(self, plan: Plan, process: int, start: int) -> None:
@@ -104,17 +129,20 @@ class Keys:
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then a cosine to 0.
+    """Learning rate at a step as a fraction of its peak: linear warm-up, then a cosine to 0.
 
     >>> [round(schedule(step, 10, 2), 3) for step in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.038]
 
     Args:
         step: from 0.
-        steps: of the whole run.
-        warmup: steps over which it rises; need not be whole.
+        steps: steps of the whole run.
+        warmup: steps over which the rate rises; need not be whole.
+
+    Returns:
+        A factor from 0 to 1.
     """
     if step < warmup:
-        return min((step + 1) / warmup, 1.0)  # of 2.5 steps, the third is there already
+        return min((step + 1) / warmup, 1.0)  # with 2.5 warm-up steps, the third step has the peak
     done = (step - warmup) / max(steps - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

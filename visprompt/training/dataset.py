@@ -1,7 +1,7 @@
-"""From labelled images to a model's inputs: what a training loop's `DataLoader` reads.
+"""From labelled images to a model's inputs: the dataset that the training loop's `DataLoader` reads.
 
-What is drawn at random depends on (seed, epoch, index) alone, so that a run is the same with any number of processes,
-and the same when it is resumed. It must not know strategies, losses or loops.
+Random augmentation depends on (seed, epoch, index) alone, so that a run is the same with any number of processes and
+after resuming. This module imports no strategy, loss or loop.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ __all__ = ["AUGMENTS", "Augment", "ImageDataset", "UnreadableItem", "collate", "
 Augment: TypeAlias = Literal["none", "flip", "shift", "crop"]
 AUGMENTS: tuple[str, ...] = ("none", "flip", "shift", "crop")
 
-#: of the image's area, and width over height, in a random resized crop
+#: random resized crop: fraction of the image's area, and aspect ratio (width / height)
 CROP_SCALE = (0.2, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-#: side of the window that is shifted, as a share of the image's: 224 of 256
+#: side of the shifted window as a fraction of the image's shorter side: 224 of 256
 SHIFT_SHARE = 0.875
-#: in an item: what of the input shows the image
+#: key of an item: the box of the input that shows the image, without padding
 SEEN = "seen_xyxy"
-_SALT = 419871  # part of every draw: changing it changes every augmented image
+_SALT = 419871  # part of every random seed: changing it changes every augmented image
 
 
 class UnreadableItem(InvalidInputError):
-    """An image or label that failed to open in training; the message names it."""
+    """An image or label that could not be opened in training; the message names the item."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader hands on what a worker process raised as the text of its traceback, whose last line is ours.
+        # A DataLoader passes a worker process's error on as the text of its traceback; the last line has our message.
         super().__init__(message.rpartition("UnreadableItem: ")[2].strip())
 
 
 class ImageDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """Labelled images as a model's inputs, one at a time; the key of an item is (index, epoch).
 
-    An item is a dict: `"pixel_values"` float32 `[3, h, w]` (or what the model's own reader gives), other tensors of the
-    reader, `"index"`, and `"label"`: the number of a class, with `dense` a LongTensor `[h, w]` in pixels of the input,
-    or (question, answer). Where the input shows padding, dense labels are the data's `ignore_index`.
+    An item is a dict: `"pixel_values"` float32 `[3, h, w]` (or the tensors of the model's own reader), `"index"`, and
+    `"label"`: the number of a class; with `dense` a LongTensor `[h, w]` in pixels of the input; or (question, answer).
+    Where the input shows padding, dense labels are the data's `ignore_index`.
 
-    Can be sent to other processes, forked or spawned; the cache stays behind.
+    The dataset can be sent to other processes, forked or spawned; the cache is not sent.
 
     Args:
         data: the images.
-        reader: the model's (`model.reader`).
-        fit: as everywhere: `"model"`, `"pad"` or `"squash"`.
-        augment: `"none"`; `"flip"`: mirrored with probability ½; `"shift"`: also a window of 7/8 of the image's
-            shorter side at a random place, which is a random crop of 224 out of 256; `"crop"`: also a random resized
-            crop, 0.2 to 1 of the area, 3:4 to 4:3. Windows fill the input, whatever `fit`. Mirroring is wrong where
-            left and right mean something.
-        seed: of the draws, 0 or more.
-        cache_mb: without augmentation, inputs are kept in memory up to this many megabytes (2²⁰ bytes), shared out over
-            the worker processes; exact.
-        dense: labels are masks.
-        where: items have `"seen_xyxy"`, too, float32 `[4]`: left, top, right and bottom of what of the input shows the
-            image, the rest being padding; pixels of the input.
+        reader: the model's image reader (`model.reader`).
+        fit: how an image is brought to the input's size: `"model"`, `"pad"` or `"squash"`, as in `VisualPrompt`.
+        augment: `"none"`; `"flip"`: mirrored with probability ½; `"shift"`: also a window of 7/8 of the image's shorter
+            side at a random position, which is a random crop of 224 out of 256; `"crop"`: also a random resized crop,
+            0.2 to 1 of the area, aspect ratio 3:4 to 4:3. Windows fill the input, whatever `fit` is. Mirroring is wrong
+            where left and right have a meaning.
+        seed: of the random augmentation, 0 or more.
+        cache_mb: without augmentation, inputs are kept in memory up to this many megabytes (2²⁰ bytes), divided between
+            the worker processes.
+        dense: whether labels are masks.
+        where: whether items also have `"seen_xyxy"`, float32 `[4]`: left, top, right and bottom of the part of the
+            input that shows the image, in pixels of the input; the rest is padding.
 
     Raises:
         InvalidInputError: for options that do not go together.
-        UnreadableItem: when an item fails to open, unless the data says `on_bad="skip"`: then the item is None, and
+        UnreadableItem: when an item cannot be opened, unless the data has `on_bad="skip"`: then the item is None, and
             the file is named once in a warning.
     """
 
@@ -158,7 +158,7 @@ class ImageDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return {**sample, "label": label, "index": index}
 
     def _inputs(self, image: Image.Image, label: Any, key: Size) -> tuple[dict[str, Tensor], Geometry, Any]:
-        """The model's inputs, their geometry in the image that the label belongs to, and that label."""
+        """The model's inputs, the geometry from the labelled image to the input, and the label of the same window."""
         if self.augment == "none":
             return self.reader.one(image, self.fit), self.reader.geometry(image.size, self.fit), label
         draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_SALT, self.seed, key[1], key[0]])))
@@ -172,7 +172,7 @@ class ImageDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
         left, top, right, bottom = (
             shift_window(whole, input_hw, draws) if self.augment == "shift" else crop_window(whole, draws)
         )
-        # Resized here and not by the processor, every window has one size, whose geometry is known after the first.
+        # Resized here and not by the processor: all windows then have one size, so the geometry is computed only once.
         wh = (input_hw[1], input_hw[0])
         ready = image.resize(wh, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
         if self.dense:
@@ -192,33 +192,36 @@ class ImageDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
     def _failed(self, index: int, error: Exception) -> None:
         name = self.data.item_name(index)
-        said = str(error) if name in str(error) else f"{name}: {error}"
+        message = str(error) if name in str(error) else f"{name}: {error}"
         if self.data.on_bad == "refuse":
-            raise UnreadableItem(said) from None
+            raise UnreadableItem(message) from None
         if name not in self._named:
             self._named.add(name)
-            warnings.warn(f"left out of training: {said}", UserWarning, stacklevel=3)
+            warnings.warn(f"left out of training: {message}", UserWarning, stacklevel=3)
 
 
 def collate(samples: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-    """Joins items to a batch; those that are None are left out, so that it may be smaller, down to no item.
+    """Joins items into a batch; items that are None are left out.
 
     >>> items = [{"pixel_values": torch.zeros(3, 2, 2), "label": 4, "index": 0}, None]
     >>> batch = collate(items)
     >>> batch["pixel_values"].shape, batch["label"], batch["index"]
     (torch.Size([1, 3, 2, 2]), tensor([4]), tensor([0]))
 
+    Args:
+        samples: items of one dataset.
+
     Returns:
         Tensors with a batch axis; `"label"` a LongTensor `[n]` or `[n, h, w]`, or a list of (question, answer);
-        `"index"` a LongTensor `[n]`. Without any item it has `"index"` alone.
+            `"index"` a LongTensor `[n]`. If every item is None, the batch has an empty `"index"` and no other key.
 
     Raises:
         InvalidInputError: if the inputs have different sizes.
     """
-    there = [sample for sample in samples if sample is not None]
-    batch: dict[str, Any] = {"index": torch.tensor([sample["index"] for sample in there], dtype=torch.long)}
-    for name in there[0] if there else ():
-        values = [sample[name] for sample in there]
+    readable = [sample for sample in samples if sample is not None]
+    batch: dict[str, Any] = {"index": torch.tensor([sample["index"] for sample in readable], dtype=torch.long)}
+    for name in readable[0] if readable else ():
+        values = [sample[name] for sample in readable]
         if name == "index":
             continue
         if isinstance(values[0], Tensor):
@@ -244,9 +247,17 @@ def _stacked(name: str, values: list[Tensor]) -> Tensor:
 
 
 def crop_window(wh: Size, draws: np.random.Generator) -> tuple[int, int, int, int]:
-    """The window of a random resized crop, in whole pixels (left, top, right, bottom).
+    """Draws the window of a random resized crop.
 
-    Ten draws of area and ratio; if none fits into the image, the largest window in its middle within the ratios.
+    Area and aspect ratio are drawn up to ten times; if no window fits into the image, the largest centred window within
+    the aspect ratios is taken.
+
+    Args:
+        wh: width and height of the image, pixels.
+        draws: random generator.
+
+    Returns:
+        Left, top, right and bottom, whole pixels of the image.
     """
     width, height = wh
     low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
@@ -264,7 +275,16 @@ def crop_window(wh: Size, draws: np.random.Generator) -> tuple[int, int, int, in
 
 
 def shift_window(wh: Size, input_hw: Size, draws: np.random.Generator) -> tuple[int, int, int, int]:
-    """A window of 7/8 of the largest one with the input's ratio, at a random place; whole pixels."""
+    """Draws a window with the input's aspect ratio, 7/8 as large as the largest one, at a random position.
+
+    Args:
+        wh: width and height of the image, pixels.
+        input_hw: height and width of the model's input, pixels.
+        draws: random generator.
+
+    Returns:
+        Left, top, right and bottom, whole pixels of the image.
+    """
     x, y = draws.random(2).tolist()
     factor = SHIFT_SHARE * min(wh[0] / input_hw[1], wh[1] / input_hw[0])
     w, h = (max(round(side * factor), 1) for side in (input_hw[1], input_hw[0]))
@@ -273,7 +293,7 @@ def shift_window(wh: Size, input_hw: Size, draws: np.random.Generator) -> tuple[
 
 
 def _before(geometry: Geometry, wh: Size) -> Geometry:
-    """The geometry of an image of size `wh` that was first resized to the geometry's own size."""
+    """The geometry from an image of size `wh` that is first resized to the geometry's own image size."""
     fx, fy = geometry.image_wh[0] / wh[0], geometry.image_wh[1] / wh[1]
     tiles = tuple(
         dataclasses.replace(tile, scale_xy=(tile.scale_xy[0] * fx, tile.scale_xy[1] * fy)) for tile in geometry.tiles
@@ -282,11 +302,18 @@ def _before(geometry: Geometry, wh: Size) -> Geometry:
 
 
 def shown(geometry: Geometry) -> tuple[float, float, float, float]:
-    """What of a model's input shows the image: left, top, right and bottom, pixels of the input.
+    """The part of a model's input that shows the image, without padding.
 
+    >>> from visprompt.geometry.geometry import Tile
     >>> padded = Geometry((4, 2), (Tile((0.5, 0.5), (0.0, 0.5), (2, 2), (2, 2)),))
     >>> shown(padded)
     (0.0, 0.5, 2.0, 1.5)
+
+    Args:
+        geometry: of an image in one tile.
+
+    Returns:
+        Left, top, right and bottom, pixels of the input.
 
     Raises:
         InvalidInputError: for an image in several tiles.
@@ -296,7 +323,7 @@ def shown(geometry: Geometry) -> tuple[float, float, float, float]:
     for axis in (0, 1):
         scale, offset, end = tile.scale_xy[axis], tile.offset_xy[axis], tile.grid_hw[1 - axis] * tile.patch_hw[1 - axis]
         low, high = max(offset, 0.0), min(offset + scale * geometry.image_wh[axis], end)
-        # Nearer to the border than any image's pixel: rounding.
+        # A thousandth of a pixel from the border is a rounding error.
         borders.append((0.0 if low < 1e-3 else low, float(end) if high > end - 1e-3 else high))
     (x0, x1), (y0, y1) = borders
     return (x0, y0, x1, y1)

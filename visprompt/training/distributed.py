@@ -1,4 +1,4 @@
-"""Several processes that share a training run, as `torchrun`, `accelerate launch` or MPI start them."""
+"""Training in several processes, as `torchrun`, `accelerate launch` or MPI start them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from visprompt.errors import InvalidInputError
 
-# Under these names launchers say how many processes there are.
+# Environment variables in which launchers give the number of processes.
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def launched() -> int:
-    """How many processes a launcher started; 1 without one. Costs nothing."""
+    """The number of processes that a launcher started, from the environment; 1 without a launcher."""
     for name in _COUNTS:
         value = os.environ.get(name, "")
         if value.isdigit() and int(value) > 1:
@@ -23,39 +23,44 @@ def launched() -> int:
 
 
 def state() -> Any:
-    """accelerate's view of the processes, or None if there is one only and nothing has to be set up."""
+    """accelerate's `PartialState`, or None with a single process, where nothing has to be set up."""
     if launched() == 1:
         return None
     from accelerate import PartialState
 
-    # Asked without `cpu`, a machine without accelerators is taken for a single process.
+    # Without `cpu=True`, accelerate assumes a single process on a machine without accelerators.
     return PartialState() if torch.accelerator.is_available() else PartialState(cpu=True)
 
 
 def device() -> torch.device | None:
-    """This process's own device among several; None if there is one process only, which may choose."""
+    """The device of this process among several; None with a single process, which may choose its device."""
     found = state()
     return None if found is None else torch.device(found.device)
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     found = state()
     return 1 if found is None else int(found.num_processes)
 
 
 def is_main() -> bool:
-    """True for the process that writes and shows."""
+    """True for the process that writes files and shows progress."""
     found = state()
     return True if found is None else bool(found.is_main_process)
 
 
 def require_same(value: Any, folder: Any) -> None:
-    """Makes sure that every process found the same in a folder; those that go on and those that begin would wait for
-    each other for ever.
+    """Checks that every process found the same value in a folder.
+
+    Without this check, processes that resume and processes that start from scratch would wait for each other forever.
+
+    Args:
+        value: what this process found; None, or something that pickles.
+        folder: named in the error.
 
     Raises:
-        InvalidInputError: in all of them, if they did not.
+        InvalidInputError: in all processes, if the values differ.
     """
     if count() == 1:
         return
@@ -70,7 +75,7 @@ def require_same(value: Any, folder: Any) -> None:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Barrier: returns once every process has called it."""
     found = state()
     if found is not None:
         found.wait_for_everyone()

@@ -1,5 +1,5 @@
-"""From `prompter.fit(model, data, out=…)` to a finished folder, by one run or a sweep of several; and measuring what
-was learned on other data.
+"""`prompter.fit(model, data, out=…)`: from data to a finished folder, by one run or a sweep; and evaluation on other
+data.
 """
 
 from __future__ import annotations
@@ -36,7 +36,26 @@ def fit(
     progress: bool | None,
     settings: Mapping[str, Any],
 ) -> Fitted:
-    """`Learned.fit`; see there."""
+    """Implements `Learned.fit`: trains a prompter with one set of settings or with a grid of them.
+
+    Args:
+        prompter: the learned strategy; gets the trained parameters and head.
+        model: the frozen model.
+        data: splits, labelled images (all for training), or a path to a data set.
+        out: folder of the run, or None.
+        sweep: values per setting or option to try, or None.
+        final: train the best setting again on training and validation images.
+        restart: overwrite a run in the folder.
+        progress: True, False, or None: only on a terminal.
+        settings: `FitSettings` by name; the strategy's YAML gives the others.
+
+    Returns:
+        The metrics of the run.
+
+    Raises:
+        InvalidInputError: for data, settings or a folder that cannot be used.
+        UnknownNameError: for a setting that does not exist.
+    """
     from visprompt.registry import settings as own_settings
 
     splits = _splits(data)
@@ -50,7 +69,20 @@ def fit(
 
 
 def evaluate_on(prompter: Learned, model: Model, data: Labelled, settings: Mapping[str, Any]) -> dict[str, float]:
-    """`Learned.evaluate`; see there."""
+    """Implements `Learned.evaluate`: metrics of a trained prompter on other data.
+
+    Args:
+        prompter: a trained strategy.
+        model: the model it was trained on.
+        data: labelled images with the classes of the training data.
+        settings: `FitSettings` that differ from those of the training.
+
+    Returns:
+        Metrics by name.
+
+    Raises:
+        InvalidInputError: if the prompter is untrained, or if the data are for another task or have other classes.
+    """
     if prompter.parameters is None:
         raise InvalidInputError(f"{prompter.name!r} has learned nothing yet, so there is nothing to measure.")
     prompter.check_backbone(model)
@@ -67,7 +99,7 @@ def evaluate_on(prompter: Learned, model: Model, data: Labelled, settings: Mappi
     chosen = settings_from(known, dict(settings))
     head = prompter.head
     if head is not None and chosen.head == "zero-shot":
-        chosen = dataclasses.replace(chosen, head=None)  # a trained one has its texts' embeddings, and needs no tower
+        chosen = dataclasses.replace(chosen, head=None)  # a trained head stores the text embeddings
     objective = objective_of(prompter, model, {"train": data, "test": data}, chosen)
     if head is not None:
         objective.head = prompter.head = head

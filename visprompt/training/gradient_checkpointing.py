@@ -1,8 +1,8 @@
-"""Gradient checkpointing of an image tower's blocks through the library's own switches, for the time of a scope.
+"""Gradient checkpointing of a tower's blocks inside a scope, through the model library's own switches.
 
-Checkpointed blocks keep their input alone and run again in the backward pass: up to half as much time again where the
-model is frozen, for a fraction of the memory. Prompts stay right, since their hooks act on every run of a block inside
-the scope of `Model.prompting`: open that one inside this one, or this one inside that one, and go backward in both.
+A checkpointed block keeps only its input and is run again in the backward pass: with a frozen model this takes up to
+half as much time again and a fraction of the memory. Prompts stay correct, since their hooks act on every run of a
+block inside the scope of `Model.prompting`. The two scopes may be nested either way; call `backward()` inside both.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
 
 _lock = threading.Lock()
-#: what open scopes hold: (object, attribute) → number of scopes, what to do when the last one ends
+#: attributes that open scopes have set: (id of the object, attribute) → number of scopes, function that restores it
 _held: dict[tuple[int, str], tuple[int, Any]] = {}
 
 
 @contextmanager
 def checkpointed(model: Model, tower: str = "vision") -> Iterator[None]:
-    """Gradient checkpointing in the blocks of a tower, inside `with`, forward and backward.
+    """Checkpoints the blocks of a tower inside `with`, for forward and backward.
 
-    Everything is as before behind it, also when something raises. Scopes may be nested, and several threads may open
-    them on one model: the last one to end switches off. Blocks never run in training mode: their dropout, drop path and
-    jitter of positions stay as they are.
+    All attributes are restored at the end, also after an error. Scopes may be nested, and several threads may open them
+    on one model: the last one to end restores the attributes. Dropout, drop path and position jitter inside the blocks
+    keep their mode.
 
     Args:
         model: a wrapped model.
-        tower: whose blocks.
+        tower: name of the tower: `"vision"`, or `"decoder"` of an LVLM.
 
     Raises:
-        UnsupportedError: for a model whose library has no switch for these blocks.
+        UnsupportedError: for a model whose library has no gradient checkpointing for these blocks.
     """
     blocks = model.tower_named(tower).blocks
     with ExitStack() as stack:
@@ -49,14 +49,14 @@ def checkpointed(model: Model, tower: str = "vision") -> Iterator[None]:
 
 
 def _switches(model: Model, blocks: tuple[nn.Module, ...]) -> list[tuple[Any, str, Any]]:
-    """What to set: (object, attribute, value)."""
+    """The attributes to set, as (object, attribute, value)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     if all(isinstance(block, GradientCheckpointingLayer) for block in blocks):
         again = functools.partial(checkpoint, use_reentrant=False)
         found: list[tuple[Any, str, Any]] = []
         for block in blocks:
-            # transformers looks at the block's own flag for training; its parts, which have the dropout, keep theirs.
+            # transformers checks the block's own `training` flag; the submodules, which hold the dropout, keep theirs.
             found += [(block, "_gradient_checkpointing_func", again), (block, "gradient_checkpointing", True)]
             found.append((block, "training", True))
         return found
@@ -77,7 +77,7 @@ def _switches(model: Model, blocks: tuple[nn.Module, ...]) -> list[tuple[Any, st
 
 @contextmanager
 def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute's value while any scope is open that wants it."""
+    """Sets an attribute while at least one scope that wants it is open."""
     key = (id(owner), name)
     with _lock:
         count, undo = _held.get(key, (0, None))
@@ -99,16 +99,19 @@ def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
 def _undo(owner: Any, name: str) -> Callable[[], None]:
     if name in vars(owner) or isinstance(owner, _Timm):
         return functools.partial(setattr, owner, name, getattr(owner, name))
-    return functools.partial(delattr, owner, name)  # the class's own value shows again
+    return functools.partial(delattr, owner, name)  # uncovers the class attribute
 
 
 class _Timm:
-    """timm's flag for all models: reentrant checkpointing wants an input with gradients, which a frozen model has not,
-    and runs blocks again where scopes do not see it."""
+    """timm's global flag for reentrant checkpointing, as an attribute.
+
+    Reentrant checkpointing needs an input with gradients, which a frozen model does not have, and runs blocks again
+    outside of the prompts' scope.
+    """
 
     @property
     def reentrant(self) -> bool:
-        """Whether timm checkpoints the reentrant way."""
+        """Whether timm uses reentrant checkpointing."""
         from timm.layers import use_reentrant_ckpt
 
         return bool(use_reentrant_ckpt())

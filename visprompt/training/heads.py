@@ -1,8 +1,8 @@
-"""What reads the features of a tuned tower: classifiers on embeddings, and a decoder that labels pixels.
+"""Heads on the features of a tuned tower: classifiers on embeddings, and a decoder for labels per pixel.
 
-Heads hold float32 weights and compute in float32, under autocast too: what they get is cast up. Each says with
-`describe()` how it is made again (`head_from`); its weights are loaded afterwards. None has batch statistics, which
-would differ between processes and accumulation steps.
+Heads hold float32 weights and compute in float32, also under autocast. `describe()` gives what `head_from` needs to
+build a head again; its weights are loaded afterwards. No head has batch statistics, since these would differ between
+processes and accumulation steps.
 """
 
 from __future__ import annotations
@@ -19,24 +19,35 @@ from visprompt.errors import InvalidInputError, UnsupportedError, unknown_name
 
 Norm = Literal["none", "layer"]
 NORMS: tuple[Norm, ...] = ("none", "layer")
-#: spread of the classifiers' first weights, as in linear probing of MAE (arXiv 2111.06377, A.1)
+#: standard deviation of the classifiers' initial weights, as in linear probing of MAE (arXiv 2111.06377, A.1)
 FIRST_WEIGHTS = 0.01
 
 
 class Head(nn.Module):
-    """Base class of heads."""
+    """Base class of heads.
+
+    Attributes:
+        kind: name of the kind of head, as in `head_from`.
+    """
 
     kind: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """What `head_from` needs, ready for JSON."""
+        """The arguments of the head for `head_from`, with its `kind`; ready for JSON.
+
+        Raises:
+            TypeError: if a sub-class does not define it.
+        """
         raise TypeError(f"{type(self).__name__} does not define describe().")
 
     def _float(self, features: Tensor) -> Tensor:
-        """What the head reads, float32.
+        """The features in float32.
+
+        Args:
+            features: `[..., d]`.
 
         Raises:
-            UnsupportedError: if it is not as wide as what the head was made for.
+            UnsupportedError: if d is not the width that the head was made for.
         """
         width = self.describe()["width"]
         if features.shape[-1] != width:
@@ -50,17 +61,16 @@ class Head(nn.Module):
 class LinearHead(Head):
     """A linear classifier: `[n, d]` → `[n, C]`.
 
-    Embeddings come as the model defines them, its own last norm included, and need nothing else as a rule. Models that
-    average their patches behind that norm (MAE) give a mean whose spread is far below one: `norm="layer"` brings every
-    embedding to mean 0 and variance 1, without weights. It is what VPT and gated prompt tuning do there (mean, then a
-    fresh LayerNorm, then the linear layer), and does to one image what the BatchNorm without weights of MAE's own
-    linear probing does to a batch.
+    Models that average their patch features after the last norm (MAE) give embeddings whose standard deviation is far
+    below one. `norm="layer"` brings every embedding to mean 0 and variance 1, without weights. VPT and gated prompt
+    tuning do the same for these models (mean, LayerNorm, linear layer); MAE's own linear probing uses a BatchNorm
+    without weights.
 
     Args:
-        width: d.
+        width: d, width of the embeddings.
         classes: C.
         norm: `"none"` or `"layer"`.
-        generator: draws the first weights; None: torch's own.
+        generator: for the initial weights; None: torch's global generator.
     """
 
     kind = "linear"
@@ -71,22 +81,24 @@ class LinearHead(Head):
         self.out = _linear(width, classes, FIRST_WEIGHTS, generator)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits `[n, C]`, float32, of embeddings `[n, d]`."""
         with _full_precision(features):
             return self.out(_normed(self._float(features), self.norm))
 
     def describe(self) -> dict[str, Any]:
+        """Kind, width, classes and norm."""
         return {"kind": self.kind, "width": self.width, "classes": self.classes, "norm": self.norm}
 
 
 class MlpHead(Head):
-    """One hidden layer with GELU: `[n, d]` → `[n, C]`.
+    """A classifier with one hidden layer and GELU: `[n, d]` → `[n, C]`.
 
     Args:
-        width: d.
+        width: d, width of the embeddings.
         classes: C.
         hidden: units of the hidden layer; None: d.
         norm: as in `LinearHead`.
-        generator: draws the first weights; None: torch's own.
+        generator: for the initial weights; None: torch's global generator.
     """
 
     kind = "mlp"
@@ -105,24 +117,27 @@ class MlpHead(Head):
         self.out = _linear(self.hidden, classes, FIRST_WEIGHTS, generator)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits `[n, C]`, float32, of embeddings `[n, d]`."""
         with _full_precision(features):
             return self.out(F.gelu(self.inner(_normed(self._float(features), self.norm))))
 
     def describe(self) -> dict[str, Any]:
+        """Kind, width, classes, hidden units and norm."""
         content = {"kind": self.kind, "width": self.width, "classes": self.classes}
         return {**content, "hidden": self.hidden, "norm": self.norm}
 
 
 class ZeroShotHead(Head):
-    """Class names as a classifier (arXiv 2103.00020, 3.1): `scale · cos(image, text) + bias`, `[n, d]` → `[n, C]`.
+    """A zero-shot classifier from class names (arXiv 2103.00020, 3.1): `scale · cos(image, text) + bias`, `[n, d]` →
+    `[n, C]`.
 
-    Nothing in it is trained. The texts' embeddings are kept as buffers, so that a saved prompt needs neither the texts
-    nor the text tower.
+    It has no trainable parameters. The text embeddings are buffers, so that a saved prompt needs neither the class
+    names nor the text tower.
 
     Args:
-        text_embeddings: `[C, d]`, one per class; brought to unit length.
-        scale: what the cosine is multiplied with.
-        bias: what is added (SigLIP), or 0.
+        text_embeddings: `[C, d]`, one per class; they are normalised to unit length.
+        scale: factor on the cosine.
+        bias: added to the scaled cosine (SigLIP), or 0.
     """
 
     kind = "zero-shot"
@@ -137,29 +152,31 @@ class ZeroShotHead(Head):
         self.register_buffer("bias", torch.as_tensor(bias).detach().float().reshape(()).clone())
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits `[n, C]`, float32, of embeddings `[n, d]`."""
         with _full_precision(features):
             return F.normalize(self._float(features), dim=-1) @ self.text_embeddings.T * self.scale + self.bias
 
     def describe(self) -> dict[str, Any]:
+        """Kind, width and classes."""
         classes, width = self.text_embeddings.shape
         return {"kind": self.kind, "width": width, "classes": classes}
 
 
 class PupHead(Head):
-    """Progressive upsampling, after SETR-PUP (Zheng et al. 2021, https://arxiv.org/abs/2012.15840): `[n, P, d]` →
-    `[n, C, h, w]`.
+    """A segmentation decoder with progressive upsampling, after SETR-PUP (Zheng et al. 2021,
+    https://arxiv.org/abs/2012.15840): `[n, P, d]` → `[n, C, h, w]`.
 
     LayerNorm; then `stages` times a 3×3 convolution, norm, ReLU and upsampling by 2; then a 1×1 convolution to the
-    classes, and bilinear to the wanted size. SETR upsamples four times, from patches of 16 pixels to the input's full
-    size; two times, to a quarter of it, take a twelfth of the work. GroupNorm stands where SETR has BatchNorm: it
-    depends neither on the batch's size nor on the number of processes.
+    classes and bilinear interpolation to the output size. SETR upsamples four times, from patches of 16 pixels to the
+    full input size; two times, to a quarter of it, take a twelfth of the work. GroupNorm replaces SETR's BatchNorm,
+    since it depends neither on the batch size nor on the number of processes.
 
     Args:
-        width: d.
+        width: d, width of the patch features.
         classes: C.
         channels: of the convolutions.
-        stages: how often it is upsampled by 2; see `stages_for`.
-        generator: draws the first weights; None: torch's own.
+        stages: number of upsamplings by 2; see `stages_for`.
+        generator: for the initial weights; None: torch's global generator.
     """
 
     kind = "pup"
@@ -190,9 +207,12 @@ class PupHead(Head):
         """Logits of every pixel.
 
         Args:
-            features: `[n, P, d]`, the patches row by row.
-            grid_hw: rows and columns of patches.
-            size_hw: height and width of what the patches show, in pixels.
+            features: `[n, P, d]`, patch features in row-major order of the patch grid.
+            grid_hw: rows and columns of the patch grid.
+            size_hw: height and width of the output, pixels.
+
+        Returns:
+            `[n, C, h, w]`, float32.
         """
         with _full_precision(features):
             x = self.norm(self._float(features)).transpose(1, 2).unflatten(2, grid_hw)
@@ -201,31 +221,41 @@ class PupHead(Head):
             return F.interpolate(self.out(x), size=size_hw, mode="bilinear")
 
     def describe(self) -> dict[str, Any]:
+        """Kind, width, classes, channels and stages."""
         content = {"kind": self.kind, "width": self.width, "classes": self.classes}
         return {**content, "channels": self.channels, "stages": self.stages}
 
 
 def stages_for(patch_px: float) -> int:
-    """How often a patch grid is upsampled by 2 to get to at least a quarter of the input's resolution.
+    """Number of upsamplings by 2 that bring a patch grid to at least a quarter of the input's resolution.
 
     >>> [stages_for(patch) for patch in (4, 8, 14, 16, 32)]
     [1, 1, 2, 2, 3]
 
     Args:
         patch_px: side of a patch, in pixels of the input.
+
+    Returns:
+        At least 1.
     """
     return max(math.ceil(math.log2(patch_px / 4)), 1)
 
 
 def head_from(content: Mapping[str, Any]) -> Head:
-    """A head as `describe()` tells of it; its weights and buffers are still to be loaded.
+    """Builds a head from what its `describe()` gave; weights and buffers are still to be loaded.
 
     >>> head_from({"kind": "linear", "width": 8, "classes": 3}).out
     Linear(in_features=8, out_features=3, bias=True)
 
+    Args:
+        content: `kind`, and the arguments of that kind of head.
+
+    Returns:
+        The head, with initial weights.
+
     Raises:
         UnknownNameError: for a kind of head that does not exist.
-        InvalidInputError: if something it needs is missing.
+        InvalidInputError: if an argument is missing or unknown.
     """
     sizes = dict(content)
     kind = str(sizes.pop("kind", None))

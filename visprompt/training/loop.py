@@ -1,4 +1,4 @@
-"""The loop that teaches every learned strategy: on accelerate, resumable, on a model that stays as it was."""
+"""The training loop of every learned strategy: on accelerate, resumable, with a frozen model that is left unchanged."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ __all__ = ["DivergedError", "Loop", "evaluate", "measured"]
 
 
 class DivergedError(VispromptError):
-    """A loss that is no number any more."""
+    """The training loss became NaN or infinite."""
 
 
 class Loop:
     """One training run.
 
     Args:
-        prompter: with its parameters built; `objective.head` becomes its head.
+        prompter: the learned strategy, with its parameters built; `objective.head` becomes its head.
         model: the frozen model.
-        objective: what is taught.
-        settings: how.
-        folder: for checkpoints and metrics; None: nothing is written.
-        progress: True, False, or None: if someone is watching.
-        title: in front of the progress bar.
-        also: a part of the model to train too (full fine-tuning as a baseline); None: the model is frozen.
+        objective: loss and metrics.
+        settings: the hyperparameters.
+        folder: for checkpoints and metrics; None: no file is written.
+        progress: True, False, or None: only on a terminal.
+        title: shown before the progress bar.
+        also: a part of the model that is trained too (full fine-tuning as a baseline); None: the model is frozen.
     """
 
     def __init__(
@@ -75,11 +75,14 @@ class Loop:
         self.modules = {name: module.to(model.device) for name, module in modules.items()}
 
     def run(self) -> Fitted:
-        """Trains, and leaves the weights that were kept in the prompter and its head.
+        """Trains, and loads the kept weights into the prompter and its head.
+
+        Returns:
+            The metrics of the run.
 
         Raises:
-            DivergedError: if the loss stops being a number.
-            InvalidInputError: if nothing is there to be trained, or precision and device do not go together.
+            DivergedError: if the loss becomes NaN or infinite.
+            InvalidInputError: if there is no parameter to train, or precision and device do not go together.
         """
         from visprompt.training.gradient_checkpointing import checkpointed
 
@@ -141,7 +144,7 @@ class _Run:
                 self._train(progress)
         if self.best and self.settings.keep == "best":
             self._put(self.best)
-        self.loop.prompter.constrain()  # the last step came after the last forward
+        self.loop.prompter.constrain()  # the last optimiser step came after the last forward, which applies constraints
         if self.progress_images is not None and (image := progress_images.sketch_of(self.loop.prompter)) is not None:
             self.progress_images.finish(image, f"kept (epoch {self._kept_epoch()})")
         return Fitted(
@@ -228,7 +231,7 @@ class _Run:
         sums = torch.zeros(2, dtype=torch.float64)
         for _ in self.plan.batches(number, self.accelerator.process_index):
             batch = next(batches)
-            if batch is None:  # every image of it was bad, and bad ones are to be skipped
+            if batch is None:  # no image of the batch could be read, and the data has on_bad="skip"
                 continue
             draws = [self.plan.draw(epoch, int(index)) for index in batch["index"]]
             with ExitStack() as stack:
@@ -254,10 +257,17 @@ class _Run:
         return total / count
 
     def _share_gradients(self, sums: Tensor, planned: int) -> Tensor:
-        """Adds gradients up over processes, and over the images that there really were.
+        """Sums gradients over processes and scales them to the number of images that could be read.
 
-        All of it is a few thousand numbers, so one call does; nothing has to be wrapped, and what a process without
-        images has to give is zero.
+        All gradients together are a few thousand numbers, so they are sent in one reduction and no module is wrapped; a
+        process without images contributes zeros.
+
+        Args:
+            sums: `[2]`, sum of the loss and number of images of this process.
+            planned: images that the plan has for this step, over all processes.
+
+        Returns:
+            `[2]`, the sums over all processes.
         """
         shared = sums
         if self.accelerator.num_processes > 1:
@@ -313,7 +323,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _sketch(self) -> None:
-        """What is learned so far, to look at: some strategies write nothing."""
+        """Writes an image of the current prompt; strategies without an image write none."""
         if self.progress_images is None:
             return
         self.loop.prompter.sketch(self.progress_images.folder)

@@ -1,4 +1,4 @@
-"""What a training run measured, line by line: `metrics.jsonl`, and TensorBoard events if they are wanted."""
+"""The log of a training run: one JSON object per line in `metrics.jsonl`, and TensorBoard events on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVENTS = "tensorboard"
 
 
 class Metrics:
-    """Appends one JSON object per line; what was written is on the disk when `write` returns.
+    """Appends one JSON object per line to `metrics.jsonl`; a row is on the disk when `write` returns.
 
     >>> metrics = Metrics(None)
     >>> metrics.write({"epoch": 1, "step": 10, "train": {"loss": 0.7}})
@@ -25,15 +25,15 @@ class Metrics:
     1
 
     Args:
-        folder: where `metrics.jsonl` lies, made if it is not there; None: nothing is written, the rows are only kept.
-        tensorboard: write events into `tensorboard/` of the folder too: every number under its name (`train/loss`),
-            over the row's `step`, or its `epoch` where it has none.
+        folder: folder of `metrics.jsonl`, created if necessary; None: rows are only kept in memory.
+        tensorboard: also write events into `tensorboard/` of the folder: every number under its name (`train/loss`), at
+            the row's `step`, or its `epoch` where it has no step.
 
     Attributes:
-        rows: all that were written, also by an earlier process into the same file.
+        rows: all rows of the file, including those of an earlier process.
 
     Raises:
-        UnsupportedError: if TensorBoard is wanted and not installed.
+        UnsupportedError: if TensorBoard is requested and not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, tensorboard: bool = False) -> None:
@@ -41,7 +41,7 @@ class Metrics:
         self._events = Path(folder) / EVENTS if tensorboard and folder is not None else None
         self._writer: Any = None
         if self._events is not None:
-            _summary_writer()  # says what to install before anything is trained
+            _summary_writer()  # fails here, before training, if TensorBoard is not installed
         self.rows: list[dict[str, Any]] = [] if folder is None else read(folder)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +50,15 @@ class Metrics:
 
     @property
     def lines(self) -> int:
-        """How many rows there are: what a checkpoint remembers for `truncate`."""
+        """The number of rows; a checkpoint stores it for `truncate`."""
         return len(self.rows)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row; numbers that JSON does not know (NaN, infinity) become null."""
+        """Appends a row.
+
+        Args:
+            row: values by name, nested dicts allowed; NaN and infinity become null.
+        """
         clean = finite(dict(row))
         self.rows.append(clean)
         if self.path is not None:
@@ -65,7 +69,11 @@ class Metrics:
             self._log(clean)
 
     def truncate(self, lines: int) -> None:
-        """Keeps the first `lines` rows: those after a checkpoint are written again by the run that goes on from it."""
+        """Removes the rows after a checkpoint, which the resumed run writes again.
+
+        Args:
+            lines: rows to keep.
+        """
         if lines >= len(self.rows):
             return
         del self.rows[lines:]
@@ -92,7 +100,7 @@ class Metrics:
     def _log(self, row: Mapping[str, Any]) -> None:
         step = _step_of(row)
         if self._writer is None:
-            # Events of a killed run from this step on are taken back.
+            # Removes events of a killed run from this step on.
             self._writer = _summary_writer()(str(self._events), purge_step=step)
         for name, value in _numbers(row):
             if name not in ("step", "epoch"):
@@ -101,9 +109,13 @@ class Metrics:
 
 
 def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows in a folder's `metrics.jsonl`, up to the first line that is none (a run that was killed while it wrote).
+    """Reads the rows of a folder's `metrics.jsonl`.
 
-    Empty without the file.
+    Args:
+        folder: folder of the run.
+
+    Returns:
+        The rows up to the first line that is no JSON object (cut off by a kill); empty without the file.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -131,7 +143,14 @@ def _ends_whole(path: Path) -> bool:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for numbers that are none, which JSON does not know."""
+    """Replaces NaN and infinity, which JSON does not have, by None.
+
+    Args:
+        value: a number, text, mapping or sequence, nested to any depth.
+
+    Returns:
+        The value; tuples become lists and keys become text.
+    """
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Labels per pixel: from the original image into a model's input, and what a model says back to the image."""
+"""Labels per pixel: from the original image to a model's input, and predictions back to the original image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Size: TypeAlias = tuple[int, int]
 
 
 def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 255) -> np.ndarray:
-    """Labels of an image's pixels → labels of the pixels of the model's input, by the nearest pixel.
+    """Maps labels of an image's pixels to the pixels of the model's input, by the nearest pixel.
 
     >>> shrunk = Geometry((4, 2), (Tile((0.5, 0.5), (0.0, 0.5), (2, 2), (1, 1)),))
     >>> labels_to_input(np.array([[1, 1, 2, 2], [3, 3, 4, 4]]), shrunk)
@@ -25,13 +25,13 @@ def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 2
     Args:
         label: whole numbers `[h, w]`, in pixels of the original image.
         geometry: of that image; one tile.
-        ignore_index: what pixels get that show no part of the image.
+        ignore_index: label of input pixels that show padding.
 
     Returns:
         int64 `[input h, input w]`.
 
     Raises:
-        InvalidInputError: for labels of another size, or several tiles.
+        InvalidInputError: for labels of another size than the image, or several tiles.
     """
     tile = only_tile(geometry)
     if label.shape[::-1] != tuple(geometry.image_wh):
@@ -47,19 +47,19 @@ def labels_to_input(label: np.ndarray, geometry: Geometry, ignore_index: int = 2
 def labels_to_original(
     values: Tensor | np.ndarray, geometry: Geometry, original_wh: Size, outside: int = -1
 ) -> np.ndarray:
-    """What a model says about the pixels of its input → classes of the pixels of the original image.
+    """Maps a model's predictions from its input to classes of the pixels of the original image.
 
-    Logits are interpolated between the centres of their cells and the largest is taken, classes are those of the
+    Logits are interpolated bilinearly between the centres of their cells before the argmax; classes are those of the
     nearest cell.
 
     Args:
-        values: logits `[classes, h, w]`, or classes `[h, w]`. h and w are those of the input or of its patch grid.
+        values: logits `[classes, h, w]`, or classes `[h, w]`; h and w are those of the input or of its patch grid.
         geometry: of the image; one tile.
-        original_wh: the image's size, that of the labels to compare with.
-        outside: what pixels get that the model never saw: no class, so that they count as wrong.
+        original_wh: width and height of the image, pixels.
+        outside: value of pixels that the processor cropped away: no class, so that they count as wrong.
 
     Returns:
-        int64 `[H, W]`.
+        int64 `[H, W]`, in pixels of the original image.
 
     Raises:
         InvalidInputError: if the sizes do not belong together.
@@ -82,8 +82,8 @@ def labels_to_original(
         return made
     at_x = (np.arange(original_wh[0])[seen_x] + 0.5) * scale[0] + offset[0]
     at_y = (np.arange(original_wh[1])[seen_y] + 0.5) * scale[1] + offset[1]
-    # Classes last, so that what is gathered lies together; some rows at a time, because 150 classes of a photograph in
-    # full are hundreds of megabytes.
+    # Classes are the last axis, so that gathered values are contiguous; 32 pixel rows at a time, since 150 classes of
+    # a photograph in full size take hundreds of megabytes.
     cells = given.permute(1, 2, 0).float().contiguous()
     parts = [
         _interpolated(_interpolated(cells, at_y[start : start + 32], 0), at_x, 1).argmax(-1).cpu().numpy()
@@ -94,10 +94,16 @@ def labels_to_original(
 
 
 def only_tile(geometry: Geometry) -> Tile:
-    """The tile of an image that is one.
+    """The tile of an image in one tile.
+
+    Args:
+        geometry: of an image.
+
+    Returns:
+        Its only tile.
 
     Raises:
-        InvalidInputError: if the model cuts it into several.
+        InvalidInputError: if the model cuts the image into several tiles.
     """
     if len(geometry.tiles) != 1:
         raise InvalidInputError(f"this needs a model with one tile; this one cuts {len(geometry.tiles)}.")
@@ -105,7 +111,7 @@ def only_tile(geometry: Geometry) -> Tile:
 
 
 def _cell_hw(tile: Tile, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Height and width, in pixels of the input, of what one value stands for."""
+    """Height and width of one value's cell, in pixels of the input."""
     if len(shape) in (2, 3) and shape[-2:] == tuple(tile.input_hw):
         return (1.0, 1.0)
     if len(shape) in (2, 3) and shape[-2:] == tuple(tile.grid_hw):
@@ -117,17 +123,19 @@ def _cell_hw(tile: Tile, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def _nearest(count: int, scale: float, offset: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells that the centres of `count` pixels fall into along one axis, and which do fall into one."""
+    """For the centres of `count` pixels along one axis: the index of their cell, and whether they lie in one."""
     at = np.floor((np.arange(count) + 0.5) * scale + offset + 1e-9).astype(np.int64)
     return np.clip(at, 0, size - 1), (at >= 0) & (at < size)
 
 
 def _interpolated(values: Tensor, at: np.ndarray, axis: int) -> Tensor:
-    """Linear between the centres of cells along an axis of `[h, w, c]`; beyond the outermost centres, theirs."""
+    """Interpolates `[h, w, c]` linearly between the centres of cells along an axis; constant beyond the outer
+    centres.
+    """
     size = values.shape[axis]
-    place = torch.as_tensor(np.clip(at - 0.5, 0, size - 1), dtype=torch.float32, device=values.device)
-    low = place.floor().long().clamp(max=max(size - 2, 0))
+    position = torch.as_tensor(np.clip(at - 0.5, 0, size - 1), dtype=torch.float32, device=values.device)
+    low = position.floor().long().clamp(max=max(size - 2, 0))
     high = (low + 1).clamp(max=size - 1)
     shape = [1, 1, 1]
     shape[axis] = -1
-    return torch.lerp(values.index_select(axis, low), values.index_select(axis, high), (place - low).view(shape))
+    return torch.lerp(values.index_select(axis, low), values.index_select(axis, high), (position - low).view(shape))

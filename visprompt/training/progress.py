@@ -1,4 +1,4 @@
-"""How far a training run is: a bar on a terminal, lines in a log, or nothing. Without torch."""
+"""Progress of a training run: a bar on a terminal, lines in a log, or nothing. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from visprompt.utils.number_text import duration, shown
 from visprompt.utils.renamed import renamed_names
 
-#: in a log, seconds after which a line comes also without an evaluation
+#: seconds after which a log gets a line even without an evaluation
 LOG_SECONDS = 60.0
 
 
 class FitProgress:
-    """Shows epoch, loss, learning rate, the best figure so far and the time left, on standard error.
+    """Shows epoch, loss, learning rate, the best metric so far and the remaining time, on standard error.
 
     >>> with FitProgress(False, metric="accuracy") as progress:
     ...     progress.epoch(1, 2)
@@ -26,8 +26,8 @@ class FitProgress:
     Args:
         wanted: True: a bar on a terminal, otherwise a line per evaluation; False: nothing; None: a bar if standard
             error is a terminal, otherwise nothing.
-        metric: the figure that is shown; shares (`is_share`) as per cent.
-        title: in front of all, e.g. the setting of a sweep.
+        metric: name of the metric to show; fractions (`is_share`) are shown as per cent.
+        title: shown first, e.g. the setting of a sweep.
     """
 
     def __init__(self, wanted: bool | None = None, metric: str = "accuracy", title: str = "") -> None:
@@ -52,35 +52,40 @@ class FitProgress:
         self.close()
 
     def epoch(self, number: int, of: int) -> None:
-        """Epoch `number` (from 1) of `of` begins."""
+        """Reports that an epoch begins.
+
+        Args:
+            number: of the epoch, from 1.
+            of: epochs of the run.
+        """
         self._epoch, self._of = number, of
         self._draw()
 
     def step(self, done: int, of: int, loss: float, lr: float, watched: Mapping[str, float] | None = None) -> None:
-        """`done` of all the run's `of` optimiser steps are through; a run that goes on begins with those it had.
+        """Reports finished optimiser steps.
 
         Args:
-            done: optimiser steps, over all epochs.
-            of: of the whole run.
+            done: optimiser steps done, over all epochs, including those before a resume.
+            of: optimiser steps of the whole run.
             loss: mean over the step's images.
             lr: the step's learning rate.
-            watched: more figures of the step.
+            watched: more metrics of the step, by name.
         """
         self._done, self._total, self._loss, self._lr = done, of, loss, lr
         self._watched = dict(watched or {})
         if self._first is None:
-            # Steps of an earlier process say nothing about how fast this one is.
+            # Steps of an earlier process do not count for the pace of this one.
             self._first = (time.monotonic(), done)
         self._draw()
         if self.wanted and not self._as_bar and time.monotonic() - self._last_line > LOG_SECONDS:
             self._line()
 
     def evaluated(self, figures: Mapping[str, float], best: bool) -> None:
-        """Validation was measured.
+        """Reports an evaluation on the validation split.
 
         Args:
-            figures: by name; `metric` among them, otherwise the first is shown.
-            best: they are the best so far.
+            figures: metrics by name; `metric` is shown, or the first one if it is missing.
+            best: whether they are the best so far.
         """
         if not figures:
             return
@@ -93,12 +98,12 @@ class FitProgress:
             self._line()
 
     def close(self) -> None:
-        """Takes the bar away; may be called again."""
+        """Removes the bar; may be called again."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    # -- how ----------------------------------------------------------------------------------------------------------
+    # -- output -------------------------------------------------------------------------------------------------------
 
     def _draw(self) -> None:
         if not self._as_bar:
@@ -123,14 +128,14 @@ class FitProgress:
         self._bar.update(self._task, completed=self._done, total=self._total or None, **words)
 
     def _line(self) -> None:
-        """For logs: one line, no control characters."""
+        """Prints one line for logs, without control characters."""
         self._last_line = time.monotonic()
         parts = [self._where(), self._figures(), *([f"{duration(self._left())} left"] if self._left() else [])]
         print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     def _where(self) -> str:
-        place = f"epoch {self._epoch}/{self._of}" if self._of else ""
-        return " ".join(part for part in (self.title, place) if part)
+        epoch = f"epoch {self._epoch}/{self._of}" if self._of else ""
+        return " ".join(part for part in (self.title, epoch) if part)
 
     def _figures(self) -> str:
         parts = []
@@ -145,7 +150,7 @@ class FitProgress:
         return "  ".join(parts)
 
     def _left(self) -> float:
-        """Seconds, from the pace of this process; 0 if it cannot be told."""
+        """Remaining seconds at the pace of this process; 0 if they are unknown."""
         if self._first is None or self._done <= self._first[1] or self._done >= self._total:
             return 0.0
         started, before = self._first

@@ -1,6 +1,6 @@
-"""What is learned, as an image, while it is learned: small images of some steps, and all of them in one strip.
+"""Images of a prompt during its training: small images of some steps, and one strip with all of them.
 
-Without torch. It must not know strategies or the loop.
+Does not import torch, a strategy or the loop.
 """
 
 from __future__ import annotations
@@ -21,45 +21,55 @@ from visprompt.utils.renamed import renamed_names
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: what is learned, as it is now, or in the end
+#: file of the prompt's current image; after the run, of the final one
 IMAGE = "patch.png"
-#: the strip, for people, and the folder that its images lie in until the run has ended
+#: file of the strip, and the folder of its single images until the run ends
 STRIP, FOLDER = "patch-progress.png", "patch-progress"
-#: images that are kept, the latest among them; in the strip, a row has half of them
+#: number of single images that are kept; the strip has half of them per row
 MOST = 16
-#: side of an image in the strip, pixels, about
+#: approximate side of an image in the strip, pixels
 SIDE = 120
 _GAP, _TEXT, _LIGHT, _DARK, _INK = 8, 16, 255, 225, (60, 60, 60)
 _NAME = re.compile(r"step-(\d+)\.png")
 
 
 class ProgressImages:
-    """The images of one run. They depend on the steps alone, so that a run that goes on has the same.
+    """The progress images of one run; which steps are kept depends on the steps alone, so that a resumed run keeps the
+    same.
 
     Args:
-        folder: of the run; it exists.
-        every: steps between two images, at least; it is doubled whenever there are too many.
+        folder: folder of the run; it exists.
+        every: smallest number of steps between two images; doubled whenever there are too many images.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, max(every, 1)
 
     def keep(self, image: Image, step: int) -> None:
-        """Adds the image of a step, which is the latest one; images of later steps are those of a run that was
-        killed, and go."""
+        """Adds the image of the latest step; removes images of later steps, which a killed run left.
+
+        Args:
+            image: the prompt's image, RGBA.
+            step: optimiser steps done.
+        """
         inner = self.folder / FOLDER
         inner.mkdir(exist_ok=True)
         write_bytes(inner / f"step-{step:06d}.png", png_of(image))
-        apart = self.every
-        while step / apart > MOST - 2:
-            apart *= 2
+        interval = self.every
+        while step / interval > MOST - 2:
+            interval *= 2
         for path, number in self._all():
-            if number > step or (number % apart and number != step):
+            if number > step or (number % interval and number != step):
                 path.unlink(missing_ok=True)
         self._draw([])
 
     def finish(self, image: Image, words: str) -> None:
-        """Draws the strip once more, with what is kept at its end."""
+        """Draws the strip once more, with the final image at its end.
+
+        Args:
+            image: the final image, RGBA.
+            words: its caption.
+        """
         self._draw([(image, words)])
 
     def _draw(self, more: Sequence[tuple[Image, str]]) -> None:
@@ -78,7 +88,14 @@ class ProgressImages:
 
 
 def sketch_of(prompter: object) -> Image | None:
-    """The image of what is learned, if it is one."""
+    """The image of a prompter's prompt.
+
+    Args:
+        prompter: a learned strategy.
+
+    Returns:
+        The image, or None if the prompt is no image or is not built yet.
+    """
     if not isinstance(prompter, HasImage):
         return None
     try:
@@ -88,12 +105,12 @@ def sketch_of(prompter: object) -> Image | None:
 
 
 def remove(folder: Path) -> None:
-    """Removes the single images; the strip stays."""
+    """Removes the single images of a run folder; the strip stays."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def enlarged(image: Image, side: int = SIDE) -> Image:
-    """A small image with each pixel a square, on a chequerboard where it is transparent.
+    """Enlarges a small image by a whole factor, without smoothing, on a chequerboard where it is transparent.
 
     >>> from PIL import Image
     >>> enlarged(Image.new("RGBA", (24, 24)), 120).size
@@ -101,7 +118,10 @@ def enlarged(image: Image, side: int = SIDE) -> Image:
 
     Args:
         image: RGBA.
-        side: pixels along the longer side, about: every pixel becomes a whole number of them.
+        side: approximate side of the result along the longer side, pixels.
+
+    Returns:
+        An RGB image.
     """
     import numpy as np
     from PIL import Image as pil_image
@@ -117,10 +137,13 @@ def enlarged(image: Image, side: int = SIDE) -> Image:
 
 
 def strip(shown: Sequence[tuple[Image, str]]) -> Image:
-    """Small images beside each other, enlarged, each with words below it; in two rows from nine on.
+    """Draws enlarged images in a row, each with a caption below; two rows from nine images on.
 
     Args:
-        shown: images, RGBA, and their words; at least one.
+        shown: RGBA images with their captions; at least one.
+
+    Returns:
+        An RGB image.
     """
     from PIL import Image as pil_image
     from PIL import ImageDraw, ImageFont
@@ -132,9 +155,9 @@ def strip(shown: Sequence[tuple[Image, str]]) -> Image:
     wh = (columns * (width + _GAP) + _GAP, rows * (height + _TEXT + _GAP) + _GAP)
     made = pil_image.new("RGB", wh, "white")
     pen, font = ImageDraw.Draw(made), ImageFont.load_default()
-    for place, (one_large, (_, words)) in enumerate(zip(large, shown, strict=True)):
-        x = _GAP + place % columns * (width + _GAP)
-        y = _GAP + place // columns * (height + _TEXT + _GAP)
+    for index, (one_large, (_, words)) in enumerate(zip(large, shown, strict=True)):
+        x = _GAP + index % columns * (width + _GAP)
+        y = _GAP + index // columns * (height + _TEXT + _GAP)
         made.paste(one_large, (x, y))
         pen.text((x, y + height + 2), words, fill=_INK, font=font)
     return made

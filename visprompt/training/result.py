@@ -1,4 +1,4 @@
-"""What a training run gives back."""
+"""The result of a training run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was measured while a prompt was learned.
+    """The metrics and counts of a training run.
 
     Args:
-        metric: the figure that validation chose by ("accuracy", "miou", "loss").
-        validation: figures on validation of the weights that were kept; empty without validation.
-        test: figures on the test split, measured once at the end; empty without one.
-        best_epoch: the epoch (from 1) whose weights were kept; 0: the untrained ones.
-        epochs: how many were run.
-        stopped_early: True if patience ran out.
-        parameters: numbers that were trained, by part ("prompt", "head").
+        metric: name of the metric that chooses on the validation split ("accuracy", "miou", "loss").
+        validation: validation metrics of the weights that were kept, by name; empty without a validation split.
+        test: metrics on the test split, measured once at the end; empty without one.
+        best_epoch: the epoch (from 1) whose weights were kept; 0: the untrained weights.
+        epochs: epochs that were run.
+        stopped_early: whether `patience` ended the run.
+        parameters: numbers of trained parameters, by part ("prompt", "head").
         history: one dict per evaluation, as in metrics.jsonl.
         sweep: one dict per setting that was tried, best first; empty without a sweep.
     """

@@ -1,4 +1,6 @@
-"""One training run with one set of settings: what is taught, whether it was trained already, and what is recorded."""
+"""One training run with one set of settings: builds the objective, resumes or loads a run in the folder, records the
+result.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.training.objectives.base import Objective, Split
 
-#: settings that change how fast a run is, and not what comes out
+#: settings that do not change a run's result
 _WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "tensorboard"})
 
 
@@ -48,20 +50,24 @@ def train(
     """One training run with one set of settings.
 
     Args:
-        prompter: its parameters are made anew.
-        model: the model.
+        prompter: the learned strategy; its parameters are initialised again.
+        model: the frozen model.
         splits: the data.
-        settings: how.
-        folder: for checkpoints, metrics and the result, or None.
-        restart: forget what lies there.
-        progress: True, False or None: if someone is watching.
-        title: in front of the progress bar.
+        settings: the hyperparameters.
+        folder: for checkpoints, metrics and the saved prompt, or None. A run with the same settings is resumed, or
+            loaded if it has finished.
+        restart: overwrite a run in the folder.
+        progress: True, False, or None: only on a terminal.
+        title: shown before the progress bar.
         test: measure the test split at the end.
-        also: part of the model to train too, for full fine-tuning as a baseline (`Loop`).
+        also: a part of the model that is trained too, for full fine-tuning as a baseline (`Loop`).
+
+    Returns:
+        The metrics of the run.
 
     Raises:
-        InvalidInputError: if another run's traces lie in the folder.
-        DivergedError: if the loss stops being a number.
+        InvalidInputError: if the folder holds another run.
+        DivergedError: if the loss becomes NaN or infinite.
     """
     with run_folder.alone(folder):
         return _train(prompter, model, splits, settings, folder, restart, progress, title, test, also)
@@ -82,20 +88,20 @@ def _train(
     prompter.build(model, settings.seed)
     objective = make_objective(prompter, model, splits, settings, test)
     prompter.head = objective.head
-    what = _fingerprint(prompter, model, splits, settings, test)
+    fingerprint = _fingerprint(prompter, model, splits, settings, test)
     if folder is not None:
-        done = run_folder.prepare(folder, what, restart)
+        done = run_folder.prepare(folder, fingerprint, restart)
         if done is not None:
             _take(prompter, folder)
             if processes.is_main():
-                run_folder.clear(folder)  # a kill between the result and this one leaves them
+                run_folder.clear(folder)  # checkpoints are left if the run was killed before it removed them
             return done
     loop = Loop(prompter, model, objective, settings, folder=folder, progress=progress, title=title, also=also)
     fitted = loop.run()
-    prompter.record = _record(what["data"], model, objective, splits, settings, fitted)
+    prompter.record = _record(fingerprint["data"], model, objective, splits, settings, fitted)
     if folder is not None and processes.is_main():
         prompter.save_pretrained(folder)
-        run_folder.write(folder, {"run": what, "finished": dataclasses.asdict(fitted)})
+        run_folder.write(folder, {"run": fingerprint, "finished": dataclasses.asdict(fitted)})
         run_folder.clear(folder)
     processes.wait()
     return fitted
@@ -104,7 +110,15 @@ def _train(
 def make_objective(
     prompter: Learned, model: Model, splits: Splits, settings: FitSettings, test: bool = True
 ) -> Objective:
-    """What a strategy is taught with these data, its head drawn by the settings' seed."""
+    """The objective of a strategy on these splits; its head is initialised from `settings.seed`.
+
+    Args:
+        prompter: the learned strategy, with its parameters built.
+        model: the frozen model.
+        splits: the data.
+        settings: the hyperparameters.
+        test: whether the objective gets the test split.
+    """
     parts: dict[Split, Labelled] = {"train": splits.train}
     if splits.validation is not None:
         parts["validation"] = splits.validation
@@ -114,16 +128,23 @@ def make_objective(
 
 
 def objective_of(prompter: Learned, model: Model, parts: dict[Split, Labelled], settings: FitSettings) -> Objective:
-    """What a strategy is taught with these parts of the data."""
+    """The objective of a strategy on the given parts of the data; its head is initialised from `settings.seed`.
+
+    Args:
+        prompter: the learned strategy, with its parameters built.
+        model: the frozen model.
+        parts: labelled images by split, "train" among them.
+        settings: the hyperparameters.
+    """
     kind = prompter.objective(model, parts["train"])
-    # A head is drawn from torch's global generator: from a state of its own, and the user's stays as it was.
+    # A head is initialised from torch's global generator; `fork_rng` leaves the caller's state unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return kind(model, prompter, parts, settings)
 
 
 def _fingerprint(prompter: Learned, model: Model, splits: Splits, settings: FitSettings, test: bool) -> dict[str, Any]:
-    """What must be the same for a run to go on, as JSON has it."""
+    """What must be equal for a run to be resumed, ready for JSON."""
     backbone = dict(prompter.backbone or {})
     content = {
         "strategy": prompter.name,
@@ -138,7 +159,7 @@ def _fingerprint(prompter: Learned, model: Model, splits: Splits, settings: FitS
 
 
 def _take(prompter: Learned, folder: Path) -> None:
-    """What a run that has ended left, into a prompter and the head that it has."""
+    """Loads a finished run's weights, head and record into `prompter`."""
     saved: Any = Prompter.from_pretrained(folder)
     prompter.parameters, prompter.record, prompter.backbone = saved.parameters, saved.record, saved.backbone
     prompter.head = saved.head
@@ -152,8 +173,18 @@ def _record(
     settings: FitSettings,
     fitted: Fitted,
 ) -> dict[str, Any]:
-    """What is known about a training, for `config.json` and the card; `described` is `splits.describe()`, which hashes
-    every item's name and is not made twice.
+    """The record of a training for `config.json` and the model card.
+
+    Args:
+        described: `splits.describe()`, which hashes all item names and is computed only once.
+        model: the frozen model.
+        objective: loss, metrics and head.
+        splits: the data.
+        settings: the hyperparameters.
+        fitted: the metrics of the run.
+
+    Returns:
+        Values ready for JSON.
     """
     from visprompt import __version__
 

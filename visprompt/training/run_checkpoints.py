@@ -1,7 +1,7 @@
-"""Where a run stands, on the disk: safetensors and JSON, replaced in one go, so that a kill at any moment loses little.
+"""Checkpoints of a run: safetensors and JSON, replaced atomically, so that a kill at any moment loses little.
 
-A checkpoint is a folder `checkpoint-<step>`; it is written beside, renamed when it is whole, and only then is the one
-before it removed. The newest whole one is where a run goes on.
+A checkpoint is a folder `checkpoint-<step>`. It is written under a temporary name and renamed when it is complete; only
+then is the previous one removed. A run resumes from the newest complete one.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from visprompt.utils.files import sync, write_text
 from visprompt.utils.renamed import renamed_attributes
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-_BESIDE = re.compile(r"\.(checkpoint|old)-\d+")  # on the way in, on the way out
+_BESIDE = re.compile(r"\.(checkpoint|old)-\d+")  # temporary names: being written, being replaced
 _TENSORS, _NUMBERS = "state.safetensors", "state.json"
 
 
 @renamed_attributes(pictures="images")
 @dataclass
 class Progress:
-    """Numbers of a run that is under way.
+    """The counters of an unfinished run.
 
     Args:
         step: optimiser steps done, over all epochs.
         loss: sum of the training loss over the images of the epoch so far.
-        images: how many these are.
-        best: figures of the best evaluation so far, or None.
+        images: number of these images.
+        best: metrics of the best evaluation so far, or None.
         best_epoch: its epoch, from 1.
-        waiting: evaluations since then.
-        lines: rows of metrics.jsonl that belong to this state.
+        waiting: evaluations since the best one.
+        lines: rows of metrics.jsonl up to this state.
         scaler: state of the loss scaler (fp16), or None.
-        stopped_early: patience ran out.
+        stopped_early: whether `patience` ended the run.
     """
 
     step: int = 0
@@ -56,12 +56,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on as if it had not been interrupted.
+    """Everything that a run needs to resume exactly.
 
     Args:
-        progress: the numbers.
+        progress: the counters.
         weights: the trained tensors by name.
-        best: those of the best evaluation by name; empty before the first one.
+        best: the trained tensors at the best evaluation, by name; empty before the first evaluation.
         optimizer: `state_dict()` of the optimiser.
     """
 
@@ -72,7 +72,12 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint into `folder` and removes older ones."""
+    """Writes a checkpoint and removes older ones.
+
+    Args:
+        folder: folder of the run.
+        checkpoint: the state to write.
+    """
     from safetensors.torch import save_file
 
     numbers, tensors = _split(checkpoint.optimizer)
@@ -81,13 +86,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     part = folder / f".checkpoint-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    # Clones: safetensors refuses tensors that share memory, and training goes on in these.
+    # Cloned, since safetensors refuses tensors that share memory.
     save_file({name: item.detach().cpu().contiguous().clone() for name, item in tensors.items()}, part / _TENSORS)
     content = {"progress": asdict(checkpoint.progress), "optimizer": numbers}
     write_text(part / _NUMBERS, json.dumps(content))
     sync(part / _TENSORS)
     target = folder / f"checkpoint-{checkpoint.progress.step}"
-    if target.exists():  # the same step again (an evaluation at the end of an epoch came to it)
+    if target.exists():  # the step was saved before: `checkpoint_every` and the end of an epoch coincide
         old = folder / f".old-{os.getpid()}"
         os.replace(target, old)
         os.replace(part, target)
@@ -98,10 +103,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint in `folder`, or None.
+    """The newest complete checkpoint.
+
+    Args:
+        folder: folder of the run.
+
+    Returns:
+        The checkpoint, or None if there is none.
 
     Raises:
-        InvalidInputError: if the only ones there are cannot be read.
+        InvalidInputError: if there are checkpoints and none can be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -128,24 +139,36 @@ def load(folder: Path) -> Checkpoint | None:
 
 
 def remove(folder: Path, but: Path | None = None) -> None:
-    """Removes all checkpoints but one, those half written among them; by default all, when a run has ended."""
+    """Removes all checkpoints of a folder except one, incomplete ones too.
+
+    Args:
+        folder: folder of the run.
+        but: the checkpoint to keep; None: none.
+    """
     for path in _ours(folder):
         if path != but:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def there(folder: Path) -> bool:
-    """True if checkpoints lie in a folder."""
+    """True if the folder holds checkpoints."""
     return bool(_all(folder))
 
 
 def _all(folder: Path) -> list[Path]:
-    # A kill between the two renames of `save` leaves the old one under another name.
+    # A kill between the two renames of `save` leaves the old checkpoint under its temporary name.
     return [path for path in _ours(folder) if not path.name.startswith(".checkpoint-")]
 
 
 def foreign(folder: Path) -> Path | None:
-    """Another program's checkpoint in a folder: they are called the same, and `save` would write over it."""
+    """Finds a checkpoint of another program with a name that `save` would overwrite.
+
+    Args:
+        folder: folder of the run.
+
+    Returns:
+        Its path, or None.
+    """
     return next((path for path in _named(folder, _NAME) if not _is_ours(path)), None)
 
 
@@ -171,26 +194,26 @@ def _under(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _split(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """An optimiser's state as JSON and as tensors."""
+    """Splits an optimiser's state into JSON values and tensors."""
     numbers: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
-    for place, entry in state.get("state", {}).items():
+    for index, entry in state.get("state", {}).items():
         for name, value in entry.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{place}.{name}"] = value
+                tensors[f"optimizer.{index}.{name}"] = value
             else:
-                numbers.setdefault(str(place), {})[name] = value
+                numbers.setdefault(str(index), {})[name] = value
     return {"state": numbers}, tensors
 
 
 def _joined(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(place): dict(entry) for place, entry in numbers.get("state", {}).items()}
+    state: dict[int, dict[str, Any]] = {int(index): dict(entry) for index, entry in numbers.get("state", {}).items()}
     for key, item in tensors.items():
-        place, _, name = key.partition(".")
-        state.setdefault(int(place), {})[name] = item
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = item
     return {"state": state}
 
 
 def clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, untouched by further training."""
+    """Copies of tensors on the CPU, by name."""
     return {name: item.detach().to("cpu", copy=True) for name, item in weights.items()}

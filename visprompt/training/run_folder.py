@@ -1,4 +1,4 @@
-"""The folder of a training run: whether it is free, whose it is, and whether the run in it has ended."""
+"""The folder of a training run: locks it, checks which run it holds, and whether that run has finished."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from visprompt.training.metrics_log import finite
 from visprompt.training.result import Fitted
 from visprompt.utils.files import write_text
 
-#: what a run is, and in the end what it gave
+#: file with the fingerprint of a run and, at the end, its result
 RUN = "run.json"
-#: what a run leaves beside it
+#: the other files that a run writes
 _WRITTEN = (
     "config.json",
     "prompt.safetensors",
@@ -34,10 +34,13 @@ _WRITTEN = (
 
 @contextlib.contextmanager
 def alone(folder: Path | None) -> Iterator[None]:
-    """Nobody else trains into the folder meanwhile; the lock goes with the process, however that ends.
+    """Locks a run folder inside `with`; the operating system releases the lock when the process ends.
+
+    Args:
+        folder: folder of the run; None: no lock.
 
     Raises:
-        InvalidInputError: if somebody does.
+        InvalidInputError: if another process trains into the folder.
     """
     if folder is None or not processes.is_main():
         yield
@@ -55,7 +58,7 @@ def alone(folder: Path | None) -> Iterator[None]:
     except (
         OSError,
         NotImplementedError,
-    ):  # a folder that cannot be written to is named later; some disks have no locks
+    ):  # `prepare` reports a folder that cannot be written to; some file systems have no locks
         pass
     try:
         yield
@@ -66,10 +69,19 @@ def alone(folder: Path | None) -> Iterator[None]:
 
 
 def prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None:
-    """Makes the folder; gives the result of a run that has ended there.
+    """Creates the folder of a run, or checks that it holds the same run.
+
+    Args:
+        folder: folder of the run.
+        what: fingerprint of the run: what must be equal for it to be resumed.
+        restart: remove the files of an earlier run.
+
+    Returns:
+        The result of the run if it has finished, otherwise None.
 
     Raises:
-        InvalidInputError: if it holds another run, or something that is none.
+        InvalidInputError: if the folder holds another run, other files that the run would overwrite, or cannot be
+            written to.
     """
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; a run needs a folder.")
@@ -83,12 +95,12 @@ def prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None:
     processes.wait()
     processes.require_same(known, folder)
     if known is None:
-        # Checkpoints without the run that they are of may be what a kill in the middle of a restart left.
-        there = "a saved strategy" if (folder / "config.json").exists() else ""
-        there = there or ("checkpoints of an unknown run" if checkpoints.there(folder) else "")
-        if there and not restart:
+        # A kill in the middle of a restart leaves checkpoints without `run.json`.
+        found = "a saved strategy" if (folder / "config.json").exists() else ""
+        found = found or ("checkpoints of an unknown run" if checkpoints.there(folder) else "")
+        if found and not restart:
             raise InvalidInputError(
-                f"{folder} holds {there}, and no training run to go on with: give another folder, or restart=True "
+                f"{folder} holds {found}, and no training run to go on with: give another folder, or restart=True "
                 "(--restart) to write over it."
             )
         if processes.is_main():
@@ -107,20 +119,23 @@ def prepare(folder: Path, what: dict[str, Any], restart: bool) -> Fitted | None:
         )
     if "finished" not in known:
         return None
-    found = Fitted(**known["finished"])
-    return dataclasses.replace(found, validation=_numbers(found.validation), test=_numbers(found.test))
+    result = Fitted(**known["finished"])
+    return dataclasses.replace(result, validation=_numbers(result.validation), test=_numbers(result.test))
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Figures as they were: JSON has None for what is no number."""
+    """Metrics read from JSON, with NaN in place of null."""
     return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
 def require_ours(folder: Path) -> None:
-    """Refuses a folder with files that a run would write over, and that none wrote.
+    """Refuses a folder with files that a run would overwrite and that no run wrote.
+
+    Args:
+        folder: folder of the run.
 
     Raises:
-        InvalidInputError: naming them.
+        InvalidInputError: with the names of these files.
     """
     checkpoint = checkpoints.foreign(folder)
     if checkpoint is not None:
@@ -133,7 +148,7 @@ def require_ours(folder: Path) -> None:
 
 
 def _has_run(folder: Path) -> bool:
-    """True if a run or a saved strategy lies there, also one that was cut off or is broken."""
+    """True if the folder holds a run or a saved strategy, complete or not."""
     if (folder / RUN).exists() or any(folder.glob(f"sweep/*/{RUN}")):
         return True
     try:
@@ -144,7 +159,7 @@ def _has_run(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Removes what only a run needs that has not ended."""
+    """Removes the files that only an unfinished run needs: checkpoints and single progress images."""
     checkpoints.remove(folder)
     progress_images.remove(folder)
 
@@ -162,7 +177,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "")
 
 
 def _are_near(old: Any, new: Any) -> bool:
-    """True for the marks of the same weights: another number of threads, or another GPU, adds them up differently."""
+    """True for fingerprints of the same weights: threads and GPUs differ in the order of summation."""
     from visprompt.models.identity import far_apart
 
     return isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and not far_apart(old, new)
@@ -186,5 +201,10 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
-    """Replaces `run.json`: what the run is, and what it gave once it has ended."""
+    """Replaces `run.json`.
+
+    Args:
+        folder: folder of the run.
+        content: `{"run": fingerprint}`, with `"finished": result` once the run has ended.
+    """
     write_text(folder / RUN, json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""How a prompt is trained: one frozen dataclass, checked where it is made."""
+"""The hyperparameters of `fit`: one frozen dataclass, checked when it is created."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visprompt.visual_prompt import FITS, Fit, is_number
 
 #: lr = base_lr · images per step / 256 (Goyal et al. 2017, as in VPT and gated prompt tuning)
 REFERENCE_BATCH = 256
-#: torch's generators take no larger ones
+#: seeds are below this, the limit of torch's generators
 MOST_SEED = 2**63
 
 #: groups of flags in the help text of `visprompt fit`
@@ -25,8 +25,8 @@ class Flag:
 
     Args:
         help: one line for `--help`.
-        panel: the group that it is in: `TRAINING` or `CHOOSING`.
-        default: whether `--help` may show a default.
+        panel: group in the help text: `TRAINING` or `CHOOSING`.
+        default: whether `--help` shows the default.
         short: other names, e.g. `("-e",)`.
     """
 
@@ -38,7 +38,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """A value out of some; None is one of `allowed` if it may be left out."""
+    """One of a list of values; `allowed` contains None if the setting is optional."""
 
     allowed: tuple[Any, ...]
 
@@ -49,7 +49,7 @@ class _Choice:
 
 @dataclasses.dataclass(frozen=True)
 class _Whole:
-    """A whole number, at least `least`; or None if that is the default."""
+    """A whole number, at least `least`; None is allowed if it is the default."""
 
     least: int
 
@@ -62,7 +62,7 @@ class _Whole:
 
 @dataclasses.dataclass(frozen=True)
 class _Number:
-    """A finite number, at least 0; or None if that is the default."""
+    """A finite number, at least 0; None is allowed if it is the default."""
 
     def check(self, name: str, value: Any, optional: bool) -> None:
         if value is None and optional:
@@ -72,7 +72,7 @@ class _Number:
 
 
 def _setting(default: Any, rule: _Choice | _Whole | _Number | None = None, flag: Flag | str | None = None) -> Any:
-    """A field of `FitSettings`: its rule is checked, and its flag is offered by `visprompt fit`."""
+    """A field of `FitSettings` with a rule for its values and a flag for `visprompt fit`."""
     shown = Flag(flag) if isinstance(flag, str) else flag
     return dataclasses.field(default=default, metadata={"rule": rule, "flag": shown})
 
@@ -91,41 +91,41 @@ def _choice(default: str | None, allowed: tuple[Any, ...], flag: Flag | str | No
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
-    """Settings of `fit`; defaults are those of gated prompt tuning (arXiv 2306.05067) where it has them.
+    """The hyperparameters of `fit`; defaults are those of gated prompt tuning (arXiv 2306.05067) where it gives them.
 
-    A field's metadata say which values it takes (`rule`) and whether `visprompt fit` has a flag for it (`flag`).
+    The metadata of a field hold the rule for its values (`rule`) and its flag in `visprompt fit` (`flag`).
 
     Args:
         epochs: passes over the training images.
-        max_steps: stop after so many optimiser steps, also within an epoch; the schedule ends there.
-        batch_size: images per process and forward; an optimiser step sees `batch_size · accumulate · processes`.
+        max_steps: stop after this many optimiser steps, also within an epoch; the schedule ends there.
+        batch_size: images per process and forward; an optimiser step sees `batch_size · accumulate · processes` images.
         accumulate: forwards per optimiser step.
         optimizer: "sgd" or "adamw".
-        base_lr: learning rate for 256 images a step, scaled to the images that a step has.
+        base_lr: learning rate for 256 images per step, scaled by the images per step / 256.
         lr: the learning rate itself, instead of `base_lr`.
-        momentum: of SGD; of AdamW its β₁.
-        weight_decay: decoupled for AdamW, as torch's SGD has it otherwise; on every trained tensor with two or more
-            dimensions.
-        warmup_epochs: epochs over which the rate rises from 0; then it falls along a cosine to 0. None: a tenth of the
+        momentum: of SGD; β₁ of AdamW.
+        weight_decay: decoupled in AdamW, an L2 penalty in SGD; applied to trained tensors with two or more dimensions.
+        warmup_epochs: epochs over which the rate rises from 0; it then falls to 0 along a cosine. None: a tenth of the
             run, as the authors' 10 of 100.
-        max_grad_norm: gradients are clipped to this norm; None: they are not.
-        precision: "no" (the type of the model's weights), "bf16" or "fp16": autocast. What is learned stays float32.
+        max_grad_norm: gradients are clipped to this norm; None: no clipping.
+        precision: "no" (the type of the model's weights), "bf16" or "fp16": autocast. Trained parameters stay float32.
         checkpointing: recompute the tower's blocks in the backward pass: less memory, more time.
-        patience: stop after so many evaluations without a better one; None: never.
-        evaluate_every: epochs between evaluations on validation.
-        checkpoint_every: optimiser steps between checkpoints, beside those at every epoch's end; None: only these.
-        keep: "best" on validation, or the "last" weights; without validation always the last.
-        head: "linear", "mlp" (one hidden layer), "zero-shot" (the class names' text embeddings), or None: what fits
-            the data.
-        templates: texts for the zero-shot head, `{}` standing for the class name.
-        augment: "none", "flip", "crop" (random resized crop and flip), "shift" (a window of 7/8 somewhere, and flip).
-        fit: how images are brought into the model's input, as in `VisualPrompt`.
+        patience: stop after this many evaluations without a better one; None: never.
+        evaluate_every: epochs between evaluations on the validation split.
+        checkpoint_every: optimiser steps between checkpoints, in addition to those after every epoch; None: only these.
+        keep: weights to keep: "best" on the validation split, or "last"; without a validation split always the last.
+        head: "linear", "mlp" (one hidden layer), "zero-shot" (text embeddings of the class names), or None: the default
+            for the data.
+        templates: texts for the zero-shot head, with `{}` for the class name.
+        augment: "none", "flip", "crop" (random resized crop and flip), "shift" (a window of 7/8 at a random position,
+            and flip).
+        fit: how an image is brought to the input's size, as in `VisualPrompt`.
         workers: processes that prepare images; 0: the training process itself.
-        seed: of the initialisation, the order, augmentation and dropout.
+        seed: of initialisation, order, augmentation and dropout.
         tensorboard: write TensorBoard events too (extra `tensorboard`).
 
     Raises:
-        InvalidInputError: for a value it cannot have.
+        InvalidInputError: for a value that a setting does not take.
     """
 
     epochs: int = _whole(100, flag="Passes over the training images.")
@@ -164,7 +164,7 @@ class FitSettings:
             if (rule := field.metadata.get("rule")) is not None:
                 rule.check(field.name, getattr(self, field.name), optional=field.default is None)
         if self.momentum >= 1:
-            raise InvalidInputError(f"momentum is a share, at least 0 and below 1; got {self.momentum!r}.")
+            raise InvalidInputError(f"momentum is a number, at least 0 and below 1; got {self.momentum!r}.")
         if self.max_grad_norm == 0:
             raise InvalidInputError("max_grad_norm=0 would clip every gradient to nothing: give a norm, or None.")
         if self.seed >= MOST_SEED:
@@ -178,30 +178,46 @@ class FitSettings:
 
     @renamed_parameters(pictures_per_step="images_per_step")
     def learning_rate(self, images_per_step: int) -> float:
-        """The peak learning rate: `lr`, or `base_lr` scaled to the images that a step has."""
+        """The peak learning rate: `lr`, or `base_lr · images_per_step / 256`.
+
+        Args:
+            images_per_step: images of a full optimiser step, over all processes.
+        """
         return self.lr if self.lr is not None else self.base_lr * images_per_step / REFERENCE_BATCH
 
     def warmup_steps(self, steps: int, per_epoch: int) -> float:
-        """Steps over which the rate rises, of a run of `steps` with `per_epoch` in an epoch."""
+        """The number of warm-up steps; need not be whole.
+
+        Args:
+            steps: optimiser steps of the whole run.
+            per_epoch: optimiser steps per epoch.
+        """
         return steps / 10 if self.warmup_epochs is None else self.warmup_epochs * per_epoch
 
     def describe(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The settings by name, ready for JSON."""
         return {**dataclasses.asdict(self), "templates": list(self.templates)}
 
 
 def settings_from(defaults: dict[str, Any], given: dict[str, Any]) -> FitSettings:
-    """A strategy's own defaults, and over them what the user says.
+    """A strategy's default settings, overridden by those that the user gives.
+
+    Args:
+        defaults: settings from the strategy's YAML, by name.
+        given: settings from the user, by name; `base_lr` replaces a default `lr`.
+
+    Returns:
+        The checked settings.
 
     Raises:
-        UnknownNameError: for a setting that does not exist; the message lists those that do.
-        InvalidInputError: for a value it cannot have.
+        UnknownNameError: for a setting that does not exist; the message lists all settings.
+        InvalidInputError: for a value that a setting does not take, or for both `lr` and `base_lr`.
     """
     from visprompt.registry import checked_options
 
     merged = {**defaults, **given}
     if "lr" in given and "base_lr" in given:
-        raise InvalidInputError("lr and base_lr are two ways of saying how fast: give one of them.")
+        raise InvalidInputError("lr and base_lr both set the learning rate: give one of them.")
     if "base_lr" in given:
         merged.pop("lr", None)
     return checked_options(FitSettings, "fit", merged)  # type: ignore[type-var, return-value, arg-type]

@@ -1,4 +1,4 @@
-"""Several settings, each trained, the best on validation kept: test images are looked at once, at the end."""
+"""A sweep over a grid of settings: every combination is trained, the best on validation is kept and tested once."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.training.objectives.base import Objective
 
-    #: what the grid says, the strategy's options, and the settings of one run
+    #: one run: its values of the grid, the strategy's options, and the settings
     _Combination: TypeAlias = tuple[dict[str, Any], Any, FitSettings]
-    #: what a run gave: figures, weights by name, and the record for the model card
+    #: result of one run: metrics, weights by name, and the record for the model card
     _Result: TypeAlias = tuple[Fitted, dict[str, Tensor], dict[str, Any]]
 
 FOLDER = "sweep"
@@ -51,24 +51,24 @@ def run_sweep(
     restart: bool,
     progress: bool | None,
 ) -> Fitted:
-    """Trains every combination, then measures the best one on the test split.
+    """Trains every combination of a grid, then measures the best one on the test split.
 
     Args:
-        prompter: gets the options and the weights of the best one.
-        model: the model.
-        splits: the data, with a validation part.
-        settings: those that the grid does not name.
+        prompter: the learned strategy; gets the options and the weights of the best run.
+        model: the frozen model.
+        splits: the data, with a validation split.
+        settings: the settings that the grid does not vary.
         grid: values per setting or per option of the strategy.
         folder: for the runs (in `sweep/`) and the result, or None.
-        final: train the best one again, on training and validation images together; its last weights are kept.
-        restart: forget what lies there.
-        progress: True, False or None: if someone is watching.
+        final: train the best combination again on training and validation images; its last weights are kept.
+        restart: overwrite the runs in the folder.
+        progress: True, False, or None: only on a terminal.
 
     Returns:
-        What the best one gave; `Fitted.sweep` has all of them.
+        The metrics of the best run; `Fitted.sweep` has those of all runs.
 
     Raises:
-        InvalidInputError: without a validation part, for values that cannot be had, or if every setting diverged.
+        InvalidInputError: without a validation split, for a value that is not allowed, or if every run diverged.
         UnknownNameError: for a name that is neither a setting nor an option.
     """
     if splits.validation is None:
@@ -109,20 +109,24 @@ def _train_all(
     folder: Path | None,
     progress: bool | None,
 ) -> tuple[list[dict[str, Any]], dict[int, _Result]]:
-    """Trains every combination: a row for each of them, and by number what those gave that did not diverge.
+    """Trains every combination.
+
+    Returns:
+        One dict per combination with its values and metrics; and the results of the runs that did not diverge, by the
+            number of the combination.
 
     Raises:
-        InvalidInputError: if every one diverged.
+        InvalidInputError: if every run diverged.
     """
     original = prompter.options
     tried: list[dict[str, Any]] = []
     results: dict[int, _Result] = {}
     for number, (values, options, chosen) in enumerate(combinations):
         prompter.options = options
-        place = None if folder is None else folder / FOLDER / _slug(values)
+        run_path = None if folder is None else folder / FOLDER / _slug(values)
         title = f"[{number + 1}/{len(combinations)}] {_named(values)}"
         try:
-            found = train(prompter, model, splits, chosen, place, progress=progress, title=title, test=False)
+            found = train(prompter, model, splits, chosen, run_path, progress=progress, title=title, test=False)
         except DivergedError as error:
             tried.append({**values, "diverged": str(error)})
             continue
@@ -138,7 +142,7 @@ def _train_all(
 
 
 def _ranked(kind: type[Objective], tried: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """The rows, best first and those that diverged last; and the number of the best one."""
+    """The dicts of `_train_all`, best first and diverged runs last; and the number of the best combination."""
     alive = [entry for entry in tried if "diverged" not in entry]
     ranked = sorted(alive, key=lambda entry: _cost(entry[kind.metric], kind.higher_is_better))
     winner = next(i for i, entry in enumerate(tried) if entry is ranked[0])
@@ -146,7 +150,7 @@ def _ranked(kind: type[Objective], tried: Sequence[dict[str, Any]]) -> tuple[lis
 
 
 def _restored(prompter: Learned, model: Model, splits: Splits, settings: FitSettings, result: _Result) -> Fitted:
-    """Puts the weights of one run of the sweep back into the prompter and measures them on the test split."""
+    """Loads the weights of one run of the sweep into the prompter and measures them on the test split."""
     fitted, state, record = result
     prompter.build(model, settings.seed)
     objective = make_objective(prompter, model, splits, settings)
@@ -159,19 +163,19 @@ def _restored(prompter: Learned, model: Model, splits: Splits, settings: FitSett
 
 
 def _copy_logs(run: Path, folder: Path) -> None:
-    """Copies metrics and progress images of the run that was kept to where the prompt is saved."""
+    """Copies metrics and progress images of the best run to the folder of the sweep."""
     for name in (FILE, STRIP):
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
 
 
 def _forget(prompter: Learned, options: Any) -> None:
-    """Back to the options that it had: what another setting left half trained does not belong to them."""
+    """Restores the prompter's options and drops the parameters of another combination."""
     prompter.options, prompter.parameters, prompter.head, prompter.record = options, None, None, {}
 
 
 def _combinations(prompter: Learned, settings: FitSettings, grid: Mapping[str, Sequence[Any]]) -> list[_Combination]:
-    """(values, options, settings) of every run, all of them checked before the first one starts."""
+    """(values, options, settings) of every run; all are checked before the first run starts."""
     known = {item.name for item in dataclasses.fields(FitSettings)}
     options = {item.name for item in dataclasses.fields(prompter.Options)}
     for name, values in grid.items():
@@ -209,7 +213,7 @@ def _require_no_run(folder: Path, restart: bool) -> None:
 
 
 def _cost(value: float, higher: bool) -> float:
-    """Smaller is better; what is no number is worst, and compares with nothing by itself."""
+    """Sort key: smaller is better; NaN and infinity are worst."""
     return (-value if higher else value) if math.isfinite(value) else math.inf
 
 
@@ -218,6 +222,6 @@ def _named(values: Mapping[str, Any]) -> str:
 
 
 def _slug(values: Mapping[str, Any]) -> str:
-    """A folder name that says which setting it is."""
+    """A folder name with the values of a combination."""
     text = ",".join(f"{name}={value}" for name, value in values.items()) or "as-given"
     return "".join(char if char.isalnum() or char in "=.,_-" else "_" for char in text)[:120]

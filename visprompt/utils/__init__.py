@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of models: files, hashes, statistics."""
+"""Helpers without knowledge of models: files, hashes, statistics, renamed names."""

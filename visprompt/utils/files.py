@@ -1,4 +1,4 @@
-"""Files that a run writes: checked before anything is computed, replaced in one step."""
+"""Writing files: checks before a computation starts, and replacement in one step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from visprompt.errors import InvalidInputError
 
 
 def require_folder(path: str | Path) -> Path:
-    """Makes sure, before anything is computed, that files can be written into a folder; it need not be there yet.
+    """Checks that files can be written into a folder, which need not exist yet.
+
+    Call it before a long computation.
 
     Raises:
-        InvalidInputError: if it, or a part of its path, is a file, or may not be written.
+        InvalidInputError: if the folder or a part of its path is a file, or is not writable.
     """
     path = Path(path)
     try:
@@ -31,14 +33,14 @@ def require_folder(path: str | Path) -> Path:
 
 
 def require_file(path: str | Path, option: str) -> Path:
-    """Makes sure, before anything is computed, that a file can be written; it and its folder need not be there yet.
+    """Checks that a file can be written; the file and its folder need not exist yet.
 
     Args:
         path: the file.
-        option: what it was given with, for the message.
+        option: name of the command-line option, for the message.
 
     Raises:
-        InvalidInputError: if it is a folder, or cannot be written.
+        InvalidInputError: if the path is a folder, or cannot be written.
     """
     path = Path(path)
     try:
@@ -54,11 +56,11 @@ def require_file(path: str | Path, option: str) -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A new file beside `path` to write into, which takes its place at the end; its folder is made if it is not there.
+    """Gives a new file to write into, which replaces `path` when the block ends; missing folders are created.
 
-    Whoever reads `path`, also after a crash, sees the old content or the new one, never a part. The content is on the
-    disk before the old one goes, and the file is as readable as others that the user writes. After an error the old
-    file stays, and the new one is gone.
+    A reader of `path` sees the old content or the new one, never a part, also after a crash: the new content is on the
+    disk before the old one is replaced. Permissions follow the umask. After an error the old file stays and the new one
+    is deleted.
 
     Args:
         path: the file to replace.
@@ -68,7 +70,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Unique, since several processes may write one file; opened anew by name, so that the umask gives its permissions.
+    # A unique name, because several processes may write the same file; opened by name, so that the umask applies.
     partial = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with open(partial, "xb"):
@@ -82,17 +84,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Replaces a file in one step, as `replacing` does."""
+    """Replaces a file in one step, as `replacing` does, with bytes."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces a file in one step, as `replacing` does, with a text in UTF-8; lines end as they do in `text`."""
+    """Replaces a file in one step, as `replacing` does, with text in UTF-8; line ends are kept."""
     write_bytes(path, text.encode())
 
 
 def sync(path: str | Path) -> None:
-    """Waits until the content of a file is on the disk."""
+    """Waits until the content of a file is written to the disk."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

@@ -11,7 +11,9 @@ from visprompt.errors import InvalidInputError
 
 
 def digest(value: Any) -> str:
-    """A short hash of anything that can be written as JSON, the same in every process.
+    """Returns a hash of a JSON-serialisable value, the same in every process: 16 hexadecimal digits of SHA-256.
+
+    The order of keys does not matter.
 
     >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     True
@@ -21,7 +23,11 @@ def digest(value: Any) -> str:
 
 
 def file_digest(*paths: str | Path) -> str:
-    """SHA-256 over the contents of files, 16 hexadecimal digits."""
+    """Returns the SHA-256 of the contents of files, as 16 hexadecimal digits.
+
+    Raises:
+        InvalidInputError: if a file cannot be read.
+    """
     total = hashlib.sha256()
     for path in paths:
         try:
@@ -34,7 +40,7 @@ def file_digest(*paths: str | Path) -> str:
 
 
 def plain_value(value: Any) -> Any:
-    """What JSON writes for a value it does not know: numpy and torch numbers and arrays as plain ones, sets sorted."""
+    """Converts a value that JSON does not support: numpy and torch values, sets (sorted), others to text."""
     for method in ("tolist", "item"):
         if hasattr(value, method):
             return getattr(value, method)()

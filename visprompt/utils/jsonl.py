@@ -1,4 +1,4 @@
-"""JSON-lines files that survive being killed."""
+"""JSON-lines files that stay readable when the writing process is killed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from visprompt.utils.renamed import renamed_names
 
 
 class RowLog:
-    """A `.jsonl` file that is only ever appended to.
+    """A `.jsonl` file to which rows are only appended.
 
-    A last line that is not whole (the process was killed) is cut off before the next row is written; the row it
-    stood for is simply made again.
+    An incomplete last line (the process was killed) is removed before the next row is written.
+
+    Args:
+        path: the file; it need not exist yet.
 
     Raises:
-        InvalidInputError: if a line before the last is not JSON: then the file is something else, and is left alone.
+        InvalidInputError: if a line before the last is not JSON; the file is then left unchanged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -30,7 +32,11 @@ class RowLog:
         self._mended = False
 
     def rows(self, run: str | None = None) -> list[dict[str, Any]]:
-        """All rows, or those of one run; of rows with one id the last stands."""
+        """Returns all rows, or those of one run; of rows with the same id the last one is returned.
+
+        Args:
+            run: hash of a run; None: all runs.
+        """
         if self._rows is None:
             self._rows = {}
             for row in self._read():
@@ -38,7 +44,7 @@ class RowLog:
         return list((self._rows if run is None else self._by_run.get(run, {})).values())
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Writes rows and hands them to the operating system before it returns."""
+        """Writes rows and flushes them to the operating system before returning."""
         new = list(rows)
         self.rows()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,17 +91,17 @@ class RowLog:
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """One row as one line; numpy numbers and arrays become plain ones."""
+    """Returns a row as one line of JSON; numpy numbers and arrays are converted."""
     return json.dumps(row, ensure_ascii=False, default=plain_value) + "\n"
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replaces a file in one step: a reader sees the old rows or the new ones, never half of them."""
+    """Replaces a JSON-lines file in one step: a reader sees the old rows or the new ones, never a part."""
     write_text(path, "".join(json_line(row) for row in rows))
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """All rows of a results file, a cut-off last line left out."""
+    """Returns all rows of a results file, without an incomplete last line."""
     return RowLog(path).rows()
 
 

@@ -1,6 +1,6 @@
-"""Module paths of visprompt 0.4.0: they are imported from where they are now, with a DeprecationWarning.
+"""Module paths of visprompt 0.4.0: importing one imports the module at its new path, with a DeprecationWarning.
 
-The table is read until 0.6.0.
+The old paths work until 0.6.0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-#: path in 0.4.0 → path now, both below `visprompt`
+#: module path in 0.4.0 → path now, both below `visprompt`
 MOVED = {
     "answering": "runner.answers",
     "attention.naming": "attention.implementation_names",
@@ -161,7 +161,7 @@ MOVED = {
 
 
 class _MovedModule(importlib.abc.Loader):
-    """Puts the module that is at the new path under the old name, so both names give one module."""
+    """Registers the module at the new path under the old name too, so that both names give the same module."""
 
     def __init__(self, new: str) -> None:
         self.new = new
@@ -180,7 +180,7 @@ class _MovedModule(importlib.abc.Loader):
 
 
 class MovedModuleFinder(importlib.abc.MetaPathFinder):
-    """Finds modules by the paths they had in 0.4.0. It stands last, so it is asked only where nothing else is found."""
+    """Finds modules by their paths in 0.4.0; it is the last finder, so it is used only if no other finds the module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -192,6 +192,6 @@ class MovedModuleFinder(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Adds the finder once per process."""
+    """Adds the finder to `sys.meta_path`, once per process."""
     if not any(isinstance(finder, MovedModuleFinder) for finder in sys.meta_path):
         sys.meta_path.append(MovedModuleFinder())

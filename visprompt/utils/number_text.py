@@ -1,10 +1,10 @@
-"""Numbers as people write them."""
+"""Numbers as text for tables and messages."""
 
 from __future__ import annotations
 
 
 def is_share(metric: str) -> bool:
-    """True for figures that people say in per cent.
+    """True for metrics that are written in per cent.
 
     >>> is_share("accuracy"), is_share("miou"), is_share("loss"), is_share("gain")
     (True, True, False, False)
@@ -13,19 +13,23 @@ def is_share(metric: str) -> bool:
 
 
 def shown(metric: str, value: float) -> str:
-    """A figure as people write it.
+    """Formats a metric's value: per cent with one decimal, gains with two, others with four.
 
     >>> shown("accuracy", 0.5), shown("loss", 0.5), shown("gain", 2.034)
     ('50.0 %', '0.5000', '2.03')
+
+    Args:
+        metric: name of the metric.
+        value: its value; metrics in per cent are fractions in [0, 1].
     """
     if is_share(metric):
         return f"{value * 100:.1f} %"
-    # Nobody has to wonder about −0.00.
+    # Adding 0.0 turns −0.00 into 0.00.
     return f"{round(value, 2) + 0.0:.2f}" if "gain" in metric else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it.
+    """Formats a duration in seconds, minutes or hours.
 
     >>> duration(42), duration(754), duration(7540)
     ('42 s', '12 min', '2 h 05 min')

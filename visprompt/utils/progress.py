@@ -1,4 +1,4 @@
-"""A progress bar on standard error for work whose size is known; nothing where standard error is no terminal."""
+"""A progress bar on standard error for work of known size; nothing is shown if standard error is not a terminal."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(title: str, total: int, hidden: bool = False) -> Iterator[Callable[[int], None]]:
-    """Shows how much is done and the time left; the bar is gone afterwards.
+    """Shows progress and remaining time; the bar disappears at the end.
 
     >>> with progress_bar("reading", 3) as advance:
     ...     advance(2)
 
     Args:
-        title: what is done, in front of the bar.
-        total: units of work.
-        hidden: True: nothing is shown, also on a terminal.
+        title: text in front of the bar.
+        total: number of units of work.
+        hidden: True: no bar, also on a terminal.
 
     Yields:
-        A function that takes the number of units done since its last call.
+        A function that takes the number of units finished since its last call.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

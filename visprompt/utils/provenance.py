@@ -1,4 +1,4 @@
-"""What a figure depends on apart from model, data and options: the package's own code, versions, the machine."""
+"""What a figure depends on besides model, data and options: the package's code, versions, the machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from typing import Any
 
 from visprompt.utils.hashing import file_digest
 
-#: the package's folder; `visprompt` itself is not imported here, since it knows layers above this one
+#: the package's folder; `visprompt` itself is not imported here, because it imports higher layers
 PACKAGE = Path(__file__).parents[1]
 _LIBRARIES = ("torch", "transformers", "open_clip_torch", "timm", "numpy", "pillow")
-#: What below `visprompt` only shows or keeps figures, as patterns of paths. Everything else decides figures: a change
-#: there makes old rows stale. `tests/utils/test_provenance.py` fails if code that decides figures imports one of these.
+#: Sources below `visprompt` that only display or store figures, as path patterns. All others determine figures: a
+#: change there makes old rows stale. `tests/utils/test_provenance.py` fails if code that determines figures imports one
+#: of these.
 DISPLAY = (
     "__main__.py",
     "benchmarks/*",
@@ -46,7 +47,7 @@ DISPLAY = (
 
 
 def hashed_sources() -> list[Path]:
-    """The sources and defaults that decide figures: all of the package and of `strategies/` except `DISPLAY`."""
+    """Returns the sources and defaults that determine figures: the package and `strategies/` except `DISPLAY`."""
     strategies = importlib.util.find_spec("visprompt.strategies")
     folders = [] if strategies is None else strategies.submodule_search_locations or []
     return sorted({*_sources(PACKAGE), *_strategies(folders)})
@@ -54,15 +55,19 @@ def hashed_sources() -> list[Path]:
 
 @functools.cache
 def source_digest() -> str:
-    """A hash of the code and defaults that decide figures, so that rows of another version are never reused.
+    """Returns a hash of the code and defaults that determine figures; rows with another hash are not reused.
 
-    It is taken once per process: what runs is what was imported, even if files change later.
+    It is computed once per process, because the imported code stays the same even if files change later.
     """
     return file_digest(*hashed_sources())
 
 
 def is_display(path: Path) -> bool:
-    """Whether a source, given by its path below the package, only shows or keeps figures."""
+    """True if a source only displays or stores figures.
+
+    Args:
+        path: path relative to the package.
+    """
     return any(fnmatch.fnmatchcase(path.as_posix(), pattern) for pattern in DISPLAY)
 
 
@@ -79,7 +84,7 @@ def _strategies(folders: Any) -> Iterator[Path]:
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """What a figure depends on apart from model, data and options: versions, code, machine."""
+    """Returns what a figure depends on besides model, data and options: versions, code hash, machine."""
     versions = {"visprompt": sys.modules["visprompt"].__version__, "python": platform.python_version()}
     for package in _LIBRARIES:
         try:
@@ -95,7 +100,10 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the checkout a folder is in, with "-dirty" if files differ from it; None outside of one."""
+    """Returns the commit of the checkout that contains a folder, or None outside of a checkout.
+
+    "-dirty" is appended if tracked files differ from the commit.
+    """
     if not (folder.parent / ".git").exists():
         return None
     try:

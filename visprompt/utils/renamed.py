@@ -1,6 +1,7 @@
-"""Names of visprompt 0.4.0 that have another name now: they are read for one release, with a DeprecationWarning.
+"""Names of visprompt 0.4.0 that were changed: the old ones work for one release, with a DeprecationWarning.
 
-Parameters, attributes, names of modules, keys of files and values of options. Module paths are in `moved_modules`.
+This covers parameters, attributes, names in modules, keys of files and values of options. Module paths are in
+`moved_modules`.
 """
 
 from __future__ import annotations
@@ -12,28 +13,34 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-#: the release in which the old names go
+#: the release that removes the old names
 LAST = "0.6.0"
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
 
 def warn_renamed(what: str, old: str, new: str, stacklevel: int = 3) -> None:
-    """Says that a name has changed.
+    """Warns that a name was changed.
 
     >>> import warnings
-    >>> with warnings.catch_warnings(record=True) as said:
+    >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
     ...     warn_renamed("the parameter", "picture", "image")
-    >>> print(said[0].message)
+    >>> print(caught[0].message)
     the parameter 'picture' is called 'image' now; the old name works until visprompt 0.6.0.
+
+    Args:
+        what: kind of the name, for the message.
+        old: the old name.
+        new: the new name.
+        stacklevel: as in `warnings.warn`.
     """
     message = f"{what} {old!r} is called {new!r} now; the old name works until visprompt {LAST}."
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
 def renamed_parameters(**names: str) -> Callable[[F], F]:
-    """Lets a function take keyword arguments by their old names.
+    """Makes a decorator that lets a function accept keyword arguments by their old names.
 
     Args:
         **names: old name → new name.
@@ -44,7 +51,7 @@ def renamed_parameters(**names: str) -> Callable[[F], F]:
     3
 
     Raises:
-        TypeError: in a call that gives one argument by both names.
+        TypeError: when the function is called with both names of an argument.
     """
 
     def wrap(function: F) -> F:
@@ -65,10 +72,11 @@ def renamed_parameters(**names: str) -> Callable[[F], F]:
 
 
 def renamed_attributes(**names: str) -> Callable[[C], C]:
-    """Gives a class its old attributes and methods, and lets its constructor take the old keywords.
+    """Makes a class decorator that keeps old names of attributes, methods and constructor arguments.
 
     Args:
-        **names: old name → new name; where the new one is a parameter of the constructor, so may be the old one.
+        **names: old name → new name. If the new name is a parameter of the constructor, the old keyword is accepted
+            too.
     """
 
     def property_of(old: str, new: str) -> property:
@@ -162,7 +170,9 @@ def _overriding(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def renamed_names(module: str, names: Mapping[str, str], namespace: Mapping[str, Any]) -> Callable[[str], Any]:
-    """A module's `__getattr__` that finds functions and classes by their old names.
+    """Makes a module's `__getattr__` that finds functions and classes by their old names.
+
+    It raises AttributeError for names that are not in the table.
 
     Args:
         module: `__name__` of the module.
@@ -194,12 +204,12 @@ def _found(path: str) -> Any:
 
 
 def renamed_keys(content: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
-    """A mapping from a file with its old keys under their new names, in the same order.
+    """Returns the content of a file with old keys replaced by new ones, in the same order.
 
     Args:
-        content: as it was read.
+        content: the mapping as it was read.
         names: old key → new key.
-        where: what it was read from, for the warning.
+        where: description of the file, for the warning.
     """
     found = {}
     for key, value in content.items():
@@ -211,10 +221,15 @@ def renamed_keys(content: Mapping[str, Any], names: Mapping[str, str], where: st
 
 
 def renamed_value(value: Any, names: Mapping[str, str], where: str) -> Any:
-    """An option's value under its new name.
+    """Returns an option's value under its new name; other values are returned unchanged.
 
     >>> renamed_value("folder", {"pictures": "images"}, "format")
     'folder'
+
+    Args:
+        value: the value as given.
+        names: old value → new value.
+        where: description of the option, for the warning.
     """
     if not isinstance(value, str) or value not in names:
         return value

@@ -1,6 +1,6 @@
-"""Intervals and paired comparisons for accuracies.
+"""Confidence intervals and paired comparisons of accuracies.
 
-Items of one image are not independent draws, so where an image has several items the resampling draws images.
+Items of one image are not independent, so if images have several items the bootstrap draws images.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval and how it was made.
+    """A 95 % confidence interval and its method.
 
     Attributes:
-        low, high: bounds, as shares in [0, 1] (differences: in [−1, 1]).
+        low, high: bounds, as fractions in [0, 1] (differences: in [−1, 1]).
         method: "wilson", "Bonett-Price" (differences), or "bootstrap over images".
     """
 
@@ -32,14 +32,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """How much better one row is than another on the same items.
+    """Comparison of two rows on the same items.
 
     Attributes:
         difference: mean of correct(this) − correct(other), in [−1, 1].
-        interval: 95 % interval of it: Bonett and Price's, or a bootstrap where images have several items.
-        p_value: exact McNemar test, two-sided; None where images have several items (its assumption fails).
-        wins, losses: items that only this row, or only the other, got right.
-        n: items that both rows answered.
+        interval: its 95 % interval: Bonett and Price's, or a bootstrap if images have several items.
+        p_value: exact McNemar test, two-sided; None if images have several items (its assumption fails).
+        wins, losses: number of items that only this row, or only the other, answered right.
+        n: number of items that both rows answered.
     """
 
     difference: float
@@ -51,13 +51,20 @@ class Paired:
 
 
 def wilson(correct: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share.
+    """Computes Wilson's 95 % interval of a proportion.
 
-    Written out, since `scipy.stats.binomtest` takes whole counts only; a saved record has a share and a count, whose
-    product need not be whole (images that could not be read count in one and not in the other).
+    `scipy.stats.binomtest` accepts whole counts only. Here `correct` may be fractional, because saved records store a
+    fraction and a count whose product need not be whole (the count can include images that could not be read).
 
     >>> [round(bound, 4) for bound in wilson(8, 10)]
     [0.4902, 0.9433]
+
+    Args:
+        correct: number of right answers, 0 to n.
+        n: number of answers.
+
+    Returns:
+        Lower and upper bound, in [0, 1].
 
     Raises:
         ValueError: if `n` is not positive or `correct` is not within 0 … n.
@@ -73,19 +80,22 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
 def ratio_interval(
     mean: float, mean_below: float, squared: float, mixed: float, squared_below: float, n: int
 ) -> tuple[float, float]:
-    """95 % interval of a ratio of two means over the same n items, by the delta method.
+    """Computes the 95 % interval of a ratio of two means over the same n items, by the delta method.
 
     >>> low, high = ratio_interval(0.6, 0.2, 0.37, 0.122, 0.041, 100)
     >>> round(low, 3), round(high, 3)
     (2.918, 3.082)
 
     Args:
-        mean: of what stands above the line, x.
-        mean_below: of what stands below it, y; not 0.
+        mean: mean of the numerator x.
+        mean_below: mean of the denominator y; not 0.
         squared: mean of x².
         mixed: mean of x·y.
         squared_below: mean of y².
-        n: items; at least 2.
+        n: number of items, at least 2.
+
+    Returns:
+        Lower and upper bound.
     """
     ratio = mean / max(mean_below, 1e-12)
     # of x − ratio · y, whose mean is 0
@@ -95,14 +105,14 @@ def ratio_interval(
 
 
 def accuracy_interval(correct: Sequence[bool], groups: Sequence[str]) -> Interval:
-    """95 % interval of an accuracy: Wilson's, or a bootstrap over images where an image has several items.
+    """Computes the 95 % interval of an accuracy: Wilson's, or a bootstrap over images if images have several items.
 
     Args:
-        correct: one answer per item.
+        correct: one value per item.
         groups: the image of every item.
     """
     values = np.asarray(correct, dtype=np.float64)
-    # An accuracy of 0 or 1 resamples to itself, whatever n is: Wilson's interval is honest there.
+    # At an accuracy of 0 or 1 all resamples are equal and the bootstrap would have width 0, unlike Wilson's interval.
     if len(set(groups)) == len(values) or values.min() == values.max():
         return Interval(*wilson(float(values.sum()), len(values)), "wilson")
     return Interval(*_bootstrap(values, groups), "bootstrap over images")
@@ -114,12 +124,16 @@ def paired(this: Sequence[bool], other: Sequence[bool], groups: Sequence[str]) -
     >>> result = paired([True] * 9 + [False], [False] * 9 + [True], [str(i) for i in range(10)])
     >>> result.difference, result.wins, result.losses, round(result.p_value, 4)
     (0.8, 9, 1, 0.0215)
+
+    Args:
+        this, other: whether each item was answered right, in the same order.
+        groups: the image of every item.
     """
     delta = np.asarray(this, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     wins, losses = int((delta > 0).sum()), int((delta < 0).sum())
     images = len(set(groups))
     clustered = images < len(delta)
-    # Where no answer differs, or all do, resampling always gives the same: that would claim certainty.
+    # If no answer differs, or all do, every resample is the same and the bootstrap would have width 0.
     if clustered and delta.min() < delta.max():
         interval = Interval(*_bootstrap(delta, groups), "bootstrap over images")
     else:
@@ -129,10 +143,16 @@ def paired(this: Sequence[bool], other: Sequence[bool], groups: Sequence[str]) -
 
 
 def bonett_price(wins: float, losses: float, n: int) -> tuple[float, float]:
-    """95 % interval of a paired difference of shares (Bonett and Price 2012), honest also without discordant pairs.
+    """Computes the 95 % interval of a paired difference of proportions (Bonett and Price 2012).
+
+    The interval has a positive width also without discordant pairs.
 
     >>> [round(bound, 3) for bound in bonett_price(0, 0, 30)]
     [-0.087, 0.087]
+
+    Args:
+        wins, losses: number of items that only the first, or only the second row answered right.
+        n: number of items.
     """
     up, down = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
     half = _Z95 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
@@ -140,14 +160,14 @@ def bonett_price(wins: float, losses: float, n: int) -> tuple[float, float]:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided McNemar test on the discordant pairs: a binomial test of one half.
+    """Computes the p-value of the exact two-sided McNemar test on the discordant pairs: a binomial test of one half.
 
     >>> mcnemar(0, 0), mcnemar(5, 5)
     (1.0, 1.0)
     """
     if wins + losses == 0:
         return 1.0
-    from scipy.stats import binomtest  # here: importing it takes longer than most commands
+    from scipy.stats import binomtest  # imported here because importing scipy is slow
 
     return float(binomtest(wins, wins + losses, 0.5).pvalue)
 

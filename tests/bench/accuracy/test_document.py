@@ -87,6 +87,8 @@ ROWS = [
     row("random", 0.24),
 ]
 
+HARD = (("easy", 0.8), ("hard", 0.2))
+
 
 def result(rows: list[dict[str, Any]] = ROWS, examples: ReportExamples | None = None, suite: Any = SUITE) -> Any:
     return SimpleNamespace(
@@ -250,3 +252,15 @@ class TestFindings:
         assert many is not None
         assert [group.label for group in many.panels[0].groups] == [f"way {i}" for i in range(11, 5, -1)]
         assert "the 6 best of 12 ways of pointing" in many.caption
+
+    def test_a_way_does_not_rank_higher_by_leaving_out_a_hard_task(self) -> None:
+        both = [row(f"way {i}", value - i / 100, task=task) for i in range(6) for task, value in HARD]
+        made = chart([*both, row("skips", 0.765, task="easy")])
+        assert made is not None
+        labels = [group.label for group in made.panels[0].groups]
+        assert labels == ["way 0", "way 1", "way 2", "way 3", "skips", "way 4"]
+        assert "ranked by their mean over the 1 case (a task with a model) that all have" in made.caption
+        apart = chart([*both, row("skips", 0.99, task="other")])
+        assert apart is not None
+        assert "skips" not in [group.label for panel in apart.panels for group in panel.groups]
+        assert "those that lack a case (a task with a model) come after" in apart.caption

@@ -155,7 +155,7 @@ def test_the_loss_is_the_models_own() -> None:
     taught = objective(model, questions(1), "vpt", dropout=0.0)
     taught.prompter = vp.Prompter.from_name("vpt", prompts=0)  # type: ignore[assignment]
     taught.prompter.build(model)
-    with torch.no_grad(), taught._told(batch_of(taught, 0), None) as log_probs:
+    with torch.no_grad(), taught._log_probs(batch_of(taught, 0), None) as log_probs:
         found = -log_probs.log_likelihood.sum() / log_probs.counted.sum()
     inputs = prepare(model, [Chat((vp.VisualPrompt(questions(1).image(0)),), ASKED[0][0])])
     answer = torch.tensor(

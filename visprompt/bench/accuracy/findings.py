@@ -1,37 +1,30 @@
-"""What a suite of tasks found: three sentences and a chart, all of whose numbers are those of result rows."""
+"""What a suite of tasks found: three sentences and a chart, all of whose numbers are those of result rows.
+
+A case is a task with a model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from visprompt.bench.report.charts import bar_chart, share_bar
+from visprompt.bench.report import tables
+from visprompt.bench.report.charts import bar_chart
 from visprompt.bench.report.document import Chart, Row
-from visprompt.bench.report.tables import (
-    counted,
-    difference_text,
-    has_interval,
-    is_clear,
-    listed,
-    percent,
-    row_interval,
-    span,
-)
+from visprompt.bench.report.tables import counted, percent, span
 
+_CASE = ("model", "task")
 _SHOWN_WAYS, _SHOWN_CONTROLS = 6, 2
 
 
 def best_way(rows: Sequence[Row]) -> str | None:
-    """The way of pointing that is best, or level with the best, in most cases (a task with a model).
+    """The way of pointing that is best, or level with the best, in most cases; None if nothing was measured.
 
-    Of several, the one with the highest mean over its cases; controls are left out. None if nothing was measured.
+    Of several, the first by `_ranked`; controls are left out.
     """
-    ways = [row for row in rows if row["value"] is not None and not row["control"]]
-    top = _top(ways)
-    wins: dict[str, int] = {}
-    for row in ways:
-        wins[row["row"]] = wins.get(row["row"], 0) + (row["value"] == top[_case(row)])
-    return max(wins, key=lambda label: (wins[label], _mean(ways, label)), default=None)
+    ways = [row for row in tables.measured(rows) if not row["control"]]
+    won = tables.wins(ways, *_CASE)
+    return max(_ranked(ways, _shared(ways)), key=won.__getitem__, default=None)
 
 
 def findings(rows: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
@@ -42,80 +35,88 @@ def findings(rows: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
         compare_with: labels of the rows that differences are to; the first that the best has one to is taken.
     """
     best = best_way(rows)
+    measured = tables.measured(rows)
+    own = [row for row in measured if row["row"] == best]
     if best is None:
         return []
-    measured = [row for row in rows if row["value"] is not None]
-    own = [row for row in measured if row["row"] == best]
-    return [_best(best, own, measured), *_difference(best, own, compare_with), *_controls(measured)]
+    return [_best(best, own, measured), *_difference(own, compare_with), *_controls(measured)]
 
 
 def _best(best: str, own: Sequence[Row], measured: Sequence[Row]) -> str:
     chances = [row["chance"] for row in own if row.get("chance") is not None]
     chance = f"; chance is {span(chances)} %" if chances else ""
-    if len({_case(row) for row in measured}) == 1:
-        interval = row_interval(own[0])
-        sure = f" (95 % interval {interval}, n = {own[0]['n']:,})" if interval else f" (n = {own[0]['n']:,})"
-        return f"The best way of pointing is {best}: {percent(own[0]['value'])} % are right{sure}{chance}."
-    top = _top([row for row in measured if not row["control"]])
-    wins = sum(row["value"] == top[_case(row)] for row in own)
+    if len(_cases(measured)) == 1:
+        interval = tables.row_interval(own[0])
+        sure = f"95 % interval {interval}, " if interval else ""
+        value, n = percent(own[0]["value"]), f"{own[0]['n']:,}"
+        return f"The best way of pointing is {best}: {value} % are right ({sure}n = {n}){chance}."
+    ways = [row for row in measured if not row["control"]]
+    wins, cases = tables.wins(ways, *_CASE)[best], len(tables.grouped(ways, *_CASE))
     return (
         f"The best way of pointing is {best}: it is first, or level with the first, in {wins} of "
-        f"{counted(len(top), 'case')} (a task with a model), and right in {span(row['value'] for row in own)} % of "
+        f"{counted(cases, 'case')} (a task with a model), and right in {span(row['value'] for row in own)} % of "
         f"the items{chance}."
     )
 
 
-def _difference(best: str, own: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
+def _difference(own: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
     for other in compare_with:
         found = [row["comparisons"][other] for row in own if row.get("comparisons", {}).get(other)]
-        if not found:
-            continue
-        if len(found) == 1:
-            return [f"Its difference to {other} on the same items is {difference_text(found[0])} percentage points."]
-        points = span((one["difference"] for one in found), lambda value: f"{100 * value:+.1f}")
-        sure = ""
-        if any(has_interval(one.get("n")) for one in found):
-            sure = f"; the 95 % interval excludes 0 in {sum(map(is_clear, found))} of {counted(len(found), 'case')}"
-        return [f"Its difference to {other} on the same items is {points} percentage points{sure}."]
+        if found:
+            return [f"Its difference to {other} on the same items is {_points(found)}."]
     return []
 
 
+def _points(found: Sequence[Row]) -> str:
+    if len(found) == 1:
+        return f"{tables.difference_text(found[0])} percentage points"
+    text = f"{span((one['difference'] for one in found), tables.points)} percentage points"
+    if any(tables.has_interval(one.get("n")) for one in found):
+        clear, cases = sum(map(tables.is_clear, found)), counted(len(found), "case")
+        text += f"; the 95 % interval excludes 0 in {clear} of {cases}"
+    return text
+
+
 def _controls(measured: Sequence[Row]) -> list[str]:
-    controls = [row for row in measured if row["control"]]
-    if not controls:
+    bars: list[float] = []
+    above: dict[str, bool] = {}
+    for own in tables.grouped(measured, *_CASE).values():
+        controls = [row["value"] for row in own if row["control"]]
+        bars += [max(controls)] if controls else []
+        for row in own if controls else ():
+            if not row["control"]:
+                above[row["row"]] = above.get(row["row"], False) or row["value"] > max(controls)
+    below = [f"“{label}”" for label, exceeds in above.items() if not exceeds]
+    if not bars:
         return []
-    bar = _top(controls)
-    ways = [row for row in measured if not row["control"] and _case(row) in bar]
-    labels = list(dict.fromkeys(row["row"] for row in ways))
-    above = {row["row"] for row in ways if row["value"] > bar[_case(row)]}
-    below = [label for label in labels if label not in above]
-    told = f"The best control reaches {span(bar.values())} %"
-    if not labels:
-        return [f"{told}."]
-    if not below:
-        return [f"{told}; every way of pointing exceeds it in at least one case."]
-    names = listed(f"“{label}”" for label in below)
-    never = "never exceeds" if len(below) == 1 else "never exceed"
-    return [f"{told}; {counted(len(below), 'way')} of {len(labels)} {never} it: {names}."]
+    told = f"The best control reaches {span(bars)} %"
+    if below:
+        never = "never exceeds" if len(below) == 1 else "never exceed"
+        told += f"; {counted(len(below), 'way')} of {len(above)} {never} it: {tables.listed(below)}"
+    elif above:
+        told += "; every way of pointing exceeds it in at least one case"
+    return [f"{told}."]
 
 
 def chart(rows: Sequence[Row]) -> Chart | None:
     """The best ways of pointing and the best controls as bars, a panel per task, a colour per model."""
-    measured = [row for row in rows if row["value"] is not None]
+    measured = tables.measured(rows)
+    shared = _shared(measured)
     ways, controls = (
-        sorted(
-            dict.fromkeys(row["row"] for row in measured if bool(row["control"]) is control),
-            key=lambda label: -_mean(measured, label),
-        )
-        for control in (False, True)
+        _ranked([row for row in measured if bool(row["control"]) is here], shared) for here in (False, True)
     )
     shown = [*ways[:_SHOWN_WAYS], *controls[:_SHOWN_CONTROLS]]
-    caption = "Dotted: chance. " if any(row.get("chance") is not None for row in measured) else ""
+    caption = ["Dotted: chance."] if tables.chance_of(measured) is not None else []
+    over = ""
+    if not shared:
+        over = "; those that lack a case (a task with a model) come after those that have more of them"
+    elif shared != _cases(measured):
+        over = f" over the {counted(len(shared), 'case')} (a task with a model) that all have"
     if len(shown) < len(ways) + len(controls):
-        caption += (
+        caption.append(
             f"Shown: the {len(ways[:_SHOWN_WAYS])} best of {counted(len(ways), 'way')} of pointing and the "
             f"{len(controls[:_SHOWN_CONTROLS])} best of {counted(len(controls), 'control')} (in italics), ranked by "
-            "their mean; all are in the table below."
+            f"their mean{over}; all are in the table below."
         )
     return bar_chart(
         "Accuracy, percent right",
@@ -123,23 +124,25 @@ def chart(rows: Sequence[Row]) -> Chart | None:
         shown,
         "task",
         lambda row: f"{row['task']}, n = {row['n']:,}",
-        share_bar,
-        caption=caption,
+        caption=" ".join(caption),
         series="model",
     )
 
 
-def _case(row: Row) -> tuple[str, str]:
-    return str(row["model"]), str(row["task"])
+def _cases(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    return set(tables.grouped(rows, *_CASE))
 
 
-def _top(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """The highest value of every case."""
-    found: dict[tuple[str, str], float] = {}
-    for row in rows:
-        found[_case(row)] = max(row["value"], found.get(_case(row), row["value"]))
-    return found
+def _shared(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """The cases that all labels of the rows have."""
+    cases = [_cases(own) for own in tables.grouped(rows, "row").values()]
+    return set.intersection(*cases) if cases else set()
 
 
-def _mean(rows: Sequence[Row], label: str) -> float:
-    return fmean(row["value"] for row in rows if row["row"] == label)
+def _ranked(rows: Sequence[Row], shared: set[tuple[str, str]]) -> list[str]:
+    """Labels by their mean over the shared cases: a way that leaves out a hard task must not gain by that.
+
+    Without a shared case, those that lack cases come after those that have more of them.
+    """
+    counting = tables.grouped((row for row in rows if not shared or (row["model"], row["task"]) in shared), "row")
+    return sorted(counting, key=lambda label: (-len(counting[label]), -fmean(row["value"] for row in counting[label])))

@@ -12,24 +12,12 @@ from visprompt.bench.report.terminal import terminal
 
 __all__ = ["Document", "html", "markdown", "terminal", "write_report"]
 
-HTML, MARKDOWN = "report.html", "report.md"
-
 
 def write_report(document: Document, out: Path) -> list[Path]:
-    """Writes `report.html`, `report.md` and the named figures as PNG files.
-
-    Args:
-        document: the report.
-        out: the folder; it is made if it is not there.
-
-    Returns:
-        The paths of the files.
-    """
+    """Writes `report.html`, `report.md` and the named figures as PNG files into a folder, and gives their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / HTML, out / MARKDOWN]
-    paths[0].write_text(html(document), encoding="utf-8")
-    paths[1].write_text(markdown(document), encoding="utf-8")
-    for figure in document.figures():
-        paths.append(out / f"{figure.name}.png")
-        paths[-1].write_bytes(png_of(figure))
-    return paths
+    files = {"report.html": html(document).encode(), "report.md": markdown(document).encode()}
+    files |= {f"{figure.name}.png": png_of(figure) for figure in document.figures()}
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    return [out / name for name in files]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from visprompt.bench.report.document import Bar, BarGroup, Chart, Panel, Row
-from visprompt.bench.report.tables import number_interval, percent, row_interval
+from visprompt.bench.report.tables import chance_of, grouped, has_interval, measured, percent
+
+
+def value_bar(row: Row, series: int = 0, *, scale: float = 100.0, text: Callable[[float], str] = percent) -> Bar:
+    """A row's value with its interval as a bar; by default a share, in percent."""
+    low, high = (
+        None if end is None or not has_interval(row["n"]) else scale * end for end in (row["low"], row["high"])
+    )
+    return Bar(scale * row["value"], low, high, text(row["value"]), series)
 
 
 def bar_chart(
@@ -14,59 +22,40 @@ def bar_chart(
     labels: Sequence[str],
     panel: str,
     heading: Callable[[Row], str],
-    bar: Callable[[Row, int], Bar],
     *,
     caption: str,
+    bar: Callable[[Row, int], Bar] = value_bar,
     intervals: str = "95 % intervals",
     series: str | None = None,
     shares: bool = True,
 ) -> Chart | None:
-    """Bars of rows that have a value.
+    """Bars of rows that have a value; None without one.
 
     Args:
-        title: above the chart.
+        title, caption: above and below the chart.
         rows: result rows.
         labels: the labels that are shown, from above to below.
-        panel: the key of a row whose values are the panels.
-        heading: title of a panel, of its first row.
-        bar: makes the bar of a row and a series, as `share_bar` does.
-        caption: below the chart.
+        panel, heading: the key of a row whose values are the panels; title of a panel, of its first row.
+        bar: makes the bar of a row and the number of its series.
         intervals: what the thin lines are, said in the caption if there are any.
         series: the key of a row whose values are the colours.
         shares: values are shares, shown from 0 to 100 % with the level of chance; else every panel has its own scale.
-
-    Returns:
-        None without a value.
     """
-    rows = [row for row in rows if row["value"] is not None and row["row"] in labels]
-    names = list(dict.fromkeys(str(row[series]) for row in rows)) if series else [""]
-    panels = []
-    for key in dict.fromkeys(row[panel] for row in rows):
-        own = [row for row in rows if row[panel] == key]
+    rows = [row for row in measured(rows) if row["row"] in labels]
+    names = [str(name) for name in grouped(rows, series)] if series else [""]
+    panels, every = [], []
+    for own in grouped(rows, panel).values():
         groups = []
-        for label in labels:
-            here = [row for row in own if row["row"] == label]
+        for label, here in sorted(grouped(own, "row").items(), key=lambda found: labels.index(found[0])):
             bars = tuple(bar(row, names.index(str(row[series])) if series else 0) for row in here)
-            groups += [BarGroup(label, bars, bool(here[0]["control"]))] if bars else []
-        chance = next((100 * row["chance"] for row in own if row.get("chance") is not None), None)
-        scale = (0.0, 100.0, chance) if shares else (*_ends([one for group in groups for one in group.bars]), 0.0)
+            groups.append(BarGroup(label, bars, bool(here[0]["control"])))
+        drawn = [one for group in groups for one in group.bars]
+        chance = chance_of(own)
+        scale = (0.0, 100.0, None if chance is None else 100 * chance) if shares else (*_ends(drawn), 0.0)
         panels.append(Panel(heading(own[0]), tuple(groups), *scale))
-    every = [one for made in panels for group in made.groups for one in group.bars]
+        every += drawn
     known = f"Thin lines: {intervals}. " if any(one.low is not None for one in every) else ""
     return Chart(title, tuple(panels), tuple(names), known + caption) if panels else None
-
-
-def share_bar(row: Row, series: int) -> Bar:
-    """A share as a bar in percent."""
-    low, high = (100 * row["low"], 100 * row["high"]) if row_interval(row) else (None, None)
-    return Bar(100 * row["value"], low, high, percent(row["value"]), series)
-
-
-def number_bar(row: Row, series: int) -> Bar:
-    """A number as a bar."""
-    known = bool(number_interval(row["low"], row["high"], row["n"]))
-    low, high = (row["low"], row["high"]) if known else (None, None)
-    return Bar(row["value"], low, high, f"{row['value']:.2f}", series)
 
 
 def _ends(bars: Sequence[Bar]) -> tuple[float, float]:

@@ -1,15 +1,14 @@
 """A report as data: what is said, without how it is shown.
 
-Every kind of suite makes a `Document` of its result; `visprompt.bench.report` shows any of them in a terminal, as
-Markdown and as one HTML page. All values here are text that is ready to be shown, except in `Chart`, which is drawn.
-Nothing here is escaped: renderers do that.
+Every kind of suite makes a `Document`, which `visprompt.bench.report` shows in a terminal, as Markdown and as HTML.
+Values are text that is ready to be shown, except in `Chart`. Nothing is escaped here: renderers do that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -17,53 +16,26 @@ Row: TypeAlias = Mapping[str, Any]
 Where: TypeAlias = Literal["page", "terminal", "everywhere"]
 
 
-class Result(Protocol):
-    """The result of a suite, as `visprompt.bench.run_suite` gives it; `examples` is of a type that the kind knows."""
-
-    @property
-    def suite(self) -> Any: ...
-    @property
-    def rows(self) -> Sequence[Row]: ...
-    @property
-    def problems(self) -> Sequence[str]: ...
-    @property
-    def examples(self) -> Any: ...
-    @property
-    def files(self) -> Mapping[str, Sequence[Row]]: ...
-
-
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table.
-
-    Attributes:
-        text: the value, "–" where there is none.
-        interval: its interval or spread, "91.4–94.5" or "± 0.8"; empty if there is none.
-        more: a second statement with its own interval: a difference "+3.0 (+0.5 to +5.5)".
-        best: `text` is emphasised, as the best of its column.
-        clear: `more` is emphasised: its interval excludes "no difference".
-        note: a sentence with the details, shown where the pointer rests on the cell.
-    """
+    """One cell of a table."""
 
     text: str = "–"
-    interval: str = ""
-    more: str = ""
-    best: bool = False
-    clear: bool = False
-    note: str = ""
+    interval: str = ""  # interval or spread: "91.4–94.5", "± 0.8"
+    more: str = ""  # a second statement with its own interval: a difference "+3.0 (+0.5 to +5.5)"
+    best: bool = False  # `text` is emphasised, as the best of its column
+    clear: bool = False  # `more` is emphasised: its interval excludes "no difference"
+    note: str = ""  # a sentence with the details, shown where the pointer rests on the cell
 
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column: its name, the group it belongs to (as a model), a short addition (as "n 200").
-
-    Cells of a column with `text` are words: they are set left, and their lines may break.
-    """
+    """The head of a column."""
 
     label: str
-    group: str = ""
-    note: str = ""
-    text: bool = False
+    group: str = ""  # what it belongs to, as a model
+    note: str = ""  # a short addition, as "n 200"
+    text: bool = False  # its cells are words: they are set left, and their lines may break
 
 
 @dataclass(frozen=True)
@@ -103,19 +75,14 @@ class Fields:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image as a data URI, what it shows in words (`alt`), its title and its caption.
-
-    Attributes:
-        name: the stem of the PNG file that is written beside the report; empty: none is written.
-        pixelated: pixels stay square when it is enlarged.
-    """
+    """An image as a data URI, what it shows in words (`alt`), its title and its caption."""
 
     uri: str
     alt: str
     title: str = ""
     caption: str = ""
-    name: str = ""
-    pixelated: bool = False
+    name: str = ""  # the stem of the PNG file that is written beside the report; empty: none is written
+    pixelated: bool = False  # pixels stay square when it is enlarged
 
 
 @dataclass(frozen=True)
@@ -156,10 +123,17 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def sections(*found: tuple[str, Sequence[Block]]) -> tuple[Section, ...]:
-    """Sections from titles and blocks, without those that have no blocks or whose tables have no rows."""
-    kept = [(title, [one for one in blocks if not isinstance(one, Table) or one.rows]) for title, blocks in found]
-    return tuple(Section(title, tuple(blocks)) for title, blocks in kept if blocks)
+def sections(found: Mapping[str, Sequence[Block]]) -> tuple[Section, ...]:
+    """Sections from blocks by title, without blocks that hold nothing and without sections that have no blocks."""
+    kept = {title: tuple(filter(_holds_something, blocks)) for title, blocks in found.items()}
+    return tuple(Section(title, blocks) for title, blocks in kept.items() if blocks)
+
+
+def _holds_something(block: Block) -> bool:
+    """False for tables without rows, names without any, and folds of such blocks."""
+    if isinstance(block, Fold):
+        return any(map(_holds_something, block.blocks))
+    return bool(block.rows) if isinstance(block, Table) else not isinstance(block, Fields) or bool(block.items)
 
 
 @dataclass(frozen=True)
@@ -205,29 +179,17 @@ class Chart:
 
 @dataclass(frozen=True)
 class Document:
-    """A report.
-
-    Attributes:
-        title: of the suite.
-        findings: at most three sentences on what was found; every number in them is one of this run's rows.
-        chart: the findings as bars; None if nothing was measured.
-        examples: images that are shown first.
-        description: what the suite does, paragraph by paragraph.
-        sections: all else, in order.
-        problems: sentences on what went wrong.
-        notes: sentences on what is not shown, and why.
-        footer: which files lie beside the report.
-    """
+    """A report."""
 
     title: str
-    findings: tuple[str, ...] = ()
-    chart: Chart | None = None
-    examples: tuple[Block, ...] = ()
-    description: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()  # at most three sentences; every number in them is one of this run's rows
+    chart: Chart | None = None  # the findings as bars; None if nothing was measured
+    examples: tuple[Block, ...] = ()  # images that are shown first
+    description: tuple[str, ...] = ()  # what the suite does, paragraph by paragraph
     sections: tuple[Section, ...] = ()
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    footer: str = ""
+    problems: tuple[str, ...] = ()  # sentences on what went wrong
+    notes: tuple[str, ...] = ()  # sentences on what is not shown, and why
+    footer: str = ""  # which files lie beside the report
 
     def tables(self) -> Iterator[tuple[str, Table]]:
         """All tables, each with the title of its section."""

@@ -6,7 +6,7 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from visprompt.bench.report.document import Bar, Document, Figure, Panel, Table
+from visprompt.bench.report.document import Bar, Document, Panel, Table
 from visprompt.bench.report.images import png_of
 from visprompt.bench.report.tables import by_group, pieces
 
@@ -27,24 +27,21 @@ def environment() -> Environment:
     """Where the template is: all values are escaped, and none is forgotten."""
     import jinja2
 
-    def source(name: str) -> str:
-        return resources.files("visprompt.bench.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
-
+    folder = resources.files("visprompt.bench.report") / "templates"
     made = jinja2.Environment(
-        loader=jinja2.FunctionLoader(source),
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {"kind": _kind, "parts": _parts, "bar": _bar, "place": _place}
-    made.filters |= {"natural": _natural_width, "breakable": _breakable}
-    made.tests["words"] = _has_words
+    made.filters |= {"parts": _parts, "bar": _bar, "place": _place, "breakable": _breakable}
+    made.filters["kind"] = lambda block: type(block).__name__
+    # The width of a PNG file in pixels, below which narrow screens do not shrink a figure by much.
+    made.filters["natural"] = lambda figure: int.from_bytes(png_of(figure)[16:20], "big")
+    # Rows with running text are stacked on narrow screens.
+    made.tests["words"] = lambda table: any(column.text for column in table.columns)
     return made
-
-
-def _kind(block: object) -> str:
-    return type(block).__name__
 
 
 def _parts(table: Table) -> list[tuple[str, Table]]:
@@ -52,21 +49,11 @@ def _parts(table: Table) -> list[tuple[str, Table]]:
     return [(group, piece) for group, part in by_group(table) for piece in pieces(part, MOST_COLUMNS)]
 
 
-def _natural_width(figure: Figure) -> int:
-    """The width of a figure's PNG file in pixels, below which narrow screens do not shrink it by much."""
-    return int.from_bytes(png_of(figure)[16:20], "big")
-
-
 def _breakable(label: str) -> Markup:
     """A label that may break after colons and slashes."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"([:/])", r"\1<wbr>", str(escape(label))))  # escaped before
-
-
-def _has_words(table: Table) -> bool:
-    """True for tables with running text, whose rows are stacked on narrow screens."""
-    return any(column.text for column in table.columns)
 
 
 def _bar(bar: Bar, panel: Panel) -> dict[str, float | None]:

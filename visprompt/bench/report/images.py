@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +22,6 @@ _SIDE_PX = 176
 _SMALL_PX = 96
 # No colour subsampling: thin coloured frames would bleed.
 _JPEG = {"quality": 80, "subsampling": 0}
-#: what a report says where figures cannot be drawn
-NO_PLOTS = 'Figures need matplotlib: pip install "visprompt-toolkit[plots]".'
 
 
 def data_uri(image: Image.Image | bytes) -> str:
@@ -41,16 +39,22 @@ def png_of(figure: Figure) -> bytes:
     return base64.b64decode(figure.uri.removeprefix(_PNG))
 
 
-def plotted(plots_of: Mapping[str, tuple[Plot | None, str, str]]) -> dict[str, tuple[Figure, ...]]:
-    """Figures of a report, each alone in a tuple, by the name of their files.
+def missing_plots() -> list[str]:
+    """What a report says where figures cannot be drawn."""
+    return [] if plots.have_matplotlib() else ['Figures need matplotlib: pip install "visprompt-toolkit[plots]".']
+
+
+def plotted(drawn: Mapping[str, tuple[Callable[[], Plot | None], str, str]]) -> dict[str, tuple[Figure, ...]]:
+    """Figures of a report, each alone in a tuple, by the name of their files; no figure without matplotlib.
 
     Args:
-        plots_of: by name a matplotlib figure (None: nothing is drawn), what it shows in words, and its caption.
+        drawn: by name what makes a matplotlib figure (or None), what it shows in words, and its caption.
     """
-    return {
-        name: (Figure(data_uri(plots.to_png(plot)), alt, caption=caption, name=name),) if plot is not None else ()
-        for name, (plot, alt, caption) in plots_of.items()
-    }
+    made: dict[str, tuple[Figure, ...]] = dict.fromkeys(drawn, ())
+    for name, (draw, alt, caption) in drawn.items() if plots.have_matplotlib() else ():
+        plot = draw()
+        made[name] = (Figure(data_uri(plots.to_png(plot)), alt, caption=caption, name=name),) if plot else ()
+    return made
 
 
 def looks(shown: Mapping[str, tuple[str, str]], caption: str) -> list[Block]:
@@ -60,10 +64,11 @@ def looks(shown: Mapping[str, tuple[str, str]], caption: str) -> list[Block]:
         shown: by model a data URI and what it shows in words.
         caption: below every figure.
     """
-    titles = {name: f"Where {name} looks" for name in shown}
-    first, *rest = [(titles[name], uri, alt) for name, (uri, alt) in shown.items()] or [("", "", "")]
-    folds = [Fold(title, (Figure(uri, alt, caption=caption),)) for title, uri, alt in rest]
-    return [Figure(first[1], first[2], first[0], caption), *folds] if shown else []
+    blocks: list[Block] = []
+    for name, (uri, alt) in shown.items():
+        title = f"Where {name} looks"
+        blocks.append(Fold(title, (Figure(uri, alt, "", caption),)) if blocks else Figure(uri, alt, title, caption))
+    return blocks
 
 
 def shown_as_is(image: Image.Image) -> Image.Image:

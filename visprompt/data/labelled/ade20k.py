@@ -1,8 +1,9 @@
-"""ADE20K as its scene parsing benchmark ships it (https://arxiv.org/abs/1608.05442), `ADEChallengeData2016`.
+"""Reader of ADE20K as published for its scene parsing benchmark (https://arxiv.org/abs/1608.05442).
 
-`images/{training,validation}/*.jpg` and `annotations/{training,validation}/*.png`; there 0 is none of the 150 classes,
-which are 1 to 150. The validation folder is what everybody reports on, so it is the test part here; what is chosen on
-is split off the training part.
+The folder `ADEChallengeData2016` has `images/{training,validation}/*.jpg` and
+`annotations/{training,validation}/*.png`. In the annotations, 0 is "none of the 150 classes", and the classes are 1 to
+150. Results on ADE20K are reported on its validation folder, so this reader returns that folder as the test part and
+splits a validation part off the training folder.
 """
 
 from __future__ import annotations
@@ -33,18 +34,22 @@ def read_ade20k(
 ) -> Splits:
     """Reads ADE20K, or another data set in its layout.
 
-    Masks come with classes from 0 on and 255 for pixels that do not count.
+    The masks returned have classes from 0 on, and 255 for pixels that are ignored.
 
     Args:
         where: the folder with `images` and `annotations`.
-        validation: share of the training part that becomes validation.
-        seed: of that draw.
-        on_bad: see `Labelled`; images without an annotation count.
-        classes: names, a file of them, or how many; None: those of `objectInfo150.txt`, or "class 1" to "class 150".
-        name: of the data set; None: the folder's.
+        validation: fraction of the training part that becomes the validation part, 0 to below 1.
+        seed: seed of that random split, 0 or more.
+        on_bad: what to do with items that cannot be used, images without an annotation among them; see `Labelled`.
+        classes: class names, a file of them, or their number; None: those of `objectInfo150.txt`, or "class 1" to
+            "class 150".
+        name: name of the data set; None: the folder's name.
+
+    Returns:
+        The three parts, of kind "segmentation"; `test` is None if there is no folder `validation`.
 
     Raises:
-        InvalidInputError: for another layout.
+        InvalidInputError: for a folder in another layout.
     """
     root = require_directory(where, _LAYOUT)
     for folder in ("images/training", "annotations/training"):
@@ -79,7 +84,7 @@ def _part(root: Path, part: str, names: tuple[str, ...], called: str, on_bad: On
 
 
 def _files(folder: Path) -> list[Path]:
-    # one benchmark's folders are flat; others in its layout sort images into folders of places
+    # The benchmark's folders are flat; other data sets in its layout have a subfolder per scene category.
     found = (path for path in folder.rglob("*") if is_image(path.name) and not is_ignored(path.name))
     return sorted(path for path in found if path.is_file() or path.is_symlink())
 
@@ -92,15 +97,22 @@ def _names(root: Path) -> tuple[str, ...]:
 
 
 def names_of(text: str, where: str) -> tuple[str, ...]:
-    """Names of classes from ADE20K's list, whose columns are apart by tabs, commas or several spaces.
+    """Reads class names from ADE20K's list, whose columns are separated by tabs, commas or several spaces.
 
-    Of several words for a class the first is taken, unless two classes share it.
+    A class can have several names; the first one is returned, unless two classes share it.
 
     >>> names_of("Idx\\tRatio\\tName\\n2\\t0.1\\tbuilding, edifice\\n1\\t0.2\\twall\\n", "an example")
     ('wall', 'building')
 
+    Args:
+        text: content of `objectInfo150.txt` or `.csv`.
+        where: name of the file, for error messages.
+
+    Returns:
+        The names in the order of the class numbers.
+
     Raises:
-        InvalidInputError: naming the line.
+        InvalidInputError: for a text in another format; the message names the line.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
@@ -111,7 +123,7 @@ def names_of(text: str, where: str) -> tuple[str, ...]:
         raise InvalidInputError(f"{where}: expected columns from Idx to Name in the first line; got {lines[0]!r:.80}.")
     full: dict[int, str] = {}
     for number, line in enumerate(lines[1:], start=2):
-        # names have commas and spaces of their own
+        # Names contain commas and spaces too, so only the columns before the name are split off.
         cells = re.split(apart, line.strip(), maxsplit=len(columns) - 1)
         if len(cells) != len(columns) or not cells[columns.index("idx")].strip().isdigit():
             raise InvalidInputError(f"{where}, line {number}: expected {len(columns)} columns; got {line!r:.80}.")

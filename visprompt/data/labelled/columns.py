@@ -1,6 +1,6 @@
-"""Options of readers that travel together: which column is what, and which data set of the hub is meant.
+"""Groups of reader options: names of columns, and the version of a data set on the Hugging Face hub.
 
-`load_splits` and the command line take every one of these options by its own name.
+`load_splits` and the command line take each of these options by its own name.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """Names of columns; None: the first column with one of the usual names (`COLUMNS`).
+    """Names of the columns of a table. None: the first column with one of the usual names in `COLUMNS`.
 
     Args:
-        image: column of images.
+        image: column of image paths, or of images.
         label: column of class labels.
-        mask: column of masks; naming it makes a data set for segmentation.
-        question: column of questions; naming it makes a data set of answers, with `answer`.
+        mask: column of masks; giving it makes the data a segmentation data set.
+        question: column of questions; giving it makes the data questions with answers, together with `answer`.
         answer: column of answers.
-        split: column that says to which part a row belongs; only of tables.
+        split: column with the part of a row (train, validation or test); only for tables.
     """
 
     image: str | None = None
@@ -49,18 +49,18 @@ class ColumnSpec:
     split: str | None = None
 
     def named(self) -> dict[str, str]:
-        """The columns that are named, by what they are."""
+        """Returns the columns that were given: kind of content → column name."""
         return {what: name for what, name in vars(self).items() if name is not None}
 
 
 @dataclass(frozen=True)
 class HubVersion:
-    """Which version of a data set of the hub is read.
+    """The version of a data set on the hub.
 
     Args:
-        config: name of the configuration, of a data set that has several.
+        config: name of the configuration, for a data set that has several.
         revision: commit, tag or branch on the hub.
-        trust_remote_code: let a data set run its own code; `datasets` from version 4 on never does.
+        trust_remote_code: True: the data set may run its own code; `datasets` from version 4 on never does.
     """
 
     config: str | None = None
@@ -69,12 +69,16 @@ class HubVersion:
 
 
 def takes_groups(**groups: type) -> Callable[[Callable[..., Splits]], Callable[..., Splits]]:
-    """Marks a reader whose parameters of these names are groups of options, dataclasses.
+    """Declares that a reader takes these parameters as dataclasses of options.
 
-    The fields are also accepted as keyword arguments of the reader itself, as up to 0.4.0, with a DeprecationWarning.
+    The decorated reader also accepts the fields as keyword arguments of its own, as visprompt 0.4.0 did, with a
+    DeprecationWarning.
 
     Args:
-        groups: the dataclass by the parameter's name.
+        groups: parameter name → dataclass.
+
+    Returns:
+        A decorator for readers.
     """
 
     def mark(reader: Callable[..., Splits]) -> Callable[..., Splits]:
@@ -98,21 +102,28 @@ def takes_groups(**groups: type) -> Callable[[Callable[..., Splits]], Callable[.
 
 
 def groups_of(reader: Callable[..., Splits]) -> dict[str, type]:
-    """The groups of options that a reader takes, by the parameter's name."""
+    """Returns the dataclasses of options that a reader takes, by parameter name."""
     found: dict[str, type] = getattr(reader, "groups", {})
     return found
 
 
 def option_names(reader: Callable[..., Splits]) -> tuple[str, ...]:
-    """Names of all options that are fields of the reader's groups."""
+    """Returns the names of all options that are fields of the reader's dataclasses."""
     return tuple(name for kind in groups_of(reader).values() for name in _names(kind))
 
 
 def folded(reader: Callable[..., Splits], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same options, those of a group as one value for the reader.
+    """Moves options that are fields of one of the reader's dataclasses into an instance of that dataclass.
+
+    Args:
+        reader: a reader decorated with `takes_groups`.
+        options: keyword arguments, with the fields given one by one.
+
+    Returns:
+        Keyword arguments for the reader.
 
     Raises:
-        InvalidInputError: for an option that is given by itself and in its group.
+        InvalidInputError: for an option that is given both by itself and in its dataclass.
     """
     rest = dict(options)
     for group, kind in groups_of(reader).items():

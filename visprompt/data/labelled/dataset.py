@@ -1,7 +1,7 @@
-"""Labelled data sets, the one form that every reader of training data gives and every training loop takes.
+"""Labelled data sets: the data type that all readers of training data return and all training loops take.
 
-A set is images with their labels: a class each, a class per pixel, a question with its answer, or none at all.
-Images are opened when they are asked for. Without torch; it must not know models, augmentation or batches.
+A data set is a list of images with labels: one class per image, one class per pixel, a question with its answer, or no
+label. Images are opened on access. This module imports no torch, models, augmentation or batching.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Kind = Literal["classification", "segmentation", "answers", "images"]
 OnBad = Literal["refuse", "skip"]
 Label: TypeAlias = "int | np.ndarray | tuple[str, str] | None"
 KINDS: tuple[str, ...] = ("classification", "segmentation", "answers", "images")
-#: what pixels of a mask have that do not count, if nothing else is said
+#: value of ignored pixels in masks, unless `ignore_index` is given
 IGNORE = 255
-#: so many bad items are named
+#: number of unusable items that a message lists
 NAMED = 10
 
 
@@ -53,18 +53,19 @@ class Labelled:
 
     Args:
         items: (image, label) pairs. An image is a path, a PIL image, an array, or a function without arguments that
-            gives one (for processes that are spawned, one that can be pickled). A label is, by `kind`, the number of a
-            class; a mask as path of a PNG, PIL image in mode L or P, `[h, w]` array of whole numbers, or function; the
-            texts (question, answer); or None for images without labels (`visprompt.data.labelled.unlabelled`).
-        classes: names of the classes, in the order of their numbers; empty for answers and for images.
-        kind: `"classification"`, `"segmentation"`, `"answers"` or `"images"`: these without labels.
-        name: of the data set, for messages and results.
-        ignore_index: what pixels have that do not count; 255 for segmentation if nothing is said.
-        on_bad: what becomes of items that cannot be used: `"refuse"` is an error that names them, `"skip"` leaves them
-            out with a warning.
+            returns one (a function that can be pickled, if processes are spawned). The type of a label depends on
+            `kind`: the class number; a mask, as path of a PNG, PIL image in mode L or P, `[h, w]` integer array, or
+            function; the strings (question, answer); or None for images without labels
+            (`visprompt.data.labelled.unlabelled`).
+        classes: class names in the order of the class numbers; empty for the kinds "answers" and "images".
+        kind: `"classification"`, `"segmentation"`, `"answers"`, or `"images"` for images without labels.
+        name: name of the data set, for messages and results.
+        ignore_index: mask value of pixels that are left out of losses and metrics; None: 255 for segmentation.
+        on_bad: what to do with items that cannot be used: `"refuse"` raises an error that names them, `"skip"` leaves
+            them out with a warning.
 
     Raises:
-        InvalidInputError: for labels that are none of the classes, classes named twice, or no items at all.
+        InvalidInputError: for labels outside the classes, class names that occur twice, or no items.
     """
 
     def __init__(
@@ -103,18 +104,18 @@ class Labelled:
         return f"Labelled({self._called}: {len(self)} items{classes}, {self.kind})"
 
     def image(self, index: int) -> Image:
-        """The image of an item, upright RGB.
+        """Opens the image of an item and returns it as upright RGB.
 
         Raises:
-            InvalidInputError: naming the file, if it is missing, damaged or none.
+            InvalidInputError: if the file is missing, damaged or not an image; the message names it.
         """
         return open_image(self._items[index][0], self.item_name(index))
 
     def label(self, index: int) -> Label:
-        """The label of an item: class number, `[h, w]` mask of whole numbers, (question, answer), or None.
+        """Returns the label of an item: class number, `[h, w]` integer mask, (question, answer), or None.
 
         Raises:
-            InvalidInputError: naming the mask, if it cannot be read or has numbers that are no classes.
+            InvalidInputError: if a mask cannot be read or has values that are no classes; the message names it.
         """
         label = self._items[index][1]
         if self.kind != "segmentation":
@@ -128,7 +129,7 @@ class Labelled:
         """Class numbers of all items; no image is opened.
 
         Raises:
-            InvalidInputError: for masks, answers, and images without labels.
+            InvalidInputError: for the kinds "segmentation", "answers" and "images".
         """
         if self.kind == "images":
             raise InvalidInputError(f"{self._called} has images without labels.")
@@ -137,23 +138,29 @@ class Labelled:
         return [label for _, label in self._items]
 
     def item_name(self, index: int) -> str:
-        """The file of an item's image, or its place in the data set."""
+        """Returns the path of an item's image, or its index in the data set if the image is not a file."""
         path = path_of(self._items[index][0])
         return str(path) if path is not None else f"image {index} of {self._called}"
 
     @property
     def items(self) -> tuple[tuple[Any, Any], ...]:
-        """The (image, label) pairs as they were given; nothing is opened."""
+        """The (image, label) pairs as given; nothing is opened."""
         return self._items
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
     def subset(self, indices: Iterable[int]) -> Labelled:
-        """The items with these positions, in this order."""
+        """Returns the items with these indices, in this order, as a new data set."""
         return self._with([self._items[int(index)] for index in indices])
 
     def limited(self, n: int | None, seed: int = 0) -> Labelled:
-        """At most `n` items, drawn by seed in the proportions of the classes, if possible one of each; in their order.
+        """Returns at most `n` items, drawn at random in the proportions of the classes; their order is kept.
+
+        If possible, every class keeps at least one item.
+
+        Args:
+            n: largest number of items; None: all.
+            seed: seed of the draw, 0 or more.
 
         Raises:
             InvalidInputError: if `n` is below 1.
@@ -165,17 +172,24 @@ class Labelled:
         return self.subset(sorted(self._drawn(n, seed, least=1)))
 
     def split(self, share: float, seed: int) -> tuple[Labelled, Labelled]:
-        """(the rest, `share` of the items), drawn by seed in the proportions of the classes.
+        """Splits the data set at random, in the proportions of the classes.
 
-        A class keeps at least one item in the rest, so that it can be learned.
+        Every class keeps at least one item in the first part, so that it can be learned.
 
         >>> data = Labelled([(f"{n}.jpg", n % 2) for n in range(10)], ("cat", "dog"))
         >>> train, validation = data.split(0.2, seed=0)
         >>> len(train), sorted(validation.labels)
         (8, [0, 1])
 
+        Args:
+            share: fraction of the items in the second part, between 0 and 1.
+            seed: seed of the draw, 0 or more.
+
+        Returns:
+            The remaining items, and the items split off.
+
         Raises:
-            InvalidInputError: if one of the two would be empty.
+            InvalidInputError: if one of the two parts would be empty.
         """
         count = round(share * len(self)) if 0 < share < 1 else 0
         if share > 0 and len(self) > 1:
@@ -190,17 +204,17 @@ class Labelled:
         return self.subset(rest), self.subset(sorted(taken))
 
     def joined(self, other: Labelled) -> Labelled:
-        """The items of both; the classes are the same.
+        """Returns the items of both data sets, which must have the same classes.
 
         Raises:
-            InvalidInputError: if they are not.
+            InvalidInputError: if kind or classes differ.
         """
         if (self.kind, self.classes, self.ignore_index) != (other.kind, other.classes, other.ignore_index):
             raise InvalidInputError(f"{self!r} and {other!r} cannot be joined: kind or classes differ.")
         return self._with([*self._items, *other._items])
 
     def renamed(self, name: str) -> Labelled:
-        """The same data set with another name."""
+        """Returns the same data set under another name."""
         made = self._with(self._items)
         made.name = name
         return made
@@ -208,20 +222,20 @@ class Labelled:
     # -- health -----------------------------------------------------------------------------------------------------
 
     def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Labelled:
-        """Opens every image and mask once, and names those that cannot be used.
+        """Opens every image and mask once and reports those that cannot be used.
 
-        Bad are files that are missing, cut off or no images, images that no encoder takes (below 16 pixels a side,
-        or longer than 50 to 1), masks with numbers that are no classes, and masks of another size than their image.
+        Unusable are: files that are missing, cut off or not images; images below 16 pixels a side or with sides of more
+        than 50 to 1; masks with values that are no classes; masks whose size differs from their image's.
 
         Args:
-            workers: threads; None: one per processor, at most 8.
-            progress: called with (checked, all) after every item.
+            workers: number of threads; None: one per processor, at most 8.
+            progress: called with (items checked, all items) after every item.
 
         Returns:
-            The same data set, or with `on_bad="skip"` one without the bad items.
+            The same data set, or with `on_bad="skip"` one without the unusable items.
 
         Raises:
-            InvalidInputError: listing the first ten and the number of all.
+            InvalidInputError: with `on_bad="refuse"`, listing the first ten unusable items and their number.
         """
         bad: dict[int, str] = {}
         pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8))
@@ -232,16 +246,16 @@ class Labelled:
                 if progress is not None:
                     progress(index + 1, len(self))
         finally:
-            pool.shutdown(cancel_futures=True)  # whoever presses Ctrl-C does not wait for the rest
+            pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the remaining items
         if not bad:
             return self
         report(list(bad.values()), self._called, self.on_bad)
         return self.subset(index for index in range(len(self)) if index not in bad)
 
     def describe(self) -> dict[str, Any]:
-        """What results say about the data: name, kind, numbers of classes and items, and a hash of the items.
+        """Returns the data set's description for results: name, kind, numbers of classes and items, and a hash.
 
-        The hash is over names of files below their common folder, contents of what is in memory, and labels.
+        The hash covers file names below their common folder, contents of images in memory, and labels.
         """
         from visprompt.utils.hashing import digest
 
@@ -256,7 +270,7 @@ class Labelled:
         }
 
     def files(self) -> list[str]:
-        """Paths of the images that are files."""
+        """Returns the paths of the images that are files."""
         return [path for image, _ in self._items if (path := path_of(image)) is not None]
 
     # -- helpers ----------------------------------------------------------------------------------------------------
@@ -266,7 +280,7 @@ class Labelled:
         return self.name or "the data set"
 
     def _with(self, items: Sequence[tuple[Any, Any]]) -> Labelled:
-        # Items that were checked once are not checked again: a subset of 70,000 is made in no time.
+        # The items were validated before; validating them again would make a subset of 70,000 items slow.
         if not items:
             raise InvalidInputError(f"{self._called}: no item is left.")
         made = object.__new__(type(self))
@@ -343,7 +357,7 @@ class Labelled:
         return None
 
     def _drawn(self, count: int, seed: int, least: int = 0, left: int = 0) -> list[int]:
-        """Positions of `count` items, of every class its share: if possible `least` are taken and `left` are left."""
+        """Returns indices of `count` items in the proportions of the classes, as `drawn_by_group` does."""
         if seed < 0:
             raise InvalidInputError(f"a seed is 0 or more; got {seed}.")
         groups = np.asarray(self.labels if self.kind == "classification" else [0] * len(self))
@@ -351,7 +365,16 @@ class Labelled:
 
 
 def report(problems: Sequence[str], where: str, on_bad: OnBad, one: str = "item", many: str = "items") -> None:
-    """Says what cannot be used: as an error, or with `on_bad="skip"` as a warning; the first ten and the number of all.
+    """Reports items that cannot be used: raises an error, or warns with `on_bad="skip"`.
+
+    The message lists the first ten problems and their number.
+
+    Args:
+        problems: one sentence per item.
+        where: name of the data set or file.
+        on_bad: "refuse" or "skip".
+        one: the word for one item, in the message.
+        many: its plural.
 
     Raises:
         InvalidInputError: with `on_bad="refuse"`.

@@ -1,7 +1,7 @@
-"""FGVC as the authors of visual prompt tuning publish it (https://arxiv.org/abs/2203.12119).
+"""Reader of FGVC as published with visual prompt tuning (https://arxiv.org/abs/2203.12119).
 
-CUB, NABirds, Flowers, Dogs and Cars, each with `train.json`, `val.json` and `test.json`: objects of path → label,
-beside the images of the data set.
+FGVC is CUB, NABirds, Flowers, Dogs and Cars, each with `train.json`, `val.json` and `test.json` (objects of image path
+→ label) next to the images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from visprompt.errors import InvalidInputError
 
 _FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 _LAYOUT = "expected train.json, val.json and test.json, objects of path → label"
-#: where the five data sets keep their images: CUB and NABirds, Dogs, Flowers and Cars
+#: folders in which the five data sets keep their images: CUB and NABirds; Dogs; Flowers and Cars
 _IMAGES = ("images", "Images", ".")
 
 
@@ -32,20 +32,23 @@ def read_fgvc(
 ) -> Splits:
     """Reads one data set of FGVC.
 
-    Labels may be numbers from 0 or 1, with gaps, or names; they mean the same class in all three files.
+    Labels may be numbers from 0 or 1, with gaps, or names. The same label means the same class in all three files.
 
     Args:
         where: the folder with the JSON files.
-        validation: share of train that becomes validation if there is no `val.json`.
-        seed: of that draw.
-        on_bad: see `Labelled`.
-        images: folder that paths are relative to, itself relative to `where`; None: `images`, `Images` or `where`,
-            whichever has them.
-        classes: names of the classes, a file of them, or how many; None: the labels that occur.
-        name: of the data set; None: the folder's.
+        validation: fraction of the training part that becomes the validation part if there is no `val.json`.
+        seed: seed of that random split, 0 or more.
+        on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
+        images: folder that paths are relative to, itself relative to `where`; None: `images`, `Images` or `where`, the
+            first that has the images.
+        classes: class names, a file of them, or their number; None: the labels that occur.
+        name: name of the data set; None: the folder's name.
+
+    Returns:
+        The three parts, of kind "classification".
 
     Raises:
-        InvalidInputError: naming the file and the path in it.
+        InvalidInputError: for files in another format; the message names the file and the entry.
     """
     root = require_directory(where, _LAYOUT)
     called = name or root.resolve().name

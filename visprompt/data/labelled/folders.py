@@ -1,7 +1,7 @@
-"""Image folders: `root/class/image.jpg`, or `root/{train,val,test}/class/image.jpg`.
+"""Reader of image folders: `root/class/image.jpg`, or `root/{train,val,test}/class/image.jpg`.
 
-Everything below a class's folder belongs to it, however deep. Hidden files and what file managers leave behind are
-passed over in silence, other files that are no images are named once.
+All images below a class folder, at any depth, belong to that class. Hidden files and files that file managers create
+are skipped silently; for other files that are not images there is one warning.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ _LAYOUT = "expected root/class/image.jpg, or root/train/class/image.jpg with val
 def read_folder(
     where: str | Path, *, validation: float = 0.2, seed: int = 0, on_bad: OnBad = "refuse", name: str | None = None
 ) -> Splits:
-    """Reads an image folder; the names of its folders are the classes, sorted.
+    """Reads an image folder; the sorted names of its subfolders are the classes.
 
     Args:
         where: the folder.
-        validation: share of train that becomes validation if there is no such folder.
-        seed: of that draw.
-        on_bad: see `Labelled`.
-        name: of the data set; None: the folder's.
+        validation: fraction of the training part that becomes the validation part if there is no such folder.
+        seed: seed of that random split, 0 or more.
+        on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
+        name: name of the data set; None: the folder's name.
+
+    Returns:
+        The three parts, of kind "classification".
 
     Raises:
-        InvalidInputError: for another layout, naming what is there; for folders of classes without images.
+        InvalidInputError: for another layout (the message says what the folder contains), and for class folders without
+            images.
     """
     root = require_directory(where, _LAYOUT)
     called = name or root.resolve().name
@@ -58,7 +62,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    """The folders of the parts, or nothing if the folders of the root are classes."""
+    """Returns the folders of the parts, or nothing if the subfolders of the root are classes."""
     folders = _folders(root)
     named = [folder for folder in folders if folder.casefold() in PARTS]
     others = [folder for folder in folders if folder not in named]
@@ -74,7 +78,7 @@ def _parts(root: Path) -> dict[str, Path]:
         return {}  # a class may be called "test"
     if not _folders(parts["train"]):
         if others:
-            return {}  # trains beside buses and cars
+            return {}  # "train" is a class here, next to other vehicles
         raise InvalidInputError(f"{str(parts['train'])!r} has no folders of classes; {_LAYOUT}.")
     if others:
         warnings.warn(
@@ -86,7 +90,7 @@ def _parts(root: Path) -> dict[str, Path]:
 
 
 def _classes(parts: Mapping[str, Path]) -> tuple[list[str], dict[str, list[tuple[str, int]]]]:
-    """Names of the classes over all parts, and the items of each part."""
+    """Returns the class names over all parts, and the items of each part."""
     found: dict[str, dict[str, list[str]]] = {}
     others: list[str] = []
     for part, folder in parts.items():
@@ -103,16 +107,16 @@ def _classes(parts: Mapping[str, Path]) -> tuple[list[str], dict[str, list[tuple
         count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
         warnings.warn(f"{count} no image and left out, the first: {others[0]}.", UserWarning, stacklevel=4)
     classes = sorted({name for images in found.values() for name in images})
-    places = {name: place for place, name in enumerate(classes)}
+    numbers = {name: number for number, name in enumerate(classes)}
     items = {
-        part: [(path, places[name]) for name in sorted(images) for path in images[name]]
+        part: [(path, numbers[name]) for name in sorted(images) for path in images[name]]
         for part, images in found.items()
     }
     return classes, items
 
 
 def _images(folder: Path, names: list[str], others: list[str]) -> dict[str, list[str]]:
-    """Paths by class; files that are no images are added to `others`."""
+    """Returns the image paths by class, and appends files that are no images to `others`."""
     loose = sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name) and not is_ignored(entry.name))
     if not names:
         what = f"{len(loose)} images and no folders" if loose else "no folders and no images"
@@ -140,7 +144,7 @@ def _images(folder: Path, names: list[str], others: list[str]) -> dict[str, list
         if not images:
             endings = sorted({os.path.splitext(path)[1].lower() or "no ending" for path in rest})
             empty.append(f"{name} ({', '.join(endings)})" if rest else name)
-        # macOS writes é as two letters, others as one
+        # macOS stores é as two code points, other systems as one.
         found.setdefault(unicodedata.normalize("NFC", name), []).extend(images)
     if empty:
         classes = "1 folder of a class has" if len(empty) == 1 else f"{len(empty)} folders of classes have"

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub, and what its `datasets` package wrote to a folder.
+"""Reader of data sets on the Hugging Face hub, and of folders that its `datasets` package wrote.
 
-Columns are found by what the data set declares: a column of images, and one of class labels (or of masks, or of
-questions and answers). Nothing that a data set brings along is run unless the user says so.
+Columns are recognised by the features that the data set declares: a column of images, and one of class labels (or of
+masks, or of questions and answers). Code that comes with a data set is not run unless the user allows it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _NO_CODE = 4
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One image of a data set, decoded when it is called for.
+    """One image of a data set, decoded when the object is called.
 
     Args:
         rows: the data set.
-        row: its row.
-        column: its column.
-        name: of data set and part, for messages.
+        row: index of the row.
+        column: name of the column.
+        name: name of data set and part, for messages.
     """
 
     rows: Any = field(repr=False)
@@ -40,18 +40,18 @@ class Cell:
 
     @property
     def identity(self) -> Any:
-        """What the image is known by."""
+        """The values that identify the image in hashes: data set, row and column."""
         return [self.name, self.row, self.column]
 
     def __call__(self) -> Any:
-        """The image, PIL.
+        """Returns the decoded image (PIL).
 
         Raises:
-            InvalidInputError: naming the row, if it is empty or damaged.
+            InvalidInputError: if the cell is empty or damaged; the message names the row.
         """
         try:
             value = self.rows[self.row][self.column]
-        except Exception as error:  # Pillow's decoders raise whatever they like
+        except Exception as error:  # Pillow's decoders raise errors of many types
             raise InvalidInputError(f"row {self.row} of {self.name}: {self.column} cannot be read ({error}).") from None
         if value is None:
             raise InvalidInputError(f"row {self.row} of {self.name}: {self.column} is empty.")
@@ -78,23 +78,27 @@ def read_hub(
 
     Args:
         where: `hf:NAME` or a NAME on the hub, a folder of `save_to_disk`, or a folder of parquet files.
-        validation: share of train that becomes validation if there is no such split.
-        seed: of that draw.
-        on_bad: see `Labelled`.
-        columns: names of columns. None, or one that is not named: for images the only column that is declared as images
-            and is no mask; for labels the only one that is declared as class labels, or one called `label`; for the
-            others the usual names.
-        classes: names of the classes, a file of them, or how many; needed for masks.
-        zero_is_none: in masks, 0 is no class and classes begin at 1.
-        ignore_index: in masks, what does not count.
-        parts: which split is which part, for example `{"train": "train", "test": "validation"}`; None: by their names.
-        version: configuration and revision; None: the only configuration, as it is now.
-        name: of the data set; None: the hub's or the folder's.
+        validation: fraction of the training part that becomes the validation part if there is no such split.
+        seed: seed of that random split, 0 or more.
+        on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
+        columns: names of columns. A column that is not given is found by its declared feature: for images the only
+            image column that is not a mask; for labels the only column of class labels, or one called `label`; for the
+            others the usual names in `COLUMNS`.
+        classes: class names, a file of them, or their number; required for masks.
+        zero_is_none: True: in masks, 0 stands for no class and the classes are numbered from 1.
+        ignore_index: value of the mask's pixels that are left out of losses and metrics.
+        parts: the data set's split for each part, for example `{"train": "train", "test": "validation"}`; None: by the
+            splits' names.
+        version: configuration and revision; None: the only configuration, at its latest revision.
+        name: name of the data set; None: its name on the hub, or the folder's name.
         labels: False: only the column of images is read.
 
+    Returns:
+        The three parts; the kind depends on the columns.
+
     Raises:
-        UnsupportedError: without the package.
-        InvalidInputError: if it cannot be loaded, or which column is which cannot be told.
+        UnsupportedError: if the `datasets` package is not installed.
+        InvalidInputError: if the data set cannot be loaded, or the columns cannot be recognised.
     """
     wished, chosen = columns or ColumnSpec(), version or HubVersion()
     if wished.split is not None:
@@ -124,11 +128,11 @@ def read_hub(
 
 
 def _loaded(source: str, version: HubVersion) -> Mapping[str, Any]:
-    """Splits by name, of a folder or of the hub.
+    """Returns the splits by name, from a folder or the hub.
 
     Raises:
-        UnsupportedError: without the package.
-        InvalidInputError: if it cannot be loaded.
+        UnsupportedError: if the `datasets` package is not installed.
+        InvalidInputError: if the data set cannot be loaded.
     """
     try:
         import datasets
@@ -151,7 +155,7 @@ def _local(datasets: Any, path: Path) -> Any:
         raise InvalidInputError(
             f"{str(path)!r} has neither dataset_dict.json nor state.json of save_to_disk, nor parquet files."
         )
-    # Never load_dataset(folder): older versions run a script that lies in it.
+    # Never load_dataset(folder): older versions run a script that the folder contains.
     by_split: dict[str, list[str]] = {}
     for file in files:
         words = (file.stem.partition("-")[0], file.parent.name)
@@ -171,7 +175,7 @@ def _from_hub(datasets: Any, name: str, version: HubVersion) -> Any:
 def _tried(name: str, load: Any) -> Any:
     try:
         return load()
-    except Exception as error:  # of pyarrow, requests, the hub, the package's own: one sentence for all
+    except Exception as error:  # pyarrow, requests, the hub and datasets raise errors of many types
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InvalidInputError(f"datasets cannot load {name!r}: {first} Check its name, and the network.") from error
 
@@ -206,7 +210,7 @@ def _splits(loaded: Mapping[str, Any], parts: Mapping[str, str] | None, called: 
 
 
 class _Columns:
-    """Which column is what, by the features that a data set declares."""
+    """The columns of a data set, recognised by the features that it declares."""
 
     def __init__(self, features: Mapping[str, Any], wished: ColumnSpec, called: str, labels: bool = True) -> None:
         self.features, self.called = features, called
@@ -247,7 +251,7 @@ class _Columns:
 
     @property
     def declared(self) -> tuple[str, ...] | None:
-        """Names of the classes, if the column of labels declares them."""
+        """Names of the classes, if the label column declares them."""
         names = getattr(self.features[self.label], "names", None)
         return tuple(names) if names else None
 
@@ -278,7 +282,7 @@ def _short(feature: Any) -> str:
 def _items(
     splits: Mapping[str, Any], columns: _Columns, called: str, classes: Names, none_becomes: int | None
 ) -> tuple[dict[str, list[tuple[Any, Any]]], tuple[str, ...], bool]:
-    """Items of every part, names of the classes, and whether a test part was left out because it has no labels."""
+    """Returns the items of every part, the class names, and whether a test part without labels was left out."""
     labels: dict[str, list[Any]] = {}
     names: tuple[str, ...] = ()
     secret = False
@@ -302,7 +306,10 @@ def _items(
             secret = True
         else:
             labels[part] = list(rows[columns.label])
-            if part == "test" and set(labels[part]) <= {-1, None}:  # a benchmark that keeps them
+            if part == "test" and set(labels[part]) <= {
+                -1,
+                None,
+            }:  # the test labels are not published
                 del labels[part]
                 secret = True
     if columns.kind == "segmentation":
@@ -347,7 +354,7 @@ def _first(names: Sequence[str] | None) -> str:
 
 
 def _cells(rows: Any, column: str, name: str) -> list[Cell]:
-    # A view of one column: opening an image should not decode its mask, too.
+    # A view of one column, so that opening an image does not decode its mask.
     alone = rows.select_columns([column])
     return [Cell(alone, row, column, name) for row in range(len(rows))]
 

@@ -1,6 +1,6 @@
-"""Items of a labelled data set: images and labels in the forms that people have them, opened one at a time.
+"""Opens single items of a labelled data set: images and masks as paths, PIL images, arrays or functions.
 
-numpy and Pillow only. It must not know formats, models or training.
+This module needs numpy and Pillow only; it imports no file formats, models or training code.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 )
-#: what file managers leave behind, besides hidden files; lower case
+#: files that file managers create, besides hidden files; lower case
 IGNORED_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 #: modes in which an image holds one whole number per pixel
 _INDEX_MODES = ("L", "P", "1", "I")
 
 
 def open_image(source: Any, name: str) -> Image.Image:
-    """One image as upright RGB.
+    """Opens an image and returns it as upright RGB.
 
     Args:
-        source: path, PIL image, array, or a function that gives one of these.
-        name: the image in messages, for sources that are no files.
+        source: path, PIL image, array, or a function that returns one of these.
+        name: name of the image for messages, if it is not a file.
 
     Raises:
-        InvalidInputError: naming the file, or `name`.
+        InvalidInputError: if the image cannot be read; the message names the file, or `name`.
     """
     from visprompt.imaging.load import load_image
 
@@ -50,17 +50,17 @@ def open_image(source: Any, name: str) -> Image.Image:
 
 
 def open_mask(source: Any, name: str) -> np.ndarray:
-    """One label map: a whole number per pixel, as it is stored, `[h, w]` uint8, uint16 or int32.
+    """Opens a label map as it is stored: one integer per pixel, `[h, w]` uint8, uint16 or int32.
 
-    A palette image gives its indices: in the masks of most data sets they are the classes, and the colours are for
-    people.
+    For a palette image the indices are returned: in the masks of most data sets they are the class numbers.
 
     Args:
-        source: path of a PNG (or another format without loss), PIL image, `[h, w]` array, or a function that gives one.
-        name: the mask in messages, for sources that are no files.
+        source: path of a PNG (or another lossless format), PIL image, `[h, w]` array, or a function that returns one.
+        name: name of the mask for messages, if it is not a file.
 
     Raises:
-        InvalidInputError: if it is missing, damaged, in colours, or a JPEG, whose compression makes up classes.
+        InvalidInputError: if the mask is missing, damaged, in colour, or a JPEG, whose compression changes class
+            numbers.
     """
     from PIL import Image
 
@@ -93,7 +93,7 @@ def open_mask(source: Any, name: str) -> np.ndarray:
         raise
     except PermissionError:
         raise InvalidInputError(f"the mask {path!r} may not be read; check its permissions.") from None
-    except Exception as error:  # Pillow's decoders raise whatever they like
+    except Exception as error:  # Pillow's decoders raise errors of many types
         raise InvalidInputError(
             f"the mask {path!r} cannot be read as an image ({error}); get or export it again."
         ) from None
@@ -101,15 +101,15 @@ def open_mask(source: Any, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ShiftedMask:
-    """A mask whose 0 means "none of the classes" and whose classes begin at 1, with classes from 0 on.
+    """A mask in which 0 means "no class", converted to class numbers from 0 on when the object is called.
 
     >>> ShiftedMask(np.array([[0, 1, 2]], dtype=np.uint8))().tolist()
     [[255, 0, 1]]
 
     Args:
-        source: as in `open_mask`.
-        ignore_index: what pixels without a class get.
-        name: for messages, if the source is no file.
+        source: a mask as `open_mask` takes it.
+        ignore_index: value of the pixels without a class in the converted mask.
+        name: name for messages, if the source is not a file.
     """
 
     source: Any
@@ -118,25 +118,31 @@ class ShiftedMask:
 
     @property
     def path(self) -> str | None:
-        """The file behind it, if there is one."""
+        """The mask's path, or None if it is not a file."""
         return path_of(self.source)
 
     @property
     def identity(self) -> Any:
-        """What the mask is known by."""
+        """The value that identifies the mask in hashes."""
         return self.source
 
     def __call__(self) -> np.ndarray:
-        """The mask, `[h, w]`."""
+        """Returns the converted mask, `[h, w]` int32."""
         mask = open_mask(self.source, self.name)
         return np.where(mask == 0, self.ignore_index, mask.astype(np.int32) - 1).astype(np.int32)
 
 
 def require_classes(mask: np.ndarray, count: int, ignore_index: int | None, name: str) -> np.ndarray:
-    """The same mask, if its numbers are classes from 0 to `count` − 1 or `ignore_index`.
+    """Returns the mask unchanged if its values are class numbers or `ignore_index`.
+
+    Args:
+        mask: `[h, w]` integers.
+        count: number of classes; valid class numbers are 0 to `count` − 1.
+        ignore_index: a further valid value, or None.
+        name: name of the mask, for the message.
 
     Raises:
-        InvalidInputError: naming the mask and the numbers.
+        InvalidInputError: if there are other values; the message names the mask and the values.
     """
     bad = mask >= count
     if ignore_index is not None:
@@ -155,7 +161,7 @@ def require_classes(mask: np.ndarray, count: int, ignore_index: int | None, name
 
 @renamed_parameters(picture="image")
 def size_mismatch(mask_hw: tuple[int, int], image: Image.Image, source: Any, name: str) -> str:
-    """What is said of a mask of another size than its image."""
+    """Returns the message for a mask whose size differs from its image's."""
     wh = (mask_hw[1], mask_hw[0])
     turned = wh != image.size and wh == image.size[::-1]
     hint = (
@@ -167,7 +173,10 @@ def size_mismatch(mask_hw: tuple[int, int], image: Image.Image, source: Any, nam
 
 
 def path_of(source: Any) -> str | None:
-    """The file behind an image or label, if it says so: a path, or an object with an attribute `path`."""
+    """Returns the path of an image or label, or None if it is not a file.
+
+    Paths are strings, path objects, and the attribute `path` of other objects.
+    """
     if isinstance(source, str | os.PathLike):
         return os.fspath(source) if isinstance(source, os.PathLike) else source
     inner = getattr(source, "path", None)
@@ -175,7 +184,10 @@ def path_of(source: Any) -> str | None:
 
 
 def common_folder(sources: Iterable[Any]) -> str:
-    """The folder that all files lie in; empty if there is none, so that identities do not depend on the machine."""
+    """Returns the deepest folder that contains all files, or "" if there is none.
+
+    Hashes are made of paths below this folder, so that they do not depend on the machine.
+    """
     named = {os.path.dirname(path) for one in sources if (path := path_of(one)) is not None}
     folders = {os.path.abspath(folder) for folder in named}
     try:
@@ -185,18 +197,22 @@ def common_folder(sources: Iterable[Any]) -> str:
 
 
 def identity(source: Any, folder: str) -> Any:
-    """What tells one item from another, the same on every machine: JSON-able.
+    """Returns a JSON-serialisable value that identifies an item and is the same on every machine.
 
-    Files are known by their path below `folder`, images and arrays in memory by their content, functions by their
-    name and arguments, other objects by what they call `identity`.
+    Files are identified by their path below `folder`, images and arrays in memory by their content, functions by their
+    name and arguments, other objects by their attribute `identity`.
+
+    Args:
+        source: an image or a label.
+        folder: from `common_folder`.
     """
     path = path_of(source)
     if path is not None:
         whole = os.path.abspath(path)
-        inside = bool(folder) and whole.startswith(folder)  # always, for a folder of `common_folder`
+        inside = bool(folder) and whole.startswith(folder)  # always true for a folder from `common_folder`
         below = whole[len(folder) :].lstrip(os.sep) if inside else os.path.basename(path)
         extra = "" if isinstance(source, str | os.PathLike) else type(source).__name__
-        # names of files that are no UTF-8 hash, too
+        # file names that are not UTF-8 can be hashed as well
         return [os.fsencode(below.replace(os.sep, "/")).decode("utf-8", "backslashreplace"), extra]
     if isinstance(source, np.generic):
         return source.item()
@@ -219,7 +235,7 @@ def identity(source: Any, folder: str) -> Any:
 
 
 def real_path(path: str, folders: dict[str, str]) -> str:
-    """A path with its links followed; `folders` remembers those of folders, which files have in common."""
+    """Returns a path with symbolic links resolved; `folders` caches the resolved folders."""
     folder, name = os.path.split(path)
     if os.path.islink(path):
         return os.path.realpath(path)
@@ -236,7 +252,7 @@ def _called(source: Any) -> Any:
         return made()
     except VispromptError:
         raise
-    except Exception as error:  # a reader of others; what it says is told with the name of the item
+    except Exception as error:  # a function of the user; the message names the item
         raise InvalidInputError(f"its function failed ({type(error).__name__}: {error}).") from error
 
 

@@ -1,4 +1,4 @@
-"""What readers of labelled data share: classes out of the labels that files have, and paths out of their texts."""
+"""Helpers of the readers of labelled data: class numbers for the labels in files, and paths from texts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from visprompt.data.questions.question import read_json, read_text
 from visprompt.errors import InvalidInputError, unknown_name
 from visprompt.utils.renamed import renamed_names
 
-#: names of classes: a list, or a text file with one a line, or a JSON list
+#: class names: a list, a text file with one per line, a JSON file with a list, or the number of classes
 Names: TypeAlias = "str | os.PathLike[str] | Sequence[str] | int | None"
 
 _WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
-#: how the parts of a data set are called by those who make them
+#: usual names of the parts of a data set → "train", "validation" or "test"
 PARTS: dict[str, str] = {
     "train": "train",
     "training": "train",
@@ -31,13 +31,17 @@ PARTS: dict[str, str] = {
 
 
 def class_names(names: Names, where: str) -> tuple[str, ...] | None:
-    """The names that somebody gave: a list, a file, or how many; None if none were given.
+    """Returns the class names that the user gave, or None if none were given.
 
     >>> class_names(3, "an example")
     ('class 1', 'class 2', 'class 3')
 
+    Args:
+        names: a list of names, a file of them, or their number.
+        where: name of the data set, for messages.
+
     Raises:
-        InvalidInputError: for a file without names, or something else.
+        InvalidInputError: for a file without names, or a value of another type.
     """
     if names is None:
         return None
@@ -64,19 +68,28 @@ def class_names(names: Names, where: str) -> tuple[str, ...] | None:
 
 
 def numbered(values: Iterable[Any], names: Names, where: str) -> tuple[dict[Any, int], tuple[str, ...]]:
-    """Numbers from 0 for the labels that occur anywhere in a data set, and the names of the classes.
+    """Assigns class numbers from 0 to the labels of a data set.
 
-    Labels that are whole numbers are sorted as numbers and others as texts, so that the numbers are the same however
-    the items are ordered; gaps close. With names, whole numbers are positions in them, from 0 or, if 0 does not occur
-    and the last one does, from 1.
+    Labels that are integers are sorted as numbers and others as strings, so that the numbers do not depend on the order
+    of the items; gaps are closed. If class names are given, integer labels are indices into them: from 0, or from 1 if
+    0 does not occur and the last index does.
 
     >>> numbered(["10", "9", "9"], None, "an example")
     ({'9': 0, '10': 1}, ('9', '10'))
     >>> numbered(["dog"], ["cat", "dog"], "an example")
     ({'dog': 1}, ('cat', 'dog'))
 
+    Args:
+        values: the labels of all items.
+        names: class names, a file of them, or their number; None: the labels themselves are the names.
+        where: name of the data set, for messages.
+
+    Returns:
+        Class number of every label, and the class names.
+
     Raises:
-        InvalidInputError: for labels that are neither, numbers mixed with names, or labels that are none of the names.
+        InvalidInputError: for labels that are neither integers nor strings, integers mixed with names, or labels
+            outside the names.
     """
     distinct = list(dict.fromkeys(values))
     for value in distinct:
@@ -98,15 +111,15 @@ def numbered(values: Iterable[Any], names: Names, where: str) -> tuple[dict[Any,
         whole = {}
     if whole:
         ordered: list[Any] = sorted(set(whole.values()))
-        places = {number: place for place, number in enumerate(ordered)}
+        class_of = {number: index for index, number in enumerate(ordered)}
         by_number = sorted(distinct, key=lambda value: whole[value])
-        return {value: places[whole[value]] for value in by_number}, tuple(map(str, ordered))
+        return {value: class_of[whole[value]] for value in by_number}, tuple(map(str, ordered))
     ordered = sorted(distinct)
-    return {value: place for place, value in enumerate(ordered)}, tuple(ordered)
+    return {value: index for index, value in enumerate(ordered)}, tuple(ordered)
 
 
 def _positions(distinct: list[Any], whole: dict[Any, int], names: tuple[str, ...], where: str) -> dict[Any, int]:
-    by_name = {name: place for place, name in enumerate(names)}
+    by_name = {name: index for index, name in enumerate(names)}
     if all(str(value) in by_name for value in distinct):
         return {value: by_name[str(value)] for value in distinct}
     if len(whole) < len(distinct):
@@ -122,7 +135,7 @@ def _positions(distinct: list[Any], whole: dict[Any, int], names: tuple[str, ...
 
 
 def _whole(value: Any) -> int | None:
-    # pandas writes 3.0 where a column of numbers once had a gap
+    # pandas writes 3.0 for integers in a column with missing values
     if isinstance(value, int):
         return value
     text = value.strip()
@@ -130,12 +143,17 @@ def _whole(value: Any) -> int | None:
 
 
 def image_path(text: Any, folder: Path, where: str) -> Path:
-    """The path that a line of a file names, below `folder` unless it is absolute. It is not opened.
+    """Returns the image path written in a file, below `folder` unless it is absolute; the image is not opened.
 
-    Backslashes of Windows become slashes where a file of that very name does not exist.
+    Backslashes become slashes if no file of that very name exists.
+
+    Args:
+        text: the path as written.
+        folder: folder that paths are relative to.
+        where: file and line, for messages.
 
     Raises:
-        InvalidInputError: if it is empty, no text, or a web address.
+        InvalidInputError: if the text is empty, not a string, or a web address.
     """
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise InvalidInputError(f"{where}: an image is a file name; got {text!r:.60}.")
@@ -149,10 +167,15 @@ def image_path(text: Any, folder: Path, where: str) -> Path:
 
 
 def require_some(paths: Sequence[str | Path], where: str, advice: str) -> None:
-    """Makes sure that not all of the first images are missing: then it is the folder that is wrong.
+    """Raises an error if the first images are all missing, which means that the folder is wrong.
+
+    Args:
+        paths: paths of all images.
+        where: name of the data set, for the message.
+        advice: a sentence on what to do, for the message.
 
     Raises:
-        InvalidInputError: naming the first path, and `advice`.
+        InvalidInputError: naming the first path, with `advice`.
     """
     first = paths[:20]
     if first and not any(os.path.exists(path) for path in first):
@@ -161,10 +184,14 @@ def require_some(paths: Sequence[str | Path], where: str, advice: str) -> None:
 
 
 def require_directory(where: str | Path, what: str) -> Path:
-    """The folder of a data set.
+    """Returns the path of a data set's folder.
+
+    Args:
+        where: the folder.
+        what: what is expected in it, for the message.
 
     Raises:
-        InvalidInputError: if there is none.
+        InvalidInputError: if the folder does not exist.
     """
     path = Path(where)
     if not path.exists():
@@ -175,10 +202,14 @@ def require_directory(where: str | Path, what: str) -> Path:
 
 
 def part_of(text: Any, where: str) -> str:
-    """ "train", "validation" or "test", from what a file calls it.
+    """Returns "train", "validation" or "test" for the name of a part in a file.
+
+    Args:
+        text: the name, for example "val" or "dev".
+        where: file and line, for messages.
 
     Raises:
-        InvalidInputError: for another word.
+        InvalidInputError: for a name that is not known.
     """
     found = PARTS.get(str(text).strip().casefold())
     if found is None:
@@ -187,23 +218,23 @@ def part_of(text: Any, where: str) -> str:
 
 
 def is_ignored(name: str) -> bool:
-    """True for what file managers leave behind."""
+    """True for hidden files and files that file managers create."""
     return name.startswith(".") or name.casefold() in IGNORED_FILES
 
 
 def is_image(name: str) -> bool:
-    """True if a file's ending is that of an image, in letters of any case."""
+    """True if a file's ending is that of an image, in upper or lower case."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def walk(folder: str | Path, seen: Callable[[str, bool], None]) -> None:
-    """Calls `seen(path, is_image)` for every file below a folder, sorted; links are followed, once each."""
+    """Calls `seen(path, is_image)` for every file below a folder, in sorted order; links are followed once each."""
     _walk(os.fspath(folder), seen, frozenset())
 
 
 def _walk(folder: str, seen: Callable[[str, bool], None], above: frozenset[str]) -> None:
     real = os.path.realpath(folder)
-    if real in above:  # a link to a folder it lies in
+    if real in above:  # a link to a folder that contains it
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -218,5 +249,5 @@ def _walk(folder: str, seen: Callable[[str, bool], None], above: frozenset[str])
             seen(entry.path, is_image(entry.name))
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"is_picture": "is_image", "picture_path": "image_path"}, globals())

@@ -1,4 +1,4 @@
-"""The parts of a labelled data set: train, validation and test. Without torch."""
+"""The parts of a labelled data set: train, validation and test. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Splits:
     """The parts of a data set.
 
     Attributes:
-        train: what is trained on.
-        validation: what is chosen on, or None.
-        test: what is reported, or None where the data set has none (or keeps its labels).
-        protocol: one sentence: where the parts come from.
+        train: data for training.
+        validation: data for choosing settings, or None.
+        test: data for reported results; None if the data set has no test part, or does not publish its labels.
+        protocol: one sentence on the origin of the parts, for results.
 
     Raises:
-        InvalidInputError: if the parts do not have the same classes in the same order, or are of different kinds.
+        InvalidInputError: if the parts are of different kinds, or their classes or the order of the classes differ.
     """
 
     train: Labelled
@@ -45,25 +45,25 @@ class Splits:
                 )
 
     def final(self) -> Splits:
-        """For the last training: train and validation together, after everything was chosen."""
+        """Returns splits for the final training: train and validation joined, after all settings were chosen."""
         if self.validation is None:
             return self
         protocol = f"{self.protocol} Trained on train and validation together after choosing."
         return replace(self, train=self.train.joined(self.validation), validation=None, protocol=protocol)
 
     def limited(self, n: int | None, seed: int = 0) -> Splits:
-        """At most `n` items of every part."""
+        """Returns splits with at most `n` items in every part, drawn by `Labelled.limited`."""
         if n is None:
             return self
         made = self._each(lambda part: part.limited(n, seed))
         return replace(made, protocol=f"{self.protocol} At most {n} items of every part.")
 
     def check(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Splits:
-        """`Labelled.check` of every part."""
+        """Applies `Labelled.check` to every part."""
         return self._each(lambda part: part.check(workers, progress))
 
     def describe(self) -> dict[str, Any]:
-        """What results say about the data."""
+        """Returns the description for results: `Labelled.describe` of every part, and `protocol`."""
         parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
         return {name: part and part.describe() for name, part in parts.items()} | {"protocol": self.protocol}
 
@@ -75,20 +75,23 @@ class Splits:
 def without_validation(
     train: Labelled, test: Labelled | None, share: float, seed: int, source: str, test_from: str = ""
 ) -> Splits:
-    """Splits of a data set that has no validation part: a share of its training part becomes one.
+    """Makes splits for a data set without a validation part by splitting it off the training part.
 
     Args:
         train: the whole training part.
         test: the test part, or None.
-        share: of the training part; 0: none.
-        seed: of the draw.
-        source: what the training part is, for the protocol.
-        test_from: what the test part is, for the protocol.
+        share: fraction of the training part for validation; 0: no validation part.
+        seed: seed of the draw, 0 or more.
+        source: description of the training part, for `protocol`.
+        test_from: description of the test part, for `protocol`.
+
+    Returns:
+        The splits.
     """
     tested = test_from or ("a test part of its own" if test is not None else "no test part")
     source = source[:1].upper() + source[1:]
     if train.kind == "images" and len(train) == 1:
-        share = 0  # it is learned from
+        share = 0  # a single item is needed for training
     if share == 0:
         return Splits(train, None, test, f"{source}; no validation part; {tested}.")
     rest, held = train.split(share, seed)

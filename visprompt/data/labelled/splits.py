@@ -1,4 +1,4 @@
-"""Reading a data set with its parts: one function for every format. Without torch."""
+"""Reads a data set in any of the known formats, with its parts. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Splits", "load_splits", "warn_of_duplicates", "without_validation"]
 
-#: the formats by name: where their reader is
+#: reader of every format, as "module:function"
 FORMATS: dict[str, str] = {
     "folder": "visprompt.data.labelled.folders:read_folder",
     "csv": "visprompt.data.labelled.tables:read_csv",
@@ -34,11 +34,11 @@ FORMATS: dict[str, str] = {
     "scenes": "visprompt.data.scenes.named_sets:read_bundled",
     "images": "visprompt.data.labelled.unlabelled:read_images",
 }
-#: options of readers that say something of labels
+#: reader options that concern labels
 _OF_LABELS = ("label", "mask", "question", "answer", "classes", "zero_is_none", "ignore_index")
-#: options of readers that are names
+#: reader options that are names
 _TEXTS = (*COLUMNS, "images", "config", "revision", "name")
-#: what tells a format's folder from one of classes
+#: files by which the folder of a format is recognised
 _MARKS: dict[str, str] = {
     "train800val200.txt": "vtab",
     "train.json": "fgvc",
@@ -59,24 +59,29 @@ def load_splits(
     labels: bool = True,
     **reader_options: Any,
 ) -> Splits:
-    """Reads a data set with its parts.
+    """Reads a data set with its train, validation and test parts.
 
     Args:
-        where: a folder, a `.csv` or `.jsonl` file, `scenes:NAME` for a bundled set, `hf:NAME` for one of the hub.
-        format: `"folder"`, `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"`, `"scenes"`, or `"images"`: all
-            images below a folder, without labels. None: by `where`: a folder is a folder of classes, files and
-            prefixes say what they are.
-        validation: share of the training part that is split off where the data set has no validation part, in the
+        where: a folder, a `.csv` or `.jsonl` file, `scenes:NAME` for a bundled data set, or `hf:NAME` for one on the
+            hub.
+        format: `"folder"` (one folder per class), `"csv"`, `"jsonl"`, `"vtab"`, `"fgvc"`, `"ade20k"`, `"hf"`,
+            `"scenes"`, or `"images"` (all images below a folder, without labels). None: by `where`: a folder is read as
+            class folders; files and prefixes determine their format.
+        validation: fraction of the training part that is split off if the data set has no validation part, in the
             proportions of the classes; 0: none.
-        on_bad: see `Labelled`.
-        seed: of the split and the limit.
-        limit: at most so many items of every part.
-        labels: False: the images alone, for what learns without labels. Data need have none, a folder is taken with
-            all that lies below it, and a column of images is enough.
-        **reader_options: of the format's reader.
+        on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
+        seed: seed of the split and the limit, 0 or more.
+        limit: largest number of items of every part; None: all.
+        labels: False: only images are read, for strategies that learn without labels. The data need no labels then: all
+            images below a folder are used, and a table needs only a column of images.
+        **reader_options: options of the format's reader.
+
+    Returns:
+        The three parts.
 
     Raises:
-        InvalidInputError: naming what was expected, what came, and what to do.
+        InvalidInputError: for data that cannot be read or an option out of range; the message says what was expected,
+            what was found, and what to do.
         UnknownNameError: for a format or option that does not exist.
     """
     if not 0 <= validation < 1:
@@ -89,9 +94,9 @@ def load_splits(
         raise unknown_name("format of data", chosen, FORMATS)
     if not labels:
         chosen = "images" if chosen == "folder" else chosen
-        told = next((name for name in _OF_LABELS if name in reader_options), None)
-        if told is not None:
-            raise InvalidInputError(f"{told}={reader_options[told]!r}: labels are not read here; leave it out.")
+        given = next((name for name in _OF_LABELS if name in reader_options), None)
+        if given is not None:
+            raise InvalidInputError(f"{given}={reader_options[given]!r}: labels are not read here; leave it out.")
     common = {"validation": validation, "seed": seed, "on_bad": on_bad}
     splits = _read(where, chosen, common, labels, reader_options)
     if not labels:
@@ -104,7 +109,7 @@ def load_splits(
 
 
 def _read(where: str, format: str, common: dict[str, Any], labels: bool, given: dict[str, Any]) -> Splits:
-    """What the format's reader gives. Options that a reader takes as a group have names of their own here.
+    """Calls the format's reader; fields of its option dataclasses are given one by one in `given`.
 
     Raises:
         UnknownNameError: for an option that the reader does not have.
@@ -117,13 +122,13 @@ def _read(where: str, format: str, common: dict[str, Any], labels: bool, given: 
     for name, value in given.items():
         if name not in options:
             raise unknown_name(f"option of the format {format}", name, options)
-        # a column called 0, read from a command line
+        # the command line reads a column called 0 as a number
         made[name] = str(value) if name in _TEXTS and isinstance(value, int | float) else value
     return reader(where, **common, **folded(reader, made))
 
 
 def warn_of_duplicates(splits: Splits) -> None:
-    """Says which files are in two parts: figures measured on images that were trained on mean nothing."""
+    """Warns of image files that are in two parts: results on images that were trained on are not valid."""
     folders: dict[str, str] = {}
     seen: dict[str, str] = {}
     twice: dict[tuple[str, str], list[str]] = {}
@@ -143,7 +148,7 @@ def warn_of_duplicates(splits: Splits) -> None:
 
 
 def _warn_of_several_labels(splits: Splits) -> None:
-    """Says which files have two classes: often a data set with several labels per image, which this is not for."""
+    """Warns of image files with two classes, which suggests several labels per image; that is not supported."""
     for part in (splits.train, splits.validation, splits.test):
         if part is None or part.kind != "classification":
             continue

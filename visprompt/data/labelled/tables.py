@@ -1,8 +1,8 @@
-"""Tables of images and labels: CSV files with a header, and JSON lines.
+"""Reader of tables of images and labels: CSV files with a header, and JSON lines.
 
-Columns: an image's path (`image`, `file`, `file_name`, `filename`, `filepath`, `path`), relative to the file; and
-`label` (or `class`, `category`, `class_name`), or `mask` (a path of a PNG), or `question` and `answer`. A column
-`split` (`train`, `val`, `test`) is optional.
+Columns: the path of an image relative to the table (`image`, `file`, `file_name`, `filename`, `filepath`, `path`), and
+`label` (or `class`, `category`, `class_name`), or `mask` (path of a PNG), or `question` and `answer`. A column `split`
+(`train`, `val`, `test`) is optional.
 """
 
 from __future__ import annotations
@@ -53,20 +53,23 @@ def read_csv(
 
     Args:
         where: the file.
-        validation: share of train that becomes validation if no row says so.
-        seed: of that draw.
-        on_bad: see `Labelled`; rows without a label count.
-        columns: names of columns; None: the usual ones.
-        images: folder that paths are relative to; None: the file's.
-        classes: names of the classes in the order of their numbers, a file of them, or how many; needed for masks.
-            None: `classes.txt` beside the file if there is one, else the labels that occur.
-        zero_is_none: in masks, 0 is no class and classes begin at 1.
-        ignore_index: in masks, what does not count.
-        name: of the data set; None: the file's.
+        validation: fraction of the training part that becomes the validation part if no row is marked as validation.
+        seed: seed of that random split, 0 or more.
+        on_bad: what to do with items that cannot be used, rows without a label among them; see `Labelled`.
+        columns: names of columns; None: the usual names in `COLUMNS`.
+        images: folder that paths are relative to; None: the file's folder.
+        classes: class names in the order of their numbers, a file of them, or their number; required for masks. None:
+            `classes.txt` next to the table if it exists, else the labels that occur.
+        zero_is_none: True: in masks, 0 stands for no class and the classes are numbered from 1.
+        ignore_index: value of the mask's pixels that are left out of losses and metrics.
+        name: name of the data set; None: the file's name.
         labels: False: only the columns of images and parts are read.
 
+    Returns:
+        The three parts; the kind depends on the columns.
+
     Raises:
-        InvalidInputError: naming file and line.
+        InvalidInputError: for a file that cannot be read; the message names file and line.
     """
     path = _require_file(where, "csv")
     wished = columns or ColumnSpec()
@@ -90,10 +93,12 @@ def read_jsonl(
     name: str | None = None,
     labels: bool = True,
 ) -> Splits:
-    """Reads a file with a JSON object in every line; options as in `read_csv`, with keys for columns.
+    """Reads a file with one JSON object per line.
+
+    The keys are the columns, and the options are those of `read_csv`.
 
     Raises:
-        InvalidInputError: naming file and line.
+        InvalidInputError: for a file that cannot be read; the message names file and line.
     """
     path = _require_file(where, "jsonl")
     entries = list(read_lines(path))
@@ -106,7 +111,7 @@ def read_jsonl(
 
 
 class _Table:
-    """One file: which of its columns are what, and what its rows make."""
+    """A table: the roles of its columns, and the data set that its rows make."""
 
     def __init__(
         self,
@@ -140,7 +145,7 @@ class _Table:
                 rows.append(self._row(where, entry))
             except InvalidInputError as error:
                 problems.append(str(error))
-        self._tell(problems)
+        self._report(problems)
         if not rows:
             raise InvalidInputError(f"{self.path} has no rows that can be used.")
         advice = f"Paths are relative to {str(self.folder)!r}; give the folder of the images with images=."
@@ -166,14 +171,14 @@ class _Table:
             if not names:
                 raise InvalidInputError(
                     f"{self.path}: masks hold numbers; give classes= (a list of names, a file with one a line, or how "
-                    "many there are), or put a classes.txt beside the file."
+                    "many there are), or put a classes.txt next to the file."
                 )
         made: dict[str, Labelled] = {}
         ignore = self.ignore_index if self.kind == "segmentation" else None
         for part in _PARTS:
             chosen = [item for row, item in zip(rows, items, strict=True) if row.part == part]
             if self.kind == "images":
-                chosen = list(dict.fromkeys(chosen))  # several rows may speak of one
+                chosen = list(dict.fromkeys(chosen))  # several rows may name the same image
             if chosen:
                 called = f"{self.name} {part}" if self.columns["split"] else self.name
                 made[part] = Labelled(
@@ -223,7 +228,10 @@ class _Table:
         return next((usual[name] for name in COLUMNS[what] if name in usual), None)
 
     def _kind(self, wished: set[str]) -> Kind:
-        """By the columns that were named; else masks before answers before labels: those often have a category."""
+        """Chooses the kind by the columns that were named; otherwise masks before answers before labels.
+
+        The order matters because tables of masks or answers often have a column `category` too.
+        """
         has = {what for what, column in self.columns.items() if column is not None}
         if "mask" in wished or ("mask" in has and not wished & {"label", "question", "answer"}):
             return "segmentation"
@@ -244,7 +252,7 @@ class _Table:
             f"with {what}=."
         )
 
-    def _tell(self, problems: list[str]) -> None:
+    def _report(self, problems: list[str]) -> None:
         if problems:
             report(problems, str(self.path), self.on_bad, "row", "rows")
 
@@ -268,7 +276,7 @@ def _csv_rows(path: Path, image: str | None) -> tuple[list[str], Iterator[tuple[
     def found(delimiter: str) -> bool:
         return bool(wanted & {cell.strip().casefold() for cell in next(csv.reader([first], delimiter=delimiter), [])})
 
-    # If none has the column, the one that cuts the line into most parts makes the better message.
+    # If no delimiter gives a known column, the most frequent one makes the most useful error message.
     delimiter = next(filter(found, _DELIMITERS), max(_DELIMITERS, key=first.count))
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     header = _next(reader, path) or []

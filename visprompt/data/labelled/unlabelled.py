@@ -1,6 +1,6 @@
-"""Images without labels, in the form that the training loop takes: what self-supervised prompts learn from.
+"""Data sets of images without labels, for strategies that learn without labels.
 
-They are a `Labelled` of the kind "images". Without torch; it must not know models or training.
+They are `Labelled` data sets of the kind "images". This module imports no torch, models or training code.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from visprompt.utils.renamed import renamed_parameters, warn_renamed
 
 @renamed_parameters(pictures="images")
 def unlabelled(images: Iterable[Any], *, name: str = "", on_bad: OnBad = "refuse") -> Labelled:
-    """Images from Python as a data set.
+    """Makes a data set from images in memory or paths.
 
     >>> unlabelled(["a.jpg", "b.jpg"], name="photos")
     Labelled(photos: 2 images without labels)
 
     Args:
-        images: paths, PIL images, arrays, or functions that give one of these.
-        name: of the data set.
-        on_bad: see `Labelled`.
+        images: paths, PIL images, arrays, or functions that return one of these.
+        name: name of the data set.
+        on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
+
+    Returns:
+        A data set of the kind "images".
 
     Raises:
-        InvalidInputError: if there are none.
+        InvalidInputError: if there are no images.
     """
     return Labelled([(image, None) for image in images], kind="images", name=name, on_bad=on_bad)
 
 
 def without_labels(data: Labelled) -> Labelled:
-    """The images of a labelled set, whatever their labels are; one with several labels is there once."""
+    """Returns the images of a data set without their labels; an image that occurs several times is kept once."""
     if data.kind == "images":
         return data
     once = {path_of(image) or id(image): image for image, _ in data.items}
@@ -47,7 +50,7 @@ def without_labels(data: Labelled) -> Labelled:
 
 
 def splits_without_labels(splits: Splits) -> Splits:
-    """`without_labels` of every part; the same splits if they have none."""
+    """Applies `without_labels` to every part; returns the same object if there are no labels."""
     parts = (splits.train, splits.validation, splits.test)
     train, validation, test = made = tuple(None if part is None else without_labels(part) for part in parts)
     if train is None or made == parts:
@@ -63,19 +66,22 @@ def read_images(
     on_bad: OnBad = "refuse",
     name: str | None = None,
 ) -> Splits:
-    """All images below a folder, however deep; folders `train`, `val` and `test` in it are its parts.
+    """Reads all images below a folder, at any depth; its subfolders `train`, `val` and `test` become the parts.
 
-    Other folders in it mean nothing: those of classes are read as well, and their names are not looked at.
+    Names of other subfolders have no meaning: their images are read without a class.
 
     Args:
         where: the folder, or one image.
-        validation: share of the training part that becomes validation if there is no such folder; 0: none.
-        seed: of that draw.
-        on_bad: see `Labelled`.
-        name: of the data set; None: the folder's.
+        validation: fraction of the training part that becomes the validation part if there is no such folder; 0: none.
+        seed: seed of that random split, 0 or more.
+        on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
+        name: name of the data set; None: the folder's name.
+
+    Returns:
+        The parts, of kind "images".
 
     Raises:
-        InvalidInputError: if there is no such folder, or no image in it.
+        InvalidInputError: if the folder does not exist or has no images.
     """
     root = Path(where)
     called = name or root.resolve().name
@@ -108,7 +114,7 @@ def read_images(
 
 
 def _below(folder: Path) -> list[str]:
-    """Paths of all images below a folder, sorted."""
+    """Returns the sorted paths of all images below a folder."""
     found: dict[bool, list[str]] = {True: [], False: []}
     walk(folder, lambda path, image: found[image].append(path))
     if not found[True]:
@@ -122,7 +128,7 @@ def _below(folder: Path) -> list[str]:
 
 
 def _warn_of_others(root: Path, parts: set[Path]) -> None:
-    """Says what lies beside the folders of the parts: somebody may count on it."""
+    """Warns of images and folders that are left out because they lie next to the folder `train`."""
     others = sorted(
         entry.name
         for entry in os.scandir(root)

@@ -1,7 +1,7 @@
-"""VTAB-1k (https://arxiv.org/abs/1910.04867) as folders, the form in which NOAH and most works after it share it.
+"""Reader of VTAB-1k (https://arxiv.org/abs/1910.04867) in the folder layout of NOAH and most later works.
 
-One data set is a folder with `images/` and four lists of `path label`: `train800.txt` and `val200.txt` to choose on,
-`train800val200.txt` for the final training, `test.txt` to report.
+A data set is a folder with `images/` and four lists with lines `path label`: `train800.txt` and `val200.txt` for
+choosing settings, `train800val200.txt` for the final training, and `test.txt` for reported results.
 """
 
 from __future__ import annotations
@@ -33,15 +33,19 @@ def read_vtab(
 
     Args:
         where: its folder, for example `vtab-1k/dtd`.
-        validation: share of the 1000 that becomes validation if the folder has no `train800.txt` and `val200.txt`.
-        seed: of that draw.
-        on_bad: see `Labelled`.
-        final: train on all 1000, without validation. After choosing on val200, `Splits.final()` does the same.
-        classes: names of the classes, a file of them, or how many; None: the numbers that occur.
-        name: of the data set; None: the folder's.
+        validation: fraction of the 1000 items for validation if the folder has no `train800.txt` and `val200.txt`.
+        seed: seed of that random split, 0 or more.
+        on_bad: what to do with items that cannot be used, "refuse" or "skip"; see `Labelled`.
+        final: True: train on all 1000 items, without validation. `Splits.final()` does the same after settings were
+            chosen on val200.
+        classes: class names, a file of them, or their number; None: the numbers that occur.
+        name: name of the data set; None: the folder's name.
+
+    Returns:
+        The three parts, of kind "classification".
 
     Raises:
-        InvalidInputError: naming file and line.
+        InvalidInputError: for a list in another format; the message names file and line.
     """
     root = require_directory(where, _LAYOUT)
     called = name or root.resolve().name
@@ -90,7 +94,7 @@ def _rows(root: Path, file: str) -> list[tuple[Path, int]]:
 
 
 def _inside(root: Path) -> str:
-    """A hint for those who give the folder of all data sets."""
+    """Returns a hint for the error message if the folder contains several data sets."""
     found: Iterable[str] = sorted(entry.parent.name for entry in root.glob(f"*/{_ALL}"))
     listed = ", ".join(found)
     return f" It holds several data sets, of which to give one: {listed}." if listed else ""

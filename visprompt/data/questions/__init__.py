@@ -1,4 +1,4 @@
-"""Questions about images: readers of published benchmarks."""
+"""Questions about images: readers of published LVLM benchmarks."""
 
 from visprompt.data.questions.question import (
     LETTERS,
@@ -33,5 +33,5 @@ __all__ = [
     "with_options",
 ]
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"EncodedPicture": "EncodedImage"}, globals())

@@ -1,8 +1,8 @@
 """LLaVA-Bench (in the wild) (https://arxiv.org/abs/2304.08485): open questions, judged by a language model.
 
-In: `questions.jsonl`, one `{"question_id", "image", "text", "category"}` a line, and a folder of images.
-Out: one `{"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}` a line, as its judge takes it.
-The judge drifts from version to version: always let the same one judge the baseline too.
+Input: `questions.jsonl` with one `{"question_id", "image", "text", "category"}` per line, and a folder of images.
+Output: one `{"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}` per line, as its judge script takes
+it. Judgements differ between versions of the judge: compare results only with baselines that the same version judged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ def read_llava_wild(path: str | Path, images: str | Path | None = None) -> list[
 
     Args:
         path: the file.
-        images: folder of the images; by default `images` beside the file. They are not opened here.
+        images: folder of the images; None: the folder `images` next to the file. No image is opened here.
+
+    Returns:
+        The questions in the order of the file.
 
     Raises:
-        InvalidInputError: naming file and line, for anything that is not as described above.
+        InvalidInputError: for a file in another format; the message names file and line.
     """
     path = Path(path)
     folder = Path(images) if images is not None else path.parent / "images"
@@ -37,7 +40,7 @@ def read_llava_wild(path: str | Path, images: str | Path | None = None) -> list[
                 (image_path(entry["image"], folder, where),),
                 str(entry["text"]),
                 kind=str(entry.get("category", "")),
-                # The judge's script joins on the id with its type: numbers stay numbers.
+                # The judge's script compares ids with their type, so numbers stay numbers.
                 extra={"question_id": entry["question_id"]},
             )
         )
@@ -51,14 +54,14 @@ def write_llava_wild(
     model_id: str,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes answers as LLaVA's own script does, in one step; questions without an answer are left out.
+    """Writes answers in the format of LLaVA's own script, in one step; questions without an answer are left out.
 
     Args:
         path: the `.jsonl` file.
         questions: in the order of the input.
-        answers: by question id.
-        model_id: what the judge's table calls the row.
-        metadata: what the answers depend on; free for use in this format.
+        answers: answers by question id.
+        model_id: name of the model in the judge's table.
+        metadata: settings that the answers depend on; the format leaves this field free.
     """
     write_jsonl(
         path,
@@ -67,7 +70,7 @@ def write_llava_wild(
                 "question_id": one.extra.get("question_id", one.id),
                 "prompt": one.text,
                 "text": answers[one.id],
-                # Their ids are drawn; ours say the same again when the file is written again.
+                # LLaVA's ids are random; these are the same whenever the file is written again.
                 "answer_id": uuid.uuid5(uuid.NAMESPACE_URL, f"{model_id}/{one.id}/{answers[one.id]}").hex,
                 "model_id": model_id,
                 "metadata": dict(metadata or {}),

@@ -1,7 +1,7 @@
 """MM-Vet (https://arxiv.org/abs/2308.02490): open questions, judged by its online evaluator.
 
-In: `mm-vet.json`, `{"v1_0": {"imagename": …, "question": …, "answer": …, "capability": […]}}`, and images.
-Out: `{"v1_0": "answer", …}`, the file that the evaluator takes.
+Input: `mm-vet.json`, `{"v1_0": {"imagename": …, "question": …, "answer": …, "capability": […]}}`, and a folder of
+images. Output: `{"v1_0": "answer", …}`, the file that the evaluator takes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ def read_mm_vet(path: str | Path, images: str | Path | None = None) -> list[Ques
 
     Args:
         path: the file.
-        images: folder of the images; by default `images` beside the file. They are not opened here.
+        images: folder of the images; None: the folder `images` next to the file. No image is opened here.
+
+    Returns:
+        The questions in the order of the file.
 
     Raises:
-        InvalidInputError: naming file and entry, for anything that is not as described above.
+        InvalidInputError: for a file in another format; the message names file and entry.
     """
     path = Path(path)
     content = read_json(path)
@@ -42,7 +45,7 @@ def read_mm_vet(path: str | Path, images: str | Path | None = None) -> list[Ques
                 str(name),
                 (image_path(entry["imagename"], folder, where),),
                 str(entry["question"]),
-                # Answers hold "<AND>" and "<OR>" for the judge; comparing texts would be wrong.
+                # Answers contain "<AND>" and "<OR>" for the judge, so texts cannot be compared.
                 kind=", ".join(str(one) for one in abilities),
                 extra={"reference": entry.get("answer")},
             )
@@ -51,6 +54,12 @@ def read_mm_vet(path: str | Path, images: str | Path | None = None) -> list[Ques
 
 
 def write_mm_vet(path: str | Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
-    """Writes the file that MM-Vet's evaluator takes, in one step; questions without an answer are left out."""
+    """Writes the file that MM-Vet's evaluator takes, in one step; questions without an answer are left out.
+
+    Args:
+        path: the `.json` file.
+        questions: in the order of the input.
+        answers: answers by question id.
+    """
     chosen = {one.id: answers[one.id] for one in questions if one.id in answers}
     write_text(path, json.dumps(chosen, ensure_ascii=False, indent=2) + "\n")

@@ -1,9 +1,9 @@
 """MMMU (https://arxiv.org/abs/2311.16502): college questions with one to seven images, most of them multiple choice.
 
-In: the data set's parquet files (one, or a folder of them, as on the hub), a folder written by `datasets.save_to_disk`,
-or JSON / JSONL with the paths of the images. Fields: `id` (`validation_Accounting_1`), `question` (with `<image 1>`),
-`options` (the *text* of a Python list), `answer`, `question_type` (`multiple-choice` or `open`), `image_1` … `image_7`;
-JSON may have `images: [path, …]` instead. Out: `{"validation_Accounting_1": "D", …}`.
+Input: the data set's parquet files (one, or a folder of them, as on the hub), a folder written by
+`datasets.save_to_disk`, or JSON / JSONL with image paths. Fields: `id` (`validation_Accounting_1`), `question` (with
+`<image 1>`), `options` (the *text* of a Python list), `answer`, `question_type` (`multiple-choice` or `open`),
+`image_1` … `image_7`; JSON may have `images: [path, …]` instead. Output: `{"validation_Accounting_1": "D", …}`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ SHORT_PLEASE = "Answer the question using a single word or phrase."
 def read_mmmu(path: str | Path, images: str | Path | None = None) -> list[Question]:
     """Reads MMMU.
 
-    The text that is asked keeps the markers `<image 1>`; the images come in their order.
+    The question's text keeps the markers `<image 1>`; the images are in the order of their numbers.
 
     Args:
-        path: a `.parquet`, `.json` or `.jsonl` file, a folder of parquet files of one split, or what
-            `datasets.save_to_disk` wrote.
-        images: folder that images' paths in JSON are relative to; by default the file's.
+        path: a `.parquet`, `.json` or `.jsonl` file, a folder of parquet files of one split, or a folder written by
+            `datasets.save_to_disk`.
+        images: folder that image paths in JSON are relative to; None: the file's folder.
+
+    Returns:
+        The questions in the order of the files.
 
     Raises:
-        InvalidInputError: naming file and line or row.
-        UnsupportedError: for parquet and arrow files without the packages that read them.
+        InvalidInputError: for a file in another format; the message names file and line or row.
+        UnsupportedError: for parquet and arrow files if the packages that read them are not installed.
     """
     path = Path(path)
     if not path.exists():
@@ -61,8 +64,14 @@ def read_mmmu(path: str | Path, images: str | Path | None = None) -> list[Questi
 def write_mmmu(path: str | Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
     """Writes the file that MMMU's evaluator takes, in one step.
 
-    Multiple choice: the option's letter, or an empty text (never right) if the answer names none; the authors' parser
-    draws a letter there. Open questions: the answer itself, which their script parses.
+    For multiple choice it writes the option's letter, or an empty text (never right) if the answer names none; the
+    authors' parser would draw a random letter. For open questions it writes the answer itself, which their script
+    parses.
+
+    Args:
+        path: the `.json` file.
+        questions: in the order of the input.
+        answers: answers by question id.
     """
     chosen = {
         one.id: (letter_of(answers[one.id], one.options) or "") if one.options else answers[one.id]
@@ -73,7 +82,7 @@ def write_mmmu(path: str | Path, questions: Sequence[Question], answers: Mapping
 
 
 def subject_of(name: str) -> str:
-    """The subject in a question's id, as MMMU's evaluator reads it.
+    """Returns the subject in a question's id, as MMMU's evaluator reads it.
 
     >>> subject_of("validation_Art_Theory_12")
     'Art_Theory'
@@ -82,13 +91,17 @@ def subject_of(name: str) -> str:
 
 
 def options_of(value: Any, where: str) -> tuple[str, ...]:
-    """The options of a question: a list, or the text of one.
+    """Returns the options of a question from a list or the text of a list.
 
     >>> options_of("['red', 'blue']", "here")
     ('red', 'blue')
 
+    Args:
+        value: the list, its text, or None. A text is parsed as a literal and never run.
+        where: file and line, for messages.
+
     Raises:
-        InvalidInputError: naming the place. The text is read as a literal, never run.
+        InvalidInputError: for another value, or more options than letters.
     """
     if value is None or value == "":
         return ()
@@ -132,7 +145,7 @@ def _question(where: str, entry: dict[str, Any], folder: Path) -> Question:
         extra={
             "question_type": kind,
             "reference": answer,
-            # as it came, but for the images: an export writes it again with others
+            # the entry without its images: an export writes it again with other images
             "entry": {key: value for key, value in entry.items() if key not in (*IMAGES, "images")},
         },
     )

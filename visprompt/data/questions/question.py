@@ -1,7 +1,7 @@
-"""Questions about images, the one form that every LVLM benchmark's reader gives and every asking task takes.
+"""Questions about images: the data type that all readers of LVLM benchmarks return and all question tasks take.
 
-Coordinates are pixels of the original image. Nothing here knows about models or strategies. A path stays a
-path, and bytes stay bytes, until a task asks for the image.
+Coordinates are pixels of the original image. This module imports no models or strategies. Images are opened when a task
+needs them: until then, paths stay paths and encoded bytes stay bytes.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ LETTERS = string.ascii_uppercase
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """An image inside of another file (a parquet file's cell, a TSV's base64), decoded when it is needed.
+    """An image inside another file (a cell of a parquet file, base64 in a TSV), decoded when needed.
 
     Attributes:
-        content: the bytes of an image file, or a function that gives them.
-        name: for messages.
+        content: the bytes of an image file, or a function that returns them.
+        name: description of the image for messages.
     """
 
     content: bytes | Callable[[], bytes] = field(repr=False)
     name: str
 
     def open(self) -> Image:
-        """The image, upright RGB.
+        """Decodes the image and returns it as upright RGB.
 
         Raises:
-            InvalidInputError: naming the image, if the bytes are none.
+            InvalidInputError: if the bytes are not an image; the message names it.
         """
         from PIL import Image as pil_image
 
@@ -56,7 +56,7 @@ class EncodedImage:
             with pil_image.open(io.BytesIO(content)) as image:
                 image.load()
                 return load_image(image)
-        except Exception as error:  # Pillow's decoders raise whatever they like
+        except Exception as error:  # Pillow's decoders raise errors of many types
             raise InvalidInputError(f"{self.name} is not an image that Pillow reads: {error}") from None
 
 
@@ -67,17 +67,19 @@ class Question:
 
     Attributes:
         id: unique within the data set.
-        images: paths, PIL images, or images inside of another file; at least one, in the order the text names them.
-        text: what is asked, complete with options and instructions.
-        answer: the right answer (for multiple choice its letter), or None where the data set does not say.
-        kind: what figures are grouped by: type of question, capability, subject.
-        options: of a multiple choice, A first; empty for open questions.
-        targets: where the answer is to be seen: boxes or masks; empty if unknown, or if there is nothing to point at.
-        outlines: `targets` as masks, where the data set has them.
-        wrong: regions of something else: a control points there.
-        objects: everything in the image that can be pointed at, without a hint which is meant.
-        chance: probability that a random answer is right, or None if that is not known.
-        extra: what the data set says besides; goes into the rows of answers.
+        images: paths, PIL images, or images inside another file; at least one, in the order in which the text names
+            them.
+        text: the whole question, with options and instructions.
+        answer: the right answer (for multiple choice its letter), or None if it is not published.
+        kind: group of the question in tables of results: type of question, capability, subject.
+        options: options of a multiple choice, A first; empty for open questions.
+        targets: regions (boxes or masks) of the objects that the question is about; empty if there are none or they are
+            unknown.
+        outlines: `targets` as masks, if the data set has them.
+        wrong: regions of other objects; the control "other" points at them.
+        objects: regions of all objects in the image, in an order that does not tell which one is asked about.
+        chance: probability that a random answer is right, or None if unknown.
+        extra: further fields of the data set, which are written into rows of answers.
     """
 
     id: str
@@ -99,18 +101,18 @@ class Question:
 
     @cached_property
     def image_name(self) -> str:
-        """The first image's file name, or the id of a question whose images have none; one image is one draw."""
+        """File name of the first image, or `id` if it is not a file; confidence intervals group questions by it."""
         first = self.images[0]
         return first.name if isinstance(first, Path) else self.id
 
     @property
     def pil_images(self) -> list[Path | Image]:
-        """The images in a form that `visprompt.Request` takes."""
+        """The images in the form that `visprompt.Request` takes."""
         return [one.open() if isinstance(one, EncodedImage) else one for one in self.images]
 
     @property
     def letters(self) -> str:
-        """The letters of its options.
+        """The letters of the options.
 
         >>> Question("q", (Path("a.png"),), "which?", options=("red", "blue")).letters
         'AB'
@@ -119,10 +121,17 @@ class Question:
 
 
 def unique(questions: Sequence[Question], where: str) -> list[Question]:
-    """Makes sure that there are questions, and that no two have one id.
+    """Checks that there are questions and that their ids are unique.
+
+    Args:
+        questions: all questions of a file.
+        where: name of the file, for messages.
+
+    Returns:
+        The questions as a list.
 
     Raises:
-        InvalidInputError: naming the file.
+        InvalidInputError: if there are none, or an id occurs twice; the message names the file.
     """
     if not questions:
         raise InvalidInputError(f"{where} has no questions.")
@@ -133,10 +142,10 @@ def unique(questions: Sequence[Question], where: str) -> list[Question]:
 
 
 def read_text(path: str | Path) -> str:
-    """A text file.
+    """Reads a text file in UTF-8.
 
     Raises:
-        InvalidInputError: naming it, if it cannot be read or is no UTF-8.
+        InvalidInputError: if the file cannot be read or is not UTF-8; the message names it.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -147,10 +156,10 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """A JSON file.
+    """Reads a JSON file.
 
     Raises:
-        InvalidInputError: naming file and line.
+        InvalidInputError: if the file cannot be read or is not JSON; the message names file and line.
     """
     try:
         return json.loads(read_text(path))
@@ -159,10 +168,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON-lines file, each with its place for messages: `"questions.jsonl, line 3"`.
+    """Yields the objects of a JSON-lines file, each with file and line for messages: `"questions.jsonl, line 3"`.
 
     Raises:
-        InvalidInputError: naming file and line.
+        InvalidInputError: for a line that is not a JSON object; the message names file and line.
     """
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -178,10 +187,16 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def require_keys(entry: Any, keys: Iterable[str], where: str) -> None:
-    """Makes sure that an object has these keys, and that they are not empty texts.
+    """Checks that a JSON object has certain keys, and that their values are not empty texts.
+
+    Args:
+        entry: the object.
+        keys: keys that it must have.
+        where: file and line, for messages.
 
     Raises:
-        InvalidInputError: naming the place, the missing keys, and those that there are.
+        InvalidInputError: if the entry is not an object or keys are missing; the message lists the missing and the
+            present keys.
     """
     if not isinstance(entry, dict):
         raise InvalidInputError(f"{where}: expected an object, got {type(entry).__name__}.")
@@ -192,10 +207,15 @@ def require_keys(entry: Any, keys: Iterable[str], where: str) -> None:
 
 
 def image_path(name: Any, images: str | Path | None, where: str) -> Path:
-    """The path of an image that a file names; it is not opened, so a missing one only costs its own question.
+    """Returns the path of an image named in a file; the image is not opened.
+
+    Args:
+        name: the path as written.
+        images: folder that the path is relative to; None: the path is used as it is.
+        where: file and line, for messages.
 
     Raises:
-        InvalidInputError: if the name is no text, or leads out of the folder.
+        InvalidInputError: if the name is not a text, or the path leads out of the folder.
     """
     if not isinstance(name, str) or not name.strip():
         raise InvalidInputError(f"{where}: an image is a file name; got {name!r:.60}.")
@@ -208,7 +228,7 @@ def image_path(name: Any, images: str | Path | None, where: str) -> Path:
 
 
 def with_options(text: str, options: Sequence[str], instruction: str) -> str:
-    """A multiple-choice question as it is asked.
+    """Returns the text of a multiple-choice question: question, lettered options and instruction, one per line.
 
     >>> print(with_options("What is it?", ["a cat", "a dog"], "Answer with the option's letter."))
     What is it?
@@ -233,7 +253,7 @@ _STANDING = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
 
 
 def normalised(answer: str) -> str:
-    """An answer as it is compared: lower case, without articles, punctuation and surplus space.
+    """Normalises an answer for exact match: lower case, without articles, punctuation and surplus spaces.
 
     >>> normalised(" The Red-star. ")
     'red star'
@@ -243,20 +263,25 @@ def normalised(answer: str) -> str:
 
 
 def letter_of(answer: str, options: Sequence[str]) -> str | None:
-    """The option that an answer to a multiple-choice question means, as its letter; None if it cannot be told.
+    """Returns the letter of the option that an answer to a multiple-choice question names; None if it names none.
 
-    In this order: it says "the answer is B" (the last time counts, since models think aloud); it begins with a letter
-    that stands alone ("B", "(B) a dog", "b."); one option's letter only stands in brackets; one only stands
-    alone; it is one option's text; it contains exactly one option's text that is not part of another's.
+    The first rule that applies decides: the answer says "the answer is B" (the last occurrence counts, because models
+    reason before they answer); it begins with a letter that stands alone ("B", "(B) a dog", "b."); exactly one option's
+    letter is in brackets; exactly one stands alone; the answer equals one option's text; it contains exactly one
+    option's text that is not part of another's.
 
     >>> [letter_of(text, ["a cat", "a dog"]) for text in ("B", "(a)", "I think the answer is B.", "It is a dog", "hm")]
     ['B', 'A', 'B', 'B', None]
+
+    Args:
+        answer: the model's answer.
+        options: texts of the options, A first.
     """
     letters = LETTERS[: len(options)]
     text = answer.strip()
-    said = [found.upper() for found in _SAID.findall(text) if found.upper() in letters]
-    if said:
-        return said[-1]
+    letters_named = [found.upper() for found in _SAID.findall(text) if found.upper() in letters]
+    if letters_named:
+        return letters_named[-1]
     first = _ALONE.match(text)
     # "A cat" begins with an article; "A. cat", "A" and "(A) cat" with a letter.
     if first and first.group(1).upper() in letters:
@@ -286,5 +311,5 @@ def _by_text(answer: str, options: Sequence[str]) -> str | None:
     return LETTERS[held[0]] if len(held) == 1 else None
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"EncodedPicture": "EncodedImage"}, globals())

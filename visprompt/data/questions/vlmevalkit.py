@@ -1,8 +1,8 @@
-"""VLMEvalKit's tables (https://github.com/open-compass/VLMEvalKit): one TSV a benchmark, images inside as base64.
+"""VLMEvalKit's tables (https://github.com/open-compass/VLMEvalKit): one TSV per benchmark, with images as base64.
 
 Columns: `index`, `image` (base64, a list of them, or the index of the row that holds the image) or `image_path`,
-`question`, `A`, `B`, … for multiple choice, `answer`, `category`, `hint`. Out: the same without images and with
-`prediction`, which its `evaluate` takes.
+`question`, `A`, `B`, … for multiple choice, `answer`, `category`, `hint`. Output: the same table without images and
+with a column `prediction`, which its `evaluate` takes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from visprompt.errors import InvalidInputError
 from visprompt.utils.files import write_text
 
 LETTER_PLEASE = "Answer with the option's letter from the given choices directly."
-#: shorter cells name the row whose image is meant
+#: shorter cells are the index of the row that holds the image
 _REFERENCE = 64
 _EMPTY = ("", "nan", "NaN", "None")
 
@@ -41,10 +41,13 @@ def read_tsv(path: str | Path, images: str | Path | None = None) -> list[Questio
 
     Args:
         path: the file.
-        images: folder that `image_path` is relative to; by default the file's.
+        images: folder that `image_path` is relative to; None: the file's folder.
+
+    Returns:
+        The questions in the order of the rows.
 
     Raises:
-        InvalidInputError: naming file and row, for anything that is not as described above.
+        InvalidInputError: for a file in another format; the message names file and row.
     """
     path = Path(path)
     rows = _rows(path)
@@ -78,7 +81,12 @@ def read_tsv(path: str | Path, images: str | Path | None = None) -> list[Questio
 def write_tsv(path: str | Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
     """Writes the rows with a column `prediction`, in one step; questions without an answer are left out.
 
-    For multiple choice the prediction is the letter, or the answer itself where it names none.
+    For multiple choice the prediction is the option's letter, or the whole answer if it names none.
+
+    Args:
+        path: the `.tsv` file.
+        questions: in the order of the input.
+        answers: answers by question id.
     """
     write_table(
         path,
@@ -87,10 +95,10 @@ def write_tsv(path: str | Path, questions: Sequence[Question], answers: Mapping[
 
 
 def table_row(question: Question) -> dict[str, Any]:
-    """A question as a row of such a table, without its images.
+    """Returns a question as a row of a VLMEvalKit table, without its images.
 
-    A question of another benchmark has its instructions in the text; its options are then not repeated as columns,
-    since VLMEvalKit would list them again.
+    The text of a question from another benchmark already lists its options; they are not repeated as columns, because
+    VLMEvalKit would list them again.
     """
     own = question.extra.get("row")
     if own is not None:
@@ -105,7 +113,12 @@ def table_row(question: Question) -> dict[str, Any]:
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a TSV in one step; columns in the order of their first occurrence."""
+    """Writes a TSV in one step, with columns in the order of their first occurrence.
+
+    Args:
+        path: the file.
+        rows: cells by column name.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, delimiter="\t", restval="", lineterminator="\n")
@@ -131,7 +144,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if "image" not in rows[0] and "image_path" not in rows[0]:
         raise InvalidInputError(f"{path.name}: no column image or image_path; it has {', '.join(rows[0])}.")
     for number, row in enumerate(rows, start=1):
-        if None in row.values() or "None" in row:  # csv fills cells that are missing, and collects those too many
+        if None in row.values() or "None" in row:  # how csv marks missing and surplus cells
             raise InvalidInputError(f"{path.name}, row {number}: not as many cells as the header has columns.")
     return rows
 
@@ -161,7 +174,7 @@ def _images(row: Mapping[str, str], cells: Mapping[str, str], folder: Path, wher
     paths = _cell(row, "image_path")
     if not paths:
         raise InvalidInputError(f"{where}: neither image nor image_path.")
-    # Paths in these tables are absolute as a rule: the user's own.
+    # Paths in these tables are usually absolute and written by the user.
     return [Path(one) if Path(one).is_absolute() else image_path(one, folder, where) for one in _listed(paths, where)]
 
 

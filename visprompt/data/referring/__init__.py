@@ -7,8 +7,8 @@ from visprompt.data.referring.image import (
     grouped,
     iou,
     report_dropped,
+    report_problem,
     report_undetected,
-    tell,
     usable_xyxy,
     xyxy_from_xywh,
 )
@@ -22,10 +22,10 @@ __all__ = [
     "iou",
     "report_dropped",
     "report_undetected",
-    "tell",
+    "report_problem",
     "usable_xyxy",
     "xyxy_from_xywh",
 ]
 
-#: names of 0.4.0
-__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage"}, globals())
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
+__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage", "tell": "report_problem"}, globals())

@@ -1,7 +1,7 @@
-"""The parts of birds in CUB-200-2011 (Wah et al., http://www.vision.caltech.edu/datasets/cub_200_2011/).
+"""Reader of the bird parts in CUB-200-2011 (Wah et al., http://www.vision.caltech.edu/datasets/cub_200_2011/).
 
-A folder with `images.txt`, `train_test_split.txt`, `image_class_labels.txt`, `bounding_boxes.txt`, `parts/parts.txt`,
-`parts/part_locs.txt` (`image_id part_id x y visible`) and the images in `images/`.
+It expects a folder with `images.txt`, `train_test_split.txt`, `image_class_labels.txt`, `bounding_boxes.txt`,
+`parts/parts.txt`, `parts/part_locs.txt` (`image_id part_id x y visible`) and the images in `images/`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from visprompt.data.referring.image import tell
+from visprompt.data.referring.image import report_problem
 from visprompt.data.referring.keypoints import PointedImage
 from visprompt.errors import InvalidInputError, unknown_name
 
 SPLITS: dict[str, int | None] = {"train": 1, "test": 0, "all": None}
-#: what is read, within the folder
+#: files that are read, as paths in the folder
 FILES = (
     "images.txt",
     "train_test_split.txt",
@@ -38,23 +38,24 @@ def read_cub(
     merge_sides: bool = False,
     problems: list[str] | None = None,
 ) -> list[PointedImage]:
-    """Reads the visible parts of every bird.
+    """Reads the visible parts of every bird as named points.
 
     Args:
         where: the folder `CUB_200_2011`.
-        split: "train", "test" (the authors' own, from `train_test_split.txt`) or "all".
-        images: folder of the images; None: `images` in it. They are not opened, so a missing one only costs its own
-            items.
-        merge_sides: "left eye" and "right eye" are both called "eye", likewise legs and wings: 12 names for 15.
-        problems: what was left out is told here; None: as warnings.
+        split: "train" or "test" (the authors' split, from `train_test_split.txt`), or "all".
+        images: folder of the images; None: the folder `images` in `where`. No image is opened here; a missing one
+            becomes an error of its own items when a task opens it.
+        merge_sides: True: "left eye" and "right eye" are both called "eye", and likewise legs and wings. This leaves 12
+            of the 15 part names.
+        problems: list to which a sentence is appended for what was left out; None: warn instead.
 
     Returns:
-        one image for every bird of which a part is visible, in the order of `images.txt`; in `extra` its `class`
-        (from 1) and `bird_xyxy`.
+        One `PointedImage` for every bird with a visible part, in the order of `images.txt`. Points are pixels of the
+            original image; `extra` has `class` (the class number, from 1) and `bird_xyxy` (the bird's box in pixels).
 
     Raises:
-        UnknownNameError: for another split.
-        InvalidInputError: naming file and line, for anything that is not as described above.
+        UnknownNameError: for a split that does not exist.
+        InvalidInputError: for a file that is missing or not in the format above; the message names file and line.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -88,14 +89,14 @@ def read_cub(
     if not found:
         raise InvalidInputError(f"{root / 'parts' / 'part_locs.txt'}: no part is visible in any image of {split!r}.")
     if len(found) < len(chosen):
-        tell(problems, f"{root}: {len(chosen) - len(found)} of {len(chosen)} birds have no visible part.")
+        report_problem(problems, f"{root}: {len(chosen) - len(found)} of {len(chosen)} birds have no visible part.")
     return found
 
 
 def _visible(
     path: Path, samples: dict[int, str], parts: dict[int, str]
 ) -> dict[int, list[tuple[int, tuple[float, float]]]]:
-    """For every image its visible parts and where they are."""
+    """Returns the visible parts of every image: image number → list of (part number, (x, y) in pixels)."""
     found: dict[int, list[tuple[int, tuple[float, float]]]] = {}
     seen: set[tuple[int, int]] = set()
     for line, fields in _lines(path, 5):
@@ -121,13 +122,16 @@ def _visible(
 def _by_number(
     path: Path, count: int | None, read: Callable[[list[str]], Any], known: dict[int, str] | None = None
 ) -> dict[int, Any]:
-    """A file of `number field …`: fields by number.
+    """Reads a file with lines `number field …`.
 
     Args:
         path: the file.
-        count: of fields behind the number; None: one or more.
-        read: fields → value; a ValueError means that they are not what they should be.
-        known: the numbers that there have to be, all of them and no others.
+        count: number of fields after the number; None: one or more.
+        read: turns the fields into a value; it raises ValueError if they are not in the expected format.
+        known: image numbers that must all occur, and no others; None: any numbers.
+
+    Returns:
+        The value of every line by its number.
     """
     found: dict[int, Any] = {}
     for line, fields in _lines(path, None if count is None else count + 1):
@@ -144,7 +148,7 @@ def _by_number(
     missing = [number for number in known or {} if number not in found]
     if missing:
         raise InvalidInputError(
-            f"{path} says nothing about {len(missing)} of the {len(known or {})} images of images.txt, the first: "
+            f"{path} has no line for {len(missing)} of the {len(known or {})} images of images.txt, the first: "
             f"{missing[0]}. Is the file cut off?"
         )
     return found
@@ -160,7 +164,7 @@ _LAYOUTS = {
 
 
 def _lines(path: Path, count: int | None) -> Iterator[tuple[int, list[str]]]:
-    """Numbers and fields of the lines that are not empty."""
+    """Yields line number and fields of every line that is not empty."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -198,7 +202,7 @@ def _whole(text: str) -> int:
 
 
 def _bird(fields: list[str]) -> tuple[float, float, float, float]:
-    """x, y, width, height → xyxy."""
+    """Turns the texts x, y, width, height into a box xyxy."""
     x, y, width, height = map(float, fields)
     if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
         raise ValueError(fields)
@@ -206,7 +210,8 @@ def _bird(fields: list[str]) -> tuple[float, float, float, float]:
 
 
 def _without_side(name: str) -> str:
-    """
+    """Returns a part's name without "left" or "right".
+
     >>> _without_side("left eye"), _without_side("tail")
     ('eye', 'tail')
     """

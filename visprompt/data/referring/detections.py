@@ -1,4 +1,4 @@
-"""Boxes from a detector, as the files of ReCLIP and its followers hold them."""
+"""Reader of detector boxes in the file formats of ReCLIP and of works that build on it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from visprompt.errors import InvalidInputError
 def read_detections(
     path: str | Path, min_score: float | None = None, *, problems: list[str] | None = None
 ) -> dict[str, Boxes]:
-    """Reads `{split}_dets_dict.json`, in either of its layouts.
+    """Reads `{split}_dets_dict.json`, in either of its two layouts.
 
-    `{image_id: [[x, y, w, h], …]}`, or a list of `{"image_id": …, "box": [x, y, w, h]}` (COCO's own `bbox` is taken
-    too, and `min_score` then drops weak boxes). Boxes without an area are left out.
+    The layouts are `{image_id: [[x, y, w, h], …]}`, and a list of `{"image_id": …, "box": [x, y, w, h]}`. In a list,
+    COCO's key `bbox` is read as well as `box`. Boxes without an area are left out.
 
     Args:
-        path: the file.
-        min_score: boxes with a lower `score` are dropped; a box without one is kept.
-        problems: what was left out is told here, in one sentence; None: as a warning.
+        path: the JSON file.
+        min_score: lowest `score` of a box that is kept, in the list layout; a box without a score is kept. None: all.
+        problems: list to which a sentence is appended for what was left out; None: warn instead.
 
     Returns:
-        for every image id (as text, because JSON keys are) its boxes `[n, 4]`, xyxy pixels of the original image.
+        For every image id (a string, as JSON keys are) its boxes `[n, 4]`, xyxy in pixels of the original image.
 
     Raises:
         InvalidInputError: for a file that is missing, not JSON, or in neither layout.
@@ -59,7 +59,14 @@ def read_detections(
 
 
 def load_json(path: str | Path, what: str) -> Any:
-    """Reads a JSON file; every way in which that can fail is said in one sentence.
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        what: description of the file for error messages, for example "a detector file".
+
+    Returns:
+        The content as Python objects.
 
     Raises:
         InvalidInputError: if the file is missing, unreadable or not JSON.

@@ -1,7 +1,7 @@
-"""Images with referring expressions, the one form that every reader gives and every task takes.
+"""Images with referring expressions: the data type that all readers return and all referring tasks take.
 
-Coordinates are pixels of the original image, boxes are xyxy. Nothing here knows about models or strategies, and no
-image is opened: a path stays a path until a task asks for it.
+Coordinates are pixels of the original image, boxes are xyxy. This module imports no models or strategies and opens no
+image: a path stays a path until a task opens it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Boxes = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """What somebody said about one thing in an image.
+    """A referring expression and the box of the object that it refers to.
 
     Attributes:
         id: unique within the data set.
         text: the expression as written, for example "the red star on the left".
-        gold_xyxy: `[g, 4]` boxes of which hitting any one counts as right; most often one.
+        gold_xyxy: `[g, 4]` gold boxes, usually one. An answer that overlaps any of them counts as right.
     """
 
     id: str
@@ -42,14 +42,15 @@ class Expression:
 
 @dataclass(frozen=True, eq=False)
 class ReferringImage:
-    """An image, the boxes to choose from, and the expressions that were said about it.
+    """An image, the candidate boxes, and the referring expressions about it.
 
     Attributes:
-        id: unique within the data set; statistics treat one image as one draw.
-        image: path, or the image itself (PIL, or RGB array).
-        candidates_xyxy: `[k, 4]` boxes to choose from, gold or from a detector.
-        expressions: at least one.
-        names: the category of every candidate, or empty where they have none (detector boxes).
+        id: unique within the data set; confidence intervals treat each image as one independent draw.
+        image: path, or the image itself (PIL, or RGB array `[h, w, 3]`).
+        candidates_xyxy: `[k, 4]` boxes to choose from, annotated or from a detector.
+        expressions: the referring expressions, at least one.
+        names: the category of every candidate; empty if the boxes have no categories (detector boxes).
+        extra: further annotations of the data set, by name.
     """
 
     id: str
@@ -60,20 +61,24 @@ class ReferringImage:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def region(self, xyxy: Xyxy) -> Box:
-        """What a strategy is given for a box."""
+        """Returns the region that a strategy gets for a candidate box."""
         return Box(*xyxy)
 
     @property
     def image_name(self) -> str:
-        """The file name, or the id of an image that has none."""
+        """The image's file name, or `id` if the image is not a file."""
         return self.image.name if isinstance(self.image, Path) else self.id
 
 
 def xyxy_from_xywh(boxes: Iterable[Sequence[float]], where: str) -> Boxes:
-    """COCO's `[x, y, width, height]` as `[n, 4]` corners.
+    """Converts COCO boxes `[x, y, width, height]` to `[n, 4]` boxes xyxy.
 
     >>> xyxy_from_xywh([[10, 20, 5, 4]], "an example").tolist()
     [[10.0, 20.0, 15.0, 24.0]]
+
+    Args:
+        boxes: n boxes in pixels.
+        where: file and entry, for error messages.
 
     Raises:
         InvalidInputError: for boxes that are not four finite numbers with positive width and height.
@@ -88,11 +93,20 @@ def xyxy_from_xywh(boxes: Iterable[Sequence[float]], where: str) -> Boxes:
 
 
 def usable_xyxy(boxes: Iterable[Sequence[float]], where: str) -> tuple[Boxes, NDArray[np.bool_]]:
-    """Corners of the boxes that have an area, and which those are: candidates, of which annotators make a few without.
+    """Converts boxes `[x, y, width, height]` to xyxy and leaves out those without an area.
+
+    Published annotations contain a few boxes of width or height 0; they cannot be candidates.
 
     >>> boxes, kept = usable_xyxy([[10, 20, 5, 4], [3, 3, 0, 2]], "an example")
     >>> boxes.tolist(), kept.tolist()
     ([[10.0, 20.0, 15.0, 24.0]], [True, False])
+
+    Args:
+        boxes: n boxes in pixels.
+        where: file and entry, for error messages.
+
+    Returns:
+        The usable boxes `[k, 4]`, xyxy, and a boolean array `[n]` that is true for the boxes kept.
 
     Raises:
         InvalidInputError: for boxes that are not four numbers.
@@ -102,8 +116,8 @@ def usable_xyxy(boxes: Iterable[Sequence[float]], where: str) -> tuple[Boxes, ND
     return _corners(array[kept]), kept
 
 
-def tell(problems: list[str] | None, message: str) -> None:
-    """Says what a reader left out: to those who collect it, or as a warning."""
+def report_problem(problems: list[str] | None, message: str) -> None:
+    """Reports what a reader left out: appends the message to `problems`, or warns if `problems` is None."""
     if problems is None:
         warnings.warn(message, UserWarning, stacklevel=3)
     else:
@@ -111,19 +125,34 @@ def tell(problems: list[str] | None, message: str) -> None:
 
 
 def report_dropped(problems: list[str] | None, path: str | Path, dropped: int, first: str) -> None:
-    """One sentence for all candidates without an area; none if there were none."""
+    """Reports how many candidate boxes without an area were left out, in one sentence; nothing if there were none.
+
+    Args:
+        problems: list that the sentence is appended to; None: warn instead.
+        path: the file with the boxes.
+        dropped: number of boxes left out.
+        first: description of the first of them.
+    """
     if dropped:
         boxes = "1 candidate box has" if dropped == 1 else f"{dropped} candidate boxes have"
-        tell(problems, f"{path}: {boxes} no area, or a number that is not finite, and left out; the first: {first}.")
+        report_problem(
+            problems, f"{path}: {boxes} no area, or a number that is not finite, and left out; the first: {first}."
+        )
 
 
 def report_undetected(
     problems: list[str] | None, path: str | Path, images: Iterable[str], detections: Mapping[str, Boxes]
 ) -> None:
-    """Compares the images of a data set with those of a detector's file.
+    """Reports the images of a data set that the detector's file has no boxes for.
+
+    Args:
+        problems: list that the sentence is appended to; None: warn instead.
+        path: the data set's file.
+        images: ids of all images of the data set.
+        detections: the detector's boxes by image id.
 
     Raises:
-        InvalidInputError: if the detector's file knows none of the images, so that every answer would be wrong.
+        InvalidInputError: if the detector's file has none of the images, so that every answer would be wrong.
     """
     wanted = list(dict.fromkeys(images))
     if not any(image in detections for image in wanted):
@@ -134,7 +163,7 @@ def report_undetected(
         )
     without = [image for image in wanted if not len(detections.get(image, ()))]
     if without:
-        tell(
+        report_problem(
             problems,
             f"{path}: {len(without)} of {len(wanted)} images have no detections, so every answer on them counts as "
             f"wrong; the first: {without[0]}.",
@@ -142,11 +171,11 @@ def report_undetected(
 
 
 def iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
-    """Intersection over union of every pair of boxes.
+    """Computes the intersection over union of every pair of boxes.
 
     Args:
-        first_xyxy: `[n, 4]`.
-        second_xyxy: `[m, 4]`.
+        first_xyxy: `[n, 4]` boxes in pixels.
+        second_xyxy: `[m, 4]` boxes in pixels.
 
     Returns:
         `[n, m]` numbers in [0, 1].
@@ -164,9 +193,16 @@ def iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
 
 @renamed_parameters(pictures="samples")
 def grouped(samples: Iterable[ReferringImage]) -> list[ReferringImage]:
-    """Puts the expressions on one image with the same candidates together, first seen first.
+    """Merges entries that have the same image and the same candidates, in the order of their first occurrence.
 
-    Annotation files have one entry per object; together, an image is opened once and its regions share their prefix.
+    Annotation files have one entry per object. After merging, an image is opened once and its regions are encoded
+    together.
+
+    Args:
+        samples: images, each with the expressions of one entry.
+
+    Returns:
+        One `ReferringImage` per image and set of candidates, with all its expressions.
     """
     groups: dict[tuple[str, bytes], ReferringImage] = {}
     for sample in samples:
@@ -206,5 +242,5 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-#: names of 0.4.0
-__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage"}, globals())
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
+__getattr__ = renamed_names(__name__, {"ReferringPicture": "ReferringImage", "tell": "report_problem"}, globals())

@@ -1,7 +1,7 @@
-"""Images with named points: which part, or which object, is it at this place?
+"""Images with named points, for the question which part or which object is at a point.
 
-Coordinates are pixels of the original image. Nothing here knows about models or strategies, and no image is opened
-before a task asks about it.
+Coordinates are pixels of the original image. This module imports no models or strategies, and an image is opened only
+when its size is needed.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class PointedImage:
-    """An image and the points in it that are asked about.
+    """An image and the named points that a task asks about.
 
-    A strategy is given a `visprompt.Point` without a radius of its own, so every strategy, markers and attention alike,
-    works on the same disc: 5 % of the image's shorter side around the point.
+    A strategy gets a `visprompt.Point` without a radius. All strategies, whether they draw markers or edit attention,
+    then work on the same disc: its radius is 5 % of the image's shorter side.
 
     Attributes:
-        id: unique within the data set; statistics treat one image as one draw.
-        image: path, or the image itself (PIL, or RGB array).
-        points_xy: `[k, 2]`, pixels.
-        names: what is at every point.
-        ids: of the points, unique within the data set.
-        kinds: what sort of point each is; empty where there is nothing to say.
-        choices: names that occur in the image; empty: those of its points.
+        id: unique within the data set; confidence intervals treat each image as one independent draw.
+        image: path, or the image itself (PIL, or RGB array `[h, w, 3]`).
+        points_xy: `[k, 2]` points in pixels.
+        names: name of the part or object at every point.
+        ids: ids of the points, unique within the data set.
+        kinds: category of every point, for grouping results; empty if there are no categories.
+        choices: names that occur in the image; empty: the names of its points.
+        extra: further annotations of the data set, by name.
 
     Raises:
-        InvalidInputError: if these do not belong together.
+        InvalidInputError: if the numbers of points, names and ids differ.
     """
 
     id: str
@@ -67,15 +68,17 @@ class PointedImage:
 
     @property
     def image_name(self) -> str:
-        """The file name, or the id of an image that has none."""
+        """The image's file name, or `id` if the image is not a file."""
         return self.image.name if isinstance(self.image, Path) else self.id
 
     @cached_property
     def candidates_xyxy(self) -> Boxes:
-        """`[k, 4]` squares around the points' discs; they may reach beyond the image, which is opened for its size.
+        """`[k, 4]` bounding boxes xyxy of the points' discs, in pixels; they may extend beyond the image.
+
+        The image is opened to get its size.
 
         Raises:
-            InvalidInputError: if it cannot be read.
+            InvalidInputError: if the image cannot be read.
             RegionNotVisibleError: for a point outside the image.
         """
         wh = self._size_wh()
@@ -83,7 +86,10 @@ class PointedImage:
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
-        """The points' names as expressions about the squares: with the task `referring`, "where is the beak?"."""
+        """One referring expression per point, with the point's name as text and its disc's bounding box as gold box.
+
+        The task `referring` uses them to ask, for example, where the beak is.
+        """
         squares = self.candidates_xyxy
         return tuple(
             Expression(item, name, squares[[one == name for one in self.names]])
@@ -91,7 +97,7 @@ class PointedImage:
         )
 
     def region(self, xyxy: Xyxy) -> Point:
-        """The disc in a square."""
+        """Returns the disc inscribed in a square `xyxy` as a point with a radius."""
         x0, y0, x1, y1 = xyxy
         return Point((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2)
 
@@ -103,5 +109,5 @@ class PointedImage:
         return (width, height)
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"PointedPicture": "PointedImage"}, globals())

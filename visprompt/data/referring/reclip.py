@@ -1,6 +1,6 @@
-"""Referring expressions in the `.jsonl` files of ReCLIP, which FALIP and others use too (`refcoco_testa.jsonl`, …).
+"""Reader of referring expressions in ReCLIP's `.jsonl` files, which FALIP uses too (`refcoco_testa.jsonl`, …).
 
-One object per line, one line per *ref*: `file_name` (with the annotation's id glued on), `image_id`, `ann_id`,
+Each line is a JSON object for one *ref*: `file_name` (with the annotation's id appended), `image_id`, `ann_id`,
 `sentences: [{raw}]`, `anns: [{id, bbox (xywh), segmentation}]`.
 """
 
@@ -27,7 +27,7 @@ from visprompt.data.referring.image import (
 from visprompt.errors import InvalidInputError
 from visprompt.utils.renamed import renamed_names
 
-# COCO_train2014_000000581857_16.jpg: refer glued the annotation's id to the name of the image.
+# COCO_train2014_000000581857_16.jpg: refer appends the annotation's id to the image's file name.
 _GLUED = re.compile(r"^(COCO_[A-Za-z]+\d{4}_\d{12})_\d+$")
 
 
@@ -40,20 +40,21 @@ def read_reclip(
 ) -> list[ReferringImage]:
     """Reads a ReCLIP `.jsonl` file.
 
-    Annotated boxes without an area, and crowds (`iscrowd`), are no candidates unless an expression is about them.
+    Annotated boxes without an area and crowds (`iscrowd`) are no candidates, unless an expression refers to them.
 
     Args:
         path: the file.
-        images: folder of the images; they are not opened here, so a missing one only costs its own items.
-        detections: candidate boxes by image id (`read_detections`); None: the annotated boxes are the candidates.
-        problems: what was left out or is missing is told here; None: as warnings.
+        images: folder of the images. No image is opened here; a missing one becomes an error of its own items when a
+            task opens it.
+        detections: candidate boxes by image id, from `read_detections`; None: the annotated boxes are the candidates.
+        problems: list to which a sentence is appended for what was left out or is missing; None: warn instead.
 
     Returns:
-        one `ReferringImage` per image, in the order of the file.
+        One `ReferringImage` per image, in the order of the file.
 
     Raises:
-        InvalidInputError: naming file and line, for anything that is not as described above; and if the detector's
-            file knows none of the images.
+        InvalidInputError: for a file that is missing or not in the format above (the message names file and line), and
+            if the detector's file has none of the images.
     """
     path = Path(path)
     try:
@@ -83,7 +84,7 @@ def read_reclip(
 def _image(
     where: str, line_number: int, line: str, folder: Path, detections: Mapping[str, Boxes] | None
 ) -> tuple[ReferringImage, int]:
-    """The image with what one line says about it, and how many of its annotated boxes have no area."""
+    """Returns the image of one line with its expressions, and the number of its annotated boxes without an area."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
@@ -120,7 +121,7 @@ def _image(
 
 
 def gold_ids(ann_id: Any) -> frozenset[str]:
-    """The ids that count as right; files have a number, a text, or a list of either.
+    """Returns the annotation ids that count as right; files have a number, a string, or a list of either.
 
     >>> sorted(gold_ids([3, "4"]))
     ['3', '4']
@@ -129,12 +130,16 @@ def gold_ids(ann_id: Any) -> frozenset[str]:
 
 
 def image_name(file_name: str, ann_ids: frozenset[str] = frozenset()) -> str:
-    """The image's own file name, without the annotation id that refer glued on.
+    """Returns an image's file name without the annotation id that refer appends to it.
 
     >>> image_name("COCO_train2014_000000581857_16.jpg")
     'COCO_train2014_000000581857.jpg'
     >>> image_name("COCO_train2014_000000581857.jpg")
     'COCO_train2014_000000581857.jpg'
+
+    Args:
+        file_name: the name as written in the annotation file.
+        ann_ids: annotation ids that may be appended; COCO's names are recognised without them.
     """
     stem, dot, suffix = file_name.rpartition(".")
     glued = _GLUED.match(stem)

@@ -1,7 +1,7 @@
-"""Referring expressions in refer's own files: `refs(unc|umd|google).p` with `instances.json` (COCO) beside it.
+"""Reader of referring expressions in refer's files: `refs(unc|umd|google).p` with COCO's `instances.json`.
 
-The `.p` files are Python pickles, and a pickle can run code when it is opened. This reader loads plain containers,
-texts and numbers only; a file that asks for anything else is refused with the name of what it asked for.
+The `.p` files are Python pickles, and a pickle can run code when it is opened. This reader loads only plain containers,
+strings and numbers. It refuses a file that refers to any other class or function, and names it in the error.
 """
 
 from __future__ import annotations
@@ -42,19 +42,22 @@ def read_refer(
 ) -> list[ReferringImage]:
     """Reads one split of a refer data set.
 
-    Annotated boxes without an area, and crowds (`iscrowd`), are no candidates unless an expression is about them.
+    Annotated boxes without an area and crowds (`iscrowd`) are no candidates, unless an expression refers to them.
 
     Args:
-        refs: the pickle, e.g. `refcoco/refs(unc).p`.
+        refs: the pickle, for example `refcoco/refs(unc).p`.
         instances: COCO annotations of the same images.
-        split: as written in the file: "val", "testA", "testB", "test", "train".
-        images: folder of the images (not opened here).
+        split: name of the split as written in the file: "val", "testA", "testB", "test", "train".
+        images: folder of the images; no image is opened here.
         detections: candidate boxes by image id; None: every annotated box of the image is a candidate.
-        problems: what was left out or is missing is told here; None: as warnings.
+        problems: list to which a sentence is appended for what was left out or is missing; None: warn instead.
+
+    Returns:
+        One `ReferringImage` per image, in the order of the file.
 
     Raises:
-        InvalidInputError: if a file is missing, is not what it should be, or tries to load code; and if the detector's
-            file knows none of the images.
+        InvalidInputError: if a file is missing, not in the expected format, or refers to code, and if the detector's
+            file has none of the images.
     """
     entries = load_refs(refs)
     splits = sorted({str(entry.get("split")) for entry in entries})
@@ -86,16 +89,16 @@ def read_refer(
 
 
 def _referred(coco: _Coco, entry: dict[str, Any], number: int, where: str) -> tuple[tuple[Expression, ...], str]:
-    """The expressions of one entry with their box, and the file name of its image.
+    """Returns the expressions of one entry with their gold box, and the file name of its image.
 
     Raises:
-        InvalidInputError: if the annotations do not know the image or the box.
+        InvalidInputError: if the annotations do not have the image or the box.
     """
     image_id, instances = str(entry["image_id"]), coco.path
     ref = entry.get("ref_id", f"entry{number}")
     annotated = coco.annotated.get(image_id)
     if annotated is None:
-        raise InvalidInputError(f"{where}: {instances} knows nothing of image {image_id}; do the two belong together?")
+        raise InvalidInputError(f"{where}: {instances} has no image {image_id}; do the two belong together?")
     wanted = gold_ids(entry["ann_id"])
     boxes = [one["bbox"] for one in annotated if str(one["id"]) in wanted]
     gold = xyxy_from_xywh(boxes, f"{instances}, annotation {entry['ann_id']}")
@@ -110,13 +113,13 @@ def _referred(coco: _Coco, entry: dict[str, Any], number: int, where: str) -> tu
 
 
 class _Coco:
-    """What COCO's file says about the images of one split; the others are not looked at."""
+    """COCO annotations of the images of one split; annotations of other images are skipped."""
 
     def __init__(self, content: dict[str, Any], path: str | Path, wanted_on: Mapping[str, set[str]]) -> None:
         self.path, self.wanted_on = path, wanted_on
         #: annotations by image id, in the order of the file
         self.annotated: dict[str, list[dict[str, Any]]] = {}
-        #: boxes without an area that were left out, by image id
+        #: number of boxes without an area that were left out, by image id
         self.dropped: dict[str, int] = {}
         try:
             self.names = {str(image["id"]): str(image["file_name"]) for image in content.get("images", [])}
@@ -141,10 +144,10 @@ class _Coco:
         self._candidates: dict[str, tuple[Boxes, tuple[str, ...]]] = {}
 
     def candidates(self, image_id: str) -> tuple[Boxes, tuple[str, ...]]:
-        """Boxes to choose from and their categories; no categories unless all of them have one."""
+        """Returns the candidate boxes `[k, 4]` of an image and their categories (empty unless every box has one)."""
         if image_id not in self._candidates:
             wanted = self.wanted_on[image_id]
-            # A crowd is a region of many; only an expression that is about it makes it one to choose.
+            # A crowd covers many objects; it is a candidate only if an expression refers to it.
             single = [one for one in self.annotated[image_id] if not one.get("iscrowd") or str(one["id"]) in wanted]
             boxes, kept = usable_xyxy((one["bbox"] for one in single), f"{self.path}, image {image_id}")
             if not kept.all():
@@ -156,10 +159,16 @@ class _Coco:
 
 
 def load_refs(path: str | Path) -> list[dict[str, Any]]:
-    """Loads `refs(*.p)`, written by Python 2 or 3, without running anything that is in it.
+    """Loads `refs(*.p)`, written by Python 2 or 3, without running any code that the file contains.
+
+    Args:
+        path: the pickle.
+
+    Returns:
+        The entries, each with at least `ann_id`, `image_id`, `sentences` and `split`.
 
     Raises:
-        InvalidInputError: if the file is missing, damaged, of another form, or asks for anything but plain data.
+        InvalidInputError: if the file is missing, damaged, in another format, or refers to anything but plain data.
     """
     try:
         content = Path(path).read_bytes()
@@ -172,7 +181,7 @@ def load_refs(path: str | Path) -> list[dict[str, Any]]:
             f"{path} tries to load {error}, which plain annotations never need. It was not opened: "
             "a pickle can run code. Get the file from a source you trust, or convert it to .jsonl."
         ) from error
-    # A damaged pickle can fail in as many ways as there are instructions in it.
+    # A damaged pickle can raise errors of almost any type.
     except Exception as error:
         raise InvalidInputError(f"{path} is not a readable pickle: {type(error).__name__}: {error}.") from error
     needed = {"ann_id", "image_id", "sentences", "split"}
@@ -186,11 +195,11 @@ def load_refs(path: str | Path) -> list[dict[str, Any]]:
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """The file asked for something that is not plain data."""
+    """The pickle refers to something that is not plain data."""
 
 
 class _Number:
-    """Stands in for a `numpy.dtype` in the file: numbers only, and nothing that could hold an object."""
+    """Replaces `numpy.dtype` while unpickling: it accepts number types only, none that could hold an object."""
 
     __slots__ = ("code", "order")
 
@@ -207,10 +216,11 @@ class _Number:
 
 
 class _Callable:
-    """What a file gets when it names a function: something it can call and nothing else.
+    """Base class of the objects that replace functions named in a pickle: they can be called and nothing else.
 
-    A pickle can set attributes of whatever it holds (the BUILD instruction), and so change a function of ours for
-    everybody. These have no attributes, refuse any state, and are made anew for every file.
+    A pickle can set attributes of the objects it creates (the BUILD instruction) and so could change one of our
+    functions for the whole process. These objects have no attributes, refuse any state, and are created anew for every
+    file.
     """
 
     __slots__ = ()
@@ -246,7 +256,7 @@ class _Encode(_Callable):
         return text.encode("latin1")
 
 
-# Types written in C, whose attributes nobody can set.
+# Types written in C: a pickle cannot set their attributes.
 _BUILTINS: tuple[type, ...] = (set, frozenset, list, dict, tuple, str, int, float, bool, bytes)
 _TYPES: dict[tuple[str, str], type] = {
     **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in _BUILTINS},

@@ -1,4 +1,4 @@
-"""The generated world: scenes in which everything is known, and questions about them."""
+"""Generated scenes with full annotations, and questions about them."""
 
 from visprompt.data.scenes.world import (
     COLOUR_RGB,

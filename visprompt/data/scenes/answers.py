@@ -1,4 +1,4 @@
-"""Questions about generated scenes as labelled data, to teach answers with: `scenes_vqa` in the form of `Labelled`."""
+"""Questions about generated scenes as labelled data for training: `scene_questions` as a `Labelled` data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COUNTS", "SETS", "SceneImage", "answer_splits", "scene_answers"]
 
-#: questions of every part of a bundled set
+#: number of questions in every part of a bundled data set
 COUNTS: dict[str, int] = {"train": 1024, "validation": 200, "test": 1000}
 #: names of the bundled sets → difficulty and kinds
 SETS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -32,7 +32,7 @@ def scene_answers(
     difficulty: str = "easy",
     seed: int = 0,
 ) -> Labelled:
-    """The questions of `scene_questions` with their answers.
+    """Returns the questions of `scene_questions` with their answers as a data set.
 
     >>> data = scene_answers("test", 4, ["size"])
     >>> data.label(0)
@@ -42,10 +42,13 @@ def scene_answers(
 
     Args:
         split: "train", "validation" or "test"; their images are disjoint.
-        count: how many, over all kinds together, kinds in turn.
-        kinds: which kinds; None: all of the difficulty.
+        count: number of questions over all kinds; the kinds alternate.
+        kinds: kinds of questions; None: all kinds of the difficulty.
         difficulty: "easy" or "hard".
-        seed: any number from 0.
+        seed: an integer, 0 or more.
+
+    Returns:
+        A data set of the kind "answers", with images of 64 × 64 pixels.
 
     Raises:
         UnknownNameError: for a split, kind or difficulty that does not exist.
@@ -60,13 +63,13 @@ def scene_answers(
 
 
 def answer_splits(name: str) -> Splits:
-    """The parts of a bundled set of questions; `COUNTS` says how many there are.
+    """Returns the train, validation and test parts of a bundled set of questions; `COUNTS` has their sizes.
 
     Args:
-        name: one of `SETS`: "vqa" (all kinds), "vqa-hard", or one kind: "vqa-size", "vqa-relation", …
+        name: one of `SETS`: "vqa" (all kinds), "vqa-hard", or a single kind: "vqa-size", "vqa-relation", …
 
     Raises:
-        UnknownNameError: listing the names.
+        UnknownNameError: for a name that does not exist; the message lists the names.
     """
     from visprompt.data.labelled.parts import Splits
 
@@ -78,10 +81,12 @@ def answer_splits(name: str) -> Splits:
 
 
 class SceneImage:
-    """Draws a question's image when it is called; half a millisecond, so none is kept.
+    """Draws a question's image when the object is called.
+
+    Drawing takes half a millisecond, so images are not cached.
 
     Args:
-        question: whose image.
+        question: the question whose image is drawn.
     """
 
     def __init__(self, question: SceneQuestion) -> None:
@@ -92,9 +97,9 @@ class SceneImage:
 
     @property
     def identity(self) -> str:
-        """Which image it is, the same everywhere."""
+        """The value that identifies the image in hashes, the same on every machine."""
         return self.question.id
 
 
-#: names of 0.4.0
+#: names of visprompt 0.4.0, which work with a DeprecationWarning
 __getattr__ = renamed_names(__name__, {"ScenePicture": "SceneImage"}, globals())

@@ -1,4 +1,4 @@
-"""Small labelled sets to train prompts on: three drawn from the generated scenes, one of handwritten digits.
+"""Small labelled data sets for training prompts: three drawn from generated scenes, one of handwritten digits.
 
 | name | image | label | classes |
 |---|---|---|---|
@@ -7,15 +7,15 @@
 | digits | a handwritten digit | which | 10 |
 | segment | 1 to 6 objects | for every pixel: background, or the shape it shows | 9 |
 
-The sizes are those of VTAB-1k (Zhai et al. 2019, https://arxiv.org/abs/1910.04867): 800 images to train on, 200 to
-choose settings with, 1,000 to test (digits: the 797 that are left). Every item is a function of (name, split, seed,
-index) and of nothing else, so that a longer set begins with the shorter one; the splits share no image, and none
-occurs in what the bundled models were trained on, other seeds being used there.
+The sizes are those of VTAB-1k (Zhai et al. 2019, https://arxiv.org/abs/1910.04867): 800 images for training, 200 for
+choosing settings, 1,000 for testing (digits: the remaining 797). Every item depends only on (name, split, seed, index),
+so a longer data set begins with the shorter one. The splits share no image, and no image occurs in the training data of
+the bundled models, which used other seeds.
 
-    >>> from visprompt.data.scenes.downstream import downstream
-    >>> data = downstream("leftmost", "test", count=16)
-    >>> data.kind, len(data.items), len(data.classes)
-    ('classification', 16, 8)
+>>> from visprompt.data.scenes.downstream import downstream
+>>> data = downstream("leftmost", "test", count=16)
+>>> data.kind, len(data.items), len(data.classes)
+('classification', 16, 8)
 """
 
 from __future__ import annotations
@@ -36,32 +36,35 @@ if TYPE_CHECKING:
 
 __all__ = ["DOWNSTREAM", "LEAD", "SIZES", "count", "digits", "downstream", "leftmost", "segment"]
 
-#: Images per split, unless another number is asked for; digits have 797 to test on.
+#: Default number of images per split; the test split of digits has 797.
 SIZES: dict[str, int] = {"train": 800, "validation": 200, "test": 1000}
-#: The leftmost object's centre leads the next one's by this share of the image's width, or more.
+#: Smallest distance from the leftmost object's centre to the next one's, as a fraction of the image's width.
 LEAD = 0.08
 IMAGE_PX = 64
-# Part of every seed, one stream of scenes per set; changing one changes every image of that set.
+# Part of every seed, one random stream per data set; changing one changes every image of that data set.
 _STREAMS = {"leftmost": 1 * 10**12, "count": 2 * 10**12, "segment": 3 * 10**12}
 _FEWEST, _MOST = 2, 3
 
 
 def downstream(name: str, split: str = "train", *, count: int | None = None, seed: int = 0) -> Labelled:
-    """Make one of the sets by its name.
+    """Makes one of the data sets by its name.
 
-        >>> downstream("count", "validation", count=6).classes
-        ('1', '2', '3', '4', '5', '6')
+    >>> downstream("count", "validation", count=6).classes
+    ('1', '2', '3', '4', '5', '6')
 
     Args:
         name: One of `DOWNSTREAM`.
         split: "train", "validation" or "test".
-        count: How many images, from the first on; by default what `SIZES` says.
-        seed: Another seed gives other images, for digits another division into splits.
+        count: Number of images, from the first; by default the number in `SIZES`.
+        seed: Another seed gives other images; for digits, another division into splits.
+
+    Returns:
+        The data set, with images of 64 × 64 pixels.
 
     Raises:
-        UnknownNameError: There is no such set or split.
-        InvalidInputError: A count below 1 or beyond what there is, or a negative seed.
-        UnsupportedError: Digits without scikit-learn.
+        UnknownNameError: For a data set or split that does not exist.
+        InvalidInputError: For a count below 1 or above the number of images, or a negative seed.
+        UnsupportedError: For digits, if scikit-learn is not installed.
     """
     if name not in _MAKERS:
         raise unknown_name("downstream set", name, DOWNSTREAM)
@@ -69,10 +72,10 @@ def downstream(name: str, split: str = "train", *, count: int | None = None, see
 
 
 def leftmost(split: str = "train", *, count: int | None = None, seed: int = 0) -> Labelled:
-    """Which shape does the leftmost object have? Classes are `SHAPES`, chance is 1 in 8.
+    """Makes the data set "which shape does the leftmost object have?". Classes are `SHAPES`, chance is 1 in 8.
 
-    2 or 3 objects; the leftmost one's centre leads by `LEAD` of the width. Colours mean nothing. Item i is of class
-    i modulo 8, so any first n of them are balanced.
+    Images have 2 or 3 objects; the leftmost one's centre is at least `LEAD` of the image's width to the left of the
+    next. Colours carry no information. Item i is of class i modulo 8, so the first n items are balanced for any n.
 
     Arguments and errors are those of `downstream`.
     """
@@ -91,9 +94,9 @@ def leftmost(split: str = "train", *, count: int | None = None, seed: int = 0) -
 
 
 def count(split: str = "train", *, count: int | None = None, seed: int = 0) -> Labelled:
-    """How many objects are there? 1 to 6, chance is 1 in 6.
+    """Makes the data set "how many objects are there?". Classes are 1 to 6, chance is 1 in 6.
 
-    Item i shows i modulo 6, plus one, of them: any first n are balanced.
+    Item i shows (i modulo 6) + 1 objects, so the first n items are balanced for any n.
 
     Arguments and errors are those of `downstream`.
     """
@@ -104,11 +107,11 @@ def count(split: str = "train", *, count: int | None = None, seed: int = 0) -> L
 
 
 def digits(split: str = "train", *, count: int | None = None, seed: int = 0) -> Labelled:
-    """Which digit is it? The 1,797 handwritten ones of scikit-learn, 8 × 8 px, enlarged to 64 × 64 px RGB.
+    """Makes the data set "which digit is it?" from scikit-learn's 1,797 handwritten digits.
 
-    They are the test part of Alpaydın and Kaynak's Optical Recognition of Handwritten Digits
-    (https://doi.org/10.24432/C50P49). The seed decides on the division into 800, 200 and 797; every split, and any
-    first n of it, has its classes in the proportions of the whole, give or take one.
+    The images are 8 × 8 pixels, enlarged to 64 × 64 pixels RGB. They are the test part of Alpaydın and Kaynak's Optical
+    Recognition of Handwritten Digits (https://doi.org/10.24432/C50P49). The seed determines the division into 800, 200
+    and 797. Every split, and the first n items of it, has the class proportions of the whole, up to one item.
 
     Arguments and errors are those of `downstream`.
     """
@@ -119,7 +122,7 @@ def digits(split: str = "train", *, count: int | None = None, seed: int = 0) -> 
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         share[members] = (np.arange(len(members)) + 0.5) / len(members)
-    order = np.lexsort((labels, share))  # every stretch of it is stratified
+    order = np.lexsort((labels, share))  # every contiguous range of it is stratified by class
     begin = {"train": 0, "validation": SIZES["train"], "test": SIZES["train"] + SIZES["validation"]}[split]
     chosen = order[begin : begin + n]
     items = [(partial(_enlarged, images[i]), int(labels[i])) for i in chosen]
@@ -127,10 +130,10 @@ def digits(split: str = "train", *, count: int | None = None, seed: int = 0) -> 
 
 
 def segment(split: str = "train", *, count: int | None = None, seed: int = 0) -> Labelled:
-    """What does every pixel show? Class 0 is background, class 1 + i is shape i of `SHAPES`.
+    """Makes the data set "what does every pixel show?". Class 0 is background, class 1 + i is shape i of `SHAPES`.
 
-    1 to 6 objects, as `scenes` draws them; labels are uint8 ``(64, 64)`` and leave no pixel out. The background covers
-    about three quarters of the pixels, so score by mean intersection over union.
+    Images have 1 to 6 objects, as `scenes` draws them; labels are uint8 ``(64, 64)`` and no pixel is ignored. The
+    background covers about three quarters of the pixels, so results should be measured by mean intersection over union.
 
     Arguments and errors are those of `downstream`.
     """
@@ -177,7 +180,7 @@ def _counted(stream: int, split: str, index: int) -> Scene:
 
 
 def _leftmost_shape(made: Scene) -> str | None:
-    """Shape of the leftmost object, or None where that is a matter of a few pixels."""
+    """Returns the shape of the leftmost object, or None if it is less than `LEAD` to the left of the next one."""
     first, second = sorted(made.objects, key=lambda item: item.centre_xy[0])[:2]
     return first.shape if second.centre_xy[0] - first.centre_xy[0] >= LEAD * made.size_wh[0] else None
 
@@ -195,7 +198,7 @@ def _painted(make: Callable[[int, str, int], Scene], stream: int, split: str, in
 
 
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Grey levels 0 to 255, ``(1797, 8, 8)``, and labels."""
+    """Returns the digits' grey levels ``(1797, 8, 8)``, 0 to 255, and their labels."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:

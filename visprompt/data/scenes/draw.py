@@ -1,7 +1,7 @@
-"""Paints scenes: backgrounds, antialiased shapes, and which pixels of each shape stay visible.
+"""Paints scenes: backgrounds and antialiased shapes, with the pixels that each shape covers.
 
-Knows nothing of captions or splits. Every random number comes from the generator that the caller hands in, and only
-through plain draws (``random``, ``integers``, ``permutation``), so a seed gives the same image everywhere.
+This module knows no captions or splits. Every random number comes from the generator that the caller passes, and only
+through plain draws (``random``, ``integers``, ``permutation``), so a seed gives the same image on every platform.
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ SHAPE_CONTOURS: dict[str, tuple[NDArray[np.float64], ...]] = {
 
 
 def background(rng: np.random.Generator, size_wh: tuple[int, int]) -> NDArray[np.float32]:
-    """Paint a muted backdrop: flat with noise, a gradient, stripes, a checkerboard or soft blobs.
+    """Paints a muted background: flat with noise, a gradient, stripes, a checkerboard or soft blobs.
+
+    Args:
+        rng: Random generator for all choices.
+        size_wh: Width and height in pixels.
 
     Returns:
         float32 array ``(height, width, 3)`` of RGB values, nominally 0 to 255.
@@ -132,17 +136,17 @@ def _muted(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def shape_alpha(shape: str, radius_px: float, offset_xy: tuple[float, float], tilt_rad: float) -> NDArray[np.float32]:
-    """Draw one antialiased shape on a small square canvas of its own.
+    """Draws one antialiased shape on a small square canvas.
 
     Args:
         shape: One of the names in ``SHAPE_CONTOURS``.
-        radius_px: Radius of the circle around the shape, in pixels.
-        offset_xy: Where in its centre pixel the shape is centred, 0 to 1 each way.
-        tilt_rad: Clockwise rotation.
+        radius_px: Radius in pixels of the circle around the shape.
+        offset_xy: Position of the shape's centre within the canvas's centre pixel, 0 to 1 in x and y.
+        tilt_rad: Clockwise rotation in radians.
 
     Returns:
         float32 array ``(side, side)`` in [0, 1] with ``side = 2 * ceil(radius_px) + 3``; the centre pixel is in the
-        middle.
+            middle.
     """
     half = int(np.ceil(radius_px)) + 1
     side = 2 * half + 1
@@ -169,18 +173,18 @@ def paint(
     centre_xy: tuple[float, float],
     radius_px: float,
 ) -> NDArray[np.bool_]:
-    """Paint one object over ``image``, in place, and say which pixels it takes.
+    """Paints one object over ``image``, in place, and returns the pixels that it covers.
 
     Args:
-        rng: Source of the tilt, the shade and the shading.
+        rng: Random generator for tilt, shade and shading.
         image: float32 array ``(height, width, 3)``, changed in place.
         shape: A name in ``SHAPE_CONTOURS``.
         colour: A name in ``COLOUR_RGB``.
         centre_xy: Centre in pixels; the pixel (0, 0) covers 0 to 1.
-        radius_px: Radius of the circle around the shape.
+        radius_px: Radius in pixels of the circle around the shape.
 
     Returns:
-        Boolean array ``(height, width)``: pixels that the object covers by half or more.
+        Boolean array ``(height, width)``: true for pixels that the object covers by half or more.
     """
     height, width = image.shape[:2]
     tilt, slope_x, slope_y = ((rng.random(3) - 0.5) * 2.0).tolist()

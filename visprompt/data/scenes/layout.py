@@ -1,7 +1,7 @@
-"""Decides what stands where in a scene, before anything is painted.
+"""Chooses objects, sizes and positions of a scene before anything is painted.
 
-Three kinds of layout: any objects, *hard* (few colours times few shapes, so that distractors share a colour or a shape
-with the one referred to) and *twin* (two objects alike, told apart by where they stand).
+There are three kinds of layout: any objects, *hard* (few colours and shapes, so that distractors share a colour or a
+shape with the target) and *twin* (two equal objects that differ only in position).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from visprompt.data.scenes.draw import COLOUR_RGB, SHAPE_CONTOURS
 
 COLOURS: tuple[str, ...] = tuple(COLOUR_RGB)
 SHAPES: tuple[str, ...] = tuple(SHAPE_CONTOURS)
-# Radius of the circle around the shape, as a share of the image's shorter side.
+# Radius of the circle around the shape, as a fraction of the image's shorter side.
 SIZES: dict[str, float] = {"small": 0.115, "medium": 0.145, "large": 0.18}
 MAX_OBJECTS = 6
-# Centres stay this share of the summed radii apart: objects overlap, but only at the rims.
+# Smallest distance of two centres, as a fraction of the sum of the radii: objects overlap at their edges only.
 MIN_DISTANCE = 0.72
 # "On the left" is a centre under 0.42 of the width, "on the right" one over 0.58; likewise top and bottom.
 POSITION_MARGIN = 0.08
-# Twins keep farther from the middle, so that no reading of "left" could mean the other one.
+# Twins are farther from the middle, so that "left" is never ambiguous.
 TWIN_MARGIN = 0.12
 POSITIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One object to paint: indices into ``COLOURS`` and ``SHAPES``, a size's name, pixels."""
+    """One object to paint: indices into ``COLOURS`` and ``SHAPES``, name of the size, radius and centre in pixels."""
 
     colour: int
     shape: int
@@ -38,10 +38,18 @@ class Placement:
 
 
 def draw_pairs(rng: np.random.Generator, n_objects: int, hard: bool) -> list[tuple[int, int]]:
-    """Choose (colour, shape) for every object; the first is the one a hard scene refers to and has no double.
+    """Draws (colour, shape) for every object; in a hard scene the first one is the target and occurs once.
 
-    In a hard scene colours and shapes come from 2 or 3 of each, and the object referred to shares its colour or its
-    shape with at least one other.
+    In a hard scene there are 2 or 3 colours and 2 or 3 shapes, and the target shares its colour or its shape with at
+    least one other object.
+
+    Args:
+        rng: Random generator for all draws.
+        n_objects: Number of objects.
+        hard: True: the rules of hard scenes apply.
+
+    Returns:
+        Indices into ``COLOURS`` and ``SHAPES``, per object.
     """
     if not hard:
         return [(int(c), int(s)) for c, s in rng.integers(8, size=(n_objects, 2))]
@@ -59,16 +67,20 @@ def draw_pairs(rng: np.random.Generator, n_objects: int, hard: bool) -> list[tup
 def place(
     rng: np.random.Generator, pairs: list[tuple[int, int]], size_wh: tuple[int, int], twin_axis: int | None = None
 ) -> list[Placement]:
-    """Give every pair a size and a place; objects overlap by their rims only.
+    """Draws a size and a position for every object; objects overlap at their edges only.
 
     Args:
-        rng: Source of everything random.
+        rng: Random generator for all draws.
         pairs: (colour, shape) per object.
         size_wh: Width and height of the image in pixels.
-        twin_axis: With 0 or 1, the first two pairs are twins: equal size, on opposite sides along x or y.
+        twin_axis: 0 or 1: the first two pairs are twins, equal in size and on opposite sides along x or y. None: no
+            twins.
 
     Returns:
         One ``Placement`` per pair, in the same order.
+
+    Raises:
+        RuntimeError: If the objects do not fit into the image.
     """
     names = tuple(SIZES)
     short = float(min(size_wh))

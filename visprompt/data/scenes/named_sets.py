@@ -1,4 +1,4 @@
-"""The data sets that come with the package, drawn when they are asked for: `scenes:leftmost` and others."""
+"""The data sets that come with the package (`scenes:leftmost` and others); their images are drawn on access."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from visprompt.errors import unknown_name
 
 
 def read_bundled(where: str | Path, *, validation: float = 0.2, seed: int = 0, on_bad: OnBad = "refuse") -> Splits:
-    """The parts of a bundled set; they are what they are, whatever share and seed.
+    """Returns the parts of a bundled data set, which are fixed.
 
     Args:
-        where: `scenes:NAME`, or the name.
-        validation: not used: the sets have a validation part.
-        seed: not used.
-        on_bad: not used: nothing in them is bad.
+        where: `scenes:NAME`, or the name alone.
+        validation: ignored: the data sets have a validation part.
+        seed: ignored: the data sets are fixed.
+        on_bad: ignored: all items can be used.
+
+    Returns:
+        The three parts.
 
     Raises:
-        UnknownNameError: listing the names.
+        UnknownNameError: for a name that does not exist; the message lists the names.
     """
     from visprompt.data.scenes.answers import SETS, answer_splits
     from visprompt.data.scenes.downstream import DOWNSTREAM

@@ -1,4 +1,4 @@
-"""Points in generated scenes, and what is to be seen there: the counterpart of bird parts in which all is known."""
+"""Named points in generated scenes, with the object at every point as answer."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ def scene_points(
     size_wh: tuple[int, int] = (64, 64),
     points: int = 1,
 ) -> tuple[PointedImage, ...]:
-    """Generated scenes with points on different objects, drawn from the scene's number alone.
+    """Generates scenes with points on different objects.
 
-    By turns, from scene to scene and from point to point, a point is "inside", where its object is deepest, or at the
-    "edge", one of the outermost of its visible pixels, drawn at random: half of what lies around that one is something
-    else.
+    The points depend only on the scene's index. From scene to scene and from point to point two kinds alternate:
+    "inside" is the pixel of the object farthest from its edge, "edge" is a random pixel on its visible outline, where
+    about half of the surroundings belong to something else.
 
     Args:
-        n: how many scenes.
-        kind: of scene, as `visprompt.data.scenes.world.scene` has them.
+        n: number of scenes.
+        kind: kind of scene, as in `visprompt.data.scenes.world.scene`.
         split: "train", "validation" or "test".
-        seed: any.
-        size_wh: of the images.
-        points: in every scene, at most as many as it has objects.
+        seed: an integer, 0 or more.
+        size_wh: width and height of the images in pixels.
+        points: number of points per scene, limited by its number of objects.
+
+    Returns:
+        One `PointedImage` per scene.
 
     >>> first = scene_points(1, points=2)[0]
     >>> first.names, first.kinds
@@ -57,18 +60,18 @@ def scene_points(
     for number, scene in enumerate(made):
         rng = np.random.default_rng([_SALT, scenes.SPLITS[split], seed, number])
         chosen = rng.permutation(len(scene.objects))[:points]
-        kinds = tuple(KINDS[(number + place) % len(KINDS)] for place in range(len(chosen)))
+        kinds = tuple(KINDS[(number + index) % len(KINDS)] for index in range(len(chosen)))
         masks = [scene.objects[index].mask for index in chosen]
         both = zip(masks, kinds, strict=True)
-        spots = [_inside(mask) if sort == "inside" else _edge(mask, rng) for mask, sort in both]
+        centres = [_inside(mask) if sort == "inside" else _edge(mask, rng) for mask, sort in both]
         key = f"{kind}-{split}-{seed}-{number:05d}"
         found.append(
             PointedImage(
                 key,
                 scene.pil,
-                np.array(spots, dtype=np.float64),
+                np.array(centres, dtype=np.float64),
                 tuple(scene.objects[index].name for index in chosen),
-                tuple(f"{key}/{place}" for place in range(len(chosen))),
+                tuple(f"{key}/{index}" for index in range(len(chosen))),
                 kinds,
                 tuple(dict.fromkeys(item.name for item in scene.objects)),
             )
@@ -84,7 +87,7 @@ def _inside(mask: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def _edge(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[float, float]:
-    """The middle of a pixel of the mask one of whose four neighbours is not in it."""
+    """Returns the centre of a random pixel of the mask that has a 4-neighbour outside it."""
     padded = np.pad(mask, 1)
     within = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     rows, columns = np.nonzero(mask & ~within)

@@ -1,29 +1,30 @@
 """Questions about generated scenes, each with exactly one right answer and the box of the object that it is about.
 
-    >>> from visprompt.data.scenes.questions import scene_questions
-    >>> question = scene_questions("test", seed=0, count=8)[7]
-    >>> question.kind, question.text, question.answer
-    ('relation', 'what colour is the first object left of the yellow star?', 'yellow')
-    >>> len(question.target_boxes), question.image.size
-    (1, (64, 64))
+>>> from visprompt.data.scenes.questions import scene_questions
+>>> question = scene_questions("test", seed=0, count=8)[7]
+>>> question.kind, question.text, question.answer
+('relation', 'what colour is the first object left of the yellow star?', 'yellow')
+>>> len(question.target_boxes), question.image.size
+(1, (64, 64))
 
-What is asked (`KINDS`), always answered in one word:
+Kinds of questions (`KINDS`); all answers are one word:
 
 - **colour**, **shape**: "what colour is the star?", where there is one star. Target: the star.
-- **presence**: "is there a red star?" Half of the answers are no, and then the image has that colour or that shape.
-  Targets: all red stars, none if the answer is no.
+- **presence**: "is there a red star?" Half of the answers are no; the image then has that colour or that shape.
+Targets: all red stars, none if the answer is no.
 - **count**: "how many stars are there?", "how many red objects are there?" Targets: all that count.
 - **side**: "is the red star on the left or on the right?", "… at the top or at the bottom?" Target: the star.
 - **size** (easy images only): "is the red star small or large?" Target: the star.
 - **leftmost**: "what colour is the leftmost object?", also rightmost, topmost, bottommost, and shapes. Target: that
-  object.
-- **relation**: "what colour is the first object left of the red star?", also right of, above, below, and shapes: the
-  first that one meets going left, whatever its height. Target: the object that is *asked about*, not the red star.
+object.
+- **relation**: "what colour is the first object left of the red star?", also right of, above, below, and shapes. The
+first object is the nearest along that axis, whatever its position along the other. Target: the object that is *asked
+about*, not the red star.
 
-Two difficulties: *easy* images are `scenes.scene`'s with 2 to 4 objects (3 or 4 for leftmost and relation), *hard*
-ones are `scenes_small.small_scene`'s with 5 or 6 small objects, and a leftmost one (rightmost, …) leads by two to five
-pixels only. A question is a function of (split, seed, difficulty, kind, number), and the splits are as disjoint
-as scenes are. Nothing here knows about models.
+There are two difficulties. *Easy* images are those of `scenes.scene` with 2 to 4 objects (3 or 4 for leftmost and
+relation). *Hard* images are those of `scenes_small.small_scene` with 5 or 6 small objects, and the leftmost object
+(rightmost, …) is only two to five pixels from the next. A question depends only on (split, seed, difficulty, kind,
+number), and the splits are disjoint as those of the scenes are. This module imports no models.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ import numpy as np
 from visprompt.data.scenes.small import small_scene
 from visprompt.data.scenes.world import COLOURS, SHAPES, SPLITS, Scene, SceneObject, scene
 from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.utils.renamed import renamed_parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,12 +47,12 @@ __all__ = ["ANSWERS", "DIFFICULTIES", "KINDS", "Candidate", "SceneQuestion", "qu
 Box = tuple[int, int, int, int]
 
 DIFFICULTIES: tuple[str, ...] = ("easy", "hard")
-#: The kinds of questions of each difficulty; `scene_questions` goes round in this order.
+#: The kinds of questions of each difficulty, in the order in which `scene_questions` alternates them.
 KINDS: dict[str, tuple[str, ...]] = {
     "easy": ("colour", "shape", "presence", "count", "side", "size", "leftmost", "relation"),
     "hard": ("colour", "shape", "presence", "count", "side", "leftmost", "relation"),
 }
-#: Every answer that a kind of question can have; which of them are possible may depend on `Candidate.detail`.
+#: All answers of every kind of question; `Candidate.detail` can restrict them further.
 ANSWERS: dict[str, tuple[str, ...]] = {
     "colour": COLOURS,
     "shape": SHAPES,
@@ -64,19 +64,19 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "relation": COLOURS + SHAPES,
 }
 PLURALS: dict[str, str] = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
-#: Words for the object that lies farthest along an axis: (axis, sign).
+#: Words for the outermost object along an axis: (axis, sign).
 EXTREMES = {"leftmost": (0, -1), "rightmost": (0, 1), "topmost": (1, -1), "bottommost": (1, 1)}
-#: Words for an object that lies beyond another.
+#: Words for the relation of one object to another.
 RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
-#: Centres closer than this share of the width (or height) are not compared by a question.
+#: Centres closer than this fraction of the width (or height) are not compared by a question.
 MARGIN = 0.06
-#: In a hard question the leftmost object leads by so much, at least and at most: easy leads leave nothing to get wrong.
+#: In hard questions, least and largest distance of the leftmost (…) object to the next, as a fraction of the width.
 NARROW = (0.03, 0.08)
 _SIDES: dict[str, tuple[str, str]] = {"left or right": ("left", "right"), "top or bottom": ("top", "bottom")}
 _ATTRIBUTES = ("colour", "shape")
-# Counts beyond three are too rare among four objects to be asked for as often as the others.
+# Counts above three are too rare among four objects to be asked as often as the others.
 _COUNTS = {"easy": ("1", "2", "3"), "hard": ("1", "2", "3", "4")}
-# Images that one question may look at; part of every seed. A question takes a handful as a rule.
+# Number of images to try per question; part of every seed. Most questions need only a few.
 _TRIES = 4096
 
 
@@ -85,12 +85,13 @@ class Candidate(NamedTuple):
 
     Attributes:
         kind: One of `KINDS`.
-        detail: What exactly: "colour left of", "shape topmost", "left or right", "colour" (count: what is counted by).
+        detail: The variant of the question: "colour left of", "shape topmost", "left or right", "colour" (for count:
+            the attribute that is counted by).
         text: The question.
         answer: One word.
-        targets: Indices of the objects that it is about, in ``Scene.objects``.
-        wrong: Indices of the other objects; where the answer is a property of the target, of those for which the answer
-            would be another.
+        targets: Indices in ``Scene.objects`` of the objects that the question is about.
+        wrong: Indices of the other objects; if the answer is an attribute of the target, only of objects for which the
+            answer would differ.
     """
 
     kind: str
@@ -103,22 +104,22 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class SceneQuestion:
-    """A question, its answer, and where to look.
+    """A question about a scene, its answer, and the boxes of the objects that it is about.
 
     Attributes:
         id: Unique over splits, seeds, difficulties and kinds.
         text: The question, for example "what colour is the star?".
         answer: The one right answer, one word of ``ANSWERS[kind]``.
         kind: One of ``KINDS[difficulty]``.
-        detail: What exactly is asked; see `Candidate`.
+        detail: The variant of the question; see `Candidate`.
         difficulty: "easy" or "hard".
         split: "train", "validation" or "test".
-        target_boxes: Visible boxes of the objects that the question is about, x0, y0, x1, y1 in pixels: one for most
-            kinds, all that count for "count", all that are meant or none for "presence".
+        target_boxes: Visible boxes xyxy, in pixels, of the objects that the question is about: one for most kinds; for
+            "count" all objects that count; for "presence" all objects that match, or none.
         wrong_box: Box of another object, drawn at random, or None if there is none. For colour, shape, leftmost and
-            relation there always is one, and the answer would not be true of its object.
-        source: What `scene` is made from: seed, index, whether colours and shapes are few, and the number of objects
-            (0: the scene's own, for hard images).
+            relation there always is one, and its object would give another answer.
+        source: Arguments of `scene`: seed, index, whether colours and shapes are few, and the number of objects (0: the
+            scene's own, for hard images).
     """
 
     id: str
@@ -134,17 +135,17 @@ class SceneQuestion:
 
     @property
     def scene(self) -> Scene:
-        """The scene, made anew every time (half a millisecond): a list of questions keeps no images."""
+        """The scene, generated on every access (half a millisecond), so that a list of questions holds no images."""
         return _image(self.split, self.source)
 
     @property
     def image(self) -> Image:
-        """The image as a PIL image, 64 × 64 px."""
+        """The image as a PIL image, 64 × 64 pixels."""
         return self.scene.pil
 
     @property
     def target_box(self) -> Box | None:
-        """The box of the one object that the question is about; None where it is about several or none."""
+        """The box of the object that the question is about; None if it is about several objects or none."""
         return self.target_boxes[0] if len(self.target_boxes) == 1 else None
 
 
@@ -155,22 +156,25 @@ def scene_questions(
     difficulty: str = "easy",
     kinds: Sequence[str] | None = None,
 ) -> list[SceneQuestion]:
-    """Make questions, one image each, kinds in turn and answers balanced.
+    """Generates questions with one image each; the kinds alternate and the answers are balanced.
 
-    Yes and no, numbers, sides and sizes take turns; colours and shapes are drawn evenly. So a model that does not see
-    the image is right as often as chance has it. The n-th question of a kind depends on neither ``count`` nor
+    Yes and no, numbers, sides and sizes alternate; colours and shapes are drawn uniformly. A model that does not see
+    the image is therefore right at chance level. The n-th question of a kind depends on neither ``count`` nor
     ``kinds``.
 
     Args:
         split: "train", "validation" or "test".
-        seed: Any non-negative integer.
-        count: How many questions, over all kinds together.
+        seed: A non-negative integer.
+        count: Number of questions over all kinds.
         difficulty: "easy" or "hard".
-        kinds: Which kinds; by default all of the difficulty, ``KINDS[difficulty]``.
+        kinds: Kinds of questions; by default all of the difficulty, ``KINDS[difficulty]``.
+
+    Returns:
+        The questions.
 
     Raises:
-        UnknownNameError: A split, difficulty or kind that does not exist.
-        InvalidInputError: Negative seed or count, or no kinds.
+        UnknownNameError: For a split, difficulty or kind that does not exist.
+        InvalidInputError: For a negative seed or count, or an empty list of kinds.
     """
     if difficulty not in KINDS:
         raise unknown_name("difficulty", difficulty, DIFFICULTIES)
@@ -188,11 +192,11 @@ def scene_questions(
 
 
 def _question(split: str, seed: int, difficulty: str, kind: str, number: int) -> SceneQuestion:
-    place = (list(ANSWERS).index(kind) * 2 + DIFFICULTIES.index(difficulty)) * 10**6 + number
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLITS[split], seed, place, 20250611])))
+    stream = (list(ANSWERS).index(kind) * 2 + DIFFICULTIES.index(difficulty)) * 10**6 + number
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLITS[split], seed, stream, 20250611])))
     detail, answer = _wish(kind, difficulty, number)
     for attempt in range(_TRIES):
-        source = (seed, place * _TRIES + attempt, *_draw_layout(rng, difficulty, kind))
+        source = (seed, stream * _TRIES + attempt, *_draw_layout(rng, difficulty, kind))
         made = _image(split, source)
         narrow = difficulty == "hard" and kind == "leftmost"
         fitting = [
@@ -220,7 +224,7 @@ def _question(split: str, seed: int, difficulty: str, kind: str, number: int) ->
 
 
 def _wish(kind: str, difficulty: str, number: int) -> tuple[str | None, str | None]:
-    """What the number-th question of a kind asks and has for an answer; None where that is left to chance."""
+    """Returns detail and answer of the number-th question of a kind; None where they are drawn at random."""
     if kind == "presence" or kind == "size":
         return None, ANSWERS[kind][number % 2]
     if kind == "side":
@@ -236,7 +240,7 @@ def _wish(kind: str, difficulty: str, number: int) -> tuple[str | None, str | No
 
 
 def _draw_layout(rng: np.random.Generator, difficulty: str, kind: str) -> tuple[bool, int]:
-    """Draw whether colours and shapes are few (else little would occur twice), and how many objects there are."""
+    """Draws whether colours and shapes are few (otherwise little would occur twice), and the number of objects."""
     few = bool(rng.integers(2))
     if difficulty == "hard":
         return few, 0
@@ -250,13 +254,15 @@ def _image(split: str, source: tuple[int, int, bool, int]) -> Scene:
     return scene(seed, split, hard=few, index=index, n_objects=n_objects)
 
 
-@renamed_parameters(picture="image")
 def questions_about(image: Scene, kinds: Sequence[str] | None = None) -> list[Candidate]:
-    """List every question that has exactly one right answer in a scene.
+    """Lists every question that has exactly one right answer in a scene.
 
     Args:
         image: A scene of any kind and size.
-        kinds: Which kinds of questions; all of them by default.
+        kinds: Kinds of questions; None: all.
+
+    Returns:
+        The questions, kind by kind.
     """
     asked = KINDS["easy"] if kinds is None else kinds
     return [one for kind in asked for one in _MAKERS[kind](image)]
@@ -267,7 +273,7 @@ def _attribute(item: SceneObject, name: str) -> str:
 
 
 def _others(items: Sequence[SceneObject], target: int, attribute: str) -> tuple[int, ...]:
-    """Objects for which the answer would be another."""
+    """Returns the indices of the objects for which the answer would differ from the target's."""
     value = _attribute(items[target], attribute)
     return tuple(i for i, item in enumerate(items) if _attribute(item, attribute) != value)
 
@@ -281,7 +287,7 @@ def _shapes(image: Scene) -> Iterator[Candidate]:
 
 
 def _attributes(image: Scene, attribute: str, text: str) -> Iterator[Candidate]:
-    """Ask for one attribute of an object that the other attribute singles out."""
+    """Yields questions for one attribute of an object that the other attribute identifies."""
     items = image.objects
     known = ["shape" if attribute == "colour" else "colour"] * len(items)
     values = [_attribute(item, name) for item, name in zip(items, known, strict=True)]
@@ -301,7 +307,7 @@ def _presences(image: Scene) -> Iterator[Candidate]:
     colours, shapes = ({_attribute(item, name) for item in image.objects} for name in _ATTRIBUTES)
     for colour in COLOURS:
         for shape in SHAPES:
-            # A near miss: with neither the colour nor the shape in sight, "no" would be given away.
+            # The image has the colour or the shape; if it had neither, "no" would be too easy.
             if (colour in colours or shape in shapes) and f"{colour} {shape}" not in names:
                 wrong = tuple(range(len(names)))
                 yield Candidate("presence", "absent", f"is there a {colour} {shape}?", "no", (), wrong)
@@ -320,7 +326,7 @@ def _counts(image: Scene) -> Iterator[Candidate]:
 
 
 def _unique(image: Scene) -> Iterator[tuple[int, SceneObject]]:
-    """Objects that colour and shape single out."""
+    """Returns the objects that colour and shape identify, with their indices."""
     names = [item.name for item in image.objects]
     return ((i, item) for i, item in enumerate(image.objects) if names.count(item.name) == 1)
 
@@ -351,7 +357,7 @@ def _along(image: Scene, axis: int, sign: int) -> list[float]:
 
 def _extremes(image: Scene, fewest: float = MARGIN, most: float = 1.0) -> Iterator[Candidate]:
     items = image.objects
-    if len(items) < 3:  # of two, every object is at an end of both axes
+    if len(items) < 3:  # of two objects, each is outermost along both axes
         return
     for word, (axis, sign) in EXTREMES.items():
         along = _along(image, axis, sign)

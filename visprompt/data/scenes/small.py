@@ -1,11 +1,10 @@
-"""Crowded scenes of small objects: what `visprompt.data.scenes.questions` asks its hard questions about.
+"""Crowded scenes of small objects, used by the hard questions of `visprompt.data.scenes.questions`.
 
-`scenes.scene` shrinks objects only when there is no room; here all of them are small, so that there is something left
-to get wrong.
+`scenes.scene` shrinks objects only if they do not fit; here all objects are small, which makes the questions harder.
 
-    >>> image = small_scene(0, "test", few=True)
-    >>> len(image.objects) in (5, 6), {item.size for item in image.objects}
-    (True, {'small'})
+>>> image = small_scene(0, "test", few=True)
+>>> len(image.objects) in (5, 6), {item.size for item in image.objects}
+(True, {'small'})
 """
 
 from __future__ import annotations
@@ -20,28 +19,31 @@ from visprompt.errors import InvalidInputError, unknown_name
 
 __all__ = ["FEWEST_SMALL", "SMALL_RADIUS", "small_scene"]
 
-#: Radius of the circle around the shape, as a share of the image's side; scenes' own "small" is 0.115 ± 6 %.
+#: Radius of the circle around the shape, as a fraction of the image's side; "small" in `scenes` is 0.115 ± 6 %.
 SMALL_RADIUS = (0.09, 0.115)
 FEWEST_SMALL = 5
 SIDE_PX = 64
-# Centres are this share of the summed radii apart or more: objects touch at most by their corners.
+# Smallest distance of two centres, as a fraction of the sum of the radii: objects touch at their corners at most.
 _MIN_DISTANCE = 0.95
-# Apart from every stream of `scenes.scene`, whose kinds are 0, 1 and 2.
+# Differs from every random stream of `scenes.scene`, whose kinds are 0, 1 and 2.
 _STREAM = 20250611
 
 
 def small_scene(seed: int, split: str = "test", few: bool = False, index: int = 0) -> Scene:
-    """Generate one scene of 5 or 6 small objects, 64 × 64 px.
+    """Generates one scene of 5 or 6 small objects, 64 × 64 pixels.
 
     Args:
-        seed: Any non-negative integer.
+        seed: A non-negative integer.
         split: "train", "validation" or "test": disjoint streams of random numbers.
-        few: Colours and shapes come from 2 or 3 of each, as in hard scenes, so that much occurs twice.
-        index: Which scene of this seed's sequence.
+        few: True: 2 or 3 colours and 2 or 3 shapes, as in hard scenes, so that many occur twice.
+        index: Index of the scene in this seed's sequence.
+
+    Returns:
+        The scene.
 
     Raises:
-        UnknownNameError: A split that does not exist.
-        InvalidInputError: A negative seed or index.
+        UnknownNameError: For a split that does not exist.
+        InvalidInputError: For a negative seed or index.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -83,7 +85,7 @@ def small_scene(seed: int, split: str = "test", few: bool = False, index: int = 
 
 
 def _spread(rng: np.random.Generator, radii: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centres ``(n, 2)`` in pixels, far enough from each other and from the rim."""
+    """Draws centres ``(n, 2)`` in pixels, far enough from each other and from the image's edge."""
     while True:
         low = (radii + 0.5)[:, None]
         centres = low + rng.random((len(radii), 2)) * (SIDE_PX - 2 * low)

@@ -1,4 +1,4 @@
-"""Images of the generated world without labels: what self-supervised prompts learn from where no data are given."""
+"""Generated images without labels: the default data of strategies that learn without labels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from visprompt.data.scenes.world import scene
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: images of the generated world per split: as many as the other sets that are drawn from it
+#: number of generated images per split, the same as in the other generated data sets
 SIZES: dict[str, int] = {"train": 800, "validation": 200, "test": 500}
-# Part of every seed, apart from the streams in `visprompt.data.scenes.downstream`: changing it changes every image.
+# Part of every seed, different from those in `visprompt.data.scenes.downstream`: changing it changes every image.
 _STREAM = 4 * 10**12
 
 
 def generated(wh: tuple[int, int] = (64, 64), *, seed: int = 0, sizes: dict[str, int] | None = None) -> Splits:
-    """Scenes of the generated world, drawn when they are asked for; none occurs in what the bundled models or sets
-    were made of.
+    """Makes a data set of generated scenes without labels; the images are drawn on access.
+
+    No image occurs in the training data of the bundled models or in the other bundled data sets.
 
     Args:
-        wh: width and height, pixels; at least 24 each.
-        seed: another one gives other images.
-        sizes: images per split; None: `SIZES`.
+        wh: width and height in pixels, at least 24 each.
+        seed: another seed gives other images.
+        sizes: number of images per split; None: `SIZES`.
+
+    Returns:
+        The parts, of kind "images".
     """
     wanted = {**SIZES, **(sizes or {})}
     parts = {

@@ -1,17 +1,17 @@
-"""Generated images in which everything is known: objects, visible masks, captions and referring expressions.
+"""Generated images with full annotations: objects, visible masks, captions and referring expressions.
 
-The world is small on purpose (8 colours x 8 shapes x 3 sizes on muted backgrounds), so that a model trained on it fits
-into the package and every way of pointing at a region can be measured offline. Nothing here knows about models.
+The world is small (8 colours x 8 shapes x 3 sizes on muted backgrounds), so that a model trained on it fits into the
+package and every strategy can be evaluated offline. This module imports no models.
 
-    >>> from visprompt.data import scenes
-    >>> image = scenes.scene(7, split="test", hard=True)
-    >>> image.size_wh
-    (64, 64)
-    >>> expression = image.referring[0]
-    >>> image.objects[expression.target].name in expression.text
-    True
+>>> from visprompt.data import scenes
+>>> image = scenes.scene(7, split="test", hard=True)
+>>> image.size_wh
+(64, 64)
+>>> expression = image.referring[0]
+>>> image.objects[expression.target].name in expression.text
+True
 
-A scene is a function of (split, seed, index, kind, size) and of nothing else: numpy's PCG64 seeded through
+A scene depends only on (split, seed, index, kind, size). Random numbers come from numpy's PCG64 seeded through
 ``SeedSequence``, whose streams are the same on every platform. The three splits draw from disjoint streams.
 """
 
@@ -59,7 +59,7 @@ __all__ = [
     "scenes",
 ]
 
-# The numbers are part of every seed: changing one changes every image of that split.
+# The numbers are part of every seed: changing a number changes every image of its split.
 SPLITS: dict[str, int] = {"train": 11, "validation": 22, "test": 33}
 MIN_VISIBLE_FRACTION = 0.7
 _WORLD = 20240705
@@ -72,23 +72,23 @@ Kind = Literal["any", "hard", "position"]
 
 
 def all_names() -> list[str]:
-    """List the 64 texts "colour shape", colour by colour: the label set of "name the marked object"."""
+    """Lists the 64 names "colour shape", colour by colour: the label set of the naming task."""
     return [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 
 
 @dataclass(frozen=True, eq=False)
 class SceneObject:
-    """One object as it can be seen in its scene.
+    """One object of a scene, with its visible pixels.
 
     Attributes:
         colour: One of ``COLOURS``.
         shape: One of ``SHAPES``.
         size: "small", "medium" or "large", relative to the image's shorter side.
-        radius_px: Radius of the circle around the whole shape, hidden parts included.
+        radius_px: Radius in pixels of the circle around the whole shape, hidden parts included.
         centre_xy: Centre of that circle in pixels; the pixel (0, 0) covers 0 to 1.
-        box_xyxy: Extent of the visible pixels; right and bottom edges are exclusive.
-        mask: Boolean ``(height, width)``, true where this object is what one sees.
-        visible_fraction: Visible pixels over all pixels of the shape; never below 0.7.
+        box_xyxy: Bounding box of the visible pixels; right and bottom edges are exclusive.
+        mask: Boolean ``(height, width)``, true for the object's visible pixels.
+        visible_fraction: Visible pixels divided by all pixels of the shape; at least 0.7.
         depth: Painting order, 0 is farthest back; equals the index in ``Scene.objects``.
     """
 
@@ -110,14 +110,15 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Referring:
-    """An expression that means exactly one object of its scene.
+    """An expression that refers to exactly one object of its scene.
 
     Attributes:
         text: For example "the red star" or "the red star on the left".
-        target: Index of the object that is meant, in ``Scene.objects``.
-        box_xyxy: That object's visible box, the gold answer.
+        target: Index in ``Scene.objects`` of the object that the expression refers to.
+        box_xyxy: That object's visible box in pixels, the gold answer.
         candidates: Indices of the objects to choose from: all objects of the scene.
-        kind: "attribute" (colour and shape decide) or "position" (a twin stands on the opposite side).
+        kind: "attribute" (colour and shape identify the object) or "position" (an equal object is on the opposite
+            side).
     """
 
     text: str
@@ -129,13 +130,13 @@ class Referring:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """An image, what is in it, and what can be said about it.
+    """An image with its objects, from which captions and referring expressions are derived.
 
     Attributes:
         image: uint8 array ``(height, width, 3)``, RGB.
         objects: The objects from back to front.
         kind: "any", "hard" or "position".
-        target: Index of the object that the first referring expression means.
+        target: Index of the object that the first referring expression refers to.
     """
 
     image: NDArray[np.uint8]
@@ -157,7 +158,7 @@ class Scene:
 
     @cached_property
     def captions(self) -> tuple[str, ...]:
-        """True statements, each about one object: "a red star", and "a red star on the left" where that is clear."""
+        """True statements about one object each: "a red star", and "a red star on the left" if the side is clear."""
         texts: list[str] = []
         for item in self.objects:
             texts.append(f"a {item.name}")
@@ -166,10 +167,10 @@ class Scene:
 
     @cached_property
     def referring(self) -> tuple[Referring, ...]:
-        """Expressions that mean one object only; the one for ``target`` comes first.
+        """Expressions that refer to one object only; the expression for ``target`` comes first.
 
-        A position scene has two, one for each twin. Every other scene has one for each object whose colour and shape
-        occur once; that may be none, unless the scene is hard.
+        A position scene has two, one for each twin. Other scenes have one for each object whose colour and shape occur
+        once; there may be none, unless the scene is hard.
         """
         names = [item.name for item in self.objects]
         found: list[Referring] = []
@@ -178,7 +179,7 @@ class Scene:
                 if names[index] != names[self.target]:
                     continue
                 twin = next(o for i, o in enumerate(self.objects) if i != index and names[i] == names[index])
-                # Twins may face each other along both axes; the wider gap is the one to name.
+                # Twins may be on opposite sides along both axes; the expression names the axis with the wider gap.
                 opposite = [side for side in self.sides(item) if _OPPOSITE[side] in self.sides(twin)]
                 side = max(opposite, key=lambda name: _gap(self.size_wh, name, item, twin))
                 found.append(self._expression(index, f"the {item.name} {_PHRASE[side]}", "position"))
@@ -187,9 +188,15 @@ class Scene:
         return tuple(sorted(found, key=lambda one: one.target != self.target))
 
     def sides(self, item: SceneObject) -> tuple[str, ...]:
-        """Name the sides of the image on which an object clearly stands: "left", "right", "top", "bottom".
+        """Returns the sides of the image on which an object clearly is: "left", "right", "top", "bottom".
 
-        Clearly means that its centre is at least 8 % of the width (or height) away from the middle.
+        A side is clear if the object's centre is at least 8 % of the width (or height) from the middle.
+
+        Args:
+            item: One of the scene's objects.
+
+        Returns:
+            Up to two names.
         """
         found = []
         for side, (axis, sign) in POSITIONS.items():
@@ -211,25 +218,28 @@ def scene(
     size_wh: tuple[int, int] = (64, 64),
     n_objects: int | None = None,
 ) -> Scene:
-    """Generate one scene.
+    """Generates one scene.
 
-        >>> [item.name for item in scene(3, "train", n_objects=2).objects]
-        ['white star', 'green moon']
+    >>> [item.name for item in scene(3, "train", n_objects=2).objects]
+    ['white star', 'green moon']
 
     Args:
-        seed: Any non-negative integer.
+        seed: A non-negative integer.
         split: "train", "validation" or "test": disjoint streams of random numbers.
         hard: Short for ``kind="hard"``.
         kind: "any": 1 to 6 objects of any colours and shapes. "hard": 3 to 6 objects from 2 or 3 colours and 2 or 3
-            shapes, the one referred to unique, and at least one other shares its colour or its shape. "position": twins
-            of one colour, shape and size on opposite sides, and up to 3 others.
-        index: Which scene of this seed's sequence.
+            shapes; the target is unique, and at least one other object shares its colour or its shape. "position": two
+            objects of the same colour, shape and size on opposite sides, and up to 3 others.
+        index: Index of the scene in this seed's sequence.
         size_wh: Width and height in pixels, each at least 24.
-        n_objects: How many objects; by default drawn at random within what ``kind`` allows.
+        n_objects: Number of objects; by default drawn at random within the limits of ``kind``.
+
+    Returns:
+        The scene.
 
     Raises:
-        ValueError: Unknown split or kind, image too small, negative seed, or a number of objects that the kind of
-            scene rules out.
+        ValueError: For an unknown split or kind, an image that is too small, a negative seed, or a number of objects
+            outside the limits of the kind.
     """
     kind = _checked_kind(kind, hard)
     _check(split, seed, size_wh)
@@ -291,9 +301,13 @@ def _attempt(rng: np.random.Generator, kind: Kind, count: int, size_wh: tuple[in
 
 
 class SceneSequence(Sequence[Scene]):
-    """A sequence of scenes that are made when asked for: indexing is random access, nothing is kept.
+    """A lazy sequence of scenes: a scene is generated whenever it is indexed, and none is cached.
 
-    Slices are sequences again. Two passes give equal images.
+    Slices are sequences too. Two passes give equal images.
+
+    Args:
+        indices: Indices of the scenes in the seed's sequence.
+        split, seed, kind, size_wh: As in `scene`.
     """
 
     def __init__(self, indices: range, split: str, seed: int, kind: Kind, size_wh: tuple[int, int]) -> None:
@@ -330,13 +344,17 @@ def scenes(
     kind: Kind | None = None,
     size_wh: tuple[int, int] = (64, 64),
 ) -> SceneSequence:
-    """Return ``n`` scenes as a lazy sequence; the arguments are those of `scene`.
+    """Returns ``n`` scenes as a lazy sequence.
 
-        >>> [len(s.objects) for s in scenes(5, split="validation", hard=True)]
-        [6, 3, 6, 3, 3]
+    >>> [len(s.objects) for s in scenes(5, split="validation", hard=True)]
+    [6, 3, 6, 3, 3]
+
+    Args:
+        n: Number of scenes.
+        split, seed, hard, kind, size_wh: As in `scene`.
 
     Raises:
-        ValueError: Negative ``n``, or what `scene` refuses.
+        ValueError: For a negative ``n``, or arguments that `scene` refuses.
     """
     if n < 0:
         raise ValueError(f"expected a number of scenes >= 0, got {n}")
@@ -346,13 +364,17 @@ def scenes(
 def position_scenes(
     n: int, split: str = "test", seed: int = 0, *, size_wh: tuple[int, int] = (64, 64)
 ) -> SceneSequence:
-    """Return ``n`` scenes with twins, which only "on the left", "at the top" and so on tell apart.
+    """Returns ``n`` scenes with two equal objects that only their position ("on the left", "at the top") distinguishes.
 
-    The candidates of every expression include target and twin, so whoever sees only the cut-out region is right half
-    the time at best.
+    The candidates of every expression include both, so a model that sees only the cropped region is right half the time
+    at best.
 
-        >>> position_scenes(1)[0].referring[0].kind
-        'position'
+    >>> position_scenes(1)[0].referring[0].kind
+    'position'
+
+    Args:
+        n: Number of scenes.
+        split, seed, size_wh: As in `scene`.
     """
     return scenes(n, split, seed, kind="position", size_wh=size_wh)
 

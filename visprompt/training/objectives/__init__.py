@@ -1,4 +1,4 @@
-"""What a prompt learns from: one module per kind of data."""
+"""Objectives of training: one module per kind of data."""
 
 from visprompt.training.objectives.select import (
     objective_for,

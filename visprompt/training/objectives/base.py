@@ -1,7 +1,7 @@
-"""What is learned from one kind of data: samples, a loss, and figures that add up.
+"""The base class of objectives: samples, a loss, and metrics computed from sums over images.
 
-The loop (`visprompt.training.loop`) knows nothing else about a task. Sums go over images, so that the same numbers
-come out however the images are spread over batches, accumulation steps and processes.
+The loop (`visprompt.training.loop`) uses nothing else of a task. Sums over images make the metrics independent of how
+images are divided into batches, accumulation steps and processes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ Batch = dict[str, Any]
 
 
 class Objective:
-    """Base class: what a learned strategy is taught.
+    """Base class of objectives: the loss and metrics of a learned strategy on one kind of data.
+
+    Sub-classes define `samples`, `collate`, `loss`, `measure` and `figures`; a missing one raises a TypeError when
+    called.
 
     Args:
         model: the frozen model.
-        prompter: the strategy; its parameters exist already (`Learned.build`).
-        splits: the data by split; "train" is always there.
-        settings: how it is trained.
+        prompter: the strategy, with its parameters built (`Learned.build`).
+        splits: labelled images by split, "train" among them.
+        settings: the hyperparameters.
 
     Attributes:
-        head: trained along with the prompt and saved with it, or None.
-        metric: the name of the figure that validation chooses by, one of those that `figures` gives.
-        higher_is_better: which way it is good.
-        watched: figures of the latest training step, for whoever looks on; empty where there are none.
+        head: trained with the prompt and saved with it, or None.
+        metric: name of the metric that chooses on the validation split, one of those that `figures` returns.
+        higher_is_better: whether a higher value of the metric is better.
+        watched: metrics of the latest training step, for the progress display; may be empty.
     """
 
     metric: ClassVar[str] = "loss"
@@ -48,47 +51,80 @@ class Objective:
         self.watched: dict[str, float] = {}
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
-        """A dataset whose key is `(index, epoch)`; what it draws at random depends on these and the seed alone."""
+        """A dataset of one split.
+
+        Args:
+            split: which split.
+
+        Returns:
+            A dataset with keys `(index, epoch)`; its random choices depend on the key and `settings.seed` alone.
+        """
         raise self._missing()
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
-        """Samples → a batch on the CPU; it has `"index"`, a LongTensor `[n]`. Samples may be None (left out); None if
-        all are.
+        """Joins samples into a batch on the CPU.
+
+        Args:
+            samples: items of the dataset; None for items that are left out.
+
+        Returns:
+            A dict with `"index"`, a LongTensor `[n]`, and the tensors or lists of the task; None if all samples are
+                None.
         """
         raise self._missing()
 
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> AbstractContextManager[Tensor]:
-        """Opens the prompts' scope and gives the loss, *summed over the images* of the batch, ready for `backward()`
-        inside the scope.
+        """A context manager that opens the prompts' scope and gives the loss, *summed over the images* of the batch;
+        call `backward()` inside it.
 
         Args:
             batch: from `collate`, on the model's device.
-            draws: one seed per image for what is random in training (prompt dropout); None: nothing is random.
+            draws: one seed per image for random choices in training (prompt dropout); None: no random choices.
         """
         raise self._missing()
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """Sums over a batch from which `figures` are made, without gradients; they are added up over batches and
-        processes. `"count"`, the number of images, is always among them. Tensors of one dtype per name and of a fixed
-        shape.
+        """Sums over a batch, without gradients, from which `figures` computes the metrics.
+
+        Args:
+            batch: from `collate`, on the model's device.
+
+        Returns:
+            Tensors by name, of a fixed dtype and shape per name; `"count"`, the number of images, is among them. They
+                are added up over batches and processes.
         """
         raise self._missing()
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Sums over a split → figures, the `metric` and `"loss"` among them."""
+        """The metrics of a split.
+
+        Args:
+            sums: results of `measure`, added up over the split.
+
+        Returns:
+            Metrics by name, `metric` and `"loss"` among them.
+        """
         raise self._missing()
 
     def _missing(self) -> TypeError:
         return TypeError(
-            f"{type(self).__name__} is no whole objective: it lacks one of samples, collate, loss, measure, figures."
+            f"{type(self).__name__} is no complete objective: it lacks one of samples, collate, loss, measure, figures."
         )
 
     def describe(self) -> dict[str, Any]:
-        """For `config.json`: what a head needs to be made again, class names; empty without a head."""
+        """What `config.json` stores about the task: how to build the head again, class names; empty without a head."""
         return {}
 
 
 def batches_of(indices: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Cuts a list into batches; the last one may be smaller."""
+    """Cuts a sequence into batches.
+
+    Args:
+        indices: indices of images.
+        size: images per batch.
+
+    Yields:
+        Lists of `size` indices; the last one may be shorter.
+    """
     for start in range(0, len(indices), size):
         yield list(indices[start : start + size])

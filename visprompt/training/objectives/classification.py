@@ -1,4 +1,4 @@
-"""One class per image: a head on the tuned tower's embedding."""
+"""Image classification: one class per image, from a head on the tuned tower's embedding."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TEXTS_AT_ONCE = 256
 
 
 class Classification(EncoderObjective):
-    """Cross-entropy of a head's logits; figures: `loss`, `accuracy`, and `class_accuracy`, the mean over the classes
-    that occur.
+    """Cross-entropy of a head's logits. Metrics: `loss`, `accuracy`, and `class_accuracy`, the mean accuracy over the
+    classes that occur.
 
-    `settings.head`: `"linear"` (also if None), `"mlp"`, or `"zero-shot"`: the class names in `settings.templates`, with
-    nothing of its own to train. Linear and MLP heads standardise the embeddings of models that average their patches
-    (`LinearHead`).
+    `settings.head`: `"linear"` (also if None), `"mlp"`, or `"zero-shot"`: text embeddings of the class names in
+    `settings.templates`, without trainable parameters. Linear and MLP heads normalise the embeddings of models that
+    average their patch features (`LinearHead`).
 
     Raises:
         UnsupportedError: for a zero-shot head on a model without a text tower.
@@ -55,11 +55,13 @@ class Classification(EncoderObjective):
 
     @contextmanager
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Tensor]:
+        """The cross-entropy, summed over the images; see `Objective.loss`."""
         with self.encoded(batch, draws) as encoding:
             yield F.cross_entropy(self.head(encoding.embeddings), batch["label"], reduction="sum")
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Number of images, summed loss, and images and correct predictions per class."""
         with self.encoded(batch, None) as encoding:
             logits = self.head(encoding.embeddings)
         label: Tensor = batch["label"]
@@ -72,26 +74,32 @@ class Classification(EncoderObjective):
         }
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        there, right = sums["there"].double().cpu(), sums["right"].double().cpu()
-        occurs = there > 0
+        """`loss`, `accuracy` and `class_accuracy`."""
+        images, right = sums["there"].double().cpu(), sums["right"].double().cpu()
+        occurs = images > 0
         return {
             "loss": float(sums["loss"]) / float(sums["count"]),
-            "accuracy": float(right.sum() / there.sum()),
-            "class_accuracy": float((right[occurs] / there[occurs]).mean()),
+            "accuracy": float(right.sum() / images.sum()),
+            "class_accuracy": float((right[occurs] / images[occurs]).mean()),
         }
 
     def describe(self) -> dict[str, Any]:
+        """The task, the head and the class names."""
         return {"task": "classification", "head": self.head.describe(), "classes": list(self.data.classes)}
 
 
 @torch.no_grad()
 def zero_shot_head(model: Model, classes: Sequence[str], templates: Sequence[str]) -> ZeroShotHead:
-    """Class names as a classifier: every name in every template, their unit embeddings averaged (arXiv 2103.00020).
+    """A classifier from class names: every name in every template, unit embeddings averaged per class (arXiv
+    2103.00020).
 
     Args:
-        model: with a text tower.
-        classes: names, as they are to be read.
-        templates: texts in which `{}` stands for the name.
+        model: a model with a text tower.
+        classes: class names, as they are put into the templates.
+        templates: texts with `{}` for the class name.
+
+    Returns:
+        A head with the model's own scale and bias.
 
     Raises:
         UnsupportedError: if the model has no text tower.
@@ -105,7 +113,7 @@ def zero_shot_head(model: Model, classes: Sequence[str], templates: Sequence[str
     parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
     embedded = F.normalize(torch.cat([model.embed_text(part).float() for part in parts]), dim=-1)
     means = embedded.unflatten(0, (len(classes), len(templates))).mean(dim=1)
-    # The model's own definition is scale · cosine + bias: what it gives for cosines of 1 and 0 says both.
+    # The model's logits are scale · cosine + bias: the logits for cosines of 1 and 0 give both.
     unit = torch.eye(means.shape[-1], device=means.device)[:2]
     one, zero = model.logits(unit[:1], unit)[0]
     return ZeroShotHead(means, one - zero, zero)

@@ -1,5 +1,5 @@
-"""What objectives on image encoders share: the prompts of a batch, the forward through the frozen tower, and features
-that are computed once where nothing in the tower is learned.
+"""Shared parts of objectives on image encoders: the prompts of a batch, the forward through the frozen tower, and
+embeddings that are computed once where no part of the tower is trained.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.training.settings import FitSettings
 
-#: embeddings of whole data sets by model, as long as both live: the runs of a sweep have them in common
+#: cached embeddings of whole data sets by model, shared by the runs of a sweep; dropped with model or data
 _known: weakref.WeakKeyDictionary[nn.Module, weakref.WeakKeyDictionary[Labelled, tuple[Any, dict[int, Tensor]]]]
 _known = weakref.WeakKeyDictionary()
 
 
 @renamed_hooks(pictures="images")
 class EncoderObjective(Objective):
-    """Base of the objectives on encoders; see `Objective` for the arguments.
+    """Base of the objectives on image encoders; see `Objective` for the arguments.
 
     Raises:
         UnsupportedError: for a model that takes packed images.
     """
 
-    #: labels are masks, and the head reads the patches' features
+    #: whether labels are masks and the head reads the patch features
     dense: bool = False
 
     def __init__(self, model: Model, prompter: Learned, splits: dict[Split, Labelled], settings: FitSettings) -> None:
@@ -55,13 +55,18 @@ class EncoderObjective(Objective):
 
     @property
     def data(self) -> Labelled:
-        """The training part; classes and what is ignored are the same in all."""
+        """The training split; classes and `ignore_index` are the same in all splits."""
         return self.splits["train"]
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
     def images(self, split: Split, **options: bool) -> ImageDataset:
-        """A part's images as the model's inputs, made once; `options` are of `ImageDataset`."""
+        """The images of a split as the model's inputs; created once.
+
+        Args:
+            split: which split.
+            **options: `dense` or `where` of `ImageDataset`.
+        """
         if split not in self._images:
             self._images[split] = ImageDataset(
                 self.splits[split],
@@ -74,6 +79,7 @@ class EncoderObjective(Objective):
         return self._images[split]
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
+        """The images of a split, or their embeddings if these never change during the training."""
         images = self.images(split, dense=self.dense)
         if self.dense or not self._is_worth_keeping(split) or not self._leaves_the_tower_alone():
             return images
@@ -83,7 +89,7 @@ class EncoderObjective(Objective):
         return self._embedded[split]
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
-        """A batch; None if every sample was left out."""
+        """A batch, see `visprompt.training.dataset.collate`; None if every sample was left out."""
         batch = collate(samples)
         return batch if len(batch["index"]) else None
 
@@ -91,7 +97,15 @@ class EncoderObjective(Objective):
 
     @contextmanager
     def encoded(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Encoding]:
-        """A batch through the prompted tower; `backward()` belongs inside."""
+        """Encodes a batch with the prompted tower; call `backward()` inside the scope.
+
+        Args:
+            batch: with `"pixel_values"` `[n, 3, h, w]`, or `"embedding"` `[n, d]`.
+            draws: one seed per image for random choices in training; None: no random choices.
+
+        Yields:
+            The encoding; its embeddings are `[n, d]`.
+        """
         if "embedding" in batch:
             yield Encoding(batch["embedding"])
             return
@@ -102,16 +116,18 @@ class EncoderObjective(Objective):
             yield encode(pixels.to(self.model.dtype))
 
     def _prompts(self, pixels: Tensor) -> list[VisualPrompt]:
-        """One for every image: pixels come from elsewhere, and only the size of the prompt's image is looked at."""
+        """One prompt per image of a batch, with a blank image: only its size is used, since the batch has the
+        pixels.
+        """
         wh = (int(pixels.shape[-1]), int(pixels.shape[-2]))
         if wh not in self._blanks:
             self._blanks[wh] = Image.new("RGB", wh)
         return [VisualPrompt(self._blanks[wh], fit=self.settings.fit)] * len(pixels)
 
-    # -- nothing learned in the tower ---------------------------------------------------------------------------------
+    # -- embeddings that do not change ------------------------------------------------------------------------------
 
     def _is_worth_keeping(self, split: Split) -> bool:
-        """True if a split's images are looked at more than once, and are the same every time."""
+        """True if the images of a split are encoded more than once without augmentation."""
         if split != "train":
             return True
         settings, count = self.settings, len(self.splits["train"])
@@ -121,7 +137,7 @@ class EncoderObjective(Objective):
         return settings.augment == "none" and passes > 1
 
     def _leaves_the_tower_alone(self) -> bool:
-        """True for a linear probe: the plain tower runs, and it is frozen."""
+        """True if neither the model nor the prompt changes the frozen tower (linear probing)."""
         if any(item.requires_grad for item in self.model.module.parameters()):
             return False
         plain = self._prompts(torch.zeros(1, 3, 64, 64))
@@ -130,9 +146,9 @@ class EncoderObjective(Objective):
         return not has_tokens and not prompt.attention and prompt.image is plain[0].image
 
     def _once(self, images: ImageDataset) -> dict[int, Tensor]:
-        """`_embeddings`, computed again only if the weights or the way images are fitted have changed."""
+        """`_embeddings`, computed again only if the weights or `settings.fit` have changed."""
         module = self.model.module
-        # In-place changes count a version; parameters made in inference mode cannot change and have none.
+        # In-place changes increment a tensor's version; inference tensors cannot change and have no version.
         versions = [0 if item.is_inference() else item._version for item in module.parameters()]
         state = (versions, self.model.dtype, self.model.device, self.settings.fit)
         by_data = _known.setdefault(module, weakref.WeakKeyDictionary())
@@ -144,9 +160,9 @@ class EncoderObjective(Objective):
 
     @torch.no_grad()
     def _embeddings(self, images: ImageDataset) -> dict[int, Tensor]:
-        """`[d]` float32 for every image that can be read.
+        """Embeddings `[d]`, float32, of every readable image, by index.
 
-        In the order of the data and without autocast, so that they are the same whenever they are computed.
+        Computed in the order of the data and without autocast, so that they do not depend on when they are computed.
         """
         keys = [[(index, 0) for index in part] for part in batches_of(range(len(images)), self.settings.batch_size)]
         loader = torch.utils.data.DataLoader(
@@ -154,7 +170,7 @@ class EncoderObjective(Objective):
             batch_sampler=keys,  # type: ignore[arg-type]
             num_workers=self.settings.workers,
             collate_fn=self.collate,
-            generator=torch.Generator(),  # its own, since a loader draws a seed for its workers
+            generator=torch.Generator(),  # not torch's global one, from which a loader would draw a seed
         )
         found: dict[int, Tensor] = {}
         with torch.autocast(self.model.device.type, enabled=False):
@@ -169,11 +185,11 @@ class EncoderObjective(Objective):
 
 
 class Embedded(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Images of which the embeddings are known; those that could not be read are None.
+    """A dataset of images with known embeddings; items of unreadable images are None.
 
     Args:
-        data: for the labels.
-        embeddings: `[d]` by position in the data.
+        data: gives the labels.
+        embeddings: `[d]`, float32, by index into the data.
     """
 
     def __init__(self, data: Labelled, embeddings: dict[int, Tensor]) -> None:
@@ -190,11 +206,11 @@ class Embedded(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 
 def embedding_width(model: Model) -> int:
-    """d of a model's image embeddings, from one forward of a blank image."""
+    """Width d of a model's image embeddings, from one forward of a blank image."""
     with torch.no_grad():
         return int(model.encode([VisualPrompt(Image.new("RGB", (224, 224)))]).embeddings.shape[-1])
 
 
 def adding_type(device: torch.device) -> torch.dtype:
-    """The floating type in which sums over a data set are kept; Apple's GPUs have none of 64 bits."""
+    """The floating type for sums over a data set: float64, or float32 on Apple's GPUs, which have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64

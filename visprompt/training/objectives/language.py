@@ -1,4 +1,4 @@
-"""Questions with their answers: the language-model loss of a frozen LVLM, with the prompt in its vision tower."""
+"""Visual question answering: the language-model loss of a frozen LVLM with the prompt in its vision tower."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 
 class LanguageModelling(Objective):
-    """How unlikely the right answers are, with the prompt in the model's vision tower.
+    """Negative log-likelihood of the right answers, with the prompt in the LVLM's vision tower.
 
-    The loss of an image is the mean over its answer's tokens of −log p(token | image, question, tokens before it),
-    the token that ends the answer among them, so that the model learns to stop. Questions and images are what it
-    reads, not what it is taught; decoder and projector stay frozen, and nothing is cached.
+    The loss of an image is the mean over its answer's tokens of −log p(token | image, question, previous tokens),
+    including the token that ends the answer. The question's tokens have no loss; decoder and projector stay frozen, and
+    no features are cached.
 
-    Figures: `loss`; `answer_accuracy`, the share of answers all of whose tokens, the end among them, are the model's
-    first choice, which is when greedy decoding writes the answer and nothing else; `token_accuracy`, the share of
-    tokens. All of it comes from one forward a batch, none is generated.
+    Metrics: `loss`; `answer_accuracy`, the fraction of answers whose tokens, the end token included, are all the
+    model's first choice, which is when greedy decoding writes exactly this answer; `token_accuracy`, the fraction of
+    such tokens. All come from one forward per batch, without generation.
 
     Args:
         model: a vision-language model whose vision tower takes the prompt.
         prompter: the strategy.
         splits: data of kind "answers".
-        settings: how it is trained; there is no head, and images are not augmented: mirrored, their left would be
-            right, and cropped, they may lack what the question is about.
+        settings: the hyperparameters, without a head and without augmentation: mirroring swaps left and right, and a
+            crop may lose what the question is about.
 
     Raises:
-        UnsupportedError: for an encoder, or a model that runs elsewhere.
+        UnsupportedError: for an encoder or a remote model.
         InvalidInputError: for data without questions, a head, or augmentation.
     """
 
@@ -56,7 +56,7 @@ class LanguageModelling(Objective):
     def __init__(self, model: Model, prompter: Learned, splits: dict[Split, Labelled], settings: FitSettings) -> None:
         super().__init__(model, prompter, splits, settings)
         if not hasattr(model, "editing"):
-            raise UnsupportedError(f"{model.name} cannot be taught answers: that takes a vision-language model here.")
+            raise UnsupportedError(f"{model.name} cannot learn answers: this needs a local vision-language model.")
         for split, data in splits.items():
             if data.kind != "answers":
                 raise InvalidInputError(f"the {split} data are for {data.kind}; expected questions with their answers.")
@@ -71,31 +71,34 @@ class LanguageModelling(Objective):
     # -- samples ------------------------------------------------------------------------------------------------------
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
+        """The images of a split with question and answer."""
         return Questions(self.splits[split])
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
         """`"index"`, and lists: `"image"`, `"question"`, `"answer"`; None if every sample was left out."""
-        there = [sample for sample in samples if sample is not None]
-        if not there:
+        readable = [sample for sample in samples if sample is not None]
+        if not readable:
             return None
-        batch: Batch = {name: [sample[name] for sample in there] for name in ("image", "question", "answer")}
-        return {"index": torch.tensor([sample["index"] for sample in there]), **batch}
+        batch: Batch = {name: [sample[name] for sample in readable] for name in ("image", "question", "answer")}
+        return {"index": torch.tensor([sample["index"] for sample in readable]), **batch}
 
     # -- the forward --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Tensor]:
+        """The negative log-likelihood per token, summed over the images; see `Objective.loss`."""
         from visprompt.training.gradient_checkpointing import checkpointed
 
-        # The loop has the vision tower's blocks checkpointed; most of what is kept for the gradient is the decoder's.
+        # The loop checkpoints the vision tower; most of the activations are the decoder's.
         again = checkpointed(self.model, "decoder") if self.settings.checkpointing else nullcontext()
-        with again, self._told(batch, draws) as log_probs:
+        with again, self._log_probs(batch, draws) as log_probs:
             check_gradient(log_probs.log_likelihood)
             yield _per_image(log_probs).sum()
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        with self._told(batch, None) as log_probs:
+        """Numbers of images, right answers, right tokens and tokens, and the summed loss."""
+        with self._log_probs(batch, None) as log_probs:
             right, counted = log_probs.first_choice, log_probs.counted
             return {
                 "count": torch.tensor(len(right), device=right.device),
@@ -106,6 +109,7 @@ class LanguageModelling(Objective):
             }
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """`loss`, `answer_accuracy` and `token_accuracy`."""
         count = float(sums["count"])
         return {
             "loss": float(sums["loss"]) / count,
@@ -114,10 +118,11 @@ class LanguageModelling(Objective):
         }
 
     def describe(self) -> dict[str, Any]:
+        """The task."""
         return {"task": "answers"}
 
     @contextmanager
-    def _told(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[AnswerLogProbs]:
+    def _log_probs(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[AnswerLogProbs]:
         from visprompt.models.lvlm.answer_likelihood import answer_ids, answer_log_probs
         from visprompt.models.lvlm.inputs import prepare
 
@@ -135,10 +140,13 @@ class LanguageModelling(Objective):
 
 
 class Questions(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Images as they are, with question and answer; the key is (index, epoch), as in `loading.Images`.
+    """A dataset of images with question and answer; the key is (index, epoch), as in `ImageDataset`.
+
+    Args:
+        data: of kind "answers".
 
     Raises:
-        UnreadableItem: when an image fails to open, unless the data says `on_bad="skip"`: then the item is None, and
+        UnreadableItem: when an image cannot be opened, unless the data has `on_bad="skip"`: then the item is None, and
             the image is named once in a warning.
     """
 
@@ -166,5 +174,5 @@ class Questions(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 
 def _per_image(log_probs: AnswerLogProbs) -> Tensor:
-    """`[n]`: mean over each answer's tokens of their negative log-likelihood."""
+    """Mean negative log-likelihood of each answer's tokens, `[n]`."""
     return -log_probs.log_likelihood.sum(dim=1) / log_probs.counted.sum(dim=1)

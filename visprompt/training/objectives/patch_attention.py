@@ -1,4 +1,4 @@
-"""Attention where a patch is: the objective of learned patch prompts, which needs images and no labels."""
+"""The objective of learned patches: attention at the patch's position. It needs images and no labels."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.training.settings import FitSettings
 
-#: part of every place that is measured at: changing it changes the figures
+#: part of the seed of every position in evaluation: changing it changes the metrics
 _SALT = 603303
 
 
 class PatchLearning(Protocol):
-    """Options that decide how a patch is learned.
+    """The options that decide how a patch is learned.
 
     Attributes:
-        size: side of the patch, tokens of the model.
+        size: side of the patch, in tokens of the model.
         opacity: of the patch, 0 to 1.
         blending: "over" or "add".
-        sigma_tokens: standard deviation of the Gaussian that attention is to follow, tokens.
-        blocks: whose attention; numbers from 0, negative ones from the end, or fractions of the depth.
-        jitter_shift: how far from a token's centre the patch may be put, tokens, 0 to 1.
-        jitter_scale: s, its side varies by factors of 1/(1 + s) to 1 + s.
-        jitter_brightness: b, its colours vary by factors of 1 − b to 1 + b.
+        sigma_tokens: standard deviation of the target Gaussian of attention, in tokens.
+        blocks: blocks whose attention is used; numbers from 0, negative ones from the end, or fractions of the depth.
+        jitter_shift: range of the patch's distance from a token's centre, in tokens, 0 to 1.
+        jitter_scale: s; the side varies by factors from 1/(1 + s) to 1 + s.
+        jitter_brightness: b; the colours vary by factors from 1 − b to 1 + b.
     """
 
     @property
@@ -63,39 +63,46 @@ class PatchLearning(Protocol):
 
 
 class PatchStrategy(Protocol):
-    """What this objective needs of a learned strategy."""
+    """The part of a learned strategy that this objective uses."""
 
     @property
     def options(self) -> PatchLearning: ...
 
     def patch(self, device: torch.device) -> Tensor:
-        """The patch as it is learned, `[4, r, r]` in [0, 1], red, green, blue and alpha, with gradients."""
+        """The current patch, with gradients.
+
+        Args:
+            device: where it is returned.
+
+        Returns:
+            `[4, r, r]` in [0, 1]: red, green, blue and alpha.
+        """
         ...
 
 
 class AttentionTarget(EncoderObjective):
-    """A patch that draws the readout's attention (arXiv 2406.03303).
+    """A patch that attracts the readout's attention (arXiv 2406.03303).
 
-    For every image a place is drawn in what of it the model sees, padding left out, and the patch pasted there. With
-    a the readout's attention over the patches (the CLS row, the pooling probe, or the mean over all patches' rows,
-    whatever the model reads the image through, and the last in blocks in front of a probe; mean over heads, sum 1)
-    and t a Gaussian over the token grid around the place, the loss is `KL(t ‖ a) = Σ t log(t / a)`, its mean over the
-    blocks that are looked at.
+    For every image a position is drawn in the part that the model sees, without padding, and the patch is pasted there.
+    a is the readout's attention over the patch grid, averaged over heads and normalised to sum 1. The readout is the
+    CLS row, the pooling probe, or the mean over all patches' rows, as the model reads the image out; in blocks before a
+    probe, the mean over all patches' rows. t is a Gaussian over the patch grid around the position. The loss is `KL(t ‖
+    a) = Σ t log(t / a)`, averaged over the chosen blocks.
 
-    Figures, each from all images of a split at one place per image, without what is random in training:
+    Metrics, from all images of a split with one position per image and without random scale and brightness:
 
     - `loss`;
-    - `mass`: share of the attention on the tokens under the patch, weighted by how much of them it covers;
-    - `mass_without`: the same on the same tokens of the image as it is;
-    - `gain`: `(mass − mass_without) / mass_without`, of the means over all images (their Fig. 4), and `gain_low` and
-      `gain_high`, its 95 % interval over the images (delta method);
-    - `image_gain`: the mean of the images' own gains, which images with next to nothing at the place dominate.
+    - `mass`: attention on the tokens under the patch, weighted by the fraction of each token that it covers;
+    - `mass_without`: the same on the image without the patch;
+    - `gain`: `(mass − mass_without) / mass_without`, of the means over all images (their Fig. 4); `gain_low` and
+      `gain_high` are its 95 % interval over the images (delta method);
+    - `image_gain`: the mean of the images' own gains, dominated by images with almost no attention at the position.
 
     See `Objective` for the arguments. The strategy is a `PatchStrategy`, with options that are `PatchLearning`.
 
     Raises:
         UnsupportedError: for models without attention, with padded images, or with several tiles per image.
-        InvalidInputError: for a block that the model does not have, a patch larger than what the model sees, or a head.
+        InvalidInputError: for a block that the model does not have, a patch larger than the input, or a head.
     """
 
     metric: ClassVar[str] = "gain"
@@ -125,13 +132,14 @@ class AttentionTarget(EncoderObjective):
         self.colours = Normalisation.of(model.parts.reader)
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
-        """Images as the model's inputs; labels are not looked at."""
+        """Images as the model's inputs; labels are not used."""
         return self.images(split, where=True)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Tensor]:
+        """The divergence from the target, summed over the images; see `Objective.loss`."""
         tile, options = self.tile(batch["pixel_values"]), self.prompter.options
         seeds = self._fixed(batch) if draws is None else draws
         jitter = {} if draws is None else {"scale": options.jitter_scale, "brightness": options.jitter_brightness}
@@ -145,8 +153,8 @@ class AttentionTarget(EncoderObjective):
 
     @contextmanager
     def _attention(self, pixels: Tensor) -> Iterator[dict[int, Tensor]]:
-        """`[n, H, P]` for every block that is looked at; `backward()` belongs inside."""
-        stop = not self.settings.checkpointing  # which runs blocks again, to their end
+        """The readout's attention `[n, H, P]` for every chosen block; call `backward()` inside the scope."""
+        stop = not self.settings.checkpointing  # checkpointing runs blocks again, to their end
         prompts = self._prompts(pixels)
         with self.model.prompting(prompts, read=self.blocks, read_rows="summary", stop=stop) as encode:
             yield encode(pixels.to(self.model.dtype)).attention
@@ -158,7 +166,7 @@ class AttentionTarget(EncoderObjective):
         return paste_batch(pixels, patch, marks, self.colours, opacity=options.opacity, blending=options.blending)
 
     def _divergence(self, seen: dict[int, Tensor], marks: Marks, tile: Tile) -> Tensor:
-        """KL from target to attention, mean over the blocks, `[n]`."""
+        """KL from target to attention, averaged over the blocks, `[n]`."""
         target = gaussian_target(marks, tile, self.prompter.options.sigma_tokens)
         first = next(iter(seen.values()))
         target = target.to(first.device)
@@ -170,6 +178,9 @@ class AttentionTarget(EncoderObjective):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Number of images, and sums of the loss, of the attention under the patch with and without it, and of their
+        products.
+        """
         pixels: Tensor = batch["pixel_values"]
         tile, options = self.tile(pixels), self.prompter.options
         visible = batch.get(SEEN)
@@ -178,22 +189,23 @@ class AttentionTarget(EncoderObjective):
         with self._attention(pixels) as plain:
             before = self._mass(plain, under)
         with self._attention(self._pasted(pixels, marks)) as seen:
-            there, loss = self._mass(seen, under), self._divergence(seen, marks, tile).sum()
+            after, loss = self._mass(seen, under), self._divergence(seen, marks, tile).sum()
         adding = adding_type(pixels.device)
-        there, before = there.to(adding), before.to(adding)
+        after, before = after.to(adding), before.to(adding)
         return {
             "count": torch.tensor(len(pixels), device=pixels.device),
             "loss": loss.to(adding),
-            "mass": there.sum(),
+            "mass": after.sum(),
             "mass_without": before.sum(),
-            "products": torch.stack((there * there, there * before, before * before)).sum(-1),
-            "gains": ((there - before) / before.clamp(min=1e-9)).sum(),
+            "products": torch.stack((after * after, after * before, before * before)).sum(-1),
+            "gains": ((after - before) / before.clamp(min=1e-9)).sum(),
         }
 
     def _mass(self, seen: dict[int, Tensor], under: Tensor) -> Tensor:
         return torch.stack([(spread(item) * under).sum(-1) for item in seen.values()]).mean(0)
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """The metrics listed at the class."""
         count = float(sums["count"])
         mass, before = float(sums["mass"]) / count, float(sums["mass_without"]) / count
         gain = (mass - before) / max(before, 1e-12)
@@ -212,12 +224,19 @@ class AttentionTarget(EncoderObjective):
         }
 
     def describe(self) -> dict[str, Any]:
+        """The task and the blocks whose attention is used."""
         return {"task": "attention", "blocks": list(self.blocks)}
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
     def tile(self, pixels: Tensor) -> Tile:
-        """The model's input, with its grid of tokens, of a batch of pixels.
+        """The model's input and patch grid for a batch.
+
+        Args:
+            pixels: `[n, 3, h, w]`.
+
+        Returns:
+            The only tile of an image of this size.
 
         Raises:
             UnsupportedError: for a model that cuts images into several tiles.
@@ -232,17 +251,23 @@ class AttentionTarget(EncoderObjective):
         return tiles[0]
 
     def _fixed(self, batch: Batch) -> list[int]:
-        """The places that are measured at: the same ones whenever and however often it is done."""
+        """Seeds of the positions in evaluation: a function of the images' indices alone."""
         return [
             int(np.random.SeedSequence([_SALT, int(index)]).generate_state(1, np.uint64)[0]) for index in batch["index"]
         ]
 
 
 def spread(attention: Tensor) -> Tensor:
-    """Mean over heads, then sum 1 over the patches: `[n, H, P]` → `[n, P]`, float32.
+    """Attention over the patch grid: averaged over heads, then normalised to sum 1.
 
     >>> spread(torch.tensor([[[0.2, 0.2], [0.0, 0.4]]])).tolist()
     [[0.25, 0.75]]
+
+    Args:
+        attention: `[n, H, P]`.
+
+    Returns:
+        `[n, P]`, float32.
     """
     mean = attention.float().mean(dim=1)
     return mean / mean.sum(dim=-1, keepdim=True).clamp(min=1e-12)

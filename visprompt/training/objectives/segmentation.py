@@ -1,4 +1,4 @@
-"""One class per pixel: a decoder on the tuned tower's patches."""
+"""Semantic segmentation: one class per pixel, from a decoder on the tuned tower's patch features."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from visprompt.models.base import Model
     from visprompt.training.settings import FitSettings
 
-#: what a pixel of the image has that the model never saw
+#: predicted class of pixels that the processor cropped away
 UNSEEN = -1
 
 
 class Segmentation(EncoderObjective):
-    """Cross-entropy averaged over the labelled pixels of an image; figures: `loss`, `miou` (the mean intersection over
-    union of the classes that occur or were predicted, from one confusion matrix over all images), `pixel_accuracy`.
+    """Cross-entropy averaged over the labelled pixels of an image. Metrics: `loss`, `miou` (the mean intersection over
+    union of the classes that occur or are predicted, from one confusion matrix over all images), `pixel_accuracy`.
 
-    Trained in pixels of the model's input, measured in pixels of the original image; those that the processor crops
-    away count as wrong. `settings.head`: None for progressive upsampling (`PupHead`), `"linear"` for a linear
-    classifier on every patch.
+    The loss is computed in pixels of the model's input, the metrics in pixels of the original image; pixels that the
+    processor crops away count as wrong. `settings.head`: None for progressive upsampling (`PupHead`), `"linear"` for a
+    linear classifier on every patch.
 
     Raises:
         InvalidInputError: for a head that gives one class per image.
@@ -61,22 +61,26 @@ class Segmentation(EncoderObjective):
         self.ignore = -100 if self.data.ignore_index is None else self.data.ignore_index
 
     def samples(self, split: Split) -> torch.utils.data.Dataset[Any]:
+        """The images of a split; except in training, with their mask in pixels of the original image."""
         images = super().samples(split)
         return images if split == "train" else WithOriginals(images, self.splits[split])
 
     def collate(self, samples: Sequence[Any]) -> Batch | None:
-        there = [item for item in samples if item is not None]
-        originals = [item["original"] for item in there if "original" in item]
-        batch = super().collate([{name: item[name] for name in item if name != "original"} for item in there])
+        """A batch; `"original"` lists the masks `[H, W]` in pixels of the original images, if the samples have them."""
+        readable = [item for item in samples if item is not None]
+        originals = [item["original"] for item in readable if "original" in item]
+        batch = super().collate([{name: item[name] for name in item if name != "original"} for item in readable])
         return batch if batch is None or not originals else {**batch, "original": originals}
 
     @contextmanager
     def loss(self, batch: Batch, draws: Sequence[int] | None) -> Iterator[Tensor]:
+        """The cross-entropy, summed over the images; see `Objective.loss`."""
         with self.encoded(batch, draws) as encoding:
             yield self._cross_entropy(self._logits(batch, encoding.features), batch["label"])
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Number of images, summed loss, and the confusion matrix over pixels."""
         with self.encoded(batch, None) as encoding:
             features = encoding.features
         assert features is not None
@@ -84,7 +88,7 @@ class Segmentation(EncoderObjective):
         classes = len(self.data.classes)
         loss = torch.zeros((), device=label.device, dtype=adding_type(label.device))
         counted = np.zeros((classes, classes + 1), dtype=np.int64)
-        for i in range(len(label)):  # one at a time: 150 classes in full size are 30 MB an image
+        for i in range(len(label)):  # one image at a time: the logits of 150 classes in full size take 30 MB
             logits = self._logits(batch, features[i : i + 1])
             loss += self._cross_entropy(logits, label[i : i + 1])
             if "original" in batch:
@@ -100,10 +104,12 @@ class Segmentation(EncoderObjective):
         }
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """`loss`, `miou` and `pixel_accuracy`."""
         found = segmentation_figures(sums["confusion"].cpu().numpy())
         return {"loss": float(sums["loss"]) / float(sums["count"]), **found}
 
     def describe(self) -> dict[str, Any]:
+        """The task, the head and the class names."""
         return {"task": "segmentation", "head": self.head.describe(), "classes": list(self.data.classes)}
 
     def _logits(self, batch: Batch, features: Tensor | None) -> Tensor:
@@ -112,7 +118,7 @@ class Segmentation(EncoderObjective):
         return pixel_logits(self.head, features, self.model.geometry_of(prompt).tiles[0])
 
     def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Averaged over an image's labelled pixels, summed over images; one without any counts 0."""
+        """Averaged over an image's labelled pixels, summed over images; an image without labelled pixels adds 0."""
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").sum(dim=(1, 2))
         return (losses / (label != self.ignore).sum(dim=(1, 2)).clamp(min=1)).sum()
 
@@ -122,7 +128,12 @@ class Segmentation(EncoderObjective):
 
 
 class WithOriginals(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Samples with their mask in pixels of the original image, `"original"`, beside."""
+    """Samples with `"original"`, their mask in pixels of the original image.
+
+    Args:
+        images: the samples.
+        data: gives the masks.
+    """
 
     def __init__(self, images: torch.utils.data.Dataset[Any], data: Labelled) -> None:
         self.images, self.data = images, data

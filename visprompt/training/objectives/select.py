@@ -1,4 +1,4 @@
-"""Which objective goes with which data."""
+"""Chooses the objective for a model and a kind of data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ if TYPE_CHECKING:
 
 
 def objective_for(model: Model, data: Labelled) -> type[Objective]:
-    """What a model is taught with data of this kind.
+    """The objective class for a model and labelled images.
+
+    Args:
+        model: the frozen model.
+        data: the training split.
+
+    Returns:
+        A class derived from `Objective`; create it with (model, prompter, splits, settings).
 
     Raises:
-        UnsupportedError: if the model cannot learn from them.
+        UnsupportedError: if the model cannot be trained on this kind of data.
     """
     if data.kind == "images":
         raise UnsupportedError(

@@ -1,1 +1,1 @@
-"""Pasting and priors of learned patches."""
+"""Learned patches: pasting them into batches, and parametrisations of their colours."""

@@ -1,6 +1,7 @@
-"""Patches pasted into batches of pixels with gradients, at positions between pixels and tokens.
+"""Differentiable pasting of patches into batches of pixels, at positions with subpixel precision.
 
-The arithmetic is that of `visprompt.imaging.paste`, on normalised model inputs. It knows no objectives or strategies.
+The arithmetic is that of `visprompt.imaging.paste`, on normalised model inputs. This module imports no objective or
+strategy.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """What a processor makes of colours: `input = black + span · colour`, colour in [0, 1].
+    """The affine map of a processor's normalisation: `input = black + span · colour`, colour in [0, 1].
 
     Args:
-        black: `[3]`, what a black pixel becomes.
-        span: `[3]`, how far white is from it.
+        black: `[3]`, the input value of a black pixel.
+        span: `[3]`, the input value of a white pixel minus that of a black one.
     """
 
     black: Tensor
@@ -37,10 +38,14 @@ class Normalisation:
 
     @staticmethod
     def of(reader: ImageReader) -> Normalisation:
-        """Asked of the processor itself, with a black and a white image: no name of a setting to get wrong.
+        """Measures the normalisation of a processor with a black and a white image.
+
+        Args:
+            reader: the model's image reader.
 
         Raises:
-            InvalidInputError: if it makes the same of black and of white, or something else of every place.
+            InvalidInputError: if black and white give the same input, or if an image of one colour does not give a
+                constant input.
         """
         ends = []
         for level in (0, 255):
@@ -55,18 +60,18 @@ class Normalisation:
         return Normalisation(ends[0], span)
 
     def to(self, like: Tensor) -> Normalisation:
-        """The same, on a tensor's device."""
+        """The same normalisation on a tensor's device."""
         return Normalisation(self.black.to(like.device), self.span.to(like.device))
 
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """Where one patch goes in each of n images, in pixels of the model's input.
+    """Where one patch is pasted in each of n images, in pixels of the model's input.
 
     Args:
-        centre_yx: `[n, 2]` float64, at pixel edges.
+        centre_yx: `[n, 2]` float64, centre; 0 is the upper or left edge of the input.
         side_hw: `[n, 2]` float64, height and width.
-        brightness: `[n]`, a factor on its colours.
+        brightness: `[n]`, a factor on the patch's colours.
     """
 
     centre_yx: Tensor
@@ -77,11 +82,11 @@ class Marks:
         return len(self.centre_yx)
 
     def to(self, device: torch.device) -> Marks:
-        """The same on a device, in float32."""
+        """The same marks on a device, in float32."""
         return Marks(*(item.to(device, torch.float32) for item in (self.centre_yx, self.side_hw, self.brightness)))
 
     def plain(self) -> Marks:
-        """The same with the colours as they are."""
+        """The same marks with brightness 1."""
         return replace(self, brightness=torch.ones_like(self.brightness))
 
 
@@ -95,26 +100,30 @@ def draw_marks(
     brightness: float = 0.0,
     seen: Tensor | None = None,
 ) -> Marks:
-    """A place in every image, and how the patch looks there; each depends on its seed alone.
+    """Draws a position in every image and the patch's scale and brightness there; each depends on the image's seed
+    alone.
 
-    A token is drawn, all of them alike, and a place within `shift / 2` tokens of its centre along both axes: with 1
-    every place is alike, with 0 it is always a token's centre.
+    A token is drawn uniformly, then a position within `shift / 2` tokens of its centre along both axes: with shift 1
+    all positions are equally likely, with 0 the patch lies on a token's centre.
 
     Args:
-        seeds: one for each image.
-        tile: the model's input.
+        seeds: one per image.
+        tile: the model's input and patch grid.
         size_tokens: side of the patch, tokens.
         shift: in tokens, 0 to 1.
-        scale: s: its side is multiplied by a factor from 1/(1 + s) to 1 + s, its logarithm uniform.
-        brightness: b: its colours are multiplied by a factor from 1 − b to 1 + b.
-        seen: `[n, 4]` what of each input shows the image and is no padding, left, top, right and bottom in pixels;
-            places lie in there. None: all of it.
+        scale: s: the side is multiplied by a factor from 1/(1 + s) to 1 + s, uniform in its logarithm.
+        brightness: b: the colours are multiplied by a factor from 1 − b to 1 + b.
+        seen: `[n, 4]`, the part of each input that shows the image and no padding: left, top, right and bottom in
+            pixels; the patch's centre lies inside. None: the whole input.
+
+    Returns:
+        One mark per image.
     """
     whole = (0.0, 0.0, tile.grid_hw[1] * tile.patch_hw[1], tile.grid_hw[0] * tile.patch_hw[0])
     boxes = np.tile(whole, (len(seeds), 1)) if seen is None else seen.cpu().double().numpy()
     low, high = boxes[:, [1, 0]], boxes[:, [3, 2]]
     drawn = np.stack([np.random.Generator(np.random.PCG64(seed)).random(6) for seed in seeds])
-    # Tokens whose centre is in there; a strip without any has the one that its middle is in.
+    # Tokens whose centre lies in the box; a box without one takes the token at its middle.
     first, behind = np.ceil(low / tile.patch_hw - 0.5), np.floor(high / tile.patch_hw - 0.5) + 1
     first = np.where(behind > first, first, np.floor((low + high) / 2 / tile.patch_hw))
     token = first + np.floor(drawn[:, :2] * np.maximum(behind - first, 1))
@@ -135,21 +144,22 @@ def paste_batch(
     opacity: float = 1.0,
     blending: Blending = "over",
 ) -> Tensor:
-    """`visprompt.imaging.paste.paste` on normalised inputs, with gradients to the patch and the pixels.
+    """Pastes a patch into normalised inputs as `visprompt.imaging.paste.paste` does, with gradients to the patch and
+    the pixels.
 
     Args:
         pixels: `[n, 3, h, w]`, normalised.
         patch: `[4, r, r]` in [0, 1].
-        marks: where.
-        colours: how the pixels are normalised.
+        marks: one position per image.
+        colours: the normalisation of the pixels.
         opacity: in [0, 1].
-        blending: "over" or "add"; the latter is cut to what an image can show.
+        blending: "over" or "add"; the latter is clipped to [0, 1] before normalisation.
 
     Returns:
-        `[n, 3, h, w]`, in the type of the pixels.
+        `[n, 3, h, w]`, in the dtype of the pixels.
 
     Raises:
-        InvalidInputError: if there is not one mark for each image.
+        InvalidInputError: if the numbers of marks and images differ.
     """
     if len(marks) != len(pixels):
         raise InvalidInputError(f"{len(marks)} marks for {len(pixels)} images: give one each.")
@@ -159,7 +169,7 @@ def paste_batch(
     across = _overlaps(marks.centre_yx[:, 1], marks.side_hw[:, 1], side, pixels.shape[-1])
     with torch.autocast(pixels.device.type, enabled=False):
         patch = patch.float()
-        # `[n, 4, r, r]`: colours weighted by alpha, brighter or darker, cut as 8 bits cut them; then alpha
+        # `[n, 4, r, r]`: colours times brightness, clipped to [0, 1], times alpha; then alpha
         bright = (patch[None, :3] * marks.brightness[:, None, None, None]).clamp(0, 1) * patch[3]
         layers = torch.cat((bright, patch[None, 3:].expand(len(marks), -1, -1, -1)), dim=1)
         placed = down[:, None] @ layers @ across[:, None].transpose(-1, -2)
@@ -168,7 +178,7 @@ def paste_batch(
         below = (pixels.float() - black) / span
         if blending == "add":
             mixed = (below + opacity * (2 * colour - alpha)).clamp(0, 1)
-            # What is not under the patch stays as it is, to the bit: a resize may have gone beyond black and white.
+            # Pixels beside the patch stay bit for bit: after bicubic resizing they may lie outside of [0, 1].
             mixed = torch.where(alpha > 0, mixed, below)
         else:
             mixed = (1 - opacity * alpha) * below + opacity * colour
@@ -185,7 +195,15 @@ def _overlaps(centre: Tensor, side: Tensor, cells: int, count: int) -> Tensor:
 
 
 def overlaid(marks: Marks, tile: Tile) -> Tensor:
-    """Share of every token that lies under the patch's square, float32 `[n, P]`."""
+    """The fraction of every token's area that lies under the patch's square.
+
+    Args:
+        marks: one position per image.
+        tile: the model's input and patch grid.
+
+    Returns:
+        `[n, P]`, float32.
+    """
     parts = []
     for axis in (0, 1):
         cells = marks.centre_yx.new_tensor(tile.patch_hw[axis])
@@ -197,13 +215,21 @@ def overlaid(marks: Marks, tile: Tile) -> Tensor:
 
 
 def gaussian_target(marks: Marks, tile: Tile, sigma_tokens: float) -> Tensor:
-    """Where attention ought to go: a Gaussian over the token grid around every mark's centre, sum 1, float32 `[n, P]`.
+    """The target of attention: a Gaussian over the patch grid around every mark's centre.
 
     >>> from visprompt.geometry.geometry import Tile
     >>> tile = Tile((1.0, 1.0), (0.0, 0.0), (32, 48), (2, 3))
     >>> one = Marks(torch.tensor([[8.0, 24.0]]), torch.tensor([[16.0, 16.0]]), torch.ones(1))
     >>> gaussian_target(one, tile, 0.5).argmax().item()
     1
+
+    Args:
+        marks: one position per image.
+        tile: the model's input and patch grid.
+        sigma_tokens: standard deviation, tokens.
+
+    Returns:
+        `[n, P]`, float32, each with sum 1.
     """
     logits = []
     for axis in (0, 1):
@@ -215,5 +241,14 @@ def gaussian_target(marks: Marks, tile: Tile, sigma_tokens: float) -> Tensor:
 
 
 def side_for(size_tokens: float, tile: Tile, most: int = 128) -> int:
-    """Pixels of a patch along a side so that it has as many as the model's input there: 8 to `most`."""
+    """Pixels along a side of a patch, so that its resolution is that of the model's input.
+
+    Args:
+        size_tokens: side of the patch, tokens.
+        tile: the model's input and patch grid.
+        most: largest result.
+
+    Returns:
+        8 to `most`.
+    """
     return int(min(max(math.ceil(size_tokens * max(tile.patch_hw)), 8), most))

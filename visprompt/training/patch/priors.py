@@ -1,4 +1,4 @@
-"""What a patch's colours are a function of while they are learned, and what is left of it afterwards."""
+"""Parametrisations of a patch's colours during training, and the fixed patch that is saved afterwards."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: channels of the noise that goes into the neural prior, and of its widest layer
+#: channels of the input noise of `ConvPrior`, and of its widest layer
 NOISE_CHANNELS, WIDTH = 8, 32
-#: a logit's step for a step of `PixelPrior`'s parameters: one learning rate then suits both priors
+#: factor from `PixelPrior`'s parameters to logits; one learning rate then suits both priors
 _REACH = 8.0
 
 
 class PatchSource(Protocol):
-    """What gives a patch `[4, r, r]` in [0, 1]."""
+    """An object with a patch."""
 
     def patch(self) -> Tensor:
-        """The patch, with gradients where something is learned."""
+        """The patch `[4, r, r]` in [0, 1], with gradients if it has trainable parameters."""
         ...
 
 
 class _Learning(nn.Module, ABC):
-    """Base: colours come from `colours`, alpha is fixed.
+    """Base class of parametrisations: `colours` gives the colours; alpha is fixed.
 
     Args:
-        alpha: `[r, r]`, what is pasted.
+        alpha: `[r, r]` in [0, 1].
     """
 
     alpha: Tensor
@@ -39,21 +39,21 @@ class _Learning(nn.Module, ABC):
 
     @abstractmethod
     def colours(self) -> Tensor:
-        """`[3, r, r]` in [0, 1]."""
+        """The colours, `[3, r, r]` in [0, 1]."""
 
     def patch(self) -> Tensor:
-        """`[4, r, r]` in [0, 1]."""
-        # In float32 whatever the model runs in: what is learned is a handful of numbers.
+        """The patch, `[4, r, r]` in [0, 1]."""
+        # Float32 whatever the model's precision: there are few parameters.
         with torch.autocast(self.alpha.device.type, enabled=False):
             return torch.cat((self.colours(), self.alpha[None]))
 
 
 class PixelPrior(_Learning):
-    """No prior: every pixel is learned, as a logit.
+    """No prior: the logit of every pixel's colour is a parameter.
 
     Args:
-        alpha: `[r, r]`.
-        generator: of the first colours, a grey noise.
+        alpha: `[r, r]` in [0, 1].
+        generator: for the initial colours, a grey noise.
     """
 
     def __init__(self, alpha: Tensor, generator: torch.Generator) -> None:
@@ -61,19 +61,19 @@ class PixelPrior(_Learning):
         self.logits = nn.Parameter(torch.randn((3, *alpha.shape), generator=generator) / _REACH)
 
     def colours(self) -> Tensor:
+        """The colours, `[3, r, r]` in [0, 1]."""
         return (_REACH * self.logits).sigmoid()
 
 
 class ConvPrior(_Learning):
-    """A small convolutional auto-encoder of a noise that stays as it is; its weights are learned, and with them a
-    patch that convolutions like: blotches and edges rather than speckles (Deep Image Prior, Ulyanov et al. 2018,
-    https://arxiv.org/abs/1711.10925).
+    """A small convolutional encoder-decoder on fixed noise; its weights are the parameters. Its outputs are smooth
+    areas and edges rather than speckles (Deep Image Prior, Ulyanov et al. 2018, https://arxiv.org/abs/1711.10925).
 
-    Two steps down, two up, with what was there before the steps down added on the way up.
+    Two downsampling layers, two upsampling layers, with skip connections that are added.
 
     Args:
-        alpha: `[r, r]`.
-        generator: of the noise and the weights.
+        alpha: `[r, r]` in [0, 1].
+        generator: for the noise and the initial weights.
         width: channels of the inner layers.
     """
 
@@ -92,6 +92,7 @@ class ConvPrior(_Learning):
             self.out.bias.zero_()  # type: ignore[union-attr]
 
     def colours(self) -> Tensor:
+        """The colours, `[3, r, r]` in [0, 1]."""
         x = self.into(self.noise)
         passed = []
         for layer in self.down:
@@ -111,7 +112,7 @@ def _conv(inputs: int, outputs: int, generator: torch.Generator, stride: int = 1
 
 
 class Baked(nn.Module):
-    """A patch that is learned: 8 bits, nothing to train. This is what is saved.
+    """A fixed patch in 8 bits, without trainable parameters. This is what is saved.
 
     Args:
         rgba: uint8 `[4, r, r]`.
@@ -124,10 +125,11 @@ class Baked(nn.Module):
         self.register_buffer("rgba", rgba.to(torch.uint8))
 
     def patch(self) -> Tensor:
+        """The patch, `[4, r, r]` float32 in [0, 1]."""
         return self.rgba.float() / 255
 
 
 @torch.no_grad()
 def bake(source: PatchSource) -> Baked:
-    """The patch as it is now, in 8 bits, on the CPU."""
+    """The current patch of a source, rounded to 8 bits, on the CPU."""
     return Baked((source.patch() * 255).round().clamp(0, 255).to("cpu", torch.uint8))
