@@ -37,7 +37,6 @@ import numpy as np
 from visprompt.data.scenes.small import small_scene
 from visprompt.data.scenes.world import COLOURS, SHAPES, SPLITS, Scene, SceneObject, scene
 from visprompt.errors import InvalidInputError, unknown_name
-from visprompt.utils.renamed import renamed_parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -254,7 +253,6 @@ def _image(split: str, source: tuple[int, int, bool, int]) -> Scene:
     return scene(seed, split, hard=few, index=index, n_objects=n_objects)
 
 
-@renamed_parameters(picture="image")
 def questions_about(image: Scene, kinds: Sequence[str] | None = None) -> list[Candidate]:
     """Lists every question that has exactly one right answer in a scene.
 
