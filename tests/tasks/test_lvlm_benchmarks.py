@@ -154,7 +154,7 @@ class TestAnswering:
     def test_another_strategy_or_length_is_another_answer(self, tmp_path: Path) -> None:
         path, log = made_up("mm-vet", tmp_path), tmp_path / "items.jsonl"
         answered("mm-vet", path, RowLog(log))
-        for options in ({"max_new_tokens": 8}, {"pointing": Condition("api")}, {"data": {"file": "x"}}):
+        for options in ({"max_new_tokens": 8}, {"condition": Condition("api")}, {"data": {"file": "x"}}):
             assert answered("mm-vet", path, RowLog(log), **options)[1].reused == 0
 
     def test_a_strategy_that_needs_a_place_says_so_instead_of_doing_nothing(self, tmp_path: Path) -> None:
