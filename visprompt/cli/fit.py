@@ -268,5 +268,5 @@ def _interruptible(first: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if first:
-            typer.echo("stopped; the same command continues from the last checkpoint", err=True)
+            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise

@@ -93,7 +93,7 @@ def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise InvalidInputError(
-            f"{name} is not an image in a format that Pillow reads, whatever its file name ends with; check it."
+            f"{name} is not an image in a format that Pillow reads, whatever its name ends with; open it and check."
         ) from None
     except PermissionError:
         raise InvalidInputError(f"{name} may not be read; check its permissions.") from None

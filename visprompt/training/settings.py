@@ -217,7 +217,7 @@ def settings_from(defaults: dict[str, Any], given: dict[str, Any]) -> FitSetting
 
     merged = {**defaults, **given}
     if "lr" in given and "base_lr" in given:
-        raise InvalidInputError("lr and base_lr both set the learning rate: give one of them.")
+        raise InvalidInputError("lr and base_lr are two ways to set the learning rate: give one of them.")
     if "base_lr" in given:
         merged.pop("lr", None)
     return checked_options(FitSettings, "fit", merged)  # type: ignore[type-var, return-value, arg-type]
