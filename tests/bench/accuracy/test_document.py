@@ -235,6 +235,11 @@ class TestFindings:
             "The best control reaches 20.0 to 90.0 %; 1 way of 3 never exceeds it: “box”.",
         ]
 
+    def test_what_skips_a_case_is_not_the_best_if_another_has_all(self) -> None:
+        rows = [row("crop", 0.99), row("falip", 0.9), row("crop", 0.99, "n"), row("falip", 0.9, "n")]
+        assert best_way(rows) == "crop"
+        assert best_way([*rows, row("falip", 0.9, "o")]) == "falip"
+
     @pytest.mark.parametrize("change", [{"value": 0.95}, {"low": 0.8}, {"n": 99}, {"chance": 0.2}])
     def test_numbers_are_those_of_the_rows(self, change: dict[str, Any]) -> None:
         assert findings([*ROWS[:2], {**ROWS[2], **change}], ()) != findings(ROWS[:3], ())

@@ -20,11 +20,13 @@ _SHOWN_WAYS, _SHOWN_CONTROLS = 6, 2
 def best_way(rows: Sequence[Row]) -> str | None:
     """The way of pointing that is best, or level with the best, in most cases; None if nothing was measured.
 
-    Of several, the first by `_ranked`; controls are left out.
+    A way that was not measured in all cases is taken only if none was: it may lack the hard ones. Of several, the first
+    by `_ranked`; controls are left out.
     """
     ways = [row for row in tables.measured(rows) if not row["control"]]
-    won = tables.wins(ways, *_CASE)
-    return max(_ranked(ways, _shared(ways)), key=won.__getitem__, default=None)
+    won, every = tables.wins(ways, *_CASE), _cases(ways)
+    complete = {label: _cases(own) == every for label, own in tables.grouped(ways, "row").items()}
+    return max(_ranked(ways, _shared(ways)), key=lambda label: (complete[label], won[label]), default=None)
 
 
 def findings(rows: Sequence[Row], compare_with: Sequence[str]) -> list[str]:
