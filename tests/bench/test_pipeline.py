@@ -34,8 +34,9 @@ def test_a_gain_suite_is_run_like_any(tmp_path: Path) -> None:
     assert events.told[0] == "planned 2"
     assert "bundled:scenes-clip · circle" in events.told
     assert result.seconds > 0
-    with pytest.warns(DeprecationWarning, match="run_gain is now"):
+    with pytest.warns(DeprecationWarning, match="run_gain is now") as caught:
         old = run_gain("gain", markers=["circle"], out=tmp_path, **OPTIONS)
+    assert caught[0].filename == __file__
     assert old.rows == result.rows
     with pytest.warns(DeprecationWarning, match="pictures is now examples"):
         assert old.pictures == old.examples
@@ -92,7 +93,7 @@ def test_names_of_0_4_0_in_the_package(tmp_path: Path) -> None:
 
     with pytest.warns(DeprecationWarning, match="listener=….* is now progress=…") as caught:
         run_suite("scenes-quick", strategies=["none"], out=tmp_path, listener=Old(), **OPTIONS)
-    assert len(caught) == 1
+    assert [one.filename for one in caught] == [__file__]
     assert {"row", "done 2", "result 2"} <= set(Old.told)
 
 

@@ -8,12 +8,12 @@ True
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from visprompt.bench.kind import ProgressCallback
 from visprompt.bench.pipeline import SuiteResult, run_suite
 from visprompt.bench.suite import list_suites, load_published, load_suite
+from visprompt.utils.renamed import warn_replaced
 
 __all__ = ["ProgressCallback", "SuiteResult", "list_suites", "load_published", "load_suite", "run_suite"]
 
@@ -24,5 +24,5 @@ def __getattr__(name: str) -> Any:
     if name not in OLD_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new = OLD_NAMES[name].__name__
-    warnings.warn(f"visprompt.bench.{name} is now {new}; the old name works until 0.6.0.", DeprecationWarning, 2)
+    warn_replaced(f"visprompt.bench.{name}", new)
     return OLD_NAMES[name]

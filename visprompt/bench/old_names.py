@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from visprompt.bench.kind import ProgressCallback, RunContext
 from visprompt.bench.pipeline import SuiteResult, run_suite
 from visprompt.bench.suite import kind_of, load_suite
 from visprompt.errors import InvalidInputError
+from visprompt.utils.renamed import warn_replaced
 
 
 class Listener(ProgressCallback):
@@ -48,8 +48,7 @@ def run_tuning(suite: Any, **options: Any) -> SuiteResult:
 
 
 def _run(kind: str, suite: Any, options: dict[str, Any], **renamed: str) -> SuiteResult:
-    said = f"run_{kind} is now visprompt.bench.run_suite; the old name works until 0.6.0."
-    warnings.warn(said, DeprecationWarning, stacklevel=3)
+    warn_replaced(f"run_{kind}", "visprompt.bench.run_suite", stacklevel=4)
     loaded = load_suite(suite) if isinstance(suite, str | Path) else suite
     if kind_of(loaded).name != kind:
         raise InvalidInputError(f"suite {loaded.name} is of another kind: visprompt.bench.run_suite runs any.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from visprompt.tasks.condition import RunnerFactory, default_runner
 from visprompt.utils.files import require_folder
 from visprompt.utils.hashing import digest
 from visprompt.utils.provenance import provenance
+from visprompt.utils.renamed import warn_replaced
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,16 +58,11 @@ class SuiteResult:
         if name not in _OLD_ATTRIBUTES:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
         new = f'files["{name}"]' if name in ("tuning", "maps", "runs") else "examples"
-        _warn(f"SuiteResult.{name}", new)
+        warn_replaced(f"SuiteResult.{name}", new)
         return self.examples if new == "examples" else self.files.get(name, [])
 
 
 _OLD_ATTRIBUTES = ("tuning", "maps", "runs", "exhibits", "pictures")
-
-
-def _warn(old: str, new: str) -> None:
-    said = f"{old} is now {new}; the old name works until 0.6.0."
-    warnings.warn(said, DeprecationWarning, stacklevel=3)
 
 
 class RunOptions(TypedDict, total=False):
@@ -156,7 +151,7 @@ def _check_options(options: Any) -> None:
     """Warns of the names that two arguments had in 0.4.0, and refuses arguments that do not exist."""
     for old, new in (("pictures", "examples"), ("listener", "progress")):
         if old in options:
-            _warn(f"run_suite({old}=…)", f"{new}=…")
+            warn_replaced(f"run_suite({old}=…)", f"{new}=…", stacklevel=4)
     unknown = set(options) - set(RunOptions.__annotations__)
     if unknown:
         raise TypeError(f"run_suite() got an unexpected keyword argument {sorted(unknown)[0]!r}")

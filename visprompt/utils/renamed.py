@@ -39,6 +39,17 @@ def warn_renamed(what: str, old: str, new: str, stacklevel: int = 3) -> None:
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
+def warn_replaced(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warns that something of 0.4.0 was replaced, where `warn_renamed` would say too little.
+
+    Args:
+        old: the old function, class or call.
+        new: what replaces it.
+        stacklevel: as in `warnings.warn`; 3 is the caller of the function that calls this one.
+    """
+    warnings.warn(f"{old} is now {new}; the old name works until {LAST}.", DeprecationWarning, stacklevel=stacklevel)
+
+
 def renamed_parameters(**names: str) -> Callable[[F], F]:
     """Makes a decorator that lets a function accept keyword arguments by their old names.
 
