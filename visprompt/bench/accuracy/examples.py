@@ -14,7 +14,7 @@ import numpy as np
 
 from visprompt.bench.accuracy.answers import answers, images
 from visprompt.bench.kind import Opened, RunContext
-from visprompt.bench.report.images import NO_PLOTS, boxed, data_uri, shown_as_is
+from visprompt.bench.report.images import boxed, data_uri, shown_as_is
 from visprompt.bench.rows import Row
 from visprompt.data.questions.question import Question
 from visprompt.errors import VispromptError
@@ -175,8 +175,7 @@ def _add_attention(context: RunContext, model: Opened, task: Any, conditions: Se
     if "attention" not in loaded.supports:
         examples.notes.append(f"{model.name} has no attention to show.")
         return
-    if not plots.have_matplotlib():
-        examples.notes.append(NO_PLOTS)
+    if not plots.have_matplotlib():  # the report says so
         return
     samples = images(context, task.data)
     chosen = [one for one in conditions if not one.is_control and len(one.members()) == 1]

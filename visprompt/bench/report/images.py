@@ -24,10 +24,6 @@ _SMALL_PX = 96
 _JPEG = {"quality": 80, "subsampling": 0}
 
 
-#: what a report says where figures cannot be drawn
-NO_PLOTS = 'Figures need matplotlib: pip install "visprompt-toolkit[plots]".'
-
-
 def data_uri(image: Image.Image | bytes) -> str:
     """An image inside a page: PNG for figures (given as bytes of a file) and small images, JPEG for photographs."""
     if isinstance(image, bytes):
@@ -45,7 +41,7 @@ def png_of(figure: Figure) -> bytes:
 
 def missing_plots() -> list[str]:
     """What a report says where figures cannot be drawn."""
-    return [] if plots.have_matplotlib() else [NO_PLOTS]
+    return [] if plots.have_matplotlib() else ['Figures need matplotlib: pip install "visprompt-toolkit[plots]".']
 
 
 def plotted(drawn: Mapping[str, tuple[Callable[[], Plot | None], str, str]]) -> dict[str, tuple[Figure, ...]]:
